@@ -1,0 +1,77 @@
+# Every command that a contributor or CI needs; `make` alone prints them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help dev gen check fmt test test-unit test-e2e test-faults test-interop test-cluster demo bench-etcd bench-operator bench-client image clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[operator,cli]' --group dev
+	@touch $@
+
+dev: $(VENV)/.ready ## Make the virtual environment with everything that development needs
+
+gen: dev ## Write all generated files anew
+	$(RUN) -m testbed.generate
+
+check: dev ## Lint, types, import rules, freshness of generated files, fast tests (under a minute)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(RUN) -m testbed.generate --check
+	$(RUN) -m pytest -q tests/unit
+
+fmt: dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: dev ## Run every test but the slow ones, on a real etcd and a real API server
+	$(RUN) -m testbed.build
+	$(RUN) -m pytest -m 'not faults and not interop' tests
+
+test-unit: dev ## Run the tests of the pure code
+	$(RUN) -m pytest tests/unit
+
+test-e2e: dev ## Run the tests on an API server and an etcd
+	$(RUN) -m testbed.build
+	$(RUN) -m pytest -m 'not faults and not interop' tests/e2e
+
+test-faults: dev ## Run the slow tests that kill, freeze and cut off real processes
+	$(RUN) -m testbed.build
+	$(RUN) -m pytest -m faults tests
+
+test-interop: dev ## Run the real Go clients and writers of every format against ours
+	$(RUN) -m testbed.build --interop
+	$(RUN) -m pytest -m interop tests
+
+test-cluster: dev ## Install image and chart on the cluster of KUBECONFIG and roll everything under load
+	$(RUN) -m testbed.cluster
+
+demo: dev ## Show the main job on a real API server and a real etcd (KEEP=1 stays up, CLUSTER=1 uses KUBECONFIG)
+	$(RUN) -m testbed.demo $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster)
+
+bench-etcd: dev ## Measure the etcd layer beside other clients
+	$(RUN) -m testbed.build
+	$(RUN) -m bench.bench_etcd
+
+bench-operator: dev ## Measure the operator beside the EndpointSlice controller and a Go writer
+	$(RUN) -m testbed.build --bench
+	$(RUN) -m bench.bench_operator
+
+bench-client: dev ## Measure channels beside native ones
+	$(RUN) -m testbed.build
+	$(RUN) -m bench.bench_client
+
+image: ## Build the operator's image with docker, podman or buildah
+	./testbed/image.sh
+
+clean: ## Remove what make made in this checkout (binaries stay in their cache)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

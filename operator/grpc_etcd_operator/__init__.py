@@ -1,0 +1,1 @@
+"""The operator: keeps a gRPC service registry in etcd true to the readiness of Pods."""

@@ -1,0 +1,1 @@
+"""Pure decisions: Pod -> endpoints -> desired records -> plan -> conditions. Facts in, facts out."""

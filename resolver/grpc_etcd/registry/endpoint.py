@@ -1,0 +1,97 @@
+"""What a registry is about: endpoints.
+
+An `Endpoint` is a value: one dialable address of one service, with the attributes that some registry format carries.
+Nothing here knows keys, bytes or etcd; the layouts beside this module turn endpoints into records and back.
+"""
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+class Kind(enum.IntEnum):
+    """What a Jupiter application offers at an address; the numbers are Jupiter's (pkg/constant/service.go, v0.2.7)."""
+
+    UNKNOWN = 0
+    PROVIDER = 1
+    GOVERNOR = 2
+    CONSUMER = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceDescription:
+    """One proto service that an endpoint says it offers (Jupiter's `server.Service`)."""
+
+    namespace: str = ""
+    name: str = ""
+    labels: Mapping[str, str] | None = field(default=None, hash=False)
+    methods: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One dialable address of one service.
+
+    `address` is `host:port`, an IPv6 host in brackets. `weight` is relative, 0 means no new calls. `enable=False` is a
+    drain: known, but not to be called. `instance` is an identity that outlives a change of lease, for the layouts whose
+    keys hold an id instead of the address; empty means: derive it from the address.
+    """
+
+    name: str
+    address: str
+    scheme: str = "grpc"
+    weight: float = 100
+    enable: bool = True
+    healthy: bool = True
+    metadata: Mapping[str, str] = field(default=EMPTY, hash=False)
+    region: str = ""
+    zone: str = ""
+    kind: Kind = Kind.PROVIDER
+    deployment: str = ""
+    group: str = ""
+    app_id: str = ""
+    services: Mapping[str, ServiceDescription] | None = field(default=None, hash=False)
+    instance: str = ""
+
+
+_FORBIDDEN_IN_NAME = re.compile(r"[/\s\x00-\x1f\x7f-\x9f]")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+MAX_PORT = 65535
+
+
+def name_fault(name: str) -> str | None:
+    """Say why `name` cannot be a service's name in any registry; None means that it can."""
+    if not name:
+        return "the name is empty"
+    if match := _FORBIDDEN_IN_NAME.search(name):
+        return f"the name {name!r} holds {match.group()!r}; '/', white space and control characters are not allowed"
+    return None
+
+
+def scheme_fault(scheme: str) -> str | None:
+    """Say why `scheme` cannot stand in front of '://' (RFC 3986 section 3.1, lower case); None means that it can."""
+    return None if _SCHEME.fullmatch(scheme) else f"the scheme {scheme!r} is not of the form [a-z][a-z0-9+.-]*"
+
+
+def split_address(address: str) -> tuple[str, int] | None:
+    """Split `host:port` or `[v6]:port` into a host without brackets and a port; None if it is neither.
+
+    A bare IPv6 address with a port glued to it is refused: nobody can say where the port begins.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) <= MAX_PORT:
+        return None
+    if host.startswith("[") and host.endswith("]"):
+        return (host[1:-1], int(port)) if ":" in host else None
+    if not host or ":" in host or "[" in host or "]" in host or _FORBIDDEN_IN_NAME.search(host):
+        return None
+    return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Join a host without brackets and a port; an IPv6 host gets its brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

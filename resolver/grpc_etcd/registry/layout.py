@@ -1,0 +1,66 @@
+"""What every registry format must say of itself.
+
+A layout is a named, versioned codec between `Endpoint` and the bytes of one etcd key and value. It also says what its
+readers bear, since real clients lose events that come too close together. Layouts are strict about what they write and
+as tolerant in what they read as the Go readers are. They never raise: what cannot be written or read is a `Rejected`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from grpc_etcd.registry.endpoint import Endpoint
+
+
+class KeyValue(NamedTuple):
+    """The bytes of one record, without lease and revisions."""
+
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Why something cannot be written or read: one sentence for the person who can mend it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What the readers of a layout bear: writers keep to it, per service.
+
+    `keys_per_second` of None is no limit. With `settling_touch`, a writer puts the key of `Layout.settled` once a burst
+    (two or more events of a service within `BURST_SECONDS`) has been quiet for `SETTLE_SECONDS`.
+    """
+
+    keys_per_transaction: int = 128
+    keys_per_second: int | None = None
+    settling_touch: bool = False
+
+
+BURST_SECONDS = 1.0
+SETTLE_SECONDS = 0.5
+
+
+class Layout(Protocol):
+    """A registry format. Instances are immutable; their settings (a prefix, a mode) are constructor arguments."""
+
+    @property
+    def name(self) -> str:
+        """Give the name by which a GrpcService chooses this layout."""
+
+    @property
+    def pace(self) -> Pace:
+        """Say what the readers of this layout bear."""
+
+    def prefix(self, service: str) -> bytes:
+        """Give the key prefix that a reader of `service` lists and watches; it ends with the format's separator."""
+
+    def encode(self, service: str, endpoint: Endpoint) -> KeyValue | Rejected:
+        """Write `endpoint` as the format's own writers do, byte for byte."""
+
+    def decode(self, service: str, key: bytes, value: bytes) -> Endpoint | Rejected | None:
+        """Read one record under `prefix(service)`; None means that it is none of an endpoint's, and no fault."""
+
+    def settled(self, service: str, cluster: str) -> KeyValue | None:
+        """Give the settling touch's record: below the prefix, ignored by readers; None where none is needed."""
