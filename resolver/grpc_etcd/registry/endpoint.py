@@ -5,12 +5,17 @@ Nothing here knows keys, bytes or etcd; the layouts beside this module turn endp
 """
 
 import enum
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+def _empty() -> Mapping[str, str]:
+    return EMPTY
 
 
 class Kind(enum.IntEnum):
@@ -37,8 +42,9 @@ class Endpoint:
     """One dialable address of one service.
 
     `address` is `host:port`, an IPv6 host in brackets. `weight` is relative, 0 means no new calls. `enable=False` is a
-    drain: known, but not to be called. `instance` is an identity that outlives a change of lease, for the layouts whose
-    keys hold an id instead of the address; empty means: derive it from the address.
+    drain: known, but not to be called. `instance` is an identity that outlives a change of lease and is unique among
+    the endpoints of a service (a Pod's UID and port, say), for the layouts whose keys hold an id instead of the
+    address; empty means: derive it from the address.
     """
 
     name: str
@@ -47,7 +53,7 @@ class Endpoint:
     weight: float = 100
     enable: bool = True
     healthy: bool = True
-    metadata: Mapping[str, str] = field(default=EMPTY, hash=False)
+    metadata: Mapping[str, str] = field(default_factory=lambda: EMPTY, hash=False)
     region: str = ""
     zone: str = ""
     kind: Kind = Kind.PROVIDER
@@ -58,7 +64,9 @@ class Endpoint:
     instance: str = ""
 
 
-_FORBIDDEN_IN_NAME = re.compile(r"[/\s\x00-\x1f\x7f-\x9f]")
+_FORBIDDEN_IN_NAME = re.compile(r"[/\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_HOST = re.compile(r"[A-Za-z0-9._~-]+")
+_PORT = re.compile(r"[0-9]{1,5}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 MAX_PORT = 65535
 
@@ -82,16 +90,30 @@ def split_address(address: str) -> tuple[str, int] | None:
 
     A bare IPv6 address with a port glued to it is refused: nobody can say where the port begins.
     """
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) <= MAX_PORT:
+    host, _, port = address.rpartition(":")
+    if not _PORT.fullmatch(port) or not 0 < int(port) <= MAX_PORT:
         return None
     if host.startswith("[") and host.endswith("]"):
-        return (host[1:-1], int(port)) if ":" in host else None
-    if not host or ":" in host or "[" in host or "]" in host or _FORBIDDEN_IN_NAME.search(host):
-        return None
-    return host, int(port)
+        return (host[1:-1], int(port)) if is_ipv6(host[1:-1]) else None
+    return (host, int(port)) if _HOST.fullmatch(host) else None
 
 
 def join_address(host: str, port: int) -> str:
     """Join a host without brackets and a port; an IPv6 host gets its brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address_fault(address: str) -> str | None:
+    """Say why nobody can dial `address`; None means that it is `host:port` or `[v6]:port`."""
+    return None if split_address(address) else f"the address {address!r} is neither host:port nor [IPv6]:port"
+
+
+def is_ipv6(host: str) -> bool:
+    """Tell whether `host`, without brackets, is an IPv6 address; one with a zone (`%eth0`) holds on one host only."""
+    if ":" not in host or "%" in host:
+        return False
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True

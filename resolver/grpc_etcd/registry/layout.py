@@ -53,6 +53,10 @@ class Layout(Protocol):
     def pace(self) -> Pace:
         """Say what the readers of this layout bear."""
 
+    @property
+    def can_disable(self) -> bool:
+        """Tell whether the format can say `enable=False`; where not, `encode` refuses it: withdraw instead."""
+
     def prefix(self, service: str) -> bytes:
         """Give the key prefix that a reader of `service` lists and watches; it ends with the format's separator."""
 

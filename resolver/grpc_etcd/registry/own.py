@@ -1,0 +1,85 @@
+"""The operator's own keys: who leads, whether the registry is complete, who stands behind a provider key.
+
+They live under `/grpc-etcd/`, outside every layout's prefixes. Both sides need them: the operator writes them, clients
+watch the synced mark and the policy, and the command line names the Pod behind a key.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from grpc_etcd.registry.layout import Rejected
+
+ROOT = b"/grpc-etcd/"
+LEADER_PREFIX = ROOT + b"leader/"
+SYNCED_PREFIX = ROOT + b"synced/"
+OWNER_PREFIX = ROOT + b"owner/"
+POLICY_PREFIX = ROOT + b"policy/"
+
+
+def leader_key(cluster: str) -> bytes:
+    """Give the key whose creator may write for `cluster`."""
+    return LEADER_PREFIX + cluster.encode()
+
+
+def synced_key(cluster: str) -> bytes:
+    """Give the key that exists only while the operator of `cluster` is in step."""
+    return SYNCED_PREFIX + cluster.encode()
+
+
+def owner_prefix(cluster: str) -> bytes:
+    """Give the prefix of all that the operator of `cluster` owns."""
+    return OWNER_PREFIX + cluster.encode() + b"/"
+
+
+def owner_key(cluster: str, uid: str) -> bytes:
+    """Give the key of the owner record of the Pod (or GrpcService) with this UID."""
+    return owner_prefix(cluster) + uid.encode()
+
+
+def policy_key(prefix: str, service: str) -> bytes:
+    """Give the key of a service's client policy; `prefix` is the one that its layout writes under."""
+    return POLICY_PREFIX + f"{prefix.strip('/')}/{service}".encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerRecord:
+    """Which Pod and which GrpcServices (`namespace/name`) stand behind which keys."""
+
+    namespace: str
+    pod: str = ""
+    node: str = ""
+    grpc_services: tuple[str, ...] = ()
+    keys: tuple[bytes, ...] = ()
+
+    def to_json(self) -> bytes:
+        """Write the record; equal records give equal bytes."""
+        record = {
+            "namespace": self.namespace,
+            "pod": self.pod,
+            "node": self.node,
+            "grpcServices": sorted(self.grpc_services),
+            "keys": sorted(key.decode() for key in self.keys),
+        }
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes) -> "OwnerRecord | Rejected":
+        """Read a record; fields that a later version may add are passed over."""
+        try:
+            parsed: Any = json.loads(value)
+            return cls(
+                namespace=_text(parsed["namespace"]),
+                pod=_text(parsed.get("pod", "")),
+                node=_text(parsed.get("node", "")),
+                grpc_services=tuple(_text(name) for name in parsed.get("grpcServices", ())),
+                keys=tuple(_text(key).encode() for key in parsed.get("keys", ())),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            return Rejected(f"the value is no owner record: {type(error).__name__}: {error}")
+
+
+def _text(item: object) -> str:
+    if not isinstance(item, str):
+        raise TypeError(f"{item!r} is not a string")
+    return item
