@@ -1,0 +1,168 @@
+"""When the changes of a service may be written, so that its readers miss none.
+
+Real clients lose events that come close together, differently for each layout (`Pace`). A *stream* is one service in
+one layout of one registry: what one reader watches. `Rhythm` is what a writer remembers of a stream. `PacedQueue`
+holds what waits and gives out what may go into the next transaction. Rules: keys of different streams share a
+transaction freely; withdrawals go first; streams take turns; a change is never split; after a burst that has been quiet
+for `SETTLE_SECONDS` the settling touch is due. No clock is read: `now` is an argument, any monotonic clock's seconds.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, Pace
+
+LONG_AGO = -math.inf
+# etcd's own limit on the operations of a transaction (--max-txn-ops).
+OPERATIONS_PER_TRANSACTION = 128
+
+S = TypeVar("S", bound=Hashable)
+T = TypeVar("T", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """What has lately been written to one stream: when the next may go, and whether a burst waits for its touch."""
+
+    next_at: float = LONG_AGO
+    last_at: float = LONG_AGO
+    is_burst: bool = False
+
+    def wrote(self, pace: Pace, keys: int, now: float) -> "Rhythm":
+        """Note that `keys` puts and deletes of this stream went out in one transaction."""
+        seconds = keys / pace.keys_per_second if pace.keys_per_second else 0.0
+        is_burst = self.is_burst or keys > 1 or now - self.last_at <= BURST_SECONDS
+        return Rhythm(max(now, self.next_at) + seconds, now, is_burst)
+
+    def touched(self, now: float) -> "Rhythm":
+        """Note that the settling touch went out: readers have published their full set."""
+        return Rhythm(self.next_at, now, is_burst=False)
+
+    def touch_at(self, pace: Pace) -> float | None:
+        """Say when the settling touch is due; None means that no reader waits for one."""
+        return self.last_at + SETTLE_SECONDS if pace.settling_touch and self.is_burst else None
+
+    def is_forgettable(self, now: float) -> bool:
+        """Tell whether this rhythm no longer decides anything."""
+        return not self.is_burst and self.next_at <= now and self.last_at + BURST_SECONDS < now
+
+
+AT_REST = Rhythm()
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[S, T]):
+    """One change that goes whole or not at all: whose it is, its operations, and the keys among them by stream.
+
+    `urgent` is for withdrawals: a call to a dead endpoint is worse than a new endpoint that waits.
+    """
+
+    of: T
+    operations: int
+    keys: Mapping[S, int] = field(default_factory=dict, hash=False)
+    urgent: bool = False
+
+
+class PacedQueue(Generic[S, T]):
+    """Changes that wait, at most one of each `of`. A call costs lanes, not changes. Not safe for concurrent use."""
+
+    def __init__(self, pace_of: Callable[[S], Pace]) -> None:
+        """Take a function that says what the readers of a stream bear."""
+        self._pace_of = pace_of
+        self._rhythms: dict[S, Rhythm] = {}
+        # Lanes of changes that need the same streams, withdrawals apart: the first of a lane speaks for all of it.
+        self._lanes: dict[tuple[bool, frozenset[S]], dict[T, Change[S, T]]] = {}
+        self._lane_of: dict[T, tuple[bool, frozenset[S]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._lane_of)
+
+    def __repr__(self) -> str:
+        return f"<PacedQueue waiting={len(self)} lanes={len(self._lanes)} streams={len(self._rhythms)}>"
+
+    def push(self, change: Change[S, T]) -> None:
+        """Let a change wait, in place of an earlier one of the same `of`."""
+        self.discard(change.of)
+        lane = (change.urgent, frozenset(change.keys))
+        self._lane_of[change.of] = lane
+        self._lanes.setdefault(lane, {})[change.of] = change
+
+    def discard(self, of: T) -> None:
+        """Forget a waiting change, if there is one."""
+        lane = self._lane_of.pop(of, None)
+        if lane is not None:
+            del self._lanes[lane][of]
+            if not self._lanes[lane]:
+                del self._lanes[lane]
+
+    def take(self, now: float, operations: int = OPERATIONS_PER_TRANSACTION) -> tuple[Change[S, T], ...]:
+        """Take out what may go in one transaction now and note it as written; empty when all has to wait."""
+        batch: list[Change[S, T]] = []
+        used: dict[S, int] = {}
+        for change in self._candidates():
+            if batch and change.operations > operations:
+                break
+            if self._bears(change, used, now):
+                batch.append(change)
+                operations -= change.operations
+                for stream, keys in change.keys.items():
+                    used[stream] = used.get(stream, 0) + keys
+        for change in batch:
+            self._take_turn(change)
+        for stream, keys in used.items():
+            self.note(stream, keys, now)
+        return tuple(batch)
+
+    def ask_again_at(self) -> float | None:
+        """Say when `take` may next give something; None while nothing waits, a time in the past for: at once."""
+        return min((self._ready_at(streams) for _, streams in self._lanes), default=None)
+
+    def note(self, stream: S, keys: int, now: float) -> None:
+        """Note that a stream's readers got `keys` events in one transaction."""
+        self._rhythms[stream] = self._rhythms.get(stream, AT_REST).wrote(self._pace_of(stream), keys, now)
+
+    def touches_due(self, now: float) -> list[S]:
+        """Give the streams whose settling touch is due, and note it as written."""
+        due = [stream for stream, at in self._touches() if at <= now]
+        for stream in due:
+            self._rhythms[stream] = self._rhythms[stream].touched(now)
+        for stream in [stream for stream, rhythm in self._rhythms.items() if rhythm.is_forgettable(now)]:
+            del self._rhythms[stream]
+        return due
+
+    def touch_at(self) -> float | None:
+        """Say when the next settling touch is due; None means that no stream waits for one."""
+        return min((at for _, at in self._touches()), default=None)
+
+    def _candidates(self) -> Iterator[Change[S, T]]:
+        """Give withdrawals first, then the rest; from each lane no more than one transaction can hold."""
+        for wanted in (True, False):
+            for (urgent, streams), lane in self._lanes.items():
+                if urgent is wanted:
+                    most = min((self._pace_of(s).keys_per_transaction for s in streams), default=len(lane))
+                    yield from (change for change, _ in zip(lane.values(), range(most), strict=False))
+
+    def _bears(self, change: Change[S, T], used: Mapping[S, int], now: float) -> bool:
+        """Tell whether all streams take this change; one larger than a transaction's share goes alone."""
+        return all(
+            self._rhythms.get(stream, AT_REST).next_at <= now
+            and (not used.get(stream) or used[stream] + keys <= self._pace_of(stream).keys_per_transaction)
+            for stream, keys in change.keys.items()
+        )
+
+    def _take_turn(self, change: Change[S, T]) -> None:
+        """Take a change out; its lane, if any of it is left, moves behind the others."""
+        lane = self._lane_of[change.of]
+        self.discard(change.of)
+        if lane in self._lanes:
+            self._lanes[lane] = self._lanes.pop(lane)
+
+    def _ready_at(self, streams: frozenset[S]) -> float:
+        return max((self._rhythms.get(stream, AT_REST).next_at for stream in streams), default=LONG_AGO)
+
+    def _touches(self) -> Iterator[tuple[S, float]]:
+        for stream, rhythm in self._rhythms.items():
+            if (at := rhythm.touch_at(self._pace_of(stream))) is not None:
+                yield stream, at
