@@ -1,12 +1,10 @@
 """Build the real programs that tests, demo and benchmarks run: etcd, kube-apiserver, helm, Go clients.
 
-Each Go module below pins its versions by go.mod and go.sum. What it builds is kept in a cache outside the checkout, under
-a key made of those files, the module's own sources and the flags, so a binary is built once and never stale. Programs
-found in the folder that KUBEBUILDER_ASSETS names are used first, as in envtest. Run `python -m testbed.build` to build
-all that is missing, or call `binary("etcd")`, which builds that one on demand.
+Each Go module below pins its versions by go.mod and go.sum. What it builds is kept in a cache outside the checkout,
+under a key made of those files, the module's own sources and the flags, so a binary is built once and never stale.
+Programs found in the folder that KUBEBUILDER_ASSETS names are used first, as in envtest. Run `python -m testbed.build`
+to build all that is missing, or call `binary("etcd")`, which builds that one on demand.
 """
-
-from __future__ import annotations
 
 import argparse
 import fcntl
@@ -64,21 +62,21 @@ class Module:
 
 
 UPSTREAM = (
+    Module(ROOT / "testbed/go/etcd", {"etcd": "go.etcd.io/etcd/server/v3", "etcdctl": "go.etcd.io/etcd/etcdctl/v3"}),
     Module(
-        ROOT / "testbed/etcd", {"etcd": "go.etcd.io/etcd/server/v3", "etcdctl": "go.etcd.io/etcd/etcdctl/v3"}
-    ),
-    Module(
-        ROOT / "testbed/kubernetes",
+        ROOT / "testbed/go/kubernetes",
         {name: f"k8s.io/kubernetes/cmd/{name}" for name in ("kube-apiserver", "kubectl", "kube-controller-manager")},
         ldflags=f"{STRIP} {STAMP}",
     ),
-    Module(ROOT / "testbed/helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
+    Module(ROOT / "testbed/go/helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
 )
 
 
 def modules() -> tuple[Module, ...]:
     """Every module: the upstream ones above, then our own Go programs of the interop tests and the benchmarks."""
-    return UPSTREAM + tuple(own_modules("interop", ROOT / "testbed/interop")) + tuple(own_modules("bench", ROOT / "bench"))
+    return (
+        UPSTREAM + tuple(own_modules("interop", ROOT / "testbed/interop")) + tuple(own_modules("bench", ROOT / "bench"))
+    )
 
 
 def own_modules(group: str, parent: Path) -> Iterator[Module]:
