@@ -11,7 +11,7 @@ from v0.2.9 on.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from grpc_etcd.registry import gojson
 from grpc_etcd.registry.endpoint import (
@@ -59,9 +59,9 @@ class Jupiter:
     """The layout of Jupiter 0.2.5 to 0.7.0 under one prefix, given without slashes at its ends."""
 
     prefix_name: str = "jupiter"
-    name: str = "jupiter"
-    pace: Pace = PACE
-    can_disable: bool = True
+    name: ClassVar[str] = "jupiter"
+    pace: ClassVar[Pace] = PACE
+    can_disable: ClassVar[bool] = True
 
     def prefix(self, service: str) -> bytes:
         """Give the prefix of all of a service's keys: providers, governors, consumers and configurators."""

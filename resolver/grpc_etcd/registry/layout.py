@@ -25,6 +25,9 @@ class Rejected:
     reason: str
 
 
+CANNOT_DISABLE = Rejected("this format cannot say that an endpoint is disabled; withdraw the endpoint instead")
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """What the readers of a layout bear: writers keep to it, per service.
