@@ -1,9 +1,11 @@
 """Fixtures that every tier shares; each process they start has ended when the session has."""
 
+import itertools
 from collections.abc import Generator, Iterator
 
 import pytest
 
+from testbed.apiserver import ApiServer
 from testbed.etcd import EtcdServer
 from testbed.process import running_processes
 
@@ -34,6 +36,33 @@ def etcd_cluster() -> Iterator[EtcdServer]:
     """An etcd of three members for this test alone."""
     with EtcdServer.start(members=3) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[ApiServer]:
+    """One API server for all tests that leave it running; each test works in its own `namespace`."""
+    with ApiServer.start() as server:
+        yield server
+
+
+@pytest.fixture
+def own_apiserver() -> Iterator[ApiServer]:
+    """An API server for this test alone, which it may kill, freeze and restart."""
+    with ApiServer.start() as server:
+        yield server
+
+
+NAMESPACE_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def namespace(apiserver: ApiServer) -> Iterator[str]:
+    """A namespace for this test alone; its Pods are gone when the test is over."""
+    item = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"test-{next(NAMESPACE_NUMBERS)}"}}
+    name = str(apiserver.client.create(item)["metadata"]["name"])
+    yield name
+    for pod in apiserver.client.list("v1", "Pod", name)["items"]:
+        apiserver.client.delete({"apiVersion": "v1", "kind": "Pod", **pod}, grace_seconds=0)
 
 
 @pytest.hookimpl(wrapper=True)
