@@ -45,14 +45,22 @@ class Module:
     programs: Mapping[str, str]
     ldflags: str = STRIP
     group: str = "testbed"
+    tags: str = ""
 
     @property
     def cache_key(self) -> str:
         """The folder's name and a digest of everything of ours that decides what is built."""
-        digest = hashlib.sha256(f"{self.ldflags}\n{sorted(self.programs.items())}\n".encode())
-        for path in sorted(p for p in self.folder.rglob("*") if p.name in {"go.mod", "go.sum"} or p.suffix == ".go"):
-            digest.update(str(path.relative_to(self.folder)).encode() + b"\0" + path.read_bytes())
+        digest = hashlib.sha256(f"{self.ldflags}{self.tags}\n{sorted(self.programs.items())}\n".encode())
+        for folder in self.source_folders:
+            for path in sorted(p for p in folder.rglob("*") if p.name in {"go.mod", "go.sum"} or p.suffix == ".go"):
+                digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
         return f"{self.folder.name}-{digest.hexdigest()[:16]}"
+
+    @property
+    def source_folders(self) -> list[Path]:
+        """The module's folder and those beside it that its go.mod puts in the place of modules."""
+        replaced = re.findall(r"=> (\.\.?/\S+)", (self.folder / "go.mod").read_text())
+        return [self.folder, *(self.folder / path for path in replaced)]
 
     @property
     def go_version(self) -> tuple[int, ...]:
@@ -72,6 +80,10 @@ UPSTREAM = (
 )
 
 
+# Build tags by folder: without this one go-zero brings in Kubernetes' client, 850 packages.
+TAGS = {"gozero": "no_k8s"}
+
+
 def modules() -> tuple[Module, ...]:
     """Every module: the upstream ones above, then our own Go programs of the interop tests and the benchmarks."""
     return (
@@ -84,7 +96,12 @@ def own_modules(group: str, parent: Path) -> Iterator[Module]:
     for go_mod in sorted(parent.glob("*/go.mod")):
         folder = go_mod.parent
         commands = sorted(path.name for path in folder.glob("cmd/*") if path.is_dir())
-        yield Module(folder, {name: f"./cmd/{name}" for name in commands} or {folder.name: "."}, group=group)
+        yield Module(
+            folder,
+            {name: f"./cmd/{name}" for name in commands} or {folder.name: "."},
+            group=group,
+            tags=TAGS.get(folder.name, ""),
+        )
 
 
 def cache_folder() -> Path:
@@ -130,7 +147,8 @@ def compile_program(module: Module, name: str, target: Path) -> None:
     """Compile into a temporary name and rename, so that an interrupted build leaves no half program behind."""
     partial = target.with_name(f".{name}.partial")
     go = find_go(module.go_version)
-    command = [str(go), "build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", module.ldflags, "-o", str(partial)]
+    command = [str(go), "build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", module.ldflags]
+    command += ["-tags", module.tags, "-o", str(partial)]
     environment = os.environ | {"GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
     run_with_progress(name, [*command, module.programs[name]], module.folder, environment)
     partial.rename(target)

@@ -1,0 +1,3 @@
+module grpc-etcd/testbed/interop/lib/harness
+
+go 1.20

@@ -1,0 +1,34 @@
+// Backends answers gRPC health checks at many loopback addresses from one process, as a fleet of servers would.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"net"
+	"os"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+
+	"grpc-etcd/testbed/interop/lib/harness"
+)
+
+func main() {
+	count := flag.Int("count", 3, "how many addresses from 127.0.1.1 on")
+	flag.Parse()
+	server := grpc.NewServer()
+	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
+	addresses := []string{}
+	for number := 1; number <= *count; number++ {
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.1.%d:0", number))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		addresses = append(addresses, listener.Addr().String())
+		go func() { _ = server.Serve(listener) }()
+	}
+	harness.Print("serving", map[string]any{"addresses": addresses})
+	select {}
+}
