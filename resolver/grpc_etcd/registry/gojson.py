@@ -212,6 +212,16 @@ def text_map(struct: Mapping[str, Any], field: str) -> dict[str, str] | None:
     return item
 
 
+def integer_map(struct: Mapping[str, Any], field: str) -> dict[str, int] | None:
+    """Read a `map[string]int` field; missing and null are None, a null inside is 0."""
+    item = struct.get(field)
+    if item is None:
+        return None
+    if not isinstance(item, dict):
+        raise _mismatch(field, item, "an object")
+    return {key: integer(item, key) for key in item}
+
+
 def texts(struct: Mapping[str, Any], field: str) -> list[str] | None:
     """Read a `[]string` field; missing and null are None, a null inside is the empty string."""
     item = struct.get(field)

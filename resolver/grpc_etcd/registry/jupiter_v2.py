@@ -18,6 +18,7 @@ from grpc_etcd.registry.naming import SETTLED_TAIL
 
 VERSION = "v0.11.13"  # what v0.11.21 writes as metadata.jupiterVersion
 GOVERNOR_SCHEME = "govern"
+DELETED = 1  # registry.Delete: this value's readers drop the address
 
 _FIELDS = gojson.fold_names("Op", "Addr", "MetadataX", "Metadata")
 _INFO_FIELDS = gojson.fold_names(
@@ -75,8 +76,10 @@ class JupiterV2:
         return KeyValue(self.prefix(service) + SETTLED_TAIL, SETTLED_VALUE)
 
     @staticmethod
-    def _read(service: str, scheme: str, address: str, value: bytes) -> Endpoint | Rejected:
+    def _read(service: str, scheme: str, address: str, value: bytes) -> Endpoint | Rejected | None:
         struct = gojson.parse_struct(value, _FIELDS)
+        if gojson.integer(struct, "Op", 0, gojson.UINT8_MAX) == DELETED:
+            return None
         kind = Kind.GOVERNOR if scheme == GOVERNOR_SCHEME else Kind.PROVIDER
         parsed: Any = struct.get("MetadataX") or struct.get("Metadata")
         if not isinstance(parsed, dict):
