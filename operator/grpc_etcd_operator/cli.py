@@ -1,0 +1,74 @@
+"""The command line: turns flags into settings and hands them to the composition root.
+
+Exit codes: 0 ended as asked, 1 failed while running, 2 the settings or the cluster must be mended first.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from grpc_etcd_operator.settings import SETTINGS, Setting, Settings, SettingsError, load_settings
+
+EXIT_UNUSABLE = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="grpc-etcd", prog_name="grpc-etcd-operator")
+def main() -> None:
+    """Keep a gRPC service registry in etcd true to the readiness of Pods."""
+
+
+def _option(setting: Setting) -> click.Option:
+    parameter = setting.field
+    help_text = f"{setting.help}  [{setting.variable}]"
+    if setting.is_flag:
+        return click.Option([setting.flag, parameter], is_flag=True, default=None, help=help_text)
+    shown = f"  [default: {setting.default}]" if setting.default else ""
+    return click.Option([setting.flag, parameter], multiple=setting.is_many, help=help_text + shown, metavar="TEXT")
+
+
+def _given(values: dict[str, Any]) -> dict[str, list[str]]:
+    """Collect what the command line gave, by setting name, as text."""
+    given: dict[str, list[str]] = {}
+    for setting in SETTINGS:
+        value = values.get(setting.field)
+        if value is True:
+            given[setting.name] = ["true"]
+        elif value:
+            given[setting.name] = list(value) if setting.is_many else [value]
+    return given
+
+
+def _command(name: str, help_text: str, entry: Callable[[Settings], int]) -> click.Command:
+    def callback(config: str | None, **values: Any) -> None:
+        try:
+            settings = load_settings(_given(values), config=config or "")
+        except SettingsError as error:
+            for fault in error.faults:
+                click.echo(f"grpc-etcd-operator: {fault}", err=True)
+            sys.exit(EXIT_UNUSABLE)
+        sys.exit(entry(settings))
+
+    config = click.Option(
+        ["--config"], metavar="FILE", help="YAML file with settings; needed for several registries.  [GRPC_ETCD_CONFIG]"
+    )
+    options: list[click.Parameter] = [_option(setting) for setting in SETTINGS]
+    return click.Command(name, params=[*options, config], callback=callback, help=help_text)
+
+
+def _run(settings: Settings) -> int:
+    from grpc_etcd_operator import app  # noqa: PLC0415  --help and faulty settings need not wait for Kubernetes' client
+
+    return app.run(settings)
+
+
+def _cleanup(settings: Settings) -> int:
+    from grpc_etcd_operator import app  # noqa: PLC0415  as in _run
+
+    return app.cleanup(settings)
+
+
+main.add_command(_command("run", "Watch Pods and GrpcServices, and keep the registries true to them.", _run))
+main.add_command(_command("cleanup", "Withdraw everything that this cluster id owns in the registries.", _cleanup))

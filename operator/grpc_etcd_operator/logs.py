@@ -1,0 +1,42 @@
+"""JSON logs on standard error: one line per change, fields instead of prose, never a secret.
+
+Whatever a caller passes as `extra={"fields": {...}}` becomes fields of the line. Passwords and tokens are never passed,
+here or anywhere; etcd's values are not logged either, only their keys.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+# Kopf tells each event at its own levels; what the operator does is said by the operator.
+_LOUD = {"kopf": logging.WARNING, "kubernetes": logging.WARNING, "urllib3": logging.WARNING, "aiohttp": logging.WARNING}
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON: time, level, logger, message, then the caller's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one record."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def set_up(level: str) -> None:
+    """Send all logs of the process to standard error as JSON; `level` is the least severity, in lower case."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name, least in _LOUD.items():
+        logging.getLogger(name).setLevel(max(least, root.level))
