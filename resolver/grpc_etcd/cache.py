@@ -1,0 +1,125 @@
+"""Last good sets on disk, so that a client that starts while etcd is away still knows whom to call.
+
+One file per service: JSON with the records as they stand in etcd, so that a later version, or another layout, reads
+them anew. Written whole beside the old file and renamed, readable by its owner only, at most once a second. A file that
+cannot be read or written is logged and passed over: the cache is never the reason for a failed call.
+"""
+
+import base64
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+_LOG = logging.getLogger("grpc_etcd")
+FORMAT = 1
+_QUIET_SECONDS = 1.0  # arbitrary: bounds the writes of a service that changes all the time
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRecords:
+    """What was known of a service when it was last written."""
+
+    revision: int
+    records: Mapping[bytes, bytes]
+
+
+class Cache:
+    """The file of one service of one registry. Used by one feed; a timer thread does the writing."""
+
+    def __init__(self, folder: Path, registry: str, service: str) -> None:
+        digest = sha256(f"{registry}\0{service}".encode()).hexdigest()[:32]
+        self._path = folder / f"{digest}.json"
+        self._about = {"format": FORMAT, "registry": registry, "service": service}
+        self._records: dict[bytes, bytes] = {}
+        self._revision = 0
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def load(self) -> CachedRecords | None:
+        """Read what was kept; None when there is nothing that can be used."""
+        try:
+            kept = json.loads(self._path.read_bytes())
+            if {name: kept[name] for name in self._about} != self._about:
+                return None
+            records = {_unpack(key): _unpack(value) for key, value in kept["records"]}
+            return CachedRecords(int(kept["revision"]), records)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _LOG.warning("the cached set %s is passed over: %s: %s", self._path, type(error).__name__, error)
+            return None
+
+    def replace(self, records: Iterable[tuple[bytes, bytes]], revision: int) -> None:
+        """Take a complete listing."""
+        with self._lock:
+            self._records, self._revision = dict(records), revision
+        self._write_soon()
+
+    def apply(self, changes: Iterable[tuple[bytes, bytes | None]], revision: int) -> None:
+        """Take changes in order."""
+        with self._lock:
+            for key, value in changes:
+                if value is None:
+                    self._records.pop(key, None)
+                else:
+                    self._records[key] = value
+            self._revision = revision
+        self._write_soon()
+
+    def flush(self) -> None:
+        """Write now what is still to be written."""
+        with self._lock:
+            timer, self._timer = self._timer, None
+        if timer:
+            timer.cancel()
+            self._write()
+
+    def _write_soon(self) -> None:
+        with self._lock:
+            if self._timer is None:
+                self._timer = threading.Timer(_QUIET_SECONDS, self._write_due)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _write_due(self) -> None:
+        with self._lock:
+            self._timer = None
+        self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            pairs = [(_pack(key), _pack(value)) for key, value in sorted(self._records.items())]
+            text = json.dumps({**self._about, "revision": self._revision, "records": pairs})
+        try:
+            _replace_file(self._path, text)
+        except OSError as error:
+            _LOG.warning("the set of %s cannot be cached: %s", self._about["service"], error)
+
+
+def _replace_file(path: Path, text: str) -> None:
+    """Write a private file (mkstemp gives mode 0600) and put it in the place of the old one."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".new")
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(handle)
+        Path(temporary).replace(path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _pack(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _unpack(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

@@ -1,0 +1,331 @@
+"""The registry as an application sees it: names in, channels out.
+
+`Registry` composes the parts: one etcd client, a feed per service, a publisher, and the process's plane that all
+registries share. Nothing starts before the first use, and everything starts anew in a forked child. Thread-safe.
+"""
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypedDict, Unpack
+
+import grpc
+
+from grpc_etcd import settings
+from grpc_etcd.cache import Cache
+from grpc_etcd.channels import FollowingChannel
+from grpc_etcd.etcd import Etcd, Tls
+from grpc_etcd.feed import EtcdReader, Feed
+from grpc_etcd.publishing import FollowedService, Wishes
+from grpc_etcd.registry.endpoint import Endpoint, name_fault
+from grpc_etcd.registry.layout import Layout
+from grpc_etcd.registry.layouts import make_layout
+from grpc_etcd.registry.policy import Policy
+from grpc_etcd.registry.snapshot import Snapshot, SnapshotBuilder
+from grpc_etcd.running import OpenEtcd, Running
+from grpc_etcd.stats import RegistryStats, make_service_stats
+from grpc_etcd.view import Reader, View
+from grpc_etcd.xds import plane
+from grpc_etcd.xds.localities import Here
+from grpc_etcd.xds.names import DEFAULT_REGISTRY, ServiceName, format_target
+from grpc_etcd.xds.service import MethodRoute
+
+ChannelOptions = Sequence[tuple[str, Any]]
+
+
+class RegistryOptions(TypedDict, total=False):
+    """Everything a `Registry` can be told besides where etcd is."""
+
+    prefix: str | None  # key prefix of the layouts that have one; None: the layout's own default
+    layouts: Sequence[str | Layout]  # the formats to read (and to register in), the preferred one first
+    name: str | None  # what this registry is called in targets; None: `default`, then `default-2`, ...
+    user: str
+    password: str | Path | Callable[[], str]  # a Path is read again at each log-in
+    tls: Tls | None
+    zone: str  # where this client runs, for policies that prefer the own zone
+    region: str
+    client_id: str  # which endpoints of a large set this client takes; default: the host's name
+    cache_dir: str | Path | None  # keep last good sets here for cold starts
+    pod_ip: str  # the address to register in place of 0.0.0.0
+    schemes: Iterable[str]  # which endpoints to take; default: grpc
+
+
+class Registry:
+    """A registry of gRPC services in etcd: `Registry("etcd:2379")`.
+
+    Takes etcd's endpoints, or an etcd client of `grpc_etcd.etcd` (which stays the caller's to close).
+    """
+
+    def __init__(self, etcd: str | Sequence[str] | EtcdReader, **options: Unpack[RegistryOptions]) -> None:
+        self._source = etcd
+        self._options = options
+        self._prefix = options.get("prefix")
+        chosen = options.get("layouts", ("jupiter",))
+        self.layouts = tuple(make_layout(each, self._prefix) if isinstance(each, str) else each for each in chosen)
+        self._here = Here(
+            zone=options.get("zone", ""),
+            region=options.get("region", ""),
+            client_id=options.get("client_id", "") or settings.host_name(),
+        )
+        self._lock = threading.RLock()
+        self._process = plane.this_process()
+        self.name = options.get("name") or self._process.free_name(DEFAULT_REGISTRY)
+        self._wishes: dict[str, Wishes] = {}
+        self._inside: Running | None = None
+        self._aside: list[object] = []
+        self._closed = False
+
+    @classmethod
+    def from_environ(cls, **overrides: Any) -> Self:
+        """Make a registry from GRPC_ETCD_ENDPOINTS and the other variables; overrides have the settings' names."""
+        return cls.from_settings(settings.read_settings(**overrides))
+
+    @classmethod
+    def from_settings(cls, chosen: settings.ClientSettings) -> Self:
+        """Make a registry from settings."""
+        tls = Tls(chosen.ca or None, chosen.cert or None, chosen.key or None) if chosen.ca or chosen.cert else None
+        return cls(
+            chosen.endpoints,
+            prefix=chosen.prefix,
+            layouts=chosen.layouts,
+            name=chosen.name,
+            user=chosen.user,
+            password=Path(chosen.password_file) if chosen.password_file else chosen.password,
+            tls=tls,
+            zone=chosen.zone,
+            region=chosen.region,
+            client_id=chosen.client_id,
+            cache_dir=chosen.cache_dir or None,
+            pod_ip=chosen.pod_ip,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Registry {self.name!r} at {self._source!r}{' closed' if self._closed else ''}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and self._inside and self._inside.generation == self._process.forks:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    # Channels
+
+    def insecure_channel(
+        self, service: str, options: ChannelOptions | None = None, compression: grpc.Compression | None = None
+    ) -> grpc.Channel:
+        """Give a channel to the service that follows the registry; as `grpc.insecure_channel` otherwise."""
+        return self._channel(
+            service, lambda target, more: grpc.insecure_channel(target, [*more, *(options or ())], compression)
+        )
+
+    def secure_channel(
+        self,
+        service: str,
+        credentials: grpc.ChannelCredentials,
+        options: ChannelOptions | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> grpc.Channel:
+        """Give a channel over TLS; the name that the servers' certificates must carry is the service's."""
+        return self._channel(
+            service,
+            lambda target, more: grpc.secure_channel(target, credentials, [*more, *(options or ())], compression),
+        )
+
+    def _channel(self, service: str, make: Callable[[str, ChannelOptions], grpc.Channel]) -> grpc.Channel:
+        return FollowingChannel(self, service, lambda: make(*self.prepare_channel(service)))
+
+    def prepare_channel(self, service: str) -> tuple[str, ChannelOptions]:
+        """Begin to follow a service, and give the target and the options of a channel to it."""
+        self.follow(service)
+        return self._target(service), self._process.plane.channel_options()
+
+    def target(self, service: str) -> str:
+        """Give the target to build a channel of one's own with, such as `xds://etcd/default/greeter`."""
+        self.prepare_channel(service)
+        return self._target(service)
+
+    def _target(self, service: str) -> str:
+        return format_target(ServiceName(self.name, service))
+
+    @property
+    def generation(self) -> int:
+        """Count the forks between the first process and this one."""
+        return self._process.forks
+
+    def default_timeout(self, service: str) -> float | None:
+        """Give the timeout in seconds of calls to the service that name none; None: they have none."""
+        inside = self._inside
+        followed = inside.services.get(service) if inside else None
+        return followed.policy.timeout_seconds if followed else None
+
+    def configure(
+        self,
+        service: str,
+        policy: Policy | None = None,
+        *,
+        routes: Iterable[MethodRoute] | None = None,
+        strict_removal: bool | None = None,
+    ) -> None:
+        """Set what this program wishes for a service; it goes before what the registry says, field by field.
+
+        `strict_removal` makes channels leave a set that has been replaced as a whole at once, instead of when one of
+        the new endpoints has been reached.
+        """
+        with self._lock:
+            wishes = self._wishes.get(service, Wishes())
+            self._wishes[service] = Wishes(
+                wishes.policy if policy is None else policy,
+                wishes.routes if routes is None else tuple(routes),
+                wishes.strict_removal if strict_removal is None else strict_removal,
+            )
+            inside = self._inside
+            if inside and (followed := inside.services.get(service)):
+                followed.wishes = self._wishes[service]
+                inside.publisher.changed(followed)
+
+    # Reading
+
+    def list_services(self, service: str) -> tuple[Endpoint, ...]:
+        """Read the service's endpoints from etcd now; raises EtcdError when it cannot be read."""
+        builder = SnapshotBuilder(service, self.layouts, schemes=self._options.get("schemes", ("grpc",)))
+        listings = [self.etcd.get_prefix(prefix) for prefix in builder.prefixes]
+        records = [(record.key, record.value) for listing in listings for record in listing.records]
+        builder.replace(records, max(listing.revision for listing in listings))
+        return builder.snapshot().endpoints
+
+    def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
+        """Give what channels to the service follow now; raises TimeoutError while nothing is known of it."""
+        return self._wait(service, lambda view: view.snapshot is not None, timeout_seconds)
+
+    def wait_for_endpoints(self, service: str, timeout_seconds: float | None = None, *, at_least: int = 1) -> Snapshot:
+        """Block until the service has some endpoints; raises TimeoutError, which says why it has none."""
+        return self._wait(
+            service, lambda view: bool(view.snapshot and len(view.snapshot.endpoints) >= at_least), timeout_seconds
+        )
+
+    def _wait(self, service: str, is_enough: Callable[[View], bool], timeout_seconds: float | None) -> Snapshot:
+        with self.pinned(service) as followed:
+            in_time = followed.feed.wait_until(is_enough, timeout_seconds)
+            snapshot = followed.feed.view.snapshot
+            if in_time and snapshot:
+                return snapshot
+            raise TimeoutError(_explain(followed, timeout_seconds))
+
+    def watch_services(self, service: str) -> Iterator[Snapshot]:
+        """Give the service's snapshots: the present one, then each newer one. Ends when the registry is closed.
+
+        A slow consumer misses what is between, never the newest.
+        """
+        with self.pinned(service) as followed:
+            last: Snapshot | None = None
+            while True:
+                followed.feed.wait_until(lambda view, last=last: view.snapshot not in (None, last), None)  # type: ignore[misc]
+                snapshot = followed.feed.view.snapshot
+                if followed.feed.closed or snapshot is None:
+                    return
+                last = snapshot
+                yield snapshot
+
+    @contextmanager
+    def pinned(self, service: str) -> Iterator[FollowedService]:
+        """Follow a service for as long as the block runs."""
+        followed = self.follow(service)
+        followed.pins += 1
+        try:
+            yield followed
+        finally:
+            followed.pins -= 1
+            followed.needed_at = time.monotonic()
+
+    def stats(self) -> RegistryStats:
+        """Say what is known of each followed service, how fresh it is, and what was wrong."""
+        inside = self._inside
+        services = tuple(inside.services.values()) if inside else ()
+        return RegistryStats(self.name, tuple(make_service_stats(service) for service in services))
+
+    # Following
+
+    @property
+    def etcd(self) -> Any:
+        """The etcd client of this registry in this process; made at the first use."""
+        return self._enter().etcd
+
+    def follow(self, service: str) -> FollowedService:
+        """Begin to follow a service; returns at once, with nothing known yet at the first time."""
+        if fault := name_fault(service):
+            raise ValueError(fault)
+        with self._lock:
+            inside = self._enter()
+            followed = inside.services.get(service)
+            if followed is None:
+                followed = FollowedService(service, self._make_feed_of(service), inside.publisher.changed)
+                followed.wishes = self._wishes.get(service, Wishes())
+                inside.add(followed)
+            followed.needed_at = time.monotonic()
+            return followed
+
+    def refused(self, service: str, reason: str) -> None:
+        """Take note that gRPC refused what it was told about the service."""
+        inside = self._inside
+        if inside and (followed := inside.services.get(service)):
+            followed.note_refusal(reason)
+
+    def _make_feed_of(self, service: str) -> Callable[[Callable[[], None]], Feed]:
+        reader = Reader(service, self.layouts, self._policy_prefix(), self._options.get("schemes", ("grpc",)))
+        folder = self._options.get("cache_dir")
+        cache = Cache(Path(folder), f"{self._source}{self._prefix}", service) if folder else None
+        return lambda changed: Feed(service, reader, self.etcd, changed, cache)
+
+    def _policy_prefix(self) -> str:
+        return "jupiter" if self._prefix is None else self._prefix
+
+    def _enter(self) -> Running:
+        """Give what runs in this process; start it at the first use, and again in a forked child."""
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self!r} cannot be used any more")
+            if self._inside and self._inside.generation == self._process.forks:
+                return self._inside
+            self._aside.append(self._inside)  # inherited threads and connections are the parent's: never touched
+            self._inside = Running(self.name, self, self._open_etcd(), self._here)
+            return self._inside
+
+    def _open_etcd(self) -> OpenEtcd:
+        if not isinstance(self._source, str | Sequence):
+            return OpenEtcd(self._source, is_ours=False)
+        etcd = Etcd(
+            self._source,
+            user=self._options.get("user", ""),
+            password=self._options.get("password", ""),
+            tls=self._options.get("tls"),
+        )
+        return OpenEtcd(etcd, is_ours=True)
+
+    def close(self) -> None:
+        """Stop following. Channels that are still open keep what they know until they are closed themselves."""
+        with self._lock:
+            self._closed = True
+            inside, self._inside = self._inside, None
+        if inside and inside.generation == self._process.forks:
+            inside.close()
+
+
+def _explain(followed: FollowedService, timeout_seconds: float | None) -> str:
+    view, fresh = followed.feed.view, followed.feed.freshness
+    if fresh.error:
+        reason = f"etcd cannot be followed: {fresh.error}"
+    elif view.snapshot is None:
+        reason = "etcd has not answered yet"
+    else:
+        reason = f"the registry has {len(view.snapshot.endpoints)} endpoints ({len(view.snapshot.rejected)} unreadable)"
+    return f"{followed.name!r} is not there after {timeout_seconds} s: {reason}"

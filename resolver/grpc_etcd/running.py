@@ -1,0 +1,86 @@
+"""What a registry runs in one process: its etcd client, its publisher, and the services that it follows there.
+
+A forked child gets a new one; the inherited one is the parent's and is never touched again.
+"""
+
+import threading
+import time
+from typing import Any, NamedTuple
+
+from grpc_etcd.publishing import FollowedService, Publisher
+from grpc_etcd.xds import plane
+from grpc_etcd.xds.board import Followable
+from grpc_etcd.xds.localities import Here
+from grpc_etcd.xds.names import ServiceName
+from grpc_etcd.xds.service import ServiceResources
+
+_LINGER_SECONDS = 60.0  # arbitrary: how long a service is followed after the last one who wanted it
+
+
+class OpenEtcd(NamedTuple):
+    """An etcd client, and whether it is ours to close."""
+
+    client: Any
+    is_ours: bool
+
+
+class Running:
+    """Thread-safe. `services` is replaced, never changed."""
+
+    def __init__(self, name: str, registry: Followable, etcd: OpenEtcd, here: Here) -> None:
+        process = plane.this_process()
+        self.etcd = etcd.client
+        self.generation = process.forks
+        self.services: dict[str, FollowedService] = {}
+        self._name = name
+        self._owns_etcd = etcd.is_ours
+        self._lock = threading.Lock()
+        self._boards = {name: process.plane.board}
+        process.plane.board.add(name, registry)
+        self.publisher = Publisher(here, self._publish, self._sweep)
+        self.publisher.start()
+
+    def __repr__(self) -> str:
+        return f"<Running {self._name!r} services={sorted(self.services)}>"
+
+    def add(self, followed: FollowedService) -> None:
+        """Begin to follow a service."""
+        with self._lock:
+            self.services = self.services | {followed.name: followed}
+            self.publisher.follow(self.services.values())
+        followed.feed.start()
+        self.publisher.changed(followed)
+
+    def close(self) -> None:
+        """Stop everything; what was published stays."""
+        for name, board in self._boards.items():
+            board.remove(name)
+        self.publisher.close()
+        for followed in self.services.values():
+            followed.feed.close()
+        if self._owns_etcd:
+            self.etcd.close()
+
+    def _publish(self, followed: FollowedService, resources: ServiceResources) -> None:
+        for name, board in self._boards.items():
+            board.publish(ServiceName(name, followed.name), resources)
+
+    def _sweep(self) -> None:
+        """Let go of services that nobody has wanted for a while."""
+        now = time.monotonic()
+        for followed in self.services.values():
+            if followed.pins or self._followers(followed):
+                followed.needed_at = now
+            elif now - followed.needed_at > _LINGER_SECONDS:
+                self._drop(followed)
+
+    def _drop(self, followed: FollowedService) -> None:
+        with self._lock:
+            self.services = {name: each for name, each in self.services.items() if each is not followed}
+            self.publisher.follow(self.services.values())
+        followed.feed.close()
+        for name, board in self._boards.items():
+            board.forget(ServiceName(name, followed.name))
+
+    def _followers(self, followed: FollowedService) -> int:
+        return sum(board.followers(ServiceName(name, followed.name)) for name, board in self._boards.items())
