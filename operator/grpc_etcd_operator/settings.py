@@ -37,7 +37,6 @@ class RegistrySettings:
 
     name: str
     endpoints: tuple[str, ...]
-    prefix: str | None = None
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
@@ -47,13 +46,17 @@ class RegistrySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that an admin decides. No namespaces means all of them; no cluster id: the UID of kube-system."""
+    """Everything that an admin decides. No namespaces means all of them, no cluster id the UID of kube-system.
+
+    `prefix` is the key prefix of layouts that have one; None leaves each layout its own.
+    """
 
     registries: tuple[RegistrySettings, ...]
     cluster_id: str = ""
+    prefix: str | None = None
     namespaces: tuple[str, ...] = ()
     pod_selector: str = ""
-    allow_shared_names: bool = False
+    shared_names: bool = False
     lease_ttl_seconds: int = 300
     leader_ttl_seconds: int = 10
     metrics_port: int = 8080
@@ -159,7 +162,6 @@ SETTINGS: tuple[Setting, ...] = (
         name="prefix",
         field="prefix",
         read=_prefix,
-        of_registry=True,
         help="The key prefix of layouts that have one; a GrpcService may override it. Default: each layout's own.",
     ),
     Setting(
@@ -215,7 +217,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="allow-shared-names",
-        field="allow_shared_names",
+        field="shared_names",
         read=_truth,
         is_flag=True,
         default="false",

@@ -39,10 +39,10 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path)
 
 
 def test_several_registries_come_from_the_file(tmp_path: Path) -> None:
-    config = written(tmp_path, "registries:\n  default: {prefix: wsd-reg}\n  far: {endpoints: ['x:1', 'y:2']}\n")
+    config = written(tmp_path, "registries:\n  default: {endpoints: 'a:1'}\n  far: {endpoints: ['x:1', 'y:2']}\n")
     near, far = load_settings(ENDPOINTS, environ={}, config=config).registries
-    assert (near.endpoints, near.prefix) == (("etcd:2379",), "wsd-reg")
-    assert (far.name, far.endpoints, far.prefix) == ("far", ("x:1", "y:2"), None)
+    assert (near.name, near.endpoints) == ("default", ("etcd:2379",))
+    assert (far.name, far.endpoints) == ("far", ("x:1", "y:2"))
 
 
 def test_flags_do_not_invent_a_default_registry_beside_named_ones(tmp_path: Path) -> None:
