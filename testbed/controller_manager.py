@@ -1,7 +1,6 @@
 """Kubernetes' own controllers, of which the benchmark runs the one for EndpointSlices as its yardstick."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 from testbed.apiserver import ApiServer
@@ -20,8 +19,8 @@ class ControllerManager:
     """
 
     def __init__(self, api: ApiServer, controllers: Sequence[str]) -> None:
-        command: list[str | Path] = [
-            binary("kube-controller-manager"),
+        command = [
+            str(binary("kube-controller-manager")),
             f"--kubeconfig={api.kubeconfig}",
             f"--controllers={','.join(controllers)}",
             "--leader-elect=false",

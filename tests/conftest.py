@@ -7,6 +7,7 @@ import pytest
 
 from testbed.apiserver import ApiServer
 from testbed.etcd import EtcdServer
+from testbed.kubelet import Kubelet
 from testbed.process import running_processes
 
 
@@ -63,6 +64,14 @@ def namespace(apiserver: ApiServer) -> Iterator[str]:
     yield name
     for pod in apiserver.client.list("v1", "Pod", name)["items"]:
         apiserver.client.delete({"apiVersion": "v1", "kind": "Pod", **pod}, grace_seconds=0)
+
+
+@pytest.fixture
+def kubelet(apiserver: ApiServer, namespace: str) -> Iterator[Kubelet]:
+    """Makes Pods on the shared API server; give them `namespace`, which goes away after this."""
+    assert namespace
+    with Kubelet(apiserver) as plays:
+        yield plays
 
 
 @pytest.hookimpl(wrapper=True)

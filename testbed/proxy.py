@@ -1,0 +1,150 @@
+"""A TCP proxy whose network can fail: cut, refuse, swallow, heal.
+
+It stands between a client and a real server, for faults that killing the server does not show: a connection that is
+reset while the server lives, and one that stays open while nothing comes through. It runs in a thread of its own.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from testbed.conditions import free_port
+
+T = TypeVar("T")
+CHUNK_BYTES = 65536
+# Close by reset, as a firewall or a dead peer does, not by an orderly end of stream.
+RESET = struct.pack("ii", 1, 0)
+
+
+class TcpProxy:
+    """Forwards `address` to `upstream` (both host:port); its faults take effect before the call returns."""
+
+    def __init__(self, upstream: str) -> None:
+        host, _, port = upstream.rpartition(":")
+        self._upstream = (host, int(port))
+        self._port = free_port()
+        self.address = f"127.0.0.1:{self._port}"
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy {self.address}", daemon=True)
+        self._thread.start()
+        self._flowing = self._run(self._start())
+
+    @classmethod
+    def start(cls, upstream: str) -> Self:
+        """Start forwarding to an address."""
+        return cls(upstream)
+
+    def __repr__(self) -> str:
+        return f"<TcpProxy {self.address} -> {self._upstream[0]}:{self._upstream[1]}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._writers) // 2
+
+    def cut(self) -> None:
+        """Reset every connection; new ones are accepted."""
+        self._run(self._cut())
+
+    def refuse(self) -> None:
+        """Reset every connection and refuse new ones until heal()."""
+        self._run(self._refuse())
+
+    def black_hole(self) -> None:
+        """Keep connections open and accept new ones, but let nothing through until heal()."""
+        self._run(self._hold())
+
+    def heal(self) -> None:
+        """Forward again; what was held back by black_hole() arrives now, as it would by TCP's own repetition."""
+        self._run(self._heal())
+
+    def close(self) -> None:
+        """End all connections and the thread."""
+        self._run(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self) -> asyncio.Event:
+        await self._listen()
+        flowing = asyncio.Event()
+        flowing.set()
+        return flowing
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+
+    async def _cut(self) -> None:
+        for writer in tuple(self._writers):
+            with contextlib.suppress(OSError):
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            writer.transport.abort()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1)
+
+    async def _refuse(self) -> None:
+        if self._server:
+            self._server.close()
+            self._server = None
+        await self._cut()
+
+    async def _hold(self) -> None:
+        self._flowing.clear()
+
+    async def _heal(self) -> None:
+        self._flowing.set()
+        if self._server is None:
+            await self._listen()
+
+    async def _close(self) -> None:
+        await self._refuse()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            there, back = await asyncio.open_connection(*self._upstream)
+        except OSError:
+            self._drop(writer)
+            return
+        self._writers.add(back)
+        for source, sink in ((reader, back), (there, writer)):
+            task = asyncio.ensure_future(self._pump(source, sink, (writer, back)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _drop(self, writer: asyncio.StreamWriter) -> None:
+        self._writers.discard(writer)
+        writer.close()
+
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, both: tuple[asyncio.StreamWriter, ...]
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(CHUNK_BYTES):
+                await self._flowing.wait()
+                sink.write(data)
+                await sink.drain()
+        for writer in both:
+            self._drop(writer)
