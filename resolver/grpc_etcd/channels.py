@@ -30,7 +30,7 @@ class Renewable(Generic[NativeT]):
 
     def __init__(self, origin: Origin, service: str, make: Callable[[], NativeT]) -> None:
         self._origin = origin
-        self._service = service
+        self.service = service
         self._make = make
         self._aside: list[object] = []
         self.generation = origin.generation
@@ -51,7 +51,7 @@ class Renewable(Generic[NativeT]):
 
     def timeout(self) -> float | None:
         """Give the default timeout as it is now."""
-        return self._origin.default_timeout(self._service)
+        return self._origin.default_timeout(self.service)
 
 
 class Front:
@@ -138,12 +138,11 @@ class StreamStream(StreamedAnswer, grpc.StreamStreamMultiCallable):  # type: ign
 class FollowingChannel(grpc.Channel):
     """A `grpc.Channel` that follows a service of a registry."""
 
-    def __init__(self, origin: Origin, service: str, make: Callable[[], grpc.Channel]) -> None:
-        self._channel = Renewable(origin, service, make)
-        self._service = service
+    def __init__(self, channel: Renewable[grpc.Channel]) -> None:
+        self._channel = channel
 
     def __repr__(self) -> str:
-        return f"<FollowingChannel {self._service!r}>"
+        return f"<FollowingChannel {self._channel.service!r}>"
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> UnaryUnary:
         """As grpc.Channel."""

@@ -16,8 +16,9 @@ from typing import Any, Self, TypedDict, Unpack
 import grpc
 
 from grpc_etcd import settings
+from grpc_etcd.aio import AioRegistry
 from grpc_etcd.cache import Cache
-from grpc_etcd.channels import FollowingChannel
+from grpc_etcd.channels import FollowingChannel, Renewable
 from grpc_etcd.etcd import Etcd, Tls
 from grpc_etcd.feed import EtcdReader, Feed
 from grpc_etcd.publishing import FollowedService, Wishes
@@ -142,7 +143,12 @@ class Registry:
         )
 
     def _channel(self, service: str, make: Callable[[str, ChannelOptions], grpc.Channel]) -> grpc.Channel:
-        return FollowingChannel(self, service, lambda: make(*self.prepare_channel(service)))
+        return FollowingChannel(Renewable(self, service, lambda: make(*self.prepare_channel(service))))
+
+    @property
+    def aio(self) -> AioRegistry:
+        """The same registry for asyncio."""
+        return AioRegistry(self)
 
     def prepare_channel(self, service: str) -> tuple[str, ChannelOptions]:
         """Begin to follow a service, and give the target and the options of a channel to it."""
@@ -209,9 +215,7 @@ class Registry:
 
     def wait_for_endpoints(self, service: str, timeout_seconds: float | None = None, *, at_least: int = 1) -> Snapshot:
         """Block until the service has some endpoints; raises TimeoutError, which says why it has none."""
-        return self._wait(
-            service, lambda view: bool(view.snapshot and len(view.snapshot.endpoints) >= at_least), timeout_seconds
-        )
+        return self._wait(service, lambda view: view.has_endpoints(at_least), timeout_seconds)
 
     def _wait(self, service: str, is_enough: Callable[[View], bool], timeout_seconds: float | None) -> Snapshot:
         with self.pinned(service) as followed:
@@ -219,7 +223,7 @@ class Registry:
             snapshot = followed.feed.view.snapshot
             if in_time and snapshot:
                 return snapshot
-            raise TimeoutError(_explain(followed, timeout_seconds))
+            raise TimeoutError(followed.explain(timeout_seconds))
 
     def watch_services(self, service: str) -> Iterator[Snapshot]:
         """Give the service's snapshots: the present one, then each newer one. Ends when the registry is closed.
@@ -318,14 +322,3 @@ class Registry:
             inside, self._inside = self._inside, None
         if inside and inside.generation == self._process.forks:
             inside.close()
-
-
-def _explain(followed: FollowedService, timeout_seconds: float | None) -> str:
-    view, fresh = followed.feed.view, followed.feed.freshness
-    if fresh.error:
-        reason = f"etcd cannot be followed: {fresh.error}"
-    elif view.snapshot is None:
-        reason = "etcd has not answered yet"
-    else:
-        reason = f"the registry has {len(view.snapshot.endpoints)} endpoints ({len(view.snapshot.rejected)} unreadable)"
-    return f"{followed.name!r} is not there after {timeout_seconds} s: {reason}"

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,6 +57,7 @@ class Feed:
         self._on_change = on_change
         self._cache = cache
         self._changed = threading.Condition()
+        self._callbacks: tuple[Callable[[], object], ...] = ()
         self._closed = False
         self._watch: Watch | None = None
         self._reads_operator = True
@@ -78,7 +80,7 @@ class Feed:
         with self._changed:
             self._closed = True
             watch = self._watch
-            self._changed.notify_all()
+            self._notify()
         if watch:
             watch.close()
 
@@ -92,6 +94,22 @@ class Feed:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or is_enough(self.view), timeout_seconds)
             return is_enough(self.view)
+
+    @contextmanager
+    def notifying(self, callback: Callable[[], object]) -> Iterator[None]:
+        """Call back after each change and at the end, for as long as the block runs; the callback must not block."""
+        with self._changed:
+            self._callbacks = (*self._callbacks, callback)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._callbacks = tuple(each for each in self._callbacks if each is not callback)
+
+    def _notify(self) -> None:
+        self._changed.notify_all()
+        for callback in self._callbacks:
+            callback()
 
     def _run(self) -> None:
         while not self._closed:
@@ -142,7 +160,7 @@ class Feed:
         with self._changed:
             self.view = view
             self.changes += 1
-            self._changed.notify_all()
+            self._notify()
         self._on_change()
 
     def _remember(self, write: Callable[[Cache], None]) -> None:

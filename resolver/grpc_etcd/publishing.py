@@ -88,6 +88,18 @@ class FollowedService:
         """Say how long the next update has to wait after this one."""
         return _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * len(self._sockets)
 
+    def explain(self, timeout_seconds: float | None) -> str:
+        """Say why the service is not there, to somebody who has waited for it."""
+        view, fresh = self.feed.view, self.feed.freshness
+        if fresh.error:
+            reason = f"etcd cannot be followed: {fresh.error}"
+        elif view.snapshot is None:
+            reason = "etcd has not answered yet"
+        else:
+            found, broken = len(view.snapshot.endpoints), len(view.snapshot.rejected)
+            reason = f"the registry has {found} endpoints, and {broken} records that cannot be read"
+        return f"{self.name!r} is not there after {timeout_seconds} s: {reason}"
+
     def note_refusal(self, reason: str) -> None:
         """Take note that gRPC refused a set whole, and stays on the one before."""
         self.refusals += 1

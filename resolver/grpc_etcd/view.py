@@ -45,6 +45,10 @@ class View:
     routes: tuple[RouteConfig, ...] = ()
     reason: str = ""
 
+    def has_endpoints(self, at_least: int) -> bool:
+        """Tell whether so many endpoints are known."""
+        return self.snapshot is not None and len(self.snapshot.endpoints) >= at_least
+
 
 class Reader:
     """Turns records and changes into views. Not safe for concurrent use."""

@@ -1,0 +1,172 @@
+"""The registry for asyncio: the same one, with `grpc.aio` channels and awaits in place of blocking.
+
+Feeds and the ADS server are threads in either world, so a blocked event loop never makes a channel deaf, and one
+registry serves any number of loops.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+from grpc import aio
+
+from grpc_etcd.channels import Renewable, StreamedAnswer, UnaryAnswer
+from grpc_etcd.feed import Feed
+from grpc_etcd.registry.snapshot import Snapshot
+from grpc_etcd.view import View
+
+if TYPE_CHECKING:
+    from grpc_etcd.client import ChannelOptions, Registry
+
+
+class UnaryUnary(UnaryAnswer, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    """One request, one answer."""
+
+
+class StreamUnary(UnaryAnswer, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    """Many requests, one answer."""
+
+
+class UnaryStream(StreamedAnswer, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    """One request, many answers."""
+
+
+class StreamStream(StreamedAnswer, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    """Many requests, many answers."""
+
+
+class FollowingAioChannel(aio.Channel):
+    """A `grpc.aio.Channel` that follows a service of a registry."""
+
+    def __init__(self, channel: Renewable[aio.Channel]) -> None:
+        self._channel = channel
+
+    def __repr__(self) -> str:
+        return f"<FollowingAioChannel {self._channel.service!r}>"
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> UnaryUnary:
+        """As grpc.aio.Channel."""
+        return UnaryUnary(self._channel, "unary_unary", args, kwargs)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> UnaryStream:
+        """As grpc.aio.Channel."""
+        return UnaryStream(self._channel, "unary_stream", args, kwargs)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> StreamUnary:
+        """As grpc.aio.Channel."""
+        return StreamUnary(self._channel, "stream_unary", args, kwargs)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> StreamStream:
+        """As grpc.aio.Channel."""
+        return StreamStream(self._channel, "stream_stream", args, kwargs)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - as grpc
+        """As grpc.aio.Channel."""
+        return self._channel.current().get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """As grpc.aio.Channel."""
+        await self._channel.current().wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """As grpc.aio.Channel."""
+        await self._channel.current().channel_ready()
+
+    async def close(self, grace: float | None = None) -> None:
+        """As grpc.aio.Channel; a channel inherited through a fork is left to the process that made it."""
+        if self._channel.is_current:
+            await self._channel.native.close(grace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+
+class AioRegistry:
+    """What `Registry.aio` gives; it lives and is closed with its registry."""
+
+    def __init__(self, registry: "Registry") -> None:
+        self._registry = registry
+
+    def __repr__(self) -> str:
+        return f"<AioRegistry of {self._registry!r}>"
+
+    def insecure_channel(
+        self,
+        service: str,
+        options: "ChannelOptions | None" = None,
+        compression: grpc.Compression | None = None,
+        interceptors: Sequence[aio.ClientInterceptor] | None = None,
+    ) -> aio.Channel:
+        """Give a channel to the service that follows the registry; as `grpc.aio.insecure_channel` otherwise."""
+        return self._channel(
+            service,
+            lambda target, more: aio.insecure_channel(target, [*more, *(options or ())], compression, interceptors),
+        )
+
+    def secure_channel(
+        self,
+        service: str,
+        credentials: grpc.ChannelCredentials,
+        options: "ChannelOptions | None" = None,
+        compression: grpc.Compression | None = None,
+        interceptors: Sequence[aio.ClientInterceptor] | None = None,
+    ) -> aio.Channel:
+        """Give a channel over TLS; the name that the servers' certificates must carry is the service's."""
+        return self._channel(
+            service,
+            lambda target, more: aio.secure_channel(
+                target, credentials, [*more, *(options or ())], compression, interceptors
+            ),
+        )
+
+    def _channel(self, service: str, make: Callable[[str, "ChannelOptions"], aio.Channel]) -> aio.Channel:
+        registry = self._registry
+        return FollowingAioChannel(Renewable(registry, service, lambda: make(*registry.prepare_channel(service))))
+
+    async def list_services(self, service: str) -> Any:
+        """As `Registry.list_services`."""
+        return await asyncio.to_thread(self._registry.list_services, service)
+
+    async def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
+        """As `Registry.endpoints`."""
+        return await self._wait(service, lambda view: view.snapshot is not None, timeout_seconds)
+
+    async def wait_for_endpoints(
+        self, service: str, timeout_seconds: float | None = None, *, at_least: int = 1
+    ) -> Snapshot:
+        """As `Registry.wait_for_endpoints`."""
+        return await self._wait(service, lambda view: view.has_endpoints(at_least), timeout_seconds)
+
+    async def _wait(self, service: str, is_enough: Callable[[View], bool], timeout_seconds: float | None) -> Snapshot:
+        with self._registry.pinned(service) as followed:
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    async for view in _views(followed.feed):
+                        if view.snapshot and is_enough(view):
+                            return view.snapshot
+            except TimeoutError:
+                pass
+            raise TimeoutError(followed.explain(timeout_seconds))
+
+    async def watch_services(self, service: str) -> AsyncIterator[Snapshot]:
+        """As `Registry.watch_services`."""
+        with self._registry.pinned(service) as followed:
+            last: Snapshot | None = None
+            async for view in _views(followed.feed):
+                if view.snapshot is not None and view.snapshot != last:
+                    last = view.snapshot
+                    yield last
+
+
+async def _views(feed: Feed) -> AsyncIterator[View]:
+    """Give the present view and each newer one, until the feed is closed; what comes too fast is left out."""
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+    with feed.notifying(lambda: loop.call_soon_threadsafe(changed.set)):
+        while not feed.closed:
+            changed.clear()
+            yield feed.view
+            await changed.wait()
