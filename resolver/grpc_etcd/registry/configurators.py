@@ -2,9 +2,9 @@
 
 Key `/{prefix}/{name}/configurators/{scheme}://{host}/{routes|providers|consumers}/{id}` (v0.2.7, pkg/registry/etcdv3/
 registry.go, updateAddrList), values the JSON of the structs in pkg/registry/endpoint.go. Jupiter parses them and obeys
-none; our client obeys routes. As in Jupiter the key decides on id, scheme and host. Its administration page, Juno, writes keys
-without such a path, which no reader takes. A target, `/prometheus/job/{name}/{host}/{address}`, holds the address as
-plain text; v0.8.0 and later leave the last part away, and juno-agent splits the key at its slashes.
+none; our client obeys routes. As in Jupiter the key decides on id, scheme and host. Its administration page, Juno,
+writes keys without such a path, which no reader takes. A target, `/prometheus/job/{name}/{host}/{address}`, holds the
+address as plain text; v0.8.0 and later leave the last part away, and juno-agent splits the key at its slashes.
 """
 
 from collections.abc import Mapping

@@ -14,6 +14,7 @@ from typing import Any, Never
 
 UINT8_MAX = 255
 INT64_MAX = 2**63 - 1
+_EXACT = 2.0**53  # below this every whole float64 is that integer and no other
 
 
 class GoJsonError(ValueError):
@@ -44,7 +45,7 @@ def boolean(value: bool) -> str:  # noqa: FBT001  # the value to write is the on
 def number(value: float) -> str:
     """Write a finite float64: the shortest digits that read back, an exponent only below 1e-6 and from 1e21 on."""
     magnitude = abs(value)
-    if magnitude < 1e15 and value == int(value):  # noqa: PLR2004  # every such float is exact as an int
+    if magnitude < _EXACT and value == int(value):
         return str(int(value))
     if not 1e-6 <= magnitude < 1e21:  # noqa: PLR2004  # Go's floatEncoder switches the form at these two
         return _without_leading_zero(repr(float(value)))
@@ -182,7 +183,7 @@ def real(struct: Mapping[str, Any], field: str) -> float:
         finite = False
     if not finite:
         raise GoJsonError(f"{field} is beyond a float64")
-    return int(item) if item == int(item) else item
+    return int(item) if abs(item) < _EXACT and item == int(item) else float(item)
 
 
 def integer(struct: Mapping[str, Any], field: str, lowest: int = -INT64_MAX - 1, highest: int = INT64_MAX) -> int:

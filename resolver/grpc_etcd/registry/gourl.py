@@ -1,8 +1,8 @@
 """URLs as Go's net/url.Parse takes them.
 
-Jupiter puts URLs into its keys and drops a record whose key does not parse, so we read by the same rules: those of Go
-1.26's `net/url/url.go`, except that a host may hold colons outside brackets, as the Go 1.19 of Jupiter's time allowed.
-Only what decides a record's fate is here: scheme, host and path, or that there is none.
+Jupiter puts URLs into its keys and drops a record whose key does not parse, so we read by the same rules, those of
+`net/url/url.go` (checked against Go 1.26). Only what decides a record's fate is here: scheme, host and path, or that
+there is none.
 """
 
 import re

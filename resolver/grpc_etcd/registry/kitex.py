@@ -71,6 +71,6 @@ def _fault(service: str, endpoint: Endpoint) -> str | None:
         return fault
     if endpoint.address.startswith("["):
         return f"kitex cannot carry the IPv6 address {endpoint.address}: its keys and values leave the brackets out"
-    if endpoint.weight < 1 or endpoint.weight != int(endpoint.weight):
+    if endpoint.weight < 1 or not float(endpoint.weight).is_integer():
         return f"the weight {endpoint.weight} is no integer above 0; kitex reads 0 as {DEFAULT_WEIGHT}"
     return None

@@ -76,7 +76,7 @@ def _fault(service: str, endpoint: Endpoint) -> str | None:
         return fault
     if endpoint.instance and (fault := name_fault(endpoint.instance)):
         return f"the instance cannot end a key: {fault}"
-    if endpoint.weight < 0 or endpoint.weight != int(endpoint.weight):
+    if endpoint.weight < 0 or not float(endpoint.weight).is_integer():
         return f"the weight {endpoint.weight} is no integer from 0 on, which kratos needs"
     return None
 

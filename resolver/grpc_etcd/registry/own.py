@@ -5,8 +5,9 @@ watch the synced mark and the policy, and the command line names the Pod behind 
 """
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from grpc_etcd.registry.layout import Rejected
 
@@ -42,25 +43,37 @@ def policy_key(prefix: str, service: str) -> bytes:
     return POLICY_PREFIX + f"{prefix.strip('/')}/{service}".encode()
 
 
+class Adjustment(NamedTuple):
+    """What an admin tool set on one key, and what the operator's value said then: it holds until that changes."""
+
+    enable: bool
+    weight: float
+    was_enable: bool
+    was_weight: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerRecord:
-    """Which Pod and which GrpcServices (`namespace/name`) stand behind which keys."""
+    """Which Pod and which GrpcServices (`namespace/name`) stand behind which keys, and what admin tools adjusted."""
 
     namespace: str
     pod: str = ""
     node: str = ""
     grpc_services: tuple[str, ...] = ()
     keys: tuple[bytes, ...] = ()
+    adjustments: Mapping[bytes, Adjustment] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> bytes:
         """Write the record; equal records give equal bytes."""
-        record = {
+        record: dict[str, object] = {
             "namespace": self.namespace,
             "pod": self.pod,
             "node": self.node,
             "grpcServices": sorted(self.grpc_services),
             "keys": sorted(key.decode() for key in self.keys),
         }
+        if self.adjustments:
+            record["adjustments"] = {key.decode(): list(made) for key, made in sorted(self.adjustments.items())}
         return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -74,6 +87,7 @@ class OwnerRecord:
                 node=_text(parsed.get("node", "")),
                 grpc_services=tuple(_text(name) for name in parsed.get("grpcServices", ())),
                 keys=tuple(_text(key).encode() for key in parsed.get("keys", ())),
+                adjustments={key.encode(): Adjustment(*made) for key, made in parsed.get("adjustments", {}).items()},
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             return Rejected(f"the value is no owner record: {type(error).__name__}: {error}")

@@ -1,0 +1,60 @@
+"""The operator's own keys and its owner records."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpc_etcd.registry import own
+from grpc_etcd.registry.layout import Rejected
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+keys = texts.map(str.encode)
+
+
+def test_keys_lie_where_other_programs_look_for_them() -> None:
+    assert own.leader_key("c1") == b"/grpc-etcd/leader/c1"
+    assert own.synced_key("c1") == b"/grpc-etcd/synced/c1"
+    assert own.owner_key("c1", "0b5e") == b"/grpc-etcd/owner/c1/0b5e"
+    assert own.policy_key("/wsd-reg/", "greeter") == b"/grpc-etcd/policy/wsd-reg/greeter"
+
+
+def test_one_clusters_owners_are_not_anothers() -> None:
+    assert own.owner_key("c1", "0b5e").startswith(own.owner_prefix("c1"))
+    assert not own.owner_key("c10", "0b5e").startswith(own.owner_prefix("c1"))
+
+
+@given(
+    st.builds(
+        own.OwnerRecord,
+        namespace=texts,
+        pod=texts,
+        node=texts,
+        grpc_services=st.lists(texts, unique=True, max_size=3).map(lambda names: tuple(sorted(names))),
+        keys=st.lists(keys, unique=True, max_size=3).map(lambda names: tuple(sorted(names))),
+        adjustments=st.dictionaries(
+            keys,
+            st.builds(own.Adjustment, st.booleans(), st.integers(0, 9), st.booleans(), st.integers(0, 9)),
+            max_size=2,
+        ),
+    )
+)
+def test_an_owner_record_survives_a_round_trip(record: own.OwnerRecord) -> None:
+    assert own.OwnerRecord.from_json(record.to_json()) == record
+
+
+def test_equal_records_are_equal_bytes() -> None:
+    one = own.OwnerRecord(namespace="shop", keys=(b"b", b"a"), grpc_services=("shop/b", "shop/a"))
+    two = own.OwnerRecord(namespace="shop", keys=(b"a", b"b"), grpc_services=("shop/a", "shop/b"))
+    assert one.to_json() == two.to_json()
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"[]", b"{}", b"null", b"\xff", b'{"namespace":1}', b'{"namespace":"a","keys":[1]}', b"[" * 100_000]
+)
+def test_what_is_no_owner_record_is_rejected(value: bytes) -> None:
+    assert isinstance(own.OwnerRecord.from_json(value), Rejected)
+
+
+@given(st.binary(max_size=60))
+def test_reading_bears_any_bytes(value: bytes) -> None:
+    own.OwnerRecord.from_json(value)

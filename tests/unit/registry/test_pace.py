@@ -1,0 +1,161 @@
+"""Pacing on a clock of our own: what readers bear is kept to, nothing waits longer than that needs."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, Pace
+from grpc_etcd.registry.pace import OPERATIONS_PER_TRANSACTION, Change, PacedQueue
+
+JUPITER = Pace(keys_per_transaction=8, keys_per_second=500, settling_touch=True)
+MICRO = Pace(keys_per_transaction=1, keys_per_second=500)
+FREE = Pace()
+PACES = {"jupiter": JUPITER, "micro": MICRO, "free": FREE}
+
+Queue = PacedQueue[str, str]
+Batch = tuple[Change[str, str], ...]
+
+
+def _queue(*changes: Change[str, str]) -> Queue:
+    queue = Queue(lambda stream: PACES[stream.partition("/")[0]])
+    for change in changes:
+        queue.push(change)
+    return queue
+
+
+def _pods(stream: str, count: int, *, urgent: bool = False) -> list[Change[str, str]]:
+    return [Change(f"{stream}-{urgent}-{n}", 2, {stream: 1}, urgent) for n in range(count)]
+
+
+def _drain(queue: Queue, now: float = 0.0) -> list[tuple[float, Batch]]:
+    """Take as a writer would: whenever the queue says that something may go."""
+    batches = []
+    while (at := queue.ask_again_at()) is not None:
+        now = max(now, at)
+        batch = queue.take(now)
+        assert batch
+        batches.append((now, batch))
+    return batches
+
+
+def test_a_single_change_goes_at_once_and_needs_no_touch() -> None:
+    queue = _queue(*_pods("jupiter/a", 1))
+    assert queue.ask_again_at() == -math.inf
+    assert len(queue.take(5.0)) == 1
+    assert queue.touch_at() is None
+    assert queue.ask_again_at() is None
+
+
+def test_a_service_is_paced_to_what_its_readers_bear() -> None:
+    batches = _drain(_queue(*_pods("jupiter/a", 120)))
+    assert [len(batch) for _, batch in batches] == [8] * 15
+    assert math.isclose(batches[-1][0], 14 * 8 / 500)
+
+
+def test_go_micro_gets_one_key_at_a_time() -> None:
+    assert {len(batch) for _, batch in _drain(_queue(*_pods("micro/a", 20)))} == {1}
+
+
+def test_readers_that_bear_everything_are_not_held_up() -> None:
+    batches = _drain(_queue(*_pods("free/a", 1000)))
+    assert {at for at, _ in batches} == {0.0}
+    assert len(batches) == math.ceil(1000 * 2 / OPERATIONS_PER_TRANSACTION)
+
+
+def test_services_share_transactions_and_do_not_hold_each_other_up() -> None:
+    changes = [change for n in range(50) for change in _pods(f"jupiter/{n}", 8)]
+    batches = _drain(_queue(*changes))
+    assert {at for at, _ in batches} == {0.0}
+    assert len(batches) == math.ceil(len(changes) * 2 / OPERATIONS_PER_TRANSACTION)
+
+
+def test_a_long_queue_of_one_service_leaves_room_for_another() -> None:
+    queue = _queue(*_pods("jupiter/a", 500), *_pods("jupiter/b", 1))
+    assert {stream for change in queue.take(0.0) for stream in change.keys} == {"jupiter/a", "jupiter/b"}
+
+
+def test_withdrawals_go_first() -> None:
+    queue = _queue(*_pods("jupiter/a", 20), *_pods("jupiter/a", 8, urgent=True))
+    first, second = (batch for _, batch in _drain(queue)[:2])
+    assert all(change.urgent for change in first)
+    assert not any(change.urgent for change in second)
+
+
+def test_a_change_larger_than_a_share_goes_alone() -> None:
+    queue = _queue(Change("big", 4, {"micro/a": 3}), *_pods("micro/a", 1))
+    sizes = [[change.of for change in batch] for _, batch in _drain(queue)]
+    assert sorted(map(len, sizes)) == [1, 1]
+
+
+def test_a_change_larger_than_a_transaction_still_goes() -> None:
+    assert len(_drain(_queue(Change("huge", 1000, {"free/a": 999})))) == 1
+
+
+def test_a_later_change_takes_the_place_of_an_earlier_one() -> None:
+    queue = _queue(*_pods("jupiter/a", 3))
+    queue.push(Change("jupiter/a-False-1", 2, {"jupiter/a": 1}, urgent=True))
+    assert len(queue) == 3
+    assert next(change.of for change in queue.take(0.0)) == "jupiter/a-False-1"
+    queue.discard("never waited")
+
+
+def test_the_touch_is_due_once_a_burst_is_over() -> None:
+    queue = _queue(*_pods("jupiter/a", 16))
+    end = _drain(queue)[-1][0]
+    due = queue.touch_at()
+    assert due == end + SETTLE_SECONDS
+    assert queue.touches_due(due - 0.01) == []
+    assert queue.touches_due(due) == ["jupiter/a"]
+    assert queue.touches_due(due + 10) == []
+    assert queue.touch_at() is None
+
+
+def test_two_changes_close_together_are_a_burst_and_two_far_apart_are_none() -> None:
+    queue = _queue()
+    queue.note("jupiter/a", 1, 0.0)
+    queue.note("jupiter/b", 1, 0.0)
+    queue.note("jupiter/a", 1, BURST_SECONDS / 2)
+    queue.note("jupiter/b", 1, BURST_SECONDS * 1.5)
+    assert queue.touches_due(100.0) == ["jupiter/a"]
+
+
+def test_a_burst_that_goes_on_puts_the_touch_off() -> None:
+    queue = _queue()
+    for step in range(20):
+        queue.note("jupiter/a", 1, step * SETTLE_SECONDS / 2)
+        assert queue.touches_due(step * SETTLE_SECONDS / 2) == []
+    assert queue.touch_at() == 19 * SETTLE_SECONDS / 2 + SETTLE_SECONDS
+
+
+def test_readers_that_lose_nothing_get_no_touch() -> None:
+    queue = _queue(*_pods("free/a", 200))
+    _drain(queue)
+    assert queue.touch_at() is None
+
+
+streams = st.sampled_from(["jupiter/a", "jupiter/b", "micro/a", "free/a"])
+pushes = st.lists(
+    st.builds(
+        lambda of, keys, urgent: Change(str(of), len(keys) + 1, dict.fromkeys(keys, 1), urgent),
+        st.integers(0, 60),
+        st.lists(streams, unique=True, max_size=3),
+        st.booleans(),
+    ),
+    max_size=80,
+)
+
+
+@given(pushes)
+def test_everything_goes_once_and_no_reader_is_overrun(changes: list[Change[str, str]]) -> None:
+    batches = _drain(_queue(*changes))
+    taken = [change for _, batch in batches for change in batch]
+    assert {change.of: change for change in changes} == {change.of: change for change in taken}
+    assert len({change.of for change in taken}) == len(taken)
+    for name, pace in (("jupiter/a", JUPITER), ("jupiter/b", JUPITER), ("micro/a", MICRO), ("free/a", FREE)):
+        counts = [(at, sum(change.keys.get(name, 0) for change in batch)) for at, batch in batches]
+        events = [(at, count) for at, count in counts if count]
+        assert all(count <= pace.keys_per_transaction for _, count in events)
+        if pace.keys_per_second and events:
+            least = sum(count for _, count in events[:-1]) / pace.keys_per_second
+            assert events[-1][0] - events[0][0] >= least - 1e-9
