@@ -268,7 +268,7 @@ class Kubelet:
             {
                 "phase": phase,
                 "podIP": pod.ip,
-                "podIPs": [{"ip": pod.ip}],
+                "podIPs": [{"ip": pod.ip}, {"$patch": "replace"}],  # else an old address would stay in the list
                 "conditions": [condition(kind, value=value) for kind, value in conditions.items()],
                 "containerStatuses": [{**container, "ready": pod.containers_ready}],
             },

@@ -54,6 +54,7 @@ def own_apiserver() -> Iterator[ApiServer]:
 
 
 NAMESPACE_NUMBERS = itertools.count(1)
+FAILURE_LOG_LINES = 12
 
 
 @pytest.fixture
@@ -80,5 +81,5 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     if report.failed:
         for process in running_processes():
-            report.sections.append((f"log of {process.name}", process.log_tail()))
+            report.sections.append((f"log of {process.name}", process.log_tail(FAILURE_LOG_LINES)))
     return report
