@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from testbed import etcd_descriptor
+from testbed import chart, etcd_descriptor
 
-GENERATORS: tuple[Callable[[], Mapping[Path, str]], ...] = (etcd_descriptor.outputs,)
+GENERATORS: tuple[Callable[[], Mapping[Path, str]], ...] = (
+    etcd_descriptor.outputs,
+    chart.outputs,
+)
 
 
 def generated() -> dict[Path, str]:

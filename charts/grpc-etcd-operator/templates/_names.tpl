@@ -1,0 +1,35 @@
+{{/* Names and labels; every object uses them. */}}
+{{- define "grpc-etcd.name" -}}
+{{ default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "grpc-etcd.fullname" -}}
+{{- $name := include "grpc-etcd.name" . -}}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "grpc-etcd.selector" -}}
+app.kubernetes.io/name: {{ include "grpc-etcd.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "grpc-etcd.labels" -}}
+{{ include "grpc-etcd.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "grpc-etcd.serviceAccount" -}}
+{{ .Values.serviceAccount.name | default (ternary (include "grpc-etcd.fullname" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
+
+{{- define "grpc-etcd.image" -}}
+{{- if .image.digest }}{{ .image.repository }}@{{ .image.digest }}{{ else }}{{ .image.repository }}:{{ .image.tag | default .version }}{{ end }}
+{{- end }}

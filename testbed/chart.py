@@ -1,0 +1,85 @@
+"""Write what the chart repeats from elsewhere: the version, the CRD, and the README's table of values.
+
+The version stands in pyproject.toml, the CRD in crds/, each value's comment in values.yaml; nothing is kept twice by
+hand. The comments are read as lines, since YAML parsers drop them: a comment stands right above its value.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "charts/grpc-etcd-operator"
+CRD = ROOT / "crds/grpcservices.yaml"
+_VALUE = re.compile(r"( *)([A-Za-z]+):(?: |$)")
+
+HEAD = """<!-- Made by `make gen` from values.yaml; edit that. -->
+# grpc-etcd-operator
+
+Installs the operator that keeps a gRPC service registry in etcd true to the readiness of Pods.
+
+```
+helm install grpc-etcd charts/grpc-etcd-operator --namespace grpc-etcd --create-namespace \\
+  --set image.repository=REGISTRY/grpc-etcd-operator --set 'etcd.endpoints={etcd-0.etcd:2379,etcd-1.etcd:2379}'
+```
+
+Without an etcd of your own, `--set etcd.bundled.enabled=true` starts a single member for a trial.
+The values below are checked by a schema that refuses unknown names.
+[docs/operations.md](../../docs/operations.md) says how to size, secure, upgrade and watch the operator.
+
+| value | default | what it is |
+| --- | --- | --- |
+"""
+
+
+def version() -> str:
+    """Give the project's version."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
+def outputs() -> Mapping[Path, str]:
+    """Give the chart's generated files."""
+    chart = (CHART / "Chart.yaml").read_text()
+    chart = re.sub(r"^version: .*$", f"version: {version()}", chart, flags=re.MULTILINE)
+    chart = re.sub(r"^appVersion: .*$", f'appVersion: "{version()}"', chart, flags=re.MULTILINE)
+    return {
+        CHART / "Chart.yaml": chart,
+        CHART / "files/grpcservices.yaml": CRD.read_text(),
+        CHART / "README.md": HEAD + "".join(_rows()),
+    }
+
+
+def documented_values() -> Iterator[tuple[str, str]]:
+    """Yield each value that has a comment of its own, in the file's order: its dotted path and the comment."""
+    path: list[str] = []
+    comment: list[str] = []
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        if line.lstrip().startswith("#"):
+            comment.append(line.lstrip().removeprefix("#").strip())
+        elif not line.strip():
+            comment = []
+        elif found := _VALUE.match(line):
+            path = [*path[: len(found[1]) // 2], found[2]]
+            if comment:
+                yield ".".join(path), " ".join(comment)
+            comment = []
+
+
+def _rows() -> Iterator[str]:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    for path, comment in documented_values():
+        default = _at(values, path)
+        is_section = isinstance(default, dict) and any(other.startswith(f"{path}.") for other, _ in documented_values())
+        shown = "" if is_section else f"`{json.dumps(default)}`"
+        yield f"| `{path}` | {shown} | {comment.replace('|', chr(92) + '|')} |\n"
+
+
+def _at(values: Any, path: str) -> Any:
+    for key in path.split("."):
+        values = values[key]
+    return values
