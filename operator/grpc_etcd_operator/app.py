@@ -1,0 +1,309 @@
+"""The composition root: makes all parts of the operator, connects them, runs them, and ends them in order.
+
+Exit codes: 0 ended as asked, 1 failed while running, 2 the settings or the cluster must be mended first.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+
+from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.endpoints import Tls
+from grpc_etcd_operator import logs, withdrawing
+from grpc_etcd_operator.certificates import expiries
+from grpc_etcd_operator.core.scope import Scope
+from grpc_etcd_operator.core.world import World
+from grpc_etcd_operator.health import serve
+from grpc_etcd_operator.kube.client import VERSION, ApiError, Client
+from grpc_etcd_operator.kube.connecting import Connection, NoCluster
+from grpc_etcd_operator.kube.freshness import Freshness
+from grpc_etcd_operator.kube.statuses import Reporter
+from grpc_etcd_operator.kube.sweeping import Sweeper
+from grpc_etcd_operator.kube.watching import make_registry, take_signals, watch_for_ever
+from grpc_etcd_operator.metrics import Sample, Samples, Timings, exposition
+from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.settings import RegistrySettings, Settings
+from grpc_etcd_operator.writer.station import Station
+
+log = logging.getLogger(__name__)
+EXIT_UNUSABLE = 2
+RETRY_SECONDS = 2.0
+CALL_SECONDS = 5.0
+
+
+class Unusable(Exception):
+    """Something that waiting cannot help; the text says what to mend."""
+
+
+def run(settings: Settings) -> int:
+    """Run the operator until a signal ends it; return the exit code."""
+    logs.set_up(settings.log_level)
+    gc.set_threshold(50_000, 50, 100)  # many small objects that live: the default looks at them far too often
+    return _until_ended(_run(settings))
+
+
+def cleanup(settings: Settings) -> int:
+    """Withdraw all that this cluster id owns; return the exit code."""
+    logs.set_up(settings.log_level)
+    return _until_ended(_cleanup(settings))
+
+
+def _until_ended(work: "asyncio.Future[None] | object") -> int:
+    try:
+        asyncio.run(work)  # type: ignore[arg-type]
+    except (Unusable, NoCluster) as error:
+        log.error(str(error))  # noqa: TRY400  the sentence is for an admin; a traceback would hide it
+        return EXIT_UNUSABLE
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    take_signals(stop.set)
+    connection = Connection()
+    client = Client(connection.server, connection.session())
+    try:
+        starting = asyncio.create_task(_find_cluster(settings, client))
+        if await _first(starting, stop):
+            return
+        await Operator(settings, starting.result(), connection, client).run(stop)
+    finally:
+        await client.close()
+
+
+async def _first(task: "asyncio.Task[str]", stop: asyncio.Event) -> bool:
+    """Wait for a task or for the signal to stop; say whether it was the signal."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not task.done():
+        task.cancel()
+        return True
+    return False
+
+
+async def _find_cluster(settings: Settings, client: Client) -> str:
+    """Give the cluster id; wait for the API server if it must be asked, and for our CRD."""
+    while True:
+        try:
+            state = await client.crd_state()
+            if state.other_versions and VERSION not in state.other_versions:
+                versions = ", ".join(state.other_versions)
+                raise Unusable(
+                    f"the CRD grpcservices.grpc-etcd.dev is installed in version {versions}, this operator needs "
+                    f"{VERSION}: install the CRD of this release (crds/grpcservices.yaml)"
+                )
+            return settings.cluster_id or await client.cluster_uid()
+        except ApiError as error:
+            if error.status == 403 and not settings.cluster_id:
+                raise Unusable(
+                    f"--cluster-id is not set and the namespace kube-system may not be read ({error}): set --cluster-id "
+                    "to a name of this cluster, or allow `get` on that namespace"
+                ) from error
+            _complain(client, error)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            _complain(client, error)
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def _complain(client: Client, error: Exception) -> None:
+    log.error(
+        f"the API server at {client.server} cannot be reached: check KUBECONFIG and the network; it is tried again",
+        extra={"fields": {"error": f"{type(error).__name__}: {error}"}},
+    )
+
+
+def open_etcd(registry: RegistrySettings) -> Etcd:
+    """Open a client of a registry; nothing is sent yet."""
+    secure = registry.ca or registry.cert or registry.endpoints[0].startswith("https://")
+    tls = Tls(registry.ca, registry.cert, registry.key) if secure else None
+    password = registry.password_file or ""
+    return Etcd(registry.endpoints, user=registry.user, password=password, tls=tls, timeout_seconds=CALL_SECONDS)
+
+
+class Operator:
+    """All parts of one operator process, connected."""
+
+    def __init__(self, settings: Settings, cluster: str, connection: Connection, client: Client) -> None:
+        self._settings, self._cluster, self._connection, self._client = settings, cluster, connection, client
+        self._collector = CollectorRegistry(auto_describe=False)
+        scope = Scope(settings.namespaces, settings.pod_selector)
+        prefixes = {registry.name: registry.prefix for registry in settings.registries}
+        world = World(prefixes, shared_names=settings.allow_shared_names)
+        self._reconciler = Reconciler(world, prefixes, Timings(self._collector))
+        self._freshness = Freshness(self._watch_opened)
+        self._sweeper = Sweeper(client, self._reconciler, scope, self._braked)
+        self._reporter = Reporter(client, self._reconciler, self._may_report, self._down)
+        self._stations = {each.name: self._make_station(each, scope) for each in settings.registries}
+        self._brakes = 0
+        self._complained = False
+        self._reconciler.stations.update(self._stations)
+        self._reconciler.on_status = self._reporter.look_at
+        self._reconciler.on_gate = self._reporter.look_at_gate
+        self._reconciler.on_service_deleted = self._sweeper.check_deleted
+        self._collector.register(Samples(self._samples))
+
+    def _make_station(self, registry: RegistrySettings, scope: Scope) -> Station:
+        ttl = self._settings.lease_ttl_seconds
+        return Station(
+            registry.name,
+            self._cluster,
+            open_etcd(registry),
+            identity=f"{socket.gethostname()}/{os.getpid()}",
+            scope=scope,
+            lease_ttl_seconds=ttl,
+            # Leases of Pods are renewed each third of their time: a takeover must fit into the rest of it.
+            leader_ttl_seconds=min(self._settings.leader_ttl_seconds, max(3, ttl // 3)),
+            facts=self._reconciler,
+            is_fresh=self._freshness.is_fresh,
+            on_outcome=self._reconciler.take_outcome,
+            on_change=self._station_changed,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run all parts until `stop` is set, then hand over; a part that fails ends all."""
+        runner = await serve(self._settings.metrics_port, self._life_fault, self._readiness_fault, self._exposition)
+        log.info("started", extra={"fields": {"cluster": self._cluster, "registries": list(self._stations)}})
+        try:
+            async with asyncio.TaskGroup() as group:
+                parts = [
+                    group.create_task(part.run()) for part in (*self._stations.values(), self._sweeper, self._reporter)
+                ]
+                parts.append(group.create_task(self._watch(stop)))
+                await stop.wait()
+                await asyncio.gather(*(station.hand_over() for station in self._stations.values()))
+                for part in parts:
+                    part.cancel()
+        finally:
+            await runner.cleanup()
+            for station in self._stations.values():
+                await station.close()
+            log.info("ended")
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        settings = self._settings
+        await watch_for_ever(
+            lambda: make_registry(self._reconciler, self._connection, self._freshness),
+            self._wait_until_served,
+            settings.namespaces,
+            settings.pod_selector,
+            stop.set,
+        )
+
+    async def _wait_until_served(self) -> None:
+        """Wait for the API server and our CRD: waiting can help, so nothing else is done about it."""
+        while True:
+            try:
+                state = await self._client.crd_state()
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                _complain(self._client, error)
+            else:
+                if state.served:
+                    self._complained = False
+                    return
+                if not self._complained:
+                    self._complained = True
+                    log.error(
+                        "the CRD grpcservices.grpc-etcd.dev is not installed: kubectl apply -f crds/grpcservices.yaml; "
+                        "the operator waits for it"
+                    )
+            await asyncio.sleep(RETRY_SECONDS / 2)
+
+    # -- who is told of what ------------------------------------------------------------------------------------------
+
+    def _watch_opened(self, resource: str) -> None:
+        self._sweeper.sweep_soon(resource)
+
+    def _station_changed(self) -> None:
+        self._sweeper.check_owners()
+        self._reporter.look_at_all()
+
+    def _braked(self, gone: int, total: int) -> None:
+        self._brakes += 1
+        log.error(
+            "most objects are missing from a list; each one is looked for",
+            extra={"fields": {"missing": gone, "of": total}},
+        )
+
+    def _primary(self) -> Station:
+        return next(iter(self._stations.values()))
+
+    def _may_report(self) -> bool:
+        """Let the leader of the first registry report; where none can be known, any replica."""
+        primary = self._primary()
+        return primary.election.is_leading or (primary.error is not None and not primary.election.is_leader_known)
+
+    def _down(self) -> Mapping[str, str]:
+        return {name: f"{error} {error.remedy}" for name, station in self._stations.items() if (error := station.error)}
+
+    # -- health -------------------------------------------------------------------------------------------------------
+
+    def _life_fault(self) -> str | None:
+        return "a watch is silent and nobody tries to open it again" if self._freshness.is_deaf() else None
+
+    def _readiness_fault(self) -> str | None:
+        missing = {PODS, SERVICES} - self._reconciler.complete
+        if missing:
+            return f"not all {' and '.join(sorted(missing))} have been seen yet"
+        for name, station in self._stations.items():
+            if station.error or not station.is_listed:
+                return f"registry {name} is out of reach: {station.error}"
+        return None
+
+    def _exposition(self) -> bytes:
+        return exposition(self._collector)
+
+    def _samples(self) -> Iterator[Sample]:
+        world = self._reconciler.world
+        yield "grpc_etcd_info", (version("grpc-etcd"), self._cluster), 1
+        yield "grpc_etcd_pods", (), len(world.pods)
+        yield "grpc_etcd_grpcservices", (), len(world.services)
+        yield "grpc_etcd_broken_objects", (), self._reconciler.broken_objects
+        for resource in (PODS, SERVICES):
+            yield "grpc_etcd_last_event_age_seconds", (resource,), self._freshness.event_age(resource)
+        for registry in self._settings.registries:
+            yield from self._station_samples(self._stations[registry.name], registry)
+
+    def _station_samples(self, station: Station, registry: RegistrySettings) -> Iterable[Sample]:
+        label, writer = (station.name,), station.writer
+        yield "grpc_etcd_queue_depth", label, writer.depth
+        yield "grpc_etcd_in_flight", label, writer.in_flight
+        yield "grpc_etcd_overdue_seconds", label, writer.overdue_seconds()
+        yield "grpc_etcd_leases", label, len(station.leases)
+        yield "grpc_etcd_records", label, len(station.mirror.owners)
+        yield "grpc_etcd_leader", label, station.election.is_leading
+        yield "grpc_etcd_synced", label, station.mark.is_put
+        yield "grpc_etcd_registry_up", label, station.error is None and station.is_listed
+        yield "grpc_etcd_conflicts", label, self._reconciler.conflicts(station.name)
+        yield "grpc_etcd_drift", label, self._sweeper.drift
+        yield "grpc_etcd_mass_deletions", label, self._brakes
+        for code, count in sorted(writer.trouble.counts.items()):
+            yield "grpc_etcd_etcd_errors", (station.name, code), count
+        for file, expiry in expiries(registry.ca, registry.cert):
+            yield "grpc_etcd_certificate_expiry_timestamp_seconds", (station.name, file), expiry
+
+
+async def _cleanup(settings: Settings) -> None:
+    cluster = settings.cluster_id
+    if not cluster:
+        connection = Connection()
+        client = Client(connection.server, connection.session())
+        with contextlib.suppress(Exception):
+            cluster = await client.cluster_uid()
+        await client.close()
+    if not cluster:
+        raise Unusable("--cluster-id is not set and the namespace kube-system cannot be read: set --cluster-id")
+    for registry in settings.registries:
+        etcd = open_etcd(registry)
+        try:
+            await withdrawing.withdraw_all(etcd, cluster, settings.leader_ttl_seconds)
+        finally:
+            await etcd.close()

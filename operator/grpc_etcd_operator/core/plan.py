@@ -1,0 +1,216 @@
+"""From desired and current to the edits of one unit: the heart of the operator, and pure.
+
+For each key that a unit wants, against what etcd holds (`L` is the unit's lease):
+
+    current                          | then
+    ---------------------------------+------------------------------------------------------------
+    nothing                          | put
+    under L, same value              | nothing: an unchanged value is never rewritten
+    under L, other value             | put
+    no lease, our owner record       | an admin tool's edit: keep its enable and weight, put under L
+    another unit of ours, that wants | the winner puts, the other is told
+      it too                         |
+    another unit of ours, that does  | put: the address has moved
+      not want it (any more)         |
+    a foreign lease, our owner record| put: a foreign overwrite is repaired
+    anything else                    | nothing: a process registered itself; respect it and say so
+
+A key that the unit holds and no longer wants is deleted if it still carries L. Each edit holds what must still be true.
+Applying a plan and planning again gives an empty plan.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.layout import KeyValue
+from grpc_etcd.registry.own import Adjustment, OwnerRecord, owner_key
+from grpc_etcd_operator.core.desired import Desired, Fault, Wanted
+from grpc_etcd_operator.core.leases import lease_id
+
+ABSENT = 0
+
+
+class Held(Protocol):
+    """A record as the registry holds it."""
+
+    @property
+    def value(self) -> bytes:
+        """Give its value."""
+
+    @property
+    def lease(self) -> int:
+        """Give its lease; 0 means none."""
+
+    @property
+    def mod_revision(self) -> int:
+        """Give the revision that last put it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutEdit:
+    """Put `key` under the unit's lease if its mod revision is still this one (0: it does not exist)."""
+
+    key: bytes
+    value: bytes
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteEdit:
+    """Delete `key` if it still carries this lease."""
+
+    key: bytes
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The edits of one unit. `faults` are keys that others hold; `written` are the keys held once it is applied."""
+
+    uid: str
+    lease: int
+    puts: tuple[PutEdit, ...] = ()
+    deletes: tuple[DeleteEdit, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    contested: tuple[bytes, ...] = ()
+    written: Mapping[bytes, str] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether there is nothing to do."""
+        return not self.puts and not self.deletes
+
+    @property
+    def needs_lease(self) -> bool:
+        """Say whether the unit's lease must exist for this plan."""
+        return bool(self.puts)
+
+
+class Registry(Protocol):
+    """What the planner asks of the mirror of a registry."""
+
+    def record(self, key: bytes) -> Held | None:
+        """Give the record of a key."""
+
+    def owner(self, uid: str) -> OwnerRecord | None:
+        """Give a unit's owner record."""
+
+
+# Decides between two units that both want a key: does the unit that asks win over the one behind this lease?
+# None: no unit of ours is behind that lease.
+Contest = Callable[[bytes, int], bool | None]
+
+
+def make_plan(desired: Desired, cluster: str, registry: Registry, contest: Contest) -> Plan:
+    """Work out the edits that bring a unit's records from current to desired."""
+    planner = _Planner(desired, cluster, registry, contest)
+    for wanted in desired.wanted:
+        planner.want(wanted)
+    planner.withdraw_the_rest()
+    planner.keep_owner_record()
+    return planner.plan()
+
+
+class _Planner:
+    """Collects the edits of one unit; lives for one call of `make_plan`."""
+
+    def __init__(self, desired: Desired, cluster: str, registry: Registry, contest: Contest) -> None:
+        self.desired, self.registry, self.contest = desired, registry, contest
+        self.uid = desired.unit.uid
+        self.lease = lease_id(cluster, self.uid)
+        self.owner_key = owner_key(cluster, self.uid)
+        self.owner = registry.owner(self.uid)
+        self.held = frozenset(self.owner.keys) if self.owner else frozenset[bytes]()
+        self.adjustments = dict(self.owner.adjustments) if self.owner else {}
+        self.kept_adjustments: dict[bytes, Adjustment] = {}
+        self.written: dict[bytes, str] = {}
+        self.puts: list[PutEdit] = []
+        self.deletes: list[DeleteEdit] = []
+        self.faults: list[Fault] = []
+        self.contested: list[bytes] = []
+
+    def want(self, wanted: Wanted) -> None:
+        key, current = wanted.key, self.registry.record(wanted.key)
+        if wanted.only_if_held and not (current and key in self.held and current.lease in (self.lease, 0)):
+            return
+        if current and not self._may_write(wanted, current):
+            return
+        if current and current.lease == 0 and key in self.held:
+            self._adopt_adjustment(wanted, current.value)
+        value = self._adjusted(wanted)
+        self.written[key] = wanted.source
+        if current is None or current.lease != self.lease or current.value != value:
+            self.puts.append(PutEdit(key, value, current.mod_revision if current else ABSENT))
+
+    def _may_write(self, wanted: Wanted, current: Held) -> bool:
+        """Decide who the key belongs to; a key that stays another's is a fault of the GrpcService."""
+        if current.lease == self.lease:
+            return True
+        wins = self.contest(wanted.key, current.lease) if current.lease else None
+        if wins or (wins is None and wanted.key in self.held):
+            return True
+        key = wanted.key.decode(errors="replace")
+        self.contested.append(wanted.key)
+        if wins is None:
+            message = f"{key} is registered by the server itself or by another tool; stop that, or delete the key once"
+        else:
+            message = f"{key} is held by another Pod or GrpcService that has the older or newer right to it"
+        self.faults.append(Fault(wanted.source, "KeyTaken", message))
+        return False
+
+    def _adopt_adjustment(self, wanted: Wanted, value: bytes) -> None:
+        """Keep `enable` and `weight` of a value that an admin tool put in place of ours."""
+        ours = wanted.endpoint
+        theirs = wanted.layout.decode(ours.name, wanted.key, value) if wanted.layout and ours else None
+        if ours and isinstance(theirs, Endpoint) and (theirs.enable, theirs.weight) != (ours.enable, ours.weight):
+            self.adjustments[wanted.key] = Adjustment(theirs.enable, theirs.weight, ours.enable, ours.weight)
+
+    def _adjusted(self, wanted: Wanted) -> bytes:
+        """Give the value with the admin's adjustment, for as long as our own wish is what it was then."""
+        adjustment, ours = self.adjustments.get(wanted.key), wanted.endpoint
+        if adjustment is None or ours is None or wanted.layout is None:
+            return wanted.value
+        if (ours.enable, ours.weight) != (adjustment.was_enable, adjustment.was_weight):
+            return wanted.value
+        encoded = wanted.layout.encode(ours.name, replace(ours, enable=adjustment.enable, weight=adjustment.weight))
+        if not isinstance(encoded, KeyValue):
+            return wanted.value
+        self.kept_adjustments[wanted.key] = adjustment
+        return encoded.value
+
+    def withdraw_the_rest(self) -> None:
+        for key in sorted(self.held - self.written.keys()):
+            current = self.registry.record(key)
+            if current and current.lease in (self.lease, 0):
+                self.deletes.append(DeleteEdit(key, current.lease))
+
+    def keep_owner_record(self) -> None:
+        current = self.registry.record(self.owner_key)
+        if not self.written:
+            if current:
+                self.deletes.append(DeleteEdit(self.owner_key, current.lease))
+            return
+        unit = self.desired.unit
+        value = OwnerRecord(
+            namespace=unit.namespace,
+            pod=unit.pod,
+            node=unit.node,
+            grpc_services=self.desired.references,
+            keys=tuple(self.written),
+            adjustments=self.kept_adjustments,
+        ).to_json()
+        if current is None or current.lease != self.lease or current.value != value:
+            self.puts.append(PutEdit(self.owner_key, value, current.mod_revision if current else ABSENT))
+
+    def plan(self) -> Plan:
+        return Plan(
+            self.uid,
+            self.lease,
+            tuple(self.puts),
+            tuple(self.deletes),
+            tuple(self.faults),
+            tuple(self.contested),
+            self.written,
+        )

@@ -1,0 +1,65 @@
+"""Kubernetes label selectors, decided in memory (matchLabels and matchExpressions, as metav1.LabelSelector defines them)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One matchExpressions entry."""
+
+    key: str
+    operator: str
+    values: frozenset[str] = frozenset()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Say whether `labels` meet this requirement; a missing key meets NotIn and DoesNotExist."""
+        value = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return value is not None and value in self.values
+            case "NotIn":
+                return value is None or value not in self.values
+            case "Exists":
+                return value is not None
+            case _:
+                return value is None
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A label selector; all parts must match. An empty one is never made: it would take every Pod."""
+
+    labels: tuple[tuple[str, str], ...] = ()
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Say whether a Pod with `labels` is selected."""
+        return all(labels.get(key) == value for key, value in self.labels) and all(
+            requirement.matches(labels) for requirement in self.requirements
+        )
+
+
+def parse_selector(raw: Mapping[str, Any], faults: list[str]) -> Selector:
+    """Read `spec.selector`; what is wrong with it is appended to `faults`."""
+    labels = tuple(sorted((str(k), str(v)) for k, v in (raw.get("matchLabels") or {}).items()))
+    requirements = tuple(_parse_requirement(entry, faults) for entry in raw.get("matchExpressions") or ())
+    if not labels and not requirements:
+        faults.append("spec.selector is empty; name the Pods with matchLabels or matchExpressions")
+    return Selector(labels, requirements)
+
+
+def _parse_requirement(raw: Mapping[str, Any], faults: list[str]) -> Requirement:
+    key, operator, values = str(raw.get("key", "")), str(raw.get("operator", "")), frozenset(raw.get("values") or ())
+    if not key:
+        faults.append("an entry of spec.selector.matchExpressions has no key")
+    if operator not in OPERATORS:
+        faults.append(f"spec.selector.matchExpressions: the operator {operator!r} is none of {', '.join(OPERATORS)}")
+    elif (operator in ("In", "NotIn")) != bool(values):
+        faults.append(
+            f"spec.selector.matchExpressions: {operator} on {key!r} must {'have' if not values else 'not have'} values"
+        )
+    return Requirement(key, operator, values)

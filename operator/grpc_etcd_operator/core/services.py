@@ -1,0 +1,194 @@
+"""What a GrpcService asks for: its spec parsed once, or what is wrong with it in words that its owner can act on.
+
+This is one of the two files that read raw Kubernetes objects (pods.py is the other). The CRD's schema refuses most
+mistakes already; this parser repeats the bounds, since a cluster may hold objects that an older schema let in.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from grpc_etcd.registry.endpoint import name_fault, scheme_fault
+from grpc_etcd.registry.layout import Layout
+from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
+from grpc_etcd.registry.policy import parse_policy, write_policy
+from grpc_etcd_operator.core.selector import Selector, parse_selector
+
+MAX_WEIGHT = 10_000
+MAX_PORT = 65_535
+DEFAULT_REGISTRY = "default"
+DEFAULT_PREFIX = "jupiter"
+NO_PREFIXES: Mapping[str, str | None] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A weighted route of one method: by group, by address, or both."""
+
+    id: str
+    method: str
+    groups: Mapping[str, int]
+    addresses: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A GrpcService's wishes, complete with defaults. `layouts` and `prefixes` are by registry, as defaults differ."""
+
+    registry_name: str
+    selector: Selector
+    port: str | int | None = None
+    scheme: str = "grpc"
+    weight: int = 100
+    metadata: Mapping[str, str]
+    metadata_from_labels: tuple[str, ...] = ()
+    group: str = ""
+    region: str = ""
+    zone: str = ""
+    deployment: str = ""
+    app_id: str = ""
+    enable: bool = True
+    publish_not_ready: bool = False
+    layouts: Mapping[str, tuple[Layout, ...]]
+    prefixes: Mapping[str, str]
+    registries: tuple[str, ...] = (DEFAULT_REGISTRY,)
+    drain_by_disabling: bool = False
+    metrics_port: str | int | None = None
+    policy: bytes = b""
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcService:
+    """One GrpcService object. `spec` is None exactly when `faults` says why."""
+
+    uid: str
+    namespace: str
+    name: str
+    created: str = ""
+    generation: int = 0
+    spec: Spec | None
+    faults: tuple[str, ...] = ()
+    status: Mapping[str, Any]
+
+    @property
+    def age_order(self) -> tuple[str, str]:
+        """Order GrpcServices from the oldest on; ties are broken by UID."""
+        return self.created, self.uid
+
+    @property
+    def reference(self) -> str:
+        """Name the object as owner records and messages do."""
+        return f"{self.namespace}/{self.name}"
+
+    def asks_the_same_as(self, other: "GrpcService") -> bool:
+        """Say whether both lead to the same records and the same status but for its own bookkeeping."""
+        return (self.spec, self.faults, self.generation) == (other.spec, other.faults, other.generation)
+
+
+def parse_service(raw: Mapping[str, Any], prefixes: Mapping[str, str | None] = NO_PREFIXES) -> GrpcService:
+    """Parse a GrpcService object; `prefixes` are the operator's by registry, None leaves each layout its own."""
+    metadata = raw["metadata"]
+    faults: list[str] = []
+    try:
+        spec = _parse_spec(raw.get("spec") or {}, metadata["name"], prefixes, faults)
+    except (TypeError, ValueError, AttributeError) as error:
+        spec = None
+        faults.append(f"spec cannot be read: {error}")
+    return GrpcService(
+        uid=metadata["uid"],
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        created=metadata.get("creationTimestamp") or "",
+        generation=metadata.get("generation") or 0,
+        spec=None if faults else spec,
+        faults=tuple(faults),
+        status=raw.get("status") or {},
+    )
+
+
+def _parse_spec(
+    raw: Mapping[str, Any], object_name: str, defaults: Mapping[str, str | None], faults: list[str]
+) -> Spec:
+    name = str(raw.get("name") or object_name)
+    registries = tuple(dict.fromkeys(raw.get("registries") or (DEFAULT_REGISTRY,)))
+    prefixes = {registry: raw.get("prefix") or defaults.get(registry) for registry in registries}
+    layouts = dict.fromkeys(raw.get("layouts") or ["jupiter"])
+    faults += [
+        f"spec.layouts names {x!r}; the layouts are {', '.join(LAYOUT_NAMES)}" for x in layouts if x not in LAYOUT_NAMES
+    ]
+    drain = (raw.get("drain") or {}).get("mode", "Delete")
+    scheme = str(raw.get("scheme", "grpc"))
+    faults += [fault for fault in (name_fault(name), scheme_fault(scheme)) if fault]
+    if drain not in ("Delete", "Disable"):
+        faults.append(f"spec.drain.mode is {drain!r}; it is Delete or Disable")
+    return Spec(
+        registry_name=name,
+        selector=parse_selector(raw.get("selector") or {}, faults),
+        port=_parse_port(raw.get("port"), "spec.port", faults),
+        scheme=scheme,
+        weight=_bounded(raw.get("weight", 100), MAX_WEIGHT, "spec.weight", faults),
+        metadata=MappingProxyType({str(k): str(v) for k, v in (raw.get("metadata") or {}).items()}),
+        metadata_from_labels=tuple(raw.get("metadataFromLabels") or ()),
+        group=str(raw.get("group", "")),
+        region=str(raw.get("region", "")),
+        zone=str(raw.get("zone", "")),
+        deployment=str(raw.get("deployment", "")),
+        app_id=str(raw.get("appId", "")),
+        enable=bool(raw.get("enable", True)),
+        publish_not_ready=bool(raw.get("publishNotReady", False)),
+        layouts={registry: _make_layouts(layouts, prefix) for registry, prefix in prefixes.items()},
+        prefixes={registry: prefix or DEFAULT_PREFIX for registry, prefix in prefixes.items()},
+        registries=registries,
+        drain_by_disabling=drain == "Disable",
+        metrics_port=_parse_port(raw.get("metricsPort"), "spec.metricsPort", faults),
+        policy=_parse_policy(raw.get("policy"), faults),
+        routes=tuple(_parse_route(entry, faults) for entry in raw.get("routes") or ()),
+    )
+
+
+def _bounded(value: Any, largest: int, field: str, faults: list[str]) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
+        faults.append(f"{field} is {value!r}; it must be a whole number from 0 to {largest}")
+        return 0
+    return value
+
+
+def _parse_port(value: Any, field: str, faults: list[str]) -> str | int | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and not value.isdigit():
+        return value
+    number = int(value)
+    if not 0 < number <= MAX_PORT:
+        faults.append(f"{field} is {value!r}; a port is a container port's name or a number from 1 to {MAX_PORT}")
+    return number
+
+
+def _make_layouts(names: Iterable[str], prefix: str | None) -> tuple[Layout, ...]:
+    return tuple(make_layout(name, prefix) for name in names if name in LAYOUT_NAMES)
+
+
+def _parse_policy(raw: Any, faults: list[str]) -> bytes:
+    if not raw:
+        return b""
+    policy, policy_faults = parse_policy(raw)
+    faults += [f"spec.policy.{fault}" for fault in policy_faults]
+    return write_policy(policy)
+
+
+def _parse_route(raw: Mapping[str, Any], faults: list[str]) -> Route:
+    route = Route(
+        id=str(raw.get("id", "")),
+        method=str(raw.get("method", "")),
+        groups=MappingProxyType(dict(raw.get("groups") or {})),
+        addresses=MappingProxyType(dict(raw.get("addresses") or {})),
+    )
+    if fault := name_fault(route.id):
+        faults.append(f"spec.routes: an id is not usable: {fault}")
+    if not route.method.startswith("/"):
+        faults.append(f"spec.routes: the method {route.method!r} is not of the form /package.Service/Method")
+    for weight in (*route.groups.values(), *route.addresses.values()):
+        _bounded(weight, MAX_WEIGHT, f"spec.routes: a weight of route {route.id!r}", faults)
+    return route

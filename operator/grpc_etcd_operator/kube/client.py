@@ -1,0 +1,162 @@
+"""The few requests that the operator makes itself: metadata lists, reads that confirm, statuses, gates, Events.
+
+Nothing is tried again here and everything has a deadline: callers are loops that come again.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from grpc_etcd_operator.core.sweeps import Seen
+
+GROUP, VERSION, PLURAL = "grpc-etcd.dev", "v1alpha1", "grpcservices"
+SERVICES, PODS = f"apis/{GROUP}/{VERSION}", "api/v1"
+CHUNK = 500
+TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
+
+class ApiError(Exception):
+    """The API server refused: `status` is HTTP's code, the text is its own message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{message} ({status})")
+        self.status = status
+
+
+class CrdState(NamedTuple):
+    """What discovery says of our resource: whether it is served, and whether it is being taken away."""
+
+    served: bool
+    terminating: bool
+    other_versions: tuple[str, ...] = ()
+
+
+class Client:
+    """Talks to one API server through an aiohttp session that carries the identity."""
+
+    def __init__(self, server: str, session: aiohttp.ClientSession) -> None:
+        self._server, self._session = server, session
+
+    @property
+    def server(self) -> str:
+        """Give the API server's URL."""
+        return self._server
+
+    async def close(self) -> None:
+        """Close the session."""
+        await self._session.close()
+
+    async def list_seen(self, resource: str, namespaces: Sequence[str], selector: str = "") -> AsyncIterator[Seen]:
+        """List a resource completely and consistently, metadata only, in chunks."""
+        for namespace in namespaces or ("",):
+            token = ""
+            while True:
+                query = {"limit": str(CHUNK), "continue": token, "labelSelector": selector}
+                page = await self._request("get", self._path(resource, namespace), query, accept=_METADATA_LIST)
+                for item in page.get("items") or ():
+                    metadata = item["metadata"]
+                    yield Seen(metadata["uid"], metadata["namespace"], metadata["name"])
+                token = (page.get("metadata") or {}).get("continue") or ""
+                if not token:
+                    break
+
+    async def uid_of(self, resource: str, namespace: str, name: str) -> str | None:
+        """Read the UID that an object has now; None when there is no such object."""
+        path = f"{self._path(resource, namespace)}/{name}"
+        try:
+            found = await self._request("get", path, accept=_METADATA)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return str(found["metadata"]["uid"])
+
+    async def read(self, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """Read an object; None when it does not exist."""
+        try:
+            found: Mapping[str, Any] = await self._request("get", f"{self._path(resource, namespace)}/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+    async def crd_state(self) -> CrdState:
+        """Ask discovery for our resource; a CRD on its way out no longer offers `create`."""
+        try:
+            found = await self._request("get", SERVICES)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return CrdState(served=False, terminating=False, other_versions=await self._versions())
+        verbs = next((each["verbs"] for each in found.get("resources") or () if each["name"] == PLURAL), None)
+        return CrdState(served=verbs is not None, terminating=verbs is not None and "create" not in verbs)
+
+    async def _versions(self) -> tuple[str, ...]:
+        try:
+            group = await self._request("get", f"apis/{GROUP}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return ()
+        return tuple(each["version"] for each in group.get("versions") or ())
+
+    async def cluster_uid(self) -> str:
+        """Read the UID of the namespace kube-system, which stands for the cluster."""
+        found = await self._request("get", "api/v1/namespaces/kube-system", accept=_METADATA)
+        return str(found["metadata"]["uid"])
+
+    async def patch_service_status(
+        self, namespace: str, name: str, uid: str, status: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Write a GrpcService's status; a new object of the same name is refused by its UID."""
+        path = f"{self._path(PLURAL, namespace)}/{name}/status"
+        found: Mapping[str, Any] = await self._request("patch", path, body={"metadata": {"uid": uid}, "status": status})
+        return found
+
+    async def open_gate(self, namespace: str, name: str, uid: str, condition: Mapping[str, Any]) -> None:
+        """Set one condition of a Pod, the only thing that is ever written to one."""
+        body = {"metadata": {"uid": uid}, "status": {"conditions": [condition]}}
+        path = f"{self._path('pods', namespace)}/{name}/status"
+        await self._request("patch", path, body=body, content="application/strategic-merge-patch+json")
+
+    async def post_event(self, namespace: str, event: Mapping[str, Any]) -> None:
+        """Post a Kubernetes Event."""
+        await self._request("post", f"api/v1/namespaces/{namespace}/events", body=event, content="application/json")
+
+    def _path(self, resource: str, namespace: str) -> str:
+        root = PODS if resource == "pods" else SERVICES
+        return f"{root}/namespaces/{namespace}/{resource}" if namespace else f"{root}/{resource}"
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        body: Mapping[str, Any] | None = None,
+        accept: str = "application/json",
+        content: str = "application/merge-patch+json",
+    ) -> Any:
+        headers = {"Accept": accept, **({"Content-Type": content} if body is not None else {})}
+        data = None if body is None else json.dumps(body).encode()
+        params = {key: value for key, value in (query or {}).items() if value}
+        url = f"{self._server}/{path}"
+        async with self._session.request(
+            method, url, params=params, data=data, headers=headers, timeout=TIMEOUT
+        ) as reply:
+            text = await reply.read()
+            if not reply.ok:
+                raise ApiError(reply.status, _message(text) or reply.reason or "refused")
+            return json.loads(text)
+
+
+def _message(text: bytes) -> str:
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,94 @@
+"""The leases of one registry's units: granted by deterministic ids, kept alive while we lead, revoked for the dead.
+
+A revoke cannot be fenced, so it is used only for units that are gone for good: their UID never comes back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.errors import EtcdError, LeaseExists, LeaseNotFound
+from grpc_etcd.etcd.model import LeaseId
+
+log = logging.getLogger(__name__)
+AT_ONCE = 64
+# Adopted leases are renewed within a third of this: nobody knows how little time they have left.
+ADOPTED_REMAINING_SECONDS = 9.0
+
+
+class Leases:
+    """Which leases exist and are kept alive. `on_lost` is told of each one that etcd no longer knows."""
+
+    def __init__(self, etcd: Etcd, ttl_seconds: int, on_lost: Callable[[int], None]) -> None:
+        self._etcd, self._ttl, self._on_lost = etcd, ttl_seconds, on_lost
+        self._kept: set[int] = set()
+        self._doomed: list[int] = []
+        self._wake = asyncio.Event()
+        self._keep_alive = etcd.keep_alive(self._lost)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def adopt(self, lease: int) -> None:
+        """Keep a lease alive that somebody granted before."""
+        if lease not in self._kept:
+            self._kept.add(lease)
+            self._keep_alive.add(LeaseId(lease), self._ttl, remaining_seconds=ADOPTED_REMAINING_SECONDS)
+
+    async def ensure(self, leases: Iterable[int]) -> None:
+        """Grant those leases that are not kept yet; an EtcdError says that some could not be had."""
+        missing = [lease for lease in leases if lease not in self._kept]
+        for start in range(0, len(missing), AT_ONCE):
+            await asyncio.gather(*(self._grant(lease) for lease in missing[start : start + AT_ONCE]))
+
+    def forget(self, lease: int) -> None:
+        """Take it that a lease no longer exists."""
+        self._kept.discard(lease)
+        self._keep_alive.remove(LeaseId(lease))
+
+    def revoke(self, lease: int) -> None:
+        """Revoke a lease soon, whose unit is gone for good and whose keys are deleted."""
+        if lease in self._kept:
+            self.forget(lease)
+            self._doomed.append(lease)
+            self._wake.set()
+
+    def release_all(self) -> None:
+        """Keep nothing alive any more: another replica does."""
+        for lease in list(self._kept):
+            self.forget(lease)
+        self._doomed.clear()
+
+    async def run(self) -> None:
+        """Revoke what is doomed, until cancelled. A lease that cannot be revoked runs out by itself."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._doomed:
+                batch, self._doomed = self._doomed[:AT_ONCE], self._doomed[AT_ONCE:]
+                await asyncio.gather(*(self._revoke(lease) for lease in batch))
+
+    async def _grant(self, lease: int) -> None:
+        try:
+            await self._etcd.lease(self._ttl, lease)
+        except LeaseExists:
+            self.adopt(lease)
+        else:
+            self._kept.add(lease)
+            self._keep_alive.add(LeaseId(lease), self._ttl)
+
+    async def _revoke(self, lease: int) -> None:
+        try:
+            await self._etcd.revoke(lease)
+        except LeaseNotFound:
+            pass
+        except EtcdError as error:
+            log.debug(
+                "a lease could not be revoked; it runs out",
+                extra={"fields": {"lease": f"{lease:x}", "error": str(error)}},
+            )
+
+    def _lost(self, lease: LeaseId) -> None:
+        self._kept.discard(lease)
+        self._on_lost(lease)

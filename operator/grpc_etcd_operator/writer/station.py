@@ -1,0 +1,157 @@
+"""All that works on one registry, put together: client, mirror, election, leases, writer, mark.
+
+Stations know nothing of each other: a registry that is down holds up no other.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+
+from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.errors import EtcdError
+from grpc_etcd.etcd.model import Changed, Listed, Lost, News
+from grpc_etcd.registry.own import POLICY_PREFIX, owner_prefix
+from grpc_etcd_operator.core.leases import SETTLED, lease_id
+from grpc_etcd_operator.core.scope import Scope
+from grpc_etcd_operator.core.services import GrpcService
+from grpc_etcd_operator.writer.electing import Election
+from grpc_etcd_operator.writer.feeding import Feed
+from grpc_etcd_operator.writer.leasing import Leases
+from grpc_etcd_operator.writer.marking import OVERDUE_SECONDS, Mark
+from grpc_etcd_operator.writer.mirror import Mirror
+from grpc_etcd_operator.writer.streams import Streams
+from grpc_etcd_operator.writer.writing import Facts, Outcome, Writer
+
+log = logging.getLogger(__name__)
+
+
+class Station:
+    """One registry's part of the operator. `is_fresh` says whether Kubernetes' event streams can be trusted."""
+
+    def __init__(
+        self,
+        name: str,
+        cluster: str,
+        etcd: Etcd,
+        *,
+        identity: str,
+        scope: Scope,
+        lease_ttl_seconds: int,
+        leader_ttl_seconds: int,
+        facts: Facts,
+        is_fresh: Callable[[], bool],
+        on_outcome: Callable[[str, Outcome], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.name, self.cluster, self.etcd = name, cluster, etcd
+        self._scope, self._facts, self._is_fresh, self._on_change = scope, facts, is_fresh, on_change
+        self._owners = owner_prefix(cluster)
+        self.mirror = Mirror(cluster)
+        self.feed = Feed(etcd, self._take)
+        self.election = Election(etcd, cluster, identity, scope, leader_ttl_seconds, self._leadership_changed)
+        self.leases = Leases(etcd, lease_ttl_seconds, self._lost_lease)
+        self.streams = Streams(self.feed.has)
+        self.writer = Writer(
+            name,
+            cluster,
+            etcd,
+            facts,
+            self.mirror,
+            self.election,
+            self.leases,
+            self.streams,
+            lambda outcome: on_outcome(name, outcome),
+        )
+        self.mark = Mark(etcd, cluster, self.election, self.is_in_step)
+        self.feed.follow([self._owners, self.streams.learn_plain(POLICY_PREFIX)])
+
+    @property
+    def is_listed(self) -> bool:
+        """Say whether all owner records have been seen."""
+        return self.feed.has([self._owners])
+
+    @property
+    def error(self) -> EtcdError | None:
+        """Say why the registry cannot be read or written just now."""
+        trouble = self.feed.trouble
+        return trouble.error if trouble else self.writer.trouble.error
+
+    def is_in_step(self) -> bool:
+        """Say whether the registry is true to Kubernetes, as far as anybody can know."""
+        writer = self.writer
+        if not self._facts.may_delete() or not self._is_fresh() or self.error:
+            return False
+        return (
+            writer.overdue_seconds() < OVERDUE_SECONDS if self.mark.is_put else not (writer.depth or writer.in_flight)
+        )
+
+    def learn(self, service: GrpcService) -> None:
+        """Follow the prefixes that a GrpcService writes under."""
+        spec = service.spec
+        if spec is None or self.name not in spec.registries:
+            return
+        prefixes = [self.streams.learn(layout, spec.registry_name) for layout in spec.layouts[self.name]]
+        if spec.metrics_port is not None:
+            prefixes.append(self.streams.learn_plain(f"/prometheus/job/{spec.registry_name}/".encode()))
+        self.feed.follow(prefixes)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for part in (self.feed, self.election, self.leases, self.writer, self.mark):
+                group.create_task(part.run())
+
+    async def hand_over(self) -> None:
+        """Let another replica lead at once; keys and leases stay."""
+        await self.writer.flush(0.5)
+        await self.election.resign()
+
+    def enqueue(self, uids: Iterable[str], *, urgent: bool = False) -> None:
+        """Look at these units again."""
+        self.writer.enqueue(uids, urgent=urgent)
+
+    def _take(self, prefixes: tuple[bytes, ...], news: News) -> None:
+        match news:
+            case Listed(records=records, revision=revision):
+                changed = self.mirror.replace(prefixes, records, revision)
+                if self._owners in prefixes and self.election.is_leading:
+                    self._adopt()
+                self.writer.enqueue(changed)
+                self.writer.wake()
+            case Changed(events=events):
+                changed = self.mirror.apply(events)
+                if changed:
+                    self.writer.enqueue(changed)
+            case Lost(error=error):
+                counts = self.writer.trouble.counts
+                counts[type(error).__name__] = counts.get(type(error).__name__, 0) + 1
+                fields = {"registry": self.name, "error": str(error), "remedy": error.remedy}
+                log.warning("etcd is out of reach; it is tried again", extra={"fields": fields})
+                self._on_change()
+
+    def _leadership_changed(self) -> None:
+        if self.election.is_leading:
+            self._adopt()
+        else:
+            self.leases.release_all()
+        self.writer.drop_plans()
+        self.writer.enqueue(self.mirror.owners)
+        self._on_change()
+
+    def _adopt(self) -> None:
+        """Keep alive the leases of all units that are ours: it is what a takeover consists of."""
+        self.leases.adopt(lease_id(self.cluster, SETTLED))
+        for uid, owner in self.mirror.owners.items():
+            if self._scope.covers(owner.namespace):
+                self.leases.adopt(lease_id(self.cluster, uid))
+
+    def _lost_lease(self, lease: int) -> None:
+        uid = self.mirror.unit_of_lease(lease)
+        if uid:
+            self.writer.enqueue([uid])
+
+    async def close(self) -> None:
+        """Close the client."""
+        with contextlib.suppress(EtcdError):
+            await self.etcd.close()

@@ -1,0 +1,67 @@
+"""Builders for facts that the tests of the operator's core share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from grpc_etcd_operator.core.pods import Pod, parse_pod
+from grpc_etcd_operator.core.services import GrpcService, parse_service
+
+
+def make_raw_pod(
+    uid: str = "p1",
+    *,
+    ip: str = "10.0.0.1",
+    ready: bool = True,
+    labels: dict[str, str] | None = None,
+    namespace: str = "shop",
+    ports: dict[str, int] | None = None,
+    **metadata: Any,
+) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "uid": uid,
+            "namespace": namespace,
+            "name": f"pod-{uid}",
+            "labels": {"app": "greeter"} if labels is None else labels,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            **metadata,
+        },
+        "spec": {
+            "nodeName": "node-1",
+            "containers": [{"ports": [{"name": n, "containerPort": p} for n, p in (ports or {"grpc": 9000}).items()]}],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": ip,
+            "conditions": [
+                {"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-01-01T00:00:01Z"},
+                {"type": "ContainersReady", "status": str(ready)},
+            ],
+        },
+    }
+
+
+def make_raw_service(
+    uid: str = "s1",
+    *,
+    name: str = "greeter",
+    namespace: str = "shop",
+    created: str = "2026-01-01T00:00:00Z",
+    **spec: Any,
+) -> dict[str, Any]:
+    return {
+        "metadata": {"uid": uid, "namespace": namespace, "name": name, "creationTimestamp": created, "generation": 1},
+        "spec": {"selector": {"matchLabels": {"app": "greeter"}}, **spec},
+    }
+
+
+@pytest.fixture
+def pod() -> Callable[..., Pod]:
+    return lambda *args, **more: parse_pod(make_raw_pod(*args, **more))
+
+
+@pytest.fixture
+def service() -> Callable[..., GrpcService]:
+    return lambda *args, **more: parse_service(make_raw_service(*args, **more))

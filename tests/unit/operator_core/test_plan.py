@@ -1,0 +1,178 @@
+"""A plan converges in one step, is empty the second time, ignores input order, and never touches a foreign record."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.jupiter import Jupiter
+from grpc_etcd.registry.layout import KeyValue
+from grpc_etcd.registry.own import OwnerRecord, owner_key
+from grpc_etcd_operator.core.desired import Desired, Unit, Wanted, make_pod_desired
+from grpc_etcd_operator.core.leases import lease_id
+from grpc_etcd_operator.core.plan import Plan, make_plan
+from grpc_etcd_operator.core.pods import Pod
+from grpc_etcd_operator.core.services import GrpcService
+
+CLUSTER = "c1"
+LAYOUT = Jupiter()
+FOREIGN_LEASE = 77
+
+
+class Stored(NamedTuple):
+    value: bytes
+    lease: int
+    mod_revision: int
+
+
+@dataclass
+class Store:
+    """etcd reduced to what a transaction does; refuses whatever the real one would refuse."""
+
+    records: dict[bytes, Stored] = field(default_factory=dict)
+    revision: int = 1
+
+    def record(self, key: bytes) -> Stored | None:
+        return self.records.get(key)
+
+    def owner(self, uid: str) -> OwnerRecord | None:
+        stored = self.records.get(owner_key(CLUSTER, uid))
+        parsed = OwnerRecord.from_json(stored.value) if stored else None
+        return parsed if isinstance(parsed, OwnerRecord) else None
+
+    def put(self, key: bytes, value: bytes, lease: int) -> None:
+        self.revision += 1
+        self.records[key] = Stored(value, lease, self.revision)
+
+    def apply(self, plan: Plan) -> None:
+        for put in plan.puts:
+            held = self.records.get(put.key)
+            assert (held.mod_revision if held else 0) == put.mod_revision
+        for delete in plan.deletes:
+            held = self.records.get(delete.key)
+            assert (held.lease if held else 0) == delete.lease
+        for put in plan.puts:
+            self.put(put.key, put.value, plan.lease)
+        for delete in plan.deletes:
+            self.records.pop(delete.key, None)
+
+    def plan(self, desired: Desired) -> Plan:
+        return make_plan(desired, CLUSTER, self, lambda _key, _lease: None)
+
+
+def make_wanted(port: int, weight: int = 100, *, only_if_held: bool = False) -> Wanted:
+    endpoint = Endpoint(name="greeter", address=f"10.0.0.1:{port}", weight=weight, enable=not only_if_held)
+    encoded = LAYOUT.encode("greeter", endpoint)
+    assert isinstance(encoded, KeyValue)
+    return Wanted(encoded.key, encoded.value, "s1", LAYOUT, endpoint, only_if_held)
+
+
+UNIT = Unit("p1", "shop", "pod-1", "node-1")
+LEASE = lease_id(CLUSTER, "p1")
+wanted = st.builds(make_wanted, st.integers(9000, 9006), st.sampled_from([1, 100]), only_if_held=st.booleans())
+wanted_sets = st.lists(wanted, max_size=6, unique_by=lambda each: each.key)
+foreign = st.dictionaries(st.integers(9000, 9006), st.sampled_from([0, FOREIGN_LEASE]), max_size=4)
+
+
+def make_store(before: list[Wanted], registered_by_others: dict[int, int]) -> Store:
+    store = Store()
+    for port, lease in registered_by_others.items():
+        store.put(make_wanted(port).key, b"somebody else's", lease)
+    store.apply(store.plan(Desired(UNIT, tuple(before), ("shop/greeter",))))
+    return store
+
+
+@given(wanted_sets, wanted_sets, foreign)
+def test_a_plan_converges_in_one_step_and_is_empty_the_second_time(
+    before: list[Wanted], after: list[Wanted], others: dict[int, int]
+) -> None:
+    store = make_store(before, others)
+    desired = Desired(UNIT, tuple(after), ("shop/greeter",))
+    store.apply(store.plan(desired))
+    assert store.plan(desired).is_empty
+    mine = {key for key, stored in store.records.items() if stored.lease == LEASE}
+    owner = store.owner("p1")
+    assert mine - {owner_key(CLUSTER, "p1")} == set(owner.keys if owner else ())
+
+
+@given(wanted_sets, st.randoms(use_true_random=False), foreign)
+def test_a_plan_ignores_the_order_of_its_input(after: list[Wanted], random: object, others: dict[int, int]) -> None:
+    shuffled = list(after)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    one, other = make_store([], others), make_store([], others)
+    one.apply(one.plan(Desired(UNIT, tuple(after))))
+    other.apply(other.plan(Desired(UNIT, tuple(shuffled))))
+    assert {k: (v.value, v.lease) for k, v in one.records.items()} == {
+        k: (v.value, v.lease) for k, v in other.records.items()
+    }
+
+
+@given(wanted_sets, wanted_sets, foreign)
+def test_a_plan_never_touches_a_foreign_record(
+    before: list[Wanted], after: list[Wanted], others: dict[int, int]
+) -> None:
+    store = make_store(before, others)
+    keys = {make_wanted(port).key for port in others}
+    foreign_before = {key: store.records[key] for key in keys}
+    store.apply(store.plan(Desired(UNIT, tuple(after))))
+    store.apply(store.plan(Desired(UNIT, gone=True)))
+    assert {key: store.records[key] for key in keys} == foreign_before
+    assert set(store.records) == keys
+
+
+def test_a_foreign_key_is_reported() -> None:
+    store = make_store([], {9000: FOREIGN_LEASE})
+    plan = store.plan(Desired(UNIT, (make_wanted(9000), make_wanted(9001))))
+    assert [fault.reason for fault in plan.faults] == ["KeyTaken"]
+    assert {put.key for put in plan.puts} == {make_wanted(9001).key, owner_key(CLUSTER, "p1")}
+
+
+def test_a_foreign_overwrite_of_our_key_is_repaired() -> None:
+    store = make_store([make_wanted(9000)], {})
+    store.put(make_wanted(9000).key, b"overwritten", FOREIGN_LEASE)
+    store.apply(store.plan(Desired(UNIT, (make_wanted(9000),))))
+    assert store.records[make_wanted(9000).key].value == make_wanted(9000).value
+    assert store.records[make_wanted(9000).key].lease == LEASE
+
+
+def test_an_edit_in_place_keeps_enable_and_weight_until_the_owner_says_otherwise() -> None:
+    store = make_store([make_wanted(9000)], {})
+    edited = json.loads(make_wanted(9000).value) | {"enable": False, "weight": 7, "group": "lost"}
+    store.put(make_wanted(9000).key, json.dumps(edited).encode(), 0)
+    desired = Desired(UNIT, (make_wanted(9000),))
+    store.apply(store.plan(desired))
+    kept = store.records[make_wanted(9000).key]
+    assert kept.lease == LEASE
+    assert json.loads(kept.value) | {"enable": True, "weight": 100} == json.loads(make_wanted(9000).value)
+    assert (json.loads(kept.value)["enable"], json.loads(kept.value)["weight"]) == (False, 7)
+    assert store.plan(desired).is_empty
+    store.apply(store.plan(Desired(UNIT, (make_wanted(9000, weight=50),))))
+    assert store.records[make_wanted(9000).key].value == make_wanted(9000, weight=50).value
+
+
+def test_an_address_moves_from_a_unit_that_no_longer_wants_it() -> None:
+    store = make_store([make_wanted(9000)], {})
+    desired = Desired(Unit("p2", "shop", "pod-2"), (make_wanted(9000),))
+    plan = make_plan(desired, CLUSTER, store, lambda _key, lease: lease == LEASE)
+    store.apply(plan)
+    assert store.records[make_wanted(9000).key].lease == lease_id(CLUSTER, "p2")
+    store.apply(store.plan(Desired(UNIT, gone=True)))
+    assert store.records[make_wanted(9000).key].lease == lease_id(CLUSTER, "p2")
+    assert store.owner("p1") is None
+
+
+def test_a_drain_disables_what_is_there_and_creates_nothing(
+    pod: Callable[..., Pod], service: Callable[..., GrpcService]
+) -> None:
+    draining = service(drain={"mode": "Disable"})
+    up, down = (make_pod_desired(pod(ready=ready), [draining], "default") for ready in (True, False))
+    store = Store()
+    assert store.plan(down).is_empty
+    store.apply(store.plan(up))
+    store.apply(store.plan(down))
+    held = [stored for key, stored in store.records.items() if key.startswith(b"/jupiter/")]
+    assert [json.loads(stored.value)["enable"] for stored in held] == [False]
