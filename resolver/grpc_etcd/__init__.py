@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grpc_etcd.client import Registry
+    from grpc_etcd.compound import CompoundRegistry
+    from grpc_etcd.default import default_registry, insecure_channel, secure_channel
     from grpc_etcd.registry.endpoint import Endpoint
     from grpc_etcd.registry.policy import (
         Balancing,
@@ -24,11 +26,20 @@ if TYPE_CHECKING:
         ZonePreference,
     )
     from grpc_etcd.registry.snapshot import Snapshot
+    from grpc_etcd.serving import serve
     from grpc_etcd.settings import SettingsError
+    from grpc_etcd.stats import RegistryStats, ServiceStats
     from grpc_etcd.xds.service import MethodRoute
 
 _HOMES = {
     "Registry": "client",
+    "CompoundRegistry": "compound",
+    "default_registry": "default",
+    "insecure_channel": "default",
+    "secure_channel": "default",
+    "serve": "serving",
+    "RegistryStats": "stats",
+    "ServiceStats": "stats",
     "Endpoint": "registry.endpoint",
     "Snapshot": "registry.snapshot",
     "SettingsError": "settings",
@@ -45,6 +56,7 @@ _HOMES = {
 
 __all__ = [
     "Balancing",
+    "CompoundRegistry",
     "Endpoint",
     "LoadBalancing",
     "LocalityPreference",
@@ -52,11 +64,17 @@ __all__ = [
     "OutlierDetection",
     "Policy",
     "Registry",
+    "RegistryStats",
     "Retry",
     "RetryOn",
+    "ServiceStats",
     "SettingsError",
     "Snapshot",
     "ZonePreference",
+    "default_registry",
+    "insecure_channel",
+    "secure_channel",
+    "serve",
 ]
 
 

@@ -5,6 +5,7 @@ registry serves any number of loops.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,19 +13,21 @@ import grpc
 from grpc import aio
 
 from grpc_etcd.channels import Renewable, StreamedAnswer, UnaryAnswer
-from grpc_etcd.feed import Feed
+from grpc_etcd.feed import ViewSource
+from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.snapshot import Snapshot
 from grpc_etcd.view import View
 
 if TYPE_CHECKING:
-    from grpc_etcd.client import ChannelOptions, Registry
+    from grpc_etcd.client import Registry
+    from grpc_etcd.following import ChannelOptions, Following
 
 
 class UnaryUnary(UnaryAnswer, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     """One request, one answer."""
 
 
-class StreamUnary(UnaryAnswer, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+class StreamUnary(UnaryAnswer, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg, misc]
     """Many requests, one answer."""
 
 
@@ -88,7 +91,7 @@ class FollowingAioChannel(aio.Channel):
 class AioRegistry:
     """What `Registry.aio` gives; it lives and is closed with its registry."""
 
-    def __init__(self, registry: "Registry") -> None:
+    def __init__(self, registry: "Following") -> None:
         self._registry = registry
 
     def __repr__(self) -> str:
@@ -127,10 +130,6 @@ class AioRegistry:
         registry = self._registry
         return FollowingAioChannel(Renewable(registry, service, lambda: make(*registry.prepare_channel(service))))
 
-    async def list_services(self, service: str) -> Any:
-        """As `Registry.list_services`."""
-        return await asyncio.to_thread(self._registry.list_services, service)
-
     async def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
         """As `Registry.endpoints`."""
         return await self._wait(service, lambda view: view.snapshot is not None, timeout_seconds)
@@ -162,10 +161,27 @@ class AioRegistry:
                     yield last
 
 
-async def _views(feed: Feed) -> AsyncIterator[View]:
+class AioEtcdRegistry(AioRegistry):
+    """The part that only a registry with an etcd of its own has."""
+
+    def __init__(self, registry: "Registry") -> None:
+        super().__init__(registry)
+        self._etcd_registry = registry
+
+    async def list_services(self, service: str) -> tuple[Endpoint, ...]:
+        """As `Registry.list_services`."""
+        return await asyncio.to_thread(self._etcd_registry.list_services, service)
+
+
+async def _views(feed: ViewSource) -> AsyncIterator[View]:
     """Give the present view and each newer one, until the feed is closed; what comes too fast is left out."""
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
-    with feed.notifying(lambda: loop.call_soon_threadsafe(changed.set)):
+
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # a loop that was closed under an unfinished iteration
+            loop.call_soon_threadsafe(changed.set)
+
+    with feed.notifying(wake):
         while not feed.closed:
             changed.clear()
             yield feed.view

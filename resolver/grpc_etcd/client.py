@@ -1,41 +1,21 @@
-"""The registry as an application sees it: names in, channels out.
+"""The registry as an application sees it: names in, channels out, and its own servers in as well."""
 
-`Registry` composes the parts: one etcd client, a feed per service, a publisher, and the process's plane that all
-registries share. Nothing starts before the first use, and everything starts anew in a forked child. Thread-safe.
-"""
-
-import threading
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
-import grpc
-
 from grpc_etcd import settings
-from grpc_etcd.aio import AioRegistry
+from grpc_etcd.aio import AioEtcdRegistry
 from grpc_etcd.cache import Cache
-from grpc_etcd.channels import FollowingChannel, Renewable
 from grpc_etcd.etcd import Etcd, Tls
 from grpc_etcd.feed import EtcdReader, Feed
-from grpc_etcd.publishing import FollowedService, Wishes
-from grpc_etcd.registry.endpoint import Endpoint, name_fault
+from grpc_etcd.following import Following
+from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Layout
 from grpc_etcd.registry.layouts import make_layout
-from grpc_etcd.registry.policy import Policy
-from grpc_etcd.registry.snapshot import Snapshot, SnapshotBuilder
-from grpc_etcd.running import OpenEtcd, Running
-from grpc_etcd.stats import RegistryStats, make_service_stats
-from grpc_etcd.view import Reader, View
-from grpc_etcd.xds import plane
+from grpc_etcd.registry.snapshot import SnapshotBuilder
+from grpc_etcd.view import Reader
 from grpc_etcd.xds.localities import Here
-from grpc_etcd.xds.names import DEFAULT_REGISTRY, ServiceName, format_target
-from grpc_etcd.xds.service import MethodRoute
-
-ChannelOptions = Sequence[tuple[str, Any]]
 
 
 class RegistryOptions(TypedDict, total=False):
@@ -55,7 +35,7 @@ class RegistryOptions(TypedDict, total=False):
     schemes: Iterable[str]  # which endpoints to take; default: grpc
 
 
-class Registry:
+class Registry(Following):
     """A registry of gRPC services in etcd: `Registry("etcd:2379")`.
 
     Takes etcd's endpoints, or an etcd client of `grpc_etcd.etcd` (which stays the caller's to close).
@@ -67,18 +47,8 @@ class Registry:
         self._prefix = options.get("prefix")
         chosen = options.get("layouts", ("jupiter",))
         self.layouts = tuple(make_layout(each, self._prefix) if isinstance(each, str) else each for each in chosen)
-        self._here = Here(
-            zone=options.get("zone", ""),
-            region=options.get("region", ""),
-            client_id=options.get("client_id", "") or settings.host_name(),
-        )
-        self._lock = threading.RLock()
-        self._process = plane.this_process()
-        self.name = options.get("name") or self._process.free_name(DEFAULT_REGISTRY)
-        self._wishes: dict[str, Wishes] = {}
-        self._inside: Running | None = None
-        self._aside: list[object] = []
-        self._closed = False
+        client_id = options.get("client_id", "") or settings.host_name()
+        super().__init__(options.get("name"), Here(options.get("zone", ""), options.get("region", ""), client_id))
 
     @classmethod
     def from_environ(cls, **overrides: Any) -> Self:
@@ -107,99 +77,10 @@ class Registry:
     def __repr__(self) -> str:
         return f"<Registry {self.name!r} at {self._source!r}{' closed' if self._closed else ''}>"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and self._inside and self._inside.generation == self._process.forks:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-
-    # Channels
-
-    def insecure_channel(
-        self, service: str, options: ChannelOptions | None = None, compression: grpc.Compression | None = None
-    ) -> grpc.Channel:
-        """Give a channel to the service that follows the registry; as `grpc.insecure_channel` otherwise."""
-        return self._channel(
-            service, lambda target, more: grpc.insecure_channel(target, [*more, *(options or ())], compression)
-        )
-
-    def secure_channel(
-        self,
-        service: str,
-        credentials: grpc.ChannelCredentials,
-        options: ChannelOptions | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> grpc.Channel:
-        """Give a channel over TLS; the name that the servers' certificates must carry is the service's."""
-        return self._channel(
-            service,
-            lambda target, more: grpc.secure_channel(target, credentials, [*more, *(options or ())], compression),
-        )
-
-    def _channel(self, service: str, make: Callable[[str, ChannelOptions], grpc.Channel]) -> grpc.Channel:
-        return FollowingChannel(Renewable(self, service, lambda: make(*self.prepare_channel(service))))
-
     @property
-    def aio(self) -> AioRegistry:
+    def aio(self) -> AioEtcdRegistry:
         """The same registry for asyncio."""
-        return AioRegistry(self)
-
-    def prepare_channel(self, service: str) -> tuple[str, ChannelOptions]:
-        """Begin to follow a service, and give the target and the options of a channel to it."""
-        self.follow(service)
-        return self._target(service), self._process.plane.channel_options()
-
-    def target(self, service: str) -> str:
-        """Give the target to build a channel of one's own with, such as `xds://etcd/default/greeter`."""
-        self.prepare_channel(service)
-        return self._target(service)
-
-    def _target(self, service: str) -> str:
-        return format_target(ServiceName(self.name, service))
-
-    @property
-    def generation(self) -> int:
-        """Count the forks between the first process and this one."""
-        return self._process.forks
-
-    def default_timeout(self, service: str) -> float | None:
-        """Give the timeout in seconds of calls to the service that name none; None: they have none."""
-        inside = self._inside
-        followed = inside.services.get(service) if inside else None
-        return followed.policy.timeout_seconds if followed else None
-
-    def configure(
-        self,
-        service: str,
-        policy: Policy | None = None,
-        *,
-        routes: Iterable[MethodRoute] | None = None,
-        strict_removal: bool | None = None,
-    ) -> None:
-        """Set what this program wishes for a service; it goes before what the registry says, field by field.
-
-        `strict_removal` makes channels leave a set that has been replaced as a whole at once, instead of when one of
-        the new endpoints has been reached.
-        """
-        with self._lock:
-            wishes = self._wishes.get(service, Wishes())
-            self._wishes[service] = Wishes(
-                wishes.policy if policy is None else policy,
-                wishes.routes if routes is None else tuple(routes),
-                wishes.strict_removal if strict_removal is None else strict_removal,
-            )
-            inside = self._inside
-            if inside and (followed := inside.services.get(service)):
-                followed.wishes = self._wishes[service]
-                inside.publisher.changed(followed)
-
-    # Reading
+        return AioEtcdRegistry(self)
 
     def list_services(self, service: str) -> tuple[Endpoint, ...]:
         """Read the service's endpoints from etcd now; raises EtcdError when it cannot be read."""
@@ -209,116 +90,28 @@ class Registry:
         builder.replace(records, max(listing.revision for listing in listings))
         return builder.snapshot().endpoints
 
-    def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
-        """Give what channels to the service follow now; raises TimeoutError while nothing is known of it."""
-        return self._wait(service, lambda view: view.snapshot is not None, timeout_seconds)
-
-    def wait_for_endpoints(self, service: str, timeout_seconds: float | None = None, *, at_least: int = 1) -> Snapshot:
-        """Block until the service has some endpoints; raises TimeoutError, which says why it has none."""
-        return self._wait(service, lambda view: view.has_endpoints(at_least), timeout_seconds)
-
-    def _wait(self, service: str, is_enough: Callable[[View], bool], timeout_seconds: float | None) -> Snapshot:
-        with self.pinned(service) as followed:
-            in_time = followed.feed.wait_until(is_enough, timeout_seconds)
-            snapshot = followed.feed.view.snapshot
-            if in_time and snapshot:
-                return snapshot
-            raise TimeoutError(followed.explain(timeout_seconds))
-
-    def watch_services(self, service: str) -> Iterator[Snapshot]:
-        """Give the service's snapshots: the present one, then each newer one. Ends when the registry is closed.
-
-        A slow consumer misses what is between, never the newest.
-        """
-        with self.pinned(service) as followed:
-            last: Snapshot | None = None
-            while True:
-                followed.feed.wait_until(lambda view, last=last: view.snapshot not in (None, last), None)  # type: ignore[misc]
-                snapshot = followed.feed.view.snapshot
-                if followed.feed.closed or snapshot is None:
-                    return
-                last = snapshot
-                yield snapshot
-
-    @contextmanager
-    def pinned(self, service: str) -> Iterator[FollowedService]:
-        """Follow a service for as long as the block runs."""
-        followed = self.follow(service)
-        followed.pins += 1
-        try:
-            yield followed
-        finally:
-            followed.pins -= 1
-            followed.needed_at = time.monotonic()
-
-    def stats(self) -> RegistryStats:
-        """Say what is known of each followed service, how fresh it is, and what was wrong."""
-        inside = self._inside
-        services = tuple(inside.services.values()) if inside else ()
-        return RegistryStats(self.name, tuple(make_service_stats(service) for service in services))
-
-    # Following
-
     @property
     def etcd(self) -> Any:
         """The etcd client of this registry in this process; made at the first use."""
-        return self._enter().etcd
+        return self._enter().opened
 
-    def follow(self, service: str) -> FollowedService:
-        """Begin to follow a service; returns at once, with nothing known yet at the first time."""
-        if fault := name_fault(service):
-            raise ValueError(fault)
-        with self._lock:
-            inside = self._enter()
-            followed = inside.services.get(service)
-            if followed is None:
-                followed = FollowedService(service, self._make_feed_of(service), inside.publisher.changed)
-                followed.wishes = self._wishes.get(service, Wishes())
-                inside.add(followed)
-            followed.needed_at = time.monotonic()
-            return followed
-
-    def refused(self, service: str, reason: str) -> None:
-        """Take note that gRPC refused what it was told about the service."""
-        inside = self._inside
-        if inside and (followed := inside.services.get(service)):
-            followed.note_refusal(reason)
-
-    def _make_feed_of(self, service: str) -> Callable[[Callable[[], None]], Feed]:
-        reader = Reader(service, self.layouts, self._policy_prefix(), self._options.get("schemes", ("grpc",)))
+    def _make_feed(self, service: str, changed: Callable[[], None]) -> Feed:
+        prefix = "jupiter" if self._prefix is None else self._prefix  # where the operator keeps the policy by default
+        reader = Reader(service, self.layouts, prefix, self._options.get("schemes", ("grpc",)))
         folder = self._options.get("cache_dir")
         cache = Cache(Path(folder), f"{self._source}{self._prefix}", service) if folder else None
-        return lambda changed: Feed(service, reader, self.etcd, changed, cache)
+        return Feed(service, reader, self.etcd, changed, cache)
 
-    def _policy_prefix(self) -> str:
-        return "jupiter" if self._prefix is None else self._prefix
-
-    def _enter(self) -> Running:
-        """Give what runs in this process; start it at the first use, and again in a forked child."""
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"{self!r} cannot be used any more")
-            if self._inside and self._inside.generation == self._process.forks:
-                return self._inside
-            self._aside.append(self._inside)  # inherited threads and connections are the parent's: never touched
-            self._inside = Running(self.name, self, self._open_etcd(), self._here)
-            return self._inside
-
-    def _open_etcd(self) -> OpenEtcd:
+    def _open(self) -> Any:
         if not isinstance(self._source, str | Sequence):
-            return OpenEtcd(self._source, is_ours=False)
-        etcd = Etcd(
+            return self._source
+        return Etcd(
             self._source,
             user=self._options.get("user", ""),
             password=self._options.get("password", ""),
             tls=self._options.get("tls"),
         )
-        return OpenEtcd(etcd, is_ours=True)
 
-    def close(self) -> None:
-        """Stop following. Channels that are still open keep what they know until they are closed themselves."""
-        with self._lock:
-            self._closed = True
-            inside, self._inside = self._inside, None
-        if inside and inside.generation == self._process.forks:
-            inside.close()
+    def _close(self, opened: Any) -> None:
+        if opened is not self._source:
+            opened.close()

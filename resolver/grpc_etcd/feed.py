@@ -4,6 +4,7 @@ All decisions are the reader's. A client that may not read the operator's keys f
 Any number of threads may wait for a view; the view itself is immutable.
 """
 
+import abc
 import logging
 import threading
 import time
@@ -45,54 +46,31 @@ class Freshness:
     error: str = ""
 
 
-class Feed:
-    """Follows one service until it is closed; `on_change` is called, by its thread, after each change of the view."""
+class ViewSource(abc.ABC):
+    """Something that has a view of one service and tells when it changes. Thread-safe."""
 
-    def __init__(
-        self, service: str, reader: Reader, etcd: EtcdReader, on_change: Callable[[], None], cache: Cache | None = None
-    ) -> None:
-        self.service = service
-        self._reader = reader
-        self._etcd = etcd
-        self._on_change = on_change
-        self._cache = cache
+    def __init__(self) -> None:
         self._changed = threading.Condition()
         self._callbacks: tuple[Callable[[], object], ...] = ()
-        self._closed = False
-        self._watch: Watch | None = None
-        self._reads_operator = True
-        self.view = reader.view
+        self.view = View()
         self.freshness = Freshness(connected=False, since=time.time())
         self.changes = 0
-        if cache and (kept := cache.load()):
-            self._show(reader.take_listing(kept.records.items(), kept.revision, Source.CACHE))
-        self._thread = threading.Thread(target=self._run, name=f"grpc-etcd-feed-{service}", daemon=True)
+        self.closed = False
 
-    def __repr__(self) -> str:
-        return f"<Feed {self.service!r} source={self.view.source} changes={self.changes}>"
-
+    @abc.abstractmethod
     def start(self) -> None:
-        """Begin to follow."""
-        self._thread.start()
+        """Begin to follow the service."""
 
     def close(self) -> None:
         """Stop following; the view stays as it is."""
         with self._changed:
-            self._closed = True
-            watch = self._watch
+            self.closed = True
             self._notify()
-        if watch:
-            watch.close()
-
-    @property
-    def closed(self) -> bool:
-        """Tell whether the feed has been closed."""
-        return self._closed
 
     def wait_until(self, is_enough: Callable[[View], bool], timeout_seconds: float | None) -> bool:
-        """Block until the view is enough; False when time is up or the feed is closed first."""
+        """Block until the view is enough; False when time is up or the source is closed first."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or is_enough(self.view), timeout_seconds)
+            self._changed.wait_for(lambda: self.closed or is_enough(self.view), timeout_seconds)
             return is_enough(self.view)
 
     @contextmanager
@@ -106,25 +84,62 @@ class Feed:
             with self._changed:
                 self._callbacks = tuple(each for each in self._callbacks if each is not callback)
 
+    def _announce(self, view: View) -> None:
+        with self._changed:
+            self.view = view
+            self.changes += 1
+            self._notify()
+
     def _notify(self) -> None:
         self._changed.notify_all()
         for callback in self._callbacks:
             callback()
 
+
+class Feed(ViewSource):
+    """Follows one service until it is closed; `on_change` is called, by its thread, after each change of the view."""
+
+    def __init__(
+        self, service: str, reader: Reader, etcd: EtcdReader, on_change: Callable[[], None], cache: Cache | None = None
+    ) -> None:
+        super().__init__()
+        self.service = service
+        self._reader = reader
+        self._etcd = etcd
+        self._on_change = on_change
+        self._cache = cache
+        self._watch: Watch | None = None
+        self._reads_operator = True
+        if cache and (kept := cache.load()):
+            self._announce(reader.take_listing(kept.records.items(), kept.revision, Source.CACHE))
+        self._thread = threading.Thread(target=self._run, name=f"grpc-etcd-feed-{service}", daemon=True)
+
+    def __repr__(self) -> str:
+        return f"<Feed {self.service!r} source={self.view.source} changes={self.changes}>"
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following; the view stays as it is."""
+        super().close()
+        if watch := self._watch:
+            watch.close()
+
     def _run(self) -> None:
-        while not self._closed:
+        while not self.closed:
             prefixes = self._reader.prefixes + (self._reader.operator_prefixes if self._reads_operator else ())
             watch: Watch = self._etcd.list_watch(*prefixes)
-            with self._changed:
-                self._watch = watch
-            if not self._closed:
+            self._watch = watch
+            if not self.closed:
                 self._follow(watch)
             watch.close()
 
     def _follow(self, watch: Watch) -> None:
         """Read until the feed is closed, or until it is to be read with fewer prefixes."""
         for news in watch:
-            if self._closed:
+            if self.closed:
                 return
             if isinstance(news, Lost) and isinstance(news.error, PermissionDenied) and self._reads_operator:
                 _LOG.warning("%s: the keys of the operator may not be read; no policy, no synced mark", self.service)
@@ -157,10 +172,7 @@ class Feed:
     def _show(self, view: View) -> None:
         if view.source is Source.KEPT and self.view.source is not Source.KEPT:
             _LOG.warning("%s: %s", self.service, view.reason)
-        with self._changed:
-            self.view = view
-            self.changes += 1
-            self._notify()
+        self._announce(view)
         self._on_change()
 
     def _remember(self, write: Callable[[Cache], None]) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from grpc_etcd.feed import Feed
+from grpc_etcd.feed import ViewSource
 from grpc_etcd.registry.configurators import RouteConfig
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Policy
@@ -43,7 +43,7 @@ class FollowedService:
     def __init__(
         self,
         name: str,
-        make_feed: Callable[[Callable[[], None]], Feed],
+        make_feed: Callable[[Callable[[], None]], ViewSource],
         changed: Callable[["FollowedService"], None],
     ) -> None:
         self.name = name

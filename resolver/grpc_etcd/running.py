@@ -1,15 +1,15 @@
-"""What a registry runs in one process: its etcd client, its publisher, and the services that it follows there.
+"""What a registry runs in one process: its connection, its publisher, and the services that it follows there.
 
 A forked child gets a new one; the inherited one is the parent's and is never touched again.
 """
 
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from grpc_etcd.publishing import FollowedService, Publisher
 from grpc_etcd.xds import plane
-from grpc_etcd.xds.board import Followable
+from grpc_etcd.xds.board import Followable, ServiceBoard
 from grpc_etcd.xds.localities import Here
 from grpc_etcd.xds.names import ServiceName
 from grpc_etcd.xds.service import ServiceResources
@@ -17,23 +17,15 @@ from grpc_etcd.xds.service import ServiceResources
 _LINGER_SECONDS = 60.0  # arbitrary: how long a service is followed after the last one who wanted it
 
 
-class OpenEtcd(NamedTuple):
-    """An etcd client, and whether it is ours to close."""
-
-    client: Any
-    is_ours: bool
-
-
 class Running:
     """Thread-safe. `services` is replaced, never changed."""
 
-    def __init__(self, name: str, registry: Followable, etcd: OpenEtcd, here: Here) -> None:
+    def __init__(self, name: str, registry: Followable, opened: Any, here: Here) -> None:
         process = plane.this_process()
-        self.etcd = etcd.client
+        self.opened = opened
         self.generation = process.forks
         self.services: dict[str, FollowedService] = {}
         self._name = name
-        self._owns_etcd = etcd.is_ours
         self._lock = threading.Lock()
         self._boards = {name: process.plane.board}
         process.plane.board.add(name, registry)
@@ -51,6 +43,11 @@ class Running:
         followed.feed.start()
         self.publisher.changed(followed)
 
+    def show_on(self, name: str, board: ServiceBoard, registry: Followable) -> None:
+        """Publish on another server's board too, under that name."""
+        board.add(name, registry)
+        self._boards = self._boards | {name: board}
+
     def close(self) -> None:
         """Stop everything; what was published stays."""
         for name, board in self._boards.items():
@@ -58,8 +55,6 @@ class Running:
         self.publisher.close()
         for followed in self.services.values():
             followed.feed.close()
-        if self._owns_etcd:
-            self.etcd.close()
 
     def _publish(self, followed: FollowedService, resources: ServiceResources) -> None:
         for name, board in self._boards.items():
