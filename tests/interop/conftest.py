@@ -1,0 +1,71 @@
+"""What the interop tests share: an etcd, our client of it, and the programs' common flags."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from grpc_etcd.etcd import Etcd
+from grpc_etcd.registry.layout import Layout
+from grpc_etcd.registry.layouts import make_layout
+from testbed.etcd import EtcdServer
+from testbed.interop_program import InteropProgram
+from testbed.process import Process
+
+# Program -> the layout that it reads and writes. kratos' registry is not to be had as a module: its bytes stand in
+# (tests/unit/registry/golden.json).
+LAYOUTS = {
+    "jupiter027": "jupiter",
+    "jupiter011": "jupiter-v2",
+    "naming": "etcd-naming",
+    "gozero": "go-zero",
+    "kitex": "kitex",
+    "gomicro4": "go-micro",
+    "gomicro5": "go-micro",
+}
+
+
+@dataclass(frozen=True)
+class Interop:
+    """One program, its layout, and the etcd where they meet."""
+
+    program: str
+    layout: Layout
+    server: EtcdServer
+    etcd: Etcd
+    folder: Path
+
+    def run(self, command: str, *flags: str) -> InteropProgram:
+        """Prepare a command of the program against this etcd."""
+        return InteropProgram(self.program, command, self.folder, f"--endpoints={self.server.endpoints}", *flags)
+
+
+@pytest.fixture
+def client(etcd: EtcdServer) -> Iterator[Etcd]:
+    """Our own client of the etcd."""
+    with Etcd(etcd.endpoints) as client:
+        yield client
+
+
+@pytest.fixture
+def interop(request: pytest.FixtureRequest, etcd: EtcdServer, client: Etcd, tmp_path: Path) -> Interop:
+    """The program that the test's parameter names."""
+    program: str = request.param
+    return Interop(program, make_layout(LAYOUTS[program]), etcd, client, tmp_path)
+
+
+@dataclass(frozen=True)
+class Backends:
+    """gRPC servers at many loopback addresses, in one process."""
+
+    process: Process
+    addresses: list[str]
+
+
+@pytest.fixture
+def backends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backends]:
+    """As many servers as the test's parameter says, each at an address of its own."""
+    program = InteropProgram("backends", f"--count={request.param}", tmp_path)
+    with program.start():
+        yield Backends(program, program.wait_for("serving")["addresses"])
