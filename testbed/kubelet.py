@@ -12,20 +12,32 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 import urllib3
 
-from testbed.apiserver import ApiServer
 from testbed.greeter import GreeterProcess, GreeterServer
-from testbed.kubernetes_api import STRATEGIC, ApiError, Object, WatchStream
+from testbed.kubernetes_api import STRATEGIC, ApiError, KubernetesApi, Object, WatchStream
 
 DEFAULT_NODE = "node-1"
 GRPC_PORT = 50051
 # A watch ends by itself after this long and is followed by a list, which finds what was missed.
 WATCH_SECONDS = 5
 RETRY_SECONDS = 0.1
+
+
+class Cluster(Protocol):
+    """An API server with an admin's rights, and a folder for logs; an ApiServer is one."""
+
+    @property
+    def client(self) -> KubernetesApi:
+        """Its client."""
+
+    @property
+    def folder(self) -> Path:
+        """Where logs go."""
 
 
 class Server(Protocol):
@@ -125,7 +137,7 @@ def condition(kind: str, *, value: bool) -> Object:
 class Kubelet:
     """Every Node of one API server, as far as a test made them."""
 
-    def __init__(self, api: ApiServer) -> None:
+    def __init__(self, api: Cluster) -> None:
         self._api = api.client
         self._folder = api.folder
         self._nodes: set[str] = set()
@@ -149,7 +161,10 @@ class Kubelet:
         """Make a Node; the API server copies its zone and region to the labels of Pods that are bound to it."""
         topology = {"topology.kubernetes.io/zone": zone, "topology.kubernetes.io/region": region}
         labels = {"kubernetes.io/hostname": name, **{key: value for key, value in topology.items() if value}}
-        self._api.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+        node: Object = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+        self._api.apply(node)
+        ready = {**condition("Ready", value=True), "lastHeartbeatTime": now()}
+        self._api.patch(node, {"status": {"conditions": [ready]}}, "status", STRATEGIC)
         self._nodes.add(name)
 
     def create_pod(

@@ -69,9 +69,9 @@ class WatchStream:
 class KubernetesApi:
     """Calls one API server with one token; safe for use from many threads."""
 
-    def __init__(self, url: str, token: str, ca: str) -> None:
+    def __init__(self, url: str, token: str = "", ca: str | None = None) -> None:
         self.url = url
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._pool = urllib3.PoolManager(ca_certs=ca, retries=False, maxsize=32, timeout=TIMEOUT_SECONDS)
 
     def __enter__(self) -> Self:

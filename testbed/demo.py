@@ -1,0 +1,314 @@
+"""The main job on screen: `make demo`. A client calls `greeter` by name while its Pods, and the operator, come and go.
+
+Real parts: etcd, the Kubernetes API server, the operator as a process, gRPC servers behind the Pods' addresses, the
+client library. Each step waits until the change is in etcd and until the client has followed. Exit code 1 when a step
+did not happen or a call failed. `--keep` stays up; `--cluster` uses the API server of KUBECONFIG, not its own.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.apiserver import ApiServer
+from testbed.build import ROOT, BuildError, binary
+from testbed.demo_screen import PodLine, Screen, StepResult, format_milliseconds, result_table
+from testbed.demo_traffic import Caller, KeyWatcher
+from testbed.etcd import EtcdServer
+from testbed.kubelet import Kubelet, Pod
+from testbed.kubernetes_api import KubernetesApi, Object
+from testbed.manifests import apply_crd, apply_manifest
+from testbed.process import Process, ProcessFailedError
+
+SERVICE = "greeter"
+NAMESPACE = "grpc-etcd-demo"
+NODE = "grpc-etcd-demo"
+STEP_SECONDS = 30.0
+# Long enough to see that nothing happens to calls while the operator is dead.
+WITHOUT_OPERATOR_SECONDS = 3.0
+
+
+class StepFailedError(Exception):
+    """A step did not happen in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenCluster:
+    """The API server of KUBECONFIG, reached through `kubectl proxy`, which knows every way to log in."""
+
+    client: KubernetesApi
+    kubeconfig: Path
+    folder: Path
+
+
+@contextmanager
+def own_cluster() -> Iterator[ApiServer | GivenCluster]:
+    """Start an API server."""
+    with ApiServer.start() as cluster:
+        yield cluster
+
+
+@contextmanager
+def given_cluster() -> Iterator[ApiServer | GivenCluster]:
+    """Open the cluster that KUBECONFIG names; `kubectl proxy` prints the port that it got."""
+    kubeconfig = os.environ.get("KUBECONFIG")
+    if not kubeconfig or not Path(kubeconfig).exists():
+        sys.exit("CLUSTER=1 uses the cluster of KUBECONFIG: set it to a kubeconfig file that exists")
+    folder = Path(tempfile.mkdtemp(prefix="grpc-etcd-"))
+    kubectl = shutil.which("kubectl") or binary("kubectl")
+    command = [kubectl, f"--kubeconfig={kubeconfig}", "proxy", "--port=0"]
+    try:
+        with Process("kubectl proxy", command, folder / "proxy.log").start() as proxy:
+            proxy.wait_ready(lambda: "Starting to serve on" in proxy.log_tail())
+            client = KubernetesApi("http://" + proxy.log_tail().split()[-1])
+            yield GivenCluster(client, Path(kubeconfig), folder)
+            client.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def operator_process(kubeconfig: Path, endpoints: str, folder: Path) -> Process:
+    """The operator as anybody would start it, with nothing but a kubeconfig and etcd's address."""
+    command = [sys.executable, "-m", "grpc_etcd_operator", "run", f"--etcd-endpoints={endpoints}", "--metrics-port=0"]
+    return Process("operator", command, folder / "operator.log", {"KUBECONFIG": str(kubeconfig)})
+
+
+class Demo:
+    """The parts and the steps; each step returns what it measured."""
+
+    def __init__(self, cluster: ApiServer | GivenCluster, etcd: EtcdServer, stack: ExitStack) -> None:
+        self.cluster = cluster
+        self.etcd = etcd
+        self.pods: list[Pod] = []
+        self.screen = Screen(self._title, self._pod_lines)
+        self.results: list[StepResult] = []
+        self._prepare_cluster()
+        self.kubelet = stack.enter_context(Kubelet(cluster))
+        self.kubelet.create_node(NODE, zone="zone-a", region="region-1")
+        self.operator = stack.enter_context(operator_process(cluster.kubeconfig, etcd.endpoints, cluster.folder))
+        self.keys = stack.enter_context(KeyWatcher(etcd.endpoints, SERVICE))
+        self.caller: Caller | None = None
+        self._stack = stack
+
+    def _prepare_cluster(self) -> None:
+        client = self.cluster.client
+        apply_crd(client)
+        client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        # A Pod needs its namespace's default account, which a cluster's controllers make a moment later.
+        account: Object = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+        account["metadata"]["namespace"] = NAMESPACE
+        client.apply(account)
+
+    def _title(self) -> str:
+        made, failed = (len(self.caller.answers), len(self.caller.failures)) if self.caller else (0, 0)
+        state = "running" if self.operator.is_running else "dead"
+        return f"operator {state} · calls made {made} · calls failed {failed}"
+
+    def _pod_lines(self) -> list[PodLine]:
+        counts = self.caller.calls_each(time.monotonic() - 1) if self.caller else {}
+        with_key = self.keys.addresses
+        return [
+            PodLine(pod.name, pod.address, pod.containers_ready, pod.address in with_key, counts.get(pod.address, 0))
+            for pod in self.pods
+        ]
+
+    def new_pod(self, name: str) -> Pod:
+        """Make one more greeter; its container drains for a second when it is deleted, as real ones should."""
+        pod = self.kubelet.create_pod(name, NAMESPACE, labels={"app": SERVICE}, node=NODE, pre_stop_seconds=1)
+        self.pods.append(pod)
+        return pod
+
+    def begin(self) -> None:
+        """Bring up operator, Pods, GrpcService and client, and wait until all three endpoints get calls."""
+        self.operator.start()
+        self.screen.say("the operator starts")
+        for number in range(1, 4):
+            pod = self.new_pod(f"greeter-{number}")
+            self.screen.say(f"Pod {pod.name} is ready at {pod.address}")
+        began = time.monotonic()
+        apply_manifest(self.cluster.client, ROOT / "examples/greeter/grpcservice.yaml", NAMESPACE)
+        self.screen.say("kubectl apply -f examples/greeter/grpcservice.yaml")
+        self._await(lambda: len(self.keys.addresses) == len(self.pods), "every Pod has its key")
+        key_seconds = time.monotonic() - began
+        self.screen.say("every Pod has its key; a client begins to call greeter by name")
+        started = time.monotonic()
+        caller = self.caller = self._stack.enter_context(Caller(self.etcd.endpoints, SERVICE))
+        arrived = self._await(lambda: self._all_arrived(caller, started), "every Pod gets calls")
+        self._note("operator starts, GrpcService applied, 3 Pods", key_seconds, arrived - started)
+
+    def _all_arrived(self, caller: Caller, since: float) -> float | None:
+        times = [caller.arrived(pod.address, since) for pod in self.pods]
+        return None if None in times else max(when for when in times if when)
+
+    def pod_unready(self) -> None:
+        """One Pod's readiness probe fails."""
+        pod, began = self.pods[1], time.monotonic()
+        self.screen.say(f"Pod {pod.name} becomes unready")
+        self.kubelet.unready(pod)
+        self._gone(f"{pod.name} becomes unready", pod, began)
+
+    def pod_ready_again(self) -> None:
+        """It recovers."""
+        pod, began = self.pods[1], time.monotonic()
+        self.screen.say(f"Pod {pod.name} becomes ready again")
+        self.kubelet.ready(pod)
+        self._there(f"{pod.name} becomes ready again", pod, began)
+
+    def pod_deleted(self) -> None:
+        """One Pod is deleted and drains."""
+        pod, began = self.pods[0], time.monotonic()
+        self.screen.say(f"kubectl delete pod {pod.name}")
+        self.kubelet.terminate(pod)
+        self._gone(f"{pod.name} is deleted", pod, began)
+        self.pods.remove(pod)
+
+    def pod_appears(self) -> None:
+        """A new Pod takes its place."""
+        began = time.monotonic()
+        pod = self.new_pod("greeter-4")
+        self.screen.say(f"Pod {pod.name} appears at {pod.address}")
+        self._there(f"{pod.name} appears", pod, began)
+
+    def operator_killed(self) -> None:
+        """The operator is killed; keys and calls must not notice."""
+        before = self.keys.addresses
+        self.screen.say("kill -9 of the operator: keys and calls must not notice")
+        self.operator.kill()
+        time.sleep(WITHOUT_OPERATOR_SECONDS)
+        if self.keys.addresses != before:
+            raise StepFailedError("keys changed while the operator was dead")
+        self._note("the operator is killed: nothing changes", None, None)
+
+    def operator_restarted(self) -> None:
+        """It starts again and finds what happened while it was dead."""
+        pod = self.pods[0]
+        self.kubelet.unready(pod)
+        self.screen.say(f"Pod {pod.name} becomes unready while nobody watches")
+        began = time.monotonic()
+        self.operator.start()
+        self.screen.say("the operator starts again")
+        self._gone(f"the operator restarts, finds {pod.name} unready", pod, began)
+
+    def _gone(self, title: str, pod: Pod, began: float) -> None:
+        deleted = self._await(lambda: self.keys.deleted_since(pod.address, began), f"the key of {pod.name} is gone")
+        assert self.caller  # noqa: S101 (begin() made it)
+        caller = self.caller
+        left = self._await(lambda: caller.left(pod.address, began), f"the client leaves {pod.name}")
+        self._note(title, deleted - began, left - began)
+
+    def _there(self, title: str, pod: Pod, began: float) -> None:
+        put = self._await(lambda: self.keys.put_since(pod.address, began), f"{pod.name} has its key")
+        assert self.caller  # noqa: S101 (begin() made it)
+        caller = self.caller
+        arrived = self._await(lambda: caller.arrived(pod.address, began), f"the client calls {pod.name}")
+        self._note(title, put - began, arrived - began)
+
+    def _await(self, condition: Callable[[], float | None], what: str) -> float:
+        deadline = time.monotonic() + STEP_SECONDS
+        while not (value := condition()):
+            if not self.operator.is_running:
+                raise StepFailedError("the operator has ended")
+            if time.monotonic() > deadline:
+                raise StepFailedError(f"{what}: not within {STEP_SECONDS:g} s")
+            time.sleep(0.005)
+        return value
+
+    def _note(self, title: str, key_seconds: float | None, client_seconds: float | None) -> None:
+        self.results.append(StepResult(title, key_seconds, client_seconds))
+        took = f"key {format_milliseconds(key_seconds)}, client {format_milliseconds(client_seconds)}"
+        self.screen.say(f"  -> {took}" if key_seconds is not None else "  -> nothing has changed")
+        self.screen.show_pods()
+
+    def run(self) -> None:
+        """Take every step in turn; the first that does not happen ends it."""
+        steps = (
+            self.begin,
+            self.pod_unready,
+            self.pod_ready_again,
+            self.pod_deleted,
+            self.pod_appears,
+            self.operator_killed,
+            self.operator_restarted,
+        )
+        with self.screen.live():
+            for step in steps:
+                try:
+                    step()
+                except (StepFailedError, ProcessFailedError, TimeoutError) as error:
+                    self.results.append(StepResult((step.__doc__ or "").rstrip("."), None, None, str(error)))
+                    return
+
+    @property
+    def failed(self) -> bool:
+        """Whether a step did not happen or a call failed."""
+        return any(result.fault for result in self.results) or not self.caller or bool(self.caller.failures)
+
+    def report(self) -> None:
+        """Print the summary: times, calls, and what to try next."""
+        console = self.screen.console
+        console.print(result_table(self.results))
+        answers, failures = (self.caller.answers, self.caller.failures) if self.caller else ([], [])
+        console.print(f"calls made: {len(answers)}   calls failed: {len(failures)}")
+        for failure in failures[:5]:
+            console.print(f"[red]{failure.error}", soft_wrap=True)
+        if self.failed:
+            console.print(f"[red]the operator's last words:[/]\n{self.operator.log_tail()}", soft_wrap=True)
+
+    def stay(self) -> None:
+        """Keep everything up until Ctrl-C, and say how to look around."""
+        self.screen.console.print(try_next(self.cluster.kubeconfig, self.etcd), soft_wrap=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            self.screen.console.print("ending")
+
+
+def try_next(kubeconfig: Path, etcd: EtcdServer) -> str:
+    """Commands to look around with, ready to paste."""
+    bin_folder = Path(sys.executable).parent
+    return f"""
+Everything stays up; Ctrl-C ends it. In another terminal:
+  export KUBECONFIG={kubeconfig} GRPC_ETCD_ENDPOINTS={etcd.endpoints}
+  {binary("kubectl")} --namespace {NAMESPACE} get grpcservices,pods
+  {binary("kubectl")} --namespace {NAMESPACE} delete pod greeter-3
+  {binary("etcdctl")} --endpoints={etcd.endpoints} get --prefix jupiter/
+  {bin_folder / "grpc-etcd"} watch {SERVICE}
+  {bin_folder / "python"} -c 'import grpc_etcd, testbed.greeter as g; r = grpc_etcd.Registry.from_environ(); \\
+    print([g.say_hello(c)(timeout=1) for c in [r.insecure_channel("{SERVICE}")] for _ in range(6)]); r.close()'
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m testbed.demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="stay up at the end, and say how to look around")
+    parser.add_argument("--cluster", action="store_true", help="use the API server of KUBECONFIG")
+    chosen = parser.parse_args(arguments)
+    try:
+        with ExitStack() as stack:
+            etcd = stack.enter_context(EtcdServer.start())
+            cluster = stack.enter_context(given_cluster() if chosen.cluster else own_cluster())
+            demo = Demo(cluster, etcd, stack)
+            demo.run()
+            demo.report()
+            if chosen.keep:
+                demo.stay()
+            elif not demo.failed:
+                demo.screen.console.print(
+                    "Next: `make demo KEEP=1` stays up for you to look around; README.md has more."
+                )
+            return int(demo.failed)
+    except (BuildError, ProcessFailedError, subprocess.SubprocessError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
