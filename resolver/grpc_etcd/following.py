@@ -237,7 +237,12 @@ class Following(abc.ABC):
             if self._inside and self._inside.generation == self._process.forks:
                 return self._inside
             self._aside.append(self._inside)  # inherited threads and connections are the parent's: never touched
-            self._inside = Running(self.name, self, self._open(), self._here)
+            opened = self._open()
+            try:
+                self._inside = Running(self.name, self, opened, self._here)
+            except ValueError:
+                self._close(opened)
+                raise
             return self._inside
 
     def close(self) -> None:
