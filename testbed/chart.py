@@ -24,7 +24,7 @@ HEAD = """<!-- Made by `make gen` from values.yaml; edit that. -->
 Installs the operator that keeps a gRPC service registry in etcd true to the readiness of Pods.
 
 ```
-helm install grpc-etcd charts/grpc-etcd-operator --namespace grpc-etcd --create-namespace \\
+helm install grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --create-namespace \\
   --set image.repository=REGISTRY/grpc-etcd-operator --set 'etcd.endpoints={etcd-0.etcd:2379,etcd-1.etcd:2379}'
 ```
 

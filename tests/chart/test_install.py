@@ -1,0 +1,193 @@
+"""The chart on a real API server: what it renders is accepted, and the operator works with exactly what it was given.
+
+No kubelet runs on the test bed, so the tests start the operator's process themselves, from the Deployment that the API
+server stores: its arguments, its environment, the rights of its ServiceAccount, the Secrets that it mounts.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from testbed.apiserver import ApiServer
+from testbed.chart import CHART, CRD
+from testbed.conditions import free_port, wait_until
+from testbed.etcd import EtcdServer
+from testbed.helm import HelmError, OperatorPod, Release, find, render
+from testbed.kubelet import Kubelet, Pod
+
+OPERATORS = "operators"
+
+
+@pytest.fixture
+def release(cluster: ApiServer) -> Release:
+    for name in (OPERATORS, "shop", "till"):
+        cluster.kubectl("create", "namespace", name)
+    return Release(cluster, OPERATORS)
+
+
+@pytest.fixture
+def kubelet(cluster: ApiServer) -> Iterator[Kubelet]:
+    with Kubelet(cluster) as started:
+        yield started
+
+
+def values(etcd: EtcdServer, **more: Any) -> dict[str, Any]:
+    return {"etcd": {"endpoints": etcd.endpoints.split(",")}, "metricsPort": free_port(), **more}
+
+
+def deployment(release: Release) -> dict[str, Any]:
+    return release.api.client.get("apps/v1", "Deployment", "grpc-etcd-operator", OPERATORS)
+
+
+def greeter(api: ApiServer, namespace: str) -> None:
+    item = {
+        "apiVersion": "grpc-etcd.dev/v1alpha1",
+        "kind": "GrpcService",
+        "metadata": {"name": "greeter", "namespace": namespace},
+        "spec": {"selector": {"matchLabels": {"app": "greeter"}}},
+    }
+    api.kubectl("wait", "--for=condition=Established", "crd/grpcservices.grpc-etcd.dev")
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(item))
+
+
+def provider_key(pod: Pod) -> str:
+    return f"/jupiter/greeter/providers/grpc://{pod.address}"
+
+
+def mod_revision(etcd: EtcdServer, key: str) -> int:
+    """The revision of the last write of a key, 0 when it is not there."""
+    found = json.loads(etcd.etcdctl("get", key, "--write-out=json")).get("kvs", [])
+    return int(found[0]["mod_revision"]) if found else 0
+
+
+def wait_registered(etcd: EtcdServer, pod: Pod) -> int:
+    return wait_until(lambda: mod_revision(etcd, provider_key(pod)), f"the key of {pod.name}")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}},
+        {"watchNamespaces": ["shop", "till"], "clusterId": "prod-1", "registries": {"dr": {"endpoints": ["e:1"]}}},
+        {"etcd": {"bundled": {"enabled": True}}, "networkPolicy": {"enabled": True}, "cleanup": {"enabled": True}},
+    ],
+    ids=["watched", "namespaced", "trial"],
+)
+def test_the_api_server_accepts_every_rendered_object(release: Release, more: dict[str, Any]) -> None:
+    items = render({"etcd": {"endpoints": ["etcd:2379"]}, **more}, namespace=OPERATORS)
+    text = yaml.safe_dump_all(items)
+    said = release.api.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text)
+    assert said.count("(server dry run)") == len(items)
+
+
+def test_install_upgrade_roll_back_uninstall(
+    release: Release, kubelet: Kubelet, etcd: EtcdServer, tmp_path: Path
+) -> None:
+    notes = release.install(values(etcd, cleanup={"enabled": True}))
+    assert "kubectl get grpcservices" in notes
+    greeter(release.api, "shop")
+    pod = kubelet.create_pod(namespace="shop", labels={"app": "greeter"})
+    with OperatorPod(release.api, deployment(release), tmp_path / "first") as operator:
+        operator.wait_ready()
+        written = wait_registered(etcd, pod)
+
+    release.install(values(etcd, cleanup={"enabled": True}, leaseTtlSeconds=60, logLevel="debug"))
+    assert "--lease-ttl=60" in deployment(release)["spec"]["template"]["spec"]["containers"][0]["args"]
+    with OperatorPod(release.api, deployment(release), tmp_path / "second") as operator:
+        operator.wait_ready()
+        assert mod_revision(etcd, provider_key(pod)) == written, "an upgrade rewrote a key that had not changed"
+        newcomer = kubelet.create_pod(namespace="shop", labels={"app": "greeter"})
+        wait_registered(etcd, newcomer)
+
+    release.helm("rollback", release.name, "1")
+    with OperatorPod(release.api, deployment(release), tmp_path / "third") as operator:
+        operator.wait_ready()
+        kubelet.unready(newcomer)
+        wait_until(lambda: not mod_revision(etcd, provider_key(newcomer)), "the withdrawal after the rollback")
+        assert mod_revision(etcd, provider_key(pod)) == written
+
+    hooks = [item for item in yaml.safe_load_all(release.helm("get", "hooks", release.name)) if item]
+    # No controller runs Jobs here, so Helm would wait for ever for its hook; the test plays the Job.
+    release.uninstall("--no-hooks")
+    assert release.api.client.find("apps/v1", "Deployment", "grpc-etcd-operator", OPERATORS) is None
+    assert release.api.kubectl("get", "grpcservices", "-n", "shop", "-o", "name").strip(), "the CRD was not kept"
+    assert mod_revision(etcd, provider_key(pod)) == written, "the uninstall alone withdrew a key"
+    for item in hooks:
+        release.api.client.create(item)
+    with OperatorPod(release.api, find(hooks, "Job"), tmp_path / "cleanup") as cleanup:
+        wait_until(lambda: not cleanup.process.is_running, "the end of the cleanup")
+        assert cleanup.process.returncode == 0
+    assert mod_revision(etcd, provider_key(pod)) == 0
+    assert not etcd.etcdctl("get", "--prefix", "/grpc-etcd/owner/", "--keys-only").strip()
+
+
+def test_named_namespaces_are_served_without_a_right_elsewhere(
+    release: Release, kubelet: Kubelet, etcd: EtcdServer, tmp_path: Path
+) -> None:
+    release.install(
+        values(etcd, watchNamespaces=["shop"], clusterId="prod-1", rbac={"aggregate": False}, crds={"keep": False})
+    )
+    greeter(release.api, "shop")
+    greeter(release.api, "till")
+    inside = kubelet.create_pod(namespace="shop", labels={"app": "greeter"})
+    outside = kubelet.create_pod(namespace="till", labels={"app": "greeter"})
+    account = f"system:serviceaccount:{OPERATORS}:grpc-etcd-operator"
+    can_list = release.api.kubectl("auth", "can-i", "list", "pods", "-n", "till", "--as", account, check=False)
+    assert can_list.strip() == "no"
+    with OperatorPod(release.api, deployment(release), tmp_path) as operator:
+        operator.wait_ready()
+        wait_registered(etcd, inside)
+        assert not mod_revision(etcd, provider_key(outside))
+
+
+def test_tls_and_password_come_from_secrets_and_are_renewed_in_place(
+    cluster: ApiServer, release: Release, kubelet: Kubelet, tmp_path: Path
+) -> None:
+    with EtcdServer.start(tls=True) as etcd:
+        admin = etcd.enable_auth("rootpass")
+        etcd.add_user("operator", "right", ["/jupiter/", "/grpc-etcd/"], admin=admin)
+        assert etcd.authority
+        authority = etcd.authority.ca.read_text()
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "etcd", "namespace": OPERATORS}}
+        cluster.client.create(secret | {"stringData": {"ca.crt": authority, "password": "wrong"}})
+        secured = {"tls": {"secretName": "etcd"}, "auth": {"user": "operator", "secretName": "etcd"}}
+        given = values(etcd)
+        given["etcd"] |= secured
+        release.install(given)
+        greeter(cluster, "shop")
+        pod = kubelet.create_pod(namespace="shop", labels={"app": "greeter"})
+        with OperatorPod(cluster, deployment(release), tmp_path) as operator:
+            # A wrong password: the process lives, the Pod is not ready, and the log says what to change.
+            wait_until(lambda: operator.asks("/readyz")[0] == 503, "a refused readiness")
+            wait_until(lambda: "password" in operator.process.log.read_text(), "the reason in the log")
+            assert operator.asks("/healthz")[0] == 200
+            assert "wrong" not in operator.process.log.read_text(), "the log holds the password"
+            # What a kubelet does when the Secret changes.
+            mounted = Path(f"{tmp_path}/etc/grpc-etcd/default/auth/password")
+            mounted.with_suffix(".new").write_text("right")
+            mounted.with_suffix(".new").replace(mounted)
+            operator.wait_ready()
+            wait_until(lambda: etcd.etcdctl("get", provider_key(pod), user=admin).strip(), "the key")
+
+
+def test_an_older_crd_is_upgraded_in_place_with_its_objects(
+    cluster: ApiServer, release: Release, etcd: EtcdServer
+) -> None:
+    older = yaml.safe_load(CRD.read_text())
+    fields = older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    del fields["routes"]
+    cluster.client.create(older)
+    greeter(cluster, "shop")
+    with pytest.raises(HelmError, match=r"cannot be imported|invalid ownership"):
+        release.install(values(etcd))
+    release.helm(
+        "upgrade", "--install", release.name, CHART, "--take-ownership", "--force-conflicts",
+        values=values(etcd),
+    )  # fmt: skip
+    now = cluster.client.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", older["metadata"]["name"])
+    assert "routes" in json.dumps(now["spec"])
+    assert cluster.kubectl("get", "gsvc", "greeter", "-n", "shop", "-o", "name").strip()
