@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
 from importlib.metadata import version
 
 import aiohttp
@@ -23,7 +24,7 @@ from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.health import serve
 from grpc_etcd_operator.kube.client import VERSION, ApiError, Client
-from grpc_etcd_operator.kube.connecting import Connection, NoCluster
+from grpc_etcd_operator.kube.connecting import Connection, NoClusterError
 from grpc_etcd_operator.kube.freshness import Freshness
 from grpc_etcd_operator.kube.statuses import Reporter
 from grpc_etcd_operator.kube.sweeping import Sweeper
@@ -39,7 +40,7 @@ RETRY_SECONDS = 2.0
 CALL_SECONDS = 5.0
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """Something that waiting cannot help; the text says what to mend."""
 
 
@@ -59,7 +60,7 @@ def cleanup(settings: Settings) -> int:
 def _until_ended(work: "asyncio.Future[None] | object") -> int:
     try:
         asyncio.run(work)  # type: ignore[arg-type]
-    except (Unusable, NoCluster) as error:
+    except (UnusableError, NoClusterError) as error:
         log.error(str(error))  # noqa: TRY400  the sentence is for an admin; a traceback would hide it
         return EXIT_UNUSABLE
     return 0
@@ -97,16 +98,16 @@ async def _find_cluster(settings: Settings, client: Client) -> str:
             state = await client.crd_state()
             if state.other_versions and VERSION not in state.other_versions:
                 versions = ", ".join(state.other_versions)
-                raise Unusable(
+                raise UnusableError(
                     f"the CRD grpcservices.grpc-etcd.dev is installed in version {versions}, this operator needs "
                     f"{VERSION}: install the CRD of this release (crds/grpcservices.yaml)"
                 )
             return settings.cluster_id or await client.cluster_uid()
         except ApiError as error:
-            if error.status == 403 and not settings.cluster_id:
-                raise Unusable(
-                    f"--cluster-id is not set and the namespace kube-system may not be read ({error}): set --cluster-id "
-                    "to a name of this cluster, or allow `get` on that namespace"
+            if error.status == HTTPStatus.FORBIDDEN and not settings.cluster_id:
+                raise UnusableError(
+                    f"--cluster-id is not set and the namespace kube-system may not be read ({error}): set "
+                    "--cluster-id to a name of this cluster, or allow `get` on that namespace"
                 ) from error
             _complain(client, error)
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -116,7 +117,8 @@ async def _find_cluster(settings: Settings, client: Client) -> str:
 
 def _complain(client: Client, error: Exception) -> None:
     log.error(
-        f"the API server at {client.server} cannot be reached: check KUBECONFIG and the network; it is tried again",
+        "the API server at %s cannot be reached: check KUBECONFIG and the network; it is tried again",
+        client.server,
         extra={"fields": {"error": f"{type(error).__name__}: {error}"}},
     )
 
@@ -136,8 +138,8 @@ class Operator:
         self._settings, self._cluster, self._connection, self._client = settings, cluster, connection, client
         self._collector = CollectorRegistry(auto_describe=False)
         scope = Scope(settings.namespaces, settings.pod_selector)
-        prefixes = {registry.name: registry.prefix for registry in settings.registries}
-        world = World(prefixes, shared_names=settings.allow_shared_names)
+        prefixes = {registry.name: settings.prefix for registry in settings.registries}
+        world = World(prefixes, shared_names=settings.shared_names)
         self._reconciler = Reconciler(world, prefixes, Timings(self._collector))
         self._freshness = Freshness(self._watch_opened)
         self._sweeper = Sweeper(client, self._reconciler, scope, self._braked)
@@ -300,7 +302,7 @@ async def _cleanup(settings: Settings) -> None:
             cluster = await client.cluster_uid()
         await client.close()
     if not cluster:
-        raise Unusable("--cluster-id is not set and the namespace kube-system cannot be read: set --cluster-id")
+        raise UnusableError("--cluster-id is not set and the namespace kube-system cannot be read: set --cluster-id")
     for registry in settings.registries:
         etcd = open_etcd(registry)
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def expiries(*files: Path | None) -> Iterator[tuple[str, float]]:
-    """Give each file's name and the Unix time at which its first certificate runs out; unreadable files are left out."""
+    """Give each file's name and when (Unix time) its first certificate runs out; unreadable files are left out."""
     for file in files:
         if file is None:
             continue

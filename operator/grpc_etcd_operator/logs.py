@@ -11,7 +11,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 # Kopf tells each event at its own levels; what the operator does is said by the operator.
-_LOUD = {"kopf": logging.WARNING, "kubernetes": logging.WARNING, "urllib3": logging.WARNING, "aiohttp": logging.WARNING}
+_LOUD = {
+    "grpc": logging.WARNING,
+    "kopf": logging.WARNING,
+    "kubernetes": logging.WARNING,
+    "urllib3": logging.WARNING,
+    "aiohttp": logging.WARNING,
+}
 
 
 class JsonFormatter(logging.Formatter):

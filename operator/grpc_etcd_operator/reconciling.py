@@ -116,7 +116,7 @@ class Reconciler:
         for station in self.stations.values():
             station.enqueue(uids, urgent=urgent)
 
-    # -- what writers ask and tell --------------------------------------------------------------------------------------
+    # -- what writers ask and tell ----------------------------------------------------------------------------------
 
     def desired(self, uid: str, registry: str) -> Desired | None:
         """Say what a unit ought to have in a registry."""

@@ -1,4 +1,4 @@
-"""`cleanup`: withdraws everything that a cluster id owns in a registry, so that nothing of an uninstalled operator stays.
+"""`cleanup`: withdraws everything that a cluster id owns in a registry, so that an uninstalled operator leaves nothing.
 
 It leads while it works, so that no operator writes the keys anew, and lets its leadership run out at the end instead of
 handing it over: a standby that dies a second later must not take over. Readers see empty sets while the synced mark

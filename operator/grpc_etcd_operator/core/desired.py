@@ -81,7 +81,7 @@ def make_pod_desired(pod: Pod, services: Iterable[GrpcService], registry: str, *
         for record in records:
             older = wanted.setdefault(record.key, record)
             if older is not record:
-                faults.append(_shadowed(record, older))
+                faults.append(_shadowed(record))
     return Desired(unit, tuple(wanted.values()), tuple(references), tuple(faults))
 
 
@@ -106,7 +106,7 @@ def _stream_of(name: str) -> Endpoint:
     return Endpoint(name=name, address="")
 
 
-def _shadowed(record: Wanted, older: Wanted) -> Fault:
+def _shadowed(record: Wanted) -> Fault:
     key = record.key.decode(errors="replace")
     return Fault(record.source, "KeyShared", f"an older GrpcService of this namespace writes {key}; its value stands")
 

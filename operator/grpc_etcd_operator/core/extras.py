@@ -9,7 +9,7 @@ from grpc_etcd_operator.core.services import Route
 
 
 def metric_target(name: str, host: str, address: str) -> KeyValue:
-    """Give the record that Jupiter's registerMetric puts (pkg/registry/etcdv3/registry.go, v0.2.7): the bare address."""
+    """Give the record that Jupiter's registerMetric puts (pkg/registry/etcdv3/registry.go, v0.2.7)."""
     return KeyValue(f"/prometheus/job/{name}/{host}/{address}".encode(), address.encode())
 
 

@@ -1,4 +1,4 @@
-"""Kubernetes label selectors, decided in memory (matchLabels and matchExpressions, as metav1.LabelSelector defines them)."""
+"""Kubernetes label selectors, decided in memory: matchLabels and matchExpressions of metav1.LabelSelector."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ Nothing is tried again here and everything has a deadline: callers are loops tha
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -70,7 +71,7 @@ class Client:
         try:
             found = await self._request("get", path, accept=_METADATA)
         except ApiError as error:
-            if error.status == 404:
+            if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
         return str(found["metadata"]["uid"])
@@ -80,7 +81,7 @@ class Client:
         try:
             found: Mapping[str, Any] = await self._request("get", f"{self._path(resource, namespace)}/{name}")
         except ApiError as error:
-            if error.status == 404:
+            if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
         return found
@@ -90,7 +91,7 @@ class Client:
         try:
             found = await self._request("get", SERVICES)
         except ApiError as error:
-            if error.status != 404:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return CrdState(served=False, terminating=False, other_versions=await self._versions())
         verbs = next((each["verbs"] for each in found.get("resources") or () if each["name"] == PLURAL), None)
@@ -100,7 +101,7 @@ class Client:
         try:
             group = await self._request("get", f"apis/{GROUP}")
         except ApiError as error:
-            if error.status != 404:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return ()
         return tuple(each["version"] for each in group.get("versions") or ())
@@ -132,7 +133,7 @@ class Client:
         root = PODS if resource == "pods" else SERVICES
         return f"{root}/namespaces/{namespace}/{resource}" if namespace else f"{root}/{resource}"
 
-    async def _request(
+    async def _request(  # noqa: PLR0913  the parts of an HTTP request
         self,
         method: str,
         path: str,

@@ -1,7 +1,7 @@
 """Where the API server is and how to get in: read by the `kubernetes` package, used by aiohttp sessions.
 
-The official client reads kubeconfig files and service accounts with all their plug-ins, and renews tokens; its generated
-API is synchronous and builds an object for each field, so requests go through aiohttp (docs/decisions has the figures).
+The official client reads kubeconfig files and service accounts with all their plug-ins, and renews tokens; its
+generated API is synchronous and builds an object for each field, so requests go through aiohttp (docs/decisions).
 The token is asked for anew at each request: an expired one is replaced without a restart.
 """
 
@@ -17,12 +17,12 @@ from kubernetes.client import Configuration
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
-class NoCluster(Exception):
+class NoClusterError(Exception):
     """Neither a service account nor a kubeconfig says where the API server is."""
 
 
 class Connection:
-    """The API server's address and the caller's identity. Reading them may fail with NoCluster."""
+    """The API server's address and the caller's identity. Reading them may fail with NoClusterError."""
 
     def __init__(self) -> None:
         self._configuration = _load()
@@ -75,5 +75,5 @@ def _load() -> Any:
         else:
             kube_config.load_kube_config(client_configuration=configuration)
     except kube_config.ConfigException as error:
-        raise NoCluster(str(error)) from error
+        raise NoClusterError(str(error)) from error
     return configuration

@@ -186,7 +186,7 @@ class Sweeper:
                 del world.gone[uid]
 
     async def _judge_deleted(self) -> None:
-        """Decide on GrpcServices that were reported deleted: on purpose, or because their CRD was taken away?"""
+        """Decide on GrpcServices that were reported deleted: on purpose, or with their CRD."""
         now = time.monotonic()
         due = [service for at, service in self._deleted.values() if at <= now]
         if not due:

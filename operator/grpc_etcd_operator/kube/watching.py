@@ -1,7 +1,7 @@
 """The watches on Pods and GrpcServices, through Kopf: handlers note a fact and return, nothing else.
 
-Only `on.event` is used: Kopf then writes nothing to the objects. Kopf ends when a watch fails for good (the CRD is gone,
-permission was taken away); the loop here starts it anew, for ever, while all facts stay in memory. A Kopf that was
+Only `on.event` is used: Kopf then writes nothing to the objects. Kopf ends when a watch fails for good (the CRD is
+gone, permission was taken away); the loop here starts it anew, for ever, while all facts stay in memory. A Kopf that was
 started anew lists everything again, as it does after a gap in the watch.
 """
 
@@ -117,7 +117,7 @@ async def watch_for_ever(
         await wait_until_served()
         try:
             await _run_kopf(make(), make_settings(pod_selector), namespaces, on_signal)
-        except Exception as error:  # the loop that retries: whatever ended Kopf, it is started anew
+        except Exception as error:  # noqa: BLE001  the loop that retries: whatever ended Kopf, it is started anew
             log.warning("the watches ended; they start anew", extra={"fields": {"error": _first_line(error)}})
         await asyncio.sleep(RESTART_SECONDS)
 

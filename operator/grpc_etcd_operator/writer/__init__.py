@@ -1,1 +1,1 @@
-"""The etcd side of the operator: per registry one mirror, one election, one queue of transactions. Knows no Kubernetes."""
+"""The etcd side of the operator: per registry one mirror, one election, one queue. Knows no Kubernetes."""

@@ -1,7 +1,7 @@
 """Keeps a mirror in step: list+watches of the owner records and of the prefixes that our services write under.
 
-Prefixes come and go with GrpcServices. Those that come together share one stream; a prefix once followed stays followed,
-which costs nothing when nobody writes there.
+Prefixes come and go with GrpcServices. Those that come together share one stream; a prefix once followed stays
+followed, which costs nothing when nobody writes there.
 """
 
 import asyncio

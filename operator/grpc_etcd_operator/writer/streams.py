@@ -54,7 +54,7 @@ class Streams:
         return self._has_listed({prefix for key in keys if (prefix := self.find(key))})
 
     def strangers(self, owner: OwnerRecord | None) -> tuple[bytes, ...]:
-        """List the keys of an owner record under prefixes that no GrpcService has any more; they must be read singly."""
+        """List an owner record's keys under prefixes that no GrpcService has any more; they must be read singly."""
         return tuple(key for key in owner.keys if key not in self._read and not self.find(key)) if owner else ()
 
     def note_read(self, keys: Iterable[bytes]) -> None:

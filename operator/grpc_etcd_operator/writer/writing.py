@@ -3,8 +3,8 @@
     enqueue(uid) -> plan from desired and mirror -> paced queue -> lease -> one transaction for several units -> mirror
 
 Level-triggered: a UID says only that something may have changed. Withdrawals go first. This is the work queue, one of
-the two places that try again: whatever fails comes back here after a pause. Without leadership plans are made (a standby
-is warm, and knows what is registered) and nothing is sent.
+the two places that try again: whatever fails comes back here after a pause. Without leadership plans are made (a
+standby is warm, and knows what is registered) and nothing is sent.
 """
 
 import asyncio
@@ -178,7 +178,7 @@ class Writer:
         self._wake.set()
 
     async def _plan_and_send(self, group: asyncio.TaskGroup) -> None:
-        """Turn dirty units into plans and plans into transactions, withdrawals first, until nothing more can be done."""
+        """Turn dirty units into plans and plans into transactions, until nothing more can be done now."""
         while True:
             planned = self._plan_some()
             if self._strangers and time.monotonic() >= self.trouble.until:

@@ -1,0 +1,174 @@
+"""The way to etcd for asyncio: the current channel, the token, unary calls and streams. For one event loop."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from grpc_etcd.etcd import errors
+from grpc_etcd.etcd.calls import Call, Method, Steps
+from grpc_etcd.etcd.credentials import HAS_LEADER, Credentials, Metadata
+from grpc_etcd.etcd.dialing import Dialer, Facts, Lookout
+from grpc_etcd.etcd.translating import translate
+
+T = TypeVar("T")
+# An old channel lives on for its streams; they end by themselves when the files or addresses they stand on are gone.
+RETIRE_SECONDS = 600.0
+
+
+class Line:
+    """One channel with its callables, and the facts that it was made from."""
+
+    def __init__(self, channel: grpc.aio.Channel, facts: Facts | None) -> None:
+        self.channel = channel
+        self.facts = facts
+        self._unary: dict[str, Callable[..., Any]] = {}
+
+    def unary(self, method: Method) -> Callable[..., Any]:
+        """Return the callable of a unary method."""
+        known = self._unary.get(method.path)
+        if known is None:
+            known = self.channel.unary_unary(method.path, method.serialize, method.parse)
+            self._unary[method.path] = known
+        return known
+
+    def stream(self, method: Method) -> Callable[..., Any]:
+        """Return the callable of a streaming method."""
+        return self.channel.stream_stream(method.path, method.serialize, method.parse)
+
+
+class Link:
+    """What a client and its streams share."""
+
+    def __init__(
+        self,
+        dialer: Dialer | None,
+        credentials: Credentials,
+        timeout_seconds: float,
+        channel: grpc.aio.Channel | None = None,
+    ) -> None:
+        self._dialer = dialer
+        self._lookout = Lookout()
+        self._credentials = credentials
+        self._timeout_seconds = timeout_seconds
+        self._line = Line(channel, None) if channel else None
+        self._old: list[grpc.aio.Channel] = []
+        self._line_lock = asyncio.Lock()
+        self._log_in_lock = asyncio.Lock()
+        self.closed = False
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Make the calls that some steps ask for."""
+        reply = None
+        while True:
+            try:
+                call = steps.send(reply)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            reply = await self.call(call)
+
+    async def call(self, call: Call[T]) -> T:
+        """Make one call; log in before it where needed, and once more when the token is refused."""
+        token = await self._log_in()
+        try:
+            return await self._send(call, token)
+        except errors.TokenRefused:
+            if not self._credentials.user:
+                raise
+            self._credentials.drop(token)
+            return await self._send(call, await self._log_in())
+
+    async def stream(self, method: Method) -> Any:
+        """Open a stream without a deadline."""
+        metadata = (*await self._log_in(), *HAS_LEADER)
+        return (await self._current_line()).stream(method)(metadata=metadata)
+
+    def drop_token(self) -> None:
+        """Log in again before the next call."""
+        self._credentials.drop(self._credentials.token)
+
+    def suspect(self) -> None:
+        """Look soon whether files or names have changed."""
+        self._lookout.suspect()
+
+    async def close(self) -> None:
+        """Close the channel, unless it was adopted."""
+        self.closed = True
+        if self._line and self._dialer:
+            self._old.append(self._line.channel)
+        self._line = None
+        for channel in self._old:
+            await channel.close()
+        self._old.clear()
+
+    async def _send(self, call: Call[T], metadata: Metadata) -> T:
+        unary = (await self._current_line()).unary(call.method)
+        try:
+            reply = await unary(call.request, timeout=self._timeout_seconds, metadata=metadata)
+        except grpc.RpcError as error:
+            self._lookout.suspect()
+            raise self._explain(error) from error
+        except grpc.aio.UsageError as error:  # grpcio's answer on a channel that was closed meanwhile
+            raise errors.Closed(str(error)) from error
+        except asyncio.CancelledError as error:
+            if self.closed and not _is_cancelling():
+                raise errors.Closed("the client was closed during the call") from error
+            raise
+        return call.read(reply)
+
+    def _explain(self, error: grpc.RpcError) -> errors.EtcdError:
+        return errors.Closed("the client was closed during the call") if self.closed else translate(error)
+
+    async def _log_in(self) -> Metadata:
+        token = self._credentials.token
+        if token is not None:
+            return token
+        async with self._log_in_lock:
+            token = self._credentials.token
+            return self._credentials.accept(await self._fetch_token()) if token is None else token
+
+    async def _fetch_token(self) -> str:
+        try:
+            return await self._send(self._credentials.log_in(), ())
+        except errors.AuthNotEnabled:
+            return ""
+
+    async def _current_line(self) -> Line:
+        if self.closed:
+            raise errors.Closed("the client has been closed")
+        if self._line and not (self._dialer and self._dialer.may_change and self._lookout.is_due(time.monotonic())):
+            return self._line
+        async with self._line_lock:
+            if self._line is None or self._lookout.is_due(time.monotonic()):
+                self._line = await self._look(time.monotonic())
+            return self._line
+
+    async def _look(self, now: float) -> Line:
+        """Return a line for the facts as they are; the old one is closed with the client, or when it is long idle."""
+        assert self._dialer is not None  # noqa: S101  an adopted channel is never replaced
+        self._lookout.looked(now)
+        try:
+            facts = await asyncio.to_thread(self._dialer.facts) if self._dialer.may_block else self._dialer.facts()
+        except errors.EtcdError:
+            if self._line is None:
+                raise
+            return self._line  # files are being replaced right now, or no name server answers
+        if self._line and self._line.facts == facts:
+            return self._line
+        if self._line:
+            self._retire(self._line.channel)
+        return Line(self._dialer.aio_channel(facts), facts)
+
+    def _retire(self, channel: grpc.aio.Channel) -> None:
+        self._old.append(channel)
+        task = asyncio.create_task(channel.close(RETIRE_SECONDS))
+        task.add_done_callback(lambda _: self._old.remove(channel) if channel in self._old else None)
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return bool(task and task.cancelling())

@@ -1,0 +1,1 @@
+"""etcd for threads: a thin driver of the core."""

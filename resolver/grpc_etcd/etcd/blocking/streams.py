@@ -1,0 +1,294 @@
+"""Long-lived streams for threads: the list-watch iterator and the keep-alive."""
+
+import contextlib
+import queue
+import random
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, assert_never
+
+import grpc
+
+from grpc_etcd.etcd import calls, errors, following, renewing
+from grpc_etcd.etcd.blocking.link import Link
+from grpc_etcd.etcd.following import Following
+from grpc_etcd.etcd.model import LeaseId, News, State
+from grpc_etcd.etcd.translating import translate
+
+STREAM_ENDED = "etcd ended the stream"
+
+
+class Requests(Iterator[Any]):
+    """The sending half of a watch stream: what was put in, and a progress request whenever that is long ago."""
+
+    def __init__(self, first: Sequence[Any], progress_seconds: float) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._progress_seconds = progress_seconds
+        for request in first:
+            self._queue.put(request)
+
+    def __next__(self) -> Any:
+        try:
+            request = self._queue.get(timeout=self._progress_seconds)
+        except queue.Empty:
+            return following.progress_request()
+        if request is None:
+            raise StopIteration
+        return request
+
+    def close(self) -> None:
+        """End the half, and so gRPC's thread that waits in it."""
+        self._queue.put(None)
+
+
+class ListWatch(Iterator[News]):
+    """An endless iterator of news, to be used by one thread; close() may be called from any.
+
+    `state` may be read at any time and from any thread.
+    """
+
+    def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float) -> None:
+        self._link = link
+        self._progress_seconds = progress_seconds
+        self._following = Following(prefixes, time.time, random.random)
+        self._closing = threading.Event()
+        self._requests: Requests | None = None
+        self._stream: Any = None
+        self._news = self._run()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> News:
+        return next(self._news)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def state(self) -> State:
+        """How fresh the news are."""
+        return self._following.state
+
+    def close(self) -> None:
+        """End the iterator, also while another thread waits in it."""
+        self._closing.set()
+        self._hang_up()
+
+    def _run(self) -> Iterator[News]:
+        commands = self._following.commands()
+        answer: Any = None
+        failure: errors.EtcdError | None = None
+        while not self._closing.is_set():
+            command = commands.throw(failure) if failure else commands.send(answer)
+            answer = failure = None
+            if isinstance(command, following.Tell):
+                yield command.news
+                continue
+            try:
+                answer = self._carry_out(command)
+            except errors.EtcdError as error:
+                failure = error
+        self._hang_up()
+
+    def _carry_out(self, command: following.Command) -> Any:
+        match command:
+            case following.Ask(call):
+                return self._link.call(call)
+            case following.Open(requests):
+                return self._open(requests)
+            case following.Read():
+                return self._read()
+            case following.LogIn():
+                return self._link.drop_token()
+            case following.Wait(seconds):
+                self._hang_up()
+                return self._closing.wait(seconds)
+            case following.Tell():
+                raise AssertionError(command)
+            case _:
+                assert_never(command)
+
+    def _open(self, requests: Sequence[Any]) -> None:
+        self._hang_up()
+        self._requests = Requests(requests, self._progress_seconds)
+        self._stream = self._link.stream(following.watch_method(), self._requests)
+        if self._closing.is_set():
+            self._hang_up()
+
+    def _read(self) -> Any:
+        try:
+            return next(self._stream)
+        except StopIteration as stop:
+            raise errors.Unavailable(STREAM_ENDED) from stop
+        except grpc.RpcError as error:
+            self._link.suspect()
+            raise translate(error) from error
+
+    def _hang_up(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+        if self._requests is not None:
+            self._requests.close()
+
+
+class KeepAlive:
+    """Keeps many leases alive over a few streams, each with its own pair of threads while it has leases.
+
+    `on_lost` is called, from a thread of this object, with each lease that etcd no longer knows; that lease is
+    renewed no more. All methods may be called from any thread.
+    """
+
+    def __init__(self, link: Link, on_lost: Callable[[LeaseId], object], streams: int) -> None:
+        self._streams = [RenewalStream(link, on_lost, f"grpc-etcd-keep-alive-{number}") for number in range(streams)]
+
+    def __len__(self) -> int:
+        return sum(len(stream) for stream in self._streams)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def add(self, lease_id: LeaseId, ttl_seconds: float, *, remaining_seconds: float | None = None) -> None:
+        """Renew a lease from now on; give `remaining_seconds` (0: unknown) for one that is not fresh."""
+        self._of(lease_id).add(lease_id, ttl_seconds, remaining_seconds)
+
+    def remove(self, lease_id: LeaseId) -> None:
+        """Renew a lease no longer; it runs out by itself."""
+        self._of(lease_id).remove(lease_id)
+
+    @property
+    def state(self) -> State:
+        """The state of the stream that is worst off."""
+        return min((stream.state for stream in self._streams), key=staleness)
+
+    def close(self) -> None:
+        """Stop renewing; leases run out by themselves."""
+        for stream in self._streams:
+            stream.begin_close()
+        for stream in self._streams:
+            stream.end_close()
+
+    def _of(self, lease_id: LeaseId) -> "RenewalStream":
+        return self._streams[lease_id % len(self._streams)]
+
+
+def staleness(state: State) -> tuple[bool, float]:
+    """Order states from the worst to the best."""
+    return state.connected, state.stale_since or 0.0
+
+
+class RenewalStream:
+    """One keep-alive stream: a thread reads, gRPC's own thread sends what is due."""
+
+    def __init__(self, link: Link, on_lost: Callable[[LeaseId], object], name: str) -> None:
+        self._link = link
+        self._on_lost = on_lost
+        self._name = name
+        self._renewals = renewing.Renewals()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._stream: Any = None
+        self.state = State(connected=True, stale_since=None)
+
+    def __len__(self) -> int:
+        return len(self._renewals)
+
+    def add(self, lease_id: LeaseId, ttl_seconds: float, remaining_seconds: float | None) -> None:
+        """Renew a lease from now on."""
+        with self._lock:
+            if self._closing.is_set():
+                raise errors.Closed("this keep-alive has been closed")
+            self._renewals.add(lease_id, ttl_seconds, time.monotonic(), remaining_seconds)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def remove(self, lease_id: LeaseId) -> None:
+        """Renew a lease no longer."""
+        with self._lock:
+            self._renewals.remove(lease_id)
+
+    def begin_close(self) -> None:
+        """Make both threads end."""
+        with self._lock:
+            self._closing.set()
+        self._wake.set()
+        stream = self._stream
+        if stream is not None:
+            stream.cancel()
+
+    def end_close(self) -> None:
+        """Wait for the reading thread, unless it is that which closes (from `on_lost`)."""
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            try:
+                for reply in self._open():
+                    failures = 0
+                    self._receive(reply)
+                raise errors.Unavailable(STREAM_ENDED)
+            except (errors.EtcdError, grpc.RpcError) as error:
+                failures += 1
+                self._fail(translate(error) if isinstance(error, grpc.RpcError) else error, failures)
+
+    def _open(self) -> Any:
+        with self._lock:
+            self._renewals.reopen(time.monotonic())
+        ended = threading.Event()
+        self._stream = self._link.stream(renewing.keep_alive_method(), self._requests(ended))
+        self._stream.add_callback(lambda: self._end_requests(ended))
+        if self._closing.is_set():
+            self._stream.cancel()
+        return self._stream
+
+    def _end_requests(self, ended: threading.Event) -> None:
+        ended.set()
+        self._wake.set()
+
+    def _requests(self, ended: threading.Event) -> Iterator[bytes]:
+        while not (ended.is_set() or self._closing.is_set()):
+            self._wake.clear()
+            with self._lock:
+                now = time.monotonic()
+                due, pause, stuck = self._renewals.due(now), self._renewals.pause_seconds(now), self._renewals.is_stuck(now)
+            if stuck:
+                self._stream.cancel()
+                return
+            yield from due
+            self._wake.wait(pause)
+
+    def _receive(self, reply: Any) -> None:
+        lease_id = LeaseId(reply.ID)
+        with self._lock:
+            alive = self._renewals.receive(lease_id, reply.TTL)
+        if not self.state.connected:
+            self.state = State(connected=True, stale_since=None)
+        if not alive:
+            self._on_lost(lease_id)
+
+    def _fail(self, error: errors.EtcdError, failures: int) -> None:
+        self._link.suspect()
+        if isinstance(error, errors.TokenRefused):
+            self._link.drop_token()
+        since = time.time() if self.state.stale_since is None else self.state.stale_since
+        self.state = State(connected=False, stale_since=since, error=error)
+        self._closing.wait(following.pause_seconds(error, failures) * (0.5 + 0.5 * random.random()))  # noqa: S311

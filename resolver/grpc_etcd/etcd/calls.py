@@ -1,0 +1,238 @@
+"""Every unary call as a value: method, request, and how its reply is read. No I/O; the drivers send them.
+
+A `Steps` is a generator that yields calls and is sent their read replies: what takes several calls is decided here once
+for both drivers.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from grpc_etcd.etcd import model
+from grpc_etcd.etcd.compare import Compare
+from grpc_etcd.etcd.messages import message
+from grpc_etcd.etcd.model import Event, LeaseId, Listing, Record, Revision
+from grpc_etcd.etcd.ops import DeleteOp, GetOp, Op, PutOp
+
+T = TypeVar("T")
+
+# A page of a listing aims at this many bytes: far below any receive limit, few enough round trips. Arbitrary.
+PAGE_BYTES = 1 << 20
+FIRST_PAGE_KEYS = 1_000
+MOST_PAGE_KEYS = 10_000
+
+TARGETS = {"version": 0, "create_revision": 1, "mod_revision": 2, "value": 3, "lease": 4}
+RESULTS = {"==": 0, ">": 1, "<": 2, "!=": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC of etcd and the functions that turn its messages into bytes and back."""
+
+    path: str
+    serialize: Callable[[Any], bytes]
+    parse: Callable[[bytes], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One unary call. `login` is False where a token is not wanted."""
+
+    method: Method
+    request: Any
+    read: Callable[[Any], T]
+    login: bool = True
+
+
+Steps: TypeAlias = Generator[Call[Any], Any, T]
+
+
+@cache
+def method(path: str, request: str, response: str) -> Method:
+    """Return an RPC by its path and the names of its messages."""
+    return Method(f"/etcdserverpb.{path}", message(request).SerializeToString, message(response).FromString)
+
+
+def range_method() -> Method:
+    """KV/Range."""
+    return method("KV/Range", "RangeRequest", "RangeResponse")
+
+
+def put(key: bytes, value: bytes, lease: int) -> Call[Revision]:
+    """Put a key; the reply is the revision."""
+    request = message("PutRequest")(key=key, value=value, lease=lease)
+    return Call(method("KV/Put", "PutRequest", "PutResponse"), request, read_revision)
+
+
+def get(key: bytes, revision: int) -> Call[Record | None]:
+    """Read one key."""
+    request = message("RangeRequest")(key=key, revision=revision)
+    return Call(range_method(), request, lambda reply: make_record(reply.kvs[0]) if reply.kvs else None)
+
+
+def delete(key: bytes, end: bytes = b"") -> Call[int]:
+    """Delete a key or a range; the reply is how many were there."""
+    request = message("DeleteRangeRequest")(key=key, range_end=end)
+    wire = method("KV/DeleteRange", "DeleteRangeRequest", "DeleteRangeResponse")
+    return Call(wire, request, lambda reply: int(reply.deleted))
+
+
+def delete_prefix(prefix: bytes) -> Call[int]:
+    """Delete all keys of a prefix."""
+    return delete(model.range_start(prefix), model.prefix_end(prefix))
+
+
+def compact(revision: int) -> Call[None]:
+    """Forget the history before a revision."""
+    request = message("CompactionRequest")(revision=revision)
+    return Call(method("KV/Compact", "CompactionRequest", "CompactionResponse"), request, lambda _: None)
+
+
+def transaction(compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op]) -> Call[model.TransactionResult]:
+    """Run the operations of `success` when all comparisons hold, else those of `failure`."""
+    request = message("TxnRequest")(
+        compare=[make_compare(each) for each in compare],
+        success=[make_op(op) for op in success],
+        failure=[make_op(op) for op in failure],
+    )
+    return Call(method("KV/Txn", "TxnRequest", "TxnResponse"), request, read_transaction)
+
+
+def make_compare(compare: Compare) -> Any:
+    """Return a comparison's message."""
+    return message("Compare")(
+        key=compare.key,
+        target=TARGETS[compare.target],
+        result=RESULTS[compare.operator],
+        **{compare.target: compare.operand},
+    )
+
+
+def make_op(op: Op) -> Any:
+    """Return an operation's message."""
+    request_op = message("RequestOp")
+    match op:
+        case PutOp(key, value, lease):
+            return request_op(request_put=message("PutRequest")(key=key, value=value, lease=lease))
+        case DeleteOp(key, end):
+            return request_op(request_delete_range=message("DeleteRangeRequest")(key=key, range_end=end))
+        case GetOp(key, end):
+            return request_op(request_range=message("RangeRequest")(key=key, range_end=end))
+
+
+def read_transaction(reply: Any) -> model.TransactionResult:
+    """Read a transaction's reply."""
+    revision = read_revision(reply)
+    responses = tuple(read_response(each, revision) for each in reply.responses)
+    return model.TransactionResult(reply.succeeded, revision, responses)
+
+
+def read_response(response: Any, revision: Revision) -> Listing | Revision | int:
+    """Read the answer to one operation of a transaction."""
+    match response.WhichOneof("response"):
+        case "response_range":
+            return Listing(tuple(make_records(response.response_range.kvs)), revision)
+        case "response_delete_range":
+            return int(response.response_delete_range.deleted)
+        case _:
+            return revision
+
+
+def grant(ttl_seconds: int, lease_id: int) -> Call[LeaseId]:
+    """Grant a lease; id 0 lets etcd choose one."""
+    request = message("LeaseGrantRequest")(TTL=ttl_seconds, ID=lease_id)
+    wire = method("Lease/LeaseGrant", "LeaseGrantRequest", "LeaseGrantResponse")
+    return Call(wire, request, lambda reply: LeaseId(reply.ID))
+
+
+def revoke(lease_id: int) -> Call[None]:
+    """Revoke a lease with all its keys."""
+    request = message("LeaseRevokeRequest")(ID=lease_id)
+    return Call(method("Lease/LeaseRevoke", "LeaseRevokeRequest", "LeaseRevokeResponse"), request, lambda _: None)
+
+
+def leases() -> Call[tuple[LeaseId, ...]]:
+    """List the ids of all leases."""
+    wire = method("Lease/LeaseLeases", "LeaseLeasesRequest", "LeaseLeasesResponse")
+    return Call(wire, message("LeaseLeasesRequest")(), lambda reply: tuple(LeaseId(lease.ID) for lease in reply.leases))
+
+
+def time_to_live(lease_id: int, *, keys: bool) -> Call[model.TimeToLive | None]:
+    """Ask how long a lease has left; None when there is no such lease."""
+    request = message("LeaseTimeToLiveRequest")(ID=lease_id, keys=keys)
+    wire = method("Lease/LeaseTimeToLive", "LeaseTimeToLiveRequest", "LeaseTimeToLiveResponse")
+    return Call(wire, request, read_time_to_live)
+
+
+def read_time_to_live(reply: Any) -> model.TimeToLive | None:
+    """Read a lease's remaining time; etcd says -1 for a lease that it does not know."""
+    return None if reply.TTL < 0 else model.TimeToLive(reply.TTL, reply.grantedTTL, tuple(reply.keys))
+
+
+def authenticate(user: str, password: str) -> Call[str]:
+    """Log in; the reply is a token."""
+    request = message("AuthenticateRequest")(name=user, password=password)
+    wire = method("Auth/Authenticate", "AuthenticateRequest", "AuthenticateResponse")
+    return Call(wire, request, lambda reply: str(reply.token), login=False)
+
+
+def status() -> Call[model.ServerStatus]:
+    """Ask a member about itself."""
+    return Call(method("Maintenance/Status", "StatusRequest", "StatusResponse"), message("StatusRequest")(), read_status)
+
+
+def read_status(reply: Any) -> model.ServerStatus:
+    """Read what a member says of itself."""
+    return model.ServerStatus(
+        version=reply.version,
+        cluster_id=reply.header.cluster_id,
+        member_id=reply.header.member_id,
+        leader_id=reply.leader,
+        revision=read_revision(reply),
+        database_bytes=reply.dbSize,
+        errors=tuple(reply.errors),
+    )
+
+
+def read_revision(reply: Any) -> Revision:
+    """Return the store's revision at the time of a reply."""
+    return Revision(reply.header.revision)
+
+
+def make_record(kv: Any) -> Record:
+    """Return a record from its message."""
+    return Record(kv.key, kv.value, kv.lease, kv.create_revision, kv.mod_revision, kv.version)
+
+
+def make_records(kvs: Any) -> list[Record]:
+    """Return records from their messages."""
+    return [make_record(kv) for kv in kvs]
+
+
+def make_event(event: Any) -> Event:
+    """Return an event from its message."""
+    kv = event.kv
+    return model.Deleted(kv.key, kv.mod_revision) if event.type else model.Put(make_record(kv))
+
+
+def get_prefix(prefix: bytes, *, revision: int = 0, keys_only: bool = False) -> Steps[Listing]:
+    """Read a prefix in pages, all at the first page's revision."""
+    key, end = model.range_start(prefix), model.prefix_end(prefix)
+    records: list[Record] = []
+    limit = FIRST_PAGE_KEYS
+    while True:
+        request = message("RangeRequest")(key=key, range_end=end, revision=revision, limit=limit, keys_only=keys_only)
+        reply = yield Call(range_method(), request, lambda reply: reply)
+        revision = revision or reply.header.revision
+        page = make_records(reply.kvs)
+        records += page
+        if not reply.more:
+            return Listing(tuple(records), Revision(revision))
+        key = page[-1].key + b"\x00"
+        limit = next_limit(limit, reply.ByteSize())
+
+
+def next_limit(limit: int, page_bytes: int) -> int:
+    """Return how many keys to ask for next, from what the last page of `limit` keys weighed."""
+    return max(1, min(MOST_PAGE_KEYS, limit * PAGE_BYTES // max(1, page_bytes)))

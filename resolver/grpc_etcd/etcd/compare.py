@@ -1,0 +1,45 @@
+"""Conditions of a transaction: `compare.mod_revision(key, "==", 7)`.
+
+A key that does not exist compares as version, revisions and lease 0.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Target: TypeAlias = Literal["version", "create_revision", "mod_revision", "value", "lease"]
+Operator: TypeAlias = Literal["==", "!=", ">", "<"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """One condition on one key."""
+
+    key: bytes
+    target: Target
+    operator: Operator
+    operand: int | bytes
+
+
+def version(key: bytes, operator: Operator, operand: int) -> Compare:
+    """Compare how often the key was put since it was created (0: it does not exist)."""
+    return Compare(key, "version", operator, operand)
+
+
+def create_revision(key: bytes, operator: Operator, operand: int) -> Compare:
+    """Compare the revision that created the key."""
+    return Compare(key, "create_revision", operator, operand)
+
+
+def mod_revision(key: bytes, operator: Operator, operand: int) -> Compare:
+    """Compare the revision that last put the key."""
+    return Compare(key, "mod_revision", operator, operand)
+
+
+def value(key: bytes, operator: Operator, operand: bytes) -> Compare:
+    """Compare the key's value. A key that does not exist never fits."""
+    return Compare(key, "value", operator, operand)
+
+
+def lease(key: bytes, operator: Operator, operand: int) -> Compare:
+    """Compare the key's lease."""
+    return Compare(key, "lease", operator, operand)

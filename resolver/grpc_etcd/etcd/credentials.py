@@ -1,0 +1,57 @@
+"""The token of a user, shared by all calls of one client.
+
+The password is read anew at each log-in, so that a rotated one is picked up.
+"""
+
+from pathlib import Path
+from typing import TypeAlias
+
+from grpc_etcd.etcd import calls
+from grpc_etcd.etcd.calls import Call
+from grpc_etcd.etcd.endpoints import Password
+from grpc_etcd.etcd.errors import AuthFailed
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+# Sent on streams: without it a member that has lost its quorum keeps a watch open and silent.
+HAS_LEADER: Metadata = (("hasleader", "true"),)
+
+
+class Credentials:
+    """User, password and the current token. A driver logs in when `token` is None, and one caller at a time."""
+
+    def __init__(self, user: str, password: Password) -> None:
+        self.user = user
+        self._password = password
+        self.token: Metadata | None = None if user else ()
+
+    def log_in(self) -> Call[str]:
+        """Return the call that fetches a token."""
+        return calls.authenticate(self.user, self._read_password())
+
+    def accept(self, token: str) -> Metadata:
+        """Use this token from now on. An empty one stands for a cluster without authentication."""
+        self.token = (("token", token),) if token else ()
+        return self.token
+
+    def drop(self, refused: Metadata | None) -> None:
+        """Forget the token that was refused, unless another one has taken its place."""
+        if self.user and self.token is refused:
+            self.token = None
+
+    def _read_password(self) -> str:
+        match self._password:
+            case str(text):
+                return text
+            case Path() as path:
+                return read_password(path)
+            case source:
+                return source()
+
+
+def read_password(path: Path) -> str:
+    """Read a password file; a trailing line break does not belong to the password."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise AuthFailed(f"the password file cannot be read: {error}") from error

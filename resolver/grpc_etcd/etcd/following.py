@@ -1,0 +1,231 @@
+"""The list-watch loop as a generator of commands, without I/O: the drivers carry the commands out.
+
+Rule 1: list all prefixes at one revision R, then watch each from R + 1, all over one stream.
+Rule 2: a broken stream resumes each prefix at its last event's revision + 1. The header's revision moves that only on a
+        reply without events that is not `created`: elsewhere it is the store's, not the events'. Repeated events are dropped.
+Rule 3: after each opening, one read at the last known revision proves that this is still the history that was followed.
+        A restored etcd fails it (future revision, or another record than the one seen), and everything is listed again.
+Rule 4: `canceled` ends the stream: compacted lists again, a refused token logs in again, a refused permission is
+        reported and tried again slowly.
+Rule 5: whatever fails is reported once as Lost, and the loop goes on for ever.
+
+Order: events of one prefix come in the order of their revisions; those of two prefixes may overtake one another.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from grpc_etcd.etcd import calls, errors, model
+from grpc_etcd.etcd.calls import Call
+from grpc_etcd.etcd.errors import EtcdError
+from grpc_etcd.etcd.messages import message
+from grpc_etcd.etcd.model import Changed, Listed, Lost, News, Progress, Record, Revision
+
+# Waits in seconds, doubled from the first to the last. Refusals (permission, password) are mended by people, not by time.
+UNREACHED_SECONDS = (0.1, 3.0)
+REFUSED_SECONDS = (1.0, 30.0)
+REFUSALS = (errors.PermissionDenied, errors.AuthFailed, errors.InvalidRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Make a unary call and send its result back."""
+
+    call: Call[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open a watch stream (closing the one before) and write these requests."""
+
+    requests: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read the next reply of the stream and send it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Hand this to the consumer."""
+
+    news: News
+
+
+@dataclass(frozen=True, slots=True)
+class LogIn:
+    """Drop the token: the next call needs a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Close the stream and wait."""
+
+    seconds: float
+
+
+Command: TypeAlias = Ask | Open | Read | Tell | LogIn | Wait
+Commands: TypeAlias = Generator[Command, Any, None]
+
+
+class Following:
+    """What is known of some prefixes, and what to do next. `state` may be read from any thread."""
+
+    def __init__(self, prefixes: Sequence[bytes], clock: Callable[[], float], jitter: Callable[[], float]) -> None:
+        self._prefixes = model.disjoint(prefixes)
+        self._clock = clock
+        self._jitter = jitter
+        self._next: dict[bytes, int] = {}
+        self._witness: tuple[bytes, Record | None] | None = None
+        self._failures = 0
+        self.state = model.State(connected=False, stale_since=clock())
+
+    def commands(self) -> Commands:
+        """Run for ever; the driver throws EtcdErrors in where a command failed."""
+        while True:
+            try:
+                yield from self._session()
+            except EtcdError as error:
+                yield from self._after(error)
+
+    def _session(self) -> Commands:
+        listed = False
+        if not self._next:
+            yield from self._list()
+            listed = True
+        yield Open(tuple(self._create_request(index, prefix) for index, prefix in enumerate(self._prefixes, start=1)))
+        reply = yield Read()
+        check(reply)
+        yield from self._prove()
+        self._connect()
+        if not listed:
+            yield Tell(Progress(self._revision()))
+        while True:
+            for news in self._receive(reply):
+                yield Tell(news)
+            reply = yield Read()
+
+    def _list(self) -> Commands:
+        records: list[Record] = []
+        revision = 0
+        for prefix in self._prefixes:
+            listing = yield from asked(calls.get_prefix(prefix, revision=revision))
+            revision = listing.revision
+            records += listing.records
+        self._next = dict.fromkeys(self._prefixes, revision + 1)
+        newest = max(records, key=lambda record: record.mod_revision, default=None)
+        self._witness = (newest.key, newest) if newest else None
+        self._connect()
+        yield Tell(Listed(tuple(records), Revision(revision)))
+
+    def _prove(self) -> Commands:
+        """Rule 3. Compaction of that revision proves nothing and costs a listing, as a compacted watch does."""
+        key, expected = self._witness or (model.range_start(self._prefixes[0]), None)
+        try:
+            found = yield Ask(calls.get(key, self._revision()))
+        except errors.FutureRevision as error:
+            raise errors.HistoryChanged(f"revision {self._revision()} was seen and is gone", error.code) from error
+        if self._witness and found != expected:
+            raise errors.HistoryChanged(f"{key!r} is not what it was at revision {self._revision()}")
+
+    def _after(self, error: EtcdError) -> Commands:
+        if isinstance(error, errors.TokenRefused):
+            yield LogIn()
+        lost = self._lose(error)
+        if lost:
+            yield Tell(lost)
+        if isinstance(error, errors.Compacted | errors.HistoryChanged | errors.FutureRevision):
+            self._next = {}
+        self._failures += 1
+        yield Wait(pause_seconds(error, self._failures) * (0.5 + 0.5 * self._jitter()))
+
+    def _lose(self, error: EtcdError) -> Lost | None:
+        known = self.state
+        since = self._clock() if known.stale_since is None else known.stale_since
+        self.state = model.State(connected=False, stale_since=since, error=error, revision=known.revision)
+        return None if type(known.error) is type(error) else Lost(error, since)
+
+    def _connect(self) -> None:
+        self._failures = 0
+        self.state = model.State(connected=True, stale_since=None, revision=self._revision())
+
+    def _receive(self, reply: Any) -> Sequence[News]:
+        check(reply)
+        if reply.events:
+            return self._receive_events(self._prefixes[reply.watch_id - 1], reply.events)
+        if reply.created:
+            return ()
+        return self._receive_progress(reply)
+
+    def _receive_events(self, prefix: bytes, messages: Any) -> Sequence[News]:
+        first = self._next[prefix]
+        events = tuple(event for event in map(calls.make_event, messages) if event.revision >= first)
+        if not events:
+            return ()
+        last = events[-1]
+        self._next[prefix] = last.revision + 1
+        if last.revision >= self._revision():
+            self._witness = (last.key, last.record if isinstance(last, model.Put) else None)
+        self._connect()
+        return (Changed(events, last.revision),)
+
+    def _receive_progress(self, reply: Any) -> Sequence[News]:
+        """A reply to a progress request speaks for every watch of the stream and carries no watch's id (-1)."""
+        told = self._prefixes if reply.watch_id < 0 else (self._prefixes[reply.watch_id - 1],)
+        for prefix in told:
+            self._next[prefix] = max(self._next[prefix], reply.header.revision + 1)
+        self._connect()
+        return (Progress(self._revision()),)
+
+    def _revision(self) -> Revision:
+        return Revision(max(self._next.values(), default=1) - 1)
+
+    def _create_request(self, watch_id: int, prefix: bytes) -> Any:
+        return message("WatchRequest")(
+            create_request=message("WatchCreateRequest")(
+                key=model.range_start(prefix),
+                range_end=model.prefix_end(prefix),
+                start_revision=self._next[prefix],
+                progress_notify=True,
+                watch_id=watch_id,
+            )
+        )
+
+
+def asked(steps: calls.Steps[Any]) -> Generator[Command, Any, Any]:
+    """Turn the calls of some steps into commands."""
+    reply = None
+    while True:
+        try:
+            call = steps.send(reply)
+        except StopIteration as stop:
+            return stop.value
+        reply = yield Ask(call)
+
+
+def check(reply: Any) -> None:
+    """Raise when etcd has ended the watch. It does so inside a reply; the stream stays open and silent."""
+    if reply.compact_revision:
+        raise errors.Compacted("the watch's revision has been compacted", revision=reply.compact_revision)
+    if reply.canceled:
+        raise errors.make_error("", reply.cancel_reason or "etcd ended the watch")
+
+
+def pause_seconds(error: EtcdError, failures: int) -> float:
+    """Return the wait before try number `failures` + 1."""
+    if failures == 1 and isinstance(error, errors.Compacted | errors.HistoryChanged | errors.TokenRefused):
+        return 0.0
+    first, longest = REFUSED_SECONDS if isinstance(error, REFUSALS) else UNREACHED_SECONDS
+    return min(longest, first * 2.0 ** min(failures - 1, 16))
+
+
+def watch_method() -> calls.Method:
+    """Watch/Watch."""
+    return calls.method("Watch/Watch", "WatchRequest", "WatchResponse")
+
+
+def progress_request() -> Any:
+    """Ask etcd how far all watches of a stream are."""
+    return message("WatchRequest")(progress_request=message("WatchProgressRequest")())
