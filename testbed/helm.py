@@ -19,7 +19,6 @@ import yaml
 from testbed.apiserver import ApiServer
 from testbed.build import binary
 from testbed.chart import CHART
-from testbed.conditions import wait_until
 from testbed.kubernetes_api import Object, object_path
 from testbed.process import Process
 
@@ -112,7 +111,7 @@ class OperatorPod:
 
     def wait_ready(self) -> Self:
         """Wait until the readiness probe passes."""
-        wait_until(lambda: self.asks("/readyz")[0] == HTTPStatus.OK, "the operator's readiness")
+        self.process.wait_ready(lambda: self.asks("/readyz")[0] == HTTPStatus.OK)
         return self
 
     def _materialize(self, api: ApiServer, spec: Object, container: Object, folder: Path) -> None:
