@@ -67,6 +67,16 @@ class ViewSource(abc.ABC):
             self.closed = True
             self._notify()
 
+    def hang_up(self) -> None:  # noqa: B027 - nothing to do for a source without a connection of its own
+        """Begin to leave the network for a fork."""
+
+    def wait_quiet(self, timeout_seconds: float) -> bool:  # noqa: ARG002
+        """Wait until it has been left."""
+        return True
+
+    def go_on(self) -> None:  # noqa: B027
+        """Follow again after the fork."""
+
     def wait_until(self, is_enough: Callable[[View], bool], timeout_seconds: float | None) -> bool:
         """Block until the view is enough; False when time is up or the source is closed first."""
         with self._changed:
@@ -110,6 +120,9 @@ class Feed(ViewSource):
         self._cache = cache
         self._watch: Watch | None = None
         self._reads_operator = True
+        self._may_run = threading.Event()
+        self._may_run.set()
+        self._is_quiet = threading.Event()
         if cache and (kept := cache.load()):
             self._announce(reader.take_listing(kept.records.items(), kept.revision, Source.CACHE))
         self._thread = threading.Thread(target=self._run, name=f"grpc-etcd-feed-{service}", daemon=True)
@@ -124,22 +137,41 @@ class Feed(ViewSource):
     def close(self) -> None:
         """Stop following; the view stays as it is."""
         super().close()
+        self._may_run.set()
         if watch := self._watch:
             watch.close()
 
+    def hang_up(self) -> None:
+        """Leave etcd for a fork: begin to, that is; `wait_quiet` waits for it."""
+        self._is_quiet.clear()
+        self._may_run.clear()
+        if watch := self._watch:
+            watch.close()
+
+    def wait_quiet(self, timeout_seconds: float) -> bool:
+        """Wait until the thread is out of gRPC."""
+        return not self._thread.is_alive() or self._is_quiet.wait(timeout_seconds)
+
+    def go_on(self) -> None:
+        """Follow etcd again; everything is listed anew."""
+        self._may_run.set()
+
     def _run(self) -> None:
         while not self.closed:
+            self._is_quiet.set()
+            self._may_run.wait()
+            self._is_quiet.clear()
             prefixes = self._reader.prefixes + (self._reader.operator_prefixes if self._reads_operator else ())
             watch: Watch = self._etcd.list_watch(*prefixes)
             self._watch = watch
-            if not self.closed:
+            if not self.closed and self._may_run.is_set():
                 self._follow(watch)
             watch.close()
 
     def _follow(self, watch: Watch) -> None:
         """Read until the feed is closed, or until it is to be read with fewer prefixes."""
         for news in watch:
-            if self.closed:
+            if self.closed or not self._may_run.is_set():
                 return
             if isinstance(news, Lost) and isinstance(news.error, PermissionDenied) and self._reads_operator:
                 _LOG.warning("%s: the keys of the operator may not be read; no policy, no synced mark", self.service)

@@ -16,6 +16,8 @@ from grpc_etcd.xds.service import ServiceResources
 
 _LINGER_SECONDS = 60.0  # arbitrary: how long a service is followed after the last one who wanted it
 
+_QUIET_SECONDS = 1.0  # arbitrary: how long a fork is held up at most; leaving etcd takes about a millisecond
+
 
 class Running:
     """Thread-safe. `services` is replaced, never changed."""
@@ -29,6 +31,7 @@ class Running:
         self._lock = threading.Lock()
         self._boards = {name: process.plane.board}
         process.plane.board.add(name, registry)
+        process.forkable.add(self)
         self.publisher = Publisher(here, self._publish, self._sweep)
         self.publisher.start()
 
@@ -55,6 +58,20 @@ class Running:
         self.publisher.close()
         for followed in self.services.values():
             followed.feed.close()
+
+    def before_fork(self) -> None:
+        """Get every thread out of gRPC: while one is in it, gRPC skips its fork handlers, and the child crashes."""
+        feeds = [followed.feed for followed in self.services.values()]
+        for feed in feeds:
+            feed.hang_up()
+        deadline = time.monotonic() + _QUIET_SECONDS
+        for feed in feeds:
+            feed.wait_quiet(max(0.0, deadline - time.monotonic()))
+
+    def after_fork_in_parent(self) -> None:
+        """Follow on."""
+        for followed in self.services.values():
+            followed.feed.go_on()
 
     def _publish(self, followed: FollowedService, resources: ServiceResources) -> None:
         for name, board in self._boards.items():

@@ -13,7 +13,9 @@ import os
 import shutil
 import tempfile
 import threading
+import weakref
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 
@@ -138,6 +140,16 @@ def _choose_address() -> tuple[Path | None, str]:
     return None, "127.0.0.1:0"
 
 
+class Forkable(Protocol):
+    """What has threads in gRPC, and takes them out of it for a fork."""
+
+    def before_fork(self) -> None:
+        """Take the threads out."""
+
+    def after_fork_in_parent(self) -> None:
+        """Let them in again; a child has none of them."""
+
+
 class Process:
     """The plane of the running process, and how often it is a fork of the one that was started."""
 
@@ -145,6 +157,8 @@ class Process:
         self.lock = threading.Lock()
         self.plane = Plane(inherited=False)
         self.forks = 0
+        self._held: list[Forkable] = []
+        self.forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
         self._names = itertools.count(2)
         self._default_is_free = True
         os.register_at_fork(before=self._before, after_in_parent=self._after_in_parent, after_in_child=self._begin_anew)
@@ -161,13 +175,19 @@ class Process:
             return f"{name}-{next(self._names)}"
 
     def _before(self) -> None:
+        self._held = list(self.forkable)
+        for each in self._held:
+            each.before_fork()
         self.plane.before_fork()
 
     def _after_in_parent(self) -> None:
         self.plane.after_fork_in_parent()
+        for each in self._held:
+            each.after_fork_in_parent()
 
     def _begin_anew(self) -> None:
         self.lock = threading.Lock()
+        self.forkable = weakref.WeakSet()
         self.plane = Plane(inherited=True)
         self.forks += 1
 

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import pytest
@@ -88,7 +88,7 @@ class Load:
             except grpc.RpcError as error:
                 self.failures.append(str(error))
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         wait_until(lambda: self.answers or self.failures, "the first answer")

@@ -226,7 +226,7 @@ class _black_hole:  # noqa: N801 - reads as a function
         self._clients = []
         for _ in range(4):
             client = socket.socket()
-            client.setblocking(False)
+            client.settimeout(0)
             client.connect_ex(address)
             self._clients.append(client)
         return f"{address[0]}:{address[1]}"

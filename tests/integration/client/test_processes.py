@@ -1,0 +1,254 @@
+"""Programs of their own: forks, ends without close, proxies, and applications that use xDS themselves."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from testbed.build import ROOT
+
+from .conftest import World
+
+PREAMBLE = """
+import os, sys, threading, time
+import grpc, grpc_etcd
+from testbed.greeter import say_hello
+registry = grpc_etcd.Registry(sys.argv[1])
+def call(channel):
+    return say_hello(channel)("x", timeout=30, wait_for_ready=True)
+"""
+
+
+def run(world: World, program: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program against the world's etcd to its end."""
+    return subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", PREAMBLE + textwrap.dedent(program), world.server.endpoints],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+
+def lines(world: World, program: str, environment: dict[str, str] | None = None) -> list[str]:
+    done = run(world, program, environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split()
+
+
+FORKS = """
+channel = registry.insecure_channel("greeter")
+call(channel)
+results = {"inherited": [], "new": []}
+for number in range(100):
+    child = os.fork()
+    if child == 0:
+        try:
+            kind = "inherited" if number % 2 else "new"
+            used = channel if number % 2 else registry.insecure_channel("greeter")
+            call(used)
+            os._exit(0)
+        except BaseException as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(9)
+    _, status = os.waitpid(child, 0)
+    results["inherited" if number % 2 else "new"].append(status)
+    call(channel)
+print(*(sum(1 for status in each if status) for each in results.values()))
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, {"GRPC_ENABLE_FORK_SUPPORT": "1"}], ids=["default", "fork-support"])
+def test_a_hundred_forks_with_a_channel_open(world: World, environment: dict[str, str]) -> None:
+    world.serve(1)
+    assert lines(world, FORKS, environment) == ["0", "0"]
+
+
+def test_the_parent_follows_on_after_a_fork(world: World) -> None:
+    first = world.serve(1)[0]
+    second = world.greeter()
+    record = world.record(second.address)
+    program = f"""
+    channel = registry.insecure_channel("greeter")
+    call(channel)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    registry.etcd.put({record.key!r}, {record.value!r})
+    deadline = time.monotonic() + 60
+    while call(channel) != {second.address!r} and time.monotonic() < deadline:
+        pass
+    print(call(channel), call(channel))
+    """
+    assert set(lines(world, program)) == {first.address, second.address}
+
+
+def test_multiprocessing_children_call_on(world: World) -> None:
+    server = world.serve(1)[0]
+    program = """
+    import multiprocessing
+    channel = registry.insecure_channel("greeter")
+    call(channel)
+    def work(_):
+        return call(channel)
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        print(*set(pool.map(work, range(40))))
+    """
+    assert lines(world, program) == [server.address]
+
+
+@pytest.mark.parametrize("world_of_calls", ["sync", "aio"])
+def test_a_program_that_closes_nothing_ends_at_once(world: World, world_of_calls: str) -> None:
+    world.serve(1)
+    sync = """
+    channel = registry.insecure_channel("greeter")
+    call(channel)
+    print(time.time())
+    """
+    aio = """
+    import asyncio
+    async def main():
+        channel = registry.aio.insecure_channel("greeter")
+        await say_hello(channel)("x", timeout=30, wait_for_ready=True)
+    asyncio.run(main())
+    print(time.time())
+    """
+    (printed,) = lines(world, sync if world_of_calls == "sync" else aio)
+    assert time.time() - float(printed) < 1.0
+
+
+def test_a_program_leaves_no_socket_behind(world: World, tmp_path: Path) -> None:
+    world.serve(1)
+    lines(world, 'call(registry.insecure_channel("greeter"))', {"TMPDIR": str(tmp_path)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_socket_is_private(world: World, tmp_path: Path) -> None:
+    world.serve(1)
+    program = """
+    import pathlib
+    call(registry.insecure_channel("greeter"))
+    (folder,) = pathlib.Path(os.environ["TMPDIR"]).iterdir()
+    print(oct(folder.stat().st_mode & 0o777))
+    """
+    assert lines(world, program, {"TMPDIR": str(tmp_path)}) == ["0o700"]
+
+
+def test_a_socket_path_that_would_be_too_long_is_no_obstacle(world: World, tmp_path: Path) -> None:
+    server = world.serve(1)[0]
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    assert lines(world, 'print(call(registry.insecure_channel("greeter")))', {"TMPDIR": str(long)}) == [server.address]
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "grpc_proxy", "https_proxy"])
+def test_a_proxy_in_the_environment_is_not_asked(world: World, variable: str) -> None:
+    server = world.serve(1)[0]
+    program = 'print(call(registry.insecure_channel("greeter")))'
+    assert lines(world, program, {variable: "http://127.0.0.1:1"}) == [server.address]
+
+
+# An application that uses xDS itself: its management server is a stand-alone server of ours in the same program.
+OWN_XDS = """
+import json
+theirs = grpc_etcd.Registry(sys.argv[1], name="theirs")
+server = grpc_etcd.serve("127.0.0.1:0", theirs)
+text = json.dumps({
+    "xds_servers": [{"server_uri": f"127.0.0.1:{server.port}", "channel_creds": [{"type": "insecure"}]}],
+    "node": {"id": "application"},
+})
+if sys.argv[-1] == "file":
+    pass
+path = os.environ.get("BOOTSTRAP_FILE")
+if path:
+    open(path, "w").write(text)
+    os.environ["GRPC_XDS_BOOTSTRAP"] = path
+else:
+    os.environ["GRPC_XDS_BOOTSTRAP_CONFIG"] = text
+"""
+
+
+@pytest.mark.parametrize("form", ["file", "text"])
+def test_an_application_keeps_its_own_bootstrap(world: World, form: str, tmp_path: Path) -> None:
+    server = world.serve(1)[0]
+    program = """
+    print(call(registry.insecure_channel("greeter")))
+    print(call(grpc.insecure_channel(registry.target("greeter"))))
+    print(call(grpc.insecure_channel("xds:///greeter", [("grpc.enable_http_proxy", 0)])))
+    """
+    environment = {"BOOTSTRAP_FILE": str(tmp_path / "bootstrap.json")} if form == "file" else {}
+    assert lines(world, OWN_XDS + textwrap.dedent(program), environment) == [server.address] * 3
+
+
+def test_a_bootstrap_that_was_read_before_us_is_said_and_mended(world: World) -> None:
+    server = world.serve(1)[0]
+    program = """
+    import logging
+    logging.basicConfig(stream=sys.stdout, format="%(name)s-warned", level=logging.WARNING)
+    early = grpc.insecure_channel("xds:///greeter")
+    print(call(early))
+    print(call(registry.insecure_channel("greeter")))
+    print(call(early))
+    """
+    printed = lines(world, OWN_XDS + textwrap.dedent(program))
+    assert printed == [server.address, "grpc_etcd-warned", server.address, server.address]
+
+
+def test_a_child_process_is_not_confused_by_its_parents_bootstrap(world: World) -> None:
+    server = world.serve(1)[0]
+    program = """
+    import subprocess
+    call(registry.insecure_channel("greeter"))
+    if os.environ.get("INNER"):
+        print(call(registry.insecure_channel("greeter")))
+    else:
+        inner = {**os.environ, "INNER": "1"}
+        print(subprocess.run([sys.executable, "-c", open("/proc/self/cmdline").read().split(chr(0))[4], sys.argv[1]],
+              env=inner, capture_output=True, text=True, check=True).stdout)
+    """
+    assert lines(world, program) == [server.address]
+
+
+def test_importing_starts_and_loads_nothing() -> None:
+    program = """
+    import sys, threading
+    before = set(sys.modules)
+    import grpc_etcd
+    new = sorted(name for name in set(sys.modules) - before if name.split(".")[0] in ("grpc", "google", "asyncio"))
+    print(threading.active_count(), new)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "1 []"
+
+
+def test_the_default_registry_comes_from_the_environment(world: World) -> None:
+    server = world.serve(1)[0]
+    program = 'print(call(grpc_etcd.insecure_channel("etcd:///greeter")))'
+    assert lines(world, program, {"GRPC_ETCD_ENDPOINTS": world.server.endpoints}) == [server.address]
+    failed = run(world, program)
+    assert "GRPC_ETCD_ENDPOINTS is not set" in failed.stderr
+
+
+def test_settings_name_every_fault_at_once(world: World) -> None:
+    program = """
+    import json
+    try:
+        grpc_etcd.Registry.from_environ()
+    except grpc_etcd.SettingsError as error:
+        print(json.dumps(error.faults))
+    """
+    environment = {"GRPC_ETCD_LAYOUTS": "jupiter,nope", "GRPC_ETCD_CERT": "/c", "GRPC_ETCD_PASSWORD": "p"}
+    faults = json.loads(run(world, program, environment).stdout)
+    assert [fault.split(":")[0].split(" ")[0] for fault in faults] == [
+        "GRPC_ETCD_ENDPOINTS",
+        "GRPC_ETCD_LAYOUTS",
+        "GRPC_ETCD_CERT",
+        "GRPC_ETCD_USER",
+    ]
