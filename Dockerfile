@@ -15,12 +15,14 @@ COPY resolver resolver
 COPY crds crds
 RUN /build/bin/pip wheel --no-deps --wheel-dir /wheels . \
  && /build/bin/pip --python /opt/grpc-etcd/bin/python install --no-compile "$(echo /wheels/*.whl)[operator,cli]"
-# `kubernetes` is 75 MB of source. Its second, asyncio copy of every model is never imported (aiohttp through kopf does that
-# work), and typing stubs and C sources serve nobody here. Byte code is written now, as nothing can be at run time.
+# `kubernetes` is 75 MB of source, of which the operator uses the part that finds and logs in to the API server. Its
+# asyncio copy of everything goes, and its models, which are loaded one by one when used, get no byte code. All else gets
+# it now, as nothing can be written at run time. Typing stubs and C sources serve nobody here.
 RUN rm -rf /opt/grpc-etcd/lib/python3*/site-packages/kubernetes/aio \
  && find /opt/grpc-etcd -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.pyi' | xargs rm -f \
- && /opt/grpc-etcd/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/grpc-etcd/lib \
- && /opt/grpc-etcd/bin/python -c 'import grpc_etcd, kopf, kubernetes.client, kubernetes.config' \
+ && /opt/grpc-etcd/bin/python -m compileall -q --invalidation-mode unchecked-hash -x 'kubernetes/client/(models|api)/' \
+      /opt/grpc-etcd/lib \
+ && /opt/grpc-etcd/bin/python -c 'import grpc_etcd_operator.app' \
  && /opt/grpc-etcd/bin/grpc-etcd-operator --help > /dev/null
 
 FROM ${PYTHON_IMAGE}

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from testbed import chart, etcd_descriptor
+from testbed import chart, etcd_descriptor, references
 
 GENERATORS: tuple[Callable[[], Mapping[Path, str]], ...] = (
     etcd_descriptor.outputs,
     chart.outputs,
+    references.outputs,
 )
 
 
