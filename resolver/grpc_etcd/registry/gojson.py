@@ -9,8 +9,9 @@ without regard to case, null as zero value, wrong types refused. Checked against
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, Never
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, NamedTuple, Never
 
 UINT8_MAX = 255
 INT64_MAX = 2**63 - 1
@@ -23,7 +24,7 @@ class GoJsonError(ValueError):
 
 # -- writing ---------------------------------------------------------------------------------------------------------
 
-quoted = json.JSONEncoder(ensure_ascii=False).encode
+quoted: Callable[[str], str] = json.encoder.encode_basestring
 """Write one string; `to_bytes` escapes the rest, for these characters occur only inside strings."""
 
 _ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -119,30 +120,37 @@ def _mended(parsed: Any) -> Any:
             return parsed
 
 
-def parse_struct(value: bytes, fields: Mapping[str, str]) -> dict[str, Any]:
-    """Read an object whose field names are `fields` (made by `fold_names`); null is the empty struct, as in Go."""
+class Fields(NamedTuple):
+    """The field names of a struct, and the same by their folded form."""
+
+    names: AbstractSet[str]
+    by_folded: Mapping[str, str]
+
+
+def fold_names(*names: str) -> Fields:
+    """Make the table of a struct's field names."""
+    return Fields(frozenset(names), {_folded(name): name for name in names})
+
+
+def parse_struct(value: bytes, fields: Fields) -> dict[str, Any]:
+    """Read an object whose field names are `fields`; null is the empty struct, as in Go."""
     return as_struct(parse(value), fields)
 
 
-def as_struct(parsed: Any, fields: Mapping[str, str]) -> dict[str, Any]:
+def as_struct(parsed: Any, fields: Fields) -> dict[str, Any]:
     """Give the known fields of a parsed object under their right names; others may be there and mean nothing."""
     if parsed is None:
         return {}
     if not isinstance(parsed, dict):
         raise GoJsonError(f"it is {_kind(parsed)}, not an object")
-    if all(name in fields for name in parsed):
+    if parsed.keys() <= fields.names:
         return parsed
     known: dict[str, Any] = {}
     for name, item in parsed.items():
-        field = name if name in fields else fields.get(_folded(name))
+        field = fields.by_folded.get(_folded(name))
         if field is not None and (item is not None or field not in known):
             known[field] = item
     return known
-
-
-def fold_names(*names: str) -> dict[str, str]:
-    """Make the table of a struct's field names, with an entry for each name's folded form where that differs."""
-    return {_folded(name): name for name in names} | {name: name for name in names}
 
 
 def _folded(name: str) -> str:
@@ -175,7 +183,9 @@ def real(struct: Mapping[str, Any], field: str) -> float:
     item = struct.get(field)
     if item is None:
         return 0
-    if isinstance(item, bool) or not isinstance(item, int | float):
+    if type(item) is int and -_EXACT < item < _EXACT:
+        return item
+    if type(item) not in {int, float}:
         raise _mismatch(field, item, "a number")
     try:
         finite = math.isfinite(item)

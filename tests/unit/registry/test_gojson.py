@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from grpc_etcd.registry import gojson
 
-FIELDS = gojson.fold_names("name", "weight", "kind", "enable", "metadata")
+FIELDS = gojson.fold_names("appId", "name", "weight", "kind", "enable", "metadata")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,8 @@ def test_what_go_would_refuse_is_refused(value: bytes) -> None:
         (b"{}", {}),
         (b' {"name" : "x"} \r\n', {"name": "x"}),
         (b'{"NAME":"x"}', {"name": "x"}),
+        (b'{"appid":"x"}', {"appId": "x"}),
+        (b'{"name":"a","APPID":"x","appId":"y"}', {"appId": "y"}),
         (b'{"enable":true,"ENABLE":false}', {"enable": False}),
         (b'{"name":"x","Name":null}', {"name": "x"}),
         (b'{"other":[1,{"deep":null}],"name":"x"}', {"name": "x"}),
@@ -96,7 +98,7 @@ def test_what_go_would_refuse_is_refused(value: bytes) -> None:
 )
 def test_structs_are_read_as_go_does(value: bytes, expected: dict[str, object]) -> None:
     struct = gojson.parse_struct(value, FIELDS)
-    assert {name: struct[name] for name in struct if name in expected} == expected
+    assert {name: struct.get(name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
