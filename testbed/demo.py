@@ -202,7 +202,8 @@ class Demo:
         assert self.caller  # noqa: S101 (begin() made it)
         caller = self.caller
         left = self._await(lambda: caller.left(pod.address, began), f"the client leaves {pod.name}")
-        self._note(title, deleted - began, left - began)
+        # Calls go round, so the last one that it got may lie before the change.
+        self._note(title, deleted - began, max(left, deleted) - began)
 
     def _there(self, title: str, pod: Pod, began: float) -> None:
         put = self._await(lambda: self.keys.put_since(pod.address, began), f"{pod.name} has its key")
@@ -225,7 +226,6 @@ class Demo:
         self.results.append(StepResult(title, key_seconds, client_seconds))
         took = f"key {format_milliseconds(key_seconds)}, client {format_milliseconds(client_seconds)}"
         self.screen.say(f"  -> {took}" if key_seconds is not None else "  -> nothing has changed")
-        self.screen.show_pods()
 
     def run(self) -> None:
         """Take every step in turn; the first that does not happen ends it."""
@@ -242,6 +242,7 @@ class Demo:
             for step in steps:
                 try:
                     step()
+                    self.screen.pause()
                 except (StepFailedError, ProcessFailedError, TimeoutError) as error:
                     self.results.append(StepResult((step.__doc__ or "").rstrip("."), None, None, str(error)))
                     return
@@ -254,6 +255,7 @@ class Demo:
     def report(self) -> None:
         """Print the summary: times, calls, and what to try next."""
         console = self.screen.console
+        self.screen.show_pods()
         console.print(result_table(self.results))
         answers, failures = (self.caller.answers, self.caller.failures) if self.caller else ([], [])
         console.print(f"calls made: {len(answers)}   calls failed: {len(failures)}")
@@ -279,7 +281,7 @@ Everything stays up; Ctrl-C ends it. In another terminal:
   export KUBECONFIG={kubeconfig} GRPC_ETCD_ENDPOINTS={etcd.endpoints}
   {binary("kubectl")} --namespace {NAMESPACE} get grpcservices,pods
   {binary("kubectl")} --namespace {NAMESPACE} delete pod greeter-3
-  {binary("etcdctl")} --endpoints={etcd.endpoints} get --prefix jupiter/
+  {binary("etcdctl")} --endpoints={etcd.endpoints} get --prefix /jupiter/
   {bin_folder / "grpc-etcd"} watch {SERVICE}
   {bin_folder / "python"} -c 'import grpc_etcd, testbed.greeter as g; r = grpc_etcd.Registry.from_environ(); \\
     print([g.say_hello(c)(timeout=1) for c in [r.insecure_channel("{SERVICE}")] for _ in range(6)]); r.close()'

@@ -12,6 +12,9 @@ from rich.table import Table
 
 REFRESHES_PER_SECOND = 8
 TIMELINE_LINES = 18
+PLAIN_WIDTH = 110
+# A person needs to see each step; a log does not.
+PAUSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Screen:
 
     def __init__(self, title: Callable[[], str], pods: Callable[[], Sequence[PodLine]]) -> None:
         self.console = Console(highlight=False)
+        if not self.console.is_terminal:
+            self.console = Console(highlight=False, width=PLAIN_WIDTH)
         self._title = title
         self._pods = pods
         self._started = time.monotonic()
@@ -87,6 +92,11 @@ class Screen:
         self._lines.append(line)
         if not self.console.is_terminal:
             self.console.print(line, soft_wrap=True)
+
+    def pause(self) -> None:
+        """Let a person look, where there is one."""
+        if self.console.is_terminal:
+            time.sleep(PAUSE_SECONDS)
 
     def show_pods(self) -> None:
         """Print the table once, for those without a terminal."""

@@ -1,8 +1,8 @@
 """The watches on Pods and GrpcServices, through Kopf: handlers note a fact and return, nothing else.
 
 Only `on.event` is used: Kopf then writes nothing to the objects. Kopf ends when a watch fails for good (the CRD is
-gone, permission was taken away); the loop here starts it anew, for ever, while all facts stay in memory. A Kopf that was
-started anew lists everything again, as it does after a gap in the watch.
+gone, permission was taken away); the loop here starts it anew, for ever, while all facts stay in memory. A Kopf that
+was started anew lists everything again, as it does after a gap in the watch.
 """
 
 import asyncio
@@ -136,6 +136,8 @@ async def _run_kopf(
         registry=registry,
         settings=settings,
         standalone=True,
+        # Unused without peering, but else Kopf looks up the user's name, which a container's user does not have.
+        identity="grpc-etcd-operator",  # type: ignore[arg-type]  # its NewType is not public
         clusterwide=not namespaces,
         namespaces=tuple(namespaces),
     )
