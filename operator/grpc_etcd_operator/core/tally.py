@@ -27,6 +27,7 @@ class Tally:
         self._selected: dict[str, Mapping[str, bool]] = {}
         self._registered: dict[tuple[str, str], frozenset[str]] = {}
         self._whole: dict[str, frozenset[str]] = {}
+        self._faulty: dict[tuple[str, str], frozenset[str]] = {}
 
     def counts(self, service: str) -> Counts:
         """Give a GrpcService's counts."""
@@ -80,12 +81,18 @@ class Tally:
         return service in self._whole.get(pod, ())
 
     def note_faults(self, unit: str, registry: str, faults: Iterable[Fault], services: Iterable[str]) -> set[str]:
-        """Take all that is wrong with a unit in a registry; `services` are those it may have had faults of before."""
+        """Take all that is wrong with a unit in a registry; `services` are those that select it.
+
+        Those that had faults of it before are looked at too: a Pod that is gone is selected by nobody.
+        """
         found: dict[str, tuple[Fault, ...]] = {}
         for fault in faults:
             found[fault.source] = (*found.get(fault.source, ()), fault)
+        before = self._faulty.pop((unit, registry), frozenset())
+        if found:
+            self._faulty[unit, registry] = frozenset(found)
         changed = set()
-        for service in {*services, *found}:
+        for service in {*services, *found, *before}:
             known = self.counts(service).faults
             now = found.get(service, ())
             if known.get((unit, registry), ()) != now:
