@@ -54,6 +54,7 @@ class GreeterServer:
 
     def __init__(self, address: str, *, credentials: grpc.ServerCredentials | None = None, threads: int = 8) -> None:
         self.calls = 0
+        self._failure: grpc.StatusCode | None = None
         # Without so_reuseport=0 a second server on the same address would start and get half of the calls.
         self._server = grpc.server(ThreadPoolExecutor(threads), options=[("grpc.so_reuseport", 0)])
         service, method = METHOD.strip("/").split("/")
@@ -79,11 +80,17 @@ class GreeterServer:
 
     def _answer(self, _name: str, context: grpc.ServicerContext) -> str:
         self.calls += 1
+        if self._failure:
+            context.abort(self._failure, f"{self.address} fails every call")
         headers = {str(key): str(value) for key, value in context.invocation_metadata()}
         time.sleep(float(headers.get(DELAY_HEADER, 0)))
         if failure := headers.get(FAIL_HEADER):
             context.abort(grpc.StatusCode[failure], f"{self.address} fails as asked")
         return self.address
+
+    def fail_with(self, code: grpc.StatusCode | None) -> None:
+        """Fail every call from now on; None answers again."""
+        self._failure = code
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Refuse new calls, let running ones end within the grace period, and wait for that."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import grpc
 
@@ -104,10 +105,15 @@ class Following(abc.ABC):
     def prepare_channel(self, service: str) -> tuple[str, ChannelOptions]:
         """Begin to follow a service, and give the target and the options of a channel to it."""
         self.follow(service)
-        return self._target(service), self._process.plane.channel_options()
+        authority = ("grpc.default_authority", quote(service, safe=""))  # else it would be `default%2Fgreeter`
+        return self._target(service), [*self._process.plane.channel_options(), authority]
 
     def target(self, service: str) -> str:
-        """Give the target to build a channel of one's own with, such as `xds://etcd/default/greeter`."""
+        """Give the target to build a channel of one's own with, such as `xds://etcd/default/greeter`.
+
+        Over TLS such a channel also needs the option `("grpc.default_authority", service)`, and behind a proxy
+        `("grpc.enable_http_proxy", 0)`; the channels made here have both.
+        """
         self.prepare_channel(service)
         return self._target(service)
 

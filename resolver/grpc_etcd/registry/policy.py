@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar
 
+LEAST_RETRY_SECONDS = 0.01
+
 
 class Balancing(enum.StrEnum):
     """How one call chooses its endpoint."""
@@ -196,8 +198,9 @@ _FIELDS: Mapping[type, Mapping[str, tuple[str, _Read, _Write]]] = {
     Retry: {
         "attempts": ("attempts", *_integer(2, 5)),  # gRPC caps at 5 (gRFC A6)
         "retryOn": ("retry_on", *_some_of(RetryOn)),
-        "baseInterval": ("base_interval_seconds", *_duration(0.001, 60)),
-        "maxInterval": ("max_interval_seconds", *_duration(0.001, 600)),
+        # gRPC waits a random share of the interval, and where that rounds to 0 ms the try never comes (grpcio 1.85).
+        "baseInterval": ("base_interval_seconds", *_duration(LEAST_RETRY_SECONDS, 60)),
+        "maxInterval": ("max_interval_seconds", *_duration(LEAST_RETRY_SECONDS, 600)),
     },
     OutlierDetection: {
         "interval": ("interval_seconds", *_duration(0.1, 3600)),

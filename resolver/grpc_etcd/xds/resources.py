@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from grpc_etcd.registry.policy import Balancing, LoadBalancing, OutlierDetection, Policy, Retry, RetryOn
+from grpc_etcd.registry.policy import (
+    LEAST_RETRY_SECONDS,
+    Balancing,
+    LoadBalancing,
+    OutlierDetection,
+    Policy,
+    Retry,
+    RetryOn,
+)
 from grpc_etcd.xds import wire
 
 _ENVOY = "type.googleapis.com/envoy"
@@ -103,8 +111,9 @@ def _route_action(shares: tuple[ClusterShare, ...], policy: Policy) -> bytes:
 
 
 def _retry(retry: Retry) -> bytes:
-    longest = max(retry.base_interval_seconds, retry.max_interval_seconds)
-    back_off = wire.duration(1, retry.base_interval_seconds) + wire.duration(2, longest)
+    shortest = max(LEAST_RETRY_SECONDS, retry.base_interval_seconds)
+    longest = max(shortest, retry.max_interval_seconds)
+    back_off = wire.duration(1, shortest) + wire.duration(2, longest)
     words = ",".join(_RETRY_WORDS[code] for code in retry.retry_on)
     return wire.text(1, words) + wire.uint32_value(2, retry.attempts - 1) + wire.message(8, back_off)
 

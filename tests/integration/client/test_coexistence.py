@@ -1,0 +1,149 @@
+"""Everything handed out is gRPC's own: interceptors, TLS, compression, credentials, streams, connectivity, tracing."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry import trace
+from opentelemetry.instrumentation.grpc import GrpcInstrumentorClient
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import grpc_etcd
+from testbed.certificates import Authority
+from testbed.greeter import METHOD, decode_text, encode_text, say_hello
+
+from .conftest import SERVICE, World, answers, follows
+
+
+class Tagging(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        self.seen.append(client_call_details.method)
+        return continuation(client_call_details, request)
+
+
+def test_interceptors(world: World) -> None:
+    server = world.serve(1)[0]
+    tagging = Tagging()
+    channel = grpc.intercept_channel(world.channel(world.registry()), tagging)
+    assert say_hello(channel)("x", timeout=30, wait_for_ready=True) == server.address
+    assert tagging.seen == [METHOD]
+
+
+def test_connectivity_and_ready_futures(world: World) -> None:
+    channel = world.channel(world.registry())
+    states: list[grpc.ChannelConnectivity] = []
+    ready = threading.Event()
+
+    def notice(state: grpc.ChannelConnectivity) -> None:
+        states.append(state)
+        if state is grpc.ChannelConnectivity.READY:
+            ready.set()
+
+    channel.subscribe(notice, try_to_connect=True)
+    world.serve(1)
+    grpc.channel_ready_future(channel).result(timeout=60)
+    assert ready.wait(60)
+    assert states[0] is grpc.ChannelConnectivity.IDLE
+    channel.unsubscribe(notice)
+
+
+STREAMS = "test.Streams"
+
+
+@pytest.fixture
+def streaming(world: World) -> Iterator[str]:
+    """A server with one method of each streaming kind."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+    handlers: dict[str, Any] = {
+        "Many": grpc.unary_stream_rpc_method_handler(lambda request, _: (request for _ in range(5))),
+        "Join": grpc.stream_unary_rpc_method_handler(lambda requests, _: b"".join(requests)),
+        "Echo": grpc.stream_stream_rpc_method_handler(lambda requests, _: requests),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(STREAMS, handlers),))
+    address = f"127.0.8.1:{server.add_insecure_port('127.0.8.1:0')}"
+    server.start()
+    world.put(address)
+    yield address
+    server.stop(None).wait()
+
+
+@pytest.mark.usefixtures("streaming")
+def test_all_kinds_of_streams_with_compression(world: World) -> None:
+    registry = world.registry()
+    registry.configure(SERVICE, grpc_etcd.Policy(timeout_seconds=30))
+    registry.wait_for_endpoints(SERVICE, 60)
+    channel = world.channel(registry, compression=grpc.Compression.Gzip)
+    body = b"x" * 10_000
+    assert list(channel.unary_stream(f"/{STREAMS}/Many")(body, wait_for_ready=True, timeout=60)) == [body] * 5
+    assert channel.stream_unary(f"/{STREAMS}/Join")(iter([b"a", b"b"])) == b"ab"
+    assert list(channel.stream_stream(f"/{STREAMS}/Echo")(iter([b"a", b"b"]), timeout=60)) == [b"a", b"b"]
+
+
+@pytest.mark.usefixtures("streaming")
+async def test_all_kinds_of_aio_streams(world: World) -> None:
+    registry = world.registry()
+    async with registry.aio.insecure_channel(SERVICE, compression=grpc.Compression.Gzip) as channel:
+        await channel.channel_ready()
+        many = channel.unary_stream(f"/{STREAMS}/Many")(b"x", timeout=60)
+        assert [each async for each in many] == [b"x"] * 5
+        assert await channel.stream_unary(f"/{STREAMS}/Join")(iter([b"a", b"b"]), timeout=60) == b"ab"
+        echo = channel.stream_stream(f"/{STREAMS}/Echo")(timeout=60)
+        await echo.write(b"a")
+        assert await echo.read() == b"a"
+        await echo.done_writing()
+
+
+class Token(grpc.AuthMetadataPlugin):
+    def __call__(self, _: grpc.AuthMetadataContext, callback: Any) -> None:
+        callback((("x-token", "secret"),), None)
+
+
+@pytest.fixture
+def authority(tmp_path: Any) -> Authority:
+    return Authority(tmp_path)
+
+
+def test_tls_checks_the_services_name_and_carries_call_credentials(world: World, authority: Authority) -> None:
+    certificate = authority.issue("greeter", (SERVICE,))
+    credentials = grpc.ssl_server_credentials([(certificate.key.read_bytes(), certificate.cert.read_bytes())])
+    server = world.greeter(credentials=credentials)
+    world.put(server.address)
+    world.put(server.address, "other")
+    registry = world.registry(name="tls")
+    trust = grpc.ssl_channel_credentials(authority.ca.read_bytes())
+    token = grpc.metadata_call_credentials(Token())
+    with registry.secure_channel(SERVICE, grpc.composite_channel_credentials(trust, token)) as channel:
+        assert set(answers(channel, 3)) == {server.address}
+        hello = channel.unary_unary(METHOD, encode_text, decode_text)
+        assert hello("x", timeout=30, credentials=token) == server.address
+    with registry.secure_channel("other", trust) as wrong, pytest.raises(grpc.RpcError) as failure:
+        say_hello(wrong)("x", timeout=30)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_opentelemetry_makes_one_span_for_each_call(world: World) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    instrumentor = GrpcInstrumentorClient()
+    instrumentor.instrument()
+    try:
+        server = world.serve(1)[0]
+        channel = world.channel(world.registry())
+        follows(channel, [server])
+        exporter.clear()
+        assert sum(answers(channel, 7).values()) == 7
+    finally:
+        instrumentor.uninstrument()
+    names = [span.name for span in exporter.get_finished_spans()]
+    assert names.count(METHOD) == 7, names

@@ -1,0 +1,201 @@
+"""Weights, zones, routes, retry, ejection, stickiness and timeouts: from the registry, and from the program."""
+
+import time
+
+import grpc
+import pytest
+
+from grpc_etcd import (
+    Balancing,
+    LoadBalancing,
+    LocalityPreference,
+    MethodRoute,
+    OutlierDetection,
+    Policy,
+    Retry,
+    ZonePreference,
+)
+from grpc_etcd.registry.configurators import RouteConfig, encode_configurator
+from grpc_etcd.registry.layout import KeyValue
+from grpc_etcd.registry.own import policy_key
+from grpc_etcd.registry.policy import write_policy
+from testbed.conditions import wait_until
+from testbed.greeter import DELAY_HEADER, FAIL_HEADER, METHOD, decode_text, encode_text, say_hello
+
+from .conftest import SERVICE, World, answers, follows
+
+PREFER_ZONE = Policy(locality_preference=LocalityPreference(mode=ZonePreference.PREFER_ZONE))
+
+
+def test_weights_are_obeyed(world: World) -> None:
+    servers = [world.greeter() for _ in range(3)]
+    for server, weight in zip(servers, (1, 3, 6), strict=True):
+        world.put(server.address, weight=weight)
+    channel = world.channel(world.registry())
+    follows(channel, servers)
+    counts = answers(channel, 2000)
+    shares = [counts[server.address] / 2000 for server in servers]
+    assert shares == pytest.approx([0.1, 0.3, 0.6], abs=0.05)
+
+
+def test_own_zone_is_preferred_and_spilled_over_when_it_is_down(world: World) -> None:
+    near, far = world.greeter(), world.greeter()
+    world.put(near.address, zone="a", region="eu")
+    world.put(far.address, zone="b", region="eu")
+    registry = world.registry(zone="a", region="eu")
+    registry.configure(SERVICE, PREFER_ZONE)
+    channel = world.channel(registry)
+    follows(channel, [near])
+    near.stop(0)
+    follows(channel, [far])
+    assert registry.endpoints(SERVICE).endpoints[0].address == near.address
+
+
+def test_the_registrys_policy_is_obeyed_and_follows_changes(world: World) -> None:
+    near, far = world.greeter(), world.greeter()
+    world.put(near.address, zone="a")
+    world.put(far.address, zone="b")
+    key = policy_key("jupiter", SERVICE)
+    world.etcd.put(key, write_policy(PREFER_ZONE))
+    registry = world.registry(zone="a")
+    channel = world.channel(registry)
+    follows(channel, [near])
+    world.etcd.delete(key)
+    follows(channel, [near, far])
+    world.etcd.put(key, b'{"subset":0,"retry":{"attempts":3}}')
+    wait_until(lambda: registry.stats()[SERVICE].policy_faults, "the fault")
+    assert registry.stats()[SERVICE].policy_faults == ("subset: 0 is not between 1 and 100000",)
+
+
+def test_the_programs_policy_goes_before_the_registrys(world: World) -> None:
+    near, far = world.greeter(), world.greeter()
+    world.put(near.address, zone="a")
+    world.put(far.address, zone="b")
+    world.etcd.put(policy_key("jupiter", SERVICE), write_policy(PREFER_ZONE))
+    registry = world.registry(zone="a")
+    registry.configure(SERVICE, Policy(locality_preference=LocalityPreference(mode=ZonePreference.NONE)))
+    follows(world.channel(registry), [near, far])
+
+
+def test_a_canary_gets_its_share_of_one_method(world: World) -> None:
+    blue, green = world.greeter(), world.greeter()
+    world.put(blue.address, group="blue")
+    world.put(green.address, group="green")
+    route = RouteConfig(id="1", uri=METHOD, groups={"blue": 90, "green": 10})
+    record = encode_configurator("jupiter", SERVICE, route)
+    assert isinstance(record, KeyValue)
+    world.etcd.put(record.key, record.value)
+    channel = world.channel(world.registry())
+    follows(channel, [blue, green])
+    counts = answers(channel, 2000)
+    assert counts[green.address] / 2000 == pytest.approx(0.1, abs=0.04)
+    world.delete(green.address)
+    follows(channel, [blue])
+    world.put(green.address, group="green")
+    world.etcd.delete(record.key)
+    wait_until(lambda: answers(channel, 40)[green.address] == 20, "equal shares without the route")
+
+
+def test_a_route_to_a_group_without_endpoints_fails_no_call(world: World) -> None:
+    server = world.serve(1)[0]
+    registry = world.registry()
+    registry.configure(SERVICE, routes=[MethodRoute(METHOD, groups={"nobody": 1})])
+    assert set(answers(world.channel(registry))) == {server.address}
+
+
+def test_a_route_by_address(world: World) -> None:
+    chosen, _ = world.serve(2)
+    registry = world.registry()
+    registry.configure(SERVICE, routes=[MethodRoute(METHOD, addresses={chosen.address: 1})])
+    follows(world.channel(registry), [chosen])
+
+
+def test_retry_goes_to_another_endpoint(world: World) -> None:
+    good = world.serve(1)[0]
+    registry = world.registry()
+    registry.configure(SERVICE, Policy(retry=Retry(attempts=3, base_interval_seconds=0.01)))
+    channel = world.channel(registry)
+    follows(channel, [good])
+    bad = world.serve(1)[0]
+    follows(channel, [good, bad])
+    hello = channel.unary_unary(METHOD, encode_text, decode_text)
+    before = good.calls + bad.calls
+    with pytest.raises(grpc.RpcError) as failure:
+        hello("x", timeout=20, metadata=[(FAIL_HEADER, "UNAVAILABLE")])
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert good.calls + bad.calls == before + 3
+
+
+def test_without_retry_a_failure_is_the_callers(world: World) -> None:
+    server = world.serve(1)[0]
+    channel = world.channel(world.registry())
+    follows(channel, [server])
+    before = server.calls
+    with pytest.raises(grpc.RpcError):
+        say_hello(channel)("x", timeout=20, metadata=[(FAIL_HEADER, "UNAVAILABLE")])
+    assert server.calls == before + 1
+
+
+def test_an_endpoint_that_fails_most_calls_is_ejected(world: World) -> None:
+    good, bad = world.serve(2)
+    registry = world.registry()
+    wish = OutlierDetection(
+        interval_seconds=0.5, failure_percentage=50, minimum_hosts=1, request_volume=5, max_ejection_percent=50
+    )
+    registry.configure(SERVICE, Policy(outlier_detection=wish))
+    channel = world.channel(registry)
+    follows(channel, [good, bad])
+    bad.fail_with(grpc.StatusCode.INTERNAL)
+    hello = say_hello(channel)
+
+    def served() -> set[str]:
+        found = set()
+        for _ in range(20):
+            try:
+                found.add(hello("x", timeout=20))
+            except grpc.RpcError as error:
+                found.add(error.code().name)  # type: ignore[attr-defined]
+        return found
+
+    wait_until(lambda: served() == {good.address}, "the failing endpoint to be left out")
+
+
+def test_a_metadata_key_sticks_to_its_endpoint(world: World) -> None:
+    servers = world.serve(4)
+    registry = world.registry()
+    wish = LoadBalancing(type=Balancing.RING_HASH, hash_header="x-user")
+    registry.configure(SERVICE, Policy(load_balancing=wish))
+    channel = world.channel(registry)
+    hello = say_hello(channel)
+
+    def homes() -> dict[str, str]:
+        users = [f"user-{number}" for number in range(40)]
+        return {user: hello("x", timeout=20, wait_for_ready=True, metadata=[("x-user", user)]) for user in users}
+
+    first = homes()
+    assert homes() == first
+    assert len(set(first.values())) == 4
+    gone = servers[0]
+    world.delete(gone.address)
+    wait_until(lambda: gone.address not in homes().values(), "the removal")
+    moved = {user for user, home in homes().items() if home != first[user] and first[user] != gone.address}
+    assert len(moved) < 15
+
+
+def test_a_default_timeout_is_exact_and_only_for_calls_without_one(world: World) -> None:
+    server = world.serve(1)[0]
+    registry = world.registry()
+    channel = world.channel(registry)
+    follows(channel, [server])
+    hello = channel.unary_unary(METHOD, encode_text, decode_text)
+    world.etcd.put(policy_key("jupiter", SERVICE), b'{"timeout":"2500ms"}')
+    wait_until(lambda: registry.default_timeout(SERVICE) == 2.5, "the policy")
+    slow = [(DELAY_HEADER, "4")]
+    begun = time.monotonic()
+    with pytest.raises(grpc.RpcError) as failure:
+        hello("x", metadata=slow)
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - begun >= 2.4
+    assert hello("x", timeout=30, metadata=slow) == server.address
+    assert hello.with_call("x")[0] == server.address
+    assert hello.future("x").result() == server.address
