@@ -83,9 +83,10 @@ class RegistryView:
         """Give the addresses that a service has, enabled or not."""
         return sorted(key.rpartition("://")[2] for key in self.keys(f"/{prefix}/{name}/providers/"))
 
-    def wait_addresses(self, *addresses: str, name: str = "greeter") -> None:
+    def wait_addresses(self, *addresses: str, name: str = "greeter", prefix: str = "jupiter") -> None:
         """Wait until a service has exactly these addresses."""
-        wait_until(lambda: self.addresses(name) == sorted(addresses), f"{name} has {addresses}: {self.addresses(name)}")
+        wanted = sorted(addresses)
+        wait_until(lambda: self.addresses(name, prefix) == wanted, f"{name} has exactly {wanted}")
 
     def revision(self) -> int:
         """Give etcd's revision."""

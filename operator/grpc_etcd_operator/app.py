@@ -9,9 +9,10 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from importlib.metadata import version
+from typing import Any
 
 import aiohttp
 from prometheus_client import CollectorRegistry
@@ -57,9 +58,9 @@ def cleanup(settings: Settings) -> int:
     return _until_ended(_cleanup(settings))
 
 
-def _until_ended(work: "asyncio.Future[None] | object") -> int:
+def _until_ended(work: Coroutine[Any, Any, None]) -> int:
     try:
-        asyncio.run(work)  # type: ignore[arg-type]
+        asyncio.run(work)
     except (UnusableError, NoClusterError) as error:
         log.error(str(error))  # noqa: TRY400  the sentence is for an admin; a traceback would hide it
         return EXIT_UNUSABLE
@@ -176,10 +177,9 @@ class Operator:
         log.info("started", extra={"fields": {"cluster": self._cluster, "registries": list(self._stations)}})
         try:
             async with asyncio.TaskGroup() as group:
-                parts = [
-                    group.create_task(part.run()) for part in (*self._stations.values(), self._sweeper, self._reporter)
-                ]
-                parts.append(group.create_task(self._watch(stop)))
+                runs = [station.run() for station in self._stations.values()]
+                runs += [self._sweeper.run(), self._reporter.run(), self._watch(stop)]
+                parts = [group.create_task(run) for run in runs]
                 await stop.wait()
                 await asyncio.gather(*(station.hand_over() for station in self._stations.values()))
                 for part in parts:
@@ -241,6 +241,8 @@ class Operator:
     def _may_report(self) -> bool:
         """Let the leader of the first registry report; where none can be known, any replica."""
         primary = self._primary()
+        if not all(station.can_report for station in self._stations.values()):
+            return False
         return primary.election.is_leading or (primary.error is not None and not primary.election.is_leader_known)
 
     def _down(self) -> Mapping[str, str]:

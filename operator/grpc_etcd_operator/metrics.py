@@ -101,7 +101,7 @@ def exposition(registry: CollectorRegistry) -> bytes:
 def reference() -> str:
     """Write the table of all metrics as Markdown."""
     name, meaning, labels = REGISTRATION
-    rows = [(name, "histogram", labels, meaning)]
+    rows: list[tuple[str, str, tuple[str, ...], str]] = [(name, "histogram", labels, meaning)]
     rows += [(name, "gauge", labels, meaning) for name, (meaning, labels) in GAUGES.items()]
     rows += [(f"{name}_total", "counter", labels, meaning) for name, (meaning, labels) in COUNTERS.items()]
     head = "| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n"

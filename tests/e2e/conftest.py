@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: the operator as a process of its own, and views of a registry and of Kubernetes."""
+"""What the end-to-end tests share: a scene with a namespace, a kubelet, an empty registry and replicas."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,101 +10,114 @@ import pytest
 from grpc_etcd.etcd import Etcd
 from grpc_etcd_operator.core.leases import lease_id
 from testbed.apiserver import ApiServer
+from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
+from testbed.kubelet import Kubelet, Pod
 from testbed.replica import RegistryView, Replica
 
 CRD = Path(__file__).resolve().parents[2] / "crds" / "grpcservices.yaml"
+API_VERSION = "grpc-etcd.dev/v1alpha1"
+Object = dict[str, Any]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def crd(apiserver: ApiServer) -> None:
-    """Install the CRD on the shared API server."""
-    install_crd(apiserver)
+class Scene:
+    """One namespace of one API server, one registry, and the replicas that the test starts. Ends all it started."""
+
+    def __init__(self, api: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str, folder: Path) -> None:
+        self.api, self.etcd, self.kubelet, self.namespace, self.folder = api, etcd, kubelet, namespace, folder
+        self.cluster = f"test-{namespace}"
+        self._stack = ExitStack()
+        self.client = self._stack.enter_context(Etcd(etcd.endpoints))
+        self.registry = RegistryView(self.client)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def make(self, *flags: str, etcd: str = "", kubeconfig: Path | None = None) -> Replica:
+        """Make a replica that serves this namespace only; the test starts it."""
+        mine = [f"--namespace={self.namespace}", f"--cluster-id={self.cluster}", *flags]
+        replica = Replica(self.folder, kubeconfig or self.api.kubeconfig, etcd or self.etcd.endpoints, tuple(mine))
+        self._stack.callback(replica.process.kill)
+        return replica
+
+    def start(self, *flags: str, **where: Any) -> Replica:
+        """Start a replica."""
+        return self.make(*flags, **where).start()
+
+    def apply(self, name: str = "greeter", namespace: str = "", /, **spec: Any) -> Object:
+        """Create or change a GrpcService."""
+        spec.setdefault("selector", {"matchLabels": {"app": "greeter"}})
+        metadata = {"name": name, "namespace": namespace or self.namespace}
+        return self.api.client.apply(
+            {"apiVersion": API_VERSION, "kind": "GrpcService", "metadata": metadata, "spec": spec}
+        )
+
+    def delete(self, name: str = "greeter", namespace: str = "") -> None:
+        """Delete a GrpcService."""
+        metadata = {"name": name, "namespace": namespace or self.namespace}
+        self.api.client.delete({"apiVersion": API_VERSION, "kind": "GrpcService", "metadata": metadata})
+
+    def pod(self, name: str = "", **more: Any) -> Pod:
+        """Make a Pod of this namespace, ready unless told otherwise; nothing listens there."""
+        return self.kubelet.create_pod(name, more.pop("namespace", self.namespace), serve=False, **more)
+
+    def status(self, name: str = "greeter", namespace: str = "") -> Object:
+        """Read a GrpcService's status."""
+        found = self.api.client.get(API_VERSION, "GrpcService", name, namespace or self.namespace)
+        return dict(found.get("status") or {})
+
+    def condition(self, kind: str, name: str = "greeter", namespace: str = "") -> tuple[str, str]:
+        """Read status and reason of a condition."""
+        conditions = self.status(name, namespace).get("conditions", [])
+        return next(((each["status"], each["reason"]) for each in conditions if each["type"] == kind), ("", ""))
+
+    def wait_condition(self, kind: str, status: str, reason: str, name: str = "greeter", namespace: str = "") -> None:
+        """Wait for a condition's status and reason."""
+        wait_until(lambda: self.condition(kind, name, namespace) == (status, reason), f"{kind}={status}, {reason}")
+
+    def lease(self, uid: str) -> int:
+        """Give the lease id of a Pod."""
+        return lease_id(self.cluster, uid)
+
+    def has_mark(self) -> bool:
+        """Say whether the synced mark stands."""
+        return self.client.get(f"/grpc-etcd/synced/{self.cluster}".encode()) is not None
+
+    def events(self) -> list[Object]:
+        """Read the namespace's Events."""
+        return list(self.api.client.list("v1", "Event", self.namespace)["items"])
 
 
 def install_crd(api: ApiServer) -> None:
+    """Install the CRD and wait until it is served."""
     api.kubectl("apply", "-f", str(CRD))
     api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/grpcservices.grpc-etcd.dev")
 
 
-@pytest.fixture
-def registry(etcd: EtcdServer) -> Iterator[RegistryView]:
-    with Etcd(etcd.endpoints) as client:
-        yield RegistryView(client)
-
-
-Starter = Callable[..., Replica]
+@pytest.fixture(scope="session")
+def _crd(apiserver: ApiServer) -> None:
+    install_crd(apiserver)
 
 
 @pytest.fixture
-def make_operator(tmp_path: Path) -> Iterator[Callable[..., Replica]]:
-    """Make replicas that end with the test."""
+def scene(
+    apiserver: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str, tmp_path: Path, _crd: None
+) -> Iterator[Scene]:
+    """A scene on the shared API server and etcd."""
+    made = Scene(apiserver, etcd, kubelet, namespace, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_scene(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+    """Make scenes on servers of the test's own, in the namespace default."""
     with ExitStack() as stack:
 
-        def make(kubeconfig: Path, etcd: str, *flags: str) -> Replica:
-            operator = Replica(tmp_path, kubeconfig, etcd, flags)
-            stack.callback(operator.process.stop, 5)
-            return operator
+        def make(api: ApiServer, etcd: EtcdServer) -> Scene:
+            install_crd(api)
+            scene = Scene(api, etcd, stack.enter_context(Kubelet(api)), "default", tmp_path)
+            stack.callback(scene.close)
+            return scene
 
         yield make
-
-
-@pytest.fixture
-def start_operator(
-    make_operator: Callable[..., Replica], apiserver: ApiServer, etcd: EtcdServer, namespace: str
-) -> Starter:
-    """Start a replica for this test's namespace on the shared API server and etcd."""
-
-    def start(*flags: str) -> Replica:
-        mine = [f"--namespace={namespace}", f"--cluster-id=test-{namespace}", *flags]
-        return make_operator(apiserver.kubeconfig, etcd.endpoints, *mine).start()
-
-    return start
-
-
-@pytest.fixture
-def apply_service(apiserver: ApiServer, namespace: str) -> Callable[..., dict[str, Any]]:
-    """Create or change a GrpcService of this test's namespace."""
-
-    def apply(name: str = "greeter", where: str = "", **spec: Any) -> dict[str, Any]:
-        spec.setdefault("selector", {"matchLabels": {"app": "greeter"}})
-        item = {
-            "apiVersion": "grpc-etcd.dev/v1alpha1",
-            "kind": "GrpcService",
-            "metadata": {"name": name, "namespace": where or namespace},
-            "spec": spec,
-        }
-        return apiserver.client.apply(item)
-
-    return apply
-
-
-@pytest.fixture
-def status_of(apiserver: ApiServer, namespace: str) -> Callable[..., dict[str, Any]]:
-    """Read a GrpcService's status."""
-
-    def read(name: str = "greeter") -> dict[str, Any]:
-        return dict(apiserver.client.get("grpc-etcd.dev/v1alpha1", "GrpcService", name, namespace).get("status") or {})
-
-    return read
-
-
-@pytest.fixture
-def condition_of(status_of: Callable[..., dict[str, Any]]) -> Callable[..., tuple[str, str]]:
-    """Read status and reason of a GrpcService's condition."""
-
-    def read(kind: str, name: str = "greeter") -> tuple[str, str]:
-        found = [each for each in status_of(name).get("conditions", []) if each["type"] == kind]
-        return (found[0]["status"], found[0]["reason"]) if found else ("", "")
-
-    return read
-
-
-def lease_of(namespace: str, uid: str) -> int:
-    """Give the lease id that the operator of this test gives a Pod."""
-    return lease_id(f"test-{namespace}", uid)
-
-
-@pytest.fixture
-def lease(namespace: str) -> Callable[[str], int]:
-    return lambda uid: lease_of(namespace, uid)

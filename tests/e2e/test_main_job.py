@@ -1,49 +1,184 @@
 """The main job on a real API server and a real etcd: a provider key exists exactly while its Pod is ready to serve."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-from testbed.kubelet import Kubelet
-from testbed.replica import RegistryView, Replica
+import pytest
+
+from grpc_etcd.registry.own import OwnerRecord, owner_key
+from testbed.conditions import wait_until
+from testbed.kubelet import random_loopback_ip
+from testbed.kubernetes_api import ApiError
 
 
-def test_a_ready_pod_has_its_key_with_value_and_lease(
-    start_operator: Callable[..., Replica],
-    registry: RegistryView,
-    kubelet: Kubelet,
-    namespace: str,
-    apply_service: Callable[..., Any],
-    lease: Callable[[str], int],
-) -> None:
-    start_operator()
-    apply_service(
-        weight=7,
-        metadata={"team": "shop"},
-        metadataFromLabels=["version"],
-        group="g",
-        zone="z",
-        region="r",
-        appId="a",
-        deployment="d",
+def test_a_ready_pod_has_key_value_lease_and_owner_record(scene: Any) -> None:
+    scene.start()
+    attributes = {"group": "g", "zone": "z", "region": "r", "appId": "a", "deployment": "d"}
+    scene.apply(weight=7, metadata={"team": "shop"}, metadataFromLabels=["version", "absent"], **attributes)
+    pod = scene.pod("one", labels={"app": "greeter", "version": "v1"})
+    scene.registry.wait_addresses(pod.address)
+    key = f"/jupiter/greeter/providers/grpc://{pod.address}"
+    record = scene.registry.keys()[key]
+    assert record.lease == scene.lease(pod.uid)
+    assert record.value.decode() == (
+        f'{{"name":"greeter","appId":"a","scheme":"grpc","address":"{pod.address}","weight":7,"enable":true,'
+        '"healthy":true,"metadata":{"jupiterVersion":"0.2.0","team":"shop","version":"v1"},"region":"r","zone":"z",'
+        '"kind":1,"deployment":"d","group":"g","services":null}'
     )
-    pod = kubelet.create_pod("one", namespace, labels={"app": "greeter", "version": "v1"})
-    registry.wait_addresses(pod.address)
-    record = registry.keys()[f"/jupiter/greeter/providers/grpc://{pod.address}"]
-    assert record.lease == lease(pod.uid)
-    assert json.loads(record.value) == {
-        "name": "greeter",
-        "appId": "a",
-        "scheme": "grpc",
-        "address": pod.address,
-        "weight": 7,
-        "enable": True,
-        "healthy": True,
-        "metadata": {"jupiterVersion": "0.2.0", "team": "shop", "version": "v1"},
-        "region": "r",
-        "zone": "z",
-        "kind": 1,
-        "deployment": "d",
-        "group": "g",
-        "services": None,
+    owner = scene.client.get(owner_key(scene.cluster, pod.uid))
+    assert owner.lease == record.lease
+    assert OwnerRecord.from_json(owner.value) == OwnerRecord(
+        namespace=scene.namespace,
+        pod="one",
+        node="node-1",
+        grpc_services=(f"{scene.namespace}/greeter",),
+        keys=(key.encode(),),
+    )
+
+
+def test_not_ready_terminating_and_deleted_pods_have_no_key(scene: Any) -> None:
+    scene.start()
+    scene.apply()
+    flapping, terminating, deleted, stays = (scene.pod(hold=True) for _ in range(4))
+    scene.registry.wait_addresses(*(pod.address for pod in (flapping, terminating, deleted, stays)))
+    scene.kubelet.unready(flapping)
+    scene.kubelet.terminate(terminating)  # it is held: the object stays, with a deletionTimestamp
+    scene.api.client.delete(deleted.item, grace_seconds=0)
+    scene.registry.wait_addresses(stays.address)
+    assert scene.api.client.find("v1", "Pod", terminating.name, scene.namespace)
+    scene.kubelet.ready(flapping)
+    scene.registry.wait_addresses(stays.address, flapping.address)
+    assert scene.client.get(owner_key(scene.cluster, terminating.uid)) is None
+
+
+def test_a_new_ip_replaces_the_old_key(scene: Any) -> None:
+    scene.start()
+    scene.apply()
+    pod = scene.pod()
+    scene.registry.wait_addresses(pod.address)
+    pod.ip = random_loopback_ip()
+    scene.kubelet.ready(pod)
+    scene.registry.wait_addresses(pod.address)
+
+
+def test_an_address_moves_from_a_deleted_pod_to_the_one_that_has_it_now(scene: Any) -> None:
+    scene.start()
+    scene.apply()
+    old = scene.pod()
+    scene.registry.wait_addresses(old.address)
+    scene.api.client.delete(old.item, grace_seconds=0)
+    new = scene.pod(ip=old.ip)
+    key = f"/jupiter/greeter/providers/grpc://{new.address}"
+    wait_until(lambda: (r := scene.registry.keys().get(key)) and r.lease == scene.lease(new.uid), "it moved")
+
+
+def test_ports_are_found_by_name_and_number(scene: Any) -> None:
+    scene.start()
+    ports = {"grpc": 9000, "admin": 9100}
+    pod = scene.pod(ports=ports)
+    for name, port in {"by-default": None, "by-name": "admin", "by-number": 9200}.items():
+        scene.apply(name, **({} if port is None else {"port": port}))
+    scene.registry.wait_addresses(f"{pod.ip}:9000", name="by-default")
+    scene.registry.wait_addresses(f"{pod.ip}:9100", name="by-name")
+    scene.registry.wait_addresses(f"{pod.ip}:9200", name="by-number")
+
+
+def test_two_services_on_one_pod_share_its_lease(scene: Any) -> None:
+    scene.start()
+    scene.apply("one")
+    scene.apply("two")
+    pod = scene.pod()
+    scene.registry.wait_addresses(pod.address, name="one")
+    scene.registry.wait_addresses(pod.address, name="two")
+    assert {record.lease for record in scene.registry.keys().values()} == {scene.lease(pod.uid)}
+    scene.delete("one")
+    scene.registry.wait_addresses(name="one")
+    assert scene.registry.addresses("two") == [pod.address]
+
+
+def test_a_restart_writes_nothing_but_its_own_election(scene: Any) -> None:
+    first = scene.start().wait_leading()
+    scene.apply()
+    pods = [scene.pod() for _ in range(3)]
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    first.process.stop()
+    before = {key: record.mod_revision for key, record in scene.registry.keys("/").items()}
+    second = scene.start().wait_leading()
+    after = {key: record.mod_revision for key, record in scene.registry.keys("/").items()}
+    own = {f"/grpc-etcd/{kind}/{scene.cluster}" for kind in ("leader", "synced")}
+    assert {key: revision for key, revision in after.items() if key not in own} == {
+        key: revision for key, revision in before.items() if key not in own
     }
+    settled = scene.registry.revision()
+    scene.api.client.patch(pods[0].item, {"metadata": {"annotations": {"unrelated": "change"}}})
+    scene.kubelet.unready(pods[1])
+    scene.registry.wait_addresses(pods[0].address, pods[2].address)
+    assert scene.registry.revision() == settled + 1, second.text()
+
+
+def test_what_happened_while_no_operator_ran_is_made_good(scene: Any) -> None:
+    first = scene.start()
+    scene.apply()
+    scene.apply("other")
+    goes, stays = scene.pod(), scene.pod()
+    scene.registry.wait_addresses(goes.address, stays.address)
+    scene.registry.wait_addresses(goes.address, stays.address, name="other")
+    first.process.kill()
+    scene.api.client.delete(goes.item, grace_seconds=0)
+    scene.delete("other")
+    comes = scene.pod()
+    scene.start()
+    scene.registry.wait_addresses(stays.address, comes.address)
+    scene.registry.wait_addresses(name="other")
+    wait_until(lambda: scene.client.get(owner_key(scene.cluster, goes.uid)) is None, "the owner record is gone")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"selector": {}},
+        {"name": "a/b"},
+        {"name": ""},
+        {"port": 70000},
+        {"weight": -1},
+        {"weight": 10001},
+        {"layouts": ["unheard-of"]},
+        {"drain": {"mode": "Maybe"}},
+        {"scheme": "GRPC"},
+        {"policy": {"retry": {"attempts": 9}}},
+        {"selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+    ],
+    ids=str,
+)
+def test_the_api_server_refuses_bad_services(scene: Any, spec: dict[str, Any]) -> None:
+    with pytest.raises(ApiError) as refused:
+        scene.apply("bad", **spec)
+    assert refused.value.status == 422
+
+
+def test_services_that_cannot_be_served_say_why_and_disturb_nobody(scene: Any) -> None:
+    scene.start()
+    scene.apply("unknown-registry", registries=["nowhere"])
+    scene.apply("no-port", port="missing")
+    scene.apply("good")
+    pod = scene.pod()
+    scene.registry.wait_addresses(pod.address, name="good")
+    scene.wait_condition("Accepted", "False", "UnknownRegistry", "unknown-registry")
+    scene.wait_condition("Accepted", "False", "PortNotFound", "no-port")
+    scene.wait_condition("Accepted", "True", "Accepted", "good")
+    scene.wait_condition("Programmed", "True", "Programmed", "good")
+    assert scene.registry.addresses("unknown-registry") == scene.registry.addresses("no-port") == []
+    assert scene.status("good")["endpoints"] == {"selected": 1, "ready": 1, "registered": 1, "summary": "1/1"}
+    wait_until(lambda: {"PortNotFound", "UnknownRegistry"} <= {e["reason"] for e in scene.events()}, "Events tell it")
+    shown = scene.api.kubectl("get", "gsvc", "good", "-n", scene.namespace)
+    assert shown.splitlines()[1].split()[:4] == ["good", "good", "1/1", "True"], shown
+
+
+def test_values_are_json_that_clients_read(scene: Any) -> None:
+    scene.start()
+    scene.apply(layouts=["jupiter", "etcd-naming"], prefix="wsd-reg")
+    pod = scene.pod()
+    scene.registry.wait_addresses(pod.address, prefix="wsd-reg")
+    naming = wait_until(lambda: scene.registry.keys("wsd-reg/greeter/"), "the second layout is written")
+    assert list(naming) == [f"wsd-reg/greeter/{pod.address}"]
+    assert json.loads(naming[f"wsd-reg/greeter/{pod.address}"].value)["Addr"] == pod.address

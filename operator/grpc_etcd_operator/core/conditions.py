@@ -84,7 +84,9 @@ def _programmed(
 
 def _condition(kind: str, verdict: Verdict, service: GrpcService, now: str) -> dict[str, Any]:
     status = "True" if verdict.accepted else "False"
-    old = next((each for each in service.status.get("conditions") or () if each.get("type") == kind), {})
+    old: Mapping[str, Any] = next(
+        (each for each in service.status.get("conditions") or () if each.get("type") == kind), {}
+    )
     since = old.get("lastTransitionTime") if old.get("status") == status else None
     return {
         "type": kind,

@@ -6,14 +6,15 @@ Faults never stop the rest: a record that cannot be written is left out and said
 same key of a Pod, the older one's value is written.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from grpc_etcd.registry.configurators import metric_target, route_record
 from grpc_etcd.registry.endpoint import EMPTY, Endpoint, join_address
 from grpc_etcd.registry.layout import Layout, Rejected
 from grpc_etcd.registry.own import policy_key
-from grpc_etcd_operator.core.extras import metric_target, route_record
 from grpc_etcd_operator.core.pods import REGION_LABEL, ZONE_LABEL, Pod, find_port
 from grpc_etcd_operator.core.services import MAX_WEIGHT, GrpcService, Spec
 
@@ -38,11 +39,6 @@ class Wanted:
     layout: Layout | None = None
     endpoint: Endpoint | None = None
     only_if_held: bool = False
-
-    @property
-    def stream(self) -> tuple[Layout, str] | None:
-        """Name what a reader watches: one service in one layout. None where no reader minds the pace."""
-        return (self.layout, self.endpoint.name) if self.layout and self.endpoint else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +87,18 @@ def make_service_desired(service: GrpcService, registry: str, *, accepted: bool,
     spec = service.spec
     if gone or spec is None or not accepted or registry not in spec.registries:
         return Desired(unit, gone=gone)
-    wanted = []
+    wanted, faults = [], []
     if spec.policy:
         wanted.append(Wanted(policy_key(spec.prefixes[registry], spec.registry_name), spec.policy, service.uid))
-    for layout in spec.layouts[registry]:
-        for route in spec.routes:
+    for layout, route in itertools.product(spec.layouts[registry], spec.routes):
+        try:
             record = route_record(layout, spec.registry_name, spec.scheme, route)
-            if record is not None:
-                wanted.append(Wanted(record.key, record.value, service.uid, layout, _stream_of(spec.registry_name)))
-    return Desired(unit, tuple(wanted), (service.reference,) if wanted else ())
-
-
-def _stream_of(name: str) -> Endpoint:
-    return Endpoint(name=name, address="")
+        except ValueError as error:
+            faults.append(Fault(service.uid, "Unwritable", f"spec.routes: the route {route.id!r}: {error}"))
+            continue
+        if record is not None:
+            wanted.append(Wanted(record.key, record.value, service.uid))
+    return Desired(unit, tuple(wanted), (service.reference,) if wanted else (), tuple(faults))
 
 
 def _shadowed(record: Wanted) -> Fault:

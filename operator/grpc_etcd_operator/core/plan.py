@@ -19,7 +19,7 @@ A key that the unit holds and no longer wants is deleted if it still carries L. 
 Applying a plan and planning again gives an empty plan.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -67,7 +67,10 @@ class DeleteEdit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The edits of one unit. `faults` are keys that others hold; `written` are the keys held once it is applied."""
+    """The edits of one unit. `faults` is all that is wrong with it, `contested` the keys that others hold.
+
+    `written` are the GrpcServices (by UID) that have all their keys once it is applied.
+    """
 
     uid: str
     lease: int
@@ -75,7 +78,8 @@ class Plan:
     deletes: tuple[DeleteEdit, ...] = ()
     faults: tuple[Fault, ...] = ()
     contested: tuple[bytes, ...] = ()
-    written: Mapping[bytes, str] | None = None
+    written: frozenset[str] = frozenset()
+    gone: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -83,9 +87,9 @@ class Plan:
         return not self.puts and not self.deletes
 
     @property
-    def needs_lease(self) -> bool:
-        """Say whether the unit's lease must exist for this plan."""
-        return bool(self.puts)
+    def keys(self) -> tuple[bytes, ...]:
+        """List the keys that are touched."""
+        return (*(edit.key for edit in self.puts), *(edit.key for edit in self.deletes))
 
 
 class Registry(Protocol):
@@ -210,7 +214,8 @@ class _Planner:
             self.lease,
             tuple(self.puts),
             tuple(self.deletes),
-            tuple(self.faults),
+            (*self.faults, *self.desired.faults),
             tuple(self.contested),
-            self.written,
+            frozenset(self.written.values()) - {fault.source for fault in self.faults},
+            self.desired.gone,
         )

@@ -27,6 +27,9 @@ class Tally:
         self._selected: dict[str, Mapping[str, bool]] = {}
         self._registered: dict[tuple[str, str], frozenset[str]] = {}
         self._whole: dict[str, frozenset[str]] = {}
+        # Thousands of Pods say the same: they share one object.
+        self._sets: dict[frozenset[str], frozenset[str]] = {}
+        self._maps: dict[frozenset[tuple[str, bool]], Mapping[str, bool]] = {}
         self._faulty: dict[tuple[str, str], frozenset[str]] = {}
 
     def counts(self, service: str) -> Counts:
@@ -47,7 +50,7 @@ class Tally:
             counts.selected += 1
             counts.ready += is_ready
         if ready:
-            self._selected[pod] = ready
+            self._selected[pod] = self._maps.setdefault(frozenset(ready.items()), ready)
         else:
             self._selected.pop(pod, None)
         return {*old, *ready}
@@ -57,7 +60,7 @@ class Tally:
     ) -> set[str]:
         """Take which GrpcServices have all their keys of a Pod in a registry; `wanting` says where each goes."""
         if written:
-            self._registered[pod, registry] = written
+            self._registered[pod, registry] = self._sets.setdefault(written, written)
         else:
             self._registered.pop((pod, registry), None)
         whole = frozenset(
@@ -71,7 +74,7 @@ class Tally:
         for service in whole - old:
             self.counts(service).registered += 1
         if whole:
-            self._whole[pod] = whole
+            self._whole[pod] = self._sets.setdefault(whole, whole)
         else:
             self._whole.pop(pod, None)
         return set(old ^ whole)

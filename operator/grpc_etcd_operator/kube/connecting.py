@@ -71,9 +71,9 @@ def _load() -> Any:
     configuration = Configuration()
     try:
         if SERVICE_ACCOUNT_TOKEN.exists():
-            kube_config.load_incluster_config(client_configuration=configuration)
+            kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            kube_config.load_kube_config(client_configuration=configuration)
+            kube_config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except kube_config.ConfigException as error:
         raise NoClusterError(str(error)) from error
     return configuration

@@ -33,7 +33,9 @@ class Transaction:
 
 def make_transaction(plans: Sequence[Plan], fence: Compare) -> Transaction:
     """Put plans into one transaction; no two of them may touch the same key."""
-    conditions, operations, keys = [fence], [], []
+    conditions: list[Compare] = [fence]
+    operations: list[Op] = []
+    keys: list[bytes] = []
     for plan in plans:
         for put in plan.puts:
             conditions.append(compare.mod_revision(put.key, "==", put.mod_revision))
@@ -53,7 +55,7 @@ def divide(plans: Iterable[Plan]) -> tuple[list[list[Plan]], list[Plan]]:
     seen: set[bytes] = set()
     used = REQUEST_BYTES
     for plan in plans:
-        keys = {edit.key for edit in (*plan.puts, *plan.deletes)}
+        keys = set(plan.keys)
         if seen & keys:
             later.append(plan)
             continue

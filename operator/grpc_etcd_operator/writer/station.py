@@ -63,6 +63,7 @@ class Station:
             self.streams,
             lambda outcome: on_outcome(name, outcome),
         )
+        self.has_settled = False
         self.mark = Mark(etcd, cluster, self.election, self.is_in_step)
         self.feed.follow([self._owners, self.streams.learn_plain(POLICY_PREFIX)])
 
@@ -77,9 +78,17 @@ class Station:
         trouble = self.feed.trouble
         return trouble.error if trouble else self.writer.trouble.error
 
+    @property
+    def can_report(self) -> bool:
+        """Say whether what is known of the registry is worth telling: all was judged once, or it is out of reach."""
+        return self.has_settled or self.error is not None
+
     def is_in_step(self) -> bool:
         """Say whether the registry is true to Kubernetes, as far as anybody can know."""
         writer = self.writer
+        if not self.has_settled and self._facts.may_delete() and not (writer.depth or writer.in_flight):
+            self.has_settled = True
+            self._on_change()
         if not self._facts.may_delete() or not self._is_fresh() or self.error:
             return False
         return (
@@ -136,7 +145,6 @@ class Station:
         else:
             self.leases.release_all()
         self.writer.drop_plans()
-        self.writer.enqueue(self.mirror.owners)
         self._on_change()
 
     def _adopt(self) -> None:

@@ -175,7 +175,7 @@ class Writer:
             self._dirty.setdefault(uid, self._since.get(uid, time.monotonic()))
         self._plans.clear()
         self._since.clear()
-        self._wake.set()
+        self.wake()
 
     async def _plan_and_send(self, group: asyncio.TaskGroup) -> None:
         """Turn dirty units into plans and plans into transactions, until nothing more can be done now."""
@@ -212,27 +212,28 @@ class Writer:
         if plan.deletes and not self._facts.may_delete():
             self._held_back[uid] = since
             return
-        self._settle(desired, plan, since)
+        self._settle(plan, since)
 
-    def _settle(self, desired: Desired, plan: Plan, since: float) -> None:
+    def _settle(self, plan: Plan, since: float) -> None:
         """Report a unit that needs nothing; queue the plan of one that does."""
         uid = plan.uid
         self._forget_plan(uid)
         if plan.is_empty:
-            if desired.gone:
+            if plan.gone:
                 self._leases.revoke(plan.lease)
-            self._on_outcome(_outcome(desired, plan))
+            self._on_outcome(Outcome(uid, plan.written, plan.faults))
             return
         if not self._election.is_leading:
-            self._on_outcome(_outcome(desired, plan, pending=True))
+            self._held_back[uid] = since
+            self._on_outcome(Outcome(uid, frozenset(), plan.faults))
             return
         self._plans[uid] = plan
         self._since[uid] = since
         keys: dict[bytes, int] = {}
-        for edit in (*plan.puts, *plan.deletes):
-            if stream := self._streams.find(edit.key):
+        for key in plan.keys:
+            if stream := self._streams.find(key):
                 keys[stream] = keys.get(stream, 0) + 1
-        self._queue.push(Change(uid, len(plan.puts) + len(plan.deletes), keys, urgent=bool(plan.deletes)))
+        self._queue.push(Change(uid, len(plan.keys), keys, urgent=bool(plan.deletes)))
 
     def _forget_plan(self, uid: str) -> None:
         if self._plans.pop(uid, None):
@@ -344,8 +345,7 @@ class Writer:
         """Report what etcd will never take; only a change of the unit can help."""
         self.trouble.note(error)
         self._since.pop(plan.uid, None)
-        sources = set((plan.written or {}).values())
-        faults = tuple(Fault(source, "Unwritable", f"etcd refuses the record: {error}") for source in sources)
+        faults = tuple(Fault(source, "Unwritable", f"etcd refuses the record: {error}") for source in plan.written)
         self._on_outcome(Outcome(plan.uid, frozenset(), faults))
 
     def _come_again(self, transaction: Transaction) -> None:
@@ -368,12 +368,9 @@ class Writer:
 
     def _committed(self, plan: Plan) -> None:
         self._since.pop(plan.uid, None)
-        desired = self._facts.desired(plan.uid, self.registry)
-        if desired and desired.gone:
+        if plan.gone:
             self._leases.revoke(plan.lease)
-        written = frozenset((plan.written or {}).values()) - {fault.source for fault in plan.faults}
-        faults = plan.faults + (desired.faults if desired else ())
-        self._on_outcome(Outcome(plan.uid, written, faults, plan))
+        self._on_outcome(Outcome(plan.uid, plan.written, plan.faults, plan))
 
     def _take_reads(self, transaction: Transaction, result: TransactionResult) -> None:
         """Learn from a refused transaction: who leads, and what each key really holds."""
@@ -394,11 +391,3 @@ class Writer:
         if not times and not self._dirty and not self._strangers:
             return None
         return max(0.001, max(min(times, default=0.0), self.trouble.until) - time.monotonic())
-
-
-def _outcome(desired: Desired, plan: Plan, *, pending: bool = False) -> Outcome:
-    """Say how far a unit is that has nothing sent for it; with edits `pending` nothing counts as written."""
-    faults = (*plan.faults, *desired.faults)
-    if pending:
-        return Outcome(plan.uid, frozenset(), faults)
-    return Outcome(plan.uid, frozenset((plan.written or {}).values()) - {fault.source for fault in plan.faults}, faults)

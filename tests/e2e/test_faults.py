@@ -1,0 +1,173 @@
+"""The world around fails: the API server, the CRD, permissions, etcd. The operator recovers and loses nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.conditions import wait_until
+from testbed.etcd import EtcdServer
+
+CRD = Path(__file__).resolve().parents[2] / "crds" / "grpcservices.yaml"
+pytestmark = pytest.mark.faults
+
+
+def revisions(scene: Any) -> dict[str, int]:
+    return {key: record.mod_revision for key, record in scene.registry.keys().items()}
+
+
+def three_pods(scene: Any) -> list[Any]:
+    scene.apply()
+    pods = [scene.pod() for _ in range(3)]
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    return pods
+
+
+def test_an_api_server_that_is_away_changes_nothing_and_is_caught_up_with(
+    own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
+) -> None:
+    scene = make_scene(own_apiserver, etcd)
+    replica = scene.start().wait_leading()
+    pods = three_pods(scene)
+    before = revisions(scene)
+    own_apiserver.kill()
+    wait_until(lambda: not scene.has_mark(), "readers are told that nobody watches")
+    assert revisions(scene) == before
+    assert replica.get("/healthz")[0] == 200
+    own_apiserver.restart()
+    scene.api.client.delete(pods[0].item, grace_seconds=0)
+    scene.registry.wait_addresses(pods[1].address, pods[2].address)
+    wait_until(scene.has_mark, "in step again")
+
+
+def test_a_deletion_in_a_gap_with_compaction_is_found(
+    own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
+) -> None:
+    scene = make_scene(own_apiserver, etcd)
+    replica = scene.start().wait_leading()
+    pods = three_pods(scene)
+    replica.process.pause()
+    scene.api.client.delete(pods[0].item, grace_seconds=0)
+    own_apiserver.restart()  # its watch cache begins anew: the old resource version is too old for it
+    replica.process.resume()
+    scene.registry.wait_addresses(pods[1].address, pods[2].address)
+
+
+def test_a_crd_that_is_deleted_and_put_back_withdraws_nothing(
+    own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
+) -> None:
+    scene = make_scene(own_apiserver, etcd)
+    replica = scene.start().wait_leading()
+    three_pods(scene)
+    before = revisions(scene)
+    scene.api.kubectl("delete", "crd", "grpcservices.grpc-etcd.dev")
+    wait_until(lambda: "the CRD is being taken away" in replica.text(), "the operator has noticed")
+    wait_until(lambda: "is not installed" in replica.text(), "it waits for the CRD")
+    assert revisions(scene) == before
+    scene.api.kubectl("apply", "-f", str(CRD))
+    scene.api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/grpcservices.grpc-etcd.dev")
+    scene.apply()
+    more = scene.pod()
+    wait_until(lambda: more.address in scene.registry.addresses(), "it works on")
+    scene.wait_condition("Programmed", "True", "Programmed")
+    assert {key: revision for key, revision in revisions(scene).items() if key in before} == before
+
+
+def test_permissions_that_are_taken_away_and_given_back(
+    own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
+) -> None:
+    scene = make_scene(own_apiserver, etcd)
+    api = own_apiserver.client
+    api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator", "namespace": "default"}})
+    rules = [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
+        {"apiGroups": ["grpc-etcd.dev"], "resources": ["grpcservices"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["grpc-etcd.dev"], "resources": ["grpcservices/status"], "verbs": ["patch"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
+    ]
+    metadata = {"name": "operator", "namespace": "default"}
+    group = "rbac.authorization.k8s.io"
+    role = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": rules}
+    api.create(role)
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "RoleBinding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "operator"},
+        "subjects": [{"kind": "ServiceAccount", "name": "operator", "namespace": "default"}],
+    }
+    api.create(binding)
+    kubeconfig = own_apiserver.service_account_kubeconfig("default", "operator")
+    scene.start(kubeconfig=kubeconfig).wait_leading()
+    pods = three_pods(scene)
+    scene.wait_condition("Programmed", "True", "Programmed")
+    before = revisions(scene)
+    api.apply({**role, "rules": [{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}]})
+    own_apiserver.restart()  # ends the watches, which are not cut when a permission goes
+    wait_until(lambda: not scene.has_mark(), "readers are told that nobody watches")
+    assert revisions(scene) == before
+    api.apply(role)
+    scene.kubelet.unready(pods[0])
+    scene.registry.wait_addresses(pods[1].address, pods[2].address)
+    wait_until(scene.has_mark, "in step again")
+
+
+def test_etcd_away_at_start_and_later_is_waited_for(
+    apiserver: Any, own_etcd: Any, make_scene: Callable[..., Any]
+) -> None:
+    scene = make_scene(apiserver, own_etcd)
+    own_etcd.kill()
+    replica = scene.start()
+    scene.apply()
+    pod = scene.pod()
+    scene.wait_condition("Programmed", "False", "RegistryUnavailable")
+    wait_until(lambda: replica.get("/readyz")[0] == 503, "not ready")
+    assert replica.get("/healthz")[0] == 200
+    own_etcd.restart()
+    scene.registry.wait_addresses(pod.address)
+    scene.wait_condition("Programmed", "True", "Programmed")
+    own_etcd.kill()
+    wait_until(lambda: replica.metric("grpc_etcd_registry_up", registry="default") == 0, "the metric says so")
+    scene.kubelet.unready(pod)
+    other = scene.pod()
+    own_etcd.restart()
+    scene.registry.wait_addresses(other.address)
+    wait_until(lambda: replica.get("/readyz")[0] == 200, "ready again")
+
+
+def test_an_etcd_without_space_is_reported_and_recovered_from(apiserver: Any, make_scene: Callable[..., Any]) -> None:
+    with EtcdServer.start(flags=["--quota-backend-bytes=6000000"]) as small:
+        scene = make_scene(apiserver, small)
+        scene.start().wait_leading()
+        scene.apply()
+        pod = scene.pod()
+        scene.registry.wait_addresses(pod.address)
+        filler = 0
+        while "NOSPACE" not in small.etcdctl("alarm", "list", check=False):
+            small.etcdctl("put", f"filler-{filler}", "x" * 500_000, check=False)
+            filler += 1
+        late = scene.pod()
+        scene.wait_condition("Programmed", "False", "RegistryUnavailable")
+        assert pod.address in scene.registry.addresses()
+        small.etcdctl("del", "--prefix", "filler-")
+        small.etcdctl("compact", str(scene.registry.revision()))
+        small.etcdctl("defrag")
+        small.etcdctl("alarm", "disarm")
+        scene.registry.wait_addresses(pod.address, late.address)
+
+
+def test_an_etcd_without_quorum_is_waited_for(
+    apiserver: Any, etcd_cluster: Any, make_scene: Callable[..., Any]
+) -> None:
+    scene = make_scene(apiserver, etcd_cluster)
+    scene.start("--leader-ttl=5").wait_leading()
+    pods = three_pods(scene)
+    for member in etcd_cluster.members[:2]:
+        member.kill()
+    scene.kubelet.unready(pods[0])
+    scene.wait_condition("Programmed", "False", "RegistryUnavailable")
+    for member in etcd_cluster.members[:2]:
+        member.restart()
+    scene.registry.wait_addresses(pods[1].address, pods[2].address)

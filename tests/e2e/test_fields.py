@@ -1,0 +1,140 @@
+"""Every field of a GrpcService is obeyed, on real parts; the rest of them stand in test_main_job.py."""
+
+import json
+from typing import Any
+
+from testbed.conditions import wait_until
+
+GATE = "grpc-etcd.dev/registered"
+
+
+def only_value(scene: Any, name: str = "greeter") -> Any:
+    values = list(scene.registry.values(f"/jupiter/{name}/providers/").values())
+    return values[0] if len(values) == 1 else {}
+
+
+def test_match_expressions_select(scene: Any) -> None:
+    scene.start()
+    scene.apply(selector={"matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}]})
+    chosen, _ = scene.pod(labels={"tier": "b"}), scene.pod(labels={"tier": "c"})
+    scene.registry.wait_addresses(chosen.address)
+    scene.apply(selector={"matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["a", "b"]}]})
+    wait_until(lambda: scene.registry.addresses() != [chosen.address], "the selector's change is obeyed")
+
+
+def test_the_annotation_sets_the_weight_and_a_bad_one_is_reported(scene: Any) -> None:
+    scene.start()
+    scene.apply(weight=10)
+    pod = scene.pod(annotations={"grpc-etcd.dev/weight": "77"})
+    wait_until(lambda: only_value(scene).get("weight") == 77, "the annotation counts")
+    scene.api.client.patch(pod.item, {"metadata": {"annotations": {"grpc-etcd.dev/weight": "heavy"}}})
+    wait_until(lambda: only_value(scene).get("weight") == 10, "a bad one does not")
+    scene.wait_condition("Programmed", "False", "BadWeight")
+
+
+def test_zone_and_region_default_to_the_nodes(scene: Any) -> None:
+    scene.kubelet.create_node("zoned", zone="z1", region="r1")
+    scene.start()
+    scene.apply()
+    scene.pod(node="zoned")
+    wait_until(lambda: (only_value(scene).get("zone"), only_value(scene).get("region")) == ("z1", "r1"), "topology")
+
+
+def test_enable_false_withdraws_and_forgets_nothing(scene: Any) -> None:
+    scene.start()
+    scene.apply()
+    pod = scene.pod()
+    scene.registry.wait_addresses(pod.address)
+    scene.apply(enable=False)
+    scene.registry.wait_addresses()
+    scene.wait_condition("Programmed", "True", "Disabled")
+    scene.apply(enable=True)
+    scene.registry.wait_addresses(pod.address)
+
+
+def test_publish_not_ready_takes_running_pods(scene: Any) -> None:
+    scene.start()
+    scene.apply(publishNotReady=True)
+    pod = scene.pod(ready=False)
+    scene.registry.wait_addresses(pod.address)
+    scene.kubelet.set_phase(pod, "Failed")
+    scene.registry.wait_addresses()
+
+
+def test_drain_disable_disables_first_and_deletes_when_the_pod_is_gone(scene: Any) -> None:
+    scene.start()
+    scene.apply(drain={"mode": "Disable"})
+    pod, never = scene.pod(hold=True), scene.pod(ready=False)
+    scene.registry.wait_addresses(pod.address)
+    scene.kubelet.terminate(pod)
+    wait_until(lambda: only_value(scene).get("enable") is False, "disabled")
+    assert scene.registry.addresses() == [pod.address]
+    scene.kubelet.finish(pod)
+    scene.registry.wait_addresses()
+    assert never.address not in scene.registry.addresses()
+
+
+def test_the_metrics_port_has_a_prometheus_target(scene: Any) -> None:
+    scene.start()
+    scene.apply(metricsPort="metrics")
+    pod = scene.pod("one", ports={"grpc": 9000, "metrics": 9100})
+    target = f"{pod.ip}:9100"
+    wait_until(lambda: scene.registry.keys("/prometheus/"), "the target is there")
+    found = {key: (record.value, record.lease) for key, record in scene.registry.keys("/prometheus/").items()}
+    assert found == {f"/prometheus/job/greeter/one/{target}": (target.encode(), scene.lease(pod.uid))}
+    scene.kubelet.unready(pod)
+    wait_until(lambda: not scene.registry.keys("/prometheus/"), "the target goes with the Pod")
+
+
+def test_policy_and_routes_stand_under_a_lease_of_the_service(scene: Any) -> None:
+    scene.start()
+    policy = {"loadBalancing": {"type": "RoundRobin"}, "timeout": "5s"}
+    routes = [{"id": "canary", "method": "/shop.Greeter/SayHello", "groups": {"blue": 90, "green": 10}}]
+    uid = scene.apply(policy=policy, routes=routes)["metadata"]["uid"]
+    wait_until(lambda: scene.client.get(b"/grpc-etcd/policy/jupiter/greeter"), "the policy is there")
+    record = scene.client.get(b"/grpc-etcd/policy/jupiter/greeter")
+    assert (json.loads(record.value), record.lease) == (policy, scene.lease(uid))
+    route = scene.client.get(b"/jupiter/greeter/configurators/grpc:///routes/canary")
+    assert route.lease == scene.lease(uid)
+    assert json.loads(route.value) == {
+        "id": "canary",
+        "scheme": "grpc",
+        "host": "",
+        "deployment": "",
+        "uri": "/shop.Greeter/SayHello",
+        "upstream": {"nodes": None, "groups": {"blue": 90, "green": 10}},
+    }
+    scene.delete()
+    wait_until(lambda: not scene.client.get(b"/grpc-etcd/policy/jupiter/greeter"), "it goes with the service")
+    wait_until(lambda: not scene.client.get(b"/jupiter/greeter/configurators/grpc:///routes/canary"), "so do routes")
+
+
+def test_the_gate_opens_once_the_keys_are_written_and_for_pods_that_nobody_selects(scene: Any) -> None:
+    scene.start()
+    scene.apply()
+    gated = scene.pod(gates=[GATE])
+    scene.registry.wait_addresses(gated.address)
+    unselected = scene.pod(gates=[GATE], labels={"app": "other"})
+    for pod in (gated, unselected):
+        wait_until(lambda pod=pod: is_ready(scene, pod), "the Pod is ready, its gate is open")
+    scene.kubelet.unready(gated)
+    scene.registry.wait_addresses()
+
+
+def is_ready(scene: Any, pod: Any) -> bool:
+    item = scene.api.client.get("v1", "Pod", pod.name, scene.namespace)
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in item["status"]["conditions"])
+
+
+def test_a_change_that_changes_no_value_writes_nothing(scene: Any) -> None:
+    scene.start().wait_leading()
+    scene.apply()
+    pod = scene.pod()
+    scene.registry.wait_addresses(pod.address)
+    scene.wait_condition("Programmed", "True", "Programmed")
+    before = scene.registry.revision()
+    scene.apply(
+        selector={"matchLabels": {"app": "greeter"}, "matchExpressions": [{"key": "app", "operator": "Exists"}]}
+    )
+    wait_until(lambda: scene.status()["observedGeneration"] == 2, "the change has been seen")
+    assert scene.registry.revision() == before
