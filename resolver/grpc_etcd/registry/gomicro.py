@@ -55,11 +55,10 @@ class GoMicro:
             return None
         try:
             struct = gojson.parse_struct(value, _FIELDS)
-            version = gojson.text(struct, "version")
             nodes = struct.get("nodes")
             if not isinstance(nodes, list) or not nodes:
                 return Rejected("the value is not go-micro's: it holds no node")
-            return _read(service, version, gojson.as_struct(nodes[0], _NODE_FIELDS))
+            return _read(service, _text(struct, "version"), gojson.as_struct(nodes[0], _NODE_FIELDS))
         except gojson.GoJsonError as error:
             return Rejected(f"the value is not go-micro's: {error}")
 
@@ -69,10 +68,11 @@ class GoMicro:
 
 
 def _read(service: str, version: str, node: dict[str, Any]) -> Endpoint | Rejected:
-    address = gojson.text(node, "address")
+    address = _text(node, "address")
     if fault := address_fault(address):
         return Rejected(fault)
-    metadata = dict(gojson.text_map(node, "metadata") or {})
+    found = node.get("metadata")
+    metadata = {name: _text(found, name) for name in found} if isinstance(found, dict) else {}
     scheme = metadata.pop("protocol", "grpc")
     if version:
         metadata.setdefault("version", version)
@@ -81,5 +81,11 @@ def _read(service: str, version: str, node: dict[str, Any]) -> Endpoint | Reject
         address=address,
         scheme=scheme,
         metadata=MappingProxyType(metadata) if metadata else EMPTY,
-        instance=gojson.text(node, "id"),
+        instance=_text(node, "id"),
     )
+
+
+def _text(struct: dict[str, Any], field: str) -> str:
+    """Read a string; what is none is empty, for these readers pass over the errors of json.Unmarshal."""
+    item = struct.get(field)
+    return item if isinstance(item, str) else ""

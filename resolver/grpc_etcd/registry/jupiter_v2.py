@@ -18,13 +18,14 @@ from grpc_etcd.registry.naming import SETTLED_TAIL
 
 VERSION = "v0.11.13"  # what v0.11.21 writes as metadata.jupiterVersion
 GOVERNOR_SCHEME = "govern"
-DELETED = 1  # registry.Delete: this value's readers drop the address
+ADDED, DELETED = 0, 1  # registry.Add and registry.Delete; readers drop the address of a value that says Delete
 
 _FIELDS = gojson.fold_names("Op", "Addr", "MetadataX", "Metadata")
 _INFO_FIELDS = gojson.fold_names(
     *("name", "appId", "scheme", "address", "weight", "enable", "healthy", "metadata", "region", "zone", "kind"),
     *("version", "mode", "hostname", "deployment", "group"),
 )
+_ALWAYS_THERE = {"address", "weight", "enable"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,24 @@ class JupiterV2:
     @staticmethod
     def _read(service: str, scheme: str, address: str, value: bytes) -> Endpoint | Rejected | None:
         struct = gojson.parse_struct(value, _FIELDS)
-        if gojson.integer(struct, "Op", 0, gojson.UINT8_MAX) == DELETED:
-            return None
+        gojson.text(struct, "Addr")
+        operation = gojson.integer(struct, "Op", 0, gojson.UINT8_MAX)
+        if operation != ADDED:
+            return (
+                None if operation == DELETED else Rejected(f"the value's operation {operation} is none that is known")
+            )
         kind = Kind.GOVERNOR if scheme == GOVERNOR_SCHEME else Kind.PROVIDER
-        parsed: Any = struct.get("MetadataX") or struct.get("Metadata")
-        if not isinstance(parsed, dict):
+        parsed = _service_info(struct)
+        if parsed is None:
             return Endpoint(name=service, address=address, scheme=scheme, kind=kind)
-        info = gojson.as_struct(parsed, _INFO_FIELDS) | {"address": address}
-        return read_service_info(service, info, scheme, kind)
+        info = gojson.as_struct(parsed, _INFO_FIELDS)
+        for field in ("address", "version", "mode", "hostname"):
+            gojson.text(info, field)
+        return read_service_info(service, info | {"address": address}, scheme, kind)
+
+
+def _service_info(struct: dict[str, Any]) -> Any:
+    """Find the ServiceInfo: under the newest name, else under the older one, where others may keep what they like."""
+    metadata = struct.get("Metadata")
+    is_info = isinstance(metadata, dict) and metadata.keys() >= _ALWAYS_THERE
+    return struct.get("MetadataX", metadata if is_info else None)

@@ -29,6 +29,9 @@ func list(options harness.Options) ([]harness.Endpoint, error) {
 	endpoints := []harness.Endpoint{}
 	for _, service := range services {
 		for _, node := range service.Nodes {
+			if node == nil { // a null in the list of nodes; go-micro's selectors would panic
+				continue
+			}
 			endpoints = append(endpoints, harness.Endpoint{Address: node.Address, Enable: true, Metadata: node.Metadata})
 		}
 	}

@@ -51,6 +51,9 @@ func watch(options harness.Options, show func([]string)) error {
 			addresses = append(addresses, info.Address)
 		}
 		show(addresses)
+		harness.Print("configurators", map[string]any{
+			"routes": set.RouteConfigs, "providers": set.ProviderConfigs, "consumers": set.ConsumerConfigs,
+		})
 	}
 	return nil
 }

@@ -113,7 +113,8 @@ V2_KEY = b"grpc:main:v1:unknown-mode/10.0.0.1:9090"
     ("value", "weight"),
     [
         (b'{"Op":0,"Addr":"10.0.0.1:9090","Metadata":null}', 100),
-        (b'{"Op":0,"Addr":"10.0.0.1:9090","Metadata":{"weight":7,"enable":true}}', 7),
+        (b'{"Op":0,"Addr":"10.0.0.1:9090","Metadata":{"address":"10.0.0.1:9090","weight":7,"enable":true}}', 7),
+        (b'{"Op":0,"Addr":"10.0.0.1:9090","Metadata":{"team":"shop","weight":"7"}}', 100),
         (b'{"Op":0,"Addr":"10.0.0.1:9090","MetadataX":{"weight":8,"enable":true}}', 8),
         (b"{}", 100),
     ],
@@ -128,7 +129,9 @@ def test_v2s_readers_drop_a_value_that_says_deleted() -> None:
     assert JupiterV2().decode("main", V2_KEY, b'{"Op":1,"Addr":"10.0.0.1:9090"}') is None
 
 
-@pytest.mark.parametrize("value", [b"", b"plain", b"[]", b'{"Op":"0"}', b'{"MetadataX":{"weight":"7"}}'])
+@pytest.mark.parametrize(
+    "value", [b"", b"plain", b"[]", b'{"Op":"0"}', b'{"Op":7}', b'{"Addr":1}', b'{"MetadataX":{"weight":"7"}}']
+)
 def test_v2_values_that_go_drops_are_rejected(value: bytes) -> None:
     assert isinstance(JupiterV2().decode("main", V2_KEY, value), Rejected)
 
