@@ -89,7 +89,9 @@ def compact(revision: int) -> Call[None]:
     return Call(method("KV/Compact", "CompactionRequest", "CompactionResponse"), request, lambda _: None)
 
 
-def transaction(compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op]) -> Call[model.TransactionResult]:
+def transaction(
+    compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op]
+) -> Call[model.TransactionResult]:
     """Run the operations of `success` when all comparisons hold, else those of `failure`."""
     request = message("TxnRequest")(
         compare=[make_compare(each) for each in compare],
@@ -179,7 +181,9 @@ def authenticate(user: str, password: str) -> Call[str]:
 
 def status() -> Call[model.ServerStatus]:
     """Ask a member about itself."""
-    return Call(method("Maintenance/Status", "StatusRequest", "StatusResponse"), message("StatusRequest")(), read_status)
+    return Call(
+        method("Maintenance/Status", "StatusRequest", "StatusResponse"), message("StatusRequest")(), read_status
+    )
 
 
 def read_status(reply: Any) -> model.ServerStatus:

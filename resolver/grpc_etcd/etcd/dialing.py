@@ -17,7 +17,6 @@ from grpc_etcd.etcd import endpoints
 from grpc_etcd.etcd.endpoints import HostPort, Tls
 from grpc_etcd.etcd.errors import AuthFailed, Unavailable
 
-
 # How often files and names are looked at, at most; they are few and the look is cheap. Arbitrary.
 LOOK_SECONDS = 10.0
 SUSPICIOUS_SECONDS = 1.0

@@ -23,6 +23,7 @@
 
 Each keeps the gRPC code and etcd's own words; `remedy` tells an admin what to do next.
 """
+# ruff: noqa: N818  the names are the conditions that etcd reports; `errors.` or EtcdError says what they are
 
 from typing import ClassVar
 
@@ -56,7 +57,9 @@ class NoLeader(Unavailable):
 class DeadlineExceeded(EtcdError):
     """No answer in time. A write may or may not have been carried out."""
 
-    remedy = "Check etcd's load and disk latency (etcd_disk_wal_fsync_duration_seconds) and the network; then read back."
+    remedy = (
+        "Check etcd's load and disk latency (etcd_disk_wal_fsync_duration_seconds) and the network; then read back."
+    )
 
 
 class PermissionDenied(EtcdError):

@@ -2,7 +2,8 @@
 
 Rule 1: list all prefixes at one revision R, then watch each from R + 1, all over one stream.
 Rule 2: a broken stream resumes each prefix at its last event's revision + 1. The header's revision moves that only on a
-        reply without events that is not `created`: elsewhere it is the store's, not the events'. Repeated events are dropped.
+        reply without events that is not `created`: elsewhere it is the store's, not the events'. Repeated events are
+        dropped.
 Rule 3: after each opening, one read at the last known revision proves that this is still the history that was followed.
         A restored etcd fails it (future revision, or another record than the one seen), and everything is listed again.
 Rule 4: `canceled` ends the stream: compacted lists again, a refused token logs in again, a refused permission is
@@ -22,7 +23,7 @@ from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.messages import message
 from grpc_etcd.etcd.model import Changed, Listed, Lost, News, Progress, Record, Revision
 
-# Waits in seconds, doubled from the first to the last. Refusals (permission, password) are mended by people, not by time.
+# Waits in seconds, doubled from the first to the last. Refusals (permission, password) are mended by people.
 UNREACHED_SECONDS = (0.1, 3.0)
 REFUSED_SECONDS = (1.0, 30.0)
 REFUSALS = (errors.PermissionDenied, errors.AuthFailed, errors.InvalidRequest)

@@ -18,8 +18,8 @@ PACKAGE = "grpc_etcd.wire"
 
 @cache
 def _pool() -> Any:
-    pool = descriptor_pool.DescriptorPool()  # type: ignore[no-untyped-call]
-    pool.AddSerializedFile(base64.b64decode(ENCODED))  # type: ignore[no-untyped-call]
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(base64.b64decode(ENCODED))
     return pool
 
 

@@ -108,7 +108,7 @@ class Changed(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """News: in step, nothing has changed up to this revision. Also the first news after a `Lost` with nothing missed."""
+    """News: in step up to this revision. Also the first news after a `Lost` when nothing has to be listed again."""
 
     revision: Revision
 
@@ -135,6 +135,11 @@ class State:
     stale_since: float | None
     error: EtcdError | None = None
     revision: Revision = LATEST
+
+
+def staleness(state: State) -> tuple[bool, float]:
+    """Order states from the worst to the best."""
+    return state.connected, state.stale_since or 0.0
 
 
 def prefix_end(prefix: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The client for asyncio: the same names as `grpc_etcd.etcd`, to be awaited."""
+"""etcd for asyncio: the same names as for threads, with await and async for. A thin driver of the core."""
 
 from grpc_etcd.etcd.aio.client import Etcd
 from grpc_etcd.etcd.aio.streams import KeepAlive, ListWatch

@@ -1,5 +1,6 @@
 """The client for asyncio. Every method takes and gives what the core's values say; nothing is decided here."""
 
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -24,7 +25,7 @@ KEEP_ALIVE_STREAMS = 4
 
 
 class Etcd:
-    """A client of one etcd cluster, for one event loop. It connects at the first call.
+    """A client of one etcd cluster, for asyncio. It connects at the first call and belongs to one event loop.
 
     Each call has `timeout_seconds` to finish and fails with an EtcdError; nothing is tried again but a log-in whose
     token has run out. Only list_watch() and keep_alive() go on through failures.
@@ -52,7 +53,7 @@ class Etcd:
     ) -> Self:
         """Use a channel that the application has already; close() leaves it open."""
         client = cls.__new__(cls)
-        client._set_up(Link(None, Credentials(user, password), timeout_seconds, channel), "a channel")
+        client._set_up(Link(None, Credentials(user, password), timeout_seconds, channel), "a channel")  # noqa: SLF001  a constructor
         return client
 
     def _set_up(self, link: Link, name: str) -> None:
@@ -61,7 +62,7 @@ class Etcd:
         self._open: weakref.WeakSet[ListWatch | KeepAlive] = weakref.WeakSet()
 
     def __repr__(self) -> str:
-        return f"<aio.Etcd {self._name}{' closed' if self._link.closed else ''}>"
+        return f"<Etcd {self._name}{' closed' if self._link.closed else ''}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,6 +71,11 @@ class Etcd:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def __del__(self) -> None:
+        link = getattr(self, "_link", None)
+        if link and not link.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     async def get(self, key: bytes, *, revision: int = 0) -> Record | None:
         """Read one key, now or at a revision; None when it is not there."""
@@ -85,7 +91,8 @@ class Etcd:
 
     async def delete(self, key: bytes) -> bool:
         """Delete one key and say whether it was there."""
-        return bool(await self._link.call(calls.delete(key)))
+        deleted = await self._link.call(calls.delete(key))
+        return deleted > 0
 
     async def delete_prefix(self, prefix: bytes) -> int:
         """Delete all keys of a prefix and say how many there were."""
@@ -140,5 +147,5 @@ class Etcd:
     async def close(self) -> None:
         """End all streams, then the connection. May be called twice."""
         for stream in list(self._open):
-            stream.close()
+            await stream.close()
         await self._link.close()

@@ -1,4 +1,4 @@
-"""The way to etcd for asyncio: the current channel, the token, unary calls and streams. For one event loop."""
+"""The way to etcd for asyncio: the current channel, the token, unary calls and streams. Belongs to one event loop."""
 
 import asyncio
 import time
@@ -15,8 +15,6 @@ from grpc_etcd.etcd.dialing import Dialer, Facts, Lookout
 from grpc_etcd.etcd.translating import translate
 
 T = TypeVar("T")
-# An old channel lives on for its streams; they end by themselves when the files or addresses they stand on are gone.
-RETIRE_SECONDS = 600.0
 
 
 class Line:
@@ -55,7 +53,6 @@ class Link:
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
         self._line = Line(channel, None) if channel else None
-        self._old: list[grpc.aio.Channel] = []
         self._line_lock = asyncio.Lock()
         self._log_in_lock = asyncio.Lock()
         self.closed = False
@@ -73,7 +70,9 @@ class Link:
 
     async def call(self, call: Call[T]) -> T:
         """Make one call; log in before it where needed, and once more when the token is refused."""
-        token = await self._log_in()
+        token = self._credentials.token
+        if token is None:
+            token = await self._log_in()
         try:
             return await self._send(call, token)
         except errors.TokenRefused:
@@ -98,35 +97,28 @@ class Link:
     async def close(self) -> None:
         """Close the channel, unless it was adopted."""
         self.closed = True
-        if self._line and self._dialer:
-            self._old.append(self._line.channel)
-        self._line = None
-        for channel in self._old:
-            await channel.close()
-        self._old.clear()
+        line, self._line = self._line, None
+        if line and self._dialer:
+            await line.channel.close()
 
     async def _send(self, call: Call[T], metadata: Metadata) -> T:
-        unary = (await self._current_line()).unary(call.method)
+        line = self._line if self._is_current() else await self._current_line()
+        assert line is not None  # noqa: S101  as _is_current() says
         try:
-            reply = await unary(call.request, timeout=self._timeout_seconds, metadata=metadata)
+            reply = await line.unary(call.method)(call.request, timeout=self._timeout_seconds, metadata=metadata)
         except grpc.RpcError as error:
             self._lookout.suspect()
             raise self._explain(error) from error
-        except grpc.aio.UsageError as error:  # grpcio's answer on a channel that was closed meanwhile
-            raise errors.Closed(str(error)) from error
-        except asyncio.CancelledError as error:
-            if self.closed and not _is_cancelling():
-                raise errors.Closed("the client was closed during the call") from error
-            raise
+        except (grpc.aio.UsageError, asyncio.CancelledError) as error:
+            if not self.closed:
+                raise
+            raise errors.Closed("the client was closed during the call") from error
         return call.read(reply)
 
     def _explain(self, error: grpc.RpcError) -> errors.EtcdError:
         return errors.Closed("the client was closed during the call") if self.closed else translate(error)
 
     async def _log_in(self) -> Metadata:
-        token = self._credentials.token
-        if token is not None:
-            return token
         async with self._log_in_lock:
             token = self._credentials.token
             return self._credentials.accept(await self._fetch_token()) if token is None else token
@@ -137,20 +129,23 @@ class Link:
         except errors.AuthNotEnabled:
             return ""
 
+    def _is_current(self) -> bool:
+        if self._line is None:
+            return False
+        return not (self._dialer and self._dialer.may_change and self._lookout.is_due(time.monotonic()))
+
     async def _current_line(self) -> Line:
-        if self.closed:
-            raise errors.Closed("the client has been closed")
-        if self._line and not (self._dialer and self._dialer.may_change and self._lookout.is_due(time.monotonic())):
-            return self._line
         async with self._line_lock:
-            if self._line is None or self._lookout.is_due(time.monotonic()):
-                self._line = await self._look(time.monotonic())
+            if self.closed:
+                raise errors.Closed("the client has been closed")
+            if self._line is None or not self._is_current():
+                self._line = await self._look()
             return self._line
 
-    async def _look(self, now: float) -> Line:
-        """Return a line for the facts as they are; the old one is closed with the client, or when it is long idle."""
+    async def _look(self) -> Line:
+        """Return a line for the facts as they are; the old one ends with its last stream."""
         assert self._dialer is not None  # noqa: S101  an adopted channel is never replaced
-        self._lookout.looked(now)
+        self._lookout.looked(time.monotonic())
         try:
             facts = await asyncio.to_thread(self._dialer.facts) if self._dialer.may_block else self._dialer.facts()
         except errors.EtcdError:
@@ -159,16 +154,4 @@ class Link:
             return self._line  # files are being replaced right now, or no name server answers
         if self._line and self._line.facts == facts:
             return self._line
-        if self._line:
-            self._retire(self._line.channel)
         return Line(self._dialer.aio_channel(facts), facts)
-
-    def _retire(self, channel: grpc.aio.Channel) -> None:
-        self._old.append(channel)
-        task = asyncio.create_task(channel.close(RETIRE_SECONDS))
-        task.add_done_callback(lambda _: self._old.remove(channel) if channel in self._old else None)
-
-
-def _is_cancelling() -> bool:
-    task = asyncio.current_task()
-    return bool(task and task.cancelling())

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, assert_never
 
@@ -14,42 +14,17 @@ import grpc.aio
 from grpc_etcd.etcd import errors, following, renewing
 from grpc_etcd.etcd.aio.link import Link
 from grpc_etcd.etcd.following import Following
-from grpc_etcd.etcd.model import LeaseId, News, State
+from grpc_etcd.etcd.model import LeaseId, News, State, staleness
 from grpc_etcd.etcd.translating import translate
 
 STREAM_ENDED = "etcd ended the stream"
 
 
-async def read(stream: Any, link: Link) -> Any:
-    """Read a stream's next message; raise an EtcdError when there is none."""
-    try:
-        message = await stream.read()
-    except grpc.RpcError as error:
-        link.suspect()
-        raise translate(error) from error
-    except asyncio.CancelledError as error:  # grpcio cancels the reader of a stream that was cancelled
-        task = asyncio.current_task()
-        if task and task.cancelling():
-            raise
-        raise errors.Unavailable(STREAM_ENDED) from error
-    if message is grpc.aio.EOF:
-        link.suspect()
-        raise errors.Unavailable(STREAM_ENDED)
-    return message
-
-
-async def write(stream: Any, request: Any) -> None:
-    """Write a message; raise an EtcdError when the stream has ended."""
-    try:
-        await stream.write(request)
-    except grpc.RpcError as error:
-        raise translate(error) from error
-    except asyncio.InvalidStateError as error:
-        raise errors.Unavailable(STREAM_ENDED) from error
-
-
 class ListWatch(AsyncIterator[News]):
-    """An endless iterator of news, for one task; close() may be called by any task of the loop."""
+    """An endless async iterator of news, to be used by one task; close() may be called from any.
+
+    `state` may be read at any time.
+    """
 
     def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float) -> None:
         self._link = link
@@ -57,7 +32,7 @@ class ListWatch(AsyncIterator[News]):
         self._following = Following(prefixes, time.time, random.random)
         self._closing = asyncio.Event()
         self._stream: Any = None
-        self._reminder: asyncio.Task[None] | None = None
+        self._reading: asyncio.Future[Any] | None = None
         self._news = self._run()
 
     def __aiter__(self) -> Self:
@@ -72,20 +47,19 @@ class ListWatch(AsyncIterator[News]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-        await self._news.aclose()
+        await self.close()
 
     @property
     def state(self) -> State:
         """How fresh the news are."""
         return self._following.state
 
-    def close(self) -> None:
-        """End the iterator, also while a task waits in it."""
+    async def close(self) -> None:
+        """End the iterator, also while another task waits in it."""
         self._closing.set()
-        self._hang_up()
+        await self._hang_up()
 
-    async def _run(self) -> AsyncGenerator[News, None]:
+    async def _run(self) -> AsyncIterator[News]:
         commands = self._following.commands()
         answer: Any = None
         failure: errors.EtcdError | None = None
@@ -101,7 +75,7 @@ class ListWatch(AsyncIterator[News]):
                 except errors.EtcdError as error:
                     failure = error
         finally:
-            self._hang_up()
+            await self._hang_up()
 
     async def _carry_out(self, command: following.Command) -> Any:
         match command:
@@ -110,48 +84,73 @@ class ListWatch(AsyncIterator[News]):
             case following.Open(requests):
                 return await self._open(requests)
             case following.Read():
-                return await read(self._stream, self._link)
+                return await self._read()
             case following.LogIn():
                 return self._link.drop_token()
             case following.Wait(seconds):
-                self._hang_up()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), seconds)
-                return None
+                await self._hang_up()
+                return await sleep_unless(self._closing, seconds)
             case following.Tell():
                 raise AssertionError(command)
             case _:
                 assert_never(command)
 
     async def _open(self, requests: Sequence[Any]) -> None:
-        self._hang_up()
-        stream = await self._link.stream(following.watch_method())
-        self._stream = stream
+        await self._hang_up()
+        self._stream = await self._link.stream(following.watch_method())
         for request in requests:
-            await write(stream, request)
-        self._reminder = asyncio.create_task(self._ask_for_progress(stream))
-        if self._closing.is_set():
-            self._hang_up()
+            await self._write(request)
 
-    async def _ask_for_progress(self, stream: Any) -> None:
-        with contextlib.suppress(errors.EtcdError):  # the reader learns of it too
-            while True:
-                await asyncio.sleep(self._progress_seconds)
-                await write(stream, following.progress_request())
+    async def _write(self, request: Any) -> None:
+        if self._stream is None:
+            raise errors.Closed("the list-watch has been closed")
+        try:
+            await self._stream.write(request)
+        except grpc.RpcError as error:
+            raise translate(error) from error
+        except asyncio.InvalidStateError as error:  # grpcio's answer on a stream that has ended
+            raise errors.Unavailable(STREAM_ENDED) from error
 
-    def _hang_up(self) -> None:
-        if self._reminder is not None:
-            self._reminder.cancel()
-            self._reminder = None
-        if self._stream is not None:
-            self._stream.cancel()
-            self._stream = None
+    async def _read(self) -> Any:
+        """Read one reply; while none comes, ask for progress now and then."""
+        reading = self._reading = asyncio.ensure_future(self._stream.read())
+        while not (await asyncio.wait({reading}, timeout=self._progress_seconds))[0]:
+            await self._write(following.progress_request())
+        self._reading = None
+        if reading.cancelled():
+            raise errors.Unavailable(STREAM_ENDED)
+        return self._judge(reading)
+
+    def _judge(self, reading: asyncio.Future[Any]) -> Any:
+        try:
+            reply = reading.result()
+        except grpc.RpcError as error:
+            self._link.suspect()
+            raise translate(error) from error
+        if reply is grpc.aio.EOF:
+            raise errors.Unavailable(STREAM_ENDED)
+        return reply
+
+    async def _hang_up(self) -> None:
+        stream, self._stream = self._stream, None
+        reading, self._reading = self._reading, None
+        if stream is not None:
+            stream.cancel()
+        if reading is not None:
+            await asyncio.wait({reading})
+
+
+async def sleep_unless(event: asyncio.Event, seconds: float) -> None:
+    """Sleep, but end when the event happens."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 class KeepAlive:
     """Keeps many leases alive over a few streams, each with its own tasks while it has leases.
 
-    `on_lost` is called with each lease that etcd no longer knows; that lease is renewed no more.
+    `on_lost` is called, from a task of this object, with each lease that etcd no longer knows; that lease is renewed no
+    more. It must not block.
     """
 
     def __init__(self, link: Link, on_lost: Callable[[LeaseId], object], streams: int) -> None:
@@ -159,6 +158,14 @@ class KeepAlive:
 
     def __len__(self) -> int:
         return sum(len(stream) for stream in self._streams)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
     def add(self, lease_id: LeaseId, ttl_seconds: float, *, remaining_seconds: float | None = None) -> None:
         """Renew a lease from now on; give `remaining_seconds` (0: unknown) for one that is not fresh."""
@@ -171,24 +178,26 @@ class KeepAlive:
     @property
     def state(self) -> State:
         """The state of the stream that is worst off."""
-        return min((stream.state for stream in self._streams), key=lambda s: (s.connected, s.stale_since or 0.0))
+        return min((stream.state for stream in self._streams), key=staleness)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop renewing; leases run out by themselves."""
         for stream in self._streams:
-            stream.close()
+            await stream.close()
 
     def _of(self, lease_id: LeaseId) -> "RenewalStream":
         return self._streams[lease_id % len(self._streams)]
 
 
 class RenewalStream:
-    """One keep-alive stream: a task that sends what is due, and one that reads the answers."""
+    """One keep-alive stream: one task reads, another sends what is due."""
 
     def __init__(self, link: Link, on_lost: Callable[[LeaseId], object]) -> None:
-        self._link, self._on_lost = link, on_lost
+        self._link = link
+        self._on_lost = on_lost
         self._renewals = renewing.Renewals()
         self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.state = State(connected=True, stale_since=None)
 
@@ -196,60 +205,74 @@ class RenewalStream:
         return len(self._renewals)
 
     def add(self, lease_id: LeaseId, ttl_seconds: float, remaining_seconds: float | None) -> None:
-        """Renew a lease; the stream opens with the first one."""
+        """Renew a lease from now on."""
+        if self._closing.is_set():
+            raise errors.Closed("this keep-alive has been closed")
         self._renewals.add(lease_id, ttl_seconds, time.monotonic(), remaining_seconds)
-        self._wake.set()
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            self._task = asyncio.create_task(self._run(), name="grpc-etcd-keep-alive")
+        self._wake.set()
 
     def remove(self, lease_id: LeaseId) -> None:
         """Renew a lease no longer."""
         self._renewals.remove(lease_id)
 
-    def close(self) -> None:
-        """End the tasks."""
-        if self._task is not None:
+    async def close(self) -> None:
+        """End both tasks, unless one of them is that which closes (from `on_lost`)."""
+        self._closing.set()
+        if self._task and self._task is not asyncio.current_task():
             self._task.cancel()
-            self._task = None
+            await asyncio.wait({self._task})
 
     async def _run(self) -> None:
         failures = 0
-        while True:
-            opened = time.monotonic()
+        while not self._closing.is_set():
             try:
                 await self._session()
-            except errors.Closed:
-                return
+                raise errors.Unavailable(STREAM_ENDED)
             except errors.EtcdError as error:
-                failures = 1 if time.monotonic() - opened > renewing.ANSWER_SECONDS else failures + 1
-                since = self.state.stale_since or time.time()
-                self.state = State(connected=False, stale_since=since, error=error)
-                if isinstance(error, errors.TokenRefused):
-                    self._link.drop_token()
-                await asyncio.sleep(following.pause_seconds(error, failures) * (0.5 + 0.5 * random.random()))  # noqa: S311
-                self._renewals.reopen(time.monotonic())
+                failures = 1 if self.state.connected else failures + 1
+                await self._fail(error, failures)
 
     async def _session(self) -> None:
+        self._renewals.reopen(time.monotonic())
         stream = await self._link.stream(renewing.keep_alive_method())
-        sender = asyncio.create_task(self._send(stream))
+        sending = asyncio.create_task(self._send(stream))
         try:
-            while True:
-                reply = await read(stream, self._link)
-                self.state = State(connected=True, stale_since=None)
-                if not self._renewals.receive(LeaseId(reply.ID), reply.TTL):
-                    self._on_lost(LeaseId(reply.ID))
+            while (reply := await stream.read()) is not grpc.aio.EOF:
+                self._receive(reply)
+        except grpc.RpcError as error:
+            raise translate(error) from error
+        except asyncio.CancelledError as error:
+            if self._closing.is_set() or not sending.done():
+                raise
+            raise errors.DeadlineExceeded("a renewal was not answered") from error
         finally:
-            sender.cancel()
             stream.cancel()
+            sending.cancel()
+            await asyncio.wait({sending})
 
     async def _send(self, stream: Any) -> None:
-        with contextlib.suppress(errors.EtcdError):  # the reader learns of it too
-            while True:
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the reader hears of it too
+            while not self._renewals.is_stuck(time.monotonic()):
                 self._wake.clear()
                 for request in self._renewals.due(time.monotonic()):
-                    await write(stream, request)
-                if self._renewals.is_stuck(time.monotonic()):
-                    stream.cancel()
-                    return
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._renewals.pause_seconds(time.monotonic()))
+                    await stream.write(request)
+                await sleep_unless(self._wake, self._renewals.pause_seconds(time.monotonic()))
+            stream.cancel()
+
+    def _receive(self, reply: Any) -> None:
+        lease_id = LeaseId(reply.ID)
+        alive = self._renewals.receive(lease_id, reply.TTL)
+        if not self.state.connected:
+            self.state = State(connected=True, stale_since=None)
+        if not alive:
+            self._on_lost(lease_id)
+
+    async def _fail(self, error: errors.EtcdError, failures: int) -> None:
+        self._link.suspect()
+        if isinstance(error, errors.TokenRefused):
+            self._link.drop_token()
+        since = time.time() if self.state.stale_since is None else self.state.stale_since
+        self.state = State(connected=False, stale_since=since, error=error)
+        await sleep_unless(self._closing, following.pause_seconds(error, failures) * (0.5 + 0.5 * random.random()))  # noqa: S311

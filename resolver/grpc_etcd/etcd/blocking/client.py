@@ -53,7 +53,7 @@ class Etcd:
     ) -> Self:
         """Use a channel that the application has already; close() leaves it open."""
         client = cls.__new__(cls)
-        client._set_up(Link(None, Credentials(user, password), timeout_seconds, channel), "a channel")
+        client._set_up(Link(None, Credentials(user, password), timeout_seconds, channel), "a channel")  # noqa: SLF001  a constructor
         return client
 
     def _set_up(self, link: Link, name: str) -> None:
@@ -92,7 +92,7 @@ class Etcd:
 
     def delete(self, key: bytes) -> bool:
         """Delete one key and say whether it was there."""
-        return bool(self._link.call(calls.delete(key)))
+        return self._link.call(calls.delete(key)) > 0
 
     def delete_prefix(self, prefix: bytes) -> int:
         """Delete all keys of a prefix and say how many there were."""
@@ -136,9 +136,7 @@ class Etcd:
         """
         return self._keep(ListWatch(self._link, prefixes, progress_seconds))
 
-    def keep_alive(
-        self, on_lost: Callable[[LeaseId], object], *, streams: int = KEEP_ALIVE_STREAMS
-    ) -> KeepAlive:
+    def keep_alive(self, on_lost: Callable[[LeaseId], object], *, streams: int = KEEP_ALIVE_STREAMS) -> KeepAlive:
         """Return an object that keeps leases alive; it has none yet."""
         return self._keep(KeepAlive(self._link, on_lost, streams))
 

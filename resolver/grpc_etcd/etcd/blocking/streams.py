@@ -1,21 +1,19 @@
 """Long-lived streams for threads: the list-watch iterator and the keep-alive."""
 
-import contextlib
 import queue
 import random
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, assert_never
 
 import grpc
 
-from grpc_etcd.etcd import calls, errors, following, renewing
+from grpc_etcd.etcd import errors, following, renewing
 from grpc_etcd.etcd.blocking.link import Link
 from grpc_etcd.etcd.following import Following
-from grpc_etcd.etcd.model import LeaseId, News, State
+from grpc_etcd.etcd.model import LeaseId, News, State, staleness
 from grpc_etcd.etcd.translating import translate
 
 STREAM_ENDED = "etcd ended the stream"
@@ -185,11 +183,6 @@ class KeepAlive:
         return self._streams[lease_id % len(self._streams)]
 
 
-def staleness(state: State) -> tuple[bool, float]:
-    """Order states from the worst to the best."""
-    return state.connected, state.stale_since or 0.0
-
-
 class RenewalStream:
     """One keep-alive stream: a thread reads, gRPC's own thread sends what is due."""
 
@@ -243,11 +236,10 @@ class RenewalStream:
         while not self._closing.is_set():
             try:
                 for reply in self._open():
-                    failures = 0
                     self._receive(reply)
                 raise errors.Unavailable(STREAM_ENDED)
             except (errors.EtcdError, grpc.RpcError) as error:
-                failures += 1
+                failures = 1 if self.state.connected else failures + 1
                 self._fail(translate(error) if isinstance(error, grpc.RpcError) else error, failures)
 
     def _open(self) -> Any:
@@ -269,7 +261,11 @@ class RenewalStream:
             self._wake.clear()
             with self._lock:
                 now = time.monotonic()
-                due, pause, stuck = self._renewals.due(now), self._renewals.pause_seconds(now), self._renewals.is_stuck(now)
+                due, pause, stuck = (
+                    self._renewals.due(now),
+                    self._renewals.pause_seconds(now),
+                    self._renewals.is_stuck(now),
+                )
             if stuck:
                 self._stream.cancel()
                 return
