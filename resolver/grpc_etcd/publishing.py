@@ -86,7 +86,8 @@ class FollowedService:
 
     def pause_seconds(self) -> float:
         """Say how long the next update has to wait after this one."""
-        return _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * len(self._sockets)
+        told = self.published.size if self.published else 0
+        return _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * told
 
     def explain(self, timeout_seconds: float | None) -> str:
         """Say why the service is not there, to somebody who has waited for it."""

@@ -54,6 +54,12 @@ class ServiceResources:
     routes: tuple[tuple[str, _Shares], ...] = ()
     clusters: Mapping[Part, tuple[Locality, ...]] | None = None
 
+    @property
+    def size(self) -> int:
+        """Count the endpoints that are told."""
+        chosen = self.clusters.get(ALL, ()) if self.clusters else ()
+        return sum(len(locality.targets) for locality in chosen)
+
     def answer(self, type_url: str, requested: str, name: ResourceName) -> bytes | None:
         """Write the resource under the very name it was requested by; None means that it cannot be known yet."""
         match type_url:

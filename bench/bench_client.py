@@ -1,0 +1,370 @@
+"""Channels that follow a registry beside native ones: `make bench-client`.
+
+Everything is measured in one run on this machine, side by side and interleaved, with real servers and a real etcd on
+loopback; figures are medians. A ratio is the median of the ratios of rounds, since both sides of a round share its noise.
+"""
+
+import itertools
+import json
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import grpc
+
+import grpc_etcd
+from bench.client_worker import METHOD, SERVICE
+from grpc_etcd.etcd import Etcd, ops
+from grpc_etcd.registry.jupiter import Jupiter
+from grpc_etcd.registry.layout import KeyValue
+from testbed.etcd import EtcdServer
+
+ROUNDS = 3
+ROUND_SECONDS = 0.3
+CHANGES = 10
+FLOOD_SECONDS = 12
+FLOOD_RATE = 1000
+CELLS = (("sync", 1), ("sync", 8), ("aio", 1), ("aio", 64))
+LAYOUT = Jupiter()
+
+
+@dataclass(slots=True)
+class Table:
+    """What was measured, beside the goals."""
+
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def add(self, what: str, found: str, goal: str = "", *, met: bool | None = None) -> None:
+        verdict = "" if met is None else ("yes" if met else "NO")
+        self.rows.append((what, found, goal, verdict))
+        print(f"{what:<58} {found:<34} {goal:<14} {verdict}", flush=True)
+
+
+def record(address: str) -> KeyValue:
+    made = LAYOUT.encode(SERVICE, grpc_etcd.Endpoint(name=SERVICE, address=address))
+    assert isinstance(made, KeyValue)
+    return made
+
+
+def put_all(etcd: Etcd, addresses: list[str]) -> None:
+    etcd.delete_prefix(LAYOUT.prefix(SERVICE))
+    for start in range(0, len(addresses), 100):
+        etcd.transaction([], [ops.put(*record(address)) for address in addresses[start : start + 100]])
+
+
+@contextmanager
+def echo_servers(host: str, count: int, port: int = 0) -> Iterator[int]:
+    """Run one server process on `count` addresses; give its port."""
+    command = [sys.executable, "-m", "bench.echo_server", host, str(port), str(count)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class Worker:
+    """A process of `bench.client_worker`."""
+
+    def __init__(self, kind: str, target: str, api: str, concurrency: int) -> None:
+        command = [sys.executable, "-m", "bench.client_worker", kind, target, api, str(concurrency)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, seconds: float) -> dict[str, float]:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"run {seconds}\n")
+        self._process.stdin.flush()
+        found: dict[str, float] = json.loads(self._process.stdout.readline())
+        return found
+
+    def close(self) -> None:
+        self._process.communicate("quit\n", timeout=30)
+
+
+def throughput(table: Table, etcd: EtcdServer, addresses: list[str]) -> None:
+    """Compare calls per second, latency and CPU with a static native channel, and that with itself."""
+    for api, concurrency in CELLS:
+        native = ",".join(addresses)
+        workers = {
+            "native": Worker("native", native, api, concurrency),
+            "control": Worker("native", native, api, concurrency),
+            "ours": Worker("registry", etcd.endpoints, api, concurrency),
+        }
+        rounds: list[dict[str, dict[str, float]]] = []
+        for number in range(ROUNDS + 2):
+            order = random.sample(sorted(workers), len(workers))
+            found = {name: workers[name].run(ROUND_SECONDS) for name in order}
+            if number > 1:  # the first rounds warm up
+                rounds.append(found)
+        for worker in workers.values():
+            worker.close()
+        compare(table, f"{api} {concurrency}", rounds)
+
+
+def compare(table: Table, cell: str, rounds: list[dict[str, dict[str, float]]]) -> None:
+    def ratios(name: str, figure: str) -> list[float]:
+        return sorted(each[name][figure] / each["native"][figure] for each in rounds)
+
+    def middle(name: str, figure: str) -> float:
+        return statistics.median(each[name][figure] for each in rounds)
+
+    for name, goal in (("control", ""), ("ours", ">= 0.97")):
+        rate = ratios(name, "rate")
+        ratio, low, high = statistics.median(rate), rate[len(rate) // 4], rate[len(rate) * 3 // 4]
+        met = None if not goal else ratio >= 0.97
+        table.add(f"{cell}: calls/s, {name} / native", f"{ratio:.3f} [{low:.2f}-{high:.2f}]", goal, met=met)
+    for figure, unit in (("rate", "/s"), ("p50_us", "us"), ("p99_us", "us"), ("cpu_us", "us CPU/call")):
+        found = (
+            f"{middle('native', figure):.0f} / {middle('control', figure):.0f} / {middle('ours', figure):.0f} {unit}"
+        )
+        table.add(f"{cell}: native / control / ours", found)
+
+
+def latency(table: Table, etcd: EtcdServer, addresses: list[str]) -> None:
+    """Time a change: from before the put or delete is sent to etcd."""
+    client = Etcd(etcd.endpoints)
+    put_all(client, addresses[:-1])
+    changing = addresses[-1]
+    host = changing.encode()
+    with grpc_etcd.Registry(etcd.endpoints) as registry, registry.insecure_channel(SERVICE) as channel:
+        call = channel.unary_unary("/bench.Who/Where")
+        call(b"", timeout=30, wait_for_ready=True)
+        added, removed = [], []
+        key, value = record(changing)
+        for _ in range(CHANGES):
+            time.sleep(0.05)
+            begun = time.perf_counter()
+            client.put(key, value)
+            while call(b"", timeout=30) != host:
+                pass
+            added.append(time.perf_counter() - begun)
+            time.sleep(0.05)
+            removed.append(last_call_after_removal(lambda: call(b"", timeout=30) == host, lambda: client.delete(key)))
+    client.close()
+    for what, values in (
+        ("put in etcd -> first call on the new endpoint", added),
+        ("delete -> last call started", removed),
+    ):
+        middle, worst = statistics.median(values) * 1e3, sorted(values)[int(len(values) * 0.95)] * 1e3
+        table.add(what, f"median {middle:.1f} ms, p95 {worst:.1f} ms", "<= 10 ms", met=middle <= 10)
+
+
+def last_call_after_removal(is_old: Callable[[], bool], remove: Callable[[], object]) -> float:
+    """Call for a while; give when the last call to the removed endpoint started, after the delete was sent."""
+    removed_at = [time.perf_counter()]
+    thread = threading.Thread(target=lambda: (removed_at.__setitem__(0, time.perf_counter()), remove()))
+    thread.start()
+    last, until = 0.0, time.perf_counter() + 0.15
+    while (begun := time.perf_counter()) < until:
+        if is_old():
+            last = begun
+    thread.join()
+    return max(0.0, last - removed_at[0])
+
+
+@contextmanager
+def who_servers(count: int) -> Iterator[list[str]]:
+    """Serve in this process: each answers with its own address."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    servers, addresses = [], []
+    for number in range(1, count + 1):
+        server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+        address = f"127.0.9.{number}:{server.add_insecure_port(f'127.0.9.{number}:0')}"
+        handler = grpc.unary_unary_rpc_method_handler(lambda _, __, address=address: address.encode())
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Who", {"Where": handler}),))
+        server.start()
+        servers.append(server)
+        addresses.append(address)
+    yield addresses
+    for server in servers:
+        server.stop(None).wait()
+
+
+PROBE = """
+import resource, sys, time
+def rss():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+import grpc
+t, m = time.perf_counter(), rss()
+import grpc_etcd
+imported = time.perf_counter() - t
+grpc_etcd.Registry
+loaded, memory = time.perf_counter() - t, rss() - m
+registry = grpc_etcd.Registry(sys.argv[1])
+t = time.perf_counter()
+channel = registry.insecure_channel("bench")
+channel.unary_unary("/bench.Echo/Call")(b"x", timeout=30)
+first = time.perf_counter() - t
+t = time.perf_counter()
+second = registry.insecure_channel("bench")
+second.unary_unary("/bench.Echo/Call")(b"x", timeout=30)
+print(imported, loaded, memory, first, time.perf_counter() - t, rss() - m)
+"""
+
+
+def start_up(table: Table, etcd: EtcdServer) -> None:
+    """Measure what importing costs, and the first call of a fresh process."""
+    runs = [
+        list(map(float, subprocess.check_output([sys.executable, "-c", PROBE, etcd.endpoints], text=True).split()))
+        for _ in range(15)
+    ]
+    imported, loaded, memory, first, second, total = (statistics.median(column) for column in zip(*runs, strict=True))
+    table.add("import grpc_etcd, beside grpc", f"{imported * 1e3:.1f} ms")
+    table.add("the same with Registry loaded", f"{loaded * 1e3:.1f} ms, {memory:.1f} MiB")
+    table.add("first call after creation, fresh process", f"median {first * 1e3:.1f} ms", "<= 50 ms", met=first <= 0.05)
+    table.add("second channel to the service: creation and call", f"median {second * 1e3:.1f} ms")
+    table.add("memory with one channel in use, beside grpc", f"{total:.1f} MiB")
+
+
+def cost_per_update(table: Table, etcd: EtcdServer) -> None:
+    """Replace one endpoint of a set of which every endpoint is connected; CPU of the whole client process."""
+    client = Etcd(etcd.endpoints)
+    with echo_servers("127.10.0.1", 1010) as port:
+        for size in (10, 100, 1000, 10_000):
+            addresses, spare = make_set(size, port)
+            put_all(client, addresses)
+            with grpc_etcd.Registry(etcd.endpoints, client_id="bench") as registry:
+                cpu, wall = measure_updates(client, registry, addresses, spare)
+            table.add(f"one update of {size} endpoints", f"{cpu * 1e3:.1f} ms CPU, {wall * 1e3:.0f} ms until told")
+    client.close()
+
+
+def make_set(size: int, port: int) -> tuple[list[str], str]:
+    """Make addresses, and one that is not among them; of a large set, only the client's subset is listened on."""
+    live = [f"127.10.{number // 256}.{number % 256}:{port}" for number in range(1, 1010)]
+    if size <= len(live):
+        return live[:size], live[size]
+    nearest = max(map(hash_rank, live[:1001]))
+    far = (f"127.{number // 65536}.{number // 256 % 256}.{number % 256}:{port}" for number in itertools.count(20 << 16))
+    outside = (address for address in far if hash_rank(address) > nearest)
+    return live[:1000] + list(itertools.islice(outside, size - 1000)), live[1000]
+
+
+def hash_rank(address: str) -> bytes:
+    """Rank an address as a client with the id `bench` does when it chooses its subset."""
+    return blake2b(f"bench\0{address}".encode(), digest_size=8).digest()
+
+
+def measure_updates(
+    client: Etcd, registry: grpc_etcd.Registry, addresses: list[str], spare: str
+) -> tuple[float, float]:
+    registry.configure(SERVICE, grpc_etcd.Policy(subset=1000))
+    with registry.insecure_channel(SERVICE) as channel:
+        registry.wait_for_endpoints(SERVICE, 60, at_least=len(addresses))
+        channel.unary_unary(METHOD)(b"x", timeout=60, wait_for_ready=True)
+        time.sleep(3)  # until every endpoint is connected and the process is at rest
+        cpus, walls = [], []
+        old, new = addresses[0], spare
+        for _ in range(6):
+            updates = registry.stats()[SERVICE].changes
+            begun, cpu = time.perf_counter(), time.process_time()
+            client.transaction([], [ops.delete(record(old).key), ops.put(*record(new))])
+            while registry.stats()[SERVICE].changes == updates:
+                time.sleep(0.0005)
+            walls.append(time.perf_counter() - begun)
+            time.sleep(1.2)
+            cpus.append(time.process_time() - cpu)
+            old, new = new, old
+        return statistics.median(cpus), statistics.median(walls)
+
+
+def flood(table: Table, etcd: EtcdServer, addresses: list[str]) -> None:
+    """Change one endpoint a thousand times a second for a minute, with calls beside it."""
+    client = Etcd(etcd.endpoints)
+    put_all(client, addresses)
+    with grpc_etcd.Registry(etcd.endpoints) as registry, registry.insecure_channel(SERVICE) as channel:
+        call = channel.unary_unary(METHOD)
+        call(b"x", timeout=30, wait_for_ready=True)
+        stop, failures, calls = threading.Event(), [0], [0]
+
+        def load() -> None:
+            while not stop.wait(0.002):
+                calls[0] += 1
+                try:
+                    call(b"x", timeout=30)
+                except grpc.RpcError:
+                    failures[0] += 1
+
+        writer = subprocess.Popen([sys.executable, "-c", FLOODER, etcd.endpoints, str(FLOOD_SECONDS), addresses[0]])
+        thread = threading.Thread(target=load)
+        thread.start()
+        time.sleep(10)
+        early, threads, cpu = resident_mib(), threading.active_count(), time.process_time()
+        begun = time.perf_counter()
+        writer.wait()
+        busy = (time.process_time() - cpu) / (time.perf_counter() - begun)
+        late, stats = resident_mib(), registry.stats()[SERVICE]
+        stop.set()
+        thread.join()
+    client.close()
+    table.add(
+        f"{stats.changes / FLOOD_SECONDS:.0f} updates/s for {FLOOD_SECONDS} s: memory after 10 s -> at the end",
+        f"{early:.1f} -> {late:.1f} MiB, {threads} threads",
+        "no growth",
+        met=late - early < 5,
+    )
+    table.add(
+        "the same: failed calls, CPU of the client",
+        f"{failures[0]} of {calls[0]}, {busy:.2f} cores",
+        "0",
+        met=not failures[0],
+    )
+
+
+FLOODER = """
+import sys, time
+from grpc_etcd.etcd import Etcd, ops
+from bench.bench_client import record
+import grpc_etcd
+from bench.bench_client import LAYOUT, SERVICE
+client, seconds = Etcd(sys.argv[1]), float(sys.argv[2])
+begun, sent = time.perf_counter(), 0
+while (now := time.perf_counter() - begun) < seconds:
+    if sent > now * 1000:
+        time.sleep(0.001)
+        continue
+    weight = 50 + sent % 50
+    key, value = LAYOUT.encode(SERVICE, grpc_etcd.Endpoint(name=SERVICE, address=sys.argv[3], weight=weight))
+    client.put(key, value)
+    sent += 1
+client.close()
+"""
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def main() -> None:
+    """Run all and exit with 1 if a goal is missed."""
+    table = Table()
+    with ExitStack() as closing:
+        etcd = closing.enter_context(EtcdServer.start())
+        client = closing.enter_context(Etcd(etcd.endpoints))
+        ports = [closing.enter_context(echo_servers(f"127.0.6.{number}", 1)) for number in (1, 2)]
+        addresses = [f"127.0.6.{number}:{port}" for number, port in zip((1, 2), ports, strict=True)]
+        put_all(client, addresses)
+        throughput(table, etcd, addresses)
+        start_up(table, etcd)
+        with who_servers(3) as who:
+            latency(table, etcd, who)
+        cost_per_update(table, etcd)
+        flood(table, etcd, addresses)
+    sys.exit(any(verdict == "NO" for *_, verdict in table.rows))
+
+
+if __name__ == "__main__":
+    main()
