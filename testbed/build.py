@@ -93,9 +93,8 @@ TAGS = {"gozero": "no_k8s"}
 
 def modules() -> tuple[Module, ...]:
     """Every module: the upstream ones above, then our own Go programs of the interop tests and the benchmarks."""
-    return (
-        UPSTREAM + tuple(own_modules("interop", ROOT / "testbed/interop")) + tuple(own_modules("bench", ROOT / "bench"))
-    )
+    own = (("interop", ROOT / "testbed/interop"), ("interop", ROOT / "examples"), ("bench", ROOT / "bench"))
+    return UPSTREAM + tuple(module for group, parent in own for module in own_modules(group, parent))
 
 
 def own_modules(group: str, parent: Path) -> Iterator[Module]:
