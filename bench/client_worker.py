@@ -1,6 +1,7 @@
 """A process that calls: one (kind of channel, API, concurrency) each, so that none disturbs another's GIL.
 
-It reads commands from standard input and answers with a line of JSON: `run SECONDS` makes calls for so long, `quit` ends.
+It reads commands from standard input and answers with a line of JSON: `run SECONDS` makes calls for so long, `quit`
+ends it.
 `python -m bench.client_worker KIND TARGET API CONCURRENCY`; KIND is `native` (TARGET: addresses) or `registry` (TARGET:
 etcd's endpoints).
 """
