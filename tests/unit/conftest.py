@@ -1,4 +1,4 @@
-"""How these tests draw examples: no deadline for a single one, for a busy machine is not a slow codec."""
+"""How unit tests draw examples: no deadline for a single one, for a busy machine is not slow code."""
 
 from hypothesis import settings
 
