@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from grpc_etcd.client import Registry
     from grpc_etcd.compound import CompoundRegistry
     from grpc_etcd.default import default_registry, insecure_channel, secure_channel
+    from grpc_etcd.registering.bound import stop_aio_on_sigterm, stop_on_sigterm
+    from grpc_etcd.registering.registrar import Registration
     from grpc_etcd.registry.endpoint import Endpoint
     from grpc_etcd.registry.policy import (
         Balancing,
@@ -40,6 +42,9 @@ _HOMES = {
     "serve": "serving",
     "RegistryStats": "stats",
     "ServiceStats": "stats",
+    "Registration": "registering.registrar",
+    "stop_on_sigterm": "registering.bound",
+    "stop_aio_on_sigterm": "registering.bound",
     "Endpoint": "registry.endpoint",
     "Snapshot": "registry.snapshot",
     "SettingsError": "settings",
@@ -63,6 +68,7 @@ __all__ = [
     "MethodRoute",
     "OutlierDetection",
     "Policy",
+    "Registration",
     "Registry",
     "RegistryStats",
     "Retry",
@@ -75,6 +81,8 @@ __all__ = [
     "insecure_channel",
     "secure_channel",
     "serve",
+    "stop_aio_on_sigterm",
+    "stop_on_sigterm",
 ]
 
 

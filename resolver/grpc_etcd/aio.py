@@ -7,13 +7,14 @@ registry serves any number of loops.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
 from grpc import aio
 
 from grpc_etcd.channels import Renewable, StreamedAnswer, UnaryAnswer
 from grpc_etcd.feed import ViewSource
+from grpc_etcd.registering.bound import DRAIN_SECONDS, Binding, BoundAioServer
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.snapshot import Snapshot
 from grpc_etcd.view import View
@@ -21,6 +22,7 @@ from grpc_etcd.view import View
 if TYPE_CHECKING:
     from grpc_etcd.client import Registry
     from grpc_etcd.following import ChannelOptions, Following
+    from grpc_etcd.registering.registrar import RegisterOptions, Registration
 
 
 class UnaryUnary(UnaryAnswer, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
@@ -167,6 +169,39 @@ class AioEtcdRegistry(AioRegistry):
     def __init__(self, registry: "Registry") -> None:
         super().__init__(registry)
         self._etcd_registry = registry
+
+    async def register(self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]") -> "Registration":
+        """As `Registry.register`; a thread keeps it, so a blocked event loop never loses the lease."""
+        return await asyncio.to_thread(self._etcd_registry.register, endpoint, **options)
+
+    async def unregister(self, which: "Registration | Endpoint", timeout_seconds: float = 5.0) -> bool:
+        """As `Registry.unregister`."""
+        return await asyncio.to_thread(self._etcd_registry.unregister, which, timeout_seconds)
+
+    @contextlib.asynccontextmanager
+    async def registered(
+        self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]"
+    ) -> "AsyncIterator[Registration]":
+        """As `Registry.registered`."""
+        registration = await self.register(endpoint, **options)
+        try:
+            yield registration
+        finally:
+            await registration.unregister_async()
+
+    def bind(
+        self,
+        server: aio.Server,
+        endpoint: Endpoint | str,
+        *,
+        drain_seconds: float = DRAIN_SECONDS,
+        **options: "Unpack[RegisterOptions]",
+    ) -> BoundAioServer:
+        """As `Registry.bind`, for a `grpc.aio.Server`."""
+        registry = self._etcd_registry
+        return BoundAioServer(
+            server, Binding(lambda each: (registry.register(each, **options),), endpoint, drain_seconds)
+        )
 
     async def list_services(self, service: str) -> tuple[Endpoint, ...]:
         """As `Registry.list_services`."""

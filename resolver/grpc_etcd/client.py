@@ -1,8 +1,11 @@
 """The registry as an application sees it: names in, channels out, and its own servers in as well."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
+
+import grpc
 
 from grpc_etcd import settings
 from grpc_etcd.aio import AioEtcdRegistry
@@ -10,6 +13,8 @@ from grpc_etcd.cache import Cache
 from grpc_etcd.etcd import Etcd, Tls
 from grpc_etcd.feed import EtcdReader, Feed
 from grpc_etcd.following import Following
+from grpc_etcd.registering.bound import DRAIN_SECONDS, Binding, BoundServer
+from grpc_etcd.registering.registrar import RegisterOptions, Registrar, Registration, withdrawing
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Layout
 from grpc_etcd.registry.layouts import make_layout
@@ -48,6 +53,7 @@ class Registry(Following):
         chosen = options.get("layouts", ("jupiter",))
         self.layouts = tuple(make_layout(each, self._prefix) if isinstance(each, str) else each for each in chosen)
         client_id = options.get("client_id", "") or settings.host_name()
+        self._registrars: dict[int, Registrar] = {}
         super().__init__(options.get("name"), Here(options.get("zone", ""), options.get("region", ""), client_id))
 
     @classmethod
@@ -95,6 +101,47 @@ class Registry(Following):
         """The etcd client of this registry in this process; made at the first use."""
         return self._enter().opened
 
+    # Registering
+
+    @property
+    def registrar(self) -> Registrar:
+        """What keeps this process's own endpoints registered; made at the first use, and anew in a forked child."""
+        etcd = self.etcd
+        with self._lock:
+            if self.generation not in self._registrars:
+                pod_ip = self._options.get("pod_ip", "")
+                self._registrars = {self.generation: Registrar(etcd, self.layouts, pod_ip=pod_ip)}
+            return self._registrars[self.generation]
+
+    def register(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> Registration:
+        """Keep an endpoint registered from now on, as `Registrar.register` says; returns at once."""
+        return self.registrar.register(endpoint, **options)
+
+    def unregister(self, which: Registration | Endpoint, timeout_seconds: float = 5.0) -> bool:
+        """Withdraw an endpoint of this process; False when etcd did not confirm it in time."""
+        return self.registrar.unregister(which, timeout_seconds)
+
+    def registered(
+        self, endpoint: Endpoint, **options: Unpack[RegisterOptions]
+    ) -> AbstractContextManager[Registration]:
+        """Keep an endpoint registered for as long as the block runs."""
+        return withdrawing(self.register(endpoint, **options))
+
+    def bind(
+        self,
+        server: grpc.Server,
+        endpoint: Endpoint | str,
+        *,
+        drain_seconds: float = DRAIN_SECONDS,
+        **options: Unpack[RegisterOptions],
+    ) -> BoundServer:
+        """Give a server that is registered from its `start` to its `stop`.
+
+        With a name in place of an endpoint, the first port that is added is registered. `stop` withdraws, then waits
+        `drain_seconds`, so that callers have left before the server does.
+        """
+        return BoundServer(server, Binding(lambda each: (self.register(each, **options),), endpoint, drain_seconds))
+
     def _make_feed(self, service: str, changed: Callable[[], None]) -> Feed:
         prefix = "jupiter" if self._prefix is None else self._prefix  # where the operator keeps the policy by default
         reader = Reader(service, self.layouts, prefix, self._options.get("schemes", ("grpc",)))
@@ -113,5 +160,7 @@ class Registry(Following):
         )
 
     def _close(self, opened: Any) -> None:
+        if registrar := self._registrars.pop(self.generation, None):
+            registrar.close()
         if opened is not self._source:
             opened.close()

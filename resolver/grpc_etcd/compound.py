@@ -4,13 +4,18 @@ A registry that is down never holds up another: what the others know is used, an
 name the same address, the registry given first is believed; its policy goes before the others' field by field too.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Unpack
+
+import grpc
 
 from grpc_etcd import settings
 from grpc_etcd.feed import ViewSource
 from grpc_etcd.following import Following
+from grpc_etcd.registering.bound import DRAIN_SECONDS, Binding, BoundServer
+from grpc_etcd.registering.registrar import RegisterOptions, Registration, withdraw_all
+from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.registry.snapshot import Snapshot
 from grpc_etcd.view import Source, View
@@ -40,6 +45,37 @@ class CompoundRegistry(Following):
 
     def __repr__(self) -> str:
         return f"<CompoundRegistry {self.name!r} of {[part.name for part in self.parts]}>"
+
+    def register(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> tuple[Registration, ...]:
+        """Keep an endpoint registered in every part; returns at once, so one that is down holds up none.
+
+        Each registration says for itself where it stands and what is wrong, in the order of the parts.
+        """
+        return tuple(part.register(endpoint, **options) for part in self.parts)
+
+    def unregister(self, registrations: Iterable[Registration], timeout_seconds: float = 5.0) -> tuple[bool, ...]:
+        """Withdraw what `register` gave, in all parts at once; says of each whether etcd confirmed it in time."""
+        return withdraw_all(tuple(registrations), timeout_seconds)
+
+    @contextmanager
+    def registered(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> Iterator[tuple[Registration, ...]]:
+        """Keep an endpoint registered in every part for as long as the block runs."""
+        registrations = self.register(endpoint, **options)
+        try:
+            yield registrations
+        finally:
+            self.unregister(registrations)
+
+    def bind(
+        self,
+        server: grpc.Server,
+        endpoint: Endpoint | str,
+        *,
+        drain_seconds: float = DRAIN_SECONDS,
+        **options: Unpack[RegisterOptions],
+    ) -> BoundServer:
+        """Give a server that is registered in every part from its `start` to its `stop`."""
+        return BoundServer(server, Binding(lambda each: self.register(each, **options), endpoint, drain_seconds))
 
     def _open(self) -> Any:
         return None

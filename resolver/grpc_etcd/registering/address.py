@@ -1,0 +1,97 @@
+"""Which address a process may put into a registry, and the fact that answers for a wildcard.
+
+Servers listen on 0.0.0.0 or [::], which nobody can dial, and on 127.0.0.1, which everybody dials at home. The commonest
+fault of self-registering servers is to publish just that. So a wildcard is replaced by the Pod's address or by the one
+that this machine's packets leave from, and what stays unroutable is refused unless the caller asks for it.
+"""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+
+from grpc_etcd.registry.endpoint import join_address, split_address
+from grpc_etcd.registry.layout import Rejected
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is known of the addresses of this machine; an empty string is: there is none."""
+
+    pod_ip: str = ""
+    ipv4: str = ""
+    ipv6: str = ""
+
+
+def advertised_address(address: str, machine: Machine, *, allow_unroutable: bool = False) -> str | Rejected:
+    """Give the address that clients shall dial for a server which listens on `address`."""
+    parts = split_address(address)
+    if parts is None:
+        return Rejected(f"the address {address!r} is not host:port with a port of 1 to 65535 (IPv6 hosts in brackets)")
+    host, port = parts
+    if allow_unroutable:
+        return join_address(host, port)
+    ip = _parse_ip(host)
+    if ip is not None and ip.is_unspecified:
+        return _replaced(address, ip, port, machine)
+    if reason := _unroutable(host, ip):
+        return Rejected(
+            f"the address {address!r} is {reason}: other machines cannot dial it; "
+            "listen on 0.0.0.0 or [::], give a routable address, or pass allow_unroutable=True"
+        )
+    return join_address(host, port)
+
+
+def _replaced(address: str, wildcard: IPAddress, port: int, machine: Machine) -> str | Rejected:
+    """Choose for a wildcard: the Pod's address first. An IPv6 wildcard listens on IPv4 too, not the other way round."""
+    for candidate in (machine.pod_ip, machine.ipv4, machine.ipv6):
+        ip = _parse_ip(candidate)
+        if ip is None or (wildcard.version == 4 and ip.version == 6) or _unroutable(candidate, ip):  # noqa: PLR2004 - IP versions
+            continue
+        return join_address(str(ip), port)
+    return Rejected(
+        f"the address {address!r} is a wildcard and this machine has no routable address; "
+        "set POD_IP (in Kubernetes from status.podIP) or give the address that clients shall dial"
+    )
+
+
+def _unroutable(host: str, ip: IPAddress | None) -> str | None:
+    """Say what is wrong with a host for everybody else; None means: nothing that can be known from here."""
+    if ip is None:
+        return "a loopback name" if host.lower().rstrip(".") == "localhost" else None
+    kinds = {
+        "a loopback address": ip.is_loopback,
+        "link-local": ip.is_link_local,
+        "a multicast address": ip.is_multicast,
+    }
+    return next((kind for kind, matches in kinds.items() if matches), None)
+
+
+def _parse_ip(host: str) -> IPAddress | None:
+    """Parse an IP address; an IPv4 address in IPv6 clothes (::ffff:10.0.0.1) is the IPv4 address."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return (ip.version == 6 and ip.ipv4_mapped) or ip  # noqa: PLR2004 - IP versions
+
+
+def probe_machine(pod_ip: str = "") -> Machine:
+    """Ask the kernel which of this machine's addresses its packets leave from; nothing is sent."""
+    # Connecting a datagram socket only looks up the route. The targets are documentation addresses (RFC 5737, 3849).
+    return Machine(
+        pod_ip=pod_ip,
+        ipv4=_source_address(socket.AF_INET, "192.0.2.1"),
+        ipv6=_source_address(socket.AF_INET6, "2001:db8::1"),
+    )
+
+
+def _source_address(family: socket.AddressFamily, target: str) -> str:
+    """Give the local address of the route to `target`; empty without a route."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((target, 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""

@@ -1,0 +1,196 @@
+"""Servers that are registered exactly while they serve, and processes that end in every way."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import aio
+
+from grpc_etcd import Endpoint, Registry
+from grpc_etcd.etcd import Etcd
+from testbed.conditions import wait_until
+from testbed.etcd import EtcdServer
+from testbed.greeter import METHOD, encode_text, say_hello
+
+from .conftest import SERVICE, Admin
+
+SERVICE_NAME, METHOD_NAME = METHOD.strip("/").split("/")
+
+
+def handlers(answer: str) -> grpc.GenericRpcHandler:
+    method = grpc.unary_unary_rpc_method_handler(lambda _request, _context: encode_text(answer))
+    return grpc.method_handlers_generic_handler(SERVICE_NAME, {METHOD_NAME: method})
+
+
+def test_a_bound_server_is_registered_from_start_to_stop_and_drains_before_it_stops(
+    admin: Admin, registry: Registry
+) -> None:
+    native = grpc.server(futures.ThreadPoolExecutor(4))
+    native.add_generic_rpc_handlers([handlers("hello")])
+    server = registry.bind(native, SERVICE, drain_seconds=0.5, allow_unroutable=True)
+    port = server.add_insecure_port("127.0.9.2:0")
+    assert admin.records() == {}
+    server.start()
+    assert [each.endpoint.address for each in server.registrations] == [f"127.0.9.2:{port}"]
+    assert server.registrations[0].wait(30)
+    channel = registry.insecure_channel(SERVICE)
+    failures: list[grpc.StatusCode] = []
+    calls = 0
+    ended = threading.Event()
+
+    def call() -> None:
+        nonlocal calls
+        hello = say_hello(channel)
+        while not ended.is_set():
+            try:
+                hello("you", timeout=5)
+                calls += 1
+            except grpc.RpcError as error:
+                if not registry.endpoints(SERVICE).endpoints:
+                    return
+                failures.append(error.code())
+
+    registry.wait_for_endpoints(SERVICE, 30)
+    caller = threading.Thread(target=call)
+    caller.start()
+    wait_until(lambda: calls > 50, "calls are answered")
+    stopped = server.stop(5)
+    wait_until(lambda: not admin.records(), "the withdrawal comes first")
+    assert not stopped.is_set()
+    assert stopped.wait(30)
+    ended.set()
+    caller.join(30)
+    channel.close()
+    assert failures == []
+    assert server.wait_for_termination(0) is False
+
+
+def test_a_bound_server_that_may_not_be_registered_does_not_start(registry: Registry) -> None:
+    server = registry.bind(grpc.server(futures.ThreadPoolExecutor(1)), SERVICE)
+    server.add_insecure_port("127.0.9.2:0")
+    with pytest.raises(ValueError, match="loopback"):
+        server.start()
+
+
+async def test_a_bound_aio_server(admin: Admin, registry: Registry) -> None:
+    native = aio.server()
+    server = registry.aio.bind(native, SERVICE, drain_seconds=0.1, allow_unroutable=True)
+
+    async def answer(_request: bytes, _context: object) -> bytes:
+        return encode_text("hello")
+
+    method = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE_NAME, {METHOD_NAME: method})])
+    server.add_insecure_port("127.0.9.3:0")
+    await server.start()
+    assert await server.registrations[0].wait_async(30)
+    async with registry.aio.insecure_channel(SERVICE) as channel:
+        assert await say_hello(channel)("you", timeout=10, wait_for_ready=True) == "hello"
+    await server.stop(1)
+    assert admin.records() == {}
+
+
+PROGRAM = """
+import sys, time
+from concurrent import futures
+import grpc, grpc_etcd
+how, endpoints = sys.argv[1:]
+registry = grpc_etcd.Registry(endpoints)
+server = registry.bind(grpc.server(futures.ThreadPoolExecutor(1)), "greeter", drain_seconds=0.2, allow_unroutable=True)
+server.add_insecure_port("127.0.9.4:0")
+server.start()
+assert server.registrations[0].wait(30)
+print("registered", flush=True)
+if how == "sigterm":
+    grpc_etcd.stop_on_sigterm(server, 1)
+    print("ready", flush=True)
+    server.wait_for_termination()
+    print("over", flush=True)
+elif how == "killed":
+    time.sleep(600)
+"""
+
+
+def run_program(how: str, etcd: EtcdServer) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, how, etcd.endpoints], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    assert process.stdout
+    assert process.stdout.readline().strip() == "registered"
+    return process
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=60)
+    return output
+
+
+def test_sigterm_withdraws_before_the_server_stops(admin: Admin, etcd: EtcdServer) -> None:
+    process = run_program("sigterm", etcd)
+    assert process.stdout
+    assert process.stdout.readline().strip() == "ready"
+    assert len(admin.records()) == 1
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: not admin.records(), "the withdrawal")
+    assert finish(process).strip() == "over"
+    assert process.returncode == 0
+
+
+def test_a_script_that_just_ends_leaves_nothing_behind(admin: Admin, etcd: EtcdServer) -> None:
+    process = run_program("forgets to close", etcd)
+    finish(process)
+    assert admin.records() == {}
+
+
+def test_a_killed_process_disappears_with_its_lease(admin: Admin, etcd: EtcdServer) -> None:
+    process = run_program("killed", etcd)
+    (record,) = admin.records().values()
+    process.kill()
+    finish(process)
+    assert admin.etcd.time_to_live(record.lease)
+    wait_until(lambda: not admin.records(), "the lease runs out", 90)
+
+
+def test_a_fork_neither_crashes_nor_withdraws_what_its_parent_registered(admin: Admin, registry: Registry) -> None:
+    registration = registry.register(
+        endpoint := Endpoint(name=SERVICE, address="127.0.9.5:9000"), allow_unroutable=True
+    )
+    assert registration.wait(30)
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    (record,) = admin.records().values()
+    admin.etcd.delete(record.key)
+    wait_until(admin.records, "the parent goes on keeping it")
+    assert endpoint.address in record.key.decode()
+
+
+@pytest.mark.faults
+def test_etcd_killed_and_brought_back_empty_or_with_its_data(own_etcd: EtcdServer) -> None:
+    client = Etcd(own_etcd.endpoints)
+    with Registry(own_etcd.endpoints) as registry:
+        registration = registry.register(Endpoint(name=SERVICE, address="127.0.9.6:9000"), allow_unroutable=True)
+        assert registration.wait(30)
+        (record,) = client.get_prefix(b"/jupiter/").records
+        own_etcd.kill()
+        wait_until(lambda: registration.status.fault, "the outage is told")
+        own_etcd.restart()
+        wait_until(lambda: registration.status.fault is None and registration.wait(0), "it goes on")
+        assert client.get(record.key) == record, "nothing was rewritten"
+        own_etcd.kill()
+        own_etcd.restart(fresh=True)
+        deadline = time.monotonic() + 60
+        while not client.get(record.key) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert client.get(record.key).value == record.value
+    assert client.get_prefix(b"/jupiter/").records == ()
+    client.close()
