@@ -12,7 +12,6 @@ RUN python3 -m venv /build && python3 -m venv --without-pip /opt/grpc-etcd
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY operator operator
 COPY resolver resolver
-COPY crds crds
 RUN /build/bin/pip wheel --no-deps --wheel-dir /wheels . \
  && /build/bin/pip --python /opt/grpc-etcd/bin/python install --no-compile "$(echo /wheels/*.whl)[operator,cli]"
 # `kubernetes` is 75 MB of source, of which the operator uses the part that finds and logs in to the API server. Its

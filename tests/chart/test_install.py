@@ -71,9 +71,9 @@ def wait_registered(etcd: EtcdServer, pod: Pod) -> int:
 @pytest.mark.parametrize(
     "more",
     [
-        {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}},
+        {name: {"enabled": True} for name in ("serviceMonitor", "prometheusRule", "dashboard", "cleanup")},
         {"watchNamespaces": ["shop", "till"], "clusterId": "prod-1", "registries": {"dr": {"endpoints": ["e:1"]}}},
-        {"etcd": {"bundled": {"enabled": True}}, "networkPolicy": {"enabled": True}, "cleanup": {"enabled": True}},
+        {"etcd": {"bundled": {"enabled": True}}, "networkPolicy": {"enabled": True}},
     ],
     ids=["watched", "namespaced", "trial"],
 )

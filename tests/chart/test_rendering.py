@@ -20,7 +20,7 @@ SECURED = {
 }
 SEVERAL = ETCD | {"registries": {"dr": {"endpoints": ["dr:2379"], "tls": {"secretName": "dr-tls"}}}}
 NAMESPACED = ETCD | {"watchNamespaces": ["shop", "till"], "clusterId": "prod-1"}
-ALL = BUNDLED | {
+ALL = ETCD | {
     name: {"enabled": True}
     for name in ("networkPolicy", "serviceMonitor", "prometheusRule", "dashboard", "cleanup", "podDisruptionBudget")
 }
@@ -216,6 +216,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "registries.dr.tls.certKey",
     ),
     "a registry called default": (ETCD | {"registries": {"default": {"endpoints": ["e:1"]}}}, "registries.default"),
+    "cleanup of an etcd that goes as well": (
+        BUNDLED | {"cleanup": {"enabled": True}},
+        "cleanup.enabled makes no sense",
+    ),
     "TLS for the bundled etcd": (
         {"etcd": {"bundled": {"enabled": True}, "tls": {"secretName": "s"}}},
         "do not apply to the bundled etcd",
