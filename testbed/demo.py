@@ -69,10 +69,23 @@ def given_cluster() -> Iterator[ApiServer | GivenCluster]:
         with Process("kubectl proxy", command, folder / "proxy.log").start() as proxy:
             proxy.wait_ready(lambda: "Starting to serve on" in proxy.log_tail())
             client = KubernetesApi("http://" + proxy.log_tail().split()[-1])
-            yield GivenCluster(client, Path(kubeconfig), folder)
-            client.close()
+            try:
+                yield GivenCluster(client, Path(kubeconfig), folder)
+            finally:
+                clean_up(client)
+                client.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def clean_up(client: KubernetesApi) -> None:
+    """Remove what the demo made; the CRD stays, since others may use it by now."""
+    for pod in client.list("v1", "Pod", NAMESPACE)["items"]:
+        client.delete({"apiVersion": "v1", "kind": "Pod", **pod}, grace_seconds=0)
+    service = {"name": SERVICE, "namespace": NAMESPACE}
+    client.delete({"apiVersion": "grpc-etcd.dev/v1alpha1", "kind": "GrpcService", "metadata": service})
+    client.delete({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+    client.delete({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
 
 
 def operator_process(kubeconfig: Path, endpoints: str, folder: Path) -> Process:
@@ -91,7 +104,7 @@ class Demo:
         self.screen = Screen(self._title, self._pod_lines)
         self.results: list[StepResult] = []
         self._prepare_cluster()
-        self.kubelet = stack.enter_context(Kubelet(cluster))
+        self.kubelet = stack.enter_context(Kubelet(cluster, heartbeat=True))
         self.kubelet.create_node(NODE, zone="zone-a", region="region-1")
         self.operator = stack.enter_context(operator_process(cluster.kubeconfig, etcd.endpoints, cluster.folder))
         self.keys = stack.enter_context(KeyWatcher(etcd.endpoints, SERVICE))

@@ -137,7 +137,8 @@ def condition(kind: str, *, value: bool) -> Object:
 class Kubelet:
     """Every Node of one API server, as far as a test made them."""
 
-    def __init__(self, api: Cluster) -> None:
+    def __init__(self, api: Cluster, *, heartbeat: bool = False) -> None:
+        self._heartbeat = heartbeat  # a cluster with controllers takes a Node without one for dead
         self._api = api.client
         self._folder = api.folder
         self._nodes: set[str] = set()
@@ -161,11 +162,15 @@ class Kubelet:
         """Make a Node; the API server copies its zone and region to the labels of Pods that are bound to it."""
         topology = {"topology.kubernetes.io/zone": zone, "topology.kubernetes.io/region": region}
         labels = {"kubernetes.io/hostname": name, **{key: value for key, value in topology.items() if value}}
-        node: Object = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
-        self._api.apply(node)
-        ready = {**condition("Ready", value=True), "lastHeartbeatTime": now()}
-        self._api.patch(node, {"status": {"conditions": [ready]}}, "status", STRATEGIC)
+        self._api.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+        self._beat(name)
         self._nodes.add(name)
+
+    def _beat(self, name: str) -> None:
+        """Report a Node as alive."""
+        ready = {**condition("Ready", value=True), "lastHeartbeatTime": now()}
+        node: Object = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+        self._api.patch(node, {"status": {"conditions": [ready]}}, "status", STRATEGIC)
 
     def create_pod(
         self,
@@ -300,6 +305,8 @@ class Kubelet:
                 self._closing.wait(RETRY_SECONDS)
 
     def _watch_once(self) -> None:
+        for node in tuple(self._nodes) if self._heartbeat else ():
+            self._beat(node)
         listing = self._api.list("v1", "Pod")
         for item in listing["items"]:
             self._see(item)
