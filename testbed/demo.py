@@ -275,7 +275,15 @@ class Demo:
         for failure in failures[:5]:
             console.print(f"[red]{failure.error}", soft_wrap=True)
         if self.failed:
+            for fault in self._conditions():
+                console.print(f"[red]{fault}", soft_wrap=True)
             console.print(f"[red]the operator's last words:[/]\n{self.operator.log_tail()}", soft_wrap=True)
+
+    def _conditions(self) -> list[str]:
+        """What the GrpcService's status says is wrong."""
+        service = self.cluster.client.find("grpc-etcd.dev/v1alpha1", "GrpcService", SERVICE, NAMESPACE) or {}
+        states = service.get("status", {}).get("conditions", [])
+        return [f"{s['type']}={s['status']} {s['reason']}: {s['message']}" for s in states if s["status"] != "True"]
 
     def stay(self) -> None:
         """Keep everything up until Ctrl-C, and say how to look around."""
