@@ -4,6 +4,7 @@ It knows just enough to find an object's path from its apiVersion and kind. The 
 that used that one as well could not see its mistakes.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
@@ -63,7 +64,8 @@ class WatchStream:
 
     def close(self) -> None:
         """End the iteration, also while it waits."""
-        self._response.shutdown()
+        with contextlib.suppress(OSError):  # the server may have closed it first
+            self._response.shutdown()
 
 
 class KubernetesApi:
