@@ -130,12 +130,13 @@ def parse_duration(text: str) -> float | None:
     match = _DURATION.fullmatch(text)
     if not text or not match:
         return None
-    return sum(float(number) * _SECONDS[unit] for unit, number in match.groupdict().items() if number)
+    total = sum(float(number) * _SECONDS[unit] for unit, number in match.groupdict().items() if number)
+    return round(total, 9)
 
 
 def format_duration(seconds: float) -> str:
     """Write seconds as a duration of one unit: whole or broken seconds, or milliseconds below one second."""
-    return f"{seconds:g}s" if seconds >= 1 or not seconds else f"{seconds * 1000:g}ms"
+    return f"{seconds:.12g}s" if seconds >= 1 or not seconds else f"{seconds * 1000:.12g}ms"
 
 
 def _duration(low: float, high: float) -> tuple[_Read, _Write]:

@@ -127,6 +127,8 @@ class _Grouping(NamedTuple):
     classes_per_octave: int = 0  # 0: no classes
 
     def weight(self, endpoint: Endpoint) -> int:
+        if not self.scale:
+            return 1
         weight = max(1, round(min(endpoint.weight * self.scale, _HEAVIEST)))
         if not self.classes_per_octave:
             return weight
