@@ -1,0 +1,221 @@
+"""Measures the operator beside Kubernetes' EndpointSlice controller and a Go writer, and prints a table with the goals.
+
+    make bench-operator                  # all repeats, about 15 minutes
+    make bench-operator QUICK=1          # one short repeat of everything, under 3 minutes: good for finding mistakes
+
+The contestants take turns in alternating order, one at a time, in one API server; figures are medians over the
+repeats, p50 and p99 over the changes of all repeats together. SVG plots go to bench/results/.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import scenarios
+from bench.contestants import ALL, ENDPOINT_SLICE_CONTROLLER, OPERATOR, Contestant
+from bench.measuring import median, percentile
+from bench.plot import write_plot
+from bench.rig import Rig
+from bench.scenarios import KINDS, Figures
+
+RESULTS = Path(__file__).with_name("results")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How long and how often everything is measured."""
+
+    steady_seconds: float = 30.0
+    steady_repeats: int = 2
+    storm_repeats: int = 3
+    start_repeats: int = 2
+    idle_seconds: float = 60.0
+    storm_pods: int = 5_000
+    start_pods: int = 10_000
+
+
+QUICK = Size(6.0, 1, 1, 1, 5.0)
+
+
+class Collected:
+    """All figures of all runs: numbers as one value a repeat, latencies pooled."""
+
+    def __init__(self) -> None:
+        self._figures: dict[tuple[str, str], list[Figures]] = {}
+
+    def add(self, scenario: str, contestant: str, figures: Figures) -> None:
+        """Take the figures of one run."""
+        self._figures.setdefault((scenario, contestant), []).append(figures)
+        shown = {k: f"{v:.2f}" if isinstance(v, float | int) else f"{len(v)} values" for k, v in figures.items()}
+        print(f"  {scenario:24} {contestant:14} {shown}", file=sys.stderr, flush=True)
+
+    def median(self, scenario: str, contestant: str, figure: str) -> float:
+        """The median over the repeats."""
+        values = [run.get(figure) for run in self._figures.get((scenario, contestant), [])]
+        return median(value for value in values if isinstance(value, float | int))
+
+    def latency(self, scenario: str, contestant: str, figure: str, share: float) -> float:
+        """A percentile, in ms, over the changes of all repeats."""
+        pooled: list[float] = []
+        for run in self._figures.get((scenario, contestant), []):
+            values = run.get(figure, [])
+            pooled += values if isinstance(values, list) else []
+        return percentile(pooled, share)
+
+
+def alternating(contestants: Sequence[Contestant], repeats: int) -> list[Contestant]:
+    """Everybody in turn, there and back, so that a machine that changes its speed treats all alike."""
+    return [each for repeat in range(repeats) for each in (contestants if repeat % 2 == 0 else contestants[::-1])]
+
+
+def measure(rig: Rig, size: Size) -> Collected:
+    """Run everything."""
+    found = Collected()
+    for services in (1, 50):
+        for each in alternating(ALL, size.steady_repeats):
+            found.add(f"steady {services}", each.name, scenarios.steady(rig, each, services, size.steady_seconds))
+    for each in alternating(ALL, size.storm_repeats):
+        found.add("storm 50", each.name, scenarios.storm(rig, each, 50, size.storm_pods))
+    found.add("storm 1", OPERATOR.name, scenarios.storm(rig, OPERATOR, 1, size.storm_pods))
+    for each in alternating(ALL, size.start_repeats):
+        found.add("start", each.name, scenarios.cold_start(rig, each, size.start_pods, size.idle_seconds))
+    found.add("small", OPERATOR.name, scenarios.small_change(rig))
+    for name, number in (("SIGKILL", signal.SIGKILL), ("SIGTERM", signal.SIGTERM)):
+        found.add(name, OPERATOR.name, scenarios.takeover(rig, number))
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; `limit` is what the goal comes to with the yardsticks of this very run."""
+
+    what: str
+    goal: str
+    value: float
+    limit: float
+    unit: str
+    yardsticks: str = ""
+
+    def __str__(self) -> str:
+        verdict = "met" if self.value <= self.limit else "MISSED"
+        value, limit = f"{self.value:.4g} {self.unit}", f"{self.limit:.4g} {self.unit}"
+        return f"| {self.what} | {value} | {limit} | {self.goal} | {self.yardsticks} | {verdict} |"
+
+
+def rows(found: Collected, size: Size) -> list[Row]:
+    """Hold the figures against the goals."""
+    return [*steady_rows(found), *storm_rows(found, size), *start_rows(found), *takeover_rows(found)]
+
+
+def steady_rows(found: Collected) -> list[Row]:
+    """The goals for 20 changes a second; the strictest comparison is with the controller's one Service."""
+    made = []
+    for services in (1, 50):
+        scenario = f"steady {services}"
+        for kind in KINDS:
+            for share, factor in ((0.5, 1.5), (0.99, 2.0)):
+                ours, go, slices = (found.latency(scenario, each.name, kind, share) for each in ALL)
+                theirs = found.latency("steady 1", ENDPOINT_SLICE_CONTROLLER.name, kind, share)
+                limit, goal = factor * go, f"<= {factor:g}x go"
+                if share > 0.5:
+                    limit, goal = min(limit, theirs / 2), f"{goal}, <= half of slices (one Service)"
+                what = f"{kind}, {services} GrpcService{'s' * (services > 1)}, p{share * 100:.0f}"
+                made.append(Row(what, goal, ours, limit, "ms", f"go {go:.1f}, slices {slices:.1f}"))
+        ours, go, slices = (found.median(scenario, each.name, "cpu") for each in ALL)
+        theirs = found.median("steady 1", ENDPOINT_SLICE_CONTROLLER.name, "cpu")
+        goal = "<= 3x go, <= a third of slices (one Service)"
+        what = f"CPU for 30 s of that, {services} GrpcService{'s' * (services > 1)}"
+        made.append(Row(what, goal, ours, min(3 * go, theirs / 3), "s", f"go {go:.2f}, slices {slices:.2f}"))
+    return made
+
+
+def storm_rows(found: Collected, size: Size) -> list[Row]:
+    """The goals for thousands of changes at once."""
+    made = []
+    for direction in ("up", "down"):
+        ours, go, slices = (found.median("storm 50", each.name, direction) for each in ALL)
+        cpu = [found.median("storm 50", each.name, f"cpu {direction}") for each in ALL]
+        note = f"go {go:.2f}, slices {slices:.2f}; CPU s {cpu[0]:.1f} / {cpu[1]:.1f} / {cpu[2]:.1f}"
+        what = f"storm of {size.storm_pods} in 50 services, {direction}"
+        made.append(Row(what, "<= 2x go, faster than slices", ours, min(2 * go, slices), "s", note))
+        alone = found.median("storm 1", OPERATOR.name, direction)
+        pace = size.storm_pods / 500
+        goal = "no longer than 500 keys/s need, and 1 s"
+        made.append(Row(f"storm of {size.storm_pods} in one, {direction}", goal, alone, pace + 1, "s"))
+    return made
+
+
+def start_rows(found: Collected) -> list[Row]:
+    """The goals for 10,000 Pods."""
+
+    def figure(name: str) -> tuple[float, str]:
+        ours, go, slices = (found.median("start", each.name, name) for each in ALL)
+        return ours, f"go {go:.2f}, slices {slices:.2f}"
+
+    keys, peak, idle = figure("all keys"), figure("peak"), figure("idle")
+    restart, seen, writes = (
+        found.median("start", OPERATOR.name, name) for name in ("restart", "change seen", "restart writes")
+    )
+    many, few = found.median("start", OPERATOR.name, "change cpu"), found.median("small", OPERATOR.name, "change cpu")
+    return [
+        Row("start with 10,000 Pods, all keys", "<= 8 s", keys[0], 8, "s", keys[1]),
+        Row("its peak memory", "<= 150 MiB", peak[0], 150, "MiB", peak[1]),
+        Row("idle with 10,000 Pods", "<= 2.5 % of a core", idle[0], 2.5, "%", idle[1]),
+        Row("restart with 10,000, in step", "<= 5 s", restart, 5, "s"),
+        Row("its writes of provider keys", "0", writes, 0, "keys"),
+        Row("a change made while down is seen", "<= 6 s", seen, 6, "s"),
+        Row("CPU of one change among 10,000", "as among 500 (<= 1.5x)", many, 1.5 * few, "ms", f"500: {few:.1f}"),
+    ]
+
+
+def takeover_rows(found: Collected) -> list[Row]:
+    """The goals for the leader's end."""
+    made = []
+    for name, limit in (("SIGKILL", 15.0), ("SIGTERM", 1.0)):
+        seconds = found.median(name, OPERATOR.name, "takeover")
+        touched = found.median(name, OPERATOR.name, "keys touched")
+        note = f"{touched:.0f} other keys written or lost"
+        made.append(Row(f"leader gets {name}, next change", f"<= {limit:g} s", seconds, limit, "s", note))
+    return made
+
+
+def plots(found: Collected) -> None:
+    """Draw each scenario."""
+    for services in (1, 50):
+        for share in (0.5, 0.99):
+            groups = {
+                kind: {each.name: found.latency(f"steady {services}", each.name, kind, share) for each in ALL}
+                for kind in KINDS
+            }
+            title = f"20 changes/s, 500 Pods, {services} service(s), p{share * 100:.0f}"
+            write_plot(RESULTS, f"steady-{services}-p{share * 100:.0f}", title, "ms", groups)
+    for name, scenario, title, unit, figures in (
+        ("steady-cpu", "steady 1", "20 changes/s for 30 s, one service: CPU", "s", ("cpu",)),
+        ("storm", "storm 50", "5,000 Pods of 50 services change at once", "s", ("up", "down")),
+        ("storm-cpu", "storm 50", "the same: CPU", "s", ("cpu up", "cpu down")),
+        ("start", "start", "10,000 ready Pods, from process start", "s", ("all keys", "cpu")),
+        ("memory", "start", "10,000 Pods: peak memory", "MiB", ("peak",)),
+    ):
+        groups = {figure: {each.name: found.median(scenario, each.name, figure) for each in ALL} for figure in figures}
+        write_plot(RESULTS, name, title, unit, groups)
+
+
+def main() -> None:
+    """Measure, print, draw."""
+    size = QUICK if "--quick" in sys.argv[1:] or os.environ.get("QUICK") else Size()
+    since = time.monotonic()
+    with Rig() as rig:
+        print(f"stored Pods of {rig.pod_bytes} bytes; {os.cpu_count()} cores", file=sys.stderr)
+        found = measure(rig, size)
+    print("| what | operator | limit | goal | yardsticks | |\n| --- | --- | --- | --- | --- | --- |")
+    print("\n".join(str(row) for row in rows(found, size)))
+    print(f"\n{size}\ntook {time.monotonic() - since:.0f} s; plots in bench/results/")
+    plots(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Who is measured: our operator, Kubernetes' EndpointSlice controller, and a Go program that only writes the same keys.
+
+Each makes its services, starts its process, tells when it is in step, and takes all away again. `services` is 50 or 1:
+the same Pods, spread over 50 services or all in one.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+from bench.measuring import Visibility, ready_in_provider, ready_in_slice
+from bench.rig import NAMESPACE, PORT, SERVICES, Rig
+from testbed.build import binary
+from testbed.conditions import free_port, wait_until
+from testbed.controller_manager import ENDPOINT_SLICES
+from testbed.etcd import EtcdServer
+from testbed.kubernetes_api import Object
+from testbed.process import Process
+from testbed.replica import Replica
+
+CLUSTER = "bench"
+SLICES = b"/registry/endpointslices/"
+IN_STEP = "in step: the synced mark is put"
+
+
+@dataclass
+class Running:
+    """A contestant at work: its process, what it makes visible, and its registry if it writes to one of its own."""
+
+    process: Process
+    visibility: Visibility
+    etcd: str
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One kind of contestant; `open` is a context in which it has a place to write to and may start."""
+
+    name: str
+    open: Callable[[Rig, int], AbstractContextManager[Running]]
+
+
+def selectors(services: int) -> dict[str, dict[str, str]]:
+    """The services and the labels of their Pods."""
+    if services == 1:
+        return {"everything": {"fleet": "everything"}}
+    return {f"app-{number:02d}": {"app": f"app-{number:02d}"} for number in range(SERVICES)}
+
+
+@contextmanager
+def installed(rig: Rig, items: list[Object]) -> Iterator[None]:
+    """Have some objects for a while."""
+    for item in items:
+        rig.api.client.apply(item)
+    yield
+    for item in items:
+        rig.api.client.delete(item)
+
+
+@contextmanager
+def open_operator(rig: Rig, services: int) -> Iterator[Running]:
+    """Our operator as `grpc-etcd-operator run`."""
+    items: list[Object] = [
+        {
+            "apiVersion": "grpc-etcd.dev/v1alpha1",
+            "kind": "GrpcService",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"selector": {"matchLabels": labels}},
+        }
+        for name, labels in selectors(services).items()
+    ]
+    with ExitStack() as stack:
+        stack.enter_context(installed(rig, items))
+        etcd = stack.enter_context(EtcdServer.start())
+        visibility = stack.enter_context(Visibility(etcd.endpoints, b"/jupiter/", ready_in_provider))
+        replica = make_replica(rig, etcd.endpoints)
+        stack.callback(replica.process.stop)
+        yield Running(replica.process, visibility, etcd.endpoints)
+
+
+def make_replica(rig: Rig, etcd: str, *flags: str) -> Replica:
+    """One replica of the operator, not started yet."""
+    return Replica(rig.api.folder, rig.api.kubeconfig, etcd, (f"--cluster-id={CLUSTER}", *flags))
+
+
+@contextmanager
+def open_go(rig: Rig, services: int) -> Iterator[Running]:
+    """The Go program of bench/go-writer."""
+    label = "fleet" if services == 1 else "app"
+    with ExitStack() as stack:
+        etcd = stack.enter_context(EtcdServer.start())
+        visibility = stack.enter_context(Visibility(etcd.endpoints, b"/jupiter/", ready_in_provider))
+        command = [
+            str(binary("go-writer")),
+            f"--kubeconfig={rig.api.kubeconfig}",
+            f"--endpoints={etcd.endpoints}",
+            f"--name-label={label}",
+            f"--port={PORT}",
+        ]
+        process = Process("go-writer", command, etcd.folder / "go-writer.log")
+        stack.callback(process.stop)
+        yield Running(process, visibility, etcd.endpoints)
+
+
+@contextmanager
+def open_slices(rig: Rig, services: int) -> Iterator[Running]:
+    """kube-controller-manager with only the EndpointSlice controller."""
+    items: list[Object] = [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"selector": labels, "ports": [{"port": PORT}]},
+        }
+        for name, labels in selectors(services).items()
+    ]
+    with ExitStack() as stack:
+        stack.callback(rig.stored.delete_prefix, SLICES)
+        stack.enter_context(installed(rig, items))
+        visibility = stack.enter_context(Visibility(rig.api.etcd.endpoints, SLICES, ready_in_slice))
+        command = [
+            str(binary("kube-controller-manager")),
+            f"--kubeconfig={rig.api.kubeconfig}",
+            f"--controllers={','.join(ENDPOINT_SLICES)}",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={free_port()}",
+            f"--cert-dir={rig.api.folder / 'controller-manager'}",
+            # The default of 20 requests a second would only show its own limit.
+            "--kube-api-qps=1000",
+            "--kube-api-burst=1000",
+        ]
+        process = Process("kube-controller-manager", command, rig.api.folder / "kube-controller-manager.log")
+        stack.callback(process.stop)
+        yield Running(process, visibility, "")
+
+
+def wait_settled(running: Running, count: int) -> None:
+    """Wait until all ready Pods are visible, and a replica has put its mark."""
+    wait_until(lambda: len(running.visibility.visible) == count, f"{count} addresses visible", 120)
+    if running.process.name == "operator":
+        wait_until(lambda: IN_STEP in running.process.log.read_text(), "the synced mark")
+
+
+OPERATOR = Contestant("operator", open_operator)
+GO = Contestant("go", open_go)
+ENDPOINT_SLICE_CONTROLLER = Contestant("slices", open_slices)
+ALL = (OPERATOR, GO, ENDPOINT_SLICE_CONTROLLER)
