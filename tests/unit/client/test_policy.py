@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpc_etcd.registry.policy import (
@@ -120,6 +120,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(json_values)
 def test_parsing_never_raises(raw: object) -> None:
     parse_policy(raw)

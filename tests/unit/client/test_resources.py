@@ -9,7 +9,7 @@ from envoy.extensions.load_balancing_policies.ring_hash.v3 import ring_hash_pb2
 from envoy.extensions.load_balancing_policies.wrr_locality.v3 import wrr_locality_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.rpc import status_pb2
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpc_etcd.registry.policy import Balancing, LoadBalancing, OutlierDetection, Policy, Retry, RetryOn
@@ -107,6 +107,7 @@ localities = st.builds(
 )
 
 
+@settings(max_examples=30)  # each draws dozens of addresses
 @given(name=st.text(max_size=10), chosen=st.lists(localities, max_size=4))
 def test_an_assignment_says_what_was_chosen(name: str, chosen: list[Locality]) -> None:
     read = endpoint_pb2.ClusterLoadAssignment.FromString(resources.assignment(name, chosen))
