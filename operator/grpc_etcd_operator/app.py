@@ -6,9 +6,11 @@ Exit codes: 0 ended as asked, 1 failed while running, 2 the settings or the clus
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from importlib.metadata import version
@@ -19,8 +21,10 @@ from prometheus_client import CollectorRegistry
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.endpoints import Tls
+from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd_operator import logs, withdrawing
 from grpc_etcd_operator.certificates import expiries
+from grpc_etcd_operator.core.plan import Plan
 from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.health import serve
@@ -38,6 +42,7 @@ from grpc_etcd_operator.writer.station import Station
 log = logging.getLogger(__name__)
 EXIT_UNUSABLE = 2
 RETRY_SECONDS = 2.0
+LOOK_SECONDS = 0.1
 CALL_SECONDS = 5.0
 
 
@@ -76,7 +81,8 @@ async def _run(settings: Settings) -> None:
         starting = asyncio.create_task(_find_cluster(settings, client))
         if await _first(starting, stop):
             return
-        await Operator(settings, starting.result(), connection, client).run(stop)
+        operator = Operator(settings, starting.result(), connection, client)
+        await (operator.preview(stop) if settings.dry_run else operator.run(stop))
     finally:
         await client.close()
 
@@ -130,6 +136,13 @@ def open_etcd(registry: RegistrySettings) -> Etcd:
     tls = Tls(registry.ca, registry.cert, registry.key) if secure else None
     password = registry.password_file or ""
     return Etcd(registry.endpoints, user=registry.user, password=password, tls=tls, timeout_seconds=CALL_SECONDS)
+
+
+def describe(registry: str, plan: Plan) -> str:
+    """Write a plan as one line of JSON."""
+    puts = {put.key.decode(errors="replace"): put.value.decode(errors="replace") for put in plan.puts}
+    deletes = [delete.key.decode(errors="replace") for delete in plan.deletes]
+    return json.dumps({"registry": registry, "uid": plan.uid, "put": puts, "delete": deletes}, ensure_ascii=False)
 
 
 class Operator:
@@ -189,6 +202,28 @@ class Operator:
             for station in self._stations.values():
                 await station.close()
             log.info("ended")
+
+    async def preview(self, stop: asyncio.Event) -> None:
+        """Print what would be written, as JSON lines on standard output, and write nothing."""
+        runs = [station.run_dry() for station in self._stations.values()]
+        parts = [asyncio.create_task(run) for run in (*runs, self._sweeper.run(), self._watch(stop))]
+        try:
+            while not (self._is_judged() or stop.is_set()):  # noqa: ASYNC110  many parts have to agree
+                await asyncio.sleep(LOOK_SECONDS)
+            for station in self._stations.values():
+                for plan in station.writer.preview():
+                    sys.stdout.write(describe(station.name, plan) + "\n")
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+            for station in self._stations.values():
+                await station.close()
+
+    def _is_judged(self) -> bool:
+        stations = self._stations.values()
+        listed = all(station.is_listed and station.writer.has_judged_all for station in stations)
+        return listed and self._reconciler.may_delete() and self._sweeper.has_checked_owners
 
     async def _watch(self, stop: asyncio.Event) -> None:
         settings = self._settings
@@ -309,5 +344,12 @@ async def _cleanup(settings: Settings) -> None:
         etcd = open_etcd(registry)
         try:
             await withdrawing.withdraw_all(etcd, cluster, settings.leader_ttl_seconds)
+        except TimeoutError as error:
+            raise UnusableError(
+                f"registry {registry.name}: an operator still leads for cluster id {cluster}, or etcd is out of reach; "
+                "end the operator first (kubectl scale deployment --replicas=0), then run cleanup again"
+            ) from error
+        except EtcdError as error:
+            raise UnusableError(f"registry {registry.name}: {error}. {error.remedy}") from error
         finally:
             await etcd.close()

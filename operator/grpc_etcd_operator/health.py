@@ -1,6 +1,7 @@
 """The port that Kubernetes and Prometheus ask: /healthz, /readyz, /metrics."""
 
 import logging
+import socket
 from collections.abc import Callable
 
 from aiohttp import web
@@ -30,10 +31,17 @@ async def serve(port: int, is_alive: Check, is_ready: Check, metrics: Callable[[
     )
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, None, port).start()
-    for address in runner.addresses[:1]:
-        log.info("metrics and health are served", extra={"fields": {"port": address[1]}})
+    listener = _listen(port)
+    await web.SockSite(runner, listener).start()
+    log.info("metrics and health are served", extra={"fields": {"port": listener.getsockname()[1]}})
     return runner
+
+
+def _listen(port: int) -> socket.socket:
+    """Open one socket for IPv4 and IPv6, so that port 0 is one port and not two."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 def _answer(fault: str | None) -> web.Response:

@@ -111,12 +111,14 @@ def scene(
 
 @pytest.fixture
 def make_scene(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
-    """Make scenes on servers of the test's own, in the namespace default."""
+    """Make a scene on servers of the test's own."""
     with ExitStack() as stack:
 
         def make(api: ApiServer, etcd: EtcdServer) -> Scene:
             install_crd(api)
-            scene = Scene(api, etcd, stack.enter_context(Kubelet(api)), "default", tmp_path)
+            metadata = {"name": f"{tmp_path.name.replace('_', '-')[:40]}-own"}
+            api.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+            scene = Scene(api, etcd, stack.enter_context(Kubelet(api)), metadata["name"], tmp_path)
             stack.callback(scene.close)
             return scene
 

@@ -1,11 +1,13 @@
 """The world around fails: the API server, the CRD, permissions, etcd. The operator recovers and loses nothing."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from grpc_etcd.etcd import NoSpace
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
 
@@ -79,7 +81,9 @@ def test_permissions_that_are_taken_away_and_given_back(
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
     api = own_apiserver.client
-    api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator", "namespace": "default"}})
+    api.create(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator", "namespace": scene.namespace}}
+    )
     rules = [
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
@@ -87,7 +91,7 @@ def test_permissions_that_are_taken_away_and_given_back(
         {"apiGroups": ["grpc-etcd.dev"], "resources": ["grpcservices/status"], "verbs": ["patch"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
     ]
-    metadata = {"name": "operator", "namespace": "default"}
+    metadata = {"name": "operator", "namespace": scene.namespace}
     group = "rbac.authorization.k8s.io"
     role = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": rules}
     api.create(role)
@@ -96,10 +100,10 @@ def test_permissions_that_are_taken_away_and_given_back(
         "kind": "RoleBinding",
         "metadata": metadata,
         "roleRef": {"apiGroup": group, "kind": "Role", "name": "operator"},
-        "subjects": [{"kind": "ServiceAccount", "name": "operator", "namespace": "default"}],
+        "subjects": [{"kind": "ServiceAccount", "name": "operator", "namespace": scene.namespace}],
     }
     api.create(binding)
-    kubeconfig = own_apiserver.service_account_kubeconfig("default", "operator")
+    kubeconfig = own_apiserver.service_account_kubeconfig(scene.namespace, "operator")
     scene.start(kubeconfig=kubeconfig).wait_leading()
     pods = three_pods(scene)
     scene.wait_condition("Programmed", "True", "Programmed")
@@ -146,7 +150,8 @@ def test_an_etcd_without_space_is_reported_and_recovered_from(apiserver: Any, ma
         scene.registry.wait_addresses(pod.address)
         filler = 0
         while "NOSPACE" not in small.etcdctl("alarm", "list", check=False):
-            small.etcdctl("put", f"filler-{filler}", "x" * 500_000, check=False)
+            with contextlib.suppress(NoSpace):
+                scene.client.put(f"filler-{filler}".encode(), b"x" * 500_000)
             filler += 1
         late = scene.pod()
         scene.wait_condition("Programmed", "False", "RegistryUnavailable")

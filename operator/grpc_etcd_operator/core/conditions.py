@@ -61,25 +61,30 @@ def _programmed(
     if unreachable := [f"{name}: {down[name]}" for name in spec.registries if name in down]:
         message = f"cannot write to registry {'; '.join(unreachable)}; keys already there stay"
         return Verdict(accepted=False, reason="RegistryUnavailable", message=message)
-    if faults:
-        shown = "; ".join(fault.message for fault in faults[:SHOWN_FAULTS])
-        more = len(faults) - SHOWN_FAULTS
-        return Verdict(
-            accepted=False, reason=faults[0].reason, message=shown + (f"; and {more} more" if more > 0 else "")
-        )
-    if not spec.enable:
+    return _judge_faults(faults) or _judge_counts(counts, enable=spec.enable)
+
+
+def _judge_faults(faults: list[Fault]) -> Verdict | None:
+    """Report what is wrong with single Pods, the first of them in full."""
+    if not faults:
+        return None
+    shown = "; ".join(fault.message for fault in faults[:SHOWN_FAULTS])
+    more = len(faults) - SHOWN_FAULTS
+    return Verdict(accepted=False, reason=faults[0].reason, message=shown + (f"; and {more} more" if more > 0 else ""))
+
+
+def _judge_counts(counts: Counts, *, enable: bool) -> Verdict:
+    if not enable:
         return Verdict(accepted=True, reason="Disabled", message="spec.enable is false: all endpoints are withdrawn")
     if counts.registered < counts.ready:
-        return Verdict(
-            accepted=False, reason="Pending", message=f"{counts.registered} of {counts.ready} ready Pods are written"
-        )
-    if not counts.selected:
-        return Verdict(
-            accepted=True, reason="NoPods", message="the selector matches no Pod; compare it with the Pods' labels"
-        )
-    if not counts.ready:
+        message = f"{counts.registered} of {counts.ready} ready Pods are written"
+        return Verdict(accepted=False, reason="Pending", message=message)
+    if counts.ready:
+        return Verdict(accepted=True, reason="Programmed", message="every ready Pod is written")
+    if counts.selected:
         return Verdict(accepted=True, reason="NoReadyPods", message=f"none of {counts.selected} Pods is ready")
-    return Verdict(accepted=True, reason="Programmed", message="every ready Pod is written")
+    message = "the selector matches no Pod; compare it with the Pods' labels"
+    return Verdict(accepted=True, reason="NoPods", message=message)
 
 
 def _condition(kind: str, verdict: Verdict, service: GrpcService, now: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Sweeper:
         self._crd_back_at = 0.0
         self._wake = asyncio.Event()
         self.drift = 0
+        self.has_checked_owners = False
 
     def sweep_soon(self, resource: str) -> None:
         """Sweep a resource now: its watch has begun."""
@@ -177,6 +178,7 @@ class Sweeper:
             for seen in await self._confirm(PODS, pods, total) + await self._confirm(SERVICES, services, total):
                 self._reconciler.forget_owner(seen, station)
         self._prune_gone()
+        self.has_checked_owners = True
 
     def _prune_gone(self) -> None:
         """Forget the dead whom no registry remembers."""

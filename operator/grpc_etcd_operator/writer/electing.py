@@ -25,7 +25,7 @@ RETRY_SECONDS = 1.0
 class Election:
     """This replica's part in the election for one registry. `on_change` is called after each gain and each loss."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  who campaigns, where, for what
         self, etcd: Etcd, cluster: str, identity: str, scope: Scope, ttl_seconds: int, on_change: Callable[[], None]
     ) -> None:
         self._etcd, self._scope, self._ttl = etcd, scope, ttl_seconds

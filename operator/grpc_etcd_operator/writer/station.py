@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Station:
     """One registry's part of the operator. `is_fresh` says whether Kubernetes' event streams can be trusted."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what one registry's part of the operator consists of
         self,
         name: str,
         cluster: str,
@@ -110,6 +110,12 @@ class Station:
         async with asyncio.TaskGroup() as group:
             for part in (self.feed, self.election, self.leases, self.writer, self.mark):
                 group.create_task(part.run())
+
+    async def run_dry(self) -> None:
+        """Read and plan until cancelled; write nothing and never lead."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.feed.run())
+            group.create_task(self.writer.run())
 
     async def hand_over(self) -> None:
         """Let another replica lead at once; keys and leases stay."""

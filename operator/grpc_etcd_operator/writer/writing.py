@@ -91,7 +91,7 @@ class Trouble:
 class Writer:
     """Writes to one registry. `on_outcome` is told of each unit that was planned or written."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  the parts of one station
         self,
         registry: str,
         cluster: str,
@@ -143,6 +143,17 @@ class Writer:
         """Count the units in transactions that are under way."""
         return len(self._in_flight)
 
+    @property
+    def has_judged_all(self) -> bool:
+        """Say whether every unit that was enqueued has been looked at."""
+        return not (self._dirty or self._urgent or self._strangers)
+
+    def preview(self) -> list[Plan]:
+        """Give the plans that would be carried out if this replica led."""
+        known = [self._facts.desired(uid, self.registry) for uid in sorted(self._held_back)]
+        plans = [self._make_plan(desired) for desired in known if desired]
+        return [plan for plan in plans if not plan.is_empty]
+
     def overdue_seconds(self) -> float:
         """Say for how long the oldest change has been waiting."""
         oldest = min((min(waiting.values()) for waiting in self._waiting() if waiting), default=None)
@@ -165,7 +176,7 @@ class Writer:
         """Wait until the transactions under way have ended, but not longer than this."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._in_flight:
+                while self._in_flight:  # noqa: ASYNC110  it happens once, at the end
                     await asyncio.sleep(0.005)
 
     def drop_plans(self) -> None:
@@ -207,12 +218,16 @@ class Writer:
             self._held_back[uid] = since
             self._strangers.update(strangers)
             return
-        plan = make_plan(desired, self._cluster, self._mirror, lambda key, lease: self._contest(uid, key, lease))
+        plan = self._make_plan(desired)
         self._mirror.contest(uid, plan.contested)
         if plan.deletes and not self._facts.may_delete():
             self._held_back[uid] = since
             return
         self._settle(plan, since)
+
+    def _make_plan(self, desired: Desired) -> Plan:
+        uid = desired.unit.uid
+        return make_plan(desired, self._cluster, self._mirror, lambda key, lease: self._contest(uid, key, lease))
 
     def _settle(self, plan: Plan, since: float) -> None:
         """Report a unit that needs nothing; queue the plan of one that does."""
