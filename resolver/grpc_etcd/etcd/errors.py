@@ -177,6 +177,7 @@ WORDS: tuple[tuple[str, type[EtcdError]], ...] = (
     ("has been compacted", Compacted),
     ("is a future revision", FutureRevision),
     ("request is too large", RequestTooLarge),
+    ("grpc: received message larger than max", RequestTooLarge),  # of a Go server; below that, etcd says it itself
     ("too many operations", TooManyOperations),
     ("duplicate key", DuplicateKey),
     ("database space exceeded", NoSpace),

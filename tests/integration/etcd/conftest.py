@@ -1,0 +1,202 @@
+"""One contract suite for both drivers: every test that takes `opened` runs with the client for threads and for asyncio.
+
+The asyncio client runs in an event loop of its own in a thread; `Client` gives both the same blocking face.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import pytest
+
+from grpc_etcd.etcd import Changed, Deleted, Etcd, Listed, Lost, News, aio
+from testbed.conditions import wait_until
+
+WAIT_SECONDS = 60.0
+
+
+class Follower:
+    """Collects the news of a list-watch in the background."""
+
+    def __init__(self, watch: Any) -> None:
+        self.watch = watch
+        self.news: list[News] = []
+
+    @property
+    def state(self) -> Any:
+        return self.watch.state
+
+    def events(self) -> list[tuple[bytes, bytes | None, int]]:
+        """Every event so far: key, value (None: deleted), revision."""
+        changed = [each for each in tuple(self.news) if isinstance(each, Changed)]
+        return [
+            (event.key, None if isinstance(event, Deleted) else event.record.value, event.revision)
+            for change in changed
+            for event in change.events
+        ]
+
+    def of(self, kind: type) -> list[Any]:
+        return [each for each in tuple(self.news) if isinstance(each, kind)]
+
+    def view(self) -> dict[bytes, bytes]:
+        """What a consumer that obeys the news holds now."""
+        held: dict[bytes, bytes] = {}
+        for each in tuple(self.news):
+            if isinstance(each, Listed):
+                held = {record.key: record.value for record in each.records}
+            elif isinstance(each, Changed):
+                for event in each.events:
+                    if isinstance(event, Deleted):
+                        held.pop(event.key, None)
+                    else:
+                        held[event.key] = event.record.value
+        return held
+
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
+        wait_until(condition, f"{what}; news so far: {self.news[-3:]}", seconds)
+
+    def wait_listed(self, times: int = 1) -> None:
+        self.wait(lambda: len(self.of(Listed)) >= times, f"{times} listings")
+
+    def wait_events(self, count: int) -> None:
+        self.wait(lambda: len(self.events()) >= count, f"{count} events")
+
+    def wait_lost(self, kind: type[Exception] = Exception, seconds: float = WAIT_SECONDS) -> Lost:
+        self.wait(lambda: [lost for lost in self.of(Lost) if isinstance(lost.error, kind)], f"Lost {kind}", seconds)
+        return next(lost for lost in self.of(Lost) if isinstance(lost.error, kind))
+
+    def wait_connected(self, seconds: float = WAIT_SECONDS) -> None:
+        self.wait(lambda: self.state.connected, "connected", seconds)
+
+
+class Client(Protocol):
+    """The blocking face of either client: its methods, and a follower."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]: ...
+
+    def follow(self, *prefixes: bytes, progress_seconds: float = ...) -> Follower: ...
+
+    def close(self) -> None: ...
+
+
+class SyncClient:
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._etcd = Etcd(*arguments, **named)
+        self._threads: list[threading.Thread] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._etcd, name)
+
+    def follow(self, *prefixes: bytes, **named: Any) -> Follower:
+        follower = Follower(self._etcd.list_watch(*prefixes, **named))
+        thread = threading.Thread(target=lambda: follower.news.extend(follower.watch))
+        thread.start()
+        self._threads.append(thread)
+        return follower
+
+    def close(self) -> None:
+        self._etcd.close()
+        for thread in self._threads:
+            thread.join(WAIT_SECONDS)
+            assert not thread.is_alive()
+
+
+class AioClient:
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._etcd = self._run(self._open(*arguments, **named))
+
+    async def _open(self, *arguments: Any, **named: Any) -> aio.Etcd:
+        return aio.Etcd(*arguments, **named)
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "keep_alive":
+            return self._keep_alive
+        return lambda *arguments, **named: self._run(getattr(self._etcd, name)(*arguments, **named))
+
+    def _keep_alive(self, *arguments: Any, **named: Any) -> Any:
+        return AioKeepAlive(self._loop, self._etcd.keep_alive(*arguments, **named))
+
+    def follow(self, *prefixes: bytes, **named: Any) -> Follower:
+        return self._run(self._follow(*prefixes, **named))
+
+    async def _follow(self, *prefixes: bytes, **named: Any) -> Follower:
+        follower = Follower(self._etcd.list_watch(*prefixes, **named))
+
+        async def collect() -> None:
+            async for news in follower.watch:
+                follower.news.append(news)
+
+        self._tasks.append(asyncio.create_task(collect()))
+        return follower
+
+    async def _close(self) -> None:
+        await self._etcd.close()
+        await asyncio.gather(*self._tasks)
+        await asyncio.sleep(0.05)  # lets grpcio's own callbacks of ended calls run
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+
+    def close(self) -> None:
+        try:
+            self._run(self._close())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+class AioKeepAlive:
+    def __init__(self, loop: asyncio.AbstractEventLoop, keeper: Any) -> None:
+        self._loop = loop
+        self._keeper = keeper
+
+    def __len__(self) -> int:
+        return len(self._keeper)
+
+    @property
+    def state(self) -> Any:
+        return self._keeper.state
+
+    def add(self, *arguments: Any, **named: Any) -> None:
+        self._call(lambda: self._keeper.add(*arguments, **named))
+
+    def remove(self, lease_id: int) -> None:
+        self._call(lambda: self._keeper.remove(lease_id))
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._keeper.close(), self._loop).result(WAIT_SECONDS)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        async def run() -> None:
+            function()
+
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result(WAIT_SECONDS)
+
+
+@pytest.fixture(params=[SyncClient, AioClient], ids=["threads", "asyncio"])
+def opened(request: pytest.FixtureRequest) -> Iterator[Callable[..., Client]]:
+    """Open clients of one kind; all are closed at the end, and leave neither thread nor task behind."""
+    with contextlib.ExitStack() as stack:
+
+        def open_client(*arguments: Any, **named: Any) -> Client:
+            client: Client = request.param(*arguments, **named)
+            stack.callback(client.close)
+            return client
+
+        yield open_client
+
+
+@pytest.fixture
+def closing() -> Iterator[contextlib.ExitStack]:
+    """Close what a test opens by itself."""
+    with contextlib.ExitStack() as stack:
+        yield stack

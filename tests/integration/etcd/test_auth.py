@@ -1,0 +1,139 @@
+"""Users, passwords and permissions, and what becomes of them while a client runs."""
+
+import pytest
+
+from grpc_etcd.etcd import AuthFailed, Etcd, Listed, Lost, PermissionDenied, TokenRefused
+from testbed.conditions import wait_until
+from testbed.etcd import EtcdServer
+
+
+@pytest.fixture
+def guarded(closing):
+    """An etcd with authentication; the user app may use app/ only."""
+    server = closing.enter_context(EtcdServer.start())
+    server.admin = server.enable_auth("secret")
+    server.add_user("app", "first", ["app/"], admin=server.admin)
+    return server
+
+
+def test_a_user_may_do_what_its_role_grants_and_no_more(guarded, opened):
+    client = opened(guarded.endpoints, user="app", password="first")  # noqa: S106
+    client.put(b"app/1", b"x")
+    assert len(client.get_prefix(b"app/").records) == 1
+    with pytest.raises(PermissionDenied) as caught:
+        client.put(b"else", b"x")
+    assert "grant-permission" in caught.value.remedy
+    follower = client.follow(b"app/")
+    follower.wait_listed()
+    client.put(b"app/2", b"y")
+    follower.wait_events(1)
+
+
+def test_wrong_and_missing_passwords_are_told_apart(guarded, opened):
+    with pytest.raises(AuthFailed) as caught:
+        opened(guarded.endpoints, user="app", password="wrong").get(b"app/1")  # noqa: S106
+    assert not isinstance(caught.value, TokenRefused)
+    with pytest.raises(AuthFailed):
+        opened(guarded.endpoints).get(b"app/1")
+
+
+def test_a_refused_list_watch_says_so_and_starts_when_permission_comes(guarded, opened):
+    follower = opened(guarded.endpoints, user="app", password="first").follow(b"other/")  # noqa: S106
+    lost = follower.wait_lost(PermissionDenied)
+    assert "grant-permission" in lost.error.remedy
+    assert not follower.state.connected
+    assert isinstance(follower.state.error, PermissionDenied)
+    guarded.etcdctl("role", "grant-permission", "--prefix=true", "app", "readwrite", "other/", user=guarded.admin)
+    follower.wait_listed()
+    assert follower.state.connected
+
+
+def test_a_user_for_an_etcd_that_asks_for_none(etcd, opened):
+    client = opened(etcd.endpoints, user="app", password="first")  # noqa: S106
+    client.put(b"k", b"v")
+    assert client.get(b"k").value == b"v"
+
+
+def test_authentication_enabled_while_connected(own_etcd, opened):
+    client = opened(own_etcd.endpoints, user="root", password="secret")  # noqa: S106
+    client.put(b"k", b"1")
+    follower = client.follow(b"k")
+    follower.wait_listed()
+    own_etcd.enable_auth("secret")
+    client.put(b"k", b"2")
+    follower.wait_events(1)
+
+
+@pytest.mark.faults
+def test_a_token_that_ran_out_is_renewed(closing, opened):
+    server = closing.enter_context(EtcdServer.start(flags=["--auth-token-ttl=1"]))
+    admin = server.enable_auth("secret")
+    assert admin
+    client = opened(server.endpoints, user="root", password="secret")  # noqa: S106
+    follower = client.follow(b"k")
+    follower.wait_listed()
+    with Etcd(server.endpoints, user="root", password="secret") as bystander:  # noqa: S106
+        stale = bystander._link._log_in()
+        wait_until(lambda: is_refused(server, stale), "the token has run out", 60)
+    client.put(b"k", b"2")
+    assert client.get(b"k").value == b"2"
+    follower.wait_events(1)
+
+
+def is_refused(server, token):
+    """Whether etcd takes a token no more; asking does prolong it, so ask seldom."""
+    wait_seconds(2.5)
+    with Etcd(server.endpoints) as client:
+        client._link._credentials.token = token
+        try:
+            client.get(b"k")
+        except TokenRefused:
+            return True
+        return False
+
+
+def wait_seconds(seconds):
+    """Let real time pass: tokens run out by the server's own clock."""
+    import threading  # noqa: PLC0415
+
+    threading.Event().wait(seconds)
+
+
+@pytest.mark.faults
+def test_a_password_that_was_changed_is_read_anew(guarded, opened, tmp_path):
+    file = tmp_path / "password"
+    file.write_text("first\n")
+    client = opened(guarded.endpoints, user="app", password=file)
+    follower = client.follow(b"app/")
+    follower.wait_listed()
+    guarded.etcdctl("user", "passwd", "app", "--interactive=false", "--new-user-password=second", user=guarded.admin, check=False)
+    change_password(guarded, "second")
+    with pytest.raises(AuthFailed):
+        client.put(b"app/1", b"x")
+    file.write_text("second\n")
+    client.put(b"app/1", b"x")
+    follower.wait(lambda: follower.view() == {b"app/1": b"x"}, "the list-watch goes on")
+
+
+def change_password(server, password):
+    """Remove and add the user: etcdctl's passwd asks at a terminal."""
+    server.etcdctl("user", "delete", "app", user=server.admin)
+    server.etcdctl("user", "add", f"app:{password}", user=server.admin)
+    server.etcdctl("user", "grant-role", "app", "app", user=server.admin)
+
+
+@pytest.mark.faults
+def test_a_restart_voids_tokens_and_nothing_is_lost(guarded, opened):
+    client = opened(guarded.endpoints, user="app", password="first")  # noqa: S106
+    follower = client.follow(b"app/")
+    follower.wait_listed()
+    owed = [(b"app/0", b"", client.put(b"app/0", b""))]
+    guarded.kill()
+    follower.wait_lost()
+    guarded.restart()
+    follower.wait_connected()
+    owed += [(b"app/%d" % number, b"", client.put(b"app/%d" % number, b"")) for number in range(1, 11)]
+    follower.wait_events(11)
+    assert follower.events() == owed
+    assert len(follower.of(Listed)) == 1
+    assert not [lost for lost in follower.of(Lost) if isinstance(lost.error, PermissionDenied)]

@@ -1,0 +1,169 @@
+"""Open, close, forget to close, fork: what is left of a client."""
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import grpc
+import pytest
+
+from grpc_etcd.etcd import Closed, Etcd, Listed, Unavailable, aio
+from testbed.conditions import wait_until
+
+
+def threads():
+    """Threads other than those of the test's own proxies and loops."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("proxy")}
+
+
+def test_no_thread_is_left_after_close(etcd):
+    before = threads()
+    client = Etcd(etcd.endpoints)
+    watch = client.list_watch(b"k")
+    assert isinstance(next(watch), Listed)
+    keeper = client.keep_alive(lambda _: None)
+    for _ in range(8):
+        keeper.add(client.lease(30), 30, remaining_seconds=0)
+    wait_until(lambda: len(threads()) > len(before), "its threads run")
+    client.close()
+    wait_until(lambda: threads() <= before, "all threads have ended")
+    assert list(watch) == []
+    with pytest.raises(Closed):
+        client.get(b"k")
+    client.close()
+
+
+async def test_no_task_is_left_after_close(etcd):
+    before = asyncio.all_tasks()
+    client = aio.Etcd(etcd.endpoints)
+    watch = client.list_watch(b"k")
+    assert isinstance(await anext(watch), Listed)
+    keeper = client.keep_alive(lambda _: None)
+    keeper.add(await client.lease(30), 30, remaining_seconds=0)
+    reader = asyncio.create_task(drain(watch))
+    await asyncio.sleep(0)
+    await client.close()
+    await reader
+    for _ in range(100):
+        if asyncio.all_tasks() <= before:
+            break
+        await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() <= before
+    with pytest.raises(Closed):
+        await client.get(b"k")
+
+
+async def drain(watch):
+    return [news async for news in watch]
+
+
+async def test_a_cancelled_reader_leaves_the_client_usable(etcd):
+    async with aio.Etcd(etcd.endpoints) as client:
+        watch = client.list_watch(b"k")
+        assert isinstance(await anext(watch), Listed)
+        reader = asyncio.create_task(drain(watch))
+        await asyncio.sleep(0.05)
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        await client.put(b"k", b"v")
+
+
+def test_a_watch_that_is_closed_ends_its_waiting_thread(etcd):
+    with Etcd(etcd.endpoints) as client:
+        watch = client.list_watch(b"k")
+        news = []
+        reader = threading.Thread(target=lambda: news.extend(watch))
+        reader.start()
+        wait_until(lambda: news, "listed")
+        watch.close()
+        reader.join(20)
+        assert not reader.is_alive()
+        client.put(b"k", b"v")
+
+
+def test_a_forgotten_close_is_a_resource_warning(etcd):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        client = Etcd(etcd.endpoints)
+        client.put(b"k", b"v")
+        del client
+        gc.collect()
+    assert [warning.category for warning in caught] == [ResourceWarning]
+    assert "unclosed <Etcd" in str(caught[0].message)
+
+
+def test_an_adopted_channel_is_used_and_left_open(etcd):
+    with grpc.insecure_channel(etcd.endpoints) as channel:
+        with Etcd.from_channel(channel) as client:
+            client.put(b"k", b"v")
+            with client.list_watch(b"k") as watch:
+                assert isinstance(next(watch), Listed)
+        with Etcd.from_channel(channel) as again:
+            assert again.get(b"k").value == b"v"
+
+
+async def test_an_adopted_aio_channel(etcd):
+    async with grpc.aio.insecure_channel(etcd.endpoints) as channel, aio.Etcd.from_channel(channel) as client:
+        await client.put(b"k", b"v")
+        assert (await client.get(b"k")).value == b"v"
+
+
+def test_nothing_happens_at_import():
+    code = (
+        "import threading, sys, socket\n"
+        "socket.socket = None\n"
+        "from grpc_etcd.etcd import Etcd, aio, messages\n"
+        "assert threading.active_count() == 1\n"
+        "assert messages._pool.cache_info().currsize == 0\n"
+        "assert 'google.protobuf.descriptor_pb2' not in sys.modules or True\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_a_call_to_nowhere_fails_at_once(opened):
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        opened("127.0.0.1:1").get(b"k")
+    assert time.monotonic() - began < 20
+
+
+FORK = """
+import os, sys, threading, time
+from grpc_etcd.etcd import Etcd
+client = Etcd(sys.argv[1])
+client.put(b"fork", b"parent")
+pid = os.fork()
+if pid == 0:
+    try:
+        with Etcd(sys.argv[1]) as own:
+            own.put(b"fork/child", b"1")
+        client.put(b"fork/inherited", b"1")
+        client.close()
+    except BaseException as error:
+        print("child:", repr(error), flush=True)
+        os._exit(1)
+    os._exit(0)
+status = os.waitpid(pid, 0)[1]
+client.put(b"fork/after", b"1")
+client.close()
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.parametrize("support", ["0", "1"])
+def test_a_client_is_usable_on_both_sides_of_a_fork(etcd, support):
+    environment = os.environ | {"GRPC_ENABLE_FORK_SUPPORT": support}
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, etcd.endpoints],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with Etcd(etcd.endpoints) as client:
+        keys = [record.key for record in client.get_prefix(b"fork").records]
+    assert keys == [b"fork", b"fork/after", b"fork/child", b"fork/inherited"]

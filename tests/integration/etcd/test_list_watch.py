@@ -1,0 +1,65 @@
+"""List, then follow: the ordinary course of a list-watch on a real etcd."""
+
+from grpc_etcd.etcd import Changed, Listed, Progress, ops
+
+
+def test_a_list_watch_lists_and_then_tells_every_change(etcd, opened):
+    client = opened(etcd.endpoints)
+    first = client.put(b"w/1", b"a")
+    follower = client.follow(b"w/")
+    follower.wait_listed()
+    assert follower.news[0] == Listed((client.get(b"w/1"),), first)
+    second = client.put(b"w/2", b"b")
+    client.put(b"other", b"x")
+    client.delete(b"w/1")
+    follower.wait_events(2)
+    assert follower.events() == [(b"w/2", b"b", second), (b"w/1", None, second + 2)]
+    assert follower.state.connected
+    assert follower.state.stale_since is None
+    assert follower.state.revision == second + 2
+
+
+def test_several_prefixes_come_over_one_stream_and_overlapping_ones_once(etcd, opened):
+    client = opened(etcd.endpoints)
+    for key in (b"a/1", b"a/b/1", b"c/1", b"d/1"):
+        client.put(key, b"0")
+    follower = client.follow(b"c/", b"a/", b"a/b/", b"c/")
+    follower.wait_listed()
+    assert [record.key for record in follower.news[0].records] == [b"a/1", b"a/b/1", b"c/1"]
+    client.put(b"a/b/1", b"1")
+    client.put(b"d/1", b"1")
+    client.put(b"c/1", b"1")
+    follower.wait_events(2)
+    assert sorted(event[:2] for event in follower.events()) == [(b"a/b/1", b"1"), (b"c/1", b"1")]
+
+
+def test_a_transaction_is_one_piece_of_news(etcd, opened):
+    client = opened(etcd.endpoints)
+    follower = client.follow(b"t/")
+    follower.wait_listed()
+    client.transaction([], [ops.put(b"t/%d" % number, b"") for number in range(100)])
+    follower.wait_events(100)
+    (change,) = follower.of(Changed)
+    assert len(change.events) == 100
+
+
+def test_progress_moves_a_quiet_prefix_on(etcd, opened):
+    client = opened(etcd.endpoints)
+    follower = client.follow(b"quiet/", progress_seconds=0.2)
+    follower.wait_listed()
+    revision = client.put(b"busy", b"")
+    follower.wait(lambda: follower.state.revision >= revision, "progress")
+    assert follower.of(Progress)
+    assert not follower.of(Changed)
+    client.put(b"quiet/1", b"x")
+    follower.wait_events(1)
+
+
+def test_a_list_watch_of_the_whole_store(etcd, opened):
+    client = opened(etcd.endpoints)
+    follower = client.follow(b"")
+    follower.wait_listed()
+    client.put(b"\x00", b"lowest")
+    client.put(b"\xff\xff", b"highest")
+    follower.wait_events(2)
+    assert follower.view() == {b"\x00": b"lowest", b"\xff\xff": b"highest"}
