@@ -7,6 +7,7 @@ did not happen or a call failed. `--keep` stays up; `--cluster` uses the API ser
 
 import argparse
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,6 @@ from testbed.process import Process, ProcessFailedError
 
 SERVICE = "greeter"
 NAMESPACE = "grpc-etcd-demo"
-NODE = "grpc-etcd-demo"
 STEP_SECONDS = 30.0
 # Long enough to see that nothing happens to calls while the operator is dead.
 WITHOUT_OPERATOR_SECONDS = 3.0
@@ -57,7 +57,7 @@ def own_cluster() -> Iterator[ApiServer | GivenCluster]:
 
 
 @contextmanager
-def given_cluster() -> Iterator[ApiServer | GivenCluster]:
+def given_cluster(namespace: str) -> Iterator[ApiServer | GivenCluster]:
     """Open the cluster that KUBECONFIG names; `kubectl proxy` prints the port that it got."""
     kubeconfig = os.environ.get("KUBECONFIG")
     if not kubeconfig or not Path(kubeconfig).exists():
@@ -72,20 +72,20 @@ def given_cluster() -> Iterator[ApiServer | GivenCluster]:
             try:
                 yield GivenCluster(client, Path(kubeconfig), folder)
             finally:
-                clean_up(client)
+                clean_up(client, namespace)
                 client.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def clean_up(client: KubernetesApi) -> None:
+def clean_up(client: KubernetesApi, namespace: str) -> None:
     """Remove what the demo made; the CRD stays, since others may use it by now."""
-    for pod in client.list("v1", "Pod", NAMESPACE)["items"]:
+    for pod in client.list("v1", "Pod", namespace)["items"]:
         client.delete({"apiVersion": "v1", "kind": "Pod", **pod}, grace_seconds=0)
-    service = {"name": SERVICE, "namespace": NAMESPACE}
+    service = {"name": SERVICE, "namespace": namespace}
     client.delete({"apiVersion": "grpc-etcd.dev/v1alpha1", "kind": "GrpcService", "metadata": service})
-    client.delete({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
-    client.delete({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    client.delete({"apiVersion": "v1", "kind": "Node", "metadata": {"name": namespace}})
+    client.delete({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
 
 
 def operator_process(kubeconfig: Path, endpoints: str, folder: Path) -> Process:
@@ -97,15 +97,16 @@ def operator_process(kubeconfig: Path, endpoints: str, folder: Path) -> Process:
 class Demo:
     """The parts and the steps; each step returns what it measured."""
 
-    def __init__(self, cluster: ApiServer | GivenCluster, etcd: EtcdServer, stack: ExitStack) -> None:
+    def __init__(self, cluster: ApiServer | GivenCluster, etcd: EtcdServer, stack: ExitStack, namespace: str) -> None:
         self.cluster = cluster
+        self.namespace = namespace  # also the name of the Node that its Pods are on
         self.etcd = etcd
         self.pods: list[Pod] = []
         self.screen = Screen(self._title, self._pod_lines)
         self.results: list[StepResult] = []
         self._prepare_cluster()
         self.kubelet = stack.enter_context(Kubelet(cluster, heartbeat=True))
-        self.kubelet.create_node(NODE, zone="zone-a", region="region-1")
+        self.kubelet.create_node(self.namespace, zone="zone-a", region="region-1")
         self.operator = stack.enter_context(operator_process(cluster.kubeconfig, etcd.endpoints, cluster.folder))
         self.keys = stack.enter_context(KeyWatcher(etcd.endpoints, SERVICE))
         self.caller: Caller | None = None
@@ -114,10 +115,10 @@ class Demo:
     def _prepare_cluster(self) -> None:
         client = self.cluster.client
         apply_crd(client)
-        client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
         # A Pod needs its namespace's default account, which a cluster's controllers make a moment later.
         account: Object = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
-        account["metadata"]["namespace"] = NAMESPACE
+        account["metadata"]["namespace"] = self.namespace
         client.apply(account)
 
     def _title(self) -> str:
@@ -135,7 +136,9 @@ class Demo:
 
     def new_pod(self, name: str) -> Pod:
         """Make one more greeter; its container drains for a second when it is deleted, as real ones should."""
-        pod = self.kubelet.create_pod(name, NAMESPACE, labels={"app": SERVICE}, node=NODE, pre_stop_seconds=1)
+        pod = self.kubelet.create_pod(
+            name, self.namespace, labels={"app": SERVICE}, node=self.namespace, pre_stop_seconds=1
+        )
         self.pods.append(pod)
         return pod
 
@@ -147,7 +150,7 @@ class Demo:
             pod = self.new_pod(f"greeter-{number}")
             self.screen.say(f"Pod {pod.name} is ready at {pod.address}")
         began = time.monotonic()
-        apply_manifest(self.cluster.client, ROOT / "examples/greeter/grpcservice.yaml", NAMESPACE)
+        apply_manifest(self.cluster.client, ROOT / "examples/greeter/grpcservice.yaml", self.namespace)
         self.screen.say("kubectl apply -f examples/greeter/grpcservice.yaml")
         self._await(lambda: len(self.keys.addresses) == len(self.pods), "every Pod has its key")
         key_seconds = time.monotonic() - began
@@ -281,27 +284,27 @@ class Demo:
 
     def _conditions(self) -> list[str]:
         """What the GrpcService's status says is wrong."""
-        service = self.cluster.client.find("grpc-etcd.dev/v1alpha1", "GrpcService", SERVICE, NAMESPACE) or {}
+        service = self.cluster.client.find("grpc-etcd.dev/v1alpha1", "GrpcService", SERVICE, self.namespace) or {}
         states = service.get("status", {}).get("conditions", [])
         return [f"{s['type']}={s['status']} {s['reason']}: {s['message']}" for s in states if s["status"] != "True"]
 
     def stay(self) -> None:
         """Keep everything up until Ctrl-C, and say how to look around."""
-        self.screen.console.print(try_next(self.cluster.kubeconfig, self.etcd), soft_wrap=True)
+        self.screen.console.print(try_next(self.cluster.kubeconfig, self.etcd, self.namespace), soft_wrap=True)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
             self.screen.console.print("ending")
 
 
-def try_next(kubeconfig: Path, etcd: EtcdServer) -> str:
+def try_next(kubeconfig: Path, etcd: EtcdServer, namespace: str) -> str:
     """Commands to look around with, ready to paste."""
     bin_folder = Path(sys.executable).parent
     return f"""
 Everything stays up; Ctrl-C ends it. In another terminal:
   export KUBECONFIG={kubeconfig} GRPC_ETCD_ENDPOINTS={etcd.endpoints}
-  {binary("kubectl")} --namespace {NAMESPACE} get grpcservices,pods
-  {binary("kubectl")} --namespace {NAMESPACE} delete pod greeter-3
+  {binary("kubectl")} --namespace {namespace} get grpcservices,pods
+  {binary("kubectl")} --namespace {namespace} delete pod greeter-3
   {binary("etcdctl")} --endpoints={etcd.endpoints} get --prefix /jupiter/
   {bin_folder / "grpc-etcd"} watch {SERVICE}
   {bin_folder / "python"} -c 'import grpc_etcd, testbed.greeter as g; r = grpc_etcd.Registry.from_environ(); \\
@@ -316,10 +319,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cluster", action="store_true", help="use the API server of KUBECONFIG")
     chosen = parser.parse_args(arguments)
     try:
+        # One of its own for each run on a given cluster: the last run's may still be on its way out.
+        namespace = f"{NAMESPACE}-{secrets.token_hex(2)}" if chosen.cluster else NAMESPACE
         with ExitStack() as stack:
             etcd = stack.enter_context(EtcdServer.start())
-            cluster = stack.enter_context(given_cluster() if chosen.cluster else own_cluster())
-            demo = Demo(cluster, etcd, stack)
+            cluster = stack.enter_context(given_cluster(namespace) if chosen.cluster else own_cluster())
+            demo = Demo(cluster, etcd, stack, namespace)
             demo.run()
             demo.report()
             if chosen.keep:
