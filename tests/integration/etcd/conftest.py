@@ -182,8 +182,11 @@ class AioKeepAlive:
         asyncio.run_coroutine_threadsafe(run(), self._loop).result(WAIT_SECONDS)
 
 
+Opened = Callable[..., Client]
+
+
 @pytest.fixture(params=[SyncClient, AioClient], ids=["threads", "asyncio"])
-def opened(request: pytest.FixtureRequest) -> Iterator[Callable[..., Client]]:
+def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
     """Open clients of one kind; all are closed at the end, and leave neither thread nor task behind."""
     with contextlib.ExitStack() as stack:
 

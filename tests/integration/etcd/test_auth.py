@@ -1,22 +1,30 @@
 """Users, passwords and permissions, and what becomes of them while a client runs."""
 
+import contextlib
+import threading
+from pathlib import Path
+
 import pytest
 
 from grpc_etcd.etcd import AuthFailed, Etcd, Listed, Lost, PermissionDenied, TokenRefused
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
 
+from .conftest import Opened
+
+ADMIN = "root:secret"
+
 
 @pytest.fixture
-def guarded(closing):
+def guarded(closing: contextlib.ExitStack) -> EtcdServer:
     """An etcd with authentication; the user app may use app/ only."""
     server = closing.enter_context(EtcdServer.start())
-    server.admin = server.enable_auth("secret")
-    server.add_user("app", "first", ["app/"], admin=server.admin)
+    assert server.enable_auth("secret") == ADMIN
+    server.add_user("app", "first", ["app/"], admin=ADMIN)
     return server
 
 
-def test_a_user_may_do_what_its_role_grants_and_no_more(guarded, opened):
+def test_a_user_may_do_what_its_role_grants_and_no_more(guarded: EtcdServer, opened: Opened) -> None:
     client = opened(guarded.endpoints, user="app", password="first")  # noqa: S106
     client.put(b"app/1", b"x")
     assert len(client.get_prefix(b"app/").records) == 1
@@ -29,7 +37,7 @@ def test_a_user_may_do_what_its_role_grants_and_no_more(guarded, opened):
     follower.wait_events(1)
 
 
-def test_wrong_and_missing_passwords_are_told_apart(guarded, opened):
+def test_wrong_and_missing_passwords_are_told_apart(guarded: EtcdServer, opened: Opened) -> None:
     with pytest.raises(AuthFailed) as caught:
         opened(guarded.endpoints, user="app", password="wrong").get(b"app/1")  # noqa: S106
     assert not isinstance(caught.value, TokenRefused)
@@ -37,24 +45,24 @@ def test_wrong_and_missing_passwords_are_told_apart(guarded, opened):
         opened(guarded.endpoints).get(b"app/1")
 
 
-def test_a_refused_list_watch_says_so_and_starts_when_permission_comes(guarded, opened):
+def test_a_refused_list_watch_says_so_and_starts_when_permission_comes(guarded: EtcdServer, opened: Opened) -> None:
     follower = opened(guarded.endpoints, user="app", password="first").follow(b"other/")  # noqa: S106
     lost = follower.wait_lost(PermissionDenied)
     assert "grant-permission" in lost.error.remedy
     assert not follower.state.connected
     assert isinstance(follower.state.error, PermissionDenied)
-    guarded.etcdctl("role", "grant-permission", "--prefix=true", "app", "readwrite", "other/", user=guarded.admin)
+    guarded.etcdctl("role", "grant-permission", "--prefix=true", "app", "readwrite", "other/", user=ADMIN)
     follower.wait_listed()
     assert follower.state.connected
 
 
-def test_a_user_for_an_etcd_that_asks_for_none(etcd, opened):
+def test_a_user_for_an_etcd_that_asks_for_none(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints, user="app", password="first")  # noqa: S106
     client.put(b"k", b"v")
     assert client.get(b"k").value == b"v"
 
 
-def test_authentication_enabled_while_connected(own_etcd, opened):
+def test_authentication_enabled_while_connected(own_etcd: EtcdServer, opened: Opened) -> None:
     client = opened(own_etcd.endpoints, user="root", password="secret")  # noqa: S106
     client.put(b"k", b"1")
     follower = client.follow(b"k")
@@ -65,7 +73,7 @@ def test_authentication_enabled_while_connected(own_etcd, opened):
 
 
 @pytest.mark.faults
-def test_a_token_that_ran_out_is_renewed(closing, opened):
+def test_a_token_that_ran_out_is_renewed(closing: contextlib.ExitStack, opened: Opened) -> None:
     server = closing.enter_context(EtcdServer.start(flags=["--auth-token-ttl=1"]))
     admin = server.enable_auth("secret")
     assert admin
@@ -80,7 +88,7 @@ def test_a_token_that_ran_out_is_renewed(closing, opened):
     follower.wait_events(1)
 
 
-def is_refused(server, token):
+def is_refused(server: EtcdServer, token: str) -> bool:
     """Whether etcd takes a token no more; asking does prolong it, so ask seldom."""
     wait_seconds(2.5)
     with Etcd(server.endpoints) as client:
@@ -92,21 +100,18 @@ def is_refused(server, token):
         return False
 
 
-def wait_seconds(seconds):
+def wait_seconds(seconds: float) -> None:
     """Let real time pass: tokens run out by the server's own clock."""
-    import threading  # noqa: PLC0415
-
     threading.Event().wait(seconds)
 
 
 @pytest.mark.faults
-def test_a_password_that_was_changed_is_read_anew(guarded, opened, tmp_path):
+def test_a_password_that_was_changed_is_read_anew(guarded: EtcdServer, opened: Opened, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("first\n")
     client = opened(guarded.endpoints, user="app", password=file)
     follower = client.follow(b"app/")
     follower.wait_listed()
-    guarded.etcdctl("user", "passwd", "app", "--interactive=false", "--new-user-password=second", user=guarded.admin, check=False)
     change_password(guarded, "second")
     with pytest.raises(AuthFailed):
         client.put(b"app/1", b"x")
@@ -115,15 +120,15 @@ def test_a_password_that_was_changed_is_read_anew(guarded, opened, tmp_path):
     follower.wait(lambda: follower.view() == {b"app/1": b"x"}, "the list-watch goes on")
 
 
-def change_password(server, password):
+def change_password(server: EtcdServer, password: str) -> None:
     """Remove and add the user: etcdctl's passwd asks at a terminal."""
-    server.etcdctl("user", "delete", "app", user=server.admin)
-    server.etcdctl("user", "add", f"app:{password}", user=server.admin)
-    server.etcdctl("user", "grant-role", "app", "app", user=server.admin)
+    server.etcdctl("user", "delete", "app", user=ADMIN)
+    server.etcdctl("user", "add", f"app:{password}", user=ADMIN)
+    server.etcdctl("user", "grant-role", "app", "app", user=ADMIN)
 
 
 @pytest.mark.faults
-def test_a_restart_voids_tokens_and_nothing_is_lost(guarded, opened):
+def test_a_restart_voids_tokens_and_nothing_is_lost(guarded: EtcdServer, opened: Opened) -> None:
     client = opened(guarded.endpoints, user="app", password="first")  # noqa: S106
     follower = client.follow(b"app/")
     follower.wait_listed()

@@ -17,9 +17,12 @@ from grpc_etcd.etcd import (
     compare,
     ops,
 )
+from testbed.etcd import EtcdServer
+
+from .conftest import Opened
 
 
-def test_a_key_is_put_read_and_deleted(etcd, opened):
+def test_a_key_is_put_read_and_deleted(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     revision = client.put(b"k", b"v")
     record = client.get(b"k")
@@ -32,12 +35,12 @@ def test_a_key_is_put_read_and_deleted(etcd, opened):
     assert client.get(b"k", revision=revision) == record
 
 
-def etcdctl_value(etcd, key):
+def etcdctl_value(etcd: EtcdServer, key: str) -> str:
     return etcd.etcdctl("get", key, "--print-value-only").strip()
 
 
 @pytest.mark.parametrize("prefix", [b"p/", b"\xff", b"", b"a\xff\xff"])
-def test_a_prefix_is_read_whole_and_sorted(etcd, opened, prefix):
+def test_a_prefix_is_read_whole_and_sorted(etcd: EtcdServer, opened: Opened, prefix: bytes) -> None:
     client = opened(etcd.endpoints)
     keys = [b"a", b"a\xff\xff", b"a\xff\xff1", b"b", b"p/", b"p/1", b"p/2", b"p0", b"\xff", b"\xff\xff", b"\xff1"]
     for key in keys:
@@ -49,7 +52,7 @@ def test_a_prefix_is_read_whole_and_sorted(etcd, opened, prefix):
     assert client.get_prefix(prefix).records == ()
 
 
-def test_a_listing_of_many_pages_is_of_one_revision(etcd, opened):
+def test_a_listing_of_many_pages_is_of_one_revision(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     for start in range(0, 3000, 100):
         client.transaction([], [ops.put(b"many/%05d" % number, b"x" * 2000) for number in range(start, start + 100)])
@@ -62,7 +65,7 @@ def test_a_listing_of_many_pages_is_of_one_revision(etcd, opened):
     assert len(bare.records) == 3000
 
 
-def test_a_transaction_takes_the_branch_that_its_comparisons_say(etcd, opened):
+def test_a_transaction_takes_the_branch_that_its_comparisons_say(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     lease = client.lease(60)
     absent = compare.version(b"t", "==", 0)
@@ -70,7 +73,8 @@ def test_a_transaction_takes_the_branch_that_its_comparisons_say(etcd, opened):
     assert first.succeeded
     assert first.responses[0] == first.revision
     assert first.responses[1].records[0].lease == lease
-    second = client.transaction([absent], [ops.put(b"t", b"2")], [ops.get_prefix(b"t"), ops.delete(b"t"), ops.delete_prefix(b"t")])
+    otherwise = [ops.get_prefix(b"t"), ops.delete(b"t"), ops.delete_prefix(b"t")]
+    second = client.transaction([absent], [ops.put(b"t", b"2")], otherwise)
     assert not second.succeeded
     assert second.responses[0].records[0].value == b"1"
     assert second.responses[1:] == (1, 0)
@@ -88,13 +92,15 @@ def test_a_transaction_takes_the_branch_that_its_comparisons_say(etcd, opened):
         (compare.lease(b"c", "==", 0), True),
     ],
 )
-def test_each_comparison_means_what_it_says(etcd, opened, condition: Compare, holds):
+def test_each_comparison_means_what_it_says(
+    etcd: EtcdServer, opened: Opened, condition: Compare, *, holds: bool
+) -> None:
     client = opened(etcd.endpoints)
     client.put(b"c", b"v")
     assert client.transaction([condition], []).succeeded is holds
 
 
-def test_a_lease_is_granted_by_id_listed_and_revoked_with_its_keys(etcd, opened):
+def test_a_lease_is_granted_by_id_listed_and_revoked_with_its_keys(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     lease = client.lease(60, 4711)
     assert lease == 4711
@@ -113,7 +119,7 @@ def test_a_lease_is_granted_by_id_listed_and_revoked_with_its_keys(etcd, opened)
         client.revoke(lease)
 
 
-def test_refused_requests_say_what_to_change(etcd, opened):
+def test_refused_requests_say_what_to_change(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     with pytest.raises(RequestTooLarge):
         client.put(b"big", b"x" * 3_000_000)
@@ -134,7 +140,7 @@ def test_refused_requests_say_what_to_change(etcd, opened):
         client.get(b"k", revision=new + 1000)
 
 
-def test_a_server_that_is_away_or_frozen_fails_within_the_deadline(own_etcd, opened):
+def test_a_server_that_is_away_or_frozen_fails_within_the_deadline(own_etcd: EtcdServer, opened: Opened) -> None:
     client = opened(own_etcd.endpoints, timeout_seconds=2)
     client.put(b"k", b"v")
     own_etcd.pause()
@@ -146,7 +152,7 @@ def test_a_server_that_is_away_or_frozen_fails_within_the_deadline(own_etcd, ope
         client.get(b"k")
 
 
-def test_the_server_tells_its_version(etcd, opened):
+def test_the_server_tells_its_version(etcd: EtcdServer, opened: Opened) -> None:
     status = opened(etcd.endpoints).status()
     assert status.version.startswith("3.")
     assert status.leader_id == status.member_id

@@ -3,6 +3,9 @@
 import contextlib
 import random
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -18,34 +21,39 @@ from grpc_etcd.etcd import (
     ops,
 )
 from testbed.conditions import wait_until
-from testbed.etcd import EtcdServer
+from testbed.etcd import EtcdServer, Member
 from testbed.proxy import TcpProxy
+
+from .conftest import Opened
 
 pytestmark = pytest.mark.faults
 
 # A dead peer is noticed by a ping after 10 s that is not answered within 5 s.
 NOTICED_SECONDS = 20.0
 
+T = TypeVar("T")
+Event = tuple[bytes, bytes | None, int]
+
 
 @pytest.fixture
-def writer(own_etcd, closing):
+def writer(own_etcd: EtcdServer, closing: contextlib.ExitStack) -> Etcd:
     return closing.enter_context(Etcd(own_etcd.endpoints))
 
 
 @pytest.fixture
-def proxy(own_etcd, closing):
+def proxy(own_etcd: EtcdServer, closing: contextlib.ExitStack) -> TcpProxy:
     return closing.enter_context(TcpProxy.start(own_etcd.members[0].endpoint))
 
 
-def put_many(writer, prefix, count, value=b"x"):
+def put_many(writer: Etcd, prefix: bytes, count: int, value: bytes = b"x") -> list[Event]:
     """Put keys and return the events that a watch owes for them."""
     return [(key, value, writer.put(key, value)) for key in (b"%s%06d" % (prefix, n) for n in range(count))]
 
 
-def when_up(action):
+def when_up(action: Callable[[], T]) -> T:
     """Do it as soon as etcd takes it."""
 
-    def attempt():
+    def attempt() -> list[T]:
         try:
             return [action()]
         except (Unavailable, DeadlineExceeded):
@@ -54,7 +62,7 @@ def when_up(action):
     return wait_until(attempt, "etcd takes a write again")[0]
 
 
-def test_kill_9_and_restart_with_writes_at_once(own_etcd, opened, writer):
+def test_kill_9_and_restart_with_writes_at_once(own_etcd: EtcdServer, opened: Opened, writer: Etcd) -> None:
     follower = opened(own_etcd.endpoints).follow(b"k/")
     follower.wait_listed()
     owed = put_many(writer, b"k/before/", 10)
@@ -71,7 +79,7 @@ def test_kill_9_and_restart_with_writes_at_once(own_etcd, opened, writer):
     assert len(follower.of(Listed)) == 1
 
 
-def test_cut_with_writes_and_deletes_in_the_gap(opened, proxy, writer):
+def test_cut_with_writes_and_deletes_in_the_gap(opened: Opened, proxy: TcpProxy, writer: Etcd) -> None:
     follower = opened(proxy.address).follow(b"k/")
     follower.wait_listed()
     owed = put_many(writer, b"k/", 20)
@@ -88,7 +96,7 @@ def test_cut_with_writes_and_deletes_in_the_gap(opened, proxy, writer):
     assert follower.state.connected
 
 
-def test_cut_before_the_first_event_loses_nothing(opened, proxy, writer):
+def test_cut_before_the_first_event_loses_nothing(opened: Opened, proxy: TcpProxy, writer: Etcd) -> None:
     follower = opened(proxy.address).follow(b"k/")
     follower.wait_listed()
     proxy.refuse()
@@ -99,7 +107,7 @@ def test_cut_before_the_first_event_loses_nothing(opened, proxy, writer):
     assert follower.events() == owed
 
 
-def test_half_open_connection_is_noticed(opened, proxy, writer):
+def test_half_open_connection_is_noticed(opened: Opened, proxy: TcpProxy, writer: Etcd) -> None:
     follower = opened(proxy.address).follow(b"k/")
     follower.wait_listed()
     proxy.black_hole()
@@ -113,7 +121,7 @@ def test_half_open_connection_is_noticed(opened, proxy, writer):
     assert follower.events() == owed
 
 
-def test_frozen_server_is_noticed(own_etcd, opened, writer):
+def test_frozen_server_is_noticed(own_etcd: EtcdServer, opened: Opened, writer: Etcd) -> None:
     follower = opened(own_etcd.endpoints).follow(b"k/")
     follower.wait_listed()
     owed = put_many(writer, b"k/a/", 5)
@@ -129,7 +137,7 @@ def test_frozen_server_is_noticed(own_etcd, opened, writer):
     assert follower.events() == owed
 
 
-def test_compaction_in_the_gap_lists_again(opened, proxy, writer):
+def test_compaction_in_the_gap_lists_again(opened: Opened, proxy: TcpProxy, writer: Etcd) -> None:
     follower = opened(proxy.address).follow(b"k/")
     follower.wait_listed()
     put_many(writer, b"k/", 10)
@@ -148,7 +156,7 @@ def test_compaction_in_the_gap_lists_again(opened, proxy, writer):
     follower.wait(lambda: len(follower.view()) == len(expected) + 3, "events after the second listing")
 
 
-def test_quorum_lost_and_regained(etcd_cluster, opened, closing):
+def test_quorum_lost_and_regained(etcd_cluster: EtcdServer, opened: Opened, closing: contextlib.ExitStack) -> None:
     """The client sits on the member that survives: only `hasleader` makes that one speak up."""
     survivor = etcd_cluster.members[0]
     follower = opened(survivor.endpoint).follow(b"k/")
@@ -165,7 +173,7 @@ def test_quorum_lost_and_regained(etcd_cluster, opened, closing):
     assert follower.events() == owed
 
 
-def test_leader_killed(etcd_cluster, opened, closing):
+def test_leader_killed(etcd_cluster: EtcdServer, opened: Opened, closing: contextlib.ExitStack) -> None:
     client = opened(etcd_cluster.endpoints)
     writer = closing.enter_context(Etcd(etcd_cluster.endpoints))
     follower = client.follow(b"k/")
@@ -181,13 +189,15 @@ def test_leader_killed(etcd_cluster, opened, closing):
     killed.restart()
 
 
-def member_id(member):
+def member_id(member: Member) -> int:
     with Etcd(member.endpoint) as client:
         return client.status().member_id
 
 
 @pytest.mark.parametrize("cuts", [4])
-def test_catch_up_of_thousands_of_revisions_cut_in_the_middle(opened, proxy, writer, cuts):
+def test_catch_up_of_thousands_of_revisions_cut_in_the_middle(
+    opened: Opened, proxy: TcpProxy, writer: Etcd, cuts: int
+) -> None:
     follower = opened(proxy.address).follow(b"k/")
     follower.wait_listed()
     proxy.refuse()
@@ -202,7 +212,7 @@ def test_catch_up_of_thousands_of_revisions_cut_in_the_middle(opened, proxy, wri
     assert len(follower.of(Listed)) == 1
 
 
-def test_one_reply_larger_than_4_mb(opened, proxy, writer):
+def test_one_reply_larger_than_4_mb(opened: Opened, proxy: TcpProxy, writer: Etcd) -> None:
     follower = opened(proxy.address).follow(b"k/")
     follower.wait_listed()
     proxy.refuse()
@@ -216,7 +226,7 @@ def test_one_reply_larger_than_4_mb(opened, proxy, writer):
     assert len(listed.news[0].records) == 12
 
 
-def test_a_lease_with_100_000_keys_revoked(own_etcd, opened, writer):
+def test_a_lease_with_100_000_keys_revoked(own_etcd: EtcdServer, opened: Opened, writer: Etcd) -> None:
     lease = writer.lease(600)
     keys = [b"k/%06d" % number for number in range(100_000)]
     for start in range(0, len(keys), 100):
@@ -234,7 +244,7 @@ def test_a_lease_with_100_000_keys_revoked(own_etcd, opened, writer):
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_one_of_the_endpoints_is_dead(own_etcd, opened, writer, position):
+def test_one_of_the_endpoints_is_dead(own_etcd: EtcdServer, opened: Opened, writer: Etcd, position: int) -> None:
     with TcpProxy.start(own_etcd.members[0].endpoint) as dead:
         dead.refuse()
         endpoints = [own_etcd.members[0].endpoint]
@@ -249,7 +259,7 @@ def test_one_of_the_endpoints_is_dead(own_etcd, opened, writer, position):
         assert not follower.of(Lost)
 
 
-def test_etcd_restored_from_an_old_backup(own_etcd, opened, tmp_path):
+def test_etcd_restored_from_an_old_backup(own_etcd: EtcdServer, opened: Opened, tmp_path: Path) -> None:
     """Revisions go back: a watch from the old revision would wait for ever."""
     client = opened(own_etcd.endpoints)
     client.put(b"k/old", b"1")
@@ -268,7 +278,9 @@ def test_etcd_restored_from_an_old_backup(own_etcd, opened, tmp_path):
     follower.wait(lambda: b"k/new" in follower.view(), "the new history is followed")
 
 
-def test_etcd_restored_and_already_past_the_revision_that_was_seen(own_etcd, opened, tmp_path, closing):
+def test_etcd_restored_and_already_past_the_revision_that_was_seen(
+    own_etcd: EtcdServer, opened: Opened, tmp_path: Path, closing: contextlib.ExitStack
+) -> None:
     """The new history has caught up while the client was cut off: only the proof of rule 3 tells them apart."""
     writer = closing.enter_context(Etcd(own_etcd.endpoints))
     writer.put(b"k/old", b"1")
@@ -288,7 +300,7 @@ def test_etcd_restored_and_already_past_the_revision_that_was_seen(own_etcd, ope
     assert follower.view() == {b"k/old": b"1", b"k/new": b"3"}
 
 
-def test_etcd_replaced_by_an_empty_one(own_etcd, opened):
+def test_etcd_replaced_by_an_empty_one(own_etcd: EtcdServer, opened: Opened) -> None:
     client = opened(own_etcd.endpoints)
     client.put(b"k/1", b"1")
     follower = client.follow(b"k/")
@@ -304,7 +316,7 @@ RANDOM_SECONDS = 60
 
 
 @pytest.mark.timeout(300)
-def test_a_minute_of_random_faults(opened, closing):
+def test_a_minute_of_random_faults(opened: Opened, closing: contextlib.ExitStack) -> None:
     """Kills, freezes, cuts, refusals and black holes under a steady writer: events seen == writes acknowledged."""
     seed = random.randrange(1 << 32)  # noqa: S311  no secret
     print(f"seed {seed}")  # noqa: T201  shown with a failure
@@ -329,12 +341,12 @@ def test_a_minute_of_random_faults(opened, closing):
     assert len(acknowledged) > 1000
 
 
-def write_under_faults(writer, server, proxy, dice):
+def write_under_faults(writer: Etcd, server: EtcdServer, proxy: TcpProxy, dice: random.Random) -> list[Event]:
     """Write keys that are put once, while faults come and go; return the acknowledged ones."""
-    acknowledged = []
+    acknowledged: list[Event] = []
     end = time.monotonic() + RANDOM_SECONDS
     healing = 0.0
-    heal = proxy.heal
+    heal: Callable[[], None] = proxy.heal
     number = 0
     while time.monotonic() < end:
         if time.monotonic() >= healing:
@@ -351,7 +363,7 @@ def write_under_faults(writer, server, proxy, dice):
     return acknowledged
 
 
-def break_something(server, proxy, dice):
+def break_something(server: EtcdServer, proxy: TcpProxy, dice: random.Random) -> tuple[float, Callable[[], None]]:
     """Break one thing; return how long, and what mends it."""
     match dice.choice(["kill", "freeze", "cut", "refuse", "swallow", "nothing"]):
         case "kill":

@@ -5,9 +5,12 @@ import time
 import pytest
 
 from testbed.conditions import wait_until
+from testbed.etcd import EtcdServer
+
+from .conftest import Opened
 
 
-def test_leases_live_while_kept_and_run_out_afterwards(etcd, opened):
+def test_leases_live_while_kept_and_run_out_afterwards(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     leases = [client.lease(2) for _ in range(40)]
     for lease in leases:
@@ -27,7 +30,7 @@ def test_leases_live_while_kept_and_run_out_afterwards(etcd, opened):
     wait_until(lambda: not client.get_prefix(b"kept/").records, "all leases have run out")
 
 
-def test_a_lease_that_is_gone_is_reported_once(etcd, opened):
+def test_a_lease_that_is_gone_is_reported_once(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     lease, other = client.lease(3), client.lease(3)
     lost = []
@@ -42,7 +45,7 @@ def test_a_lease_that_is_gone_is_reported_once(etcd, opened):
 
 
 @pytest.mark.faults
-def test_leases_outlive_a_restart_of_etcd(own_etcd, opened):
+def test_leases_outlive_a_restart_of_etcd(own_etcd: EtcdServer, opened: Opened) -> None:
     client = opened(own_etcd.endpoints)
     lease = client.lease(8)
     client.put(b"kept", b"", lease=lease)

@@ -1,9 +1,12 @@
 """List, then follow: the ordinary course of a list-watch on a real etcd."""
 
 from grpc_etcd.etcd import Changed, Listed, Progress, ops
+from testbed.etcd import EtcdServer
+
+from .conftest import Opened
 
 
-def test_a_list_watch_lists_and_then_tells_every_change(etcd, opened):
+def test_a_list_watch_lists_and_then_tells_every_change(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     first = client.put(b"w/1", b"a")
     follower = client.follow(b"w/")
@@ -19,7 +22,7 @@ def test_a_list_watch_lists_and_then_tells_every_change(etcd, opened):
     assert follower.state.revision == second + 2
 
 
-def test_several_prefixes_come_over_one_stream_and_overlapping_ones_once(etcd, opened):
+def test_several_prefixes_come_over_one_stream_and_overlapping_ones_once(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     for key in (b"a/1", b"a/b/1", b"c/1", b"d/1"):
         client.put(key, b"0")
@@ -33,7 +36,7 @@ def test_several_prefixes_come_over_one_stream_and_overlapping_ones_once(etcd, o
     assert sorted(event[:2] for event in follower.events()) == [(b"a/b/1", b"1"), (b"c/1", b"1")]
 
 
-def test_a_transaction_is_one_piece_of_news(etcd, opened):
+def test_a_transaction_is_one_piece_of_news(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     follower = client.follow(b"t/")
     follower.wait_listed()
@@ -43,7 +46,7 @@ def test_a_transaction_is_one_piece_of_news(etcd, opened):
     assert len(change.events) == 100
 
 
-def test_progress_moves_a_quiet_prefix_on(etcd, opened):
+def test_progress_moves_a_quiet_prefix_on(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     follower = client.follow(b"quiet/", progress_seconds=0.2)
     follower.wait_listed()
@@ -55,7 +58,7 @@ def test_progress_moves_a_quiet_prefix_on(etcd, opened):
     follower.wait_events(1)
 
 
-def test_a_list_watch_of_the_whole_store(etcd, opened):
+def test_a_list_watch_of_the_whole_store(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     follower = client.follow(b"")
     follower.wait_listed()

@@ -33,6 +33,7 @@ class ListWatch(AsyncIterator[News]):
         self._closing = asyncio.Event()
         self._stream: Any = None
         self._reading: asyncio.Future[Any] | None = None
+        self._writing: asyncio.Future[None] | None = None
         self._news = self._run()
 
     def __aiter__(self) -> Self:
@@ -104,8 +105,13 @@ class ListWatch(AsyncIterator[News]):
     async def _write(self, request: Any) -> None:
         if self._stream is None:
             raise errors.Closed("the list-watch has been closed")
+        writing = self._writing = asyncio.ensure_future(self._stream.write(request))
+        await asyncio.wait({writing})
+        self._writing = None
+        if writing.cancelled():
+            raise errors.Unavailable(STREAM_ENDED)
         try:
-            await self._stream.write(request)
+            writing.result()
         except grpc.RpcError as error:
             raise translate(error) from error
         except asyncio.InvalidStateError as error:  # grpcio's answer on a stream that has ended
@@ -134,10 +140,13 @@ class ListWatch(AsyncIterator[News]):
     async def _hang_up(self) -> None:
         stream, self._stream = self._stream, None
         reading, self._reading = self._reading, None
+        writing, self._writing = self._writing, None
         if stream is not None:
             stream.cancel()
-        if reading is not None:
-            await asyncio.wait({reading})
+        if writing is not None:
+            writing.cancel()  # grpcio never ends a write on a call that was cancelled before it had begun
+        if pending := {each for each in (reading, writing) if each is not None}:
+            await asyncio.wait(pending)
 
 
 async def sleep_unless(event: asyncio.Event, seconds: float) -> None:
