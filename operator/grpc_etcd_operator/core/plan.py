@@ -66,8 +66,18 @@ class DeleteEdit:
 
 
 @dataclass(frozen=True, slots=True)
+class Requirement:
+    """Leave `key` alone, but edit the others only if its mod revision is still this one."""
+
+    key: bytes
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The edits of one unit. `faults` is all that is wrong with it, `contested` the keys that others hold.
+
+    `requires` is the owner record where keys are put and it is not: a key without one would be nobody's for good.
 
     `written` are the GrpcServices (by UID) that have all their keys once it is applied.
     """
@@ -76,6 +86,7 @@ class Plan:
     lease: int
     puts: tuple[PutEdit, ...] = ()
     deletes: tuple[DeleteEdit, ...] = ()
+    requires: tuple[Requirement, ...] = ()
     faults: tuple[Fault, ...] = ()
     contested: tuple[bytes, ...] = ()
     written: frozenset[str] = frozenset()
@@ -90,6 +101,11 @@ class Plan:
     def keys(self) -> tuple[bytes, ...]:
         """List the keys that are touched."""
         return (*(edit.key for edit in self.puts), *(edit.key for edit in self.deletes))
+
+    @property
+    def size(self) -> int:
+        """Count its part of a transaction's conditions, of which there are never fewer than operations."""
+        return len(self.puts) + len(self.deletes) + len(self.requires)
 
 
 class Registry(Protocol):
@@ -132,6 +148,7 @@ class _Planner:
         self.written: dict[bytes, str] = {}
         self.puts: list[PutEdit] = []
         self.deletes: list[DeleteEdit] = []
+        self.requires: list[Requirement] = []
         self.faults: list[Fault] = []
         self.contested: list[bytes] = []
 
@@ -207,6 +224,8 @@ class _Planner:
         ).to_json()
         if current is None or current.lease != self.lease or current.value != value:
             self.puts.append(PutEdit(self.owner_key, value, current.mod_revision if current else ABSENT))
+        elif self.puts:
+            self.requires.append(Requirement(self.owner_key, current.mod_revision))
 
     def plan(self) -> Plan:
         return Plan(
@@ -214,6 +233,7 @@ class _Planner:
             self.lease,
             tuple(self.puts),
             tuple(self.deletes),
+            tuple(self.requires),
             (*self.faults, *self.desired.faults),
             tuple(self.contested),
             frozenset(self.written.values()) - {fault.source for fault in self.faults},

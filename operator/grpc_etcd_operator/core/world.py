@@ -135,7 +135,7 @@ class World:
         return uid in self.gone or (pod is not None and (not pod.ready or pod.terminating))
 
     def outranks(self, uid: str, rival: str) -> bool:
-        """Decide between two living units that want one key: the newer Pod, as addresses move, or the older GrpcService."""
+        """Decide between two living units that want one key: the newer Pod (addresses move), the older GrpcService."""
         pod, other = self.pods.get(uid), self.pods.get(rival)
         if pod and other:
             return (pod.created, pod.uid) > (other.created, other.uid)

@@ -76,6 +76,6 @@ def _load() -> Any:
             kube_config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except kube_config.ConfigException as error:
         raise NoClusterError(
-            f"no API server is known ({error}): set KUBECONFIG to a kubeconfig file, or run in a Pod with a service account"
+            f"no API server is known ({error}): set KUBECONFIG to a file, or run in a Pod with a service account"
         ) from error
     return configuration

@@ -45,6 +45,9 @@ def make_transaction(plans: Sequence[Plan], fence: Compare) -> Transaction:
             conditions.append(compare.lease(delete.key, "==", delete.lease))
             operations.append(ops.delete(delete.key))
             keys.append(delete.key)
+        for required in plan.requires:
+            conditions.append(compare.mod_revision(required.key, "==", required.mod_revision))
+            keys.append(required.key)
     return Transaction(tuple(plans), tuple(conditions), tuple(operations), tuple(keys))
 
 

@@ -248,7 +248,7 @@ class Writer:
         for key in plan.keys:
             if stream := self._streams.find(key):
                 keys[stream] = keys.get(stream, 0) + 1
-        self._queue.push(Change(uid, len(plan.keys), keys, urgent=bool(plan.deletes)))
+        self._queue.push(Change(uid, plan.size, keys, urgent=bool(plan.deletes)))
 
     def _forget_plan(self, uid: str) -> None:
         if self._plans.pop(uid, None):

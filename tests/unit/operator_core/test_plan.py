@@ -124,6 +124,18 @@ def test_a_plan_never_touches_a_foreign_record(
     assert set(store.records) == keys
 
 
+@given(wanted_sets, wanted_sets)
+def test_keys_are_put_only_beside_their_owner_record(before: list[Wanted], after: list[Wanted]) -> None:
+    """The owner record may have gone unseen, with its lease: then nobody would ever delete the key."""
+    store = make_store(before, {})
+    seen_by_the_planner = store.records.copy()
+    plan = store.plan(Desired(UNIT, tuple(after), ("shop/greeter",)))
+    if any(put.key != owner_key(CLUSTER, "p1") for put in plan.puts):
+        stored = seen_by_the_planner.get(owner_key(CLUSTER, "p1"))
+        guards = {put.key: put.mod_revision for put in plan.puts} | {r.key: r.mod_revision for r in plan.requires}
+        assert guards[owner_key(CLUSTER, "p1")] == (stored.mod_revision if stored else 0)
+
+
 def test_a_foreign_key_is_reported() -> None:
     store = make_store([], {9000: FOREIGN_LEASE})
     plan = store.plan(Desired(UNIT, (make_wanted(9000), make_wanted(9001))))
