@@ -1,17 +1,22 @@
 """Measures the operator beside Kubernetes' EndpointSlice controller and a Go writer, and prints a table with the goals.
 
-    make bench-operator                  # all repeats, about 15 minutes
+    make bench-operator                  # all repeats, about 25 minutes
     make bench-operator QUICK=1          # one short repeat of everything, under 3 minutes: good for finding mistakes
+    python -m bench.bench_operator --only "storm 50" --only start    # some scenarios, measured anew
 
 The contestants take turns in alternating order, one at a time, in one API server; figures are medians over the
-repeats, p50 and p99 over the changes of all repeats together. SVG plots go to bench/results/.
+repeats, p50 and p99 over the changes of all repeats together. Figures and SVG plots go to bench/results/; what
+`--only` leaves out is shown as it was measured last.
 """
 
+import argparse
+import json
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +38,7 @@ class Size:
     steady_repeats: int = 2
     storm_repeats: int = 3
     start_repeats: int = 2
-    idle_seconds: float = 60.0
+    idle_seconds: float = 30.0
     storm_pods: int = 5_000
     start_pods: int = 10_000
 
@@ -45,26 +50,43 @@ class Collected:
     """All figures of all runs: numbers as one value a repeat, latencies pooled."""
 
     def __init__(self) -> None:
-        self._figures: dict[tuple[str, str], list[Figures]] = {}
+        self._figures: dict[str, dict[str, list[Figures]]] = {}
+
+    def read(self, file: Path) -> None:
+        """Take what was measured before."""
+        if file.exists():
+            self._figures = json.loads(file.read_text())
+
+    def write(self, file: Path) -> None:
+        """Keep all for the next time."""
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(self._figures))
+
+    def forget(self, scenario: str) -> None:
+        """Drop the figures of a scenario that is measured anew."""
+        self._figures.pop(scenario, None)
 
     def add(self, scenario: str, contestant: str, figures: Figures) -> None:
         """Take the figures of one run."""
-        self._figures.setdefault((scenario, contestant), []).append(figures)
+        self._figures.setdefault(scenario, {}).setdefault(contestant, []).append(figures)
         shown = {k: f"{v:.2f}" if isinstance(v, float | int) else f"{len(v)} values" for k, v in figures.items()}
         print(f"  {scenario:24} {contestant:14} {shown}", file=sys.stderr, flush=True)
 
     def median(self, scenario: str, contestant: str, figure: str) -> float:
         """The median over the repeats."""
-        values = [run.get(figure) for run in self._figures.get((scenario, contestant), [])]
+        values = [run.get(figure) for run in self._runs(scenario, contestant)]
         return median(value for value in values if isinstance(value, float | int))
 
     def latency(self, scenario: str, contestant: str, figure: str, share: float) -> float:
         """A percentile, in ms, over the changes of all repeats."""
         pooled: list[float] = []
-        for run in self._figures.get((scenario, contestant), []):
+        for run in self._runs(scenario, contestant):
             values = run.get(figure, [])
             pooled += values if isinstance(values, list) else []
         return percentile(pooled, share)
+
+    def _runs(self, scenario: str, contestant: str) -> list[Figures]:
+        return self._figures.get(scenario, {}).get(contestant, [])
 
 
 def alternating(contestants: Sequence[Contestant], repeats: int) -> list[Contestant]:
@@ -72,21 +94,36 @@ def alternating(contestants: Sequence[Contestant], repeats: int) -> list[Contest
     return [each for repeat in range(repeats) for each in (contestants if repeat % 2 == 0 else contestants[::-1])]
 
 
-def measure(rig: Rig, size: Size) -> Collected:
-    """Run everything."""
-    found = Collected()
-    for services in (1, 50):
-        for each in alternating(ALL, size.steady_repeats):
-            found.add(f"steady {services}", each.name, scenarios.steady(rig, each, services, size.steady_seconds))
-    for each in alternating(ALL, size.storm_repeats):
-        found.add("storm 50", each.name, scenarios.storm(rig, each, 50, size.storm_pods))
-    found.add("storm 1", OPERATOR.name, scenarios.storm(rig, OPERATOR, 1, size.storm_pods))
-    for each in alternating(ALL, size.start_repeats):
-        found.add("start", each.name, scenarios.cold_start(rig, each, size.start_pods, size.idle_seconds))
-    found.add("small", OPERATOR.name, scenarios.small_change(rig))
-    for name, number in (("SIGKILL", signal.SIGKILL), ("SIGTERM", signal.SIGTERM)):
-        found.add(name, OPERATOR.name, scenarios.takeover(rig, number))
-    return found
+Measure = Callable[[Rig, Contestant], Figures]
+
+
+def scenarios_of(size: Size) -> dict[str, tuple[int, Sequence[Contestant], Measure]]:
+    """List what is measured, by name: how often, whom, and how."""
+    alone = (OPERATOR,)
+    return {
+        "steady 1": (size.steady_repeats, ALL, lambda rig, who: scenarios.steady(rig, who, 1, size.steady_seconds)),
+        "steady 50": (size.steady_repeats, ALL, lambda rig, who: scenarios.steady(rig, who, 50, size.steady_seconds)),
+        "storm 50": (size.storm_repeats, ALL, lambda rig, who: scenarios.storm(rig, who, 50, size.storm_pods)),
+        "storm 1": (1, alone, lambda rig, who: scenarios.storm(rig, who, 1, size.storm_pods)),
+        "start": (
+            size.start_repeats,
+            ALL,
+            lambda rig, who: scenarios.cold_start(rig, who, size.start_pods, size.idle_seconds),
+        ),
+        "small": (1, alone, lambda rig, _: scenarios.small_change(rig)),
+        "SIGKILL": (1, alone, lambda rig, _: scenarios.takeover(rig, signal.SIGKILL)),
+        "SIGTERM": (1, alone, lambda rig, _: scenarios.takeover(rig, signal.SIGTERM)),
+    }
+
+
+def measure(rig: Rig, size: Size, only: Sequence[str], found: Collected) -> None:
+    """Run what is asked for; nothing means everything."""
+    for name, (repeats, contestants, run) in scenarios_of(size).items():
+        if only and name not in only:
+            continue
+        found.forget(name)
+        for each in alternating(contestants, repeats):
+            found.add(name, each.name, run(rig, each))
 
 
 @dataclass(frozen=True)
@@ -184,7 +221,7 @@ def takeover_rows(found: Collected) -> list[Row]:
 
 
 def plots(found: Collected) -> None:
-    """Draw each scenario."""
+    """Draw each scenario that has been measured."""
     for services in (1, 50):
         for share in (0.5, 0.99):
             groups = {
@@ -192,27 +229,49 @@ def plots(found: Collected) -> None:
                 for kind in KINDS
             }
             title = f"20 changes/s, 500 Pods, {services} service(s), p{share * 100:.0f}"
-            write_plot(RESULTS, f"steady-{services}-p{share * 100:.0f}", title, "ms", groups)
+            draw(f"steady-{services}-p{share * 100:.0f}", title, "ms", groups)
     for name, scenario, title, unit, figures in (
-        ("steady-cpu", "steady 1", "20 changes/s for 30 s, one service: CPU", "s", ("cpu",)),
-        ("storm", "storm 50", "5,000 Pods of 50 services change at once", "s", ("up", "down")),
-        ("storm-cpu", "storm 50", "the same: CPU", "s", ("cpu up", "cpu down")),
+        ("steady-1-cpu", "steady 1", "20 changes/s for 30 s, one service: CPU", "s", ("cpu",)),
+        ("steady-50-cpu", "steady 50", "20 changes/s for 30 s, 50 services: CPU", "s", ("cpu",)),
+        ("storm-50", "storm 50", "5,000 Pods of 50 services change at once", "s", ("up", "down")),
+        ("storm-50-cpu", "storm 50", "the same: CPU", "s", ("cpu up", "cpu down")),
+        ("storm-1", "storm 1", "5,000 Pods of one service change at once", "s", ("up", "down")),
         ("start", "start", "10,000 ready Pods, from process start", "s", ("all keys", "cpu")),
-        ("memory", "start", "10,000 Pods: peak memory", "MiB", ("peak",)),
+        ("start-memory", "start", "10,000 Pods: peak memory", "MiB", ("peak",)),
+        ("idle", "start", "10,000 Pods, nothing happens", "% of a core", ("idle",)),
+        ("restart", "start", "restart with 10,000 Pods", "s", ("restart", "change seen")),
     ):
         groups = {figure: {each.name: found.median(scenario, each.name, figure) for each in ALL} for figure in figures}
-        write_plot(RESULTS, name, title, unit, groups)
+        draw(name, title, unit, groups)
+    ends = {name: {OPERATOR.name: found.median(name, OPERATOR.name, "takeover")} for name in ("SIGKILL", "SIGTERM")}
+    draw("takeover", "the leader ends, until the next change is written", "s", ends)
+
+
+def draw(name: str, title: str, unit: str, groups: Mapping[str, Mapping[str, float]]) -> None:
+    """Draw the bars that there are figures for."""
+    known = {
+        group: {who: value for who, value in bars.items() if not math.isnan(value)} for group, bars in groups.items()
+    }
+    if filled := {group: bars for group, bars in known.items() if bars}:
+        write_plot(RESULTS, name, title, unit, filled)
 
 
 def main() -> None:
     """Measure, print, draw."""
-    size = QUICK if "--quick" in sys.argv[1:] or os.environ.get("QUICK") else Size()
-    since = time.monotonic()
+    parser = argparse.ArgumentParser(description="Measure the operator beside its yardsticks.")
+    parser.add_argument("--quick", action="store_true", help="one short repeat of each")
+    parser.add_argument("--only", action="append", default=[], choices=list(scenarios_of(QUICK)), help="repeatable")
+    chosen = parser.parse_args()
+    size = QUICK if chosen.quick or os.environ.get("QUICK") else Size()
+    since, found = time.monotonic(), Collected()
+    if chosen.only:
+        found.read(RESULTS / "figures.json")
     with Rig() as rig:
         print(f"stored Pods of {rig.pod_bytes} bytes; {os.cpu_count()} cores", file=sys.stderr)
-        found = measure(rig, size)
+        measure(rig, size, chosen.only, found)
+    found.write(RESULTS / "figures.json")
     print("| what | operator | limit | goal | yardsticks | |\n| --- | --- | --- | --- | --- | --- |")
-    print("\n".join(str(row) for row in rows(found, size)))
+    print("\n".join(str(row) for row in rows(found, size) if not math.isnan(row.value)))
     print(f"\n{size}\ntook {time.monotonic() - since:.0f} s; plots in bench/results/")
     plots(found)
 
