@@ -12,12 +12,13 @@ import os
 import socket
 import sys
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
 import aiohttp
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.endpoints import Tls
@@ -36,6 +37,7 @@ from grpc_etcd_operator.kube.sweeping import Sweeper
 from grpc_etcd_operator.kube.watching import make_registry, take_signals, watch_for_ever
 from grpc_etcd_operator.metrics import Sample, Samples, Timings, exposition
 from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.remedies import remedy
 from grpc_etcd_operator.settings import RegistrySettings, Settings
 from grpc_etcd_operator.writer.station import Station
 
@@ -166,6 +168,7 @@ class Operator:
         self._reconciler.on_gate = self._reporter.look_at_gate
         self._reconciler.on_service_deleted = self._sweeper.check_deleted
         self._collector.register(Samples(self._samples))
+        ProcessCollector(registry=self._collector)
 
     def _make_station(self, registry: RegistrySettings, scope: Scope) -> Station:
         ttl = self._settings.lease_ttl_seconds
@@ -180,6 +183,7 @@ class Operator:
             leader_ttl_seconds=min(self._settings.leader_ttl_seconds, max(3, ttl // 3)),
             facts=self._reconciler,
             is_fresh=self._freshness.is_fresh,
+            advise=partial(remedy, registry=registry),
             on_outcome=self._reconciler.take_outcome,
             on_change=self._station_changed,
         )
@@ -281,7 +285,7 @@ class Operator:
         return primary.election.is_leading or (primary.error is not None and not primary.election.is_leader_known)
 
     def _down(self) -> Mapping[str, str]:
-        return {name: f"{error} {error.remedy}" for name, station in self._stations.items() if (error := station.error)}
+        return {name: text for name, station in self._stations.items() if (text := station.complaint)}
 
     # -- health -------------------------------------------------------------------------------------------------------
 
@@ -294,7 +298,7 @@ class Operator:
             return f"not all {' and '.join(sorted(missing))} have been seen yet"
         for name, station in self._stations.items():
             if station.error or not station.is_listed:
-                return f"registry {name} is out of reach: {station.error}"
+                return f"registry {name} is out of reach: {station.complaint}"
         return None
 
     def _exposition(self) -> bytes:
@@ -350,6 +354,6 @@ async def _cleanup(settings: Settings) -> None:
                 "end the operator first (kubectl scale deployment --replicas=0), then run cleanup again"
             ) from error
         except EtcdError as error:
-            raise UnusableError(f"registry {registry.name}: {error}. {error.remedy}") from error
+            raise UnusableError(f"registry {registry.name}: {error}. {remedy(error, registry)}") from error
         finally:
             await etcd.close()

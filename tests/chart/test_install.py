@@ -13,11 +13,13 @@ import pytest
 import yaml
 
 from testbed.apiserver import ApiServer
+from testbed.certificates import Authority
 from testbed.chart import CHART, CRD
 from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
 from testbed.helm import HelmError, OperatorPod, Release, find, render
 from testbed.kubelet import Kubelet, Pod
+from testbed.promtool import answered, scraped
 
 OPERATORS = "operators"
 
@@ -66,6 +68,10 @@ def mod_revision(etcd: EtcdServer, key: str) -> int:
 
 def wait_registered(etcd: EtcdServer, pod: Pod) -> int:
     return wait_until(lambda: mod_revision(etcd, provider_key(pod)), f"the key of {pod.name}")
+
+
+def events(api: ApiServer) -> str:
+    return api.kubectl("get", "events", "-n", "shop", "-o", "jsonpath={.items[*].message}")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,8 @@ def test_tls_and_password_come_from_secrets_and_are_renewed_in_place(
         with OperatorPod(cluster, deployment(release), tmp_path) as operator:
             # A wrong password: the process lives, the Pod is not ready, and the log says what to change.
             wait_until(lambda: operator.asks("/readyz")[0] == 503, "a refused readiness")
-            wait_until(lambda: "password" in operator.process.log.read_text(), "the reason in the log")
+            wait_until(lambda: "etcd.auth.secretName" in operator.process.log.read_text(), "the value in the log")
+            wait_until(lambda: "etcd.auth.secretName" in events(cluster), "the value in an Event")
             assert operator.asks("/healthz")[0] == 200
             assert "wrong" not in operator.process.log.read_text(), "the log holds the password"
             # What a kubelet does when the Secret changes.
@@ -172,6 +179,55 @@ def test_tls_and_password_come_from_secrets_and_are_renewed_in_place(
             mounted.with_suffix(".new").replace(mounted)
             operator.wait_ready()
             wait_until(lambda: etcd.etcdctl("get", provider_key(pod), user=admin).strip(), "the key")
+
+
+def test_a_wrong_ca_leaves_the_pod_unready_and_log_and_event_name_the_value(
+    cluster: ApiServer, release: Release, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path / "stranger")
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "etcd", "namespace": OPERATORS}}
+    cluster.client.create(secret | {"stringData": {"ca.crt": stranger.ca.read_text()}})
+    with EtcdServer.start(tls=True) as etcd:
+        given = values(etcd)
+        given["etcd"] |= {"tls": {"secretName": "etcd"}}
+        release.install(given)
+        greeter(cluster, "shop")
+        with OperatorPod(cluster, deployment(release), tmp_path / "pod") as operator:
+            wait_until(lambda: operator.asks("/readyz")[0] == 503, "a refused readiness")
+            for text in ("CERTIFICATE_VERIFY_FAILED", "--etcd-ca", "etcd.tls.caKey"):
+                wait_until(lambda: text in operator.process.log.read_text(), f"{text} in the log")  # noqa: B023
+            wait_until(lambda: "etcd.tls.caKey" in events(cluster), "the value in an Event")
+            wait_until(lambda: "etcd.tls.caKey" in operator.asks("/readyz")[1], "the value in the probe's answer")
+
+
+def test_every_panel_of_the_dashboard_has_something_to_show(
+    cluster: ApiServer, release: Release, kubelet: Kubelet, tmp_path: Path
+) -> None:
+    """Prometheus' own evaluator answers each query from what an operator on TLS, through an outage, really exposed."""
+    with EtcdServer.start(tls=True) as etcd:
+        assert etcd.authority
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "etcd", "namespace": OPERATORS}}
+        cluster.client.create(secret | {"stringData": {"ca.crt": etcd.authority.ca.read_text()}})
+        given = values(etcd)
+        given["etcd"] |= {"tls": {"secretName": "etcd"}}
+        release.install(given)
+        greeter(cluster, "shop")
+        pod = kubelet.create_pod(namespace="shop", labels={"app": "greeter"})
+        with OperatorPod(cluster, deployment(release), tmp_path / "pod") as operator:
+            operator.wait_ready()
+            wait_registered(etcd, pod)
+            before = operator.asks("/metrics")[1]
+            etcd.kill()
+            wait_until(lambda: "grpc_etcd_etcd_errors_total{" in operator.asks("/metrics")[1], "a counted error")
+            after = operator.asks("/metrics")[1]
+    dashboard = json.loads((CHART / "files/dashboard.json").read_text())
+    queries = {
+        f"{panel['title']} {target['expr']}": target["expr"].replace("$namespace", ".*").replace("$registry", ".*")
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+    }
+    assert len(queries) > 15
+    assert queries.keys() - answered(queries, scraped(before, after), tmp_path) == set()
 
 
 def test_an_older_crd_is_upgraded_in_place_with_its_objects(

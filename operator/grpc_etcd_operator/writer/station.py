@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 
 class Station:
-    """One registry's part of the operator. `is_fresh` says whether Kubernetes' event streams can be trusted."""
+    """One registry's part of the operator.
+
+    `is_fresh` says whether Kubernetes' event streams can be trusted, `advise` what an admin can do about an error.
+    """
 
     def __init__(  # noqa: PLR0913  what one registry's part of the operator consists of
         self,
@@ -41,11 +44,13 @@ class Station:
         leader_ttl_seconds: int,
         facts: Facts,
         is_fresh: Callable[[], bool],
+        advise: Callable[[EtcdError], str],
         on_outcome: Callable[[str, Outcome], None],
         on_change: Callable[[], None],
     ) -> None:
         self.name, self.cluster, self.etcd = name, cluster, etcd
         self._scope, self._facts, self._is_fresh, self._on_change = scope, facts, is_fresh, on_change
+        self._advise = advise
         self._owners = owner_prefix(cluster)
         self.mirror = Mirror(cluster)
         self.feed = Feed(etcd, self._take)
@@ -77,6 +82,11 @@ class Station:
         """Say why the registry cannot be read or written just now."""
         trouble = self.feed.trouble
         return trouble.error if trouble else self.writer.trouble.error
+
+    @property
+    def complaint(self) -> str | None:
+        """Say what is wrong and what to do about it, for people."""
+        return f"{self.error} {self._advise(self.error)}" if self.error else None
 
     @property
     def can_report(self) -> bool:
@@ -141,7 +151,7 @@ class Station:
             case Lost(error=error):
                 counts = self.writer.trouble.counts
                 counts[type(error).__name__] = counts.get(type(error).__name__, 0) + 1
-                fields = {"registry": self.name, "error": str(error), "remedy": error.remedy}
+                fields = {"registry": self.name, "error": str(error), "remedy": self._advise(error)}
                 log.warning("etcd is out of reach; it is tried again", extra={"fields": fields})
                 self._on_change()
 

@@ -1,0 +1,56 @@
+"""Ask Prometheus' own evaluator, without a server: promtool answers queries from series that it is given."""
+
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from testbed.build import binary
+
+# What Prometheus adds to each series that it scrapes from a Pod.
+PLACE = {"namespace": "ops", "pod": "op-0", "job": "grpc-etcd"}
+EACH_MINUTES = 5
+Series = Sequence[Mapping[str, str]]
+
+
+def scraped(*texts: str) -> Series:
+    """Make series of what a metrics port said at several times, as if each had been said for some minutes."""
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
+    for number, text in enumerate(texts):
+        for name, labels, value in _samples(text):
+            found = values.setdefault((name, labels), ["_"] * EACH_MINUTES * len(texts))
+            found[number * EACH_MINUTES : (number + 1) * EACH_MINUTES] = [str(value)] * EACH_MINUTES
+    return [{"series": _selector(name, labels), "values": " ".join(each)} for (name, labels), each in values.items()]
+
+
+def _samples(text: str) -> Iterator[tuple[str, tuple[tuple[str, str], ...], float]]:
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            yield sample.name, tuple(sorted(sample.labels.items())), sample.value
+
+
+def _selector(name: str, labels: tuple[tuple[str, str], ...]) -> str:
+    inner = ", ".join(f'{key}="{value}"' for key, value in (*PLACE.items(), *labels))
+    return f"{name}{{{inner}}}"
+
+
+def answered(queries: Mapping[str, str], series: Series, folder: Path) -> set[str]:
+    """Give the names of the queries to which there is an answer at the end of the series."""
+    return {name for name, query in queries.items() if _has_answer(query, series, folder)}
+
+
+def _has_answer(query: str, series: Series, folder: Path) -> bool:
+    """Tell promtool to expect nothing: it fails, and says what it got, when there is an answer."""
+    end_minutes = len(series[0]["values"].split()) - 1
+    expected: dict[str, Any] = {"expr": query, "eval_time": f"{end_minutes}m", "exp_samples": []}
+    tests = [{"interval": "1m", "input_series": list(series), "promql_expr_test": [expected]}]
+    (folder / "query.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": tests}))
+    command = [binary("promtool"), "test", "rules", "query.yaml"]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    said = answer.stdout + answer.stderr
+    if answer.returncode and "got:" not in said:
+        raise ValueError(f"promtool refuses {query}: {said}")
+    return answer.returncode != 0
