@@ -37,11 +37,13 @@ def claims_of(service: GrpcService) -> tuple[Claim, ...]:
 
 
 def find_taken(service: GrpcService, rivals: Iterable[GrpcService]) -> Taken | None:
-    """Find an older GrpcService of another namespace that holds one of `service`'s claims."""
+    """Find the holder of one of `service`'s claims in another namespace: the oldest of all who make that claim."""
     wanted = set(claims_of(service))
     for rival in sorted(rivals, key=lambda other: other.age_order):
-        if rival.namespace == service.namespace or rival.age_order >= service.age_order:
-            continue
-        if shared := wanted.intersection(claims_of(rival)):
+        if rival.age_order >= service.age_order:
+            break
+        shared = wanted.intersection(claims_of(rival))
+        if shared and rival.namespace != service.namespace:
             return Taken(min(shared), rival.reference)
+        wanted -= shared
     return None

@@ -1,4 +1,4 @@
-"""Builders for facts that the tests of the operator's core share."""
+"""Builders for facts that the tests of the operator's core share; all examples of a test may use the same one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -57,11 +57,16 @@ def make_raw_service(
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pod() -> Callable[..., Pod]:
     return lambda *args, **more: parse_pod(make_raw_pod(*args, **more))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def raw_pod() -> Callable[..., dict[str, Any]]:
+    return make_raw_pod
+
+
+@pytest.fixture(scope="session")
 def service() -> Callable[..., GrpcService]:
     return lambda *args, **more: parse_service(make_raw_service(*args, **more))
