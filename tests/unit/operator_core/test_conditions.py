@@ -1,0 +1,115 @@
+"""A status tells the owner what to do next, keeps its times, and is the same when nothing in it has changed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpc_etcd_operator.core.conditions import is_same_status, make_status
+from grpc_etcd_operator.core.desired import Fault
+from grpc_etcd_operator.core.services import GrpcService
+from grpc_etcd_operator.core.tally import Counts
+from grpc_etcd_operator.core.world import ACCEPTED, Verdict
+
+Make = Callable[..., GrpcService]
+TAKEN = Fault("s1", "KeyTaken", "somebody has it")
+NO_PORT = Fault("s1", "PortNotFound", "no such port; set spec.port")
+EARLY, LATE = "2026-01-01T00:00:01Z", "2026-01-01T00:00:09Z"
+
+
+def judged(status: dict[str, Any], kind: str) -> tuple[str, str]:
+    found = next(each for each in status["conditions"] if each["type"] == kind)
+    return found["status"], found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "verdict", "counts", "down", "accepted", "programmed"),
+    [
+        ({}, ACCEPTED, Counts(3, 2, 2), {}, ("True", "Accepted"), ("True", "Programmed")),
+        ({}, ACCEPTED, Counts(3, 2, 1), {}, ("True", "Accepted"), ("False", "Pending")),
+        ({}, ACCEPTED, Counts(3, 0, 0), {}, ("True", "Accepted"), ("True", "NoReadyPods")),
+        ({}, ACCEPTED, Counts(), {}, ("True", "Accepted"), ("True", "NoPods")),
+        ({"enable": False}, ACCEPTED, Counts(3, 3), {}, ("True", "Accepted"), ("True", "Disabled")),
+        ({}, ACCEPTED, Counts(1, 1, 1), {"default": "down"}, ("True", "Accepted"), ("False", "RegistryUnavailable")),
+        ({}, ACCEPTED, Counts(1, 1, 1), {"second": "down"}, ("True", "Accepted"), ("True", "Programmed")),
+        (
+            {},
+            Verdict(accepted=False, reason="NameTaken", message="m"),
+            Counts(1, 1),
+            {},
+            ("False", "NameTaken"),
+            ("False", "NotAccepted"),
+        ),
+        (
+            {},
+            ACCEPTED,
+            Counts(2, 2, 1, {("p1", "default"): (TAKEN,)}),
+            {},
+            ("True", "Accepted"),
+            ("False", "KeyTaken"),
+        ),
+        (
+            {},
+            ACCEPTED,
+            Counts(1, 1, 0, {("p1", "default"): (NO_PORT,)}),
+            {},
+            ("False", "PortNotFound"),
+            ("False", "NotAccepted"),
+        ),
+        # One Pod of two lacks the port, as in the midst of a rollout: the GrpcService itself is fine.
+        (
+            {},
+            ACCEPTED,
+            Counts(2, 2, 1, {("p1", "default"): (NO_PORT,)}),
+            {},
+            ("True", "Accepted"),
+            ("False", "PortNotFound"),
+        ),
+    ],
+)
+def test_conditions_say_what_is(
+    service: Make,
+    *,
+    spec: dict[str, Any],
+    verdict: Verdict,
+    counts: Counts,
+    down: dict[str, str],
+    accepted: tuple[str, str],
+    programmed: tuple[str, str],
+) -> None:
+    status = make_status(service(**spec), verdict, counts, down, EARLY)
+    assert (judged(status, "Accepted"), judged(status, "Programmed")) == (accepted, programmed)
+
+
+numbers = st.integers(0, 3)
+all_counts = st.builds(
+    Counts,
+    numbers,
+    numbers,
+    numbers,
+    st.dictionaries(
+        st.tuples(st.sampled_from(["p1", "p2"]), st.just("default")), st.sampled_from([(TAKEN,), (NO_PORT,)])
+    ),
+)
+
+
+@given(all_counts, all_counts)
+def test_a_status_that_says_the_same_is_the_same_at_any_time(service: Make, first: Counts, second: Counts) -> None:
+    one = make_status(service(), ACCEPTED, first, {}, EARLY)
+    held = replace(service(), status=one)
+    assert is_same_status(one, make_status(held, ACCEPTED, first, {}, LATE))
+    other = make_status(held, ACCEPTED, second, {}, LATE)
+    assert is_same_status(one, other) == ({**one} == {**other})
+    for before, after in zip(one["conditions"], other["conditions"], strict=True):
+        same = before["status"] == after["status"]
+        assert after["lastTransitionTime"] == (EARLY if same else LATE)
+
+
+@given(st.permutations([("p1", "default"), ("p2", "default"), ("p3", "default"), ("p4", "default")]))
+def test_the_message_does_not_depend_on_who_was_found_first(service: Make, order: list[tuple[str, str]]) -> None:
+    counts = Counts(4, 4, 0, {unit: (Fault("s1", "KeyTaken", f"{unit[0]} has it"),) for unit in order})
+    status = make_status(service(), ACCEPTED, counts, {}, EARLY)
+    assert status["conditions"][1]["message"] == "p1 has it; p2 has it; p3 has it; and 1 more"
