@@ -247,7 +247,8 @@ class RenewalStream:
             self._renewals.reopen(time.monotonic())
         ended = threading.Event()
         self._stream = self._link.stream(renewing.keep_alive_method(), self._requests(ended))
-        self._stream.add_callback(lambda: self._end_requests(ended))
+        if not self._stream.add_callback(lambda: self._end_requests(ended)):  # it has failed already
+            self._end_requests(ended)
         if self._closing.is_set():
             self._stream.cancel()
         return self._stream
