@@ -30,11 +30,29 @@ def read_socket(address: str) -> Socket | tuple[str, int] | None:
     return None if getattr(ip, "scope_id", None) else Socket(str(ip), port)
 
 
+def look_up(host: str) -> tuple[str, ...] | str:
+    """Ask the system for a name's addresses, preferred first (RFC 6724); a string says why there are none."""
+    try:
+        answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return f"the host name {host!r} cannot be resolved: {error}"
+    except UnicodeError as error:  # a label that is empty or too long
+        return f"{host!r} is no host name: {error}"
+    return tuple(dict.fromkeys(str(address[0]) for *_, address in answers if "%" not in str(address[0])))
+
+
 class HostNames:
     """What the host names in use stand for. Thread-safe; `on_change` is called by the thread that looks names up."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[], None],
+        ask: Callable[[str], tuple[str, ...] | str] = look_up,
+        refresh_seconds: float = REFRESH_SECONDS,
+    ) -> None:
         self._on_change = on_change
+        self._ask = ask
+        self._refresh_seconds = refresh_seconds
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._found: dict[str, tuple[str, ...]] = {}
@@ -82,12 +100,12 @@ class HostNames:
             self._wake.clear()
             if self._refresh():
                 self._on_change()
-            self._wake.wait(REFRESH_SECONDS)
+            self._wake.wait(self._refresh_seconds)
 
     def _refresh(self) -> bool:
         before = self._found, self._faults
         for host in list(self._found):
-            found = look_up(host)
+            found = self._ask(host)
             with self._lock:
                 if host in self._found and isinstance(found, str):
                     self._faults = self._faults | {host: found}
@@ -95,14 +113,3 @@ class HostNames:
                     self._faults = {name: fault for name, fault in self._faults.items() if name != host}
                     self._found = self._found | {host: tuple(found)}
         return (self._found, self._faults) != before
-
-
-def look_up(host: str) -> tuple[str, ...] | str:
-    """Ask the system for a name's addresses, preferred first (RFC 6724); a string says why there are none."""
-    try:
-        answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        return f"the host name {host!r} cannot be resolved: {error}"
-    except UnicodeError as error:  # a label that is empty or too long
-        return f"{host!r} is no host name: {error}"
-    return tuple(dict.fromkeys(str(address[0]) for *_, address in answers if "%" not in str(address[0])))
