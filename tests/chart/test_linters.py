@@ -1,4 +1,7 @@
-"""What other people's tools say of the rendered objects: Kubernetes' own schemas, old and new, and kube-score."""
+"""What other people's tools say of the rendered objects: Kubernetes' own schemas, old and new, and kube-score.
+
+kube-linter's questions are asked by hand.
+"""
 
 import subprocess
 from collections.abc import Iterator
@@ -62,3 +65,66 @@ def _findings(scored: list[dict[str, Any]]) -> Iterator[str]:
             if check["grade"] < 10 and not check["skipped"] and check["check"]["id"] not in ACCEPTED:
                 said = [comment["summary"] for comment in check["comments"] or ()]
                 yield f"{item['object_name']}: {check['check']['id']}: {said}"
+
+
+# kube-linter's module cannot be had where this is built, so its default checks are written out here, but for those that
+# kube-score or tests/chart/test_rendering.py make already: probes, resources, root, capabilities.
+
+
+def workloads(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item for item in items if item["kind"] in ("Deployment", "StatefulSet", "Job")]
+
+
+def pod(workload: dict[str, Any]) -> dict[str, Any]:
+    return dict(workload["spec"]["template"]["spec"])
+
+
+@pytest.fixture(params=[PRODUCTION, TRIAL], ids=["production", "trial"])
+def items(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    return render(request.param)
+
+
+def test_no_pod_shares_anything_of_its_node(items: list[dict[str, Any]]) -> None:
+    for spec in map(pod, workloads(items)):
+        assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccount"} & spec.keys()
+        assert not [volume for volume in spec.get("volumes", ()) if "hostPath" in volume]
+        assert "sysctls" not in spec["securityContext"]
+
+
+def test_no_container_has_a_moving_tag_or_a_secret_in_its_environment(items: list[dict[str, Any]]) -> None:
+    for spec in map(pod, workloads(items)):
+        for container in spec["containers"]:
+            assert container["image"].rpartition(":")[2] not in ("", "latest")
+            names = [entry["name"] for entry in container.get("env", ())]
+            assert len(names) == len(set(names))
+            assert not [name for name in names if "PASSWORD" in name or "SECRET" in name]
+            assert not [entry for entry in container.get("env", ()) if "secretKeyRef" in entry.get("valueFrom", {})]
+
+
+def test_selectors_select_and_ports_exist(items: list[dict[str, Any]]) -> None:
+    templates = [workload["spec"]["template"] for workload in workloads(items)]
+    for workload in workloads(items):
+        if workload["kind"] != "Job":
+            labels = workload["spec"]["template"]["metadata"]["labels"].items()
+            assert workload["spec"]["selector"]["matchLabels"].items() <= labels
+    for service in (item for item in items if item["kind"] == "Service"):
+        chosen = [t for t in templates if service["spec"]["selector"].items() <= t["metadata"]["labels"].items()]
+        ports = [port["name"] for t in chosen for c in t["spec"]["containers"] for port in c["ports"]]
+        assert len(chosen) == 1, f"{service['metadata']['name']} selects {len(chosen)} workloads"
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(ports)
+    for budget in (item for item in items if item["kind"] == "PodDisruptionBudget"):
+        chosen = [
+            t for t in templates if budget["spec"]["selector"]["matchLabels"].items() <= t["metadata"]["labels"].items()
+        ]
+        assert len(chosen) == 1
+        assert budget["spec"]["maxUnavailable"] == 1
+
+
+def test_every_service_account_is_the_charts_own_and_replicas_spread(items: list[dict[str, Any]]) -> None:
+    accounts = {item["metadata"]["name"] for item in items if item["kind"] == "ServiceAccount"}
+    for workload in workloads(items):
+        spec = pod(workload)
+        assert spec.get("serviceAccountName") in accounts or not spec["automountServiceAccountToken"]
+        if workload["kind"] == "Deployment":
+            assert spec["affinity"]["podAntiAffinity"]
+            assert {each["topologyKey"] for each in spec["topologySpreadConstraints"]} >= {"kubernetes.io/hostname"}
