@@ -41,3 +41,16 @@ def test_the_readme_names_existing_make_targets() -> None:
 
 def _contributing() -> str:
     return (ROOT / "CONTRIBUTING.md").read_text()
+
+
+GENERATED = {ROOT / "charts/grpc-etcd-operator/README.md", *(ROOT / "docs/reference").glob("*.md")}
+SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!\d)[.!?] (?=[A-Z`\[(])")
+
+
+@pytest.mark.parametrize(
+    "page", sorted({*PAGES} - GENERATED - {ROOT / "CHANGELOG.md"}), ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_each_sentence_begins_a_line(page: Path) -> None:
+    """So that a diff shows the sentence that has changed; a bold lead-in may stand before one."""
+    prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE).splitlines()
+    assert [line for line in prose if not line.startswith(("|", "#")) and SENTENCE_END.search(line)] == []
