@@ -4,6 +4,8 @@ The default registry is made from the environment by the first such call and liv
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
 import grpc
@@ -27,8 +29,23 @@ class _Default:
                 self._registry = Registry.from_environ()
             return self._registry
 
+    def exchange(self, registry: Registry | None) -> Registry | None:
+        with self._lock:
+            former, self._registry = self._registry, registry
+            return former
+
 
 _default = _Default()
+
+
+@contextmanager
+def standing_in(registry: Registry) -> Iterator[None]:
+    """Let a registry be the default one for as long as the block runs."""
+    former = _default.exchange(registry)
+    try:
+        yield
+    finally:
+        _default.exchange(former)
 
 
 def default_registry() -> Registry:
@@ -40,7 +57,7 @@ def insecure_channel(
     target: str, options: ChannelOptions | None = None, compression: grpc.Compression | None = None
 ) -> grpc.Channel:
     """Give a channel to `etcd:///name`, or just `name`."""
-    return default_registry().insecure_channel(_service_of(target), options, compression)
+    return default_registry().insecure_channel(service_of(target), options, compression)
 
 
 def secure_channel(
@@ -50,10 +67,11 @@ def secure_channel(
     compression: grpc.Compression | None = None,
 ) -> grpc.Channel:
     """Give a channel over TLS to `etcd:///name`, or just `name`."""
-    return default_registry().secure_channel(_service_of(target), credentials, options, compression)
+    return default_registry().secure_channel(service_of(target), credentials, options, compression)
 
 
-def _service_of(target: str) -> str:
+def service_of(target: str) -> str:
+    """Give the name in `etcd:///name`; a bare name is itself."""
     if "://" not in target:
         return target
     parts = urlsplit(target)

@@ -1,0 +1,71 @@
+"""What users' type checkers say: nothing about right use of every public name, and something about each wrong use."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+import grpc_etcd
+import grpc_etcd.testing
+from testbed.build import ROOT
+
+PROGRAMS = Path(__file__).parent / "typed"
+
+
+def check(program: Path, *flags: str) -> list[str]:
+    """Check one program as its author would, with nothing of our own settings; give the complaints about it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--show-error-codes", *flags, str(program)],
+        capture_output=True,
+        text=True,
+        cwd=program.parent,
+        check=False,
+    )
+    assert not done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_right_use_is_clean_under_strict() -> None:
+    assert check(PROGRAMS / "right.py") == ["Success: no issues found in 1 source file"]
+
+
+def test_every_wrong_use_is_refused() -> None:
+    program = PROGRAMS / "wrong.py"
+    expected = {
+        (number, line.rpartition("wrong: ")[2])
+        for number, line in enumerate(program.read_text().splitlines(), start=1)
+        if "  # wrong: " in line
+    }
+    pattern = re.compile(r"wrong\.py:(\d+): error: .*\[([\w-]+)\]$")
+    found = {(int(match[1]), match[2]) for line in check(program) if (match := pattern.search(line))}
+    assert found == expected
+
+
+@pytest.mark.parametrize("module", [grpc_etcd, grpc_etcd.testing], ids=lambda module: module.__name__)
+def test_right_use_leaves_no_public_name_out(module: object) -> None:
+    text = (PROGRAMS / "right.py").read_text()
+    assert [name for name in module.__all__ if not re.search(rf"\b{name}\b", text)] == []  # type: ignore[attr-defined]
+
+
+def test_every_public_name_can_be_loaded() -> None:
+    assert [name for name in grpc_etcd.__all__ if getattr(grpc_etcd, name).__doc__ is None] == []
+    assert set(dir(grpc_etcd)) >= set(grpc_etcd.__all__)
+    with pytest.raises(AttributeError, match="SnapShot"):
+        grpc_etcd.SnapShot  # noqa: B018 - the access is what is tested
+
+
+def test_the_wheel_says_that_it_is_typed_and_brings_the_fixture(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True
+    )
+    (built,) = tmp_path.glob("*.whl")
+    with ZipFile(built) as wheel:
+        names = wheel.namelist()
+        (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
+        text = wheel.read(entry_points).decode()
+    assert {"grpc_etcd/py.typed", "grpc_etcd_operator/py.typed", "grpc_etcd/testing/plugin.py"} <= set(names)
+    assert "[pytest11]" in text
+    assert not [name for name in names if name.startswith(("tests/", "testbed/", "bench/"))]
