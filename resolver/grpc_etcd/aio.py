@@ -6,7 +6,7 @@ registry serves any number of loops.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
@@ -21,6 +21,7 @@ from grpc_etcd.view import View
 
 if TYPE_CHECKING:
     from grpc_etcd.client import Registry
+    from grpc_etcd.compound import CompoundRegistry
     from grpc_etcd.following import ChannelOptions, Following
     from grpc_etcd.registering.registrar import RegisterOptions, Registration
 
@@ -206,6 +207,80 @@ class AioEtcdRegistry(AioRegistry):
     async def list_services(self, service: str) -> tuple[Endpoint, ...]:
         """As `Registry.list_services`."""
         return await asyncio.to_thread(self._etcd_registry.list_services, service)
+
+
+class AioCompoundRegistry(AioRegistry):
+    """The part that several registries have as one."""
+
+    def __init__(self, compound: "CompoundRegistry") -> None:
+        super().__init__(compound)
+        self._compound = compound
+
+    async def register(self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]") -> "tuple[Registration, ...]":
+        """As `CompoundRegistry.register`; threads keep it, so a blocked event loop never loses the leases."""
+        return await asyncio.to_thread(self._compound.register, endpoint, **options)
+
+    async def unregister(
+        self, registrations: "Iterable[Registration]", timeout_seconds: float = 5.0
+    ) -> tuple[bool, ...]:
+        """As `CompoundRegistry.unregister`."""
+        return await asyncio.to_thread(self._compound.unregister, registrations, timeout_seconds)
+
+    @contextlib.asynccontextmanager
+    async def registered(
+        self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]"
+    ) -> "AsyncIterator[tuple[Registration, ...]]":
+        """As `CompoundRegistry.registered`."""
+        registrations = await self.register(endpoint, **options)
+        try:
+            yield registrations
+        finally:
+            await self.unregister(registrations)
+
+    def bind(
+        self,
+        server: aio.Server,
+        endpoint: Endpoint | str,
+        *,
+        drain_seconds: float = DRAIN_SECONDS,
+        **options: "Unpack[RegisterOptions]",
+    ) -> BoundAioServer:
+        """As `CompoundRegistry.bind`, for a `grpc.aio.Server`."""
+        compound = self._compound
+        return BoundAioServer(server, Binding(lambda each: compound.register(each, **options), endpoint, drain_seconds))
+
+    async def list_services(self, service: str) -> tuple[Endpoint, ...]:
+        """As `CompoundRegistry.list_services`."""
+        return await asyncio.to_thread(self._compound.list_services, service)
+
+
+def insecure_channel(
+    target: str,
+    options: "ChannelOptions | None" = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[aio.ClientInterceptor] | None = None,
+) -> aio.Channel:
+    """Give a channel of the default registry to `etcd:///name`, or just `name`."""
+    registry, service = _default_registry(target)
+    return registry.aio.insecure_channel(service, options, compression, interceptors)
+
+
+def secure_channel(
+    target: str,
+    credentials: grpc.ChannelCredentials,
+    options: "ChannelOptions | None" = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[aio.ClientInterceptor] | None = None,
+) -> aio.Channel:
+    """Give a channel of the default registry over TLS to `etcd:///name`, or just `name`."""
+    registry, service = _default_registry(target)
+    return registry.aio.secure_channel(service, credentials, options, compression, interceptors)
+
+
+def _default_registry(target: str) -> "tuple[Registry, str]":
+    from grpc_etcd import default  # noqa: PLC0415 - it needs the registries, which need this module
+
+    return default.default_registry(), default.service_of(target)
 
 
 async def _views(feed: ViewSource) -> AsyncIterator[View]:

@@ -4,13 +4,17 @@ A registry that is down never holds up another: what the others know is used, an
 name the same address, the registry given first is believed; its policy goes before the others' field by field too.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Unpack
 
 import grpc
 
 from grpc_etcd import settings
+from grpc_etcd.aio import AioCompoundRegistry
+from grpc_etcd.etcd import EtcdError
 from grpc_etcd.feed import ViewSource
 from grpc_etcd.following import Following
 from grpc_etcd.registering.bound import DRAIN_SECONDS, Binding, BoundServer
@@ -24,6 +28,8 @@ from grpc_etcd.xds.localities import Here
 if TYPE_CHECKING:
     from grpc_etcd.client import Registry
     from grpc_etcd.publishing import FollowedService
+
+_LOG = logging.getLogger("grpc_etcd")
 
 
 class CompoundRegistry(Following):
@@ -45,6 +51,27 @@ class CompoundRegistry(Following):
 
     def __repr__(self) -> str:
         return f"<CompoundRegistry {self.name!r} of {[part.name for part in self.parts]}>"
+
+    @property
+    def aio(self) -> AioCompoundRegistry:
+        """The same registry for asyncio."""
+        return AioCompoundRegistry(self)
+
+    def list_services(self, service: str) -> tuple[Endpoint, ...]:
+        """Read the service's endpoints now, in all parts at once.
+
+        A part that cannot be read is logged and left out; raises its EtcdError when none can be read.
+        """
+        with ThreadPoolExecutor(len(self.parts)) as pool:
+            readings = [pool.submit(part.list_services, service) for part in self.parts]
+        failures = [error for reading in readings if (error := reading.exception())]
+        for error in failures:
+            if not isinstance(error, EtcdError) or len(failures) == len(readings):
+                raise error
+            _LOG.warning("%s: one of several registries cannot be read: %s", service, error)
+        read = [reading.result() for reading in readings if not reading.exception()]
+        endpoints = {endpoint.address: endpoint for found in reversed(read) for endpoint in found}
+        return tuple(endpoints[address] for address in sorted(endpoints))
 
     def register(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> tuple[Registration, ...]:
         """Keep an endpoint registered in every part; returns at once, so one that is down holds up none.
