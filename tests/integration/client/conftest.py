@@ -1,9 +1,12 @@
-"""A world of real greeter servers and a real etcd, and registries that read it."""
+"""Worlds of real greeter servers and a registry: the contract is tested on a real etcd, and on the one in memory.
+
+A module that runs programs of their own, which can reach a real etcd only, overrides `world` with `etcd_world`.
+"""
 
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import grpc
 import pytest
@@ -12,6 +15,7 @@ import grpc_etcd
 from grpc_etcd.etcd import Etcd
 from grpc_etcd.registry.layout import KeyValue, Layout
 from grpc_etcd.registry.layouts import make_layout
+from grpc_etcd.testing import MemoryEtcd, MemoryRegistry
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
 from testbed.greeter import GreeterServer, say_hello
@@ -19,15 +23,68 @@ from testbed.greeter import GreeterServer, say_hello
 SERVICE = "greeter"
 
 
-class World:
-    """What a test sets up and looks at: servers, their records, registries, channels."""
+class Store(Protocol):
+    """Where a world's records are."""
+
+    etcd: Any
+
+    def registry(self, **options: Any) -> grpc_etcd.Registry:
+        """Give a registry that reads it."""
+
+    def kill(self) -> None:
+        """Let it go away."""
+
+    def restart(self, *, fresh: bool = False) -> None:
+        """Let it come back, `fresh`: without its data."""
+
+    def close(self) -> None:
+        """Close what was opened for the world."""
+
+
+class RealStore:
+    """A real etcd."""
 
     def __init__(self, server: EtcdServer) -> None:
         self.server = server
         self.etcd = Etcd(server.endpoints)
+        self.kill, self.restart, self.close = server.kill, server.restart, self.etcd.close
+
+    def registry(self, **options: Any) -> grpc_etcd.Registry:
+        return grpc_etcd.Registry(self.server.endpoints, **options)
+
+
+class MemoryStore:
+    """What users test their own code with."""
+
+    def __init__(self) -> None:
+        self.etcd = MemoryEtcd()
+        self.kill = self.etcd.stop
+
+    def registry(self, **options: Any) -> grpc_etcd.Registry:
+        return MemoryRegistry(self.etcd, **options)
+
+    def restart(self, *, fresh: bool = False) -> None:
+        self.etcd.start(fresh=fresh)
+
+    def close(self) -> None:
+        pass
+
+
+class World:
+    """What a test sets up and looks at: servers, their records, registries, channels."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.etcd = store.etcd
         self.layout: Layout = make_layout("jupiter")
-        self._closers: list[Callable[[], object]] = [self.etcd.close]
+        self._closers: list[Callable[[], object]] = [store.close]
         self._hosts = 0
+
+    @property
+    def server(self) -> EtcdServer:
+        """The real etcd."""
+        assert isinstance(self.store, RealStore)
+        return self.store.server
 
     def greeter(self, **options: Any) -> GreeterServer:
         """Start a server on an address of its own."""
@@ -56,7 +113,7 @@ class World:
         return servers
 
     def registry(self, **options: Any) -> grpc_etcd.Registry:
-        registry = grpc_etcd.Registry(self.server.endpoints, **options)
+        registry = self.store.registry(**options)
         self._closers.append(registry.close)
         return registry
 
@@ -100,20 +157,38 @@ class Load:
             thread.join()
 
 
+def opened(store: Store) -> Iterator[World]:
+    made = World(store)
+    yield made
+    made.close()
+
+
+def make_store(kind: str, server: str, request: pytest.FixtureRequest) -> Store:
+    return MemoryStore() if kind == "memory" else RealStore(request.getfixturevalue(server))
+
+
+@pytest.fixture(params=["etcd", "memory"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world on the shared etcd, and one in memory."""
+    yield from opened(make_store(request.param, "etcd", request))
+
+
 @pytest.fixture
-def world(etcd: EtcdServer) -> Iterator[World]:
+def etcd_world(etcd: EtcdServer) -> Iterator[World]:
     """A world on the shared etcd."""
-    made = World(etcd)
-    yield made
-    made.close()
+    yield from opened(RealStore(etcd))
+
+
+@pytest.fixture(params=["etcd", "memory"])
+def own_world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world whose store the test may kill: an etcd of its own, and one in memory."""
+    yield from opened(make_store(request.param, "own_etcd", request))
 
 
 @pytest.fixture
-def own_world(own_etcd: EtcdServer) -> Iterator[World]:
-    """A world on an etcd that the test may kill."""
-    made = World(own_etcd)
-    yield made
-    made.close()
+def own_etcd_world(own_etcd: EtcdServer) -> Iterator[World]:
+    """A world on an etcd of its own."""
+    yield from opened(RealStore(own_etcd))
 
 
 @pytest.fixture

@@ -173,6 +173,15 @@ def test_host_names_are_resolved(world: World) -> None:
     assert registry.stats()[SERVICE].refusals == 0
 
 
+def test_ipv6_endpoints(world: World) -> None:
+    from testbed.greeter import GreeterServer  # noqa: PLC0415
+
+    with GreeterServer("[::1]:0") as server:
+        world.put(server.address)
+        assert server.address.startswith("[::1]:")
+        assert set(answers(world.channel(world.registry()), 3)) == {server.address}
+
+
 def _listen_on_localhost(world: World) -> int:
     from testbed.greeter import GreeterServer  # noqa: PLC0415
 

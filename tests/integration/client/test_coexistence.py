@@ -6,8 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
-from opentelemetry import trace
-from opentelemetry.instrumentation.grpc import GrpcInstrumentorClient
+from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, GrpcInstrumentorClient
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -130,20 +129,64 @@ def test_tls_checks_the_services_name_and_carries_call_credentials(world: World,
     assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_opentelemetry_makes_one_span_for_each_call(world: World) -> None:
+class AioTagging(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        self.seen.append(client_call_details.method)
+        return await continuation(client_call_details, request)
+
+
+async def test_aio_interceptors(world: World) -> None:
+    server = world.serve(1)[0]
+    tagging = AioTagging()
+    async with world.registry().aio.insecure_channel(SERVICE, interceptors=[tagging]) as channel:
+        assert await say_hello(channel)("x", timeout=30, wait_for_ready=True) == server.address
+    assert [each.decode() if isinstance(each, bytes) else each for each in tagging.seen] == [METHOD]
+
+
+async def test_aio_tls_and_call_credentials(world: World, authority: Authority) -> None:
+    certificate = authority.issue("greeter", (SERVICE,))
+    credentials = grpc.ssl_server_credentials([(certificate.key.read_bytes(), certificate.cert.read_bytes())])
+    server = world.greeter(credentials=credentials)
+    world.put(server.address)
+    trust = grpc.ssl_channel_credentials(authority.ca.read_bytes())
+    token = grpc.metadata_call_credentials(Token())
+    async with world.registry().aio.secure_channel(SERVICE, trust) as channel:
+        hello = channel.unary_unary(METHOD, encode_text, decode_text)
+        assert await hello("x", timeout=30, wait_for_ready=True, credentials=token) == server.address
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    """What both instrumentations of gRPC's clients record."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-    instrumentor = GrpcInstrumentorClient()
-    instrumentor.instrument()
-    try:
-        server = world.serve(1)[0]
-        channel = world.channel(world.registry())
-        follows(channel, [server])
-        exporter.clear()
-        assert sum(answers(channel, 7).values()) == 7
-    finally:
-        instrumentor.uninstrument()
-    names = [span.name for span in exporter.get_finished_spans()]
-    assert names.count(METHOD) == 7, names
+    instrumentors = (GrpcInstrumentorClient(), GrpcAioInstrumentorClient())
+    for each in instrumentors:
+        each.instrument(tracer_provider=provider)
+    yield exporter
+    for each in instrumentors:
+        each.uninstrument()
+
+
+def names(exporter: InMemorySpanExporter) -> list[str]:
+    return [span.name.lstrip("/") for span in exporter.get_finished_spans()]
+
+
+def test_opentelemetry_makes_one_span_for_each_call(world: World, spans: InMemorySpanExporter) -> None:
+    server = world.serve(1)[0]
+    channel = world.channel(world.registry())
+    follows(channel, [server])
+    spans.clear()
+    assert sum(answers(channel, 7).values()) == 7
+    assert names(spans) == [METHOD.lstrip("/")] * 7
+
+
+async def test_opentelemetry_traces_aio_calls(world: World, spans: InMemorySpanExporter) -> None:
+    server = world.serve(1)[0]
+    async with world.registry().aio.insecure_channel(SERVICE) as channel:
+        assert await say_hello(channel)("x", timeout=30, wait_for_ready=True) == server.address
+    assert names(spans) == [METHOD.lstrip("/")]

@@ -67,11 +67,11 @@ def test_the_set_outlives_an_outage_of_etcd(own_world: World) -> None:
     registry = world.registry()
     channel = world.channel(registry)
     follows(channel, [server])
-    world.server.kill()
+    world.store.kill()
     wait_until(lambda: registry.stats()[SERVICE].error, "the loss to be noticed")
     assert set(answers(channel)) == {server.address}
     assert not registry.stats()[SERVICE].connected
-    world.server.restart()
+    world.store.restart()
     added = world.greeter()
     wait_until(lambda: not registry.stats()[SERVICE].error, "etcd to be followed again")
     world.put(added.address)
@@ -86,7 +86,7 @@ def test_an_etcd_that_comes_back_empty_takes_nothing_away(own_world: World) -> N
     registry = world.registry()
     channel = world.channel(registry)
     follows(channel, servers)
-    world.server.restart(fresh=True)
+    world.store.restart(fresh=True)
     wait_until(lambda: source(registry) == "kept", "the last good set", 90)
     assert set(answers(channel)) == {server.address for server in servers}
     world.put(servers[0].address)
@@ -94,8 +94,8 @@ def test_an_etcd_that_comes_back_empty_takes_nothing_away(own_world: World) -> N
     assert source(registry) == "registry"
 
 
-def test_changes_behind_a_compaction_are_seen(own_world: World) -> None:
-    world = own_world
+def test_changes_behind_a_compaction_are_seen(own_etcd_world: World) -> None:
+    world = own_etcd_world
     old, new = world.serve(1)[0], world.greeter()
     registry = world.registry()
     channel = world.channel(registry)
@@ -110,8 +110,8 @@ def test_changes_behind_a_compaction_are_seen(own_world: World) -> None:
     follows(channel, [new])
 
 
-def test_a_client_that_may_read_its_service_alone_does_without_policy_and_mark(own_world: World) -> None:
-    world = own_world
+def test_a_client_that_may_read_its_service_alone_does_without_policy_and_mark(own_etcd_world: World) -> None:
+    world = own_etcd_world
     server = world.serve(1)[0]
     world.server.etcdctl("role", "add", "reader")
     world.server.etcdctl("role", "grant-permission", "reader", "--prefix=true", "read", "/jupiter/greeter/")
@@ -122,8 +122,8 @@ def test_a_client_that_may_read_its_service_alone_does_without_policy_and_mark(o
     assert set(answers(world.channel(registry))) == {server.address}
 
 
-def test_a_prefix_without_permission_is_said_and_nothing_is_invented(own_world: World) -> None:
-    world = own_world
+def test_a_prefix_without_permission_is_said_and_nothing_is_invented(own_etcd_world: World) -> None:
+    world = own_etcd_world
     world.serve(1)
     world.server.etcdctl("user", "add", "nobody:secret")
     world.server.enable_auth("rootpw")
@@ -134,7 +134,7 @@ def test_a_prefix_without_permission_is_said_and_nothing_is_invented(own_world: 
 
 def test_a_service_is_unknown_not_empty_while_etcd_is_away(own_world: World) -> None:
     world = own_world
-    world.server.kill()
+    world.store.kill()
     registry = world.registry()
     with pytest.raises(TimeoutError, match="cannot be followed"):
         registry.endpoints(SERVICE, 5)
@@ -151,15 +151,15 @@ def test_a_cold_start_without_etcd_uses_the_set_on_disk(own_world: World, tmp_pa
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     first.close()
-    world.server.kill()
+    world.store.kill()
     second = world.registry(cache_dir=folder)
     channel = world.channel(second)
     follows(channel, servers)
     assert source(second) == "cache"
-    world.server.restart()
+    world.store.restart()
     wait_until(lambda: source(second) == "registry", "etcd's word")
     file.write_bytes(b"garbage")
-    world.server.kill()
+    world.store.kill()
     third = world.registry(cache_dir=folder)
     with pytest.raises(TimeoutError):
         third.endpoints(SERVICE, 2)

@@ -14,6 +14,13 @@ from testbed.build import ROOT
 
 from .conftest import World
 
+
+@pytest.fixture
+def world(etcd_world: World) -> World:
+    """Another process can reach a real etcd only."""
+    return etcd_world
+
+
 PREAMBLE = """
 import os, sys, threading, time
 import grpc, grpc_etcd
@@ -164,8 +171,6 @@ text = json.dumps({
     "xds_servers": [{"server_uri": f"127.0.0.1:{server.port}", "channel_creds": [{"type": "insecure"}]}],
     "node": {"id": "application"},
 })
-if sys.argv[-1] == "file":
-    pass
 path = os.environ.get("BOOTSTRAP_FILE")
 if path:
     open(path, "w").write(text)
@@ -234,6 +239,19 @@ def test_the_default_registry_comes_from_the_environment(world: World) -> None:
     assert lines(world, program, {"GRPC_ETCD_ENDPOINTS": world.server.endpoints}) == [server.address]
     failed = run(world, program)
     assert "GRPC_ETCD_ENDPOINTS is not set" in failed.stderr
+
+
+def test_the_default_registry_has_aio_channels_too(world: World) -> None:
+    server = world.serve(1)[0]
+    program = """
+    import asyncio
+    import grpc_etcd.aio
+    async def main():
+        async with grpc_etcd.aio.insecure_channel("etcd:///greeter") as channel:
+            print(await say_hello(channel)("x", timeout=30, wait_for_ready=True))
+    asyncio.run(main())
+    """
+    assert lines(world, program, {"GRPC_ETCD_ENDPOINTS": world.server.endpoints}) == [server.address]
 
 
 def test_settings_name_every_fault_at_once(world: World) -> None:

@@ -8,14 +8,14 @@ import threading
 import pytest
 
 import grpc_etcd
-from grpc_etcd.etcd import ops
+from grpc_etcd.etcd import Unavailable, ops
 from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
 from grpc_etcd.settings import read_settings
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
 from testbed.greeter import say_hello
 
-from .conftest import SERVICE, World, answers, follows
+from .conftest import SERVICE, MemoryStore, RealStore, World, answers, follows
 
 
 @pytest.mark.parametrize("name", LAYOUT_NAMES)
@@ -32,7 +32,8 @@ def test_channels_follow_every_layout(world: World, name: str) -> None:
     assert [endpoint.address for endpoint in registry.list_services(SERVICE)] == [added.address]
 
 
-def test_a_registry_made_from_settings_is_the_same(world: World) -> None:
+def test_a_registry_made_from_settings_is_the_same(etcd_world: World) -> None:
+    world = etcd_world
     server = world.serve(1)[0]
     settings = read_settings({"GRPC_ETCD_ENDPOINTS": world.server.endpoints, "GRPC_ETCD_ZONE": "a"})
     with grpc_etcd.Registry.from_settings(settings) as registry, registry.insecure_channel(SERVICE) as channel:
@@ -80,7 +81,7 @@ def test_a_closed_registry_says_so_and_its_channels_keep_what_they_know(world: W
 
 
 def test_two_registries_as_one(world: World, own_etcd: EtcdServer) -> None:
-    other = World(own_etcd)
+    other = World(RealStore(own_etcd))
     try:
         here, there = world.serve(1)[0], other.greeter()
         other.put(there.address)
@@ -95,6 +96,39 @@ def test_two_registries_as_one(world: World, own_etcd: EtcdServer) -> None:
     finally:
         own_etcd.restart()
         other.close()
+
+
+def test_listing_several_registries_leaves_out_one_that_is_down(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.put("10.0.0.1:1", weight=7)
+    elsewhere = World(MemoryStore())
+    elsewhere.put("10.0.0.1:1", weight=9)
+    elsewhere.put("10.0.0.2:1")
+    here, there = world.registry(), elsewhere.registry()
+    with grpc_etcd.CompoundRegistry([here, there]) as both:
+        found = both.list_services(SERVICE)
+        assert [(each.address, each.weight) for each in found] == [("10.0.0.1:1", 7), ("10.0.0.2:1", 100)]
+        elsewhere.store.kill()
+        assert [each.address for each in both.list_services(SERVICE)] == ["10.0.0.1:1"]
+        assert "one of several registries cannot be read" in caplog.text
+    with grpc_etcd.CompoundRegistry([there]) as dead, pytest.raises(Unavailable, match="stopped"):
+        dead.list_services(SERVICE)
+    elsewhere.close()
+
+
+async def test_several_registries_as_one_on_asyncio(world: World) -> None:
+    server = world.serve(1)[0]
+    elsewhere = World(MemoryStore())
+    endpoint = grpc_etcd.Endpoint(name=SERVICE, address="127.0.7.200:1", enable=False)
+    with grpc_etcd.CompoundRegistry([world.registry(), elsewhere.registry()]) as both:
+        async with both.aio.registered(endpoint, allow_unroutable=True) as (here, there):
+            assert await here.wait_async(30)
+            assert await there.wait_async(30)
+            assert len(await both.aio.list_services(SERVICE)) == 2
+            assert len((await both.aio.wait_for_endpoints(SERVICE, 30, at_least=2)).endpoints) == 2
+            async with both.aio.insecure_channel(SERVICE) as channel:
+                assert await say_hello(channel)("x", timeout=30, wait_for_ready=True) == server.address
+        assert [each.address for each in await both.aio.list_services(SERVICE)] == [server.address]
+    elsewhere.close()
 
 
 def test_one_registry_that_is_down_from_the_start_holds_up_nobody(world: World) -> None:

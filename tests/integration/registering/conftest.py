@@ -1,4 +1,4 @@
-"""Registries that register, and the eyes of an admin on the same etcd."""
+"""Registries that register, and the eyes of an admin on the same etcd: a real one, and the one in memory."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +7,7 @@ import pytest
 
 from grpc_etcd import Endpoint, Registry
 from grpc_etcd.etcd import Etcd, Record
+from grpc_etcd.testing import MemoryEtcd, MemoryRegistry
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
 
@@ -17,11 +18,19 @@ ENDPOINT = Endpoint(name=SERVICE, address=ADDRESS)
 
 
 class Admin:
-    """Looks at and meddles with one etcd."""
+    """Looks at and meddles with one etcd; `server` is None for the one in memory."""
 
-    def __init__(self, server: EtcdServer) -> None:
+    def __init__(self, server: EtcdServer | None) -> None:
         self.server = server
-        self.etcd = Etcd(server.endpoints)
+        self.etcd: Any = Etcd(server.endpoints) if server else MemoryEtcd()
+
+    def registry(self, **options: Any) -> Registry:
+        """Give a registry on it."""
+        return Registry(self.server.endpoints, **options) if self.server else MemoryRegistry(self.etcd, **options)
+
+    def close(self) -> None:
+        if self.server:
+            self.etcd.close()
 
     def records(self, prefix: bytes = b"/jupiter/") -> dict[bytes, Record]:
         """What is registered; the settling touch of a burst is left out."""
@@ -30,17 +39,26 @@ class Admin:
 
     def wait_for(self, is_so: Callable[[Record | None], Any], key: bytes = KEY) -> Record | None:
         wait_until(lambda: is_so(self.etcd.get(key)), f"{key.decode()} as expected", 60)
-        return self.etcd.get(key)
+        found: Record | None = self.etcd.get(key)
+        return found
+
+
+@pytest.fixture(params=["etcd", "memory"])
+def admin(request: pytest.FixtureRequest) -> Iterator[Admin]:
+    admin = Admin(request.getfixturevalue("etcd") if request.param == "etcd" else None)
+    yield admin
+    admin.close()
 
 
 @pytest.fixture
-def admin(etcd: EtcdServer) -> Iterator[Admin]:
+def etcd_admin(etcd: EtcdServer) -> Iterator[Admin]:
+    """The admin of a real etcd, for tests with processes of their own."""
     admin = Admin(etcd)
     yield admin
-    admin.etcd.close()
+    admin.close()
 
 
 @pytest.fixture
-def registry(etcd: EtcdServer) -> Iterator[Registry]:
-    with Registry(etcd.endpoints) as registry:
+def registry(admin: Admin) -> Iterator[Registry]:
+    with admin.registry() as registry:
         yield registry

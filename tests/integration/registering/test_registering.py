@@ -33,8 +33,8 @@ def test_an_endpoint_is_there_while_it_is_registered_and_the_lease_goes_with_the
     assert record.lease not in admin.etcd.leases()
 
 
-def test_a_wildcard_is_published_as_the_pods_address_and_loopback_is_refused(admin: Admin, etcd: EtcdServer) -> None:
-    with Registry(etcd.endpoints, pod_ip="10.7.7.7") as registry:
+def test_a_wildcard_is_published_as_the_pods_address_and_loopback_is_refused(admin: Admin) -> None:
+    with admin.registry(pod_ip="10.7.7.7") as registry:
         registration = registry.register(Endpoint(name=SERVICE, address="[::]:9000"))
         assert registration.endpoint.address == "10.7.7.7:9000"
         assert registration.wait(30)
@@ -180,8 +180,8 @@ def test_an_etcd_that_is_away_at_the_start_is_waited_for() -> None:
         assert not registration.wait(0.1)
 
 
-def test_several_registries_each_report_for_themselves(admin: Admin, etcd: EtcdServer) -> None:
-    with Registry(etcd.endpoints) as here, Registry(f"127.0.0.1:{free_port()}") as away:
+def test_several_registries_each_report_for_themselves(admin: Admin) -> None:
+    with admin.registry() as here, Registry(f"127.0.0.1:{free_port()}") as away:
         both = CompoundRegistry([away, here])
         with both.registered(ENDPOINT, allow_unroutable=True) as (dead, alive):
             assert alive.wait(30)
@@ -193,8 +193,9 @@ def test_several_registries_each_report_for_themselves(admin: Admin, etcd: EtcdS
 
 
 async def test_asyncio_registers_through_the_same_thread_and_a_blocked_loop_does_no_harm(
-    admin: Admin, etcd: EtcdServer
+    etcd_admin: Admin, etcd: EtcdServer
 ) -> None:
+    admin = etcd_admin
     client = Etcd(etcd.endpoints)
     registrar = Registrar(client, [make_layout("jupiter")], lease_ttl_seconds=2)
     registration = registrar.register(ENDPOINT, allow_unroutable=True)

@@ -118,9 +118,27 @@ elif how == "killed":
 """
 
 
-def run_program(how: str, etcd: EtcdServer) -> subprocess.Popen[str]:
+AIO_PROGRAM = """
+import asyncio, sys
+import grpc, grpc_etcd
+async def main():
+    registry = grpc_etcd.Registry(sys.argv[2])
+    server = registry.aio.bind(grpc.aio.server(), "greeter", drain_seconds=0.2, allow_unroutable=True)
+    server.add_insecure_port("127.0.9.4:0")
+    await server.start()
+    assert await server.registrations[0].wait_async(30)
+    print("registered", flush=True)
+    grpc_etcd.stop_aio_on_sigterm(server, 1)
+    print("ready", flush=True)
+    await server.wait_for_termination()
+    print("over", flush=True)
+asyncio.run(main())
+"""
+
+
+def run_program(how: str, etcd: EtcdServer, program: str = PROGRAM) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, how, etcd.endpoints], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+        [sys.executable, "-c", program, how, etcd.endpoints], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
     )
     assert process.stdout
     assert process.stdout.readline().strip() == "registered"
@@ -132,8 +150,10 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def test_sigterm_withdraws_before_the_server_stops(admin: Admin, etcd: EtcdServer) -> None:
-    process = run_program("sigterm", etcd)
+@pytest.mark.parametrize("program", [PROGRAM, AIO_PROGRAM], ids=["sync", "aio"])
+def test_sigterm_withdraws_before_the_server_stops(etcd_admin: Admin, etcd: EtcdServer, program: str) -> None:
+    admin = etcd_admin
+    process = run_program("sigterm", etcd, program)
     assert process.stdout
     assert process.stdout.readline().strip() == "ready"
     assert len(admin.records()) == 1
@@ -143,13 +163,15 @@ def test_sigterm_withdraws_before_the_server_stops(admin: Admin, etcd: EtcdServe
     assert process.returncode == 0
 
 
-def test_a_script_that_just_ends_leaves_nothing_behind(admin: Admin, etcd: EtcdServer) -> None:
+def test_a_script_that_just_ends_leaves_nothing_behind(etcd_admin: Admin, etcd: EtcdServer) -> None:
+    admin = etcd_admin
     process = run_program("forgets to close", etcd)
     finish(process)
     assert admin.records() == {}
 
 
-def test_a_killed_process_disappears_with_its_lease(admin: Admin, etcd: EtcdServer) -> None:
+def test_a_killed_process_disappears_with_its_lease(etcd_admin: Admin, etcd: EtcdServer) -> None:
+    admin = etcd_admin
     process = run_program("killed", etcd)
     (record,) = admin.records().values()
     process.kill()
