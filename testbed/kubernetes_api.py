@@ -61,6 +61,8 @@ class WatchStream:
                     yield event["type"], event["object"]
         except urllib3.exceptions.HTTPError:
             return
+        finally:
+            self._response.close()  # by hand: the garbage collector may find the socket first and complain
 
     def close(self) -> None:
         """End the iteration, also while it waits."""

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from grpc_etcd_operator import logs, withdrawing
 from grpc_etcd_operator.certificates import expiries
 from grpc_etcd_operator.core.plan import Plan
 from grpc_etcd_operator.core.scope import Scope
+from grpc_etcd_operator.core.sweeps import Seen
 from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.health import serve
 from grpc_etcd_operator.kube.client import VERSION, ApiError, Client
@@ -267,12 +268,13 @@ class Operator:
         self._sweeper.check_owners()
         self._reporter.look_at_all()
 
-    def _braked(self, gone: int, total: int) -> None:
+    def _braked(self, missing: Sequence[Seen], total: int) -> None:
+        """Tell that most of what is known has gone: perhaps it was not meant to."""
         self._brakes += 1
-        log.error(
-            "most objects are missing from a list; each one is looked for",
-            extra={"fields": {"missing": gone, "of": total}},
-        )
+        message = f"{len(missing)} of {total} objects are missing from a list; each is looked for before its keys go"
+        log.error(message, extra={"fields": {"missing": len(missing), "of": total}})
+        services = self._reconciler.services_behind(seen.uid for seen in missing)
+        self._reporter.warn(services, "MassDeletion", message)
 
     def _primary(self) -> Station:
         return next(iter(self._stations.values()))

@@ -155,6 +155,12 @@ class Reconciler:
         taken = sum(not verdict.accepted and verdict.reason == "NameTaken" for verdict in self.world.verdicts())
         return taken + self.tally.count_faults(registry, "KeyTaken")
 
+    def services_behind(self, uids: Iterable[str]) -> list[GrpcService]:
+        """Find the GrpcServices that units have records of, in any registry."""
+        owners = [station.mirror.owner(uid) for uid in uids for station in self.stations.values()]
+        references = {reference for owner in owners if owner for reference in owner.grpc_services}
+        return [service for service in self.world.services.values() if service.reference in references]
+
     # -- readiness gates --------------------------------------------------------------------------------------------
 
     def _consider_gate(self, pod: Pod) -> None:

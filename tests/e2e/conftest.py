@@ -99,6 +99,13 @@ def _crd(apiserver: ApiServer) -> None:
     install_crd(apiserver)
 
 
+@pytest.fixture(scope="module")
+def audited() -> Iterator[ApiServer]:
+    """An API server that keeps an audit log, for the tests of one module; its objects stay between them."""
+    with ApiServer.start(audit=True) as server:
+        yield server
+
+
 @pytest.fixture
 def scene(
     apiserver: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str, tmp_path: Path, _crd: None

@@ -1,7 +1,9 @@
 """The world around fails: the API server, the CRD, permissions, etcd. The operator recovers and loses nothing."""
 
 import contextlib
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +178,55 @@ def test_an_etcd_without_quorum_is_waited_for(
     for member in etcd_cluster.members[:2]:
         member.restart()
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
+
+
+def memory_mib(replica: Any) -> float:
+    lines = Path(f"/proc/{replica.process.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def test_no_memory_grows_while_etcd_is_away_and_all_converges_soon_after_its_return(
+    apiserver: Any, own_etcd: Any, make_scene: Callable[..., Any]
+) -> None:
+    scene = make_scene(apiserver, own_etcd)
+    replica = scene.start().wait_leading()
+    scene.apply()
+    with ThreadPoolExecutor(16) as workers:
+        pods = list(workers.map(lambda _: scene.pod(), range(60)))
+        scene.registry.wait_addresses(*(pod.address for pod in pods))
+        own_etcd.kill()
+        wait_until(lambda: replica.metric("grpc_etcd_registry_up", registry="default") == 0, "the metric says so")
+        flap(scene, workers, pods, rounds=2)  # what is used once is allocated once
+        before = memory_mib(replica)
+        flap(scene, workers, pods, rounds=10)
+        assert replica.metric("grpc_etcd_queue_depth", registry="default") <= len(pods) + 1
+        assert memory_mib(replica) - before < 3
+        list(workers.map(scene.kubelet.unready, pods[:20]))
+    own_etcd.restart()
+    began = time.monotonic()
+    scene.registry.wait_addresses(*(pod.address for pod in pods[20:]))
+    assert time.monotonic() - began < 5
+
+
+def flap(scene: Any, workers: ThreadPoolExecutor, pods: list[Any], rounds: int) -> None:
+    """Turn all Pods not ready and ready again, and wait until the operator has seen the last of it."""
+    for _ in range(rounds):
+        list(workers.map(scene.kubelet.unready, pods))
+        list(workers.map(scene.kubelet.ready, pods))
+
+
+def test_a_frozen_api_server_makes_nobody_withdraw_anything(
+    own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
+) -> None:
+    scene = make_scene(own_apiserver, etcd)
+    replica = scene.start().wait_leading()
+    pods = three_pods(scene)
+    before = revisions(scene)
+    own_apiserver.pause()
+    wait_until(lambda: not scene.has_mark(), "readers are told that nobody watches", 150)
+    assert revisions(scene) == before
+    assert replica.get("/healthz")[0] == 200, "it tries again and again, so it is not deaf"
+    own_apiserver.resume()
+    scene.kubelet.unready(pods[0])
+    scene.registry.wait_addresses(pods[1].address, pods[2].address)
+    wait_until(scene.has_mark, "in step again")

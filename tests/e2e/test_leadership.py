@@ -8,6 +8,7 @@ import pytest
 from testbed.conditions import wait_until
 
 LEADER_TTL_SECONDS = 3
+FROZEN_SECONDS = 60
 
 
 def leader_of(scene: Any) -> Any:
@@ -57,25 +58,29 @@ def test_sigkill_is_followed_by_a_takeover_that_rewrites_nothing(scene: Any) -> 
 
 
 @pytest.mark.faults
-def test_a_leader_that_was_frozen_changes_nothing_when_it_wakes(scene: Any) -> None:
+def test_a_leader_that_was_frozen_for_a_minute_changes_nothing_when_it_wakes(scene: Any) -> None:
     leader, standby = start_pair(scene)
     scene.apply()
     pod, other = scene.pod(), scene.pod()
     scene.registry.wait_addresses(pod.address, other.address)
     scene.kubelet.unready(pod)
     scene.registry.wait_addresses(other.address)
+    wait_until(lambda: leader.lines("withdrawn"), "it is told")
     leader.process.pause()
+    frozen_at = time.monotonic()
     scene.kubelet.ready(pod)
     wait_until(lambda: standby.lines("this replica leads"), "the standby leads")
     scene.registry.wait_addresses(pod.address, other.address)
     before = revisions(scene)
+    wait_until(lambda: time.monotonic() - frozen_at > FROZEN_SECONDS, "a minute is over", 2 * FROZEN_SECONDS)
+    assert revisions(scene) == before
     leader.process.resume()
     wait_until(lambda: leader.lines("this replica no longer leads"), "the old leader has noticed")
     scene.kubelet.unready(other)
     scene.registry.wait_addresses(pod.address)
     after = revisions(scene)
     assert after == {key: revision for key, revision in before.items() if key in after}
-    assert len(leader.lines("written")) == 2
+    assert (len(leader.lines("written")), len(leader.lines("withdrawn"))) == (2, 1)
 
 
 def test_a_replica_with_another_scope_refuses_to_lead(scene: Any) -> None:

@@ -31,8 +31,14 @@ class Stream:
 class Freshness:
     """Follows the watch requests of a session. `on_opened` is told the resource each time one of its watches begins."""
 
-    def __init__(self, on_opened: Callable[[str], None]) -> None:
-        self._on_opened = on_opened
+    def __init__(
+        self,
+        on_opened: Callable[[str], None],
+        *,
+        deaf_seconds: float = DEAF_SECONDS,
+        gap_seconds: float = GAP_SECONDS,
+    ) -> None:
+        self._on_opened, self._deaf_seconds, self._gap_seconds = on_opened, deaf_seconds, gap_seconds
         self._streams: dict[tuple[str, str], Stream] = {}
         self._started = time.monotonic()
 
@@ -87,7 +93,7 @@ class Freshness:
         for stream in self._streams.values():
             self._look(stream)
             closed = stream.response is None or stream.response.closed
-            if now - stream.heard_at > (GAP_SECONDS if closed else DEAF_SECONDS):
+            if now - stream.heard_at > (self._gap_seconds if closed else self._deaf_seconds):
                 return False
         return bool(self._streams)
 
@@ -97,4 +103,4 @@ class Freshness:
         for stream in self._streams.values():
             self._look(stream)
         latest = [max(stream.attempted_at, stream.heard_at) for stream in self._streams.values()]
-        return now - min(latest, default=self._started) > DEAF_SECONDS
+        return now - min(latest, default=self._started) > self._deaf_seconds

@@ -41,6 +41,7 @@ class Reporter:
         self._may_report, self._down = may_report, down
         self._services: set[str] = set()
         self._gates: set[str] = set()
+        self._warnings: dict[tuple[str, str], tuple[GrpcService, str, str]] = {}
         self._not_before: dict[str, float] = {}
         self._wake = asyncio.Event()
 
@@ -56,6 +57,11 @@ class Reporter:
         self._gates.add(pod)
         self._wake.set()
 
+    def warn(self, services: Iterable[GrpcService], reason: str, message: str) -> None:
+        """Post a warning on GrpcServices, whose status does not say it; of several of a kind the last one."""
+        self._warnings.update({(service.uid, reason): (service, reason, message) for service in services})
+        self._wake.set()
+
     def look_at_all(self) -> None:
         """Look at everything: leadership or a registry's state has changed."""
         self.look_at(self._reconciler.world.services)
@@ -69,6 +75,7 @@ class Reporter:
             if self._may_report():
                 await self._open_gates()
                 await self._write_statuses()
+                await self._post_warnings()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_seconds()):
                     await self._wake.wait()
@@ -144,9 +151,14 @@ class Reporter:
             was = old.get(condition["type"], {})
             same = (was.get("status"), was.get("reason")) == (condition["status"], condition["reason"])
             if condition["status"] == "False" and not same and condition["reason"] not in ("NotAccepted", "Pending"):
-                await self.post_event(service, condition["reason"], condition["message"])
+                await self._post_event(service, condition["reason"], condition["message"])
 
-    async def post_event(self, service: GrpcService, reason: str, message: str) -> None:
+    async def _post_warnings(self) -> None:
+        while self._warnings:
+            _, warning = self._warnings.popitem()
+            await self._post_event(*warning)
+
+    async def _post_event(self, service: GrpcService, reason: str, message: str) -> None:
         """Post a warning on a GrpcService; nothing depends on it, so a failure is only logged."""
         now = datetime.now(UTC)
         event = {

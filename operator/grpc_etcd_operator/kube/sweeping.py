@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import aiohttp
 
@@ -32,7 +32,7 @@ class Sweeper:
     """Sweeps both resources. `on_brake` is told when most of a registry would go at once."""
 
     def __init__(
-        self, client: Client, reconciler: Reconciler, scope: Scope, on_brake: Callable[[int, int], None]
+        self, client: Client, reconciler: Reconciler, scope: Scope, on_brake: Callable[[Sequence[Seen], int], None]
     ) -> None:
         self._client, self._reconciler, self._scope, self._on_brake = client, reconciler, scope, on_brake
         self._due: dict[str, float] = {}
@@ -148,7 +148,7 @@ class Sweeper:
             present = {seen.uid async for seen in self._client.list_seen(resource, self._scope.namespaces)}
             suspects = [seen for seen in suspects if seen.uid not in present]
             if needs_brake(len(suspects), total):
-                self._on_brake(len(suspects), total)
+                self._on_brake(suspects, total)
         gone: list[Seen] = []
         for start in range(0, len(suspects), AT_ONCE):
             some = suspects[start : start + AT_ONCE]

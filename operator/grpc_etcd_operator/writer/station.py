@@ -67,8 +67,10 @@ class Station:
             self.leases,
             self.streams,
             lambda outcome: on_outcome(name, outcome),
+            on_change,
         )
         self.has_settled = False
+        self._is_lost = False
         self.mark = Mark(etcd, cluster, self.election, self.is_in_step)
         self.feed.follow([self._owners, self.streams.learn_plain(POLICY_PREFIX)])
 
@@ -137,6 +139,9 @@ class Station:
         self.writer.enqueue(uids, urgent=urgent)
 
     def _take(self, prefixes: tuple[bytes, ...], news: News) -> None:
+        was_lost, self._is_lost = self._is_lost, self.feed.trouble is not None
+        if was_lost and not self._is_lost:
+            self._on_change()
         match news:
             case Listed(records=records, revision=revision):
                 changed = self.mirror.replace(prefixes, records, revision)
@@ -149,8 +154,7 @@ class Station:
                 if changed:
                     self.writer.enqueue(changed)
             case Lost(error=error):
-                counts = self.writer.trouble.counts
-                counts[type(error).__name__] = counts.get(type(error).__name__, 0) + 1
+                self.writer.trouble.count(error)
                 fields = {"registry": self.name, "error": str(error), "remedy": self._advise(error)}
                 log.warning("etcd is out of reach; it is tried again", extra={"fields": fields})
                 self._on_change()

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -68,24 +68,33 @@ class Outcome:
 
 @dataclass(slots=True)
 class Trouble:
-    """Why nothing can be written just now, and when to try again."""
+    """Why nothing can be written just now, and when to try again. `on_change` is told when it begins and ends."""
 
+    on_change: Callable[[], None]
     error: EtcdError | None = None
     failures: int = 0
     until: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
 
-    def note(self, error: EtcdError) -> None:
-        """Take a failure; the pause grows with each in a row."""
+    def count(self, error: EtcdError) -> None:
+        """Count a failure that says nothing of the registry as a whole."""
         name = type(error).__name__
         self.counts[name] = self.counts.get(name, 0) + 1
-        self.error = error
+
+    def note(self, error: EtcdError) -> None:
+        """Take a failure; the pause grows with each in a row."""
+        self.count(error)
+        began, self.error = self.error is None, error
         self.until = time.monotonic() + PAUSES[min(self.failures, len(PAUSES) - 1)]
         self.failures += 1
+        if began:
+            self.on_change()
 
     def end(self) -> None:
         """Take a success."""
-        self.error, self.failures = None, 0
+        ended, self.error, self.failures = self.error is not None, None, 0
+        if ended:
+            self.on_change()
 
 
 class Writer:
@@ -102,6 +111,7 @@ class Writer:
         leases: Leases,
         streams: Streams,
         on_outcome: Callable[[Outcome], None],
+        on_trouble: Callable[[], None],
     ) -> None:
         self.registry, self._cluster, self._etcd = registry, cluster, etcd
         self._facts, self._mirror, self._election, self._leases = facts, mirror, election, leases
@@ -116,7 +126,7 @@ class Writer:
         self._strangers: set[bytes] = set()
         self._wake = asyncio.Event()
         self._slots = asyncio.Semaphore(IN_FLIGHT)
-        self.trouble = Trouble()
+        self.trouble = Trouble(on_trouble)
 
     def enqueue(self, uids: Iterable[str], *, urgent: bool = False) -> None:
         """Look at these units again, soon; `urgent` ones first."""
@@ -304,24 +314,32 @@ class Writer:
 
     def _touch(self, group: asyncio.TaskGroup) -> bool:
         """Start the settling touches that are due."""
-        due = [self._streams.touch(stream, self._cluster) for stream in self._queue.touches_due(time.monotonic())]
-        records = [record for record in due if record]
+        due = {
+            stream: self._streams.touch(stream, self._cluster) for stream in self._queue.touches_due(time.monotonic())
+        }
+        records = {stream: record for stream, record in due.items() if record}
         if records:
             group.create_task(self._put_touches(records))
         return bool(records)
 
-    async def _put_touches(self, records: list[tuple[bytes, bytes]]) -> None:
+    async def _put_touches(self, records: Mapping[bytes, tuple[bytes, bytes]]) -> None:
         """Put the touches under a lease of their own, so that they run out with everything else."""
         lease = lease_id(self._cluster, SETTLED)
+        waiting = list(records)
         try:
             await self._leases.ensure([lease])
-            for start in range(0, len(records), OPERATIONS):
-                puts = [ops.put(key, value, lease=lease) for key, value in records[start : start + OPERATIONS]]
+            while waiting:
+                some = waiting[:OPERATIONS]
+                puts = [ops.put(key, value, lease=lease) for key, value in map(records.__getitem__, some)]
                 await self._etcd.transaction([self._election.fence()], puts)
-        except LeaseNotFound:
+                del waiting[:OPERATIONS]
+        except LeaseNotFound:  # one that was adopted on trust
             self._leases.forget(lease)
-        except EtcdError as error:  # readers lose nothing for good: the next change of the service repairs them too
+        except EtcdError as error:
             self.trouble.note(error)
+        for stream in waiting:
+            self._queue.touch_again(stream, time.monotonic())
+        self._wake.set()
 
     async def _send(self, plans: list[Plan]) -> None:
         """Send one transaction and draw its conclusions. Every way out leaves its units done or dirty."""
@@ -357,8 +375,8 @@ class Writer:
         self._come_again(transaction)
 
     def _refused(self, plan: Plan, error: EtcdError) -> None:
-        """Report what etcd will never take; only a change of the unit can help."""
-        self.trouble.note(error)
+        """Report what etcd will never take; only a change of the unit can help, and nobody else is disturbed."""
+        self.trouble.count(error)
         self._since.pop(plan.uid, None)
         faults = tuple(Fault(source, "Unwritable", f"etcd refuses the record: {error}") for source in plan.written)
         self._on_outcome(Outcome(plan.uid, frozenset(), faults))

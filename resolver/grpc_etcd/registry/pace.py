@@ -9,7 +9,7 @@ for `SETTLE_SECONDS` the settling touch is due. No clock is read: `now` is an ar
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, Pace
@@ -131,6 +131,10 @@ class PacedQueue(Generic[S, T]):
         for stream in [stream for stream, rhythm in self._rhythms.items() if rhythm.is_forgettable(now)]:
             del self._rhythms[stream]
         return due
+
+    def touch_again(self, stream: S, now: float) -> None:
+        """Take it that a stream's touch was not written after all: it is due once more when all has been quiet."""
+        self._rhythms[stream] = replace(self._rhythms.get(stream, AT_REST), last_at=now, is_burst=True)
 
     def touch_at(self) -> float | None:
         """Say when the next settling touch is due; None means that no stream waits for one."""

@@ -111,6 +111,16 @@ def test_the_touch_is_due_once_a_burst_is_over() -> None:
     assert queue.touch_at() is None
 
 
+def test_a_touch_that_failed_is_due_again_when_all_has_been_quiet() -> None:
+    queue = _queue()
+    queue.note("jupiter/a", 2, 10.0)
+    assert queue.touches_due(20.0) == ["jupiter/a"]
+    queue.touch_again("jupiter/a", 20.0)
+    assert queue.touch_at() == 20.0 + SETTLE_SECONDS
+    assert queue.touches_due(20.0 + SETTLE_SECONDS) == ["jupiter/a"]
+    assert queue.touch_at() is None
+
+
 def test_two_changes_close_together_are_a_burst_and_two_far_apart_are_none() -> None:
     queue = _queue()
     queue.note("jupiter/a", 1, 0.0)

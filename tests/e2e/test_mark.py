@@ -1,0 +1,82 @@
+"""The synced mark stands only while the leader is in step: put once, never rewritten, gone as soon as that ends."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.registry.own import synced_key
+from grpc_etcd_operator.core.scope import Scope
+from grpc_etcd_operator.writer.electing import Election
+from grpc_etcd_operator.writer.marking import Mark
+from testbed.conditions import wait_until
+from testbed.proxy import TcpProxy
+
+LEADER_TTL_SECONDS = 3
+
+
+def mark_of(scene: Any) -> Any:
+    return scene.client.get(f"/grpc-etcd/synced/{scene.cluster}".encode())
+
+
+def test_it_is_put_once_under_the_leaders_lease_and_outlives_changes(scene: Any) -> None:
+    scene.apply()
+    pods = [scene.pod() for _ in range(3)]
+    scene.start().wait_leading()
+    mark = mark_of(scene)
+    # In step means that all of the first complete lists is written before.
+    assert max(record.mod_revision for record in scene.registry.keys().values()) < mark.mod_revision
+    assert mark.lease == scene.client.get(f"/grpc-etcd/leader/{scene.cluster}".encode()).lease
+    for pod in pods:
+        scene.kubelet.unready(pod)
+    scene.registry.wait_addresses()
+    scene.wait_condition("Programmed", "True", "NoReadyPods")
+    assert mark_of(scene) == mark
+
+
+@pytest.mark.faults
+def test_it_is_gone_while_the_registry_is_out_of_the_leaders_reach(scene: Any) -> None:
+    with TcpProxy.start(scene.etcd.endpoints) as proxy:
+        scene.start(f"--leader-ttl={LEADER_TTL_SECONDS}", etcd=proxy.address).wait_leading()
+        scene.apply()
+        pod = scene.pod()
+        scene.registry.wait_addresses(pod.address)
+        first = mark_of(scene)
+        proxy.black_hole()
+        wait_until(lambda: mark_of(scene) is None, "it runs out with the leader's lease")
+        assert scene.registry.addresses() == [pod.address]
+        proxy.heal()
+        wait_until(lambda: mark_of(scene), "in step again")
+        assert mark_of(scene).create_revision > first.create_revision
+        assert scene.registry.addresses() == [pod.address]
+
+
+async def test_it_follows_the_leaders_word_on_being_in_step(etcd: Any) -> None:
+    won = asyncio.Event()
+    in_step, key = False, synced_key("c1")
+    async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
+        election = Election(client, "c1", "test", Scope(), LEADER_TTL_SECONDS, won.set)
+        mark = Mark(client, "c1", election, lambda: in_step)
+        parts = [group.create_task(part.run()) for part in (election, mark)]
+
+        async def found(*, there: bool) -> Any:
+            async with asyncio.timeout(20):
+                while ((record := await client.get(key)) is not None) != there:  # noqa: ASYNC110  etcd decides
+                    await asyncio.sleep(0.02)
+            return record
+
+        await won.wait()
+        assert await client.get(key) is None
+        in_step = True
+        first = await found(there=True)
+        in_step = False
+        await found(there=False)
+        in_step = True
+        second = await found(there=True)
+        assert second.create_revision > first.mod_revision
+        assert (first.version, second.version) == (1, 1)
+        await election.resign()
+        assert await client.get(key) is None
+        for part in parts:
+            part.cancel()

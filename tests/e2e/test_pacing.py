@@ -1,0 +1,84 @@
+"""Bursts go out as each layout's readers bear them, and end with one settling touch; a single change gets none."""
+
+import collections
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from grpc_etcd.etcd import Changed, Deleted, Etcd
+from grpc_etcd.registry.layouts import make_layout
+from testbed.conditions import wait_until
+
+SERVICE = "greeter"
+
+
+class Reader:
+    """Follows a prefix as a client does: what came in which revision, and which touches."""
+
+    def __init__(self, endpoints: str, prefix: bytes) -> None:
+        self._etcd = Etcd(endpoints)
+        self._watch = self._etcd.list_watch(prefix)
+        self.keys_by_revision: collections.Counter[int] = collections.Counter()
+        self.touches: list[int] = []
+        self._thread = Thread(target=self._follow)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        for news in self._watch:
+            for event in news.events if isinstance(news, Changed) else ():
+                if b"settled" in event.key:
+                    self.touches += [] if isinstance(event, Deleted) else [event.revision]
+                else:
+                    self.keys_by_revision[event.revision] += 1
+
+    def close(self) -> None:
+        self._watch.close()
+        self._thread.join()
+        self._etcd.close()
+
+
+@contextmanager
+def reading(scene: Any, prefix: bytes) -> Iterator[Reader]:
+    reader = Reader(scene.etcd.endpoints, prefix)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize("name", ["jupiter", "jupiter-v2", "go-micro", "etcd-naming"])
+def test_a_burst_is_split_as_the_layouts_readers_bear_it_and_settled(scene: Any, name: str) -> None:
+    layout = make_layout(name, None)
+    scene.start().wait_leading()
+    scene.apply(layouts=[name])
+    pods = [scene.pod(ready=False) for _ in range(40)]
+    with reading(scene, layout.prefix(SERVICE)) as reader, ThreadPoolExecutor(16) as workers:
+        for turn, (change, total) in enumerate([(scene.kubelet.ready, 40), (scene.kubelet.unready, 80)], 1):
+            list(workers.map(change, pods))
+            wait_until(lambda total=total: reader.keys_by_revision.total() == total, "all keys have come or gone")
+            if layout.pace.settling_touch:
+                wait_until(lambda turn=turn: len(reader.touches) >= turn, "readers are made to publish the full set")
+        if layout.pace.keys_per_transaction:
+            assert max(reader.keys_by_revision.values()) <= layout.pace.keys_per_transaction
+        last = max(reader.keys_by_revision)
+        assert bool(reader.touches) == layout.pace.settling_touch
+        assert not reader.touches or reader.touches[-1] > last
+
+
+def test_a_single_change_gets_no_touch(scene: Any) -> None:
+    scene.start().wait_leading()
+    scene.apply()
+    scene.apply("busy", selector={"matchLabels": {"app": "busy"}})
+    with reading(scene, b"/jupiter/greeter/") as reader:
+        pod = scene.pod()
+        scene.registry.wait_addresses(pod.address)
+        # A burst of another service has its touch later than one of ours would have come.
+        burst = [scene.pod(labels={"app": "busy"}) for _ in range(3)]
+        scene.registry.wait_addresses(*(each.address for each in burst), name="busy")
+        touch = f"/jupiter/busy/settled/{scene.cluster}".encode()
+        wait_until(lambda: scene.client.get(touch), "the burst's touch")
+        assert reader.touches == []

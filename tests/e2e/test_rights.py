@@ -1,0 +1,165 @@
+"""The chart's role is exact: all of it is needed, nothing is spare, and no Pod is written to but for its gate.
+
+The API server's own audit log is the witness: what the operator's ServiceAccount asked for, and what was refused.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from testbed.apiserver import ApiServer
+from testbed.conditions import wait_until
+from testbed.helm import find, render
+from testbed.kubelet import Pod
+from testbed.kubernetes_api import object_path
+from testbed.replica import Replica
+
+GATE = "grpc-etcd.dev/registered"
+READS = {"get", "list", "watch"}
+RBAC = "rbac.authorization.k8s.io"
+
+
+class Right(NamedTuple):
+    """One verb on one resource, "pods/status" for a subresource."""
+
+    verb: str
+    resource: str
+
+
+RIGHTS = [
+    *(Right(verb, resource) for resource in ("pods", "grpcservices") for verb in ("get", "list", "watch")),
+    Right("patch", "pods/status"),
+    Right("patch", "grpcservices/status"),
+    Right("create", "events"),
+    Right("get", "namespaces"),
+]
+
+
+def rights_of(rules: list[dict[str, Any]]) -> set[Right]:
+    return {Right(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+
+
+def without(rules: list[dict[str, Any]], right: Right) -> list[dict[str, Any]]:
+    """The rules, one for each resource, less one verb of one of them."""
+    split = [{**rule, "resources": [resource]} for rule in rules for resource in rule["resources"]]
+    left = [
+        {**rule, "verbs": [verb for verb in rule["verbs"] if (verb, rule["resources"][0]) != right]} for rule in split
+    ]
+    return [rule for rule in left if rule["verbs"]]
+
+
+@pytest.fixture
+def chart_rules() -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = find(render({"etcd": {"endpoints": ["etcd:2379"]}}), "ClusterRole", "operator")[
+        "rules"
+    ]
+    return rules
+
+
+class Trial:
+    """One run of the operator under an account of its own, through everything that it needs rights for."""
+
+    def __init__(self, scene: Any, account: str, rules: list[dict[str, Any]]) -> None:
+        self.scene, self.account = scene, account
+        client = scene.api.client
+        metadata = {"name": account, "namespace": "default"}
+        client.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+        client.create({"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": metadata, "rules": rules})
+        client.create(
+            {
+                "apiVersion": f"{RBAC}/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": metadata,
+                "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": account},
+                "subjects": [{"kind": "ServiceAccount", **metadata}],
+            }
+        )
+        kubeconfig = scene.api.service_account_kubeconfig("default", account)
+        self.replica = Replica(scene.folder, kubeconfig, scene.etcd.endpoints, ("--leader-ttl=3",))
+
+    def requests(self) -> list[dict[str, Any]]:
+        user = f"system:serviceaccount:default:{self.account}"
+        return [event for event in self.scene.api.audit_events() if event["user"]["username"] == user]
+
+    def used(self, *, refused: bool) -> set[Right]:
+        """The rights that it has made use of, or that it was refused."""
+        return {
+            right_of(each)
+            for each in self.requests()
+            if "objectRef" in each and (each.get("responseStatus", {}).get("code") == 403) == refused
+        }
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for a condition, or for a refusal, after which nothing else need happen."""
+        wait_until(lambda: condition() or self.used(refused=True) or not self.replica.process.is_running, what)
+
+    def run(self) -> tuple[Pod, Pod]:
+        """Have a gated Pod served, a GrpcService reported, a Pod deleted while nobody looks, a GrpcService deleted."""
+        scene, registry = self.scene, self.scene.registry
+        scene.apply()
+        scene.apply("broken", registries=["nowhere"])
+        gated, plain = scene.pod(gates=[GATE]), scene.pod()
+        self.replica.start()
+        self.until(lambda: registry.addresses() == sorted([gated.address, plain.address]), "both Pods are served")
+        self.until(lambda: gated.gate_states.get(GATE), "the gate opens")
+        self.until(scene.events, "an Event is posted")
+        self.until(lambda: scene.condition("Programmed") == ("True", "Programmed"), "the status is written")
+        self.replica.process.stop()
+        scene.api.client.delete(plain.item, grace_seconds=0)
+        self.replica.start()
+        self.until(lambda: registry.addresses() == [gated.address], "the missed deletion is found")
+        scene.delete()
+        self.until(lambda: registry.addresses() == [], "its last keys are gone")
+        return gated, plain
+
+
+def right_of(event: dict[str, Any]) -> Right:
+    reference = event["objectRef"]
+    subresource = reference.get("subresource", "")
+    return Right(event["verb"], reference["resource"] + (f"/{subresource}" if subresource else ""))
+
+
+@pytest.fixture
+def make_trial(audited: ApiServer, etcd: Any, make_scene: Callable[..., Any]) -> Iterator[Callable[..., Trial]]:
+    trials = []
+
+    def make(account: str, rules: list[dict[str, Any]]) -> Trial:
+        trials.append(Trial(make_scene(audited, etcd), account, rules))
+        return trials[-1]
+
+    yield make
+    for trial in trials:
+        trial.replica.process.stop()
+        for kind in ("GrpcService", "Pod", "Event"):
+            api_version = "grpc-etcd.dev/v1alpha1" if kind == "GrpcService" else "v1"
+            for item in audited.client.list(api_version, kind, "default")["items"]:
+                name = item["metadata"]["name"]
+                audited.client.call(
+                    "DELETE", object_path(api_version, kind, "default", name), {"gracePeriodSeconds": 0}
+                )
+
+
+def test_every_right_is_used_and_none_is_missing(make_trial: Any, chart_rules: Any) -> None:
+    trial = make_trial("whole", chart_rules)
+    gated, _ = trial.run()
+    assert trial.used(refused=True) == set()
+    assert rights_of(chart_rules) == set(RIGHTS)
+    wait_until(lambda: set(RIGHTS) <= trial.used(refused=False), "each right has been used")
+    assert trial.used(refused=False) == set(RIGHTS)
+    written = [each for each in trial.requests() if right_of_pod_write(each)]
+    assert {(right_of(each), each["objectRef"]["name"]) for each in written} == {
+        (Right("patch", "pods/status"), gated.name)
+    }
+
+
+def right_of_pod_write(event: dict[str, Any]) -> bool:
+    return event.get("objectRef", {}).get("resource") == "pods" and event["verb"] not in READS
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("right", RIGHTS, ids=lambda right: f"{right.verb}-{right.resource.replace('/', '-')}")
+def test_without_any_one_of_them_something_fails(make_trial: Any, chart_rules: Any, right: Right) -> None:
+    trial = make_trial(f"without-{right.verb}-{right.resource.replace('/', '-')}", without(chart_rules, right))
+    trial.run()
+    wait_until(lambda: right in trial.used(refused=True), f"it is refused {right}")
