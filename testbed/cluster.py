@@ -182,6 +182,20 @@ def rollout(deployment: str) -> None:
     kubectl("rollout", "status", f"deployment/{deployment}", f"--timeout={STEP_SECONDS}s")
 
 
+def beside(release: str) -> list[str]:
+    """Options for one more release, with a namespace, a cluster id and a prefix of its own, on the first one's etcd."""
+    values = {
+        "fullnameOverride": release,
+        "etcd.endpoints": f"{{grpc-etcd-etcd.{NAMESPACE}:2379}}",
+        "clusterId": release,
+        "prefix": release,
+        "watchNamespaces": f"{{{OTHER}}}",
+        "crds.enabled": "false",
+    }
+    options = [f"--set={name}={value}" for name, value in values.items()]
+    return [f"--namespace={OTHER}", "--create-namespace", *options]
+
+
 class ClusterTest:
     """The steps, in order."""
 
@@ -258,18 +272,26 @@ class ClusterTest:
         helm("upgrade", "grpc-etcd", CHART, "--reuse-values", "--set=logLevel=debug")
         helm("rollback", "grpc-etcd")
 
+    def missing_secret(self) -> None:
+        """A Secret that is not there: no replica is ready, and an Event names it."""
+        run("helm", "install", "faulty", CHART, *beside("faulty"), "--set=etcd.tls.secretName=absent", *chart_values())
+        wait_until(
+            lambda: (
+                'secret "absent" not found'
+                in kubectl("get", "events", "-o", "jsonpath={.items[*].message}", namespace=OTHER)
+            ),
+            "an Event names the Secret",
+            STEP_SECONDS,
+        )
+        if ready := kubectl("get", "deployment", "faulty", "-o", "jsonpath={.status.readyReplicas}", namespace=OTHER):
+            raise ClusterTestError(f"{ready} replicas are ready without their Secret")
+        helm("uninstall", "faulty", namespace=OTHER)
+
     def uninstall(self) -> None:
         """A second release in the same etcd is uninstalled with cleanup: its keys go, the first one's stay."""
-        endpoint = f"grpc-etcd-etcd.{NAMESPACE}:2379"
-        kubectl("create", "namespace", OTHER, namespace="default")
-        options = [
-            f"--set=etcd.endpoints={{{endpoint}}}",
-            "--set=clusterId=other",
-            "--set=prefix=other",
-            f"--set=watchNamespaces={{{OTHER}}}",
-        ]
-        options += ["--set=cleanup.enabled=true", "--set=crds.enabled=false", "--set=fullnameOverride=other"]
-        helm("install", "other", CHART, *options, *chart_values(), namespace=OTHER)
+        helm(
+            "install", "other", CHART, *beside("other"), "--set=cleanup.enabled=true", *chart_values(), namespace=OTHER
+        )
         apply_servers(OTHER, "other")
         wait_until(lambda: len(provider_keys("/other/")) == REPLICAS, "the second release registers", STEP_SECONDS)
         before = {key for key in registry_keys() if not is_others(key)}
@@ -287,6 +309,7 @@ class ClusterTest:
             self.evict,
             self.operator_update,
             self.upgrade,
+            self.missing_secret,
             self.uninstall,
         )
 
@@ -303,7 +326,7 @@ class ClusterTest:
 
     def clean_up(self) -> None:
         """Remove everything that install() and the steps made; the CRD stays, as the chart leaves it."""
-        run("helm", f"--namespace={OTHER}", "uninstall", "other", "--ignore-not-found", check=False)
+        run("helm", f"--namespace={OTHER}", "uninstall", "other", "faulty", "--ignore-not-found", check=False)
         run("helm", f"--namespace={NAMESPACE}", "uninstall", "grpc-etcd", "--ignore-not-found", check=False)
         kubectl("delete", "namespace", NAMESPACE, OTHER, "--ignore-not-found", namespace="default")
 
