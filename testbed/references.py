@@ -11,6 +11,7 @@ from typing import Any
 import click
 import yaml
 
+import grpc_etcd.cli.commands
 import grpc_etcd_operator.cli
 from grpc_etcd_operator import settings
 from grpc_etcd_operator.metrics import reference as metrics_reference
@@ -89,6 +90,7 @@ def _chart_rows() -> Iterator[str]:
 
 
 def _commands() -> Iterator[str]:
+    yield from _help("grpc-etcd", grpc_etcd.cli.commands.cli, None)
     yield from _help("grpc-etcd-operator", grpc_etcd_operator.cli.main, None)
 
 

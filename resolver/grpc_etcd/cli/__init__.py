@@ -1,0 +1,22 @@
+"""The command line `grpc-etcd`: look at a registry, register in it, find what is wrong with it, serve it to others.
+
+Needs the extra `cli` (click, rich, PyYAML); without it the command says so. Nothing here is imported by the library.
+"""
+
+import importlib.util
+import sys
+
+NEEDED = ("click", "rich", "yaml")
+
+
+def main() -> None:
+    """Run the command line."""
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        sys.stderr.write(
+            f"grpc-etcd: the command line needs {', '.join(missing)}; install it with: pip install 'grpc-etcd[cli]'\n"
+        )
+        sys.exit(1)
+    # Imported here: applications that install no extra must be able to import this package.
+    from grpc_etcd.cli.commands import run  # noqa: PLC0415
+
+    run()

@@ -1,0 +1,128 @@
+"""What `grpc-etcd check` concludes, from facts alone."""
+
+import dataclasses
+
+import pytest
+
+from grpc_etcd.cli.diagnosis import Facts, Finding, Level, find_faults, is_outdated, unroutable
+from grpc_etcd.cli.entries import Entry
+from grpc_etcd.cli.probing import fold
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.layout import KeyValue, Rejected
+from grpc_etcd.registry.layouts import make_layout
+
+JUPITER = make_layout("jupiter")
+ADDRESS = "10.0.0.7:9000"
+IN_ORDER = Facts(
+    service="greeter", sought=("jupiter '/jupiter/greeter/'",), entries=(), synced=("c1",), version="3.6.16"
+)
+
+
+def entry(address: str = ADDRESS, lease: int = 7, **fields: object) -> Entry:
+    endpoint = dataclasses.replace(Endpoint(name="greeter", address=address), **fields)  # type: ignore[arg-type]
+    record = JUPITER.encode("greeter", endpoint)
+    assert isinstance(record, KeyValue)
+    return Entry("greeter", "jupiter", record.key, lease, endpoint)
+
+
+def findings(*entries: Entry, **facts: object) -> list[Finding]:
+    return find_faults(dataclasses.replace(IN_ORDER, entries=entries, **facts))  # type: ignore[arg-type]
+
+
+def only(*entries: Entry, **facts: object) -> Finding:
+    (finding,) = findings(*entries, **facts)
+    return finding
+
+
+def test_a_registry_in_order_gives_nothing() -> None:
+    assert findings(entry()) == []
+
+
+def test_nothing_found_names_where_it_was_looked_for() -> None:
+    assert "there are no records at jupiter '/jupiter/greeter/'" in only().problem
+
+
+def test_what_would_have_found_it_is_named_and_nothing_else() -> None:
+    finding = only(elsewhere={"--layout kratos": 3})
+    assert (finding.level, finding.remedy) == (Level.FAULT, "Use --layout kratos.")
+    assert only(similar=("Greeter",)).remedy == "Use the name 'Greeter' as it is."
+
+
+def test_a_broken_value_does_not_hide_the_good_one() -> None:
+    broken = Entry("greeter", "jupiter", b"/jupiter/greeter/providers/grpc://x", 7, Rejected("it is no JSON"))
+    finding = only(entry(), broken)
+    assert (finding.subject, "it is no JSON" in finding.problem) == (broken.key.decode(), True)
+
+
+def test_key_and_value_must_say_the_same_address() -> None:
+    other = dataclasses.replace(entry(), read=Endpoint(name="greeter", address="10.0.0.8:9000"))
+    assert only(other).problem == "the key says 10.0.0.7:9000, the value says 10.0.0.8:9000"
+
+
+def test_an_unroutable_address_is_not_called_unreachable_as_well() -> None:
+    finding = only(entry("127.0.0.1:9000"), unreachable={"127.0.0.1:9000": "refused"})
+    assert "a loopback address" in finding.problem
+
+
+def test_a_silent_address_says_why() -> None:
+    assert "Connection refused" in only(entry(), unreachable={ADDRESS: "Connection refused"}).problem
+
+
+def test_a_key_without_lease() -> None:
+    assert "the key has no lease" in only(entry(lease=0)).problem
+
+
+@pytest.mark.parametrize("fields", [{"enable": False}, {"weight": 0}])
+def test_a_service_is_drained_only_when_no_endpoint_is_left(fields: dict[str, object]) -> None:
+    out = entry("10.0.0.8:9000", **fields)
+    assert "all 1 endpoints are disabled or have weight 0" in only(out).problem
+    assert findings(entry(), out) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "words"),
+    [
+        ({"synced": ()}, Level.NOTE, "no operator keeps this registry"),
+        ({"synced": (), "has_owners": True}, Level.FAULT, "none that is in step"),
+        ({"synced": None}, Level.WARNING, "may not read /grpc-etcd/"),
+        ({"missing_keys": ("/jupiter/x",)}, Level.WARNING, "it is not there"),
+        ({"alarms": ("NOSPACE",)}, Level.FAULT, "the alarm NOSPACE"),
+        ({"version": "3.5.9"}, Level.WARNING, "3.5.9"),
+    ],
+)
+def test_what_etcd_and_the_operator_do_wrong(facts: dict[str, object], level: Level, words: str) -> None:
+    finding = only(entry(), **facts)
+    assert finding.level is level
+    assert words in finding.problem
+    assert finding.remedy
+
+
+def test_the_worst_comes_first() -> None:
+    levels = [each.level for each in findings(entry(lease=0), synced=(), version="3.5.9")]
+    assert levels == [Level.FAULT, Level.WARNING, Level.NOTE]
+
+
+@pytest.mark.parametrize(
+    ("version", "outdated"),
+    [
+        *(("3.4.30", True), ("3.5.32", True), ("3.5.33", False), ("3.6.13", True), ("3.6.14", False), ("3.7.0", False)),
+        *(("3.6.14-rc.0", False), ("", False), ("not-a-version", False)),
+    ],
+)
+def test_outdated_releases_of_etcd(version: str, outdated: bool) -> None:  # noqa: FBT001 - the table's second column
+    assert is_outdated(version) is outdated
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::", "169.254.1.1", "localhost"])
+def test_hosts_that_nobody_else_can_dial(host: str) -> None:
+    assert unroutable(host)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "2001:db8::5", "greeter.shop", "203.0.113.1"])
+def test_hosts_that_others_may_dial(host: str) -> None:
+    assert unroutable(host) is None
+
+
+def test_names_that_people_mix_up_are_alike() -> None:
+    assert fold("Shop-Greeter") == fold("shop.greeter") == fold(" shop_greeter")
+    assert fold("greeter") != fold("greeters")
