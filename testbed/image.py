@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from testbed.process import Process
 TOOLS = ("buildah", "mmdebstrap", "runc")
 BASE = "localhost/python:3.13-slim"
 IMAGE = "localhost/grpc-etcd-operator:test"
+EXAMPLE = "localhost/greeter:test"
+EXAMPLE_FILE = "examples/greeter/Dockerfile"
 SUITE = "trixie"  # the Debian release that has Python 3.13
 BASE_PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
 # As in the official image: pip may install, `python` exists, and nothing of the machine that made it is left inside.
@@ -115,23 +118,50 @@ def mirror() -> str:
 def build(image: str = IMAGE) -> str:
     """Build the image with the repository's own image.sh and return its name; layers that did not change are reused."""
     make_base()
+    environment = {"IMAGE": image, "PYTHON_IMAGE": BASE, "CONTAINER_TOOL": " ".join(buildah())}
+    with locked(folder() / ".lock"):
+        run([ROOT / "testbed/image.sh", *build_options()], environment)
+    return image
+
+
+def build_example(image: str = EXAMPLE) -> str:
+    """Build the image of the greeter example, as its README says, and return its name."""
+    make_base()
+    files = ["--file", EXAMPLE_FILE, "--ignorefile", f"{EXAMPLE_FILE}.dockerignore"]
+    with locked(folder() / ".lock"):
+        base = ["--build-arg", f"PYTHON_IMAGE={BASE}"]
+        run([*buildah(), "build", *base, *files, *build_options(), "--tag", image, "."])
+    return image
+
+
+def build_options() -> list[str]:
+    """How this machine builds: without an image registry, with its own way to its package registries."""
     lent = [f"{CA_BUNDLE}:{CA_BUNDLE}:ro"] if CA_BUNDLE.exists() else []
     lent += [f"{path}:/etc/pip.conf:ro" for path in PIP_CONFIGURATIONS if path.exists()][:1]
     options = ["--isolation", "chroot", "--network", "host", "--pull-never", "--layers", "--format", "docker"]
-    volumes = [option for volume in lent for option in ("--volume", volume)]
-    environment = {"IMAGE": image, "PYTHON_IMAGE": BASE, "CONTAINER_TOOL": " ".join(buildah())}
-    with locked(folder() / ".lock"):
-        run([ROOT / "testbed/image.sh", *options, *volumes], environment)
-    return image
+    return options + [option for volume in lent for option in ("--volume", volume)]
+
+
+@contextmanager
+def mounted(image: str) -> Iterator[Path]:
+    """Show an image's files in a folder, for as long as the context lasts."""
+    container = run([*buildah(), "from", "--pull-never", image])
+    try:
+        yield Path(run([*buildah(), "mount", container]))
+    finally:
+        run([*buildah(), "rm", container])
 
 
 def size_bytes(image: str) -> int:
     """What the image's files take, unpacked."""
-    container = run([*buildah(), "from", "--pull-never", image])
-    root = run([*buildah(), "mount", container])
-    used = int(run(["du", "--summarize", "--bytes", root]).split()[0])
-    run([*buildah(), "rm", container])
-    return used
+    with mounted(image) as root:
+        return int(run(["du", "--summarize", "--bytes", root]).split()[0])
+
+
+def configuration(image: str) -> Mapping[str, object]:
+    """Give what the image says of itself: user, command, environment, labels."""
+    found: Mapping[str, object] = json.loads(run([*buildah(), "inspect", "--type", "image", image]))["Docker"]["config"]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +178,8 @@ class Container:
         """Unpack an image and prepare to run it as a Pod with a strict security context; `files` are lent read-only."""
         name = run([*buildah(), "from", "--pull-never", image])
         root = run([*buildah(), "mount", name])
-        config = json.loads(run([*buildah(), "inspect", "--type", "image", image]))["Docker"]["config"]
         where.mkdir(parents=True, exist_ok=True)
-        spec = runtime_spec(config, root, arguments, environment, files)
+        spec = runtime_spec(configuration(image), root, arguments, environment, files)
         (where / "config.json").write_text(json.dumps(spec, indent=2))
         command = ["runc", "run", "--bundle", str(where), name]
         return cls(name, Process(f"container {name}", command, where / "log"))

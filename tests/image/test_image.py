@@ -1,15 +1,17 @@
 """The operator's image, built from the Dockerfile and run as a strict Pod security context would run it."""
 
-import logging
 import shutil
 import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from testbed import image
 from testbed.apiserver import ApiServer
@@ -21,9 +23,10 @@ from testbed.kubelet import Kubelet
 from testbed.manifests import apply_crd, apply_manifest
 from testbed.process import Process
 
-log = logging.getLogger(__name__)
+Say = Callable[[str], None]
 MEBIBYTE = 1 << 20
 LARGEST_BYTES = 250 * MEBIBYTE
+LONGEST_END_SECONDS = 2.0
 # Building the base and the image happens inside, once on a machine.
 pytestmark = pytest.mark.timeout(900)
 
@@ -58,24 +61,53 @@ def is_ready(port: int) -> bool:
         return False
 
 
-def test_image_is_small(built_image: str) -> None:
+def test_image_is_small(built_image: str, say: Say) -> None:
     added = image.size_bytes(built_image) - image.size_bytes(image.BASE)
-    log.info("the image adds %.0f MiB to its base", added / MEBIBYTE)
+    say(f"the image adds {added / MEBIBYTE:.0f} MiB to its base")
     assert 0 < added <= LARGEST_BYTES
 
 
-def test_image_registers_pods_without_any_privilege_and_ends_in_order(
-    operator: tuple[Process, int], apiserver: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str
+def test_image_registers_pods_without_any_privilege_and_ends_in_order(  # noqa: PLR0917  fixtures
+    operator: tuple[Process, int], apiserver: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str, say: Say
 ) -> None:
     process, metrics_port = operator
     pod = kubelet.create_pod(namespace=namespace)
     apply_manifest(apiserver.client, ROOT / "examples/greeter/grpcservice.yaml", namespace)
     started = time.monotonic()
     process.start().wait_ready(lambda: is_ready(metrics_port))
-    log.info("ready %.1f s after its start", time.monotonic() - started)
+    say(f"the operator is ready {time.monotonic() - started:.1f} s after its container's start")
     wait_until(lambda: pod.address in etcd.etcdctl("get", "--prefix", "/jupiter/greeter/"), "the Pod's key is there")
     ending = time.monotonic()
     process.signal(signal.SIGTERM)
     assert process.wait(30) == 0
-    log.info("ended %.1f s after SIGTERM", time.monotonic() - ending)
+    ended_seconds = time.monotonic() - ending
+    say(f"the operator ends {ended_seconds:.1f} s after SIGTERM")
+    assert ended_seconds <= LONGEST_END_SECONDS
     assert pod.address in etcd.etcdctl("get", "--prefix", "/jupiter/greeter/"), "keys outlive the operator"
+
+
+def test_nothing_of_the_build_is_left_in_the_image(built_image: str) -> None:
+    with image.mounted(built_image) as root:
+        assert not list(root.glob("opt/grpc-etcd/bin/pip*"))
+        assert not [path for name in ("src", "wheels", "build", "root/.cache") if (path := root / name).exists()]
+        assert not [path for path in root.glob("etc/pip.conf") if path.stat().st_size]
+    labels = image.configuration(built_image)["Labels"]
+    assert isinstance(labels, dict)
+    assert labels["org.opencontainers.image.title"] == "grpc-etcd operator"
+    assert labels["org.opencontainers.image.version"] == version("grpc-etcd")
+
+
+def test_the_examples_image_serves_and_ends_in_order(built_image: str, tmp_path: Path) -> None:
+    assert built_image
+    address = f"127.0.0.1:{free_port()}"
+    container = Container.create(image.build_example(), [], {"LISTEN": address}, [], tmp_path / "bundle")
+    try:
+        with grpc.insecure_channel(address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            container.process.start()
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=60, wait_for_ready=True)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        container.process.signal(signal.SIGTERM)
+        assert container.process.wait(30) == 0
+    finally:
+        container.remove()
