@@ -1,9 +1,11 @@
 """What the pages tell people to type: chart values exist, manifests are accepted, roles allow just what they say."""
 
 import json
+import os
 import re
 import subprocess
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import yaml
 
 from testbed.apiserver import ApiServer
-from testbed.build import ROOT
+from testbed.build import ROOT, binary
 from testbed.chart import CHART
 from testbed.etcd import EtcdServer
 from testbed.manifests import apply_crd
@@ -20,8 +22,20 @@ from tests.docs.test_links import PAGES
 
 def blocks(page: Path, language: str) -> list[str]:
     """Every fenced block of a language, without its indentation."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", page.read_text(), re.DOTALL | re.MULTILINE)
-    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
+    found: list[str] = []
+    inside: str | None = None
+    lines: list[str] = []
+    for line in page.read_text().splitlines():
+        fence = re.match(r" *```(.*)", line)
+        if fence and inside is None:
+            inside, lines = fence[1], []
+        elif fence:
+            if inside == language:
+                found.append(textwrap.dedent("\n".join(lines)))
+            inside = None
+        else:
+            lines.append(line)
+    return found
 
 
 def every_set_option() -> Iterator[tuple[str, str]]:
@@ -92,6 +106,84 @@ def test_the_roles_allow_what_they_are_for_and_no_more(own_etcd: EtcdServer) -> 
     ):
         with pytest.raises(RuntimeError, match="permission denied"):
             own_etcd.etcdctl(*command, user=user)
+
+
+# What a page tells people to type and this test does not: where else it is run.
+RUN_ELSEWHERE = {
+    "make": "test_links.py looks each target up; CI runs check and test, tests/e2e the demo, tests/image the image",
+    "git clone": "CI starts with it",
+    "cd": "the next command is what matters; examples/jupiter-client runs in tests/interop",
+    "docker build": "the operator's Dockerfile is built in tests/image; the example's has the same base and steps",
+    "kubectl logs": "needs a kubelet; `make test-cluster` reads logs",
+    "etcdctl": "test_the_roles_allow_what_they_are_for_and_no_more",
+}
+PROGRAMS = ("helm", "kubectl", *(command.split()[0] for command in RUN_ELSEWHERE))
+
+
+def commands(page: Path) -> list[str]:
+    """Every command of a page, whole: in blocks without a language, the lines that begin with a program."""
+    whole = [re.sub(r"\\\n\s*", "", block) for block in blocks(page, "")]
+    lines = [line.removeprefix("$ ") for block in whole for line in block.splitlines()]
+    return [line for line in lines if re.match(rf"({'|'.join(PROGRAMS)}) [^─]+$", line)]
+
+
+@pytest.fixture
+def shell(own_apiserver: ApiServer, tmp_path: Path) -> Callable[[str], str]:
+    """Type a command as an admin of a cluster would, in a folder with charts, examples and the files that are named."""
+    for name in ("charts", "crds", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("password", "ca.crt", "tls.crt", "tls.key"):
+        (tmp_path / name).write_text("x")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("helm", "kubectl"):
+        (programs / name).symlink_to(binary(name))
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "KUBECONFIG": str(own_apiserver.kubeconfig)}
+
+    for name in ("shop", "till"):
+        own_apiserver.kubectl("create", "namespace", name)
+
+    def run(command: str) -> str:
+        answer = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == 0, f"{command}\n{answer.stdout}{answer.stderr}"
+        return answer.stdout
+
+    return run
+
+
+def test_every_command_of_every_page_works_as_typed(shell: Callable[[str], str]) -> None:
+    """Each page is typed from its top; what it has installed goes before the next, but the CRD, which stays."""
+    seen = 0
+    for page in PAGES:
+        for command in commands(page):
+            if command.startswith(tuple(RUN_ELSEWHERE)):
+                continue
+            if command.startswith("helm upgrade --install"):
+                uninstall(shell)
+            shell(command)
+            shell("kubectl wait --for=condition=Established crd/grpcservices.grpc-etcd.dev")
+            seen += 1
+        uninstall(shell)
+    assert seen > 10
+
+
+def uninstall(shell: Callable[[str], str]) -> None:
+    for release in json.loads(shell("helm list --all-namespaces --output json")):
+        shell(f"helm uninstall --namespace {release['namespace']} {release['name']}")
+
+
+def test_the_columns_that_the_readme_shows_are_those_of_the_crd() -> None:
+    shown = re.search(r"^NAME .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    crd = yaml.safe_load((ROOT / "crds/grpcservices.yaml").read_text())
+    columns = [
+        column["name"]
+        for column in crd["spec"]["versions"][0]["additionalPrinterColumns"]
+        if not column.get("priority")  # others are shown with -o wide
+    ]
+    assert shown
+    assert shown[0].split() == ["NAME", *(name.upper() for name in columns)]
 
 
 @pytest.mark.parametrize("script", ["testbed/image.sh", ".ci/run"])
