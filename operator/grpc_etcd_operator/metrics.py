@@ -106,4 +106,4 @@ def reference() -> str:
     rows += [(f"{name}_total", "counter", labels, meaning) for name, (meaning, labels) in COUNTERS.items()]
     head = "| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n"
     lines = (f"| `{name}` | {kind} | {', '.join(labels)} | {meaning} |\n" for name, kind, labels, meaning in rows)
-    return head + "".join(lines)
+    return head + "".join(lines) + "\nBeside these stand the usual `process_*` metrics of CPU, memory and open files.\n"
