@@ -113,7 +113,7 @@ RUN_ELSEWHERE = {
     "make": "test_links.py looks each target up; CI runs check and test, tests/e2e the demo, tests/image the image",
     "git clone": "CI starts with it",
     "cd": "the next command is what matters; examples/jupiter-client runs in tests/interop",
-    "docker build": "the operator's Dockerfile is built in tests/image; the example's has the same base and steps",
+    "docker build": "tests/image builds the same file with buildah, and runs what it has built",
     "kubectl logs": "needs a kubelet; `make test-cluster` reads logs",
     "etcdctl": "test_the_roles_allow_what_they_are_for_and_no_more",
 }
