@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -172,6 +173,16 @@ def test_every_command_of_every_page_works_as_typed(shell: Callable[[str], str])
 def uninstall(shell: Callable[[str], str]) -> None:
     for release in json.loads(shell("helm list --all-namespaces --output json")):
         shell(f"helm uninstall --namespace {release['namespace']} {release['name']}")
+
+
+def test_every_subcommand_that_a_page_names_exists() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"`(grpc-etcd(?:-operator)?) ([a-z]+)\b", text))
+    assert len(named) >= 5
+    for program, subcommand in sorted(named):
+        command = [Path(sys.executable).with_name(program), subcommand, "--help"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, f"{program} {subcommand}: {answer.stderr}"
 
 
 def test_the_columns_that_the_readme_shows_are_those_of_the_crd() -> None:
