@@ -8,7 +8,7 @@ RUN := $(BIN)/python
 .PHONY: help dev gen check fmt test test-unit test-e2e test-faults test-interop test-cluster demo bench-etcd bench-operator bench-client image clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -6,6 +6,8 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import yaml
+
 from testbed.generate import generated, stale
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,3 +53,42 @@ def test_version_is_told_by_pyproject_alone() -> None:
 
 def test_generated_files_are_fresh() -> None:
     assert stale(generated()) == []
+
+
+def test_make_alone_prints_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    printed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony
+    assert re.findall(r"^  make (\S+) +\S", printed, re.MULTILINE) == phony[1].split()
+
+
+def test_ci_runs_nothing_but_make_targets() -> None:
+    """So that whatever fails there can be run anywhere by the same words."""
+    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    steps = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    script = re.findall(r"^make .*$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert steps == script
+    assert "make test" in steps
+    assert {step.removeprefix("make ") for step in steps} <= targets
+
+
+def test_the_library_needs_grpc_alone_without_upper_pins() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [re.fullmatch(r"([a-z]+)>=[\d.]+", need)[1] for need in project["dependencies"]] == ["grpcio", "protobuf"]  # type: ignore[index]
+
+
+def test_constraints_are_names_and_versions_and_cover_all_that_is_asked_for() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = settings["project"]
+    needs = [*project["dependencies"], *settings["build-system"]["requires"], *settings["dependency-groups"]["dev"]]
+    needs += [need for extra in project["optional-dependencies"].values() for need in extra]
+    pinned = {canonical(line.partition("==")[0]) for line in lines}
+    assert {canonical(re.split(r"[<>=]", need)[0]) for need in needs} - pinned == set()
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -214,7 +214,8 @@ def register(
 def check(connection: Connection, name: str | None, output: str) -> None:
     """Find what is wrong, and say what to do.
 
-    Looks at etcd, the prefix, the layout, names, keys, leases, addresses and the operator's mark. Exits with 1 on a fault.
+    Looks at etcd, the prefix, the layout, names, keys, leases, addresses and the operator's mark.
+    Exits with 1 on a fault.
     """
     try:
         findings = find_faults(gather_facts(connection.etcd, connection.layouts, name))
