@@ -22,6 +22,7 @@ import grpc
 
 import grpc_etcd
 from bench.client_worker import METHOD, SERVICE
+from bench.rolling import BACKENDS, LEAST_CALLS, THREADS, rolling_restart
 from grpc_etcd.etcd import Etcd, ops
 from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
@@ -347,6 +348,18 @@ client.close()
 """
 
 
+def restarts(table: Table) -> None:
+    """Replace every backend again and again under load, through the real operator."""
+    found = rolling_restart()
+    print(*found.failures[:5], sep="\n", end="\n" if found.failures else "")
+    table.add(
+        f"rolling restart of {BACKENDS} backends under {THREADS} threads: failed calls",
+        f"{len(found.failures)} of {found.calls}, {found.replaced} replaced",
+        f"0 of >= {LEAST_CALLS}",
+        met=not found.failures and found.calls >= LEAST_CALLS,
+    )
+
+
 def resident_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 2**20
@@ -367,6 +380,7 @@ def main() -> None:
             latency(table, etcd, who)
         cost_per_update(table, etcd)
         flood(table, etcd, addresses)
+    restarts(table)
     sys.exit(any(verdict == "NO" for *_, verdict in table.rows))
 
 
