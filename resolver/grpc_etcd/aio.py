@@ -110,7 +110,9 @@ class AioRegistry:
         """Give a channel to the service that follows the registry; as `grpc.aio.insecure_channel` otherwise."""
         return self._channel(
             service,
-            lambda target, more: aio.insecure_channel(target, [*more, *(options or ())], compression, interceptors),
+            lambda target, more: aio.insecure_channel(  # by keyword, which is where OpenTelemetry adds its own
+                target, [*more, *(options or ())], compression, interceptors=interceptors
+            ),
         )
 
     def secure_channel(
@@ -125,7 +127,7 @@ class AioRegistry:
         return self._channel(
             service,
             lambda target, more: aio.secure_channel(
-                target, credentials, [*more, *(options or ())], compression, interceptors
+                target, credentials, [*more, *(options or ())], compression, interceptors=interceptors
             ),
         )
 

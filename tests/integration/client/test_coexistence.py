@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry import trace
 from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, GrpcInstrumentorClient
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -158,15 +159,23 @@ async def test_aio_tls_and_call_credentials(world: World, authority: Authority) 
         assert await hello("x", timeout=30, wait_for_ready=True, credentials=token) == server.address
 
 
-@pytest.fixture
-def spans() -> Iterator[InMemorySpanExporter]:
-    """What both instrumentations of gRPC's clients record."""
+@pytest.fixture(scope="module")
+def exporter() -> InMemorySpanExporter:
+    """Where all spans go: OpenTelemetry takes one provider in the life of a process."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return exporter
+
+
+@pytest.fixture
+def spans(exporter: InMemorySpanExporter) -> Iterator[InMemorySpanExporter]:
+    """What both instrumentations of gRPC's clients record."""
     instrumentors = (GrpcInstrumentorClient(), GrpcAioInstrumentorClient())
+    exporter.clear()
     for each in instrumentors:
-        each.instrument(tracer_provider=provider)
+        each.instrument()
     yield exporter
     for each in instrumentors:
         each.uninstrument()
