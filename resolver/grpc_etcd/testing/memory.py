@@ -57,7 +57,7 @@ class MemoryEtcd:
         self._forget()
 
     def __repr__(self) -> str:
-        return f"<MemoryEtcd{' stopped' if self._away else ''}>"
+        return "<MemoryEtcd>"  # what is cached of it is found again by this, whether it is stopped or not
 
     def _forget(self) -> None:
         self._records: dict[bytes, Record] = {}

@@ -168,6 +168,12 @@ def _localities(tier: list[Dialable], grouping: _Grouping, priority: int, suffix
 
 
 def _sub_zone(endpoint: Endpoint, weight: int, grouping: _Grouping) -> str:
+    """Name a group, for other groupings by other names.
+
+    A locality that has failed stays failed for gRPC until one of its endpoints is ready, even one that has just come.
+    """
     if grouping.each:
         return endpoint.address
+    if grouping.classes_per_octave:
+        return f"weight-{weight}-of-{grouping.classes_per_octave}"
     return f"weight-{weight}" if grouping.scale and not grouping.ring else ""

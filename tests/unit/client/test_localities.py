@@ -81,6 +81,17 @@ def test_many_weights_are_put_into_few_classes_that_come_close(weights: list[flo
             assert 0.6 < each / wished < 1.6 or heaviest <= 1e4
 
 
+def test_other_classes_have_other_names() -> None:
+    """Else a live endpoint could come under a name whose endpoints have all failed, and fail with them for a while."""
+
+    def names(heaviest: int) -> set[str]:
+        weights = [1 + (heaviest - 1) * number // 199 for number in range(200)]
+        chosen = choose([make_dialable(number, weight=weight) for number, weight in enumerate(weights)])
+        return {locality.sub_zone for locality in chosen}
+
+    assert not names(100) & names(10_000)
+
+
 def test_ring_hash_reads_the_endpoints_own_weights() -> None:
     policy = Policy(load_balancing=LoadBalancing(type=Balancing.RING_HASH))
     (locality,) = choose([make_dialable(number, weight=weight) for number, weight in enumerate([1, 9])], policy)
