@@ -235,6 +235,10 @@ class Following(abc.ABC):
         if inside and (followed := inside.services.get(service)):
             followed.note_refusal(reason)
 
+    def forked(self) -> None:
+        """Be a forked child's: a thread that is not there may have held the lock."""
+        self._lock = threading.RLock()
+
     def _enter(self) -> Running:
         """Give what runs in this process; start it at the first use, and again in a forked child."""
         with self._lock:

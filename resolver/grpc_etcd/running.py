@@ -5,7 +5,7 @@ A forked child gets a new one; the inherited one is the parent's and is never to
 
 import threading
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from grpc_etcd.publishing import FollowedService, Publisher
 from grpc_etcd.xds import plane
@@ -19,11 +19,19 @@ _LINGER_SECONDS = 60.0  # arbitrary: how long a service is followed after the la
 _QUIET_SECONDS = 1.0  # arbitrary: how long a fork is held up at most; leaving etcd takes about a millisecond
 
 
+class Inheritable(Followable, Protocol):
+    """A registry, as what runs for it sees it."""
+
+    def forked(self) -> None:
+        """Be a forked child's."""
+
+
 class Running:
     """Thread-safe. `services` is replaced, never changed."""
 
-    def __init__(self, name: str, registry: Followable, opened: Any, here: Here) -> None:
+    def __init__(self, name: str, registry: Inheritable, opened: Any, here: Here) -> None:
         process = plane.this_process()
+        self._registry = registry
         self.opened = opened
         self.generation = process.forks
         self.services: dict[str, FollowedService] = {}
@@ -31,7 +39,7 @@ class Running:
         self._lock = threading.Lock()
         self._boards = {name: process.plane.board}
         process.plane.board.add(name, registry)
-        process.forkable.add(self)
+        process.take_along(self)
         self.publisher = Publisher(here, self._publish, self._sweep)
         self.publisher.start()
 
@@ -72,6 +80,10 @@ class Running:
         """Follow on."""
         for followed in self.services.values():
             followed.feed.go_on()
+
+    def after_fork_in_child(self) -> None:
+        """Leave everything to the parent."""
+        self._registry.forked()
 
     def _publish(self, followed: FollowedService, resources: ServiceResources) -> None:
         for name, board in self._boards.items():

@@ -90,7 +90,7 @@ class Driver:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="grpc-etcd-registrar", daemon=True)
                 self._thread.start()
-                this_process().forkable.add(self)
+                this_process().take_along(self)
             self._changed.notify_all()
 
     def release(self, keys: Iterable[bytes]) -> None:
@@ -143,6 +143,11 @@ class Driver:
         with self._changed:
             self._paused = False
             self._changed.notify_all()
+
+    def after_fork_in_child(self) -> None:
+        """Leave what is registered to the parent, also when the child ends."""
+        self._changed = threading.Condition()
+        self._thread = None
 
     # The thread
 

@@ -149,6 +149,9 @@ class Forkable(Protocol):
     def after_fork_in_parent(self) -> None:
         """Let them in again; a child has none of them."""
 
+    def after_fork_in_child(self) -> None:
+        """Let go of locks that such a thread may have held."""
+
 
 class Process:
     """The plane of the running process, and how often it is a fork of the one that was started."""
@@ -158,10 +161,24 @@ class Process:
         self.plane = Plane(inherited=False)
         self.forks = 0
         self._held: list[Forkable] = []
-        self.forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
+        self._forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
+        self._is_hooked = False
         self._names = itertools.count(2)
         self._default_is_free = True
-        os.register_at_fork(before=self._before, after_in_parent=self._after_in_parent, after_in_child=self._begin_anew)
+        os.register_at_fork(after_in_child=self._begin_anew)
+
+    def take_along(self, forkable: Forkable) -> None:
+        """Have something take its threads out of gRPC for each fork from now on.
+
+        Hooks before a fork run newest first. gRPC hooks in with its first channel (GRPC_ENABLE_FORK_SUPPORT=1), and its
+        hook stops the very threads that ours wait for; so ours must be the newer one.
+        """
+        with self.lock:
+            if not self._is_hooked:
+                grpc.insecure_channel("unix:/dev/null").close()
+                os.register_at_fork(before=self._before, after_in_parent=self._after_in_parent)
+                self._is_hooked = True
+            self._forkable.add(forkable)
 
     def free_name(self, name: str) -> str:
         """Give `name` to the first who asks, `name-2` to the next, and so on.
@@ -175,7 +192,7 @@ class Process:
             return f"{name}-{next(self._names)}"
 
     def _before(self) -> None:
-        self._held = list(self.forkable)
+        self._held = list(self._forkable)
         for each in self._held:
             each.before_fork()
         self.plane.before_fork()
@@ -187,9 +204,11 @@ class Process:
 
     def _begin_anew(self) -> None:
         self.lock = threading.Lock()
-        self.forkable = weakref.WeakSet()
+        self._forkable = weakref.WeakSet()
         self.plane = Plane(inherited=True)
         self.forks += 1
+        for each in self._held:
+            each.after_fork_in_child()
 
 
 _process: Process | None = None

@@ -115,6 +115,14 @@ if how == "sigterm":
     print("over", flush=True)
 elif how == "killed":
     time.sleep(600)
+elif how == "forks":
+    import os
+    if os.fork() == 0:
+        sys.exit()
+    begun = time.monotonic()
+    os.wait()
+    print(time.monotonic() - begun, flush=True)
+    sys.stdin.read()
 """
 
 
@@ -138,7 +146,11 @@ asyncio.run(main())
 
 def run_program(how: str, etcd: EtcdServer, program: str = PROGRAM) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", program, how, etcd.endpoints], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+        [sys.executable, "-c", program, how, etcd.endpoints],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path.cwd(),
     )
     assert process.stdout
     assert process.stdout.readline().strip() == "registered"
@@ -194,6 +206,17 @@ def test_a_fork_neither_crashes_nor_withdraws_what_its_parent_registered(admin: 
     admin.etcd.delete(record.key)
     wait_until(admin.records, "the parent goes on keeping it")
     assert endpoint.address in record.key.decode()
+
+
+def test_a_child_that_ends_leaves_its_parents_registration_alone_and_is_not_held_up(
+    etcd_admin: Admin, etcd: EtcdServer
+) -> None:
+    process = run_program("forks", etcd)
+    assert process.stdout
+    assert float(process.stdout.readline()) < 1
+    assert len(etcd_admin.records()) == 1
+    finish(process)
+    assert etcd_admin.records() == {}
 
 
 @pytest.mark.faults
