@@ -57,6 +57,11 @@ def test_every_public_name_can_be_loaded() -> None:
         grpc_etcd.SnapShot  # noqa: B018 - the access is what is tested
 
 
+def test_a_pytest_that_does_not_use_the_fixture_loads_no_grpc() -> None:
+    program = "import sys, grpc_etcd.pytest_plugin; print('grpc' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "False"
+
+
 def test_the_wheel_says_that_it_is_typed_and_brings_the_fixture(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True
@@ -66,6 +71,11 @@ def test_the_wheel_says_that_it_is_typed_and_brings_the_fixture(tmp_path: Path) 
         names = wheel.namelist()
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
         text = wheel.read(entry_points).decode()
-    assert {"grpc_etcd/py.typed", "grpc_etcd_operator/py.typed", "grpc_etcd/testing/plugin.py"} <= set(names)
+    assert {
+        "grpc_etcd/py.typed",
+        "grpc_etcd_operator/py.typed",
+        "grpc_etcd/pytest_plugin.py",
+        "grpc_etcd/testing/memory.py",
+    } <= set(names)
     assert "[pytest11]" in text
     assert not [name for name in names if name.startswith(("tests/", "testbed/", "bench/"))]
