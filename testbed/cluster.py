@@ -205,7 +205,7 @@ class ClusterTest:
     def install(self) -> None:
         """Install the chart with helm: two replicas and the bundled etcd."""
         bundled = ["--set=etcd.bundled.enabled=true", "--set=etcd.bundled.persistence.enabled=false"]
-        names = ["--set=fullnameOverride=grpc-etcd", "--set=replicas=2"]
+        names = ["--set=fullnameOverride=grpc-etcd", "--set=replicas=2", "--set=crds.keep=false"]
         helm("install", "grpc-etcd", CHART, "--create-namespace", *bundled, *names, *chart_values())
 
     def first_call(self) -> None:
@@ -325,7 +325,7 @@ class ClusterTest:
         print(f"calls made: {self.clients.made()}   calls failed: 0")
 
     def clean_up(self) -> None:
-        """Remove everything that install() and the steps made; the CRD stays, as the chart leaves it."""
+        """Remove everything that install() and the steps made, the CRD too: kept, it would belong to this release."""
         run("helm", f"--namespace={OTHER}", "uninstall", "other", "faulty", "--ignore-not-found", check=False)
         run("helm", f"--namespace={NAMESPACE}", "uninstall", "grpc-etcd", "--ignore-not-found", check=False)
         kubectl("delete", "namespace", NAMESPACE, OTHER, "--ignore-not-found", namespace="default")
