@@ -34,6 +34,16 @@ Examples:
   grpc-etcd ads --listen 127.0.0.1:18000
 """
 
+ADS_EXAMPLE = """\b
+Example:
+  grpc-etcd ads --listen 127.0.0.1:18000
+
+\b
+A client that has this bootstrap in GRPC_XDS_BOOTSTRAP_CONFIG dials xds:///greeter:
+  {"xds_servers": [{"server_uri": "127.0.0.1:18000", "server_features": ["xds_v3"],
+    "channel_creds": [{"type": "insecure"}]}], "node": {"id": "any"}}
+"""
+
 
 @click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="grpc-etcd", prog_name=PROGRAM)
@@ -238,7 +248,7 @@ def print_findings(findings: list[Finding], output: str) -> None:
         click.echo("No fault found.")
 
 
-@cli.command(epilog="\b\nExample:\n  grpc-etcd ads --listen 127.0.0.1:18000   # xds:///greeter in any language")
+@cli.command(epilog=ADS_EXAMPLE)
 @click.option("--listen", default="127.0.0.1:18000", show_default=True, metavar="HOST:PORT|unix:PATH")
 @connected
 def ads(connection: Connection, listen: str) -> None:
