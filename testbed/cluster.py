@@ -182,6 +182,15 @@ def rollout(deployment: str) -> None:
     kubectl("rollout", "status", f"deployment/{deployment}", f"--timeout={STEP_SECONDS}s")
 
 
+def wait_event(words: str) -> None:
+    """Wait until an Event in the second namespace says so."""
+
+    def said() -> bool:
+        return words in kubectl("get", "events", "-o", "jsonpath={.items[*].message}", namespace=OTHER)
+
+    wait_until(said, f"an Event says {words!r}", STEP_SECONDS)
+
+
 def beside(release: str) -> list[str]:
     """Options for one more release, with a namespace, a cluster id and a prefix of its own, on the first one's etcd."""
     values = {
@@ -273,16 +282,11 @@ class ClusterTest:
         helm("rollback", "grpc-etcd")
 
     def missing_secret(self) -> None:
-        """A Secret that is not there: no replica is ready, and an Event names it."""
+        """A Secret that is not there, then one without its key: no replica is ready, and an Event names what misses."""
         run("helm", "install", "faulty", CHART, *beside("faulty"), "--set=etcd.tls.secretName=absent", *chart_values())
-        wait_until(
-            lambda: (
-                'secret "absent" not found'
-                in kubectl("get", "events", "-o", "jsonpath={.items[*].message}", namespace=OTHER)
-            ),
-            "an Event names the Secret",
-            STEP_SECONDS,
-        )
+        wait_event('secret "absent" not found')
+        kubectl("create", "secret", "generic", "absent", "--from-literal=other=x", namespace=OTHER)
+        wait_event("references non-existent secret key: ca.crt")
         if ready := kubectl("get", "deployment", "faulty", "-o", "jsonpath={.status.readyReplicas}", namespace=OTHER):
             raise ClusterTestError(f"{ready} replicas are ready without their Secret")
         helm("uninstall", "faulty", namespace=OTHER)

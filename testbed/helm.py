@@ -127,7 +127,8 @@ class OperatorPod:
     def _files(self, api: ApiServer, volume: Object) -> dict[str, bytes]:
         if secret := volume.get("secret"):
             path = object_path("v1", "Secret", self.namespace, secret["secretName"])
-            return {key: base64.b64decode(text) for key, text in api.client.call("GET", path)["data"].items()}
+            data = api.client.call("GET", path)["data"]
+            return {item["path"]: base64.b64decode(data[item["key"]]) for item in secret["items"]}
         if config := volume.get("configMap"):
             path = object_path("v1", "ConfigMap", self.namespace, config["name"])
             return {key: text.encode() for key, text in api.client.call("GET", path)["data"].items()}

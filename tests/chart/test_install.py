@@ -5,6 +5,7 @@ server stores: its arguments, its environment, the rights of its ServiceAccount,
 """
 
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,17 @@ def test_install_upgrade_roll_back_uninstall(
         assert cleanup.process.returncode == 0
     assert mod_revision(etcd, provider_key(pod)) == 0
     assert not etcd.etcdctl("get", "--prefix", "/grpc-etcd/owner/", "--keys-only").strip()
+
+
+def test_what_the_notes_tell_to_type_works(release: Release, etcd: EtcdServer) -> None:
+    notes = release.install(values(etcd))
+    release.api.kubectl("wait", "--for=condition=Established", "crd/grpcservices.grpc-etcd.dev")
+    manifest = notes.partition("<<EOF\n")[2].partition("   EOF")[0]
+    release.api.kubectl("apply", "-f", "-", stdin=textwrap.dedent(manifest))
+    assert "greeter" in release.api.kubectl("get", "grpcservices", "--all-namespaces")
+    client = release.api.client.get("v1", "ConfigMap", "grpc-etcd-operator-client", OPERATORS)
+    assert f"configMapRef: {{name: {client['metadata']['name']}}}" in notes
+    assert client["data"] == {"GRPC_ETCD_ENDPOINTS": etcd.endpoints}
 
 
 def test_named_namespaces_are_served_without_a_right_elsewhere(

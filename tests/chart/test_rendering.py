@@ -112,7 +112,10 @@ def test_credentials_come_from_secrets_as_files_and_never_as_text() -> None:
     # A Secret that is mounted whole follows its changes; one with a subPath would not.
     assert not [mount for mount in mounts if "subPath" in mount]
     volumes = find(items, "Deployment")["spec"]["template"]["spec"]["volumes"]
-    assert {volume["secret"]["secretName"] for volume in volumes if "secret" in volume} == {"etcd-tls", "etcd-user"}
+    secrets = {volume["secret"]["secretName"]: volume["secret"]["items"] for volume in volumes if "secret" in volume}
+    # A kubelet that misses a key says so in an Event and starts nothing; without names the operator would end at once.
+    named = {secret: {item["key"] for item in items} for secret, items in secrets.items()}
+    assert named == {"etcd-tls": {"root.pem", "tls.crt", "tls.key"}, "etcd-user": {"password"}}
 
 
 def test_several_registries_come_from_a_file_whose_change_is_a_rollout() -> None:

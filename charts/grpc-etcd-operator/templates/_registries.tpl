@@ -76,13 +76,28 @@ passwordFile: /etc/grpc-etcd/{{ .name }}/auth/{{ $auth.passwordKey | default "pa
   configMap: {name: {{ include "grpc-etcd.fullname" . }}{{ .suffix }}}
 {{- end }}
 {{- range $name, $registry := include "grpc-etcd.registries" . | fromJson }}
-{{- if ($registry.tls | default dict).secretName }}
+{{- /* Keys are named, so that one that is not there holds the Pod back with an Event that says so, not in a crash loop. */}}
+{{- with $registry.tls | default dict }}
+{{- if .secretName }}
 - name: {{ $name }}-tls
-  secret: {secretName: {{ $registry.tls.secretName }}, defaultMode: 0440}
+  secret:
+    secretName: {{ .secretName }}
+    defaultMode: 0440
+    items:
+      {{- range compact (list (.caKey | default "ca.crt") .certKey .keyKey) }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
 {{- end }}
-{{- if ($registry.auth | default dict).user }}
+{{- end }}
+{{- with $registry.auth | default dict }}
+{{- if .user }}
 - name: {{ $name }}-auth
-  secret: {secretName: {{ $registry.auth.secretName }}, defaultMode: 0440}
+  secret:
+    secretName: {{ .secretName }}
+    defaultMode: 0440
+    items:
+      - {key: {{ .passwordKey | default "password" }}, path: {{ .passwordKey | default "password" }}}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
