@@ -16,8 +16,10 @@ TUTORIAL = ROOT / "docs/client.md"
 SYNCED = ("/grpc-etcd/synced/tutorial", "1")
 
 
-def python_blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+def python_blocks(page: Path, *, tests: bool) -> list[str]:
+    """Give the blocks of a program, or those that pytest runs."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [block for block in blocks if ("def test_" in block) is tests]
 
 
 def register(etcd: EtcdServer, address: str) -> None:
@@ -26,7 +28,7 @@ def register(etcd: EtcdServer, address: str) -> None:
 
 
 def test_every_block_of_the_tutorial_runs(etcd: EtcdServer, generated: Path) -> None:
-    program = "\n".join(python_blocks(TUTORIAL)).replace("etcd:2379", etcd.endpoints)
+    program = "\n".join(python_blocks(TUTORIAL, tests=False)).replace("etcd:2379", etcd.endpoints)
     assert program.count("SayHello") >= 5
     environment = os.environ | {"GRPC_ETCD_ENDPOINTS": etcd.endpoints, "PYTHONPATH": str(generated)}
     with GreeterServer("127.0.0.1:0") as one, GreeterServer("127.0.0.1:0") as two:
@@ -43,4 +45,20 @@ def test_every_block_of_the_tutorial_runs(etcd: EtcdServer, generated: Path) -> 
     assert any(line.startswith("2 endpoints at revision") for line in lines)
     assert any("GRPC_ETCD_ENDPOINTS" in line for line in lines)
     assert any("jupyter" in line for line in lines)
+    assert "True State.REGISTERED" in lines
+    assert lines.count("127.0.0.1:50051") == 2
     assert one.calls + two.calls >= 5
+
+
+def test_the_tests_of_the_tutorial_pass(generated: Path, tmp_path: Path) -> None:
+    (block,) = python_blocks(TUTORIAL, tests=True)
+    program = tmp_path / "test_greet.py"
+    program.write_text(block)
+    others = ("-p", "no:asyncio", "-p", "no:cacheprovider")  # plugins of our own that its reader may not have
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", *others, str(program)],
+        env=os.environ | {"PYTHONPATH": str(generated)}, cwd=tmp_path,
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "2 passed" in answer.stdout
