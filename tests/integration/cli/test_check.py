@@ -1,0 +1,138 @@
+"""`grpc-etcd check` names the cause of each common mistake, made for real on a real etcd."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from grpc_etcd.registry.own import OwnerRecord, owner_key, synced_key
+from testbed.conditions import free_port
+from testbed.etcd import EtcdServer
+
+from .conftest import CommandLine
+
+UNREACHABLE = "203.0.113.1:9000"  # a documentation address: never dialled here, see `problems`
+
+
+def problems(shell: CommandLine, *arguments: str, code: int = 1) -> str:
+    findings = shell.run_json("check", *arguments, code=code)
+    return "\n".join(f"{each['level']}: {each['subject']}: {each['problem']} -> {each['remedy']}" for each in findings)
+
+
+def test_the_wrong_prefix(shell: CommandLine) -> None:
+    shell.put("127.0.9.1:9000", prefix="wsd-reg")
+    assert "1 records fit --prefix wsd-reg" in problems(shell, "greeter")
+    assert "1 records fit --prefix wsd-reg" in problems(shell)
+    shell.etcd.delete_prefix(b"/wsd-reg/")
+    shell.put("127.0.9.1:9000", prefix="quite-another")
+    assert "1 records fit --prefix quite-another" in problems(shell, "greeter")
+
+
+def test_the_wrong_layout(shell: CommandLine) -> None:
+    shell.put("127.0.9.1:9000", layout="kratos")
+    assert "1 records fit --layout kratos" in problems(shell, "greeter")
+
+
+def test_a_name_in_another_spelling(shell: CommandLine) -> None:
+    shell.put("127.0.9.1:9000", service="Greeter")
+    assert "there is no such name, but there is 'Greeter'" in problems(shell, "greeter")
+
+
+def test_nothing_at_all(shell: CommandLine) -> None:
+    assert "there are no records at" in problems(shell, "greeter")
+
+
+def test_a_key_without_lease_and_a_loopback_address(shell: CommandLine) -> None:
+    shell.put("127.0.9.1:9000", leased=False)
+    found = problems(shell, "greeter")
+    assert "the key has no lease" in found
+    assert "a loopback address, which only its own machine can dial" in found
+
+
+def test_a_broken_value_and_a_key_that_says_another_address(shell: CommandLine) -> None:
+    key = shell.put("127.0.9.1:9000")
+    value = shell.etcd.get(key).value
+    shell.etcd.put(key, b"[]")
+    assert "the value cannot be used" in problems(shell, "greeter")
+    shell.etcd.put(key, value.replace(b"127.0.9.1:9000", b"127.0.9.2:9000"))
+    found = problems(shell, "greeter")
+    assert "127.0.9.2:9000" in found
+    assert "127.0.9.1:9000" in found
+
+
+def test_an_address_where_nobody_answers(shell: CommandLine) -> None:
+    shell.put(f"{socket.gethostname()}:{free_port()}")
+    found = problems(shell, "greeter")
+    assert "does not answer there" in found
+
+
+def test_everything_disabled(shell: CommandLine) -> None:
+    shell.put("127.0.9.1:9000", enable=False)
+    shell.put("127.0.9.1:9001", weight=0)
+    assert "all 2 endpoints are disabled or have weight 0" in problems(shell, "greeter")
+
+
+def test_an_operator_that_is_not_in_step_and_a_key_that_it_misses(shell: CommandLine) -> None:
+    key = shell.put("127.0.9.1:9000")
+    missing = b"/jupiter/greeter/providers/grpc://127.0.9.9:9000"
+    owner = OwnerRecord(namespace="shop", pod="p", keys=(key, missing))
+    shell.etcd.put(owner_key("c1", "uid"), owner.to_json(), lease=shell.etcd.lease(60))
+    found = problems(shell, "greeter")
+    assert "none that is in step keeps them" in found
+    assert f"{missing.decode()}: the operator has written it, but it is not there" in found
+    shell.etcd.put(synced_key("c1"), b"", lease=shell.etcd.lease(60))
+    assert "in step" not in problems(shell, "greeter")
+
+
+def test_a_registry_in_order_is_said_to_be(shell: CommandLine) -> None:
+    with socket.create_server((socket.gethostname(), 0)) as server:
+        shell.put(f"{socket.gethostname()}:{server.getsockname()[1]}")
+        assert "no operator keeps this registry" in problems(shell, "greeter", code=0)
+        assert "No fault found." in shell.run("check", "greeter")
+
+
+def test_an_endpoint_of_etcd_where_nobody_answers(shell: CommandLine) -> None:
+    found = problems(shell, "--endpoints", f"127.0.0.1:{free_port()}")
+    assert "nobody answers there" in found
+
+
+def test_tls_on_one_side_only(shell: CommandLine) -> None:
+    with EtcdServer.start(tls=True) as secure:
+        plain = secure.endpoints.replace("https://", "")
+        assert "the server speaks TLS, the client does not" in problems(shell, "--endpoints", plain)
+        assert secure.authority
+        authority = str(secure.authority.ca)
+        assert "the client speaks TLS, the server does not" in problems(shell, "--ca", authority)
+        assert "there are no records" in problems(shell, "--endpoints", plain, "--ca", authority)
+
+
+def test_a_user_without_permission_and_a_wrong_password(own_etcd: EtcdServer, tmp_path: Path) -> None:
+    shell = CommandLine(own_etcd)
+    key = shell.put("127.0.9.1:9000")
+    admin = own_etcd.enable_auth("root-secret")
+    own_etcd.add_user("app", "secret", ["/jupiter/"], admin=admin)
+    password = tmp_path / "password"
+    password.write_text("secret")
+    options = ("--user", "app", "--password-file", str(password))
+    assert "may not read /grpc-etcd/" in problems(shell, "greeter", *options)
+    assert "Grant the user's role the range" in problems(shell, "greeter", "--prefix", "other", *options)
+    password.write_text("wrong")
+    assert "password" in problems(shell, "greeter", *options)
+    assert key
+    shell.close()
+
+
+def test_without_the_extra_the_command_says_what_to_install() -> None:
+    hide = (
+        "import sys, importlib.abc\n"
+        "class Hide(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.partition('.')[0] in ('click', 'rich', 'yaml'): raise ModuleNotFoundError(name)\n"
+        "import importlib.util\n"
+        "sys.path[:] = [p for p in sys.path if 'site-packages' not in p] + ['resolver']\n"
+        "import grpc_etcd.cli\n"
+        "grpc_etcd.cli.main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-S", "-c", hide], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "pip install 'grpc-etcd[cli]'" in ended.stderr
