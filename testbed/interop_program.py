@@ -6,6 +6,7 @@ Each program under testbed/interop/ has the commands list, watch, register and c
 
 import json
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ RECENT_WINDOWS = 4
 class InteropProgram(Process):
     """One running command of one program."""
 
-    def __init__(self, program: str, command: str, folder: Path, *flags: str) -> None:
+    def __init__(
+        self, program: str, command: str, folder: Path, *flags: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         """Prepare it; `with` or start() runs it."""
         log = folder / f"{program}-{command}.log"
-        super().__init__(f"{program} {command}", [binary(program), command, *flags], log)
+        super().__init__(f"{program} {command}", [binary(program), command, *flags], log, environment)
 
     def events(self, kind: str) -> list[Event]:
         """Everything of one kind that it has printed so far."""
