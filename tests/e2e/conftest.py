@@ -1,6 +1,6 @@
 """What the end-to-end tests share: a scene with a namespace, a kubelet, an empty registry and replicas."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,14 @@ class Scene:
     def pod(self, name: str = "", **more: Any) -> Pod:
         """Make a Pod of this namespace, ready unless told otherwise; nothing listens there."""
         return self.kubelet.create_pod(name, more.pop("namespace", self.namespace), serve=False, **more)
+
+    def let_vanish(self, pods: Sequence[Pod]) -> None:
+        """Remove Pods while the API server is away, which then cannot go on with anybody's watch (410 Gone)."""
+        self.api.kill()
+        with Etcd(self.api.etcd.endpoints) as stored:
+            for pod in pods:
+                assert stored.delete(f"/registry/pods/{self.namespace}/{pod.name}".encode())
+        self.api.restart()
 
     def status(self, name: str = "greeter", namespace: str = "") -> Object:
         """Read a GrpcService's status."""

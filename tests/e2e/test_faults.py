@@ -45,17 +45,16 @@ def test_an_api_server_that_is_away_changes_nothing_and_is_caught_up_with(
     wait_until(scene.has_mark, "in step again")
 
 
-def test_a_deletion_in_a_gap_with_compaction_is_found(
+def test_a_deletion_in_a_gap_of_the_watch_is_found(
     own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
     replica = scene.start().wait_leading()
     pods = three_pods(scene)
-    replica.process.pause()
-    scene.api.client.delete(pods[0].item, grace_seconds=0)
-    own_apiserver.restart()  # its watch cache begins anew: the old resource version is too old for it
-    replica.process.resume()
+    scene.let_vanish(pods[:1])
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
+    wait_until(lambda: replica.lines("a deletion was missed by the watch"), "it was no event that told it")
+    assert replica.metric("grpc_etcd_drift_total", registry="default") == 1
 
 
 def test_a_crd_that_is_deleted_and_put_back_withdraws_nothing(
@@ -196,11 +195,12 @@ def test_no_memory_grows_while_etcd_is_away_and_all_converges_soon_after_its_ret
         scene.registry.wait_addresses(*(pod.address for pod in pods))
         own_etcd.kill()
         wait_until(lambda: replica.metric("grpc_etcd_registry_up", registry="default") == 0, "the metric says so")
-        flap(scene, workers, pods, rounds=2)  # what is used once is allocated once
+        flap(scene, workers, pods, rounds=5)  # what is used once is allocated once
         before = memory_mib(replica)
-        flap(scene, workers, pods, rounds=10)
+        flap(scene, workers, pods, rounds=20)
         assert replica.metric("grpc_etcd_queue_depth", registry="default") <= len(pods) + 1
-        assert memory_mib(replica) - before < 3
+        # 2,400 changes of Pods of 3 kB; what is not collected yet comes to less than that, what piles up to more.
+        assert memory_mib(replica) - before < 6
         list(workers.map(scene.kubelet.unready, pods[:20]))
     own_etcd.restart()
     began = time.monotonic()

@@ -23,6 +23,8 @@ class Streams:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if self.refuse:
             raise web.HTTPServiceUnavailable
+        if "watch" not in request.query:
+            return web.json_response({"items": []})
         response = web.StreamResponse()
         await response.prepare(request)
         while not self.end.is_set():
@@ -55,10 +57,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_silent_stream_is_deaf_and_a_word_ends_that(server: tuple[Streams, str]) -> None:
     streams, url = server
-    opened: list[str] = []
-    freshness = Freshness(opened.append, deaf_seconds=LIMIT_SECONDS, gap_seconds=LIMIT_SECONDS)
+    freshness = Freshness(lambda _: None, deaf_seconds=LIMIT_SECONDS, gap_seconds=LIMIT_SECONDS)
     async with aiohttp.ClientSession(trace_configs=[freshness.trace()]) as session, session.get(url) as response:
-        assert opened == ["pods"]
         assert freshness.is_fresh()
         assert not freshness.is_deaf()
         await until(freshness.is_deaf)
@@ -69,6 +69,21 @@ async def test_a_silent_stream_is_deaf_and_a_word_ends_that(server: tuple[Stream
         assert not freshness.is_deaf()
         assert freshness.is_fresh()
         assert freshness.event_age("pods") < LIMIT_SECONDS
+
+
+async def test_a_watch_that_begins_after_a_list_is_told_and_one_that_goes_on_is_not(
+    server: tuple[Streams, str],
+) -> None:
+    _, url = server
+    opened: list[str] = []
+    freshness = Freshness(opened.append)
+    async with aiohttp.ClientSession(trace_configs=[freshness.trace()]) as session:
+        for expected in (["pods"], ["pods", "pods"]):
+            async with session.get(url.partition("?")[0]):
+                pass
+            for _ in range(2):
+                async with session.get(url):
+                    assert opened == expected
 
 
 async def test_a_server_that_refuses_makes_nobody_deaf_but_what_is_known_is_stale(server: tuple[Streams, str]) -> None:

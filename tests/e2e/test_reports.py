@@ -122,11 +122,7 @@ def test_when_most_pods_are_missing_each_is_looked_for_and_an_event_tells_it(
     pods = [scene.pod() for _ in range(15)]
     scene.registry.wait_addresses(*(pod.address for pod in pods))
     gone, left = pods[:12], pods[12:]
-    replica.process.pause()
-    for pod in gone:
-        scene.api.client.delete(pod.item, grace_seconds=0)
-    audited.restart()  # its watch cache begins anew, so that the watch cannot go on where it was
-    replica.process.resume()
+    scene.let_vanish(gone)
     scene.registry.wait_addresses(*(pod.address for pod in left))
     wait_until(lambda: any(each["reason"] == "MassDeletion" for each in scene.events()), "an Event tells it")
     assert replica.metric("grpc_etcd_mass_deletions_total", registry="default") >= 1

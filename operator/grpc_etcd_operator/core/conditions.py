@@ -43,6 +43,19 @@ def is_same_status(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return {key: old.get(key) for key in new} == dict(new)
 
 
+def is_same_judgement(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Say whether two statuses differ in nothing but counts and the words about them."""
+    judgements = [
+        (
+            status.get("observedGeneration"),
+            status.get("registryName"),
+            *((each["type"], each["status"], each["reason"]) for each in status.get("conditions") or ()),
+        )
+        for status in (old, new)
+    ]
+    return judgements[0] == judgements[1]
+
+
 def _judge_ports(verdict: Verdict, counts: Counts, faults: list[Fault]) -> Verdict:
     """Refuse a GrpcService whose port none of its Pods has."""
     portless = {unit for (unit, _), found in counts.faults.items() if any(f.reason == "PortNotFound" for f in found)}

@@ -22,14 +22,20 @@ _RESOURCE = re.compile(r"/(pods|grpcservices)$")
 class Stream:
     """What is known of the watch of one resource in one namespace."""
 
+    resource: str
     attempted_at: float
+    is_listed: bool = False
     response: aiohttp.ClientResponse | None = None
     received_bytes: int = 0
     heard_at: float = 0.0
 
 
 class Freshness:
-    """Follows the watch requests of a session. `on_opened` is told the resource each time one of its watches begins."""
+    """Follows the watch requests of a session.
+
+    `on_opened` is told the resource each time one of its watches begins after a list. One that goes on where it was cut
+    off has missed nothing.
+    """
 
     def __init__(
         self,
@@ -53,10 +59,15 @@ class Freshness:
         self, _: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestEndParams
     ) -> None:
         stream = self._note(params.url)
-        if stream and params.url.query.get("watch") == "true" and params.response.ok:
-            stream.response, stream.received_bytes, stream.heard_at = params.response, 0, stream.attempted_at
-            found = _RESOURCE.search(params.url.path)
-            self._on_opened(found[1] if found else "")
+        if stream is None or not params.response.ok:
+            return
+        if params.url.query.get("watch") != "true":
+            stream.is_listed = True
+            return
+        stream.response, stream.received_bytes, stream.heard_at = params.response, 0, stream.attempted_at
+        if stream.is_listed:
+            stream.is_listed = False
+            self._on_opened(stream.resource)
 
     async def _failed(
         self, _: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestExceptionParams
@@ -67,7 +78,7 @@ class Freshness:
         found = _RESOURCE.search(url.path)
         if not found:
             return None
-        stream = self._streams.setdefault((found[1], url.path), Stream(0.0))
+        stream = self._streams.setdefault((found[1], url.path), Stream(found[1], 0.0))
         stream.attempted_at = time.monotonic()
         return stream
 

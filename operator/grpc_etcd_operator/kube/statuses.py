@@ -1,7 +1,8 @@
 """Writes the status of GrpcServices and opens Pods' gates: what the operator tells Kubernetes. Leaders only.
 
-A status is written at most once in two seconds, and never when nothing in it has changed. A condition that turns bad
-also becomes a Kubernetes Event. Whatever fails is tried again after a pause.
+A status is written at most once in two seconds, and never when nothing in it has changed. Where only counts have
+changed it takes its time, since each write costs as much as the registration that it counts. A condition that turns
+bad also becomes a Kubernetes Event. Whatever fails is tried again after a pause.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from grpc_etcd_operator.core.conditions import is_same_status, make_status
+from grpc_etcd_operator.core.conditions import is_same_judgement, is_same_status, make_status
 from grpc_etcd_operator.core.pods import GATE
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
@@ -22,6 +23,8 @@ from grpc_etcd_operator.reconciling import Reconciler
 
 log = logging.getLogger(__name__)
 SPACING_SECONDS = 2.0
+SETTLE_SECONDS = 0.1  # arbitrary: a commit takes a few milliseconds, and "pending" would be news of yesterday
+COUNTS_SPACING_SECONDS = 10.0  # arbitrary: people read counts, and 50 services that flap cost half a core at 2 s
 RETRY_SECONDS = 2.0
 AT_ONCE = 8
 HTTP_GONE = (404, 409, 422)  # the object, or the one with this UID, is no longer there
@@ -43,14 +46,19 @@ class Reporter:
         self._gates: set[str] = set()
         self._warnings: dict[tuple[str, str], tuple[GrpcService, str, str]] = {}
         self._not_before: dict[str, float] = {}
+        self._written_at: dict[str, float] = {}
         self._wake = asyncio.Event()
 
     def look_at(self, services: Iterable[str]) -> None:
-        """Look at these GrpcServices' statuses soon."""
-        before = len(self._services)
-        self._services.update(services)
-        if len(self._services) != before:
-            self._wake.set()
+        """Look at these GrpcServices' statuses soon, but not before what has just been noted can have been written."""
+        new = [uid for uid in services if uid not in self._services]
+        if not new:
+            return
+        at = time.monotonic() + SETTLE_SECONDS
+        for uid in new:
+            self._not_before[uid] = max(at, self._not_before.get(uid, 0.0))
+        self._services.update(new)
+        self._wake.set()
 
     def look_at_gate(self, pod: str) -> None:
         """Look at a Pod's gate now."""
@@ -102,13 +110,20 @@ class Reporter:
         service = self._reconciler.world.services.get(uid)
         if service is None:
             self._not_before.pop(uid, None)
+            self._written_at.pop(uid, None)
             return
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         verdict = self._reconciler.world.verdict(uid)
         status = make_status(service, verdict, self._reconciler.tally.counts(uid), self._down(), now)
         if is_same_status(service.status, status):
             return
-        self._not_before[uid] = time.monotonic() + SPACING_SECONDS
+        at = time.monotonic()
+        self._not_before[uid] = at + SPACING_SECONDS
+        is_counts_only = is_same_judgement(service.status, status)
+        if is_counts_only and at < self._written_at.get(uid, -COUNTS_SPACING_SECONDS) + COUNTS_SPACING_SECONDS:
+            self._services.add(uid)
+            return
+        self._written_at[uid] = at
         try:
             written = await self._client.patch_service_status(service.namespace, service.name, uid, status)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:

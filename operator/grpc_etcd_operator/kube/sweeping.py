@@ -123,14 +123,16 @@ class Sweeper:
     async def _await_delivery(self, listed: Iterable[str]) -> None:
         """Give Kopf a moment: it delivers one by one what its own list has shown."""
         world = self._reconciler.world
-        waiting = set(listed) - world.pods.keys() - world.services.keys() - world.gone.keys()
+        known = (world.pods, world.services, world.gone)
+        waiting = list(listed)
         until = time.monotonic() + DELIVERY_SECONDS
         while waiting and time.monotonic() < until:
             before = len(waiting)
-            await asyncio.sleep(0.02)
-            waiting -= world.pods.keys() | world.services.keys() | world.gone.keys()
+            waiting = [uid for uid in waiting if not any(uid in some for some in known)]
             if len(waiting) != before:
                 until = time.monotonic() + DELIVERY_SECONDS
+            # Looking costs time that the delivery needs, so it is done seldom while much is missing.
+            await asyncio.sleep(0.02 + len(waiting) / 50_000)
 
     async def _fetch(self, resource: str, seen: Seen) -> None:
         """Read an object that the watch has not delivered."""

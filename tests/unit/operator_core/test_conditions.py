@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd_operator.core.conditions import is_same_status, make_status
+from grpc_etcd_operator.core.conditions import is_same_judgement, is_same_status, make_status
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.tally import Counts
@@ -106,6 +106,15 @@ def test_a_status_that_says_the_same_is_the_same_at_any_time(service: Make, firs
     for before, after in zip(one["conditions"], other["conditions"], strict=True):
         same = before["status"] == after["status"]
         assert after["lastTransitionTime"] == (EARLY if same else LATE)
+
+
+@given(all_counts, all_counts)
+def test_counts_alone_are_no_other_judgement(service: Make, first: Counts, second: Counts) -> None:
+    one, other = (make_status(service(), ACCEPTED, counts, {}, EARLY) for counts in (first, second))
+    same = all(judged(one, kind) == judged(other, kind) for kind in ("Accepted", "Programmed"))
+    assert is_same_judgement(one, other) == same
+    assert not is_same_judgement(one, {**one, "observedGeneration": 2})
+    assert not is_same_judgement({}, one)
 
 
 @given(st.permutations([("p1", "default"), ("p2", "default"), ("p3", "default"), ("p4", "default")]))
