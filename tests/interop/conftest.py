@@ -9,6 +9,7 @@ import pytest
 from grpc_etcd.etcd import Etcd
 from grpc_etcd.registry.layout import Layout
 from grpc_etcd.registry.layouts import make_layout
+from testbed.conditions import free_port
 from testbed.etcd import EtcdServer
 from testbed.interop_program import InteropProgram
 from testbed.process import Process
@@ -65,7 +66,7 @@ class Backends:
 
 @pytest.fixture
 def backends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backends]:
-    """As many servers as the test's parameter says, each at an address of its own."""
-    program = InteropProgram("backends", f"--count={request.param}", tmp_path)
+    """As many servers as the test's parameter says, each at an address of its own, all at one port."""
+    program = InteropProgram("backends", f"--count={request.param}", tmp_path, f"--port={free_port('127.0.1.1')}")
     with program.start():
         yield Backends(program, program.wait_for("serving")["addresses"])

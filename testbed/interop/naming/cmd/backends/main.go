@@ -16,12 +16,13 @@ import (
 
 func main() {
 	count := flag.Int("count", 3, "how many addresses from 127.0.1.1 on")
+	port := flag.Int("port", 0, "the port at all of them; 0 takes any free one at each")
 	flag.Parse()
 	server := grpc.NewServer()
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	addresses := []string{}
 	for number := 1; number <= *count; number++ {
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.1.%d:0", number))
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.1.%d:%d", number, *port))
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

@@ -1,0 +1,47 @@
+"""The operator itself, its Pods and the real clients of both Jupiters: all turn ready at once, then none is."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from testbed.apiserver import ApiServer
+from testbed.conditions import wait_until
+from testbed.etcd import EtcdServer
+from testbed.interop_program import InteropProgram
+from testbed.kubelet import Kubelet
+from tests.e2e.conftest import Scene, install_crd
+from tests.interop.conftest import Backends
+
+pytestmark = pytest.mark.interop
+
+
+@pytest.fixture
+def scene(apiserver: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str, tmp_path: Path) -> Iterator[Scene]:
+    """A namespace with the operator's custom resource, and an empty registry."""
+    install_crd(apiserver)
+    made = Scene(apiserver, etcd, kubelet, namespace, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("backends", [120], indirect=True)
+def test_120_pods_turn_ready_at_once_and_unready_at_once(scene: Scene, backends: Backends, tmp_path: Path) -> None:
+    scene.start().wait_leading()
+    scene.apply(port="grpc", layouts=["jupiter", "jupiter-v2"])
+    split = [address.rpartition(":") for address in backends.addresses]
+    pods = [scene.pod(ip=host, ports={"grpc": int(port)}, ready=False) for host, _, port in split]
+    etcd = f"--endpoints={scene.etcd.endpoints}"
+    old, new = (InteropProgram(name, "call", tmp_path, etcd) for name in ("jupiter027", "jupiter011"))
+    with old.start(), new.start(), ThreadPoolExecutor(16) as many:
+        wait_until(lambda: old.events("called") and new.events("called"), "the first calls")
+        list(many.map(scene.kubelet.ready, pods))
+        for client in (old, new):
+            wait_until(
+                lambda client=client: client.answering() == set(backends.addresses), f"{client.name} to call all"
+            )
+        list(many.map(scene.kubelet.unready, pods))
+        for client in (old, new):
+            wait_until(client.has_only_failed, f"{client.name} to call none")
