@@ -20,6 +20,9 @@ _LOUD = {
 }
 
 
+_ENCODE = json.JSONEncoder(default=str, ensure_ascii=False).encode
+
+
 class JsonFormatter(logging.Formatter):
     """Writes a record as one line of JSON: time, level, logger, message, then the caller's fields."""
 
@@ -34,11 +37,13 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _ENCODE(line)
 
 
 def set_up(level: str) -> None:
     """Send all logs of the process to standard error as JSON; `level` is the least severity, in lower case."""
+    # Ten thousand Pods are ten thousand lines: what no line shows is not looked up (docs.python.org, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()

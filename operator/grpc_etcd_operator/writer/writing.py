@@ -219,12 +219,15 @@ class Writer:
         return taken
 
     def _plan(self, uid: str, since: float) -> None:
+        if not self._facts.may_write():
+            self._held_back[uid] = since
+            return
         desired = self._facts.desired(uid, self.registry)
         if desired is None:
             return
         owner = self._mirror.owner(uid)
         strangers = self._streams.strangers(owner)
-        if strangers or not self._facts.may_write() or not self._streams.is_listed(desired, owner):
+        if strangers or not self._streams.is_listed(desired, owner):
             self._held_back[uid] = since
             self._strangers.update(strangers)
             return
