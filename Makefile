@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help dev gen check fmt test test-unit test-e2e test-faults test-interop test-cluster demo bench-etcd bench-operator bench-client image clean
+.PHONY: help dev gen check fmt test test-unit test-e2e test-faults test-interop test-matrix test-cluster demo bench-etcd bench-operator bench-client image clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,14 +35,14 @@ fmt: dev ## Format the code
 
 test: dev ## Run every test but the slow ones, on a real etcd and a real API server
 	$(RUN) -m testbed.build
-	$(RUN) -m pytest -m 'not faults and not interop' tests
+	$(RUN) -m pytest -m 'not faults and not interop and not matrix' tests
 
 test-unit: dev ## Run the tests of the pure code
 	$(RUN) -m pytest tests/unit
 
 test-e2e: dev ## Run the tests on an API server and an etcd
 	$(RUN) -m testbed.build
-	$(RUN) -m pytest -m 'not faults and not interop' tests/e2e
+	$(RUN) -m pytest -m 'not faults and not interop and not matrix' tests/e2e
 
 test-faults: dev ## Run the slow tests that kill, freeze and cut off real processes
 	$(RUN) -m testbed.build
@@ -51,6 +51,10 @@ test-faults: dev ## Run the slow tests that kill, freeze and cut off real proces
 test-interop: dev ## Run the real Go clients and writers of every format against ours
 	$(RUN) -m testbed.build --interop
 	$(RUN) -m pytest -m interop tests
+
+test-matrix: dev ## Run beside other etcd clients, and with the oldest and newest grpcio, protobuf and Python there are
+	$(RUN) -m testbed.build
+	$(RUN) -m pytest -m matrix tests
 
 test-cluster: dev ## Install image and chart on the cluster of KUBECONFIG and roll everything under load
 	$(RUN) -m testbed.cluster
