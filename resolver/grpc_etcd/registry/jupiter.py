@@ -1,4 +1,4 @@
-"""Layout `jupiter`: what Jupiter v0.2.5 to v0.7.0 write and read (github.com/douyu/jupiter, read and run at v0.2.7).
+"""Layout `jupiter`: what Jupiter v0.2.0 to v0.7.0 write and read (github.com/douyu/jupiter, read and run at v0.2.7).
 
 Key `/{prefix}/{name}/{kind}/{scheme}://{address}` (pkg/registry/registry.go, GetServiceKey), value the JSON of
 `server.ServiceInfo` (pkg/server/server.go): 14 fields in struct order, none left out. The default prefix is `jupiter`;
