@@ -4,14 +4,14 @@ import collections
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
-from grpc_etcd.etcd import Changed, Deleted, Etcd
+from grpc_etcd.etcd import Changed, Deleted, Etcd, Listed
 from grpc_etcd.registry.layouts import make_layout
-from testbed.conditions import wait_until
+from testbed.conditions import PATIENCE_SECONDS, wait_until
 
 SERVICE = "greeter"
 
@@ -24,11 +24,15 @@ class Reader:
         self._watch = self._etcd.list_watch(prefix)
         self.keys_by_revision: collections.Counter[int] = collections.Counter()
         self.touches: list[int] = []
+        self._is_listed = Event()
         self._thread = Thread(target=self._follow)
         self._thread.start()
+        assert self._is_listed.wait(PATIENCE_SECONDS)
 
     def _follow(self) -> None:
         for news in self._watch:
+            if isinstance(news, Listed):
+                self._is_listed.set()
             for event in news.events if isinstance(news, Changed) else ():
                 if b"settled" in event.key:
                     self.touches += [] if isinstance(event, Deleted) else [event.revision]
