@@ -4,7 +4,6 @@ Everything is measured in one run on this machine, side by side and interleaved,
 loopback; figures are medians. A ratio is the median of the ratios of rounds: both sides of a round share its noise.
 """
 
-import itertools
 import json
 import random
 import statistics
@@ -26,6 +25,8 @@ from bench.rolling import BACKENDS, LEAST_CALLS, THREADS, rolling_restart
 from grpc_etcd.etcd import Etcd, ops
 from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
+from grpc_etcd.xds.localities import LARGEST_SET
+from testbed.conditions import free_port
 from testbed.etcd import EtcdServer
 
 ROUNDS = 40
@@ -62,9 +63,9 @@ def put_all(etcd: Etcd, addresses: list[str]) -> None:
 
 
 @contextmanager
-def echo_servers(host: str, count: int, port: int = 0) -> Iterator[int]:
-    """Run one server process on `count` addresses; give its port."""
-    command = [sys.executable, "-m", "bench.echo_server", host, str(port), str(count)]
+def echo_server(*hosts: str, port: int = 0) -> Iterator[int]:
+    """Run one server process on some addresses; give its port."""
+    command = [sys.executable, "-m", "bench.echo_server", str(port), *hosts]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     try:
@@ -230,25 +231,18 @@ def start_up(table: Table, etcd: EtcdServer) -> None:
 def cost_per_update(table: Table, etcd: EtcdServer) -> None:
     """Replace one endpoint of a set of which every endpoint is connected; CPU of the whole client process."""
     client = Etcd(etcd.endpoints)
-    with echo_servers("127.10.0.1", 1010) as port:
+    port = free_port("127.10.0.1")
+    ranked = sorted((f"127.10.{number // 250}.{number % 250 + 1}:{port}" for number in range(10_010)), key=hash_rank)
+    live = ranked[: LARGEST_SET + 1]  # of a larger set, this client takes these
+    with echo_server(*(address.rpartition(":")[0] for address in live), port=port):
         for size in (10, 100, 1000, 10_000):
-            addresses, spare = make_set(size, port)
+            connected = min(size, LARGEST_SET)
+            addresses = [*live[:connected], *ranked[len(live) :][: size - connected]]
             put_all(client, addresses)
             with grpc_etcd.Registry(etcd.endpoints, client_id="bench") as registry:
-                cpu, wall = measure_updates(client, registry, addresses, spare)
+                cpu, wall = measure_updates(client, registry, addresses, live[connected])
             table.add(f"one update of {size} endpoints", f"{cpu * 1e3:.1f} ms CPU, {wall * 1e3:.0f} ms until told")
     client.close()
-
-
-def make_set(size: int, port: int) -> tuple[list[str], str]:
-    """Make addresses, and one that is not among them; of a large set, only the client's subset is listened on."""
-    live = [f"127.10.{number // 256}.{number % 256}:{port}" for number in range(1, 1010)]
-    if size <= len(live):
-        return live[:size], live[size]
-    nearest = max(map(hash_rank, live[:1001]))
-    far = (f"127.{number // 65536}.{number // 256 % 256}.{number % 256}:{port}" for number in itertools.count(20 << 16))
-    outside = (address for address in far if hash_rank(address) > nearest)
-    return live[:1000] + list(itertools.islice(outside, size - 1000)), live[1000]
 
 
 def hash_rank(address: str) -> bytes:
@@ -260,7 +254,7 @@ def measure_updates(
     client: Etcd, registry: grpc_etcd.Registry, addresses: list[str], spare: str
 ) -> tuple[float, float]:
     """Give the CPU of an update, and the time from before the change was sent until the channel was told."""
-    registry.configure(SERVICE, grpc_etcd.Policy(subset=1000))
+    registry.configure(SERVICE, grpc_etcd.Policy(subset=LARGEST_SET))
     with registry.insecure_channel(SERVICE) as channel:
         registry.wait_for_endpoints(SERVICE, 60, at_least=len(addresses))
         channel.unary_unary(METHOD)(b"x", timeout=60, wait_for_ready=True)
@@ -371,7 +365,7 @@ def main() -> None:
     with ExitStack() as closing:
         etcd = closing.enter_context(EtcdServer.start())
         client = closing.enter_context(Etcd(etcd.endpoints))
-        ports = [closing.enter_context(echo_servers(f"127.0.6.{number}", 1)) for number in (1, 2)]
+        ports = [closing.enter_context(echo_server(f"127.0.6.{number}")) for number in (1, 2)]
         addresses = [f"127.0.6.{number}:{port}" for number, port in zip((1, 2), ports, strict=True)]
         put_all(client, addresses)
         throughput(table, etcd, addresses)

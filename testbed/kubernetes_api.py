@@ -66,7 +66,7 @@ class WatchStream:
 
     def close(self) -> None:
         """End the iteration, also while it waits."""
-        with contextlib.suppress(OSError):  # the server may have closed it first
+        with contextlib.suppress(OSError, ValueError):  # the server may have closed it first, or the iteration ended
             self._response.shutdown()
 
 
