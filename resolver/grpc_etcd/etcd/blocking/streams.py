@@ -194,6 +194,7 @@ class RenewalStream:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._stream: Any = None
         self.state = State(connected=True, stale_since=None)
@@ -243,12 +244,14 @@ class RenewalStream:
                 self._fail(translate(error) if isinstance(error, grpc.RpcError) else error, failures)
 
     def _open(self) -> Any:
-        with self._lock:
-            self._renewals.reopen(time.monotonic())
         ended = threading.Event()
+        with self._lock:
+            self._ended.set()  # whoever still sends for the stream before takes nothing that belongs to this one
+            self._ended = ended
+            self._renewals.reopen(time.monotonic())
         self._stream = self._link.stream(renewing.keep_alive_method(), self._requests(ended))
-        if not self._stream.add_callback(lambda: self._end_requests(ended)):  # it has failed already
-            self._end_requests(ended)
+        if not self._stream.add_callback(lambda: self._end_requests(ended)):
+            self._end_requests(ended)  # grpcio calls nobody back for a call that has ended already
         if self._closing.is_set():
             self._stream.cancel()
         return self._stream
@@ -258,9 +261,11 @@ class RenewalStream:
         self._wake.set()
 
     def _requests(self, ended: threading.Event) -> Iterator[bytes]:
-        while not (ended.is_set() or self._closing.is_set()):
-            self._wake.clear()
+        while not self._closing.is_set():
             with self._lock:
+                if ended.is_set():
+                    return
+                self._wake.clear()
                 now = time.monotonic()
                 due, pause, stuck = (
                     self._renewals.due(now),
