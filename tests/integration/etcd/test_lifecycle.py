@@ -102,6 +102,18 @@ def test_a_forgotten_close_is_a_resource_warning(etcd: EtcdServer) -> None:
     assert "unclosed <Etcd" in str(caught[0].message)
 
 
+async def test_a_forgotten_close_on_asyncio_is_one_too(etcd: EtcdServer) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        client = aio.Etcd(etcd.endpoints)
+        await client.put(b"k", b"v")
+        del client
+        gc.collect()
+    assert [str(warning.message) for warning in caught if warning.category is ResourceWarning] == [
+        f"unclosed <Etcd {etcd.endpoints}>"
+    ]
+
+
 def test_an_adopted_channel_is_used_and_left_open(etcd: EtcdServer) -> None:
     with grpc.insecure_channel(etcd.endpoints) as channel:
         with Etcd.from_channel(channel) as client:
