@@ -64,7 +64,8 @@ def install(home: Path, requirements: tuple[str, ...], python: str) -> None:
     shutil.rmtree(home, ignore_errors=True)
     run([python, "-m", "venv", "--without-pip", home])
     pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "--disable-pip-version-check"]
-    run([*pip, "install", "--quiet", *requirements])
+    # Compiling grpcio takes half an hour: rather fail.
+    run([*pip, "install", "--quiet", "--only-binary=grpcio,protobuf", *requirements])
     (home / "complete").write_text("\n".join(requirements) + "\n")
 
 
