@@ -62,6 +62,7 @@ class Model:
     def __init__(self, scene: Any, etcd: Any, proxy: TcpProxy, chance: random.Random) -> None:
         self.scene, self.etcd, self.proxy, self.chance = scene, etcd, proxy, chance
         self.pods: list[Pod] = []
+        self.strangers: set[int] = set()  # leases
         self.replicas = [scene.start("--leader-ttl=3", etcd=proxy.address) for _ in range(2)]
         self.spec: dict[str, dict[str, Any]] = {}
         for name in SERVICES:
@@ -160,7 +161,9 @@ class Model:
 
     def stranger_overwrites(self) -> None:
         if key := self._key():
-            self.scene.client.put(key, b'{"enable": "nonsense', lease=self.scene.client.lease(600))
+            lease = self.scene.client.lease(600)
+            self.strangers.add(lease)
+            self.scene.client.put(key, b'{"enable": "nonsense', lease=lease)
 
     def stranger_deletes(self) -> None:
         if key := self._key():
@@ -190,9 +193,17 @@ class Model:
         return expected(services, client.list("v1", "Pod", self.scene.namespace)["items"])
 
     def difference(self) -> dict[str, Any]:
-        """Each key for which the registry and the oracle disagree, in value or lease; owner records included."""
+        """Each key for which the registry and the oracle disagree, in value or lease; owner records included.
+
+        What a stranger has put where nobody wants anything any more is the stranger's, as a server's own key is.
+        """
         wanted = {key: (value, lease_id(self.scene.cluster, uid)) for key, (value, uid) in self._expected().items()}
-        held = {key: (parse(r.value), r.lease) for key, r in self.scene.registry.keys().items()}
+        records = self.scene.registry.keys()
+        held = {
+            key: (parse(r.value), r.lease)
+            for key, r in records.items()
+            if key in wanted or r.lease not in self.strangers
+        }
         owners = self.scene.registry.keys(f"/grpc-etcd/owner/{self.scene.cluster}/")
         unknown = {record.lease for record in owners.values()} ^ {lease for _, lease in wanted.values()}
         wrong = {key: (wanted.get(key), held.get(key)) for key in wanted.keys() | held.keys()}
