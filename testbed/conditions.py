@@ -12,6 +12,7 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.01
 LOWEST_PORT = 10_000
+RETURNED_PORTS: set[int] = set()
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> T:
@@ -25,16 +26,19 @@ def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = P
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on, and that the kernel never picks for an outgoing connection.
+    """Return a port that nobody listens on, that was never returned before, and that no outgoing connection takes.
 
-    So a server that is killed finds its port free when it is started again.
+    So a server that is killed finds its port free when it is started again, and two servers never get the same one.
     """
     lowest_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(LOWEST_PORT, max(lowest_ephemeral, LOWEST_PORT + 1000))  # noqa: S311 (no secret)
+        if port in RETURNED_PORTS:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind((host, port))
             except OSError:
                 continue
+            RETURNED_PORTS.add(port)
             return port
