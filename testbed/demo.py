@@ -2,13 +2,15 @@
 
 Real parts: etcd, the Kubernetes API server, the operator as a process, gRPC servers behind the Pods' addresses, the
 client library. Each step waits until the change is in etcd and until the client has followed. Exit code 1 when a step
-did not happen or a call failed. `--keep` stays up; `--cluster` uses the API server of KUBECONFIG, not its own.
+did not happen or a call failed, 130 after Ctrl-C. `--keep` stays up; `--cluster` uses the API server of KUBECONFIG, not
+its own.
 """
 
 import argparse
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +34,7 @@ from testbed.process import Process, ProcessFailedError
 SERVICE = "greeter"
 NAMESPACE = "grpc-etcd-demo"
 STEP_SECONDS = 30.0
+INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 # Long enough to see that nothing happens to calls while the operator is dead.
 WITHOUT_OPERATOR_SECONDS = 3.0
 
@@ -210,7 +213,7 @@ class Demo:
         self.screen.say(f"Pod {pod.name} becomes unready while nobody watches")
         began = time.monotonic()
         self.operator.start()
-        self.screen.say("the operator starts again")
+        self.screen.say("the operator starts again; it may write once the killed one's lease as leader has run out")
         self._gone(f"the operator restarts, finds {pod.name} unready", pod, began)
 
     def _gone(self, title: str, pod: Pod, began: float) -> None:
@@ -276,11 +279,12 @@ class Demo:
         answers, failures = (self.caller.answers, self.caller.failures) if self.caller else ([], [])
         console.print(f"calls made: {len(answers)}   calls failed: {len(failures)}")
         for failure in failures[:5]:
-            console.print(f"[red]{failure.error}", soft_wrap=True)
+            console.print(failure.error, style="red", soft_wrap=True, markup=False)
         if self.failed:
             for fault in self._conditions():
-                console.print(f"[red]{fault}", soft_wrap=True)
-            console.print(f"[red]the operator's last words:[/]\n{self.operator.log_tail()}", soft_wrap=True)
+                console.print(fault, style="red", soft_wrap=True, markup=False)
+            console.print("the operator's last words:", style="red")
+            console.print(self.operator.log_tail(), soft_wrap=True, markup=False)
 
     def _conditions(self) -> list[str]:
         """What the GrpcService's status says is wrong."""
@@ -290,7 +294,9 @@ class Demo:
 
     def stay(self) -> None:
         """Keep everything up until Ctrl-C, and say how to look around."""
-        self.screen.console.print(try_next(self.cluster.kubeconfig, self.etcd, self.namespace), soft_wrap=True)
+        self.screen.console.print(
+            try_next(self.cluster.kubeconfig, self.etcd, self.namespace), soft_wrap=True, markup=False
+        )
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
@@ -301,7 +307,7 @@ def try_next(kubeconfig: Path, etcd: EtcdServer, namespace: str) -> str:
     """Commands to look around with, ready to paste."""
     bin_folder = Path(sys.executable).parent
     return f"""
-Everything stays up; Ctrl-C ends it. In another terminal:
+Everything stays up; Ctrl-C ends it. In another terminal, in this folder:
   export KUBECONFIG={kubeconfig} GRPC_ETCD_ENDPOINTS={etcd.endpoints}
   {binary("kubectl")} --namespace {namespace} get grpcservices,pods
   {binary("kubectl")} --namespace {namespace} delete pod greeter-3
@@ -318,6 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="stay up at the end, and say how to look around")
     parser.add_argument("--cluster", action="store_true", help="use the API server of KUBECONFIG")
     chosen = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell in the background has set it to be ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         # One of its own for each run on a given cluster: the last run's may still be on its way out.
         namespace = f"{NAMESPACE}-{secrets.token_hex(2)}" if chosen.cluster else NAMESPACE
@@ -336,6 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(demo.failed)
     except (BuildError, ProcessFailedError, subprocess.SubprocessError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; everything that the demo started has ended", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 REFRESHES_PER_SECOND = 8
 TIMELINE_LINES = 18
@@ -64,7 +65,7 @@ def result_table(results: Sequence[StepResult]) -> Table:
     table.add_column("until the client followed", justify="right")
     for result in results:
         took = [format_milliseconds(seconds) for seconds in (result.key_seconds, result.client_seconds)]
-        table.add_row(result.title, *([f"[red]{result.fault}", ""] if result.fault else took))
+        table.add_row(result.title, *([Text(result.fault, "red"), ""] if result.fault else took))
     return table
 
 
@@ -91,7 +92,7 @@ class Screen:
         line = f"{time.monotonic() - self._started:6.2f} s  {text}"
         self._lines.append(line)
         if not self.console.is_terminal:
-            self.console.print(line, soft_wrap=True)
+            self.console.print(line, soft_wrap=True, markup=False)
 
     def pause(self) -> None:
         """Let a person look, where there is one."""
@@ -104,4 +105,4 @@ class Screen:
             self.console.print(pod_table(self._pods(), self._title()))
 
     def _render(self) -> RenderableType:
-        return Group(pod_table(self._pods(), self._title()), *self._lines[-TIMELINE_LINES:])
+        return Group(pod_table(self._pods(), self._title()), *map(Text, self._lines[-TIMELINE_LINES:]))
