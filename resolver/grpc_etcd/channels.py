@@ -29,7 +29,7 @@ class Renewable(Generic[NativeT]):
     """The native channel of this process; one that was inherited through a fork is put aside and never touched."""
 
     def __init__(self, origin: Origin, service: str, make: Callable[[], NativeT]) -> None:
-        self._origin = origin
+        self.origin = origin
         self.service = service
         self._make = make
         self._aside: list[object] = []
@@ -38,20 +38,20 @@ class Renewable(Generic[NativeT]):
 
     def current(self) -> NativeT:
         """Give the native channel that this process may use."""
-        if self.generation != self._origin.generation:
+        if self.generation != self.origin.generation:
             self._aside.append(self.native)
-            self.generation = self._origin.generation
+            self.generation = self.origin.generation
             self.native = self._make()
         return self.native
 
     @property
     def is_current(self) -> bool:
         """Tell whether the channel was made by this process."""
-        return self.generation == self._origin.generation
+        return self.generation == self.origin.generation
 
     def timeout(self) -> float | None:
         """Give the default timeout as it is now."""
-        return self._origin.default_timeout(self.service)
+        return self.origin.default_timeout(self.service)
 
 
 class Front:
@@ -59,6 +59,7 @@ class Front:
 
     def __init__(self, channel: Renewable[Any], kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._channel = channel
+        self._origin = channel.origin
         self._what = kind, args, kwargs
         self._bind()
 
@@ -69,7 +70,7 @@ class Front:
         self._native = getattr(native, kind)(*args, **kwargs)
 
     def _callable(self) -> Any:
-        if not self._channel.is_current or self._generation != self._channel.generation:
+        if self._generation != self._origin.generation:
             self._bind()
         return self._native
 
