@@ -122,6 +122,18 @@ def test_a_user_without_permission_and_a_wrong_password(own_etcd: EtcdServer, tm
     shell.close()
 
 
+def test_a_user_who_may_read_one_service_is_told_of_that_one(own_etcd: EtcdServer, tmp_path: Path) -> None:
+    shell = CommandLine(own_etcd)
+    shell.put("127.0.9.1:9000", leased=False)
+    own_etcd.add_user("narrow", "secret", ["/jupiter/greeter/"], admin=own_etcd.enable_auth("root-secret"))
+    password = tmp_path / "password"
+    password.write_text("secret")
+    found = problems(shell, "greeter", "--user", "narrow", "--password-file", str(password))
+    assert "the key has no lease" in found
+    assert "may not read /grpc-etcd/" in found
+    shell.close()
+
+
 def test_without_the_extra_the_command_says_what_to_install() -> None:
     hide = (
         "import sys, importlib.abc\n"
