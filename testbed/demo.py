@@ -314,7 +314,7 @@ Everything stays up; Ctrl-C ends it. In another terminal, in this folder:
   {binary("etcdctl")} --endpoints={etcd.endpoints} get --prefix /jupiter/
   {bin_folder / "grpc-etcd"} watch {SERVICE}
   {bin_folder / "python"} -c 'import grpc_etcd, testbed.greeter as g; r = grpc_etcd.Registry.from_environ(); \\
-    print([g.say_hello(c)(timeout=1) for c in [r.insecure_channel("{SERVICE}")] for _ in range(6)]); r.close()'
+    print([g.say_hello(c)("me", timeout=1) for c in [r.insecure_channel("{SERVICE}")] for _ in range(6)]); r.close()'
 """
 
 
