@@ -1,5 +1,6 @@
 """The way to etcd for threads: the current channel, the token, unary calls and streams. Thread-safe."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ class Line:
     def __init__(self, channel: grpc.Channel, facts: Facts | None) -> None:
         self.channel = channel
         self.facts = facts
+        self.process = os.getpid()
         self._unary: dict[str, Callable[..., Any]] = {}
 
     def unary(self, method: Method) -> Callable[..., Any]:
@@ -131,6 +133,8 @@ class Link:
         with self._line_lock:
             if self.closed:
                 raise errors.Closed("the client has been closed")
+            if self._dialer and self._line and self._line.process != os.getpid():
+                self._line = None  # after a fork: older grpcio has closed it, and the connection is the parent's
             now = time.monotonic()
             if self._line is None or (self._dialer and self._dialer.may_change and self._lookout.is_due(now)):
                 self._line = self._look(now)
