@@ -52,7 +52,7 @@ test-interop: dev ## Run the real Go clients and writers of every format against
 	$(RUN) -m testbed.build --interop
 	$(RUN) -m pytest -m interop tests
 
-test-matrix: dev ## Run beside other etcd clients, and with the oldest and newest grpcio, protobuf and Python there are
+test-matrix: dev ## Run beside other etcd clients in one process, and read our keys with the package etcd3
 	$(RUN) -m testbed.build
 	$(RUN) -m pytest -m matrix tests
 

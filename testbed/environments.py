@@ -1,6 +1,6 @@
 """Virtual environments with other packages than the project's own, kept in the cache outside the checkout.
 
-Tests and benchmarks use them to meet other etcd clients, and the oldest versions that the library supports. The library
+Tests and benchmarks use them to meet other etcd clients. The library
 itself is not installed: its folder is put on the path, so that what runs is always this checkout.
 """
 
@@ -16,17 +16,6 @@ from pathlib import Path
 from testbed.build import ROOT, cache_folder, locked
 
 CONSTRAINTS = ROOT / "constraints.txt"
-# Beside grpcio and protobuf, what the library's own tests and this test bed import.
-TEST_PACKAGES = (
-    "pytest",
-    "pytest-asyncio",
-    "pytest-timeout",
-    "hypothesis",
-    "trustme",
-    "cryptography",
-    "urllib3",
-    "PyYAML",
-)
 # Other clients of etcd's v3 API; the versions are the newest of 2026.
 AETCD = "aetcd==1.0.0"
 CSLAB_ETCD3 = "cslab-etcd3==0.12.1"

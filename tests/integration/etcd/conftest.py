@@ -141,8 +141,10 @@ class AioClient:
     async def _close(self) -> None:
         await self._etcd.close()
         await asyncio.gather(*self._tasks)
-        await asyncio.sleep(0.05)  # lets grpcio's own callbacks of ended calls run
-        left = asyncio.all_tasks() - {asyncio.current_task()}
+        # grpcio's own tasks of ended calls may need some turns of the loop, or what the core takes to end them.
+        end = self._loop.time() + WAIT_SECONDS / 2
+        while (left := asyncio.all_tasks() - {asyncio.current_task()}) and self._loop.time() < end:
+            await asyncio.wait(left, timeout=0.1)
         assert not left, left
 
     def close(self) -> None:
