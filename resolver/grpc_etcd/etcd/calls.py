@@ -17,7 +17,7 @@ from grpc_etcd.etcd.ops import DeleteOp, GetOp, Op, PutOp
 
 T = TypeVar("T")
 
-# A page of a listing aims at this many bytes. Measured with 100,000 keys: 76 MB at the peak; 1 MiB took 82, and no less CPU.
+# A page of a listing aims at so many bytes. Measured with 100,000 keys: 76 MB at the peak; 1 MiB took 82, no less CPU.
 PAGE_BYTES = 1 << 18
 FIRST_PAGE_KEYS = 1_000
 MOST_PAGE_KEYS = 10_000
