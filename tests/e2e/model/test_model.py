@@ -210,10 +210,10 @@ class Model:
         return {key: pair for key, pair in wrong.items() if pair[0] != pair[1]} | dict.fromkeys(map(hex, unknown))
 
     def is_right(self) -> bool:
-        """Whether both agree; not yet while the test's own client has not noticed that etcd is back."""
+        """Whether both agree; not yet while a server that has just come back refuses the test itself."""
         try:
             return not self.difference()
-        except EtcdError:
+        except (ApiError, EtcdError):
             return False
 
 
