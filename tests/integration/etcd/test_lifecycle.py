@@ -42,6 +42,15 @@ def test_no_thread_is_left_after_close(etcd: EtcdServer) -> None:
     client.close()
 
 
+def test_a_keep_alive_that_nobody_holds_ends_with_its_client(etcd: EtcdServer) -> None:
+    before = threads()
+    client = Etcd(etcd.endpoints)
+    client.keep_alive(lambda _: None).add(client.lease(30), 30)
+    gc.collect()
+    client.close()
+    wait_until(lambda: threads() <= before, "all threads have ended")
+
+
 async def test_no_task_is_left_after_close(etcd: EtcdServer) -> None:
     before = asyncio.all_tasks()
     client = aio.Etcd(etcd.endpoints)

@@ -29,7 +29,7 @@ class ListWatch(AsyncIterator[News]):
     def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float) -> None:
         self._link = link
         self._progress_seconds = progress_seconds
-        self._following = Following(prefixes, time.time, random.random)
+        self._following = Following(prefixes, time.time, random.Random().random)  # noqa: S311 (jitter)
         self._closing = asyncio.Event()
         self._stream: Any = None
         self._reading: asyncio.Future[Any] | None = None
@@ -163,7 +163,7 @@ class KeepAlive:
     """
 
     def __init__(self, link: Link, on_lost: Callable[[LeaseId], object], streams: int) -> None:
-        self._streams = [RenewalStream(link, on_lost) for _ in range(streams)]
+        self._streams = [RenewalStream(self, link, on_lost) for _ in range(streams)]
 
     def __len__(self) -> int:
         return sum(len(stream) for stream in self._streams)
@@ -201,7 +201,9 @@ class KeepAlive:
 class RenewalStream:
     """One keep-alive stream: one task reads, another sends what is due."""
 
-    def __init__(self, link: Link, on_lost: Callable[[LeaseId], object]) -> None:
+    def __init__(self, keeper: KeepAlive, link: Link, on_lost: Callable[[LeaseId], object]) -> None:
+        self._keeper = keeper  # as long as a task runs, the client must find the keep-alive to close it
+        self._jitter = random.Random().random  # noqa: S311  an application's own sequence is not disturbed
         self._link = link
         self._on_lost = on_lost
         self._renewals = renewing.Renewals()
@@ -284,4 +286,4 @@ class RenewalStream:
             self._link.drop_token()
         since = time.time() if self.state.stale_since is None else self.state.stale_since
         self.state = State(connected=False, stale_since=since, error=error)
-        await sleep_unless(self._closing, following.pause_seconds(error, failures) * (0.5 + 0.5 * random.random()))  # noqa: S311
+        await sleep_unless(self._closing, following.pause_seconds(error, failures) * (0.5 + 0.5 * self._jitter()))

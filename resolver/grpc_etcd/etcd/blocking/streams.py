@@ -51,7 +51,7 @@ class ListWatch(Iterator[News]):
     def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float) -> None:
         self._link = link
         self._progress_seconds = progress_seconds
-        self._following = Following(prefixes, time.time, random.random)
+        self._following = Following(prefixes, time.time, random.Random().random)  # noqa: S311 (jitter)
         self._closing = threading.Event()
         self._requests: Requests | None = None
         self._stream: Any = None
@@ -146,7 +146,9 @@ class KeepAlive:
     """
 
     def __init__(self, link: Link, on_lost: Callable[[LeaseId], object], streams: int) -> None:
-        self._streams = [RenewalStream(link, on_lost, f"grpc-etcd-keep-alive-{number}") for number in range(streams)]
+        self._streams = [
+            RenewalStream(self, link, on_lost, f"grpc-etcd-keep-alive-{number}") for number in range(streams)
+        ]
 
     def __len__(self) -> int:
         return sum(len(stream) for stream in self._streams)
@@ -186,7 +188,9 @@ class KeepAlive:
 class RenewalStream:
     """One keep-alive stream: a thread reads, gRPC's own thread sends what is due."""
 
-    def __init__(self, link: Link, on_lost: Callable[[LeaseId], object], name: str) -> None:
+    def __init__(self, keeper: KeepAlive, link: Link, on_lost: Callable[[LeaseId], object], name: str) -> None:
+        self._keeper = keeper  # as long as a thread runs, the client must find the keep-alive to close it
+        self._jitter = random.Random().random  # noqa: S311  an application's own sequence is not disturbed
         self._link = link
         self._on_lost = on_lost
         self._name = name
@@ -293,4 +297,4 @@ class RenewalStream:
             self._link.drop_token()
         since = time.time() if self.state.stale_since is None else self.state.stale_since
         self.state = State(connected=False, stale_since=since, error=error)
-        self._closing.wait(following.pause_seconds(error, failures) * (0.5 + 0.5 * random.random()))  # noqa: S311
+        self._closing.wait(following.pause_seconds(error, failures) * (0.5 + 0.5 * self._jitter()))
