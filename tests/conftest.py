@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Generator, Iterator
+from http import HTTPStatus
 
 import pytest
 
 from testbed.apiserver import ApiServer
 from testbed.etcd import EtcdServer
 from testbed.kubelet import Kubelet
+from testbed.kubernetes_api import ApiError, Object
 from testbed.process import running_processes
 
 
@@ -59,12 +61,22 @@ FAILURE_LOG_LINES = 12
 
 @pytest.fixture
 def namespace(apiserver: ApiServer) -> Iterator[str]:
-    """A namespace for this test alone; its Pods are gone when the test is over."""
+    """A namespace for this test alone; when the test is over, no Pod and no GrpcService is left in any."""
     item = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"test-{next(NAMESPACE_NUMBERS)}"}}
-    name = str(apiserver.client.create(item)["metadata"]["name"])
-    yield name
-    for pod in apiserver.client.list("v1", "Pod", name)["items"]:
-        apiserver.client.delete({"apiVersion": "v1", "kind": "Pod", **pod}, grace_seconds=0)
+    yield str(apiserver.client.create(item)["metadata"]["name"])
+    for version, kind in (("grpc-etcd.dev/v1alpha1", "GrpcService"), ("v1", "Pod")):
+        for left in all_of(apiserver, version, kind):
+            apiserver.client.delete({"apiVersion": version, "kind": kind, **left}, grace_seconds=0)
+
+
+def all_of(server: ApiServer, version: str, kind: str) -> list[Object]:
+    """Every object of a kind; none where the kind is not installed."""
+    try:
+        return list(server.client.list(version, kind)["items"])
+    except ApiError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return []
+        raise
 
 
 @pytest.fixture
