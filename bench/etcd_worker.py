@@ -10,6 +10,7 @@ import statistics
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,29 +50,29 @@ def latencies(values: list[float]) -> Figures:
     return {"median_ms": statistics.median(values) * 1e3, "p99_ms": sorted(values)[int(len(values) * 0.99)] * 1e3}
 
 
-class Threads:
+class Threads(ABC):
     """What every client for threads does; a subclass says how."""
 
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> None: ...
 
-    def batch(self, keys: list[bytes]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def batch(self, keys: list[bytes]) -> None: ...
 
-    def count(self, prefix: bytes) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def count(self, prefix: bytes) -> int: ...
 
-    def grant(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def grant(self) -> int: ...
 
-    def renew(self, count: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def renew(self, count: int) -> None: ...
 
-    def watch(self, prefix: bytes, seen: Callable[[bytes], None]) -> Callable[[], None]:
-        raise NotImplementedError
+    @abstractmethod
+    def watch(self, prefix: bytes, seen: Callable[[bytes], None]) -> Callable[[], None]: ...
 
     def puts(self) -> Figures:
         self.put(b"warm", VALUE)
@@ -230,29 +231,29 @@ class Cslab(Threads):
         return cancel
 
 
-class Asyncio:
+class Asyncio(ABC):
     """What every client for asyncio does; a subclass says how."""
 
     def __init__(self, address: str) -> None:
         self.address = address
 
-    async def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def put(self, key: bytes, value: bytes, lease: int = 0) -> None: ...
 
-    async def batch(self, keys: list[bytes]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def batch(self, keys: list[bytes]) -> None: ...
 
-    async def count(self, prefix: bytes) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    async def count(self, prefix: bytes) -> int: ...
 
-    async def grant(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    async def grant(self) -> int: ...
 
-    async def renew(self, count: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def renew(self, count: int) -> None: ...
 
-    async def follow(self, prefix: bytes, seen: Callable[[bytes], None]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def follow(self, prefix: bytes, seen: Callable[[bytes], None]) -> None: ...
 
     async def puts(self) -> Figures:
         await self.put(b"warm", VALUE)
