@@ -20,6 +20,17 @@ CONSTRAINTS = ROOT / "constraints.txt"
 AETCD = "aetcd==1.0.0"
 CSLAB_ETCD3 = "cslab-etcd3==0.12.1"
 ETCD3 = "etcd3==0.12.0"
+# What the project's own tests need in an environment beside the library's dependencies.
+TEST_PACKAGES = (
+    "pytest",
+    "pytest-asyncio",
+    "pytest-timeout",
+    "hypothesis",
+    "trustme",
+    "cryptography",
+    "urllib3",
+    "PyYAML",
+)
 
 
 class InstallError(Exception):
