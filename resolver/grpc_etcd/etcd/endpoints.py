@@ -20,6 +20,7 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),  # else the third ping of a quiet watch waits for a minute
     ("grpc.max_receive_message_length", -1),  # one revision's events come in one message, however many they are
     ("grpc.max_send_message_length", -1),  # the server's own limit answers with a better error
     ("grpc.initial_reconnect_backoff_ms", 100),

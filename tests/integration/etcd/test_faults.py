@@ -31,6 +31,7 @@ pytestmark = pytest.mark.faults
 
 # A dead peer is noticed by a ping after 10 s that is not answered within 5 s.
 NOTICED_SECONDS = 20.0
+QUIET_SECONDS = 35.0
 
 T = TypeVar("T")
 Event = tuple[bytes, bytes | None, int]
@@ -111,6 +112,8 @@ def test_cut_before_the_first_event_loses_nothing(opened: Opened, proxy: TcpProx
 def test_half_open_connection_is_noticed(opened: Opened, proxy: TcpProxy, writer: Etcd) -> None:
     follower = opened(proxy.address).follow(b"k/")
     follower.wait_listed()
+    end = time.monotonic() + QUIET_SECONDS
+    wait_until(lambda: time.monotonic() > end, "a watch that has been quiet for more than two pings")
     proxy.black_hole()
     began = time.monotonic()
     owed = put_many(writer, b"k/", 30)
