@@ -28,7 +28,7 @@ class ListWatch(AsyncIterator[News]):
 
     def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float) -> None:
         self._link = link
-        self._progress_seconds = progress_seconds
+        self._progress_seconds = self._quiet_seconds = progress_seconds
         self._following = Following(prefixes, time.time, random.Random().random)  # noqa: S311 (jitter)
         self._closing = asyncio.Event()
         self._stream: Any = None
@@ -99,6 +99,7 @@ class ListWatch(AsyncIterator[News]):
     async def _open(self, requests: Sequence[Any]) -> None:
         await self._hang_up()
         self._stream = await self._link.stream(following.watch_method())
+        self._quiet_seconds = renewing.ANSWER_SECONDS  # etcd answers a new watch at once
         for request in requests:
             await self._write(request)
 
@@ -106,7 +107,7 @@ class ListWatch(AsyncIterator[News]):
         if self._stream is None:
             raise errors.Closed("the list-watch has been closed")
         writing = self._writing = asyncio.ensure_future(self._stream.write(request))
-        await asyncio.wait({writing})
+        await expect(writing)
         self._writing = None
         if writing.cancelled():
             raise errors.Unavailable(STREAM_ENDED)
@@ -118,10 +119,12 @@ class ListWatch(AsyncIterator[News]):
             raise errors.Unavailable(STREAM_ENDED) from error
 
     async def _read(self) -> Any:
-        """Read one reply; while none comes, ask for progress now and then."""
+        """Read one reply; when none comes for long, ask for progress, which etcd answers if all is well."""
         reading = self._reading = asyncio.ensure_future(self._stream.read())
-        while not (await asyncio.wait({reading}, timeout=self._progress_seconds))[0]:
+        if not (await asyncio.wait({reading}, timeout=self._quiet_seconds))[0]:
             await self._write(following.progress_request())
+            await expect(reading)
+        self._quiet_seconds = self._progress_seconds
         self._reading = None
         if reading.cancelled():
             raise errors.Unavailable(STREAM_ENDED)
@@ -143,10 +146,17 @@ class ListWatch(AsyncIterator[News]):
         writing, self._writing = self._writing, None
         if stream is not None:
             stream.cancel()
-        if writing is not None:
-            writing.cancel()  # grpcio never ends a write on a call that was cancelled before it had begun
-        if pending := {each for each in (reading, writing) if each is not None}:
+        pending = {each for each in (reading, writing) if each is not None}
+        for each in pending:
+            each.cancel()  # grpcio never ends a write on a call that was cancelled before it had begun
+        if pending:
             await asyncio.wait(pending)
+
+
+async def expect(answer: asyncio.Future[Any]) -> None:
+    """Wait until it is done, but not for ever: whatever is stuck where, the stream is to be opened anew."""
+    if not (await asyncio.wait({answer}, timeout=renewing.ANSWER_SECONDS))[0]:
+        raise errors.DeadlineExceeded("the stream is stuck")
 
 
 async def sleep_unless(event: asyncio.Event, seconds: float) -> None:
