@@ -48,6 +48,20 @@ def pinned(package: str) -> str:
 NEWEST = (pinned("grpcio"), pinned("protobuf"))
 
 
+def find_python(name: str) -> str | None:
+    """Find an interpreter such as "python3.13": what runs this, on the path, or among pyenv's, whose shims may fail."""
+    if name == f"python{sys.version_info.major}.{sys.version_info.minor}":
+        return sys.executable
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    candidates = [shutil.which(name), *map(str, sorted(pyenv.glob(f"versions/*/bin/{name}")))]
+    return next((path for path in candidates if path and makes_environments(path)), None)
+
+
+def makes_environments(python: str) -> bool:
+    """Whether an interpreter runs at all, and can make virtual environments."""
+    return subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0
+
+
 def environment(*requirements: str, python: str = sys.executable) -> Path:
     """Return the Python of an environment with these packages; make it when it is missing."""
     wanted = "\n".join((str(Path(python).resolve()), *sorted(requirements)))

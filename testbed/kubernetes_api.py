@@ -145,13 +145,10 @@ class KubernetesApi:
                 raise
 
     def watch(self, api_version: str, kind: str, resource_version: str, **query: str) -> WatchStream:
-        """Open a watch from a resource version on, over all namespaces."""
+        """Open a watch from a resource version on, over all namespaces; silence beyond TIMEOUT_SECONDS ends it."""
         wanted = {"watch": "true", "resourceVersion": resource_version, "allowWatchBookmarks": "true", **query}
         path = f"{object_path(api_version, kind)}?{urlencode(wanted)}"
-        timeout = urllib3.Timeout(connect=TIMEOUT_SECONDS, read=None)
-        answer = self._pool.request(
-            "GET", self.url + path, headers=self._headers, preload_content=False, timeout=timeout
-        )
+        answer = self._pool.request("GET", self.url + path, headers=self._headers, preload_content=False)
         if answer.status >= 400:  # noqa: PLR2004 (where HTTP's errors begin)
             raise ApiError(answer.status, "WATCH", path, answer.data.decode(errors="replace"))
         return WatchStream(answer)
