@@ -39,7 +39,8 @@ class InstallError(Exception):
 
 def pinned(package: str) -> str:
     """Return the version of a package that the project itself is developed with: the newest that it was tried with."""
-    found = re.search(rf"^{re.escape(package)}==\S+", CONSTRAINTS.read_text(), re.MULTILINE | re.IGNORECASE)
+    name = re.sub(r"[-_.]+", "[-_.]", package)
+    found = re.search(rf"^{name}==\S+", CONSTRAINTS.read_text(), re.MULTILINE | re.IGNORECASE)
     if found is None:
         raise KeyError(f"{package} is not in {CONSTRAINTS.name}")
     return found[0]
