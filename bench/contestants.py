@@ -4,22 +4,15 @@ Each makes its services, starts its process, tells when it is in step, and takes
 the same Pods, spread over 50 services or all in one.
 """
 
-import os
-import re
-import sys
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from bench.measuring import Visibility, ready_in_provider, ready_in_slice
 from bench.rig import NAMESPACE, PORT, SERVICES, Rig
-from testbed.build import ROOT, binary, cache_folder
+from testbed.build import binary
 from testbed.conditions import free_port, wait_until
 from testbed.controller_manager import ENDPOINT_SLICES
-from testbed.environments import NEWEST, environment, find_python, pinned
 from testbed.etcd import EtcdServer
 from testbed.kubernetes_api import Object
 from testbed.process import Process
@@ -86,24 +79,11 @@ def open_operator(rig: Rig, services: int) -> Iterator[Running]:
 
 
 def make_replica(rig: Rig, etcd: str, *flags: str) -> Replica:
-    """One replica of the operator, not started yet, run as the image runs it."""
-    python, variables = image_python()
-    return Replica(rig.api.folder, rig.api.kubeconfig, etcd, (f"--cluster-id={CLUSTER}", *flags), python, variables)
-
-
-@cache
-def image_python() -> tuple[str | Path, Mapping[str, str]]:
-    """Give the image's version of Python and its dependencies, with byte code; without it what runs this program."""
-    version = re.search(r"python:([\d.]+)-", (ROOT / "Dockerfile").read_text())
-    home = find_python(f"python{version[1]}") if version else None
-    if home is None:
-        print(f"no Python {version and version[1]} as in the image; the operator runs on this one", file=sys.stderr)
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    packages = [re.split(r"[>=]", each)[0] for each in extras["operator"]]
-    python = environment(*NEWEST, *map(pinned, packages), python=home) if home else sys.executable
-    path = os.pathsep.join(str(ROOT / folder) for folder in ("operator", "resolver"))
-    byte_code = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(cache_folder() / "byte-code")}
-    return python, {"PYTHONPATH": path, **byte_code}
+    """One replica of the operator, not started yet; out of the image where that can be built."""
+    arguments = (rig.api.folder, rig.api.kubeconfig, etcd, (f"--cluster-id={CLUSTER}", *flags))
+    if rig.image_root is None:
+        return Replica(*arguments)
+    return Replica(*arguments, program=("chroot", rig.image_root, "/opt/grpc-etcd/bin/grpc-etcd-operator"))
 
 
 @contextmanager

@@ -6,14 +6,18 @@ itself for one Pod; what differs from Pod to Pod has the same length in all.
 """
 
 import asyncio
+import shutil
+import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from grpc_etcd.etcd import Etcd
 from grpc_etcd.etcd import aio as etcd_aio
+from testbed import image
 from testbed.apiserver import ApiServer
 from testbed.conditions import wait_until
 from testbed.kubelet import Kubelet, condition, now
@@ -84,7 +88,12 @@ class Rig:
     """An API server with a Node and as many Pods as a scenario wants."""
 
     def __init__(self) -> None:
+        self._stack = ExitStack()
+        self.image_root = self._unpack_image()
         self.api = ApiServer.start()
+        if self.image_root:
+            self._lend(self.image_root, self.api.kubeconfig)
+            self._lend(self.image_root, self.api.authority.ca)
         self.stored = Etcd(self.api.etcd.endpoints)
         self.api.kubectl("apply", "-f", str(CRD))
         self.api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/grpcservices.grpc-etcd.dev")
@@ -99,6 +108,20 @@ class Rig:
     def __exit__(self, *_: object) -> None:
         self.stored.close()
         self.api.close()
+        self._stack.close()
+
+    def _unpack_image(self) -> Path | None:
+        """Unpack the operator's image, whose Python and byte code are what a cluster runs."""
+        if reason := image.why_impossible():
+            print(f"the operator runs on this program's Python, not in its image: {reason}", file=sys.stderr)
+            return None
+        return self._stack.enter_context(image.mounted(image.build()))
+
+    def _lend(self, root: Path, file: Path) -> None:
+        """Show a file at the same path under another root."""
+        there = root / file.relative_to("/")
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, there)
 
     def _make_templates(self) -> tuple[str, dict[bool, bytes]]:
         """Let the API server make one Pod of 5 kB, with managedFields, and keep its bytes in both states."""

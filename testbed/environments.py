@@ -39,28 +39,13 @@ class InstallError(Exception):
 
 def pinned(package: str) -> str:
     """Return the version of a package that the project itself is developed with: the newest that it was tried with."""
-    name = re.sub(r"[-_.]+", "[-_.]", package)
-    found = re.search(rf"^{name}==\S+", CONSTRAINTS.read_text(), re.MULTILINE | re.IGNORECASE)
+    found = re.search(rf"^{re.escape(package)}==\S+", CONSTRAINTS.read_text(), re.MULTILINE | re.IGNORECASE)
     if found is None:
         raise KeyError(f"{package} is not in {CONSTRAINTS.name}")
     return found[0]
 
 
 NEWEST = (pinned("grpcio"), pinned("protobuf"))
-
-
-def find_python(name: str) -> str | None:
-    """Find an interpreter such as "python3.13": what runs this, on the path, or among pyenv's, whose shims may fail."""
-    if name == f"python{sys.version_info.major}.{sys.version_info.minor}":
-        return sys.executable
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    candidates = [shutil.which(name), *map(str, sorted(pyenv.glob(f"versions/*/bin/{name}")))]
-    return next((path for path in candidates if path and makes_environments(path)), None)
-
-
-def makes_environments(python: str) -> bool:
-    """Whether an interpreter runs at all, and can make virtual environments."""
-    return subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0
 
 
 def environment(*requirements: str, python: str = sys.executable) -> Path:

@@ -5,9 +5,8 @@ import json
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self
 
 from grpc_etcd.etcd import Etcd
@@ -19,20 +18,20 @@ NUMBERS = itertools.count(1)
 
 
 class Replica:
-    """One replica of the operator; `start` it, `kill` it, `pause` it. `python` runs it, in these `variables`."""
+    """One replica of the operator; `start` it, `kill` it, `pause` it. `program` is how its command begins."""
 
-    def __init__(  # noqa: PLR0917  where it runs and what it is given
+    def __init__(
         self,
         folder: Path,
         kubeconfig: Path,
         etcd: str,
         flags: tuple[str, ...],
-        python: str | Path = sys.executable,
-        variables: Mapping[str, str] = MappingProxyType({"PYTHONWARNINGS": "default"}),
+        program: Sequence[str | Path] = (sys.executable, "-m", "grpc_etcd_operator"),
     ) -> None:
         self.log = folder / f"operator-{next(NUMBERS)}.log"
-        command = [python, "-m", "grpc_etcd_operator", "run", f"--etcd-endpoints={etcd}", "--metrics-port=0"]
-        self.process = Process("operator", [*command, *flags], self.log, {"KUBECONFIG": str(kubeconfig), **variables})
+        command = [*program, "run", f"--etcd-endpoints={etcd}", "--metrics-port=0", *flags]
+        environment = {"KUBECONFIG": str(kubeconfig), "PYTHONWARNINGS": "default"}
+        self.process = Process("operator", command, self.log, environment)
 
     def start(self) -> Self:
         """Start it; it is ready some time later."""

@@ -4,15 +4,18 @@ Each environment runs calls and list-watches of both etcd clients on a real etcd
 calls through channels that follow the registry.
 """
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from testbed.build import ROOT
-from testbed.environments import NEWEST, TEST_PACKAGES, environment, find_python, pinned, variables
+from testbed.environments import NEWEST, TEST_PACKAGES, environment, pinned, variables
 
 # The slowest case installs an environment first.
 pytestmark = [pytest.mark.matrix, pytest.mark.timeout(600)]
@@ -28,6 +31,19 @@ CONTRACT = (
 )
 # Of the tests of channels those of the main job; all of them would take minutes.
 CHOSEN = "not test_channels or spread or without_a_failed_call or running_call or broken_records or disabling"
+
+
+def find_python(name: str) -> str | None:
+    """Find an interpreter: what runs the tests, on the path, or among pyenv's, whose shims may lead nowhere."""
+    if name == f"python{sys.version_info.major}.{sys.version_info.minor}":
+        return sys.executable
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    candidates = [shutil.which(name), *map(str, sorted(pyenv.glob(f"versions/*/bin/{name}")))]
+    return next((path for path in candidates if path and runs(path)), None)
+
+
+def runs(python: str) -> bool:
+    return subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0
 
 
 def test_the_oldest_versions_are_those_of_the_readme() -> None:
