@@ -63,7 +63,7 @@ def parse_pod(raw: Mapping[str, Any]) -> Pod:
         uid=metadata["uid"],
         namespace=sys.intern(metadata["namespace"]),
         name=metadata["name"],
-        created=metadata.get("creationTimestamp") or "",
+        created=sys.intern(metadata.get("creationTimestamp") or ""),
         node=sys.intern(spec.get("nodeName") or ""),
         ip=status.get("podIP") or "",
         labels={sys.intern(k): sys.intern(v) for k, v in (metadata.get("labels") or {}).items()},
@@ -74,7 +74,7 @@ def parse_pod(raw: Mapping[str, Any]) -> Pod:
         gated=GATE in gates,
         gate_open=_is_true(conditions, GATE),
         weight=(metadata.get("annotations") or {}).get(WEIGHT_ANNOTATION),
-        since=ready.get("lastTransitionTime") or "",
+        since=sys.intern(ready.get("lastTransitionTime") or ""),
         terminating_since=metadata.get("deletionTimestamp") or "",
     )
 

@@ -16,7 +16,7 @@ RENEWALS_PER_TTL = 3
 # An answer that takes longer means that the member is stuck: the stream is opened anew, perhaps to another member.
 ANSWER_SECONDS = 10.0
 # Renewals that fall due within this time go out together, so that few leases do not mean many wake-ups. Arbitrary.
-STEP_SECONDS = 0.1
+STEP_SECONDS = 0.5
 # Multiples of the golden ratio, modulo 1, fill an interval evenly however many there are.
 GOLDEN = 0.6180339887498949
 
