@@ -13,7 +13,7 @@ from grpc_etcd.etcd.messages import message
 from grpc_etcd.etcd.model import LeaseId
 
 RENEWALS_PER_TTL = 3
-# An answer that takes longer means that the member is stuck: the stream is opened anew, perhaps to another member.
+# A longer silence means that the member is stuck: the stream is opened anew, perhaps to another member.
 ANSWER_SECONDS = 10.0
 # Renewals that fall due within this time go out together, so that few leases do not mean many wake-ups. Arbitrary.
 STEP_SECONDS = 0.5
@@ -43,6 +43,7 @@ class Renewals:
         self._leases: dict[LeaseId, Renewal] = {}
         self._queue: list[tuple[float, LeaseId]] = []
         self._asked: deque[float] = deque()
+        self._heard = 0.0
         self._added = 0
 
     def __len__(self) -> int:
@@ -82,8 +83,9 @@ class Renewals:
         first = self._queue[0][0] - now if self._queue else ANSWER_SECONDS
         return min(ANSWER_SECONDS / 2, max(STEP_SECONDS, first))
 
-    def receive(self, lease_id: LeaseId, ttl_seconds: int) -> bool:
+    def receive(self, lease_id: LeaseId, ttl_seconds: int, now: float) -> bool:
         """Take an answer and say whether the lease still lives; answers come in the order of the requests."""
+        self._heard = now
         if self._asked:
             self._asked.popleft()
         renewal = self._leases.get(lease_id)
@@ -102,10 +104,9 @@ class Renewals:
                 renewal.due = now
                 heapq.heappush(self._queue, (now, lease_id))
 
-    def unanswered_since(self) -> float | None:
-        """Return when the oldest request without an answer was sent."""
-        return self._asked[0] if self._asked else None
-
     def is_stuck(self, now: float) -> bool:
-        """Whether an answer is so late that none is to be expected."""
-        return bool(self._asked) and now - self._asked[0] > ANSWER_SECONDS
+        """Whether no answer has come for so long that none is to be expected.
+
+        Answers that are late but keep coming are no reason: whoever asked again would only add to what delays them.
+        """
+        return bool(self._asked) and now - max(self._asked[0], self._heard) > ANSWER_SECONDS

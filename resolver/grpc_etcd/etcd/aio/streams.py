@@ -284,7 +284,7 @@ class RenewalStream:
 
     def _receive(self, reply: Any) -> None:
         lease_id = LeaseId(reply.ID)
-        alive = self._renewals.receive(lease_id, reply.TTL)
+        alive = self._renewals.receive(lease_id, reply.TTL, time.monotonic())
         if not self.state.connected:
             self.state = State(connected=True, stale_since=None)
         if not alive:

@@ -285,7 +285,7 @@ class RenewalStream:
     def _receive(self, reply: Any) -> None:
         lease_id = LeaseId(reply.ID)
         with self._lock:
-            alive = self._renewals.receive(lease_id, reply.TTL)
+            alive = self._renewals.receive(lease_id, reply.TTL, time.monotonic())
         if not self.state.connected:
             self.state = State(connected=True, stale_since=None)
         if not alive:
