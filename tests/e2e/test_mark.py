@@ -35,6 +35,15 @@ def test_it_is_put_once_under_the_leaders_lease_and_outlives_changes(scene: Any)
     assert mark_of(scene) == mark
 
 
+def test_it_is_put_again_when_somebody_deletes_it(scene: Any) -> None:
+    replica = scene.start().wait_leading()
+    first = mark_of(scene)
+    scene.client.delete(first.key)
+    wait_until(lambda: mark_of(scene), "it is put again")
+    assert mark_of(scene).lease == first.lease
+    wait_until(lambda: replica.lines("somebody else deleted the synced mark; it is put again"), "it is told")
+
+
 @pytest.mark.faults
 def test_it_is_gone_while_the_registry_is_out_of_the_leaders_reach(scene: Any) -> None:
     with TcpProxy.start(scene.etcd.endpoints) as proxy:

@@ -32,9 +32,10 @@ from testbed.proxy import TcpProxy
 GATE = "example.org/extra"
 CALL_SECONDS = 5
 STARTER = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
 from pathlib import Path
 from testbed.process import Process
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell in the background has it ignored
 log = Path(sys.argv[1])
 shell = Process("shell", ["sh", "-c", "sleep 300 & echo $!; wait"], log).start()
 shell.wait_ready(lambda: bool(shell.log_tail()))

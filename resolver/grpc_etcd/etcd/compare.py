@@ -3,15 +3,13 @@
 A key that does not exist compares as version, revisions and lease 0.
 """
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 Target: TypeAlias = Literal["version", "create_revision", "mod_revision", "value", "lease"]
 Operator: TypeAlias = Literal["==", "!=", ">", "<"]
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(NamedTuple):
     """One condition on one key."""
 
     key: bytes

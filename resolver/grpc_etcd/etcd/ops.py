@@ -1,13 +1,11 @@
 """Operations of a transaction: `ops.put(key, value, lease=id)`."""
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from grpc_etcd.etcd.model import prefix_end, range_start
 
 
-@dataclass(frozen=True, slots=True)
-class PutOp:
+class PutOp(NamedTuple):
     """Put one key."""
 
     key: bytes
@@ -15,16 +13,14 @@ class PutOp:
     lease: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteOp:
+class DeleteOp(NamedTuple):
     """Delete one key, or a range."""
 
     key: bytes
     end: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class GetOp:
+class GetOp(NamedTuple):
     """Read one key, or a range."""
 
     key: bytes
