@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from testbed.conditions import PATIENCE_SECONDS, POLL_SECONDS
+from testbed.conditions import PATIENCE_SECONDS, POLL_SECONDS, wait_until
 
 GUARD = Path(__file__).with_name("guard.py")
 LOG_TAIL_LINES = 30
@@ -53,6 +53,14 @@ def start_guard() -> int:
     os.close(read)
     os.close(null)
     return write
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether every thread of a process has obeyed SIGSTOP; on a busy machine some go on for a while."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # threads come and go
+        stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+        return all(stat.rpartition(")")[2].split()[0] in "Tt" for stat in stats)
+    return False
 
 
 GUARD_OF_THIS_PROGRAM = Guard()
@@ -144,8 +152,9 @@ class Process:
                 os.killpg(self.pid, number)
 
     def pause(self) -> None:
-        """Freeze it with SIGSTOP: it keeps its sockets and answers nothing."""
+        """Freeze it with SIGSTOP: it keeps its sockets. Returns once all threads stand still."""
         self.signal(signal.SIGSTOP)
+        wait_until(lambda: not self.is_running or is_stopped(self.pid), f"{self.name} stands still")
 
     def resume(self) -> None:
         """Let a frozen process go on."""
