@@ -26,7 +26,7 @@ SPACING_SECONDS = 2.0
 SETTLE_SECONDS = 0.1  # arbitrary: a commit takes a few milliseconds, and "pending" would be news of yesterday
 COUNTS_SPACING_SECONDS = 10.0  # arbitrary: people read counts, and 50 services that flap cost half a core at 2 s
 RETRY_SECONDS = 2.0
-AT_ONCE = 4
+AT_ONCE = 8
 HTTP_GONE = (404, 409, 422)  # the object, or the one with this UID, is no longer there
 
 

@@ -93,7 +93,7 @@ def make_settings(pod_selector: str) -> kopf.OperatorSettings:
     settings.queueing.exit_timeout = 0.1
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
-    settings.watching.chunk_size = int(__import__("os").environ.get("AB") or 500)
+    settings.watching.chunk_size = 250  # 500 takes 5 MiB more at the peak (measured at 10,000 Pods)
     settings.watching.server_timeout = 290
     settings.watching.connect_timeout = 5
     settings.networking.request_timeout = 60
