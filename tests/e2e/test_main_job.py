@@ -72,6 +72,21 @@ def test_an_address_moves_from_a_deleted_pod_to_the_one_that_has_it_now(scene: A
     wait_until(lambda: (r := scene.registry.keys().get(key)) and r.lease == scene.lease(new.uid), "it moved")
 
 
+def test_addresses_that_move_from_pod_to_pod_within_a_second_are_never_lost(scene: Any) -> None:
+    scene.apply()
+    scene.start()
+    pods = [scene.pod() for _ in range(10)]
+    for _ in range(6):
+        for pod in pods:
+            scene.api.client.delete(pod.item, grace_seconds=0)
+        pods = [scene.pod(ip=pod.ip) for pod in pods]
+        leases = {f"/jupiter/greeter/providers/grpc://{pod.address}": scene.lease(pod.uid) for pod in pods}
+        wait_until(
+            lambda: {key: record.lease for key, record in scene.registry.keys().items()} == leases,  # noqa: B023
+            "each address belongs to the Pod that has it now",
+        )
+
+
 def test_ports_are_found_by_name_and_number(scene: Any) -> None:
     scene.start()
     ports = {"grpc": 9000, "admin": 9100}

@@ -1,14 +1,28 @@
 """What one registry holds of what concerns us: the records under our services' prefixes and all owner records.
 
 Fed by a list+watch and by what our own transactions wrote, whichever comes first; each key's revision decides what is
-news. Each call returns the units (by UID) for which something changed behind their back. No I/O.
+news. Each call returns the units (by UID) to look at again: the holder of a key that somebody else changed, and whoever
+waits for a key, no matter who changed it. No I/O.
 """
 
 from collections.abc import Iterable, Sequence
 
-from grpc_etcd.etcd.model import Deleted, Event, LeaseId, Record, Revision
+from grpc_etcd.etcd.model import Deleted, Event, Record
 from grpc_etcd.registry.own import OwnerRecord, owner_prefix
 from grpc_etcd_operator.core.leases import lease_id
+
+
+class Announcement:
+    """A transaction of ours under way: its events are not somebody else's doing, its answer may come late.
+
+    `away` says for each of its keys at which revision it was seen to be away meanwhile: an answer that the watch has
+    overtaken must not bring the key back.
+    """
+
+    def __init__(self, leases: Iterable[int], keys: Iterable[bytes], deletes: Iterable[bytes]) -> None:
+        """Take the leases that it puts under, all keys that it touches or reads, and those that it deletes."""
+        self.leases, self.deletes = frozenset(leases), frozenset(deletes)
+        self.away = dict.fromkeys(keys, -1)
 
 
 class Mirror:
@@ -23,8 +37,7 @@ class Mirror:
         self._holder: dict[bytes, str] = {}
         self._buried: dict[bytes, int] = {}
         self._contested: dict[bytes, set[str]] = {}
-        self._expected_leases: set[int] = set()
-        self._expected_deletes: set[bytes] = set()
+        self._under_way: list[Announcement] = []
 
     def __repr__(self) -> str:
         return f"<Mirror records={len(self.records)} owners={len(self.owners)}>"
@@ -46,94 +59,115 @@ class Mirror:
         for key in keys:
             self._contested.setdefault(key, set()).add(uid)
 
-    def expect(self, leases: Iterable[int], deletes: Iterable[bytes]) -> None:
-        """Announce a transaction of ours, so that its events are not taken for somebody else's."""
-        self._expected_leases.update(leases)
-        self._expected_deletes.update(deletes)
+    def expect(self, announcement: Announcement) -> None:
+        """Take it that a transaction of ours is under way."""
+        self._under_way.append(announcement)
 
-    def expect_no_more(self, leases: Iterable[int], deletes: Iterable[bytes]) -> None:
-        """Take back an announcement: the transaction's outcome is known."""
-        self._expected_leases.difference_update(leases)
-        self._expected_deletes.difference_update(deletes)
+    def expect_no_more(self, announcement: Announcement) -> None:
+        """Take it that a transaction's outcome is known."""
+        self._under_way.remove(announcement)
 
     def replace(self, prefixes: Sequence[bytes], records: Iterable[Record], revision: int) -> set[str]:
         """Take a complete listing of some prefixes at a revision."""
         listed = {record.key: record for record in records}
+        under = tuple(prefixes)
         missing = [
             key
             for key, held in self.records.items()
-            if key not in listed and held.mod_revision <= revision and key.startswith(tuple(prefixes))
+            if key not in listed and held.mod_revision <= revision and key.startswith(under)
         ]
-        changed = set()
+        changed: set[str] = set()
         for key in missing:
-            changed |= self._remove(key)
+            changed |= self._concerned(key, self._remove(key))
         for record in listed.values():
             if self._is_news(record.key, record.mod_revision):
-                changed |= self._store(record)
+                changed |= self._concerned(record.key, self._store(record))
+        for key in {key for each in self._under_way for key in each.away}:
+            if key not in listed and key.startswith(under):
+                self._note_away(key, revision)
         return changed
 
     def apply(self, events: Iterable[Event]) -> set[str]:
-        """Take watch events; echoes of our own transactions change nothing."""
+        """Take watch events; echoes of our own transactions concern nobody but those who wait."""
         changed: set[str] = set()
         for event in events:
             if isinstance(event, Deleted):
                 changed |= self._apply_delete(event)
             elif self._is_news(event.key, event.revision):
-                ours = event.record.lease in self._expected_leases
-                touched = self._store(event.record)
-                changed |= set() if ours else touched
+                ours = any(event.record.lease in each.leases for each in self._under_way)
+                changed |= self._concerned(event.key, self._store(event.record), ours=ours)
         return changed
 
-    def note_put(self, key: bytes, value: bytes, lease: int, revision: int) -> None:
-        """Take what a transaction of ours has put."""
-        if self._is_news(key, revision):
-            number = Revision(revision)
-            self._store(Record(key, value, LeaseId(lease), number, number, 1))
+    def note_put(self, uid: str, record: Record) -> set[str]:
+        """Take what a transaction of ours has put for a unit, which must look again if that is gone already."""
+        if self._is_news(record.key, record.mod_revision):
+            return self._concerned(record.key, self._store(record), ours=True)
+        return set() if record.key in self.records else {uid}
 
     def note_deleted(self, key: bytes, revision: int) -> set[str]:
-        """Take that a transaction of ours has deleted a key; the units that waited for it are returned."""
+        """Take that a transaction of ours has deleted a key."""
         held = self.records.get(key)
         if held is None or held.mod_revision > revision:
             return set()
         self._buried[key] = revision
-        return self._remove(key)
+        return self._concerned(key, self._remove(key), ours=True)
 
-    def note_seen(self, key: bytes, record: Record | None, revision: int) -> None:
+    def note_seen(self, key: bytes, record: Record | None, revision: int) -> set[str]:
         """Take what a read at a revision has found under a key."""
         if record is not None:
-            if self._is_news(key, record.mod_revision):
-                self._store(record)
-        elif (held := self.records.get(key)) is not None and held.mod_revision <= revision:
-            self._remove(key)
+            return self._concerned(key, self._store(record)) if self._is_news(key, record.mod_revision) else set()
+        held = self.records.get(key)
+        if held is None or held.mod_revision > revision:
+            return set()
+        return self._concerned(key, self._remove(key))
 
     def _apply_delete(self, event: Deleted) -> set[str]:
         if self._buried.get(event.key, -1) <= event.revision:
             self._buried.pop(event.key, None)
+        self._note_away(event.key, event.revision)
         held = self.records.get(event.key)
         if held is None or held.mod_revision >= event.revision:
             return set()
-        ours = event.key in self._expected_deletes
-        touched = self._remove(event.key)
-        return set() if ours else touched
+        ours = any(event.key in each.deletes for each in self._under_way)
+        return self._concerned(event.key, self._remove(event.key), ours=ours)
+
+    def _note_away(self, key: bytes, revision: int) -> None:
+        for each in self._under_way:
+            if key in each.away:
+                each.away[key] = max(each.away[key], revision)
 
     def _is_news(self, key: bytes, revision: int) -> bool:
-        held = self.records.get(key)
-        return revision > (held.mod_revision if held else self._buried.get(key, -1))
+        if held := self.records.get(key):
+            return revision > held.mod_revision
+        away = (each.away.get(key, -1) for each in self._under_way)
+        return revision > max(away, default=-1) and revision > self._buried.get(key, -1)
+
+    def _concerned(self, key: bytes, holders: set[str], *, ours: bool = False) -> set[str]:
+        """Find whom a change of a key concerns; what we did ourselves is no news to the holder, but to who waits."""
+        waiting = self._stop_waiting(key) if self._contested else set()
+        return waiting if ours else waiting | holders
+
+    def _stop_waiting(self, key: bytes) -> set[str]:
+        """Give who waits for a key; an owner record says whose keys those are that it names, so it counts for them."""
+        owner = self.owners.get(self._uid_of(key)) if key.startswith(self._owner_prefix) else None
+        keys = owner.keys if owner else (key,)
+        return {uid for each in keys for uid in self._contested.pop(each, ())}
 
     def _store(self, record: Record) -> set[str]:
+        """Store a record; return its holder."""
         self.records[record.key] = record
         if record.key.startswith(self._owner_prefix):
             return self._store_owner(record)
-        return self._concerned(record.key)
+        return self._holder_of(record.key)
 
     def _remove(self, key: bytes) -> set[str]:
+        """Remove a record; return who held it."""
         self.records.pop(key, None)
-        concerned = self._concerned(key)
         if key.startswith(self._owner_prefix):
             uid = self._uid_of(key)
             self._drop_owner(uid)
-            concerned = {uid}
-        return concerned
+            return {uid}
+        return self._holder_of(key)
 
     def _store_owner(self, record: Record) -> set[str]:
         uid = self._uid_of(record.key)
@@ -155,11 +189,9 @@ class Mirror:
             if self._holder.get(key) == uid:
                 del self._holder[key]
 
-    def _concerned(self, key: bytes) -> set[str]:
-        """Find who holds a key or waits for it."""
-        waiting = self._contested.pop(key, None) or set()
+    def _holder_of(self, key: bytes) -> set[str]:
         holder = self._holder.get(key)
-        return waiting | {holder} if holder else waiting
+        return {holder} if holder else set()
 
     def _uid_of(self, key: bytes) -> str:
         return key[len(self._owner_prefix) :].decode(errors="replace")

@@ -18,14 +18,14 @@ from typing import Protocol
 from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.errors import EtcdError, InvalidRequest, LeaseNotFound
-from grpc_etcd.etcd.model import Listing, TransactionResult
+from grpc_etcd.etcd.model import LeaseId, Listing, Record, Revision, TransactionResult
 from grpc_etcd.registry.pace import Change, PacedQueue
 from grpc_etcd_operator.core.desired import Desired, Fault
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
 from grpc_etcd_operator.core.plan import Plan, make_plan
 from grpc_etcd_operator.writer.electing import Election
 from grpc_etcd_operator.writer.leasing import Leases
-from grpc_etcd_operator.writer.mirror import Mirror
+from grpc_etcd_operator.writer.mirror import Announcement, Mirror
 from grpc_etcd_operator.writer.sending import Transaction, divide, make_transaction
 from grpc_etcd_operator.writer.streams import Streams
 
@@ -278,7 +278,7 @@ class Writer:
             return
         for key, response in zip(keys, result.responses, strict=True):
             found = response.records if isinstance(response, Listing) else ()
-            self._mirror.note_seen(key, found[0] if found else None, result.revision)
+            self.enqueue(self._mirror.note_seen(key, found[0] if found else None, result.revision))
         self._streams.note_read(keys)
         self._strangers.difference_update(keys)
         self.wake()
@@ -347,7 +347,8 @@ class Writer:
     async def _send(self, plans: list[Plan]) -> None:
         """Send one transaction and draw its conclusions. Every way out leaves its units done or dirty."""
         transaction = make_transaction(plans, self._election.fence())
-        self._mirror.expect(transaction.leases, transaction.deleted)
+        announcement = Announcement(transaction.leases, transaction.keys, transaction.deleted)
+        self._mirror.expect(announcement)
         try:
             await self._leases.ensure(transaction.leases)
             failure = [self._election.read(), *(ops.get(key) for key in transaction.keys)]
@@ -358,7 +359,7 @@ class Writer:
             self.trouble.end()
             self._conclude(transaction, result)
         finally:
-            self._mirror.expect_no_more(transaction.leases, transaction.deleted)
+            self._mirror.expect_no_more(announcement)
             self._in_flight.difference_update(plan.uid for plan in plans)
             self._slots.release()
             self._wake.set()
@@ -393,14 +394,15 @@ class Writer:
             self._take_reads(transaction, result)
             self._come_again(transaction)
             return
+        now, again = Revision(result.revision), set[str]()
         for plan in transaction.plans:
-            waiting: set[str] = set()
+            lease = LeaseId(plan.lease)
             for put in plan.puts:
-                self._mirror.note_put(put.key, put.value, plan.lease, result.revision)
+                again |= self._mirror.note_put(plan.uid, Record(put.key, put.value, lease, now, now, 1))
             for delete in plan.deletes:
-                waiting |= self._mirror.note_deleted(delete.key, result.revision)
-            self.enqueue(waiting - {plan.uid})
+                again |= self._mirror.note_deleted(delete.key, now)
             self._committed(plan)
+        self.enqueue(again)
 
     def _committed(self, plan: Plan) -> None:
         self._since.pop(plan.uid, None)
@@ -417,7 +419,7 @@ class Writer:
         ]
         self._election.note_leader(found[0])
         for key, record in zip(transaction.keys, found[1:], strict=True):
-            self._mirror.note_seen(key, record, result.revision)
+            self.enqueue(self._mirror.note_seen(key, record, result.revision))
 
     def _pause_seconds(self) -> float | None:
         """Say how long nothing can be done unless somebody calls."""
