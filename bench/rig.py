@@ -88,34 +88,33 @@ class Rig:
     """An API server with a Node and as many Pods as a scenario wants."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
-        self.image_root = self._unpack_image()
-        self.api = ApiServer.start()
-        if self.image_root:
-            self._lend(self.image_root, self.api.kubeconfig)
-            self._lend(self.image_root, self.api.authority.ca)
-        self.stored = Etcd(self.api.etcd.endpoints)
-        self.api.kubectl("apply", "-f", str(CRD))
-        self.api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/grpcservices.grpc-etcd.dev")
-        with Kubelet(self.api) as kubelet:
-            kubelet.create_node("node-1", zone="zone-1", region="region-1")
-        self._template_uid, self._templates = self._make_templates()
+        with ExitStack() as stack:  # what has been started ends again when the rest does not start
+            self.image_root = self._unpack_image(stack)
+            self.api = stack.enter_context(ApiServer.start())
+            if self.image_root:
+                self._lend(self.image_root, self.api.kubeconfig)
+                self._lend(self.image_root, self.api.authority.ca)
+            self.stored = stack.enter_context(Etcd(self.api.etcd.endpoints))
+            self.api.kubectl("apply", "-f", str(CRD))
+            self.api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/grpcservices.grpc-etcd.dev")
+            with Kubelet(self.api) as kubelet:
+                kubelet.create_node("node-1", zone="zone-1", region="region-1")
+            self._template_uid, self._templates = self._make_templates()
+            self._stack = stack.pop_all()
         self.pods: list[BenchPod] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stored.close()
-        self.api.close()
         self._stack.close()
 
-    def _unpack_image(self) -> Path | None:
+    def _unpack_image(self, stack: ExitStack) -> Path | None:
         """Unpack the operator's image, whose Python and byte code are what a cluster runs."""
         if reason := image.why_impossible():
             print(f"the operator runs on this program's Python, not in its image: {reason}", file=sys.stderr)
             return None
-        return self._stack.enter_context(image.mounted(image.build()))
+        return stack.enter_context(image.mounted(image.build()))
 
     def _lend(self, root: Path, file: Path) -> None:
         """Show a file at the same path under another root."""

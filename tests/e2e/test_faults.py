@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from grpc_etcd.etcd import Etcd, NoSpace
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
+from testbed.kubernetes_api import ApiError
 from testbed.replica import RegistryView
 
 CRD = Path(__file__).resolve().parents[2] / "crds" / "grpcservices.yaml"
@@ -46,13 +48,24 @@ def test_an_api_server_that_is_away_changes_nothing_and_is_caught_up_with(
     wait_until(scene.has_mark, "in step again")
 
 
+def is_gone(scene: Any, resource_version: str) -> bool:
+    """Whether the API server answers a watch of Pods from a resource version on with 410 Gone."""
+    try:
+        kind, item = next(iter(scene.api.client.watch("v1", "Pod", resource_version)))
+    except ApiError as error:
+        return error.status == HTTPStatus.GONE
+    return kind == "ERROR" and item["code"] == HTTPStatus.GONE
+
+
 def test_a_deletion_in_a_gap_of_the_watch_is_found(
     own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
     replica = scene.start().wait_leading()
     pods = three_pods(scene)
+    seen = scene.api.client.list("v1", "Pod", scene.namespace)["metadata"]["resourceVersion"]
     scene.let_vanish(pods[:1])
+    assert is_gone(scene, seen), "a watch cannot go on from where the operator's was cut off"
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
     wait_until(lambda: replica.lines("a deletion was missed by the watch"), "it was no event that told it")
     assert replica.metric("grpc_etcd_drift_total", registry="default") == 1

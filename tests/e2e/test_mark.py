@@ -1,15 +1,22 @@
 """The synced mark stands only while the leader is in step: put once, never rewritten, gone as soon as that ends."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.jupiter import Jupiter
+from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import synced_key
+from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
 from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.writer.electing import Election
 from grpc_etcd_operator.writer.marking import Mark
+from grpc_etcd_operator.writer.station import Station
 from testbed.conditions import wait_until
 from testbed.proxy import TcpProxy
 
@@ -59,6 +66,71 @@ def test_it_is_gone_while_the_registry_is_out_of_the_leaders_reach(scene: Any) -
         wait_until(lambda: mark_of(scene), "in step again")
         assert mark_of(scene).create_revision > first.create_revision
         assert scene.registry.addresses() == [pod.address]
+
+
+class OneUnit:
+    """The facts of a world with one unit, which wants one record once `wants` is set."""
+
+    def __init__(self) -> None:
+        self.wants: Wanted | None = None
+
+    def desired(self, uid: str, registry: str) -> Desired | None:
+        assert registry == "default"
+        return Desired(Unit(uid, "shop", "pod-1"), (self.wants,) if self.wants else ())
+
+    def outranks(self, uid: str, rival: str) -> bool:
+        raise AssertionError(f"{uid} and {rival}: there is only one unit")
+
+    def may_write(self) -> bool:
+        return True
+
+    def may_delete(self) -> bool:
+        return True
+
+
+async def test_it_is_gone_while_a_change_is_overdue(etcd: Any) -> None:
+    facts, overdue_seconds = OneUnit(), 1.0
+    layout, endpoint = Jupiter(), Endpoint(name="greeter", address="10.0.0.1:9000")
+    encoded = layout.encode("greeter", endpoint)
+    assert isinstance(encoded, KeyValue)
+    station = Station(
+        "default",
+        "c1",
+        Etcd(etcd.endpoints),
+        identity="test",
+        scope=Scope(),
+        lease_ttl_seconds=30,
+        leader_ttl_seconds=LEADER_TTL_SECONDS,
+        facts=facts,
+        is_fresh=lambda: True,
+        advise=str,
+        on_outcome=lambda _registry, _outcome: None,
+        on_change=lambda: None,
+        overdue_seconds=overdue_seconds,
+    )
+    running = asyncio.create_task(station.run())
+
+    async def until(condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110  etcd decides
+                await asyncio.sleep(0.02)
+
+    await until(lambda: station.mark.is_put)
+    # Nothing is written before what stands under its prefix is known, and that is not even followed yet.
+    facts.wants = Wanted(encoded.key, encoded.value, "s1", layout, endpoint)
+    prefix = station.streams.learn(layout, "greeter")
+    station.enqueue(["p1"])
+    began = time.monotonic()
+    await until(lambda: not station.mark.is_put)
+    assert time.monotonic() - began >= overdue_seconds
+    assert await station.etcd.get(synced_key("c1")) is None
+    assert await station.etcd.get(encoded.key) is None
+    station.feed.follow([prefix])
+    await until(lambda: station.mark.is_put)
+    assert await station.etcd.get(encoded.key)
+    running.cancel()
+    await asyncio.wait([running])
+    await station.close()
 
 
 async def test_it_follows_the_leaders_word_on_being_in_step(etcd: Any) -> None:

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 class Station:
     """One registry's part of the operator.
 
-    `is_fresh` says whether Kubernetes' event streams can be trusted, `advise` what an admin can do about an error.
+    `is_fresh` says whether Kubernetes' event streams can be trusted, `advise` what an admin can do about an error. The
+    synced mark goes when a change has waited for more than `overdue_seconds`.
     """
 
     def __init__(  # noqa: PLR0913  what one registry's part of the operator consists of
@@ -47,8 +48,9 @@ class Station:
         advise: Callable[[EtcdError], str],
         on_outcome: Callable[[str, Outcome], None],
         on_change: Callable[[], None],
+        overdue_seconds: float = OVERDUE_SECONDS,
     ) -> None:
-        self.name, self.cluster, self.etcd = name, cluster, etcd
+        self.name, self.cluster, self.etcd, self._overdue_seconds = name, cluster, etcd, overdue_seconds
         self._scope, self._facts, self._is_fresh, self._on_change = scope, facts, is_fresh, on_change
         self._advise = advise
         self._owners = owner_prefix(cluster)
@@ -104,7 +106,9 @@ class Station:
         if not self._facts.may_delete() or not self._is_fresh() or self.error:
             return False
         return (
-            writer.overdue_seconds() < OVERDUE_SECONDS if self.mark.is_put else not (writer.depth or writer.in_flight)
+            writer.overdue_seconds() < self._overdue_seconds
+            if self.mark.is_put
+            else not (writer.depth or writer.in_flight)
         )
 
     def learn(self, service: GrpcService) -> None:
