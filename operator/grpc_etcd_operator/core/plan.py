@@ -15,7 +15,9 @@ For each key that a unit wants, against what etcd holds (`L` is the unit's lease
     a foreign lease, our owner record| put: a foreign overwrite is repaired
     anything else                    | nothing: a process registered itself; respect it and say so
 
-A key that the unit holds and no longer wants is deleted if it still carries L. Each edit holds what must still be true.
+A key that the unit holds and no longer wants is deleted if it still carries L. Each edit holds what must still be true:
+what is known may be old, and of keys and owner record one may be older than the other. An owner record never stops
+naming a key that still carries L: nobody would ever delete that key.
 Applying a plan and planning again gives an empty plan.
 """
 
@@ -59,10 +61,11 @@ class PutEdit:
 
 @dataclass(frozen=True, slots=True)
 class DeleteEdit:
-    """Delete `key` if it still carries this lease."""
+    """Delete `key` if it still carries this lease; where a mod revision is given, only if it is still that one."""
 
     key: bytes
     lease: int
+    mod_revision: int = ABSENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,19 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Leave `key` alone, but edit the others only if it does not carry this lease."""
+
+    key: bytes
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The edits of one unit. `faults` is all that is wrong with it, `contested` the keys that others hold.
 
-    `requires` is the owner record where keys are put and it is not: a key without one would be nobody's for good.
+    `requires` has the owner record where keys are put and it is not: a key without one would be nobody's for good.
+    `releases` are the keys that the owner record names no longer though they are not deleted.
 
     `written` are the GrpcServices (by UID) that have all their keys once it is applied.
     """
@@ -87,6 +99,7 @@ class Plan:
     puts: tuple[PutEdit, ...] = ()
     deletes: tuple[DeleteEdit, ...] = ()
     requires: tuple[Requirement, ...] = ()
+    releases: tuple[Release, ...] = ()
     faults: tuple[Fault, ...] = ()
     contested: tuple[bytes, ...] = ()
     written: frozenset[str] = frozenset()
@@ -105,7 +118,7 @@ class Plan:
     @property
     def size(self) -> int:
         """Count its part of a transaction's conditions, of which there are never fewer than operations."""
-        return len(self.puts) + len(self.deletes) + len(self.requires)
+        return len(self.puts) + len(self.deletes) + len(self.requires) + len(self.releases)
 
 
 class Registry(Protocol):
@@ -149,6 +162,7 @@ class _Planner:
         self.puts: list[PutEdit] = []
         self.deletes: list[DeleteEdit] = []
         self.requires: list[Requirement] = []
+        self.releases: list[Release] = []
         self.faults: list[Fault] = []
         self.contested: list[bytes] = []
 
@@ -206,12 +220,14 @@ class _Planner:
             current = self.registry.record(key)
             if current and current.lease in (self.lease, 0):
                 self.deletes.append(DeleteEdit(key, current.lease))
+            else:
+                self.releases.append(Release(key, self.lease))
 
     def keep_owner_record(self) -> None:
         current = self.registry.record(self.owner_key)
         if not self.written:
             if current:
-                self.deletes.append(DeleteEdit(self.owner_key, current.lease))
+                self.deletes.append(DeleteEdit(self.owner_key, current.lease, current.mod_revision))
             return
         unit = self.desired.unit
         value = OwnerRecord(
@@ -234,6 +250,7 @@ class _Planner:
             tuple(self.puts),
             tuple(self.deletes),
             tuple(self.requires),
+            tuple(self.releases),
             (*self.faults, *self.desired.faults),
             tuple(self.contested),
             frozenset(self.written.values()) - {fault.source for fault in self.faults},

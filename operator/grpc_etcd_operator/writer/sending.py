@@ -42,12 +42,19 @@ def make_transaction(plans: Sequence[Plan], fence: Compare) -> Transaction:
             operations.append(ops.put(put.key, put.value, lease=plan.lease))
             keys.append(put.key)
         for delete in plan.deletes:
-            conditions.append(compare.lease(delete.key, "==", delete.lease))
+            conditions.append(
+                compare.mod_revision(delete.key, "==", delete.mod_revision)
+                if delete.mod_revision
+                else compare.lease(delete.key, "==", delete.lease)
+            )
             operations.append(ops.delete(delete.key))
             keys.append(delete.key)
         for required in plan.requires:
             conditions.append(compare.mod_revision(required.key, "==", required.mod_revision))
             keys.append(required.key)
+        for release in plan.releases:
+            conditions.append(compare.lease(release.key, "!=", release.lease))
+            keys.append(release.key)
     return Transaction(tuple(plans), tuple(conditions), tuple(operations), tuple(keys))
 
 

@@ -48,13 +48,19 @@ class Store:
         self.revision += 1
         self.records[key] = Stored(value, lease, self.revision)
 
+    def takes(self, plan: Plan) -> bool:
+        """Say whether all that must still be true for a plan is so."""
+        mod_revisions = {key: held.mod_revision for key, held in self.records.items()}
+        leases = {key: held.lease for key, held in self.records.items()}
+        return (
+            all(mod_revisions.get(each.key, 0) == each.mod_revision for each in (*plan.puts, *plan.requires))
+            and all(leases.get(each.key, 0) == each.lease for each in plan.deletes)
+            and all(mod_revisions.get(each.key) == each.mod_revision for each in plan.deletes if each.mod_revision)
+            and all(leases.get(each.key, 0) != each.lease for each in plan.releases)
+        )
+
     def apply(self, plan: Plan) -> None:
-        for put in plan.puts:
-            held = self.records.get(put.key)
-            assert (held.mod_revision if held else 0) == put.mod_revision
-        for delete in plan.deletes:
-            held = self.records.get(delete.key)
-            assert (held.lease if held else 0) == delete.lease
+        assert self.takes(plan)
         for put in plan.puts:
             self.put(put.key, put.value, plan.lease)
         for delete in plan.deletes:
@@ -134,6 +140,27 @@ def test_keys_are_put_only_beside_their_owner_record(before: list[Wanted], after
         stored = seen_by_the_planner.get(owner_key(CLUSTER, "p1"))
         guards = {put.key: put.mod_revision for put in plan.puts} | {r.key: r.mod_revision for r in plan.requires}
         assert guards[owner_key(CLUSTER, "p1")] == (stored.mod_revision if stored else 0)
+
+
+@given(st.lists(wanted_sets, min_size=1, max_size=4), st.just([]) | wanted_sets, foreign, st.data())
+def test_no_key_is_orphaned_however_old_what_the_planner_knows_is(
+    history: list[list[Wanted]], after: list[Wanted], others: dict[int, int], data: st.DataObject
+) -> None:
+    store = make_store([], others)
+    past = [store.records.copy()]
+    for wanted in history:
+        store.apply(store.plan(Desired(UNIT, tuple(wanted), ("shop/greeter",))))
+        past.append(store.records.copy())
+    known = Store(revision=store.revision)
+    for key in sorted({key for records in past for key in records}):
+        if record := data.draw(st.sampled_from(past)).get(key):
+            known.records[key] = record
+    plan = known.plan(Desired(UNIT, tuple(after), ("shop/greeter",)))
+    if store.takes(plan):
+        store.apply(plan)
+    owner = store.owner("p1")
+    mine = {key for key, stored in store.records.items() if stored.lease == LEASE}
+    assert mine - {owner_key(CLUSTER, "p1")} <= set(owner.keys if owner else ())
 
 
 def test_a_foreign_key_is_reported() -> None:
