@@ -11,15 +11,13 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import grpc
 
+from grpc_etcd.xds.plane import this_process
+
 NativeT = TypeVar("NativeT")
 
 
 class Origin(Protocol):
     """Where channels come from."""
-
-    @property
-    def generation(self) -> int:
-        """Count the forks between the first process and this one."""
 
     def default_timeout(self, service: str) -> float | None:
         """Give the timeout in seconds of calls that name none."""
@@ -29,29 +27,30 @@ class Renewable(Generic[NativeT]):
     """The native channel of this process; one that was inherited through a fork is put aside and never touched."""
 
     def __init__(self, origin: Origin, service: str, make: Callable[[], NativeT]) -> None:
-        self.origin = origin
+        self.process = this_process()
+        self._origin = origin
         self.service = service
         self._make = make
         self._aside: list[object] = []
-        self.generation = origin.generation
+        self.generation = self.process.forks
         self.native = make()
 
     def current(self) -> NativeT:
         """Give the native channel that this process may use."""
-        if self.generation != self.origin.generation:
+        if not self.is_current:
             self._aside.append(self.native)
-            self.generation = self.origin.generation
+            self.generation = self.process.forks
             self.native = self._make()
         return self.native
 
     @property
     def is_current(self) -> bool:
         """Tell whether the channel was made by this process."""
-        return self.generation == self.origin.generation
+        return self.generation == self.process.forks
 
     def timeout(self) -> float | None:
         """Give the default timeout as it is now."""
-        return self.origin.default_timeout(self.service)
+        return self._origin.default_timeout(self.service)
 
 
 class Front:
@@ -59,20 +58,19 @@ class Front:
 
     def __init__(self, channel: Renewable[Any], kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._channel = channel
-        self._origin = channel.origin
+        self._process = channel.process
         self._what = kind, args, kwargs
         self._bind()
 
-    def _bind(self) -> None:
+    def _bind(self) -> Any:
         kind, args, kwargs = self._what
         native = self._channel.current()
         self._generation = self._channel.generation
         self._native = getattr(native, kind)(*args, **kwargs)
+        return self._native
 
     def _callable(self) -> Any:
-        if self._generation != self._origin.generation:
-            self._bind()
-        return self._native
+        return self._native if self._generation == self._process.forks else self._bind()
 
 
 class UnaryAnswer(Front):
@@ -88,9 +86,13 @@ class UnaryAnswer(Front):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """Make the call; a timeout of None is the service's default."""
-        return self._callable()(
+        if timeout is None:
+            timeout = self._channel.timeout()
+        # What `_callable` does, without the call: this is the one function that every call goes through.
+        native = self._native if self._generation == self._process.forks else self._bind()
+        return native(
             request,
-            timeout=self._channel.timeout() if timeout is None else timeout,
+            timeout=timeout,
             metadata=metadata,
             credentials=credentials,
             wait_for_ready=wait_for_ready,

@@ -108,10 +108,10 @@ class Registry(Following):
         """What keeps this process's own endpoints registered; made at the first use, and anew in a forked child."""
         etcd = self.etcd
         with self._lock:
-            if self.generation not in self._registrars:
+            if self._process.forks not in self._registrars:
                 pod_ip = self._options.get("pod_ip", "")
-                self._registrars = {self.generation: Registrar(etcd, self.layouts, pod_ip=pod_ip)}
-            return self._registrars[self.generation]
+                self._registrars = {self._process.forks: Registrar(etcd, self.layouts, pod_ip=pod_ip)}
+            return self._registrars[self._process.forks]
 
     def register(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> Registration:
         """Keep an endpoint registered from now on, as `Registrar.register` says; returns at once."""
@@ -160,7 +160,7 @@ class Registry(Following):
         )
 
     def _close(self, opened: Any) -> None:
-        if registrar := self._registrars.pop(self.generation, None):
+        if registrar := self._registrars.pop(self._process.forks, None):
             registrar.close()
         if opened is not self._source:
             opened.close()

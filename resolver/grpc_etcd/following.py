@@ -120,11 +120,6 @@ class Following(abc.ABC):
     def _target(self, service: str) -> str:
         return format_target(ServiceName(self.name, service))
 
-    @property
-    def generation(self) -> int:
-        """Count the forks between the first process and this one."""
-        return self._process.forks
-
     def default_timeout(self, service: str) -> float | None:
         """Give the timeout in seconds of calls to the service that name none; None: they have none."""
         inside = self._inside

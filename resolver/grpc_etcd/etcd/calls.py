@@ -7,7 +7,7 @@ for both drivers.
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from grpc_etcd.etcd import model
 from grpc_etcd.etcd.compare import Compare
@@ -39,12 +39,12 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One unary call. `login` is False where a token is not wanted."""
+    """One unary call. `meanwhile` is work that may be done while the reply is on its way, twice without harm."""
 
     method: Method
     request: Any
     read: Callable[[Any], T]
-    login: bool = True
+    meanwhile: Callable[[], None] | None = None
 
 
 Steps: TypeAlias = Generator[Call[Any], Any, T]
@@ -180,7 +180,7 @@ def authenticate(user: str, password: str) -> Call[str]:
     """Log in; the reply is a token."""
     request = message("AuthenticateRequest")(name=user, password=password)
     wire = method("Auth/Authenticate", "AuthenticateRequest", "AuthenticateResponse")
-    return Call(wire, request, lambda reply: str(reply.token), login=False)
+    return Call(wire, request, lambda reply: str(reply.token))
 
 
 def status() -> Call[model.ServerStatus]:
@@ -226,33 +226,32 @@ def make_event(event: Any) -> Event:
 
 
 def get_prefix(prefix: bytes, *, revision: int = 0, keys_only: bool = False) -> Steps[Listing]:
-    """Read a prefix in pages, all at the first page's revision."""
+    """Read a prefix in pages, all at the first page's revision; records are made while the next page is on its way."""
     key, end = model.range_start(prefix), model.prefix_end(prefix)
     records: list[Record] = []
+    pages: list[Any] = []
+
+    def catch_up() -> None:
+        while pages:
+            records.extend(make_records(pages.pop().kvs))
+
     limit = FIRST_PAGE_KEYS
     while True:
         request = message("RangeRequest")(key=key, range_end=end, revision=revision, limit=limit, keys_only=keys_only)
-        page = yield Call(range_method(), request, read_page)
-        revision = revision or page.revision
-        records += page.records
+        page = yield Call(range_method(), request, read_reply, catch_up)
+        catch_up()
+        revision = revision or read_revision(page)
+        pages.append(page)
         if not page.more:
+            catch_up()
             return Listing(tuple(records), Revision(revision))
-        key = page.records[-1].key + b"\x00"
-        limit = next_limit(limit, page.bytes)
+        key = page.kvs[-1].key + b"\x00"
+        limit = next_limit(limit, page.ByteSize())
 
 
-class Page(NamedTuple):
-    """One page of a listing; the reply, which weighs more, is gone when the next one is asked for."""
-
-    records: list[Record]
-    revision: Revision
-    bytes: int
-    more: bool
-
-
-def read_page(reply: Any) -> Page:
-    """Read one page."""
-    return Page(make_records(reply.kvs), read_revision(reply), reply.ByteSize(), reply.more)
+def read_reply(reply: Any) -> Any:
+    """Take a reply as it is."""
+    return reply
 
 
 def next_limit(limit: int, page_bytes: int) -> int:

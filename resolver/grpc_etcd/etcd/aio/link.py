@@ -105,7 +105,11 @@ class Link:
         line = self._line if self._is_current() else await self._current_line()
         assert line is not None  # noqa: S101  as _is_current() says
         try:
-            reply = await line.unary(call.method)(call.request, timeout=self._timeout_seconds, metadata=metadata)
+            answer = line.unary(call.method)(call.request, timeout=self._timeout_seconds, metadata=metadata)
+            if call.meanwhile is not None:
+                await asyncio.sleep(0)  # only now the request goes out
+                call.meanwhile()
+            reply = await answer
         except grpc.RpcError as error:
             self._lookout.suspect()
             raise self._explain(error) from error

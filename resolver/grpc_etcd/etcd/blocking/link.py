@@ -24,9 +24,9 @@ class Line:
         self.channel = channel
         self.facts = facts
         self.process = os.getpid()
-        self._unary: dict[str, Callable[..., Any]] = {}
+        self._unary: dict[str, Any] = {}
 
-    def unary(self, method: Method) -> Callable[..., Any]:
+    def unary(self, method: Method) -> Any:
         """Return the callable of a unary method."""
         known = self._unary.get(method.path)
         if known is None:
@@ -104,7 +104,12 @@ class Link:
     def _send(self, call: Call[T], metadata: Metadata) -> T:
         unary = self._current_line().unary(call.method)
         try:
-            reply = unary(call.request, timeout=self._timeout_seconds, metadata=metadata)
+            if call.meanwhile is None:
+                reply = unary(call.request, timeout=self._timeout_seconds, metadata=metadata)
+            else:
+                future = unary.future(call.request, timeout=self._timeout_seconds, metadata=metadata)
+                call.meanwhile()
+                reply = future.result()
         except grpc.RpcError as error:
             self._lookout.suspect()
             raise self._explain(error) from error
