@@ -18,9 +18,9 @@ from grpc_etcd.etcd.ops import DeleteOp, GetOp, Op, PutOp
 T = TypeVar("T")
 
 # A page of a listing aims at so many bytes. For each page etcd counts all keys that are left, and a page's reply weighs
-# a few times its bytes. Measured with 100,000 keys: 1 MiB took 82 MB at the peak, this 77; half of it 75, and a quarter
-# more time.
-PAGE_BYTES = 1 << 19
+# a few times its bytes. Measured with 100,000 keys: 512 KiB took 0.55 s and 78 MB at the peak, this 0.47 s and 79 MB,
+# 1 MiB 0.50 s and 83 MB.
+PAGE_BYTES = 7 << 17
 FIRST_PAGE_KEYS = 1_000
 MOST_PAGE_KEYS = 10_000
 
@@ -209,14 +209,21 @@ def read_revision(reply: Any) -> Revision:
 
 
 def make_record(kv: Any) -> Record:
-    """Return a record from its message; most keys are put once, so their two revisions are one object."""
-    created, modified = kv.create_revision, kv.mod_revision
-    return Record(kv.key, kv.value, kv.lease, created, created if created == modified else modified, kv.version)
+    """Return a record from its message."""
+    return Record(kv.key, kv.value, kv.lease, kv.create_revision, kv.mod_revision, kv.version)
 
 
 def make_records(kvs: Any) -> list[Record]:
-    """Return records from their messages."""
-    return [make_record(kv) for kv in kvs]
+    """Return records from their messages. Neighbours mostly share revisions, which are then one object: less memory."""
+    records = []
+    last = 0
+    for kv in kvs:
+        created, modified = kv.create_revision, kv.mod_revision
+        if created == last:
+            created = last
+        last = modified = created if modified == created else modified
+        records.append(Record(kv.key, kv.value, kv.lease, created, modified, kv.version))
+    return records
 
 
 def make_event(event: Any) -> Event:
