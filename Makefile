@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
+QUICK := not faults and not interop and not matrix
 
 .DEFAULT_GOAL := help
-.PHONY: help dev gen check fmt test test-unit test-e2e test-faults test-interop test-matrix test-cluster demo bench-etcd bench-operator bench-client image clean
+.PHONY: help dev gen check fmt test test-unit test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-interop test-matrix test-cluster demo bench-etcd bench-operator bench-client image clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,20 +34,28 @@ fmt: dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: dev ## Run every test but the slow ones, on a real etcd and a real API server
-	$(RUN) -m testbed.build
-	$(RUN) -m pytest -m 'not faults and not interop and not matrix' tests
+test: test-parts test-e2e ## Run every test but the slow ones, on a real etcd and a real API server
 
 test-unit: dev ## Run the tests of the pure code
 	$(RUN) -m pytest tests/unit
 
-test-e2e: dev ## Run the tests on an API server and an etcd
+test-parts: dev ## Run the tests of each part, all but those of test-e2e
 	$(RUN) -m testbed.build
-	$(RUN) -m pytest -m 'not faults and not interop and not matrix' tests/e2e
+	$(RUN) -m pytest -m '$(QUICK)' --ignore tests/e2e tests
 
-test-faults: dev ## Run the slow tests that kill, freeze and cut off real processes
+test-e2e: dev ## Run the tests of the whole on an API server and an etcd
 	$(RUN) -m testbed.build
-	$(RUN) -m pytest -m faults tests
+	$(RUN) -m pytest -m '$(QUICK)' tests/e2e
+
+test-faults: test-faults-e2e test-faults-parts ## Run the slow tests that kill, freeze and cut off real processes
+
+test-faults-parts: dev ## Run those of each part
+	$(RUN) -m testbed.build
+	$(RUN) -m pytest -m faults --ignore tests/e2e tests
+
+test-faults-e2e: dev ## Run those of the whole
+	$(RUN) -m testbed.build
+	$(RUN) -m pytest -m faults tests/e2e
 
 test-interop: dev ## Run the real Go clients and writers of every format against ours
 	$(RUN) -m testbed.build --interop
