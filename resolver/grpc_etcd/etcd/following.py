@@ -74,11 +74,18 @@ Commands: TypeAlias = Generator[Command, Any, None]
 class Following:
     """What is known of some prefixes, and what to do next. `state` may be read from any thread."""
 
-    def __init__(self, prefixes: Sequence[bytes], clock: Callable[[], float], jitter: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        prefixes: Sequence[bytes],
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        start_revision: int = 0,
+    ) -> None:
+        """Follow from a revision on; 0 lists first."""
         self._prefixes = model.disjoint(prefixes)
         self._clock = clock
         self._jitter = jitter
-        self._next: dict[bytes, int] = {}
+        self._next: dict[bytes, int] = dict.fromkeys(self._prefixes, start_revision) if start_revision else {}
         self._witness: tuple[bytes, Record | None] | None = None
         self._failures = 0
         self.state = model.State(connected=False, stale_since=clock())

@@ -160,6 +160,26 @@ def test_compaction_in_the_gap_lists_again(opened: Opened, proxy: TcpProxy, writ
     follower.wait(lambda: len(follower.view()) == len(expected) + 3, "events after the second listing")
 
 
+def test_a_start_below_the_compaction_lists(opened: Opened, proxy: TcpProxy, writer: Etcd) -> None:
+    writer.put(b"k/1", b"old")
+    writer.compact(writer.put(b"k/1", b"new"))
+    follower = opened(proxy.address).follow(b"k/", start_revision=1)
+    follower.wait_lost(Compacted)
+    follower.wait_listed()
+    assert follower.view() == {b"k/1": b"new"}
+    writer.put(b"k/2", b"later")
+    follower.wait_events(1)
+
+
+def test_a_start_beyond_the_history_lists(opened: Opened, proxy: TcpProxy, writer: Etcd) -> None:
+    """As after a restored snapshot: that revision may come some day, with something else in it."""
+    now = writer.put(b"k/1", b"x")
+    follower = opened(proxy.address).follow(b"k/", start_revision=now + 100)
+    follower.wait_lost(HistoryChanged)
+    follower.wait_listed()
+    assert follower.view() == {b"k/1": b"x"}
+
+
 def test_quorum_lost_and_regained(etcd_cluster: EtcdServer, opened: Opened, closing: contextlib.ExitStack) -> None:
     """The client sits on the member that survives: only `hasleader` makes that one speak up."""
     survivor = etcd_cluster.members[0]

@@ -22,6 +22,18 @@ def test_a_list_watch_lists_and_then_tells_every_change(etcd: EtcdServer, opened
     assert follower.state.revision == second + 2
 
 
+def test_a_start_revision_tells_all_since_without_a_listing(etcd: EtcdServer, opened: Opened) -> None:
+    client = opened(etcd.endpoints)
+    client.put(b"w/1", b"before")
+    listing = client.get_prefix(b"w/")
+    since = [client.put(b"w/1", b"a"), client.put(b"w/2", b"b")]
+    follower = client.follow(b"w/", start_revision=listing.revision + 1)
+    follower.wait_events(2)
+    assert follower.events() == [(b"w/1", b"a", since[0]), (b"w/2", b"b", since[1])]
+    assert follower.of(Listed) == []
+    assert follower.state.connected
+
+
 def test_several_prefixes_come_over_one_stream_and_overlapping_ones_once(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     for key in (b"a/1", b"a/b/1", b"c/1", b"d/1"):

@@ -26,10 +26,11 @@ class ListWatch(AsyncIterator[News]):
     `state` may be read at any time.
     """
 
-    def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float) -> None:
+    def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float, start_revision: int) -> None:
         self._link = link
         self._progress_seconds = self._quiet_seconds = progress_seconds
-        self._following = Following(prefixes, time.time, random.Random().random)  # noqa: S311 (jitter)
+        jitter = random.Random().random  # noqa: S311 (no secret)
+        self._following = Following(prefixes, time.time, jitter, start_revision)
         self._closing = asyncio.Event()
         self._stream: Any = None
         self._reading: asyncio.Future[Any] | None = None

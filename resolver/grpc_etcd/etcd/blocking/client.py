@@ -128,13 +128,18 @@ class Etcd:
         """Ask the member at the other end about itself."""
         return self._link.call(calls.status())
 
-    def list_watch(self, *prefixes: bytes, progress_seconds: float = PROGRESS_SECONDS) -> ListWatch:
+    def list_watch(
+        self, *prefixes: bytes, start_revision: int = 0, progress_seconds: float = PROGRESS_SECONDS
+    ) -> ListWatch:
         """List some prefixes and follow them for ever, over one stream.
+
+        With a `start_revision` there is no listing first: all that happened from that revision on is told, for those
+        who have listed up to it themselves. If etcd no longer has it, Lost says so and a listing follows.
 
         Every `progress_seconds` etcd is asked how far the stream is, so that a quiet prefix does not fall behind the
         compaction of a busy store.
         """
-        return self._keep(ListWatch(self._link, prefixes, progress_seconds))
+        return self._keep(ListWatch(self._link, prefixes, progress_seconds, start_revision))
 
     def keep_alive(self, on_lost: Callable[[LeaseId], object], *, streams: int = KEEP_ALIVE_STREAMS) -> KeepAlive:
         """Return an object that keeps leases alive; it has none yet."""

@@ -48,10 +48,11 @@ class ListWatch(Iterator[News]):
     `state` may be read at any time and from any thread.
     """
 
-    def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float) -> None:
+    def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float, start_revision: int) -> None:
         self._link = link
         self._progress_seconds = progress_seconds
-        self._following = Following(prefixes, time.time, random.Random().random)  # noqa: S311 (jitter)
+        jitter = random.Random().random  # noqa: S311 (no secret)
+        self._following = Following(prefixes, time.time, jitter, start_revision)
         self._closing = threading.Event()
         self._requests: Requests | None = None
         self._stream: Any = None
