@@ -213,9 +213,16 @@ class ClusterTest:
 
     def install(self) -> None:
         """Install the chart with helm: two replicas and the bundled etcd."""
-        bundled = ["--set=etcd.bundled.enabled=true", "--set=etcd.bundled.persistence.enabled=false"]
         names = ["--set=fullnameOverride=grpc-etcd", "--set=replicas=2", "--set=crds.keep=false"]
-        helm("install", "grpc-etcd", CHART, "--create-namespace", *bundled, *names, *chart_values())
+        helm(
+            "install",
+            "grpc-etcd",
+            CHART,
+            "--create-namespace",
+            "--set=etcd.bundled.enabled=true",
+            *names,
+            *chart_values(),
+        )
 
     def first_call(self) -> None:
         """Apply servers with a readiness gate, a GrpcService, and clients."""

@@ -166,9 +166,9 @@ def test_the_bundled_etcd_is_what_operator_and_clients_use() -> None:
     address = f"{service}.default:2379"
     assert f"--etcd-endpoints={address}" in container(items)["args"]
     assert find(items, "ConfigMap", "-client")["data"] == {"GRPC_ETCD_ENDPOINTS": address}
-    assert find(items, "StatefulSet")["spec"]["volumeClaimTemplates"]
-    fleeting = render({"etcd": {"bundled": {"enabled": True, "persistence": {"enabled": False}}}})
-    assert "volumeClaimTemplates" not in find(fleeting, "StatefulSet")["spec"]
+    assert "volumeClaimTemplates" not in find(items, "StatefulSet")["spec"], "a trial needs no storage class"
+    kept = render({"etcd": {"bundled": {"enabled": True, "persistence": {"enabled": True}}}})
+    assert find(kept, "StatefulSet")["spec"]["volumeClaimTemplates"]
 
 
 def test_a_single_replica_has_no_disruption_budget_that_would_block_a_drain() -> None:
