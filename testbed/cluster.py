@@ -213,16 +213,9 @@ class ClusterTest:
 
     def install(self) -> None:
         """Install the chart with helm: two replicas and the bundled etcd."""
-        names = ["--set=fullnameOverride=grpc-etcd", "--set=replicas=2", "--set=crds.keep=false"]
-        helm(
-            "install",
-            "grpc-etcd",
-            CHART,
-            "--create-namespace",
-            "--set=etcd.bundled.enabled=true",
-            *names,
-            *chart_values(),
-        )
+        chosen = {"fullnameOverride": "grpc-etcd", "replicas": 2, "crds.keep": "false", "etcd.bundled.enabled": "true"}
+        options = [f"--set={name}={value}" for name, value in chosen.items()]
+        helm("install", "grpc-etcd", CHART, "--create-namespace", *options, *chart_values())
 
     def first_call(self) -> None:
         """Apply servers with a readiness gate, a GrpcService, and clients."""
