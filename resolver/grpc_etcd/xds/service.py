@@ -66,10 +66,15 @@ class ServiceResources:
             case resources.LISTENER:
                 return resources.listener(requested, self._routes(name), self.policy)
             case resources.CLUSTER:
-                return resources.cluster(requested, name.format(resources.ASSIGNMENT), self.policy)
+                weighted = any(locality.weight != len(locality.targets) for locality in self._localities(name))
+                assignment = name.format(resources.ASSIGNMENT)
+                return resources.cluster(requested, assignment, self.policy, weighted=weighted)
             case resources.ASSIGNMENT if self.clusters is not None:
-                return resources.assignment(requested, self.clusters.get(Part(name.selection, name.selected), ()))
+                return resources.assignment(requested, self._localities(name))
         return None
+
+    def _localities(self, name: ResourceName) -> tuple[Locality, ...]:
+        return (self.clusters or {}).get(Part(name.selection, name.selected), ())
 
     def _routes(self, name: ResourceName) -> Iterator[Route]:
         for method, shares in (*self.routes, ("", ((ALL, 1),))):

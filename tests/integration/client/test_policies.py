@@ -22,7 +22,7 @@ from grpc_etcd.registry.policy import write_policy
 from testbed.conditions import wait_until
 from testbed.greeter import DELAY_HEADER, FAIL_HEADER, METHOD, decode_text, encode_text, say_hello
 
-from .conftest import SERVICE, World, answers, follows
+from .conftest import SERVICE, Load, World, answers, follows
 
 PREFER_ZONE = Policy(locality_preference=LocalityPreference(mode=ZonePreference.PREFER_ZONE))
 
@@ -36,6 +36,24 @@ def test_weights_are_obeyed(world: World) -> None:
     counts = answers(channel, 2000)
     shares = [counts[server.address] / 2000 for server in servers]
     assert shares == pytest.approx([0.1, 0.3, 0.6], abs=0.05)
+
+
+def test_weights_that_come_and_go_fail_no_call(world: World) -> None:
+    servers = world.serve(3, zone="a")
+    channel = world.channel(world.registry())
+    follows(channel, servers)
+    with Load(channel) as load:
+        for weights in ((1, 3, 6), (5, 5, 5), (9, 1, 0)):
+            for server, weight in zip(servers, weights, strict=True):
+                world.put(server.address, weight=weight, zone="a")
+
+            def as_wished(weights: tuple[int, ...] = weights) -> bool:
+                counts = answers(channel, 500)
+                shares = [counts[server.address] / 500 for server in servers]
+                return shares == pytest.approx([weight / sum(weights) for weight in weights], abs=0.08)
+
+            wait_until(as_wished, f"shares of {weights}")
+    assert load.failures == []
 
 
 def test_own_zone_is_preferred_and_spilled_over_when_it_is_down(world: World) -> None:

@@ -68,6 +68,18 @@ def test_an_accepted_answer_is_not_repeated_and_a_change_is_told_once() -> None:
     assert told(conversation) == []
 
 
+def test_how_calls_are_balanced_is_told_anew_once_weights_differ() -> None:
+    board = Board({GREETER: resources("10.0.0.1", "10.0.0.2")})
+    conversation = Conversation(board.look_up)
+    ask(conversation, CLUSTER, CLUSTER_NAME)
+    ((_, (even,)),) = told(conversation)
+    heavy = Dialable(Endpoint(name="greeter", address="10.0.0.3:1", weight=7), (Socket("10.0.0.3", 1),))
+    light = Dialable(Endpoint(name="greeter", address="10.0.0.1:1", weight=2), (Socket("10.0.0.1", 1),))
+    board[GREETER] = make_service_resources([heavy, light], Policy(), (), Here())
+    ((_, (weighted,)),) = told(conversation)
+    assert (b"WrrLocality" in even, b"WrrLocality" in weighted) == (False, True)
+
+
 def test_a_refused_answer_is_not_sent_again() -> None:
     board = Board({GREETER: resources("10.0.0.1")})
     conversation = Conversation(board.look_up)

@@ -64,7 +64,7 @@ def test_retry_and_hashing_stand_in_the_route() -> None:
 
 
 def test_a_cluster_takes_its_endpoints_from_the_same_stream() -> None:
-    cluster = cluster_pb2.Cluster.FromString(resources.cluster("c", "e", Policy()))
+    cluster = cluster_pb2.Cluster.FromString(resources.cluster("c", "e", Policy(), weighted=True))
     assert (cluster.name, cluster.type) == ("c", cluster_pb2.Cluster.EDS)
     assert cluster.eds_cluster_config.service_name == "e"
     assert cluster.eds_cluster_config.eds_config.HasField("ads")
@@ -75,9 +75,15 @@ def test_a_cluster_takes_its_endpoints_from_the_same_stream() -> None:
     assert child.type_url.endswith("round_robin.v3.RoundRobin")
 
 
+def test_endpoints_of_one_weight_take_turns_without_a_choice_among_localities() -> None:
+    cluster = cluster_pb2.Cluster.FromString(resources.cluster("c", "e", Policy(), weighted=False))
+    (only,) = cluster.load_balancing_policy.policies
+    assert only.typed_extension_config.typed_config.type_url.endswith("round_robin.v3.RoundRobin")
+
+
 def test_ring_hash_names_the_one_hash_function_that_grpc_takes() -> None:
     policy = Policy(load_balancing=LoadBalancing(type=Balancing.RING_HASH))
-    cluster = cluster_pb2.Cluster.FromString(resources.cluster("c", "e", policy))
+    cluster = cluster_pb2.Cluster.FromString(resources.cluster("c", "e", policy, weighted=True))
     ring = ring_hash_pb2.RingHash()
     assert cluster.load_balancing_policy.policies[0].typed_extension_config.typed_config.Unpack(ring)
     assert ring.hash_function == ring_hash_pb2.RingHash.XX_HASH
@@ -85,7 +91,7 @@ def test_ring_hash_names_the_one_hash_function_that_grpc_takes() -> None:
 
 def test_outlier_detection_judges_by_failure_percentage_alone() -> None:
     policy = Policy(outlier_detection=OutlierDetection(base_ejection_seconds=600))
-    found = cluster_pb2.Cluster.FromString(resources.cluster("c", "e", policy)).outlier_detection
+    found = cluster_pb2.Cluster.FromString(resources.cluster("c", "e", policy, weighted=True)).outlier_detection
     assert found.enforcing_success_rate.value == 0
     assert found.HasField("enforcing_success_rate")
     assert (found.failure_percentage_threshold.value, found.enforcing_failure_percentage.value) == (85, 100)
