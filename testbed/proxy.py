@@ -30,6 +30,7 @@ class TcpProxy:
         self._port = free_port()
         self.address = f"127.0.0.1:{self._port}"
         self._writers: set[asyncio.StreamWriter] = set()
+        self._ending: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -120,9 +121,15 @@ class TcpProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in tuple(self._writers):
+            self._drop(writer)
+        for writer in self._ending:  # what a black hole has kept would never be sent
+            writer.transport.abort()
+        await asyncio.gather(*self._ending.values())
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        self._note(asyncio.current_task())
         try:
             there, back = await asyncio.open_connection(*self._upstream)
         except OSError:
@@ -130,13 +137,24 @@ class TcpProxy:
             return
         self._writers.add(back)
         for source, sink in ((reader, back), (there, writer)):
-            task = asyncio.ensure_future(self._pump(source, sink, (writer, back)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._note(asyncio.ensure_future(self._pump(source, sink, (writer, back))))
+
+    def _note(self, task: "asyncio.Task[None] | None") -> None:
+        assert task is not None  # noqa: S101  whoever calls from a task has one
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _drop(self, writer: asyncio.StreamWriter) -> None:
-        self._writers.discard(writer)
+        if writer in self._writers:
+            self._writers.discard(writer)
+            self._ending[writer] = asyncio.ensure_future(self._see_off(writer))
+
+    async def _see_off(self, writer: asyncio.StreamWriter) -> None:
+        """Close a connection once all is sent that it still has to send."""
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        del self._ending[writer]
 
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, both: tuple[asyncio.StreamWriter, ...]
