@@ -20,6 +20,10 @@ MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 STRATEGIC = "application/strategic-merge-patch+json"
 TIMEOUT_SECONDS = 30.0
+# A server that has just been given a CRD says 429 and when to come again, which every client obeys.
+PATIENT = urllib3.Retry(
+    connect=False, read=False, redirect=False, status=10, status_forcelist={429}, allowed_methods=None
+)
 
 
 class ApiError(Exception):
@@ -76,7 +80,7 @@ class KubernetesApi:
     def __init__(self, url: str, token: str = "", ca: str | None = None) -> None:
         self.url = url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._pool = urllib3.PoolManager(ca_certs=ca, retries=False, maxsize=32, timeout=TIMEOUT_SECONDS)
+        self._pool = urllib3.PoolManager(ca_certs=ca, retries=PATIENT, maxsize=32, timeout=TIMEOUT_SECONDS)
 
     def __enter__(self) -> Self:
         return self

@@ -4,19 +4,20 @@ Nothing is tried again here and everything has a deadline: callers are loops tha
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 
 from grpc_etcd_operator.core.sweeps import Seen
+from grpc_etcd_operator.kube import metadata
 
+T = TypeVar("T")
 GROUP, VERSION, PLURAL = "grpc-etcd.dev", "v1alpha1", "grpcservices"
 SERVICES, PODS = f"apis/{GROUP}/{VERSION}", "api/v1"
 CHUNK = 250  # objects in a page of a list; 500 takes 5 MiB more at the peak of a start with 10,000 Pods (measured)
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
-_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
@@ -57,11 +58,11 @@ class Client:
             token = ""
             while True:
                 query = {"limit": str(CHUNK), "continue": token, "labelSelector": selector}
-                page = await self._request("get", self._path(resource, namespace), query, accept=_METADATA_LIST)
-                for item in page.get("items") or ():
-                    metadata = item["metadata"]
-                    yield Seen(metadata["uid"], metadata["namespace"], metadata["name"])
-                token = (page.get("metadata") or {}).get("continue") or ""
+                answer = await self._send("get", self._path(resource, namespace), query, metadata.LIST)
+                page = _parse(metadata.read_page, answer)
+                for seen in page.seen:
+                    yield seen
+                token = page.token
                 if not token:
                     break
 
@@ -133,31 +134,52 @@ class Client:
         root = PODS if resource == "pods" else SERVICES
         return f"{root}/namespaces/{namespace}/{resource}" if namespace else f"{root}/{resource}"
 
-    async def _request(  # noqa: PLR0913  the parts of an HTTP request
+    async def _request(
         self,
         method: str,
         path: str,
-        query: Mapping[str, str] | None = None,
         *,
         body: Mapping[str, Any] | None = None,
         accept: str = "application/json",
         content: str = "application/merge-patch+json",
     ) -> Any:
+        return _parse(json.loads, await self._send(method, path, {}, accept, body, content))
+
+    async def _send(  # noqa: PLR0913, PLR0917  the parts of an HTTP request
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        accept: str,
+        body: Mapping[str, Any] | None = None,
+        content: str = "",
+    ) -> bytes:
         headers = {"Accept": accept, **({"Content-Type": content} if body is not None else {})}
         data = None if body is None else json.dumps(body).encode()
-        params = {key: value for key, value in (query or {}).items() if value}
+        params = {key: value for key, value in query.items() if value}
         url = f"{self._server}/{path}"
         async with self._session.request(
             method, url, params=params, data=data, headers=headers, timeout=TIMEOUT
         ) as reply:
-            text = await reply.read()
+            answer = await reply.read()
             if not reply.ok:
-                raise ApiError(reply.status, _message(text) or reply.reason or "refused")
-            return json.loads(text)
+                raise ApiError(reply.status, _message(answer) or reply.reason or "refused")
+            return answer
 
 
-def _message(text: bytes) -> str:
+def _parse(parse: Callable[[bytes], T], answer: bytes) -> T:
+    """Read an answer; what cannot be read did not come from an API server."""
     try:
-        return str(json.loads(text)["message"])
+        return parse(answer)
+    except ValueError as error:
+        raise ApiError(HTTPStatus.BAD_GATEWAY, f"the answer is not an API server's: {error}") from error
+
+
+def _message(answer: bytes) -> str:
+    refusal = metadata.read_refusal(answer)
+    if refusal is not None:
+        return refusal
+    try:
+        return str(json.loads(answer)["message"])
     except (ValueError, KeyError, TypeError):
         return ""

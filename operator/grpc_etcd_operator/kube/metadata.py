@@ -1,0 +1,86 @@
+"""Metadata-only lists in protobuf, of which only what a sweep asks for is read.
+
+The API server sends whole metadata, most of it managedFields and annotations. As JSON all of that becomes objects: a
+list of 10,000 Pods took 0.6 s of CPU, and each minute's sweep takes one (measured).
+
+Source: k8s.io/apimachinery, pkg/runtime/generated.proto and pkg/apis/meta/v1/generated.proto.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from grpc_etcd_operator.core.sweeps import Seen
+
+LIST = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_MAGIC = b"k8s\x00"
+_PACKAGE = "grpc_etcd.kubernetes"
+_FIELDS = {
+    "Unknown": (("raw", 2, "bytes"),),
+    "Status": (("message", 3, "string"),),
+    "PartialObjectMetadataList": (("metadata", 1, "ListMeta"), ("items", 2, "repeated PartialObjectMetadata")),
+    "PartialObjectMetadata": (("metadata", 1, "ObjectMeta"),),
+    "ListMeta": (("token", 3, "string"),),  # `continue`, a word that Python keeps for itself
+    "ObjectMeta": (("name", 1, "string"), ("namespace", 3, "string"), ("uid", 5, "string")),
+}
+
+
+class Page(NamedTuple):
+    """A page of a list, and what to ask for the next one with; empty when there is none."""
+
+    seen: list[Seen]
+    token: str
+
+
+def read_page(body: bytes) -> Page:
+    """Read a page of PartialObjectMetadata; ValueError says that it is none."""
+    if not body.startswith(_MAGIC):
+        raise ValueError(f"no protobuf of Kubernetes: {body[:40]!r}")
+    page = _read("PartialObjectMetadataList", body)
+    return Page([_seen(item.metadata) for item in page.items], page.metadata.token)
+
+
+def read_refusal(body: bytes) -> str | None:
+    """Read the message of a Status, which is what the API server refuses with; None if it is not in protobuf."""
+    return str(_read("Status", body).message) if body.startswith(_MAGIC) else None
+
+
+def _seen(metadata: Any) -> Seen:
+    return Seen(metadata.uid, metadata.namespace, metadata.name)
+
+
+def _read(name: str, body: bytes) -> Any:
+    """Open the envelope that Kubernetes puts around each message, and read what is in it."""
+    try:
+        return _message(name).FromString(_message("Unknown").FromString(body.removeprefix(_MAGIC)).raw)
+    except DecodeError as error:
+        raise ValueError(f"a broken {name}: {error}") from error
+
+
+@cache
+def _message(name: str) -> Any:
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+
+
+@cache
+def _pool() -> Any:
+    """Describe the messages, in a pool of our own: the default one may know them from elsewhere."""
+    file = descriptor_pb2.FileDescriptorProto(name="kubernetes.proto", package=_PACKAGE, syntax="proto2")
+    for name, fields in _FIELDS.items():
+        message = file.message_type.add(name=name)
+        for field, number, kind in fields:
+            _describe(message.field.add(name=field, number=number), kind)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return pool
+
+
+def _describe(field: Any, kind: str) -> None:
+    label, _, type_name = kind.rpartition(" ")
+    field.label = field.LABEL_REPEATED if label else field.LABEL_OPTIONAL
+    scalars = {"bytes": field.TYPE_BYTES, "string": field.TYPE_STRING}
+    field.type = scalars.get(type_name, field.TYPE_MESSAGE)
+    if type_name not in scalars:
+        field.type_name = f".{_PACKAGE}.{type_name}"

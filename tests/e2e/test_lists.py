@@ -1,0 +1,54 @@
+"""The lists that sweeps stand on: complete over several pages, for Pods and for GrpcServices, and refusals in words."""
+
+import asyncio
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+
+import aiohttp
+import pytest
+
+from grpc_etcd_operator.core.sweeps import Seen
+from grpc_etcd_operator.kube.client import CHUNK, ApiError, Client
+from testbed.apiserver import ApiServer
+from tests.e2e.conftest import API_VERSION, Scene
+
+
+def list_seen(api: ApiServer, token: str, resource: str, namespace: str, selector: str = "") -> set[Seen]:
+    async def read() -> set[Seen]:
+        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(api.authority.ca)))
+        async with aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {token}"}) as session:
+            return {seen async for seen in Client(api.url, session).list_seen(resource, [namespace], selector)}
+
+    return asyncio.run(read())
+
+
+def as_seen(items: list[dict[str, dict[str, str]]]) -> set[Seen]:
+    return {Seen(item["metadata"]["uid"], item["metadata"]["namespace"], item["metadata"]["name"]) for item in items}
+
+
+def test_a_list_of_several_pages_is_complete(scene: Scene) -> None:
+    api = scene.api
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: scene.apply(f"service-{number}"), range(CHUNK + 10)))
+    seen = list_seen(api, api.token, "grpcservices", scene.namespace)
+    assert len(seen) == CHUNK + 10
+    assert seen == as_seen(api.client.list(API_VERSION, "GrpcService", scene.namespace)["items"])
+
+
+def test_pods_are_listed_as_they_are_selected(scene: Scene) -> None:
+    api, namespace = scene.api, scene.namespace
+    scene.pod("one")
+    scene.pod("two", labels={"app": "other"})
+    everything = as_seen(api.client.list("v1", "Pod", namespace)["items"])
+    assert list_seen(api, api.token, "pods", namespace) == everything
+    chosen = list_seen(api, api.token, "pods", namespace, "app=other")
+    assert chosen == {seen for seen in everything if seen.name == "two"}
+
+
+def test_a_refusal_says_what_is_not_allowed(scene: Scene) -> None:
+    name = {"name": "nobody", "namespace": scene.namespace}
+    scene.api.client.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": name})
+    token = scene.api.service_account_token(scene.namespace, "nobody")
+    with pytest.raises(ApiError, match="cannot list resource") as refused:
+        list_seen(scene.api, token, "pods", scene.namespace)
+    assert refused.value.status == 403
