@@ -38,7 +38,7 @@ class Size:
     steady_repeats: int = 2
     storm_repeats: int = 3
     start_repeats: int = 2
-    idle_seconds: float = 30.0
+    idle_seconds: float = 60.0  # with one sweep
     storm_pods: int = 5_000
     start_pods: int = 10_000
 
