@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, Pace
-from grpc_etcd.registry.pace import OPERATIONS_PER_TRANSACTION, Change, PacedQueue
+from grpc_etcd.registry.pace import CATCH_UP, OPERATIONS_PER_TRANSACTION, Change, PacedQueue
 
 JUPITER = Pace(keys_per_transaction=8, keys_per_second=500, settling_touch=True)
 MICRO = Pace(keys_per_transaction=1, keys_per_second=500)
@@ -51,6 +51,24 @@ def test_a_service_is_paced_to_what_its_readers_bear() -> None:
     batches = _drain(_queue(*_pods("jupiter/a", 120)))
     assert [len(batch) for _, batch in batches] == [8] * 15
     assert math.isclose(batches[-1][0], 14 * 8 / 500)
+
+
+@given(st.lists(st.floats(0.0, CATCH_UP * 0.015), min_size=15, max_size=15))
+def test_a_writer_that_is_always_a_little_late_keeps_the_pace(delays: list[float]) -> None:
+    queue, times = _queue(*_pods("jupiter/a", 120)), []
+    for delay in delays:
+        ready = max(queue.ask_again_at() or 0.0, 0.0)
+        times.append(max(ready + delay, times[-1] if times else 0.0))
+        assert len(queue.take(times[-1])) == 8
+    for number, at in enumerate(times):
+        assert -1e-9 <= at - times[0] - number * 8 / 500 <= max(delays) + 1e-9
+
+
+def test_a_writer_that_is_late_by_more_makes_nothing_up() -> None:
+    queue = _queue(*_pods("jupiter/a", 24))
+    for at in (0.0, 1.0):
+        assert len(queue.take(at)) == 8
+    assert queue.ask_again_at() == 1.0 + 8 / 500
 
 
 def test_go_micro_gets_one_key_at_a_time() -> None:
