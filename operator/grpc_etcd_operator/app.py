@@ -228,7 +228,7 @@ class Operator:
     def _is_judged(self) -> bool:
         stations = self._stations.values()
         listed = all(station.is_listed and station.writer.has_judged_all for station in stations)
-        return listed and self._reconciler.may_delete() and self._sweeper.has_checked_owners
+        return listed and self._reconciler.has_seen_all() and self._sweeper.has_checked_owners
 
     async def _watch(self, stop: asyncio.Event) -> None:
         settings = self._settings

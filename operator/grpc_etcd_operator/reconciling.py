@@ -29,6 +29,7 @@ class Reconciler:
         self.world, self.tally = world, Tally()
         self.stations: dict[str, Station] = {}
         self.complete: set[str] = set()
+        self._are_pods_listed = False
         self.broken_objects = 0
         self._prefixes, self._timings = prefixes, timings
         self.on_status: Callable[[Iterable[str]], None] = _ignore
@@ -82,16 +83,24 @@ class Reconciler:
         self.world.mark_gone(_unit_of(seen, station))
         self._enqueue([seen.uid], urgent=True)
 
+    def mark_listed(self) -> None:
+        """Take it that a complete list says which Pods there are; most of them are still to come."""
+        self._are_pods_listed = True
+        self._wake_writers()
+
     def mark_complete(self, resource: str) -> None:
         """Take it that everything of a resource has been seen once."""
         if resource in self.complete:
             return
         self.complete.add(resource)
         log.info("a complete list has been seen", extra={"fields": {"resource": resource}})
-        for station in self.stations.values():
-            station.writer.wake()
+        self._wake_writers()
         for pod in list(self.world.pods.values()):
             self._consider_gate(pod)
+
+    def _wake_writers(self) -> None:
+        for station in self.stations.values():
+            station.writer.wake()
 
     def _pod_changed(self, pod: Pod) -> None:
         services = self.world.selecting(pod)
@@ -131,7 +140,11 @@ class Reconciler:
         return SERVICES in self.complete
 
     def may_delete(self) -> bool:
-        """Say whether an absence means anything: all Pods and GrpcServices have been seen."""
+        """Say whether an absence means anything: complete lists of Pods and GrpcServices have been seen."""
+        return SERVICES in self.complete and (self._are_pods_listed or PODS in self.complete)
+
+    def has_seen_all(self) -> bool:
+        """Say whether all Pods and GrpcServices are known."""
         return self.complete >= {PODS, SERVICES}
 
     def take_outcome(self, registry: str, outcome: Outcome) -> None:
@@ -169,7 +182,7 @@ class Reconciler:
 
     def is_gate_due(self, pod: Pod) -> bool:
         """Say whether a Pod's gate may open: all its keys are written, or there is nothing to wait for."""
-        if not self.may_delete():
+        if not self.has_seen_all():
             return False
         wanted = [each for each in self.world.accepted_for(pod) if each.spec and each.spec.enable]
         return all(self.tally.is_registered(pod.uid, each.uid) for each in wanted)

@@ -87,6 +87,9 @@ class OneUnit:
     def may_delete(self) -> bool:
         return True
 
+    def has_seen_all(self) -> bool:
+        return True
+
 
 async def test_it_is_gone_while_a_change_is_overdue(etcd: Any) -> None:
     facts, overdue_seconds = OneUnit(), 1.0

@@ -2,6 +2,9 @@
 
 Kopf reports no deletion that happened in a gap of the watch. A sweep lists metadata, compares it with memory and with
 the owner records, and confirms each absence by a read of its own before anything is withdrawn for it.
+
+At the start a look ahead does that for the owner records of Pods alone: Kopf takes a while to deliver thousands of
+Pods, and those that are gone it never delivers.
 """
 
 import asyncio
@@ -26,6 +29,7 @@ AT_ONCE = 16
 DELETION_DELAY_SECONDS = 1.0
 # How long GrpcServices are held that went with their CRD: time to apply them again once it is back. Arbitrary.
 CRD_GRACE_SECONDS = 300.0
+AHEAD, OWNERS = "ahead", "owners"
 
 
 class Sweeper:
@@ -35,7 +39,8 @@ class Sweeper:
         self, client: Client, reconciler: Reconciler, scope: Scope, on_brake: Callable[[Sequence[Seen], int], None]
     ) -> None:
         self._client, self._reconciler, self._scope, self._on_brake = client, reconciler, scope, on_brake
-        self._due: dict[str, float] = {}
+        self._due: dict[str, float] = {AHEAD: 0.0}
+        self._ahead: frozenset[str] = frozenset()
         self._deleted: dict[str, tuple[float, GrpcService]] = {}
         self._crd_gone_at: float | None = None
         self._crd_back_at = 0.0
@@ -55,7 +60,7 @@ class Sweeper:
 
     def check_owners(self) -> None:
         """Compare the owner records with memory soon: a registry has been listed."""
-        self._due.setdefault("owners", 0.0)
+        self._due.setdefault(OWNERS, 0.0)
         self._wake.set()
 
     async def run(self) -> None:
@@ -64,11 +69,17 @@ class Sweeper:
             self._wake.clear()
             for task, at in sorted(self._due.items()):
                 if at <= time.monotonic():
-                    self._due[task] = time.monotonic() + (EVERY_SECONDS if await self._try(task) else RETRY_SECONDS)
+                    self._come_again(task, succeeded=await self._try(task))
             await self._judge_deleted()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_seconds()):
                     await self._wake.wait()
+
+    def _come_again(self, task: str, *, succeeded: bool) -> None:
+        if task == AHEAD and succeeded:
+            del self._due[task]
+        else:
+            self._due[task] = time.monotonic() + (EVERY_SECONDS if succeeded else RETRY_SECONDS)
 
     def _pause_seconds(self) -> float | None:
         times = [*self._due.values(), *(at for at, _ in self._deleted.values())]
@@ -76,7 +87,9 @@ class Sweeper:
 
     async def _try(self, task: str) -> bool:
         try:
-            if task == "owners":
+            if task == AHEAD:
+                await self._look_ahead()
+            elif task == OWNERS:
                 await self._sweep_owners()
             else:
                 await self._sweep(task)
@@ -85,11 +98,18 @@ class Sweeper:
             return False
         return True
 
+    async def _look_ahead(self) -> None:
+        """Learn which Pods there are before they are delivered."""
+        self._ahead = frozenset(await self._list(PODS))
+        self._reconciler.mark_listed()
+        await self._sweep_owners()
+
+    async def _list(self, resource: str) -> dict[str, Seen]:
+        found = self._client.list_seen(resource, self._scope.namespaces, self._selector(resource))
+        return {seen.uid: seen async for seen in found}
+
     async def _sweep(self, resource: str) -> None:
-        listed = {
-            seen.uid: seen
-            async for seen in self._client.list_seen(resource, self._scope.namespaces, self._selector(resource))
-        }
+        listed = await self._list(resource)
         await self._await_delivery(listed)
         known = self._known(resource)
         suspicions = compare_with_list(listed, known, {})
@@ -103,6 +123,8 @@ class Sweeper:
                 extra={"fields": {"of": resource, "object": f"{seen.namespace}/{seen.name}"}},
             )
             self._gone(resource, seen)
+        if resource == PODS:
+            self._ahead = frozenset()
         self._reconciler.mark_complete(resource)
         await self._sweep_owners()
 
@@ -164,7 +186,7 @@ class Sweeper:
             return
         world = self._reconciler.world
         for station in self._reconciler.stations.values():
-            known = world.pods.keys() | world.services.keys() | world.gone.keys()
+            known = world.pods.keys() | world.services.keys() | world.gone.keys() | self._ahead
             strangers = {
                 uid: owner
                 for uid, owner in station.mirror.owners.items()
@@ -180,7 +202,7 @@ class Sweeper:
             for seen in await self._confirm(PODS, pods, total) + await self._confirm(SERVICES, services, total):
                 self._reconciler.forget_owner(seen, station)
         self._prune_gone()
-        self.has_checked_owners = True
+        self.has_checked_owners = self._reconciler.has_seen_all()
 
     def _prune_gone(self) -> None:
         """Forget the dead whom no registry remembers."""

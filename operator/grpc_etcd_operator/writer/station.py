@@ -100,10 +100,10 @@ class Station:
     def is_in_step(self) -> bool:
         """Say whether the registry is true to Kubernetes, as far as anybody can know."""
         writer = self.writer
-        if not self.has_settled and self._facts.may_delete() and not (writer.depth or writer.in_flight):
+        if not self.has_settled and self._facts.has_seen_all() and not (writer.depth or writer.in_flight):
             self.has_settled = True
             self._on_change()
-        if not self._facts.may_delete() or not self._is_fresh() or self.error:
+        if not self._facts.has_seen_all() or not self._is_fresh() or self.error:
             return False
         return (
             writer.overdue_seconds() < self._overdue_seconds
@@ -153,6 +153,8 @@ class Station:
                     self._adopt()
                 self.writer.enqueue(changed)
                 self.writer.wake()
+                if self._owners in prefixes:
+                    self._on_change()
             case Changed(events=events):
                 changed = self.mirror.apply(events)
                 if changed:

@@ -52,6 +52,9 @@ class Facts(Protocol):
     def may_delete(self) -> bool:
         """Say whether complete lists of both Pods and GrpcServices have been seen."""
 
+    def has_seen_all(self) -> bool:
+        """Say whether all that is on those lists is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
