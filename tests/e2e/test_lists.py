@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from grpc_etcd_operator.core.sweeps import Seen
 from grpc_etcd_operator.kube.client import CHUNK, ApiError, Client
@@ -13,11 +14,15 @@ from testbed.apiserver import ApiServer
 from tests.e2e.conftest import API_VERSION, Scene
 
 
+async def read_list(client: Client, resource: str, namespace: str, selector: str = "") -> set[Seen]:
+    return {seen async for seen in client.list_seen(resource, [namespace], selector)}
+
+
 def list_seen(api: ApiServer, token: str, resource: str, namespace: str, selector: str = "") -> set[Seen]:
     async def read() -> set[Seen]:
         connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(api.authority.ca)))
         async with aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {token}"}) as session:
-            return {seen async for seen in Client(api.url, session).list_seen(resource, [namespace], selector)}
+            return await read_list(Client(api.url, session), resource, namespace, selector)
 
     return asyncio.run(read())
 
@@ -52,3 +57,26 @@ def test_a_refusal_says_what_is_not_allowed(scene: Scene) -> None:
     with pytest.raises(ApiError, match="cannot list resource") as refused:
         list_seen(scene.api, token, "pods", scene.namespace)
     assert refused.value.status == 403
+
+
+@pytest.mark.parametrize("status", [200, 503])
+@pytest.mark.parametrize("answer", [b"<html>busy</html>", b"k8s\x00broken", b""])
+async def test_what_a_proxy_answers_in_the_api_servers_place_is_an_error(status: int, answer: bytes) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=answer)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    try:
+        async with aiohttp.ClientSession() as session:
+            client = Client(f"http://{host}:{port}", session)
+            with pytest.raises(ApiError):
+                await read_list(client, "pods", "")
+            with pytest.raises(ApiError):
+                await client.uid_of("pods", "default", "one")
+    finally:
+        await runner.cleanup()

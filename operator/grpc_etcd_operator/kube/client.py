@@ -176,10 +176,8 @@ def _parse(parse: Callable[[bytes], T], answer: bytes) -> T:
 
 
 def _message(answer: bytes) -> str:
-    refusal = metadata.read_refusal(answer)
-    if refusal is not None:
-        return refusal
     try:
-        return str(json.loads(answer)["message"])
+        refusal = metadata.read_refusal(answer)
+        return str(json.loads(answer)["message"]) if refusal is None else refusal
     except (ValueError, KeyError, TypeError):
         return ""

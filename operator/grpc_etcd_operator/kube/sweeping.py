@@ -60,7 +60,7 @@ class Sweeper:
 
     def check_owners(self) -> None:
         """Compare the owner records with memory soon: a registry has been listed."""
-        self._due.setdefault(OWNERS, 0.0)
+        self._due[OWNERS] = 0.0
         self._wake.set()
 
     async def run(self) -> None:
