@@ -29,7 +29,7 @@ class Reconciler:
         self.world, self.tally = world, Tally()
         self.stations: dict[str, Station] = {}
         self.complete: set[str] = set()
-        self._are_pods_listed = False
+        self._gone_ahead: set[str] = set()
         self.broken_objects = 0
         self._prefixes, self._timings = prefixes, timings
         self.on_status: Callable[[Iterable[str]], None] = _ignore
@@ -79,14 +79,14 @@ class Reconciler:
         self.tally.forget_service(uid)
 
     def forget_owner(self, seen: Seen, station: Station) -> None:
-        """Take it that the unit behind an owner record is gone for good, which was never seen alive."""
-        self.world.mark_gone(_unit_of(seen, station))
-        self._enqueue([seen.uid], urgent=True)
+        """Take it that the unit behind an owner record is gone for good, which was never seen alive.
 
-    def mark_listed(self) -> None:
-        """Take it that a complete list says which Pods there are; most of them are still to come."""
-        self._are_pods_listed = True
-        self._wake_writers()
+        Lists have shown that, so its records may go even while others are still to be seen.
+        """
+        self.world.mark_gone(_unit_of(seen, station))
+        if not self.has_seen_all():
+            self._gone_ahead.add(seen.uid)
+        self._enqueue([seen.uid], urgent=True)
 
     def mark_complete(self, resource: str) -> None:
         """Take it that everything of a resource has been seen once."""
@@ -94,13 +94,10 @@ class Reconciler:
             return
         self.complete.add(resource)
         log.info("a complete list has been seen", extra={"fields": {"resource": resource}})
-        self._wake_writers()
-        for pod in list(self.world.pods.values()):
-            self._consider_gate(pod)
-
-    def _wake_writers(self) -> None:
         for station in self.stations.values():
             station.writer.wake()
+        for pod in list(self.world.pods.values()):
+            self._consider_gate(pod)
 
     def _pod_changed(self, pod: Pod) -> None:
         services = self.world.selecting(pod)
@@ -139,9 +136,9 @@ class Reconciler:
         """Say whether claims can be judged: all GrpcServices have been seen."""
         return SERVICES in self.complete
 
-    def may_delete(self) -> bool:
-        """Say whether an absence means anything: complete lists of Pods and GrpcServices have been seen."""
-        return SERVICES in self.complete and (self._are_pods_listed or PODS in self.complete)
+    def may_delete(self, uid: str) -> bool:
+        """Say whether a unit's records may go: all Pods and GrpcServices have been seen, or it is gone for certain."""
+        return self.has_seen_all() or uid in self._gone_ahead
 
     def has_seen_all(self) -> bool:
         """Say whether all Pods and GrpcServices are known."""

@@ -11,6 +11,10 @@ from testbed.kubelet import random_loopback_ip
 from testbed.kubernetes_api import ApiError
 
 
+def key_of(pod: Any) -> str:
+    return f"/jupiter/greeter/providers/grpc://{pod.address}"
+
+
 def test_a_ready_pod_has_key_value_lease_and_owner_record(scene: Any) -> None:
     scene.start()
     attributes = {"group": "g", "zone": "z", "region": "r", "appId": "a", "deployment": "d"}
@@ -146,6 +150,19 @@ def test_what_happened_while_no_operator_ran_is_made_good(scene: Any) -> None:
     scene.registry.wait_addresses(stays.address, comes.address)
     scene.registry.wait_addresses(name="other")
     wait_until(lambda: scene.client.get(owner_key(scene.cluster, goes.uid)) is None, "the owner record is gone")
+
+
+def test_an_address_that_moved_while_no_operator_ran_belongs_to_the_pod_that_has_it_now(scene: Any) -> None:
+    first = scene.start()
+    scene.apply()
+    moves, goes = scene.pod(), scene.pod()
+    scene.registry.wait_addresses(moves.address, goes.address)
+    first.process.kill()
+    for pod in (moves, goes):
+        scene.api.client.delete(pod.item, grace_seconds=0)
+    new = scene.pod(ip=moves.ip)
+    scene.start().wait_leading()
+    assert {key: record.lease for key, record in scene.registry.keys().items()} == {key_of(new): scene.lease(new.uid)}
 
 
 @pytest.mark.parametrize(

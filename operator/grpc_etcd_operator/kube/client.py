@@ -19,6 +19,8 @@ SERVICES, PODS = f"apis/{GROUP}/{VERSION}", "api/v1"
 CHUNK = 250  # objects in a page of a list; 500 takes 5 MiB more at the peak of a start with 10,000 Pods (measured)
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_TABLE = "application/json;as=Table;g=meta.k8s.io;v=v1"
+_ROWS = 2_000  # rows in a page of a table, which are short
 
 
 class ApiError(Exception):
@@ -55,16 +57,29 @@ class Client:
     async def list_seen(self, resource: str, namespaces: Sequence[str], selector: str = "") -> AsyncIterator[Seen]:
         """List a resource completely and consistently, metadata only, in chunks."""
         for namespace in namespaces or ("",):
-            token = ""
+            query = {"limit": str(CHUNK), "labelSelector": selector}
             while True:
-                query = {"limit": str(CHUNK), "continue": token, "labelSelector": selector}
-                answer = await self._send("get", self._path(resource, namespace), query, metadata.LIST)
+                answer = await self._send("get", self._path(resource, namespace), query, metadata.MEDIA_TYPE)
                 page = _parse(metadata.read_page, answer)
                 for seen in page.seen:
                     yield seen
-                token = page.token
-                if not token:
+                if not page.token:
                     break
+                query["continue"] = page.token
+
+    async def list_addresses(self, namespaces: Sequence[str], selector: str = "") -> set[str]:
+        """List the IPs that Pods have, from the table that kubectl shows: a fiftieth of their objects' bytes."""
+        addresses: set[str] = set()
+        for namespace in namespaces or ("",):
+            query = {"limit": str(_ROWS), "labelSelector": selector, "includeObject": "None"}
+            while True:
+                table = _parse(json.loads, await self._send("get", self._path("pods", namespace), query, _TABLE))
+                place = [column["name"] for column in table["columnDefinitions"]].index("IP")
+                addresses.update(row["cells"][place] for row in table["rows"] or ())
+                if not table["metadata"].get("continue"):
+                    break
+                query["continue"] = table["metadata"]["continue"]
+        return addresses
 
     async def uid_of(self, resource: str, namespace: str, name: str) -> str | None:
         """Read the UID that an object has now; None when there is no such object."""

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from grpc_etcd_operator.core.sweeps import Seen
 
-LIST = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+MEDIA_TYPE = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _MAGIC = b"k8s\x00"
 _PACKAGE = "grpc_etcd.kubernetes"
 _FIELDS = {
@@ -54,13 +54,13 @@ def _seen(metadata: Any) -> Seen:
 def _read(name: str, body: bytes) -> Any:
     """Open the envelope that Kubernetes puts around each message, and read what is in it."""
     try:
-        return _message(name).FromString(_message("Unknown").FromString(body.removeprefix(_MAGIC)).raw)
+        return _class(name).FromString(_class("Unknown").FromString(body.removeprefix(_MAGIC)).raw)
     except DecodeError as error:
         raise ValueError(f"a broken {name}: {error}") from error
 
 
 @cache
-def _message(name: str) -> Any:
+def _class(name: str) -> Any:
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{_PACKAGE}.{name}"))
 
 

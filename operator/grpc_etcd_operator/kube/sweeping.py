@@ -3,13 +3,14 @@
 Kopf reports no deletion that happened in a gap of the watch. A sweep lists metadata, compares it with memory and with
 the owner records, and confirms each absence by a read of its own before anything is withdrawn for it.
 
-At the start a look ahead does that for the owner records of Pods alone: Kopf takes a while to deliver thousands of
-Pods, and those that are gone it never delivers.
+Kopf takes a while to deliver thousands of Pods. So at the start, once all GrpcServices are known, a look ahead finds
+the few Pods that went while no operator ran, and have left records of addresses that nobody has now.
 """
 
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -17,9 +18,10 @@ import aiohttp
 
 from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.core.sweeps import BRAKE_COUNT, Seen, compare_with_list, needs_brake
+from grpc_etcd_operator.core.sweeps import BRAKE_COUNT, Seen, compare_with_list, is_abandoned, needs_brake
 from grpc_etcd_operator.kube.client import ApiError, Client
 from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.writer.station import Station
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 60.0
@@ -29,7 +31,7 @@ AT_ONCE = 16
 DELETION_DELAY_SECONDS = 1.0
 # How long GrpcServices are held that went with their CRD: time to apply them again once it is back. Arbitrary.
 CRD_GRACE_SECONDS = 300.0
-AHEAD, OWNERS = "ahead", "owners"
+OWNERS, OWNERS_DELAY_SECONDS = "owners", 1.0
 
 
 class Sweeper:
@@ -39,13 +41,13 @@ class Sweeper:
         self, client: Client, reconciler: Reconciler, scope: Scope, on_brake: Callable[[Sequence[Seen], int], None]
     ) -> None:
         self._client, self._reconciler, self._scope, self._on_brake = client, reconciler, scope, on_brake
-        self._due: dict[str, float] = {AHEAD: 0.0}
-        self._ahead: frozenset[str] = frozenset()
+        self._due: dict[str, float] = {}
         self._deleted: dict[str, tuple[float, GrpcService]] = {}
         self._crd_gone_at: float | None = None
         self._crd_back_at = 0.0
         self._wake = asyncio.Event()
         self.drift = 0
+        self._has_looked_ahead = False
         self.has_checked_owners = False
 
     def sweep_soon(self, resource: str) -> None:
@@ -59,8 +61,8 @@ class Sweeper:
         self._wake.set()
 
     def check_owners(self) -> None:
-        """Compare the owner records with memory soon: a registry has been listed."""
-        self._due[OWNERS] = 0.0
+        """Compare the owner records with memory soon: a registry has been listed, or its state has changed."""
+        self._due[OWNERS] = min(self._due.get(OWNERS, math.inf), time.monotonic() + OWNERS_DELAY_SECONDS)
         self._wake.set()
 
     async def run(self) -> None:
@@ -69,17 +71,13 @@ class Sweeper:
             self._wake.clear()
             for task, at in sorted(self._due.items()):
                 if at <= time.monotonic():
-                    self._come_again(task, succeeded=await self._try(task))
+                    self._due[task] = math.inf
+                    pause = EVERY_SECONDS if await self._try(task) else RETRY_SECONDS
+                    self._due[task] = min(self._due[task], time.monotonic() + pause)  # it may be due again by now
             await self._judge_deleted()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_seconds()):
                     await self._wake.wait()
-
-    def _come_again(self, task: str, *, succeeded: bool) -> None:
-        if task == AHEAD and succeeded:
-            del self._due[task]
-        else:
-            self._due[task] = time.monotonic() + (EVERY_SECONDS if succeeded else RETRY_SECONDS)
 
     def _pause_seconds(self) -> float | None:
         times = [*self._due.values(), *(at for at, _ in self._deleted.values())]
@@ -87,9 +85,7 @@ class Sweeper:
 
     async def _try(self, task: str) -> bool:
         try:
-            if task == AHEAD:
-                await self._look_ahead()
-            elif task == OWNERS:
+            if task == OWNERS:
                 await self._sweep_owners()
             else:
                 await self._sweep(task)
@@ -97,12 +93,6 @@ class Sweeper:
             log.warning("a sweep failed; it is tried again", extra={"fields": {"of": task, "error": str(error)}})
             return False
         return True
-
-    async def _look_ahead(self) -> None:
-        """Learn which Pods there are before they are delivered."""
-        self._ahead = frozenset(await self._list(PODS))
-        self._reconciler.mark_listed()
-        await self._sweep_owners()
 
     async def _list(self, resource: str) -> dict[str, Seen]:
         found = self._client.list_seen(resource, self._scope.namespaces, self._selector(resource))
@@ -123,8 +113,6 @@ class Sweeper:
                 extra={"fields": {"of": resource, "object": f"{seen.namespace}/{seen.name}"}},
             )
             self._gone(resource, seen)
-        if resource == PODS:
-            self._ahead = frozenset()
         self._reconciler.mark_complete(resource)
         await self._sweep_owners()
 
@@ -182,27 +170,46 @@ class Sweeper:
 
     async def _sweep_owners(self) -> None:
         """Look for owner records of units that nobody has seen: they went while no operator was running."""
-        if not self._reconciler.may_delete():
+        if not self._reconciler.has_seen_all():
+            await self._look_ahead()
             return
-        world = self._reconciler.world
         for station in self._reconciler.stations.values():
-            known = world.pods.keys() | world.services.keys() | world.gone.keys() | self._ahead
-            strangers = {
-                uid: owner
-                for uid, owner in station.mirror.owners.items()
-                if uid not in known and self._scope.covers(owner.namespace)
-            }
-            pods = [Seen(uid, owner.namespace, owner.pod) for uid, owner in strangers.items() if owner.pod]
-            services = [
-                Seen(uid, owner.namespace, _name_of(owner.grpc_services))
-                for uid, owner in strangers.items()
-                if not owner.pod
-            ]
+            pods, services = self._strangers(station, ())
             total = len(station.mirror.owners)
             for seen in await self._confirm(PODS, pods, total) + await self._confirm(SERVICES, services, total):
                 self._reconciler.forget_owner(seen, station)
         self._prune_gone()
-        self.has_checked_owners = self._reconciler.has_seen_all()
+        self.has_checked_owners = True
+
+    async def _look_ahead(self) -> None:
+        """Do so once for a few Pods before all others are delivered; where many went, those that came go first."""
+        stations = [station for station in self._reconciler.stations.values() if station.is_listed]
+        if self._has_looked_ahead or not stations or not self._reconciler.may_write():
+            return
+        listed = await self._list(PODS)
+        for station in stations:
+            pods, _ = self._strangers(station, listed)
+            if not pods or len(pods) > BRAKE_COUNT:
+                continue
+            used = await self._client.list_addresses(self._scope.namespaces, self._scope.selector)
+            for seen in await self._confirm(PODS, pods, len(station.mirror.owners)):
+                if is_abandoned(station.mirror.texts(seen.uid), used):
+                    self._reconciler.forget_owner(seen, station)
+        self._has_looked_ahead = len(stations) == len(self._reconciler.stations)
+
+    def _strangers(self, station: Station, listed: Iterable[str]) -> tuple[list[Seen], list[Seen]]:
+        """Give the Pods and the GrpcServices that have owner records and are neither known nor listed."""
+        world = self._reconciler.world
+        known = world.pods.keys() | world.services.keys() | world.gone.keys() | set(listed)
+        pods, services = [], []
+        for uid, owner in station.mirror.owners.items():
+            if uid in known or not self._scope.covers(owner.namespace):
+                continue
+            if owner.pod:
+                pods.append(Seen(uid, owner.namespace, owner.pod))
+            else:
+                services.append(Seen(uid, owner.namespace, _name_of(owner.grpc_services)))
+        return pods, services
 
     def _prune_gone(self) -> None:
         """Forget the dead whom no registry remembers."""

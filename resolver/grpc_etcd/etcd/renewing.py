@@ -24,11 +24,12 @@ GOLDEN = 0.6180339887498949
 
 @dataclass(slots=True)
 class Renewal:
-    """One lease: its request's bytes, made once, and when it was last asked for."""
+    """One lease: its request's bytes, made once, and when it is due; from then on `next_seconds`, later its period."""
 
     request: bytes
     period_seconds: float
     due: float
+    next_seconds: float
     answered: bool = True
 
 
@@ -53,12 +54,15 @@ class Renewals:
 
     def add(self, lease_id: LeaseId, ttl_seconds: float, now: float, remaining_seconds: float | None = None) -> None:
         """Renew a lease from now on. `remaining_seconds` is what an adopted lease has left at least (0: unknown)."""
-        period = ttl_seconds / RENEWALS_PER_TTL
+        period = max(1.0, ttl_seconds) / RENEWALS_PER_TTL
         first = period if remaining_seconds is None else min(period, remaining_seconds / RENEWALS_PER_TTL)
         self._added += 1
         self._step_seconds = min(self._step_seconds, period / STEPS_PER_PERIOD)
         request: bytes = message("LeaseKeepAliveRequest")(ID=lease_id).SerializeToString()
-        renewal = Renewal(request, period, now + first * (self._added * GOLDEN % 1.0))
+        share = self._added * GOLDEN % 1.0
+        # What is adopted is asked for soon, and only then spread over the period, though never within one step.
+        then = period if first == period else period * (1 + (STEPS_PER_PERIOD - 1) * share) / STEPS_PER_PERIOD
+        renewal = Renewal(request, period, now + first * share, then)
         self._leases[lease_id] = renewal
         heapq.heappush(self._queue, (renewal.due, lease_id))
 
@@ -74,7 +78,8 @@ class Renewals:
             renewal = self._leases.get(lease_id)
             if renewal is None or renewal.due != due:
                 continue  # removed, or moved to another time
-            renewal.due = now + renewal.period_seconds
+            renewal.due = now + renewal.next_seconds
+            renewal.next_seconds = renewal.period_seconds
             renewal.answered = False
             heapq.heappush(self._queue, (renewal.due, lease_id))
             requests.append(renewal.request)

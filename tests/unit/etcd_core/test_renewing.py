@@ -12,11 +12,14 @@ def asked(renewals: Renewals, now: float) -> list[LeaseId]:
     return [LeaseId(message("LeaseKeepAliveRequest").FromString(request).ID) for request in renewals.due(now)]
 
 
-@given(st.integers(1, 50), st.sampled_from([1.0, 3.0, 10.0, 300.0]))
-def test_every_lease_is_renewed_in_each_period_and_none_twice_at_once(count: int, ttl: float) -> None:
+@given(st.integers(1, 50), st.sampled_from([0.0, 1.0, 3.0, 10.0, 300.0]), st.none() | st.floats(0.0, 400.0))
+def test_every_lease_is_renewed_in_each_period_and_none_twice_at_once(
+    count: int, ttl: float, remaining: float | None
+) -> None:
     renewals, now, last = Renewals(), 0.0, dict.fromkeys(map(LeaseId, range(1, count + 1)), 0.0)
     for lease in last:
-        renewals.add(lease, ttl, now)
+        renewals.add(lease, ttl, now, remaining)
+    ttl = max(1.0, ttl)
     while now < 3 * ttl:
         for lease in asked(renewals, now):
             assert now == 0 or last[lease] < now
@@ -34,6 +37,15 @@ def test_first_renewals_of_many_leases_are_a_trickle() -> None:
         renewals.add(LeaseId(number + 1), 300, 0.0)
     shares = [len(renewals.due(now)) for now in range(100)]
     assert max(shares) < 3_000 / (300 / RENEWALS_PER_TTL) * (1 + STEP_SECONDS) * 1.1
+
+
+def test_leases_that_were_adopted_are_asked_for_soon_and_become_a_trickle() -> None:
+    renewals, period = Renewals(), 300 / RENEWALS_PER_TTL
+    for number in range(3_000):
+        renewals.add(LeaseId(number + 1), 300, 0.0, remaining_seconds=9)
+    assert sum(len(renewals.due(now)) for now in range(3)) == 3_000
+    shares = [len(renewals.due(now)) for now in range(3, 3 * int(period))]
+    assert max(shares[int(period) :]) < 3_000 / period * (1 + STEP_SECONDS) * 2
 
 
 def test_only_silence_is_trouble_not_answers_that_are_late() -> None:
