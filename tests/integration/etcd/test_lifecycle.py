@@ -139,6 +139,31 @@ async def test_an_adopted_aio_channel(etcd: EtcdServer) -> None:
         assert (await client.get(b"k")).value == b"v"
 
 
+def test_a_channel_that_is_closed_under_a_client_is_said(etcd: EtcdServer) -> None:
+    channel = grpc.insecure_channel(etcd.endpoints)
+    with Etcd.from_channel(channel) as client:
+        client.put(b"k", b"v")
+        channel.close()
+        with pytest.raises(Closed):
+            client.get(b"k")
+        with client.list_watch(b"k") as watch:
+            assert isinstance(next(watch).error, Closed)
+        keeper = client.keep_alive(lambda _: None)
+        keeper.add(1, 30, remaining_seconds=0)
+        wait_until(lambda: isinstance(keeper.state.error, Closed), "the keep-alive says so")
+
+
+async def test_an_aio_channel_that_is_closed_under_a_client_is_said(etcd: EtcdServer) -> None:
+    channel = grpc.aio.insecure_channel(etcd.endpoints)
+    async with aio.Etcd.from_channel(channel) as client:
+        await client.put(b"k", b"v")
+        await channel.close()
+        with pytest.raises(Closed):
+            await client.get(b"k")
+        async with client.list_watch(b"k") as watch:
+            assert isinstance((await anext(watch)).error, Closed)
+
+
 def test_nothing_happens_at_import() -> None:
     code = (
         "import socket, threading\n"

@@ -84,7 +84,11 @@ class Link:
     async def stream(self, method: Method) -> Any:
         """Open a stream without a deadline."""
         metadata = (*await self._log_in(), *HAS_LEADER)
-        return (await self._current_line()).stream(method)(metadata=metadata)
+        stream = (await self._current_line()).stream(method)
+        try:
+            return stream(metadata=metadata)
+        except grpc.aio.UsageError as error:  # grpcio's answer on a channel that was closed meanwhile
+            raise errors.Closed(str(error)) from error
 
     def drop_token(self) -> None:
         """Log in again before the next call."""
@@ -113,7 +117,9 @@ class Link:
         except grpc.RpcError as error:
             self._lookout.suspect()
             raise self._explain(error) from error
-        except (grpc.aio.UsageError, asyncio.CancelledError) as error:
+        except grpc.aio.UsageError as error:  # grpcio's answer on a channel that was closed meanwhile
+            raise errors.Closed(str(error)) from error
+        except asyncio.CancelledError as error:
             if not self.closed:
                 raise
             raise errors.Closed("the client was closed during the call") from error

@@ -83,7 +83,11 @@ class Link:
     def stream(self, method: Method, requests: Iterator[Any]) -> Any:
         """Open a stream without a deadline."""
         metadata = (*self._log_in(), *HAS_LEADER)
-        return self._current_line().stream(method)(requests, metadata=metadata)
+        stream = self._current_line().stream(method)
+        try:
+            return stream(requests, metadata=metadata)
+        except ValueError as error:  # grpcio's answer on a channel that was closed meanwhile
+            raise errors.Closed(str(error)) from error
 
     def drop_token(self) -> None:
         """Log in again before the next call."""
