@@ -2,7 +2,9 @@
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
@@ -14,15 +16,17 @@ from testbed.apiserver import ApiServer
 from tests.e2e.conftest import API_VERSION, Scene
 
 
-async def read_list(client: Client, resource: str, namespace: str, selector: str = "") -> set[Seen]:
-    return {seen async for seen in client.list_seen(resource, [namespace], selector)}
+@asynccontextmanager
+async def open_client(api: ApiServer, token: str) -> AsyncIterator[Client]:
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(api.authority.ca)))
+    async with aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {token}"}) as session:
+        yield Client(api.url, session)
 
 
 def list_seen(api: ApiServer, token: str, resource: str, namespace: str, selector: str = "") -> set[Seen]:
     async def read() -> set[Seen]:
-        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(api.authority.ca)))
-        async with aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {token}"}) as session:
-            return await read_list(Client(api.url, session), resource, namespace, selector)
+        async with open_client(api, token) as client:
+            return {seen async for seen in client.list_seen(resource, [namespace], selector)}
 
     return asyncio.run(read())
 
@@ -50,6 +54,18 @@ def test_pods_are_listed_as_they_are_selected(scene: Scene) -> None:
     assert chosen == {seen for seen in everything if seen.name == "two"}
 
 
+def test_the_addresses_of_all_pods_are_listed(scene: Scene) -> None:
+    one, two = scene.pod("one"), scene.pod("two", labels={"app": "other"})
+
+    async def read() -> tuple[set[str], set[str]]:
+        async with open_client(scene.api, scene.api.token) as client:
+            return await client.list_addresses([scene.namespace]), await client.list_addresses(
+                [scene.namespace], "app=other"
+            )
+
+    assert asyncio.run(read()) == ({one.ip, two.ip}, {two.ip})
+
+
 def test_a_refusal_says_what_is_not_allowed(scene: Scene) -> None:
     name = {"name": "nobody", "namespace": scene.namespace}
     scene.api.client.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": name})
@@ -75,7 +91,9 @@ async def test_what_a_proxy_answers_in_the_api_servers_place_is_an_error(status:
         async with aiohttp.ClientSession() as session:
             client = Client(f"http://{host}:{port}", session)
             with pytest.raises(ApiError):
-                await read_list(client, "pods", "")
+                await anext(client.list_seen("pods", []))
+            with pytest.raises(ApiError):
+                await client.list_addresses([])
             with pytest.raises(ApiError):
                 await client.uid_of("pods", "default", "one")
     finally:

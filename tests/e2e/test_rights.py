@@ -36,6 +36,9 @@ RIGHTS = [
 ]
 
 
+WATCH_PODS = Right("watch", "pods")
+
+
 def rights_of(rules: list[dict[str, Any]]) -> set[Right]:
     return {Right(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 
@@ -122,10 +125,11 @@ def right_of(event: dict[str, Any]) -> Right:
 
 @pytest.fixture
 def make_trial(audited: ApiServer, etcd: Any, make_scene: Callable[..., Any]) -> Iterator[Callable[..., Trial]]:
-    trials = []
+    trials: list[Trial] = []
 
     def make(account: str, rules: list[dict[str, Any]]) -> Trial:
-        trials.append(Trial(make_scene(audited, etcd), account, rules))
+        scene = trials[0].scene if trials else make_scene(audited, etcd)
+        trials.append(Trial(scene, account, rules))
         return trials[-1]
 
     yield make
@@ -155,6 +159,29 @@ def test_every_right_is_used_and_none_is_missing(make_trial: Any, chart_rules: A
 
 def right_of_pod_write(event: dict[str, Any]) -> bool:
     return event.get("objectRef", {}).get("resource") == "pods" and event["verb"] not in READS
+
+
+def test_whoever_has_not_seen_all_pods_withdraws_only_what_is_gone_and_has_no_heir(
+    make_trial: Any, chart_rules: Any
+) -> None:
+    """Without the right to watch Pods they are never all known: what is withdrawn then, the look ahead has found."""
+    sighted, blind = make_trial("sighted", chart_rules), make_trial("blind", without(chart_rules, WATCH_PODS))
+    scene, registry = sighted.scene, sighted.scene.registry
+    sighted.replica.start()
+    scene.apply()
+    unready, moves, goes = scene.pod(), scene.pod(), scene.pod()
+    registry.wait_addresses(unready.address, moves.address, goes.address)
+    sighted.replica.process.stop()
+    scene.kubelet.unready(unready)
+    for pod in (moves, goes):
+        scene.api.client.delete(pod.item, grace_seconds=0)
+    scene.pod(ip=moves.ip, ready=False)
+    blind.replica.start()
+    registry.wait_addresses(unready.address, moves.address)
+    tried = len(blind.requests())
+    wait_until(lambda: len(blind.requests()) > tried + 10, "it has gone on for a while")
+    registry.wait_addresses(unready.address, moves.address)
+    assert blind.used(refused=True) == {WATCH_PODS}
 
 
 @pytest.mark.faults

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import aiohttp
 
 from grpc_etcd_operator.core.sweeps import Seen
-from grpc_etcd_operator.kube import metadata
+from grpc_etcd_operator.kube import pages
+from grpc_etcd_operator.kube.pages import Page
 
 T = TypeVar("T")
 GROUP, VERSION, PLURAL = "grpc-etcd.dev", "v1alpha1", "grpcservices"
@@ -19,7 +20,6 @@ SERVICES, PODS = f"apis/{GROUP}/{VERSION}", "api/v1"
 CHUNK = 250  # objects in a page of a list; 500 takes 5 MiB more at the peak of a start with 10,000 Pods (measured)
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-_TABLE = "application/json;as=Table;g=meta.k8s.io;v=v1"
 _ROWS = 2_000  # rows in a page of a table, which are short
 
 
@@ -56,30 +56,34 @@ class Client:
 
     async def list_seen(self, resource: str, namespaces: Sequence[str], selector: str = "") -> AsyncIterator[Seen]:
         """List a resource completely and consistently, metadata only, in chunks."""
-        for namespace in namespaces or ("",):
-            query = {"limit": str(CHUNK), "labelSelector": selector}
-            while True:
-                answer = await self._send("get", self._path(resource, namespace), query, metadata.MEDIA_TYPE)
-                page = _parse(metadata.read_page, answer)
-                for seen in page.seen:
-                    yield seen
-                if not page.token:
-                    break
-                query["continue"] = page.token
+        query = {"limit": str(CHUNK), "labelSelector": selector}
+        async for page in self._pages(resource, namespaces, query, pages.METADATA, pages.read_metadata):
+            for seen in page.items:
+                yield seen
 
     async def list_addresses(self, namespaces: Sequence[str], selector: str = "") -> set[str]:
-        """List the IPs that Pods have, from the table that kubectl shows: a fiftieth of their objects' bytes."""
-        addresses: set[str] = set()
+        """List the IPs that Pods have, from the table that kubectl shows."""
+        query = {"limit": str(_ROWS), "labelSelector": selector, "includeObject": "None"}
+        found = self._pages("pods", namespaces, query, pages.TABLE, pages.read_addresses)
+        return {address async for page in found for address in page.items}
+
+    async def _pages(
+        self,
+        resource: str,
+        namespaces: Sequence[str],
+        query: Mapping[str, str],
+        accept: str,
+        read: Callable[[bytes], Page[T]],
+    ) -> AsyncIterator[Page[T]]:
         for namespace in namespaces or ("",):
-            query = {"limit": str(_ROWS), "labelSelector": selector, "includeObject": "None"}
+            token = ""
             while True:
-                table = _parse(json.loads, await self._send("get", self._path("pods", namespace), query, _TABLE))
-                place = [column["name"] for column in table["columnDefinitions"]].index("IP")
-                addresses.update(row["cells"][place] for row in table["rows"] or ())
-                if not table["metadata"].get("continue"):
+                answer = await self._send("get", self._path(resource, namespace), {**query, "continue": token}, accept)
+                page = _parse(read, answer)
+                yield page
+                token = page.token
+                if not token:
                     break
-                query["continue"] = table["metadata"]["continue"]
-        return addresses
 
     async def uid_of(self, resource: str, namespace: str, name: str) -> str | None:
         """Read the UID that an object has now; None when there is no such object."""
@@ -192,7 +196,7 @@ def _parse(parse: Callable[[bytes], T], answer: bytes) -> T:
 
 def _message(answer: bytes) -> str:
     try:
-        refusal = metadata.read_refusal(answer)
+        refusal = pages.read_refusal(answer)
         return str(json.loads(answer)["message"]) if refusal is None else refusal
     except (ValueError, KeyError, TypeError):
         return ""

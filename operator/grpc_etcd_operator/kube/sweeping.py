@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import aiohttp
 
@@ -44,7 +44,6 @@ class Sweeper:
         self._due: dict[str, float] = {}
         self._deleted: dict[str, tuple[float, GrpcService]] = {}
         self._crd_gone_at: float | None = None
-        self._crd_back_at = 0.0
         self._wake = asyncio.Event()
         self.drift = 0
         self._has_looked_ahead = False
@@ -184,18 +183,22 @@ class Sweeper:
     async def _look_ahead(self) -> None:
         """Do so once for a few Pods before all others are delivered; where many went, those that came go first."""
         stations = [station for station in self._reconciler.stations.values() if station.is_listed]
-        if self._has_looked_ahead or not stations or not self._reconciler.may_write():
+        if self._has_looked_ahead or not self._reconciler.may_write():
             return
-        listed = await self._list(PODS)
-        for station in stations:
-            pods, _ = self._strangers(station, listed)
-            if not pods or len(pods) > BRAKE_COUNT:
-                continue
+        if any(self._strangers(station, ())[0] for station in stations):
+            listed = await self._list(PODS)
             used = await self._client.list_addresses(self._scope.namespaces, self._scope.selector)
-            for seen in await self._confirm(PODS, pods, len(station.mirror.owners)):
-                if is_abandoned(station.mirror.texts(seen.uid), used):
-                    self._reconciler.forget_owner(seen, station)
+            for station in stations:
+                await self._forget_abandoned(station, listed, used)
         self._has_looked_ahead = len(stations) == len(self._reconciler.stations)
+
+    async def _forget_abandoned(self, station: Station, listed: Iterable[str], used: Container[str]) -> None:
+        pods, _ = self._strangers(station, listed)
+        if len(pods) > BRAKE_COUNT:
+            return
+        for seen in await self._confirm(PODS, pods, len(station.mirror.owners)):
+            if is_abandoned(station.mirror.texts(seen.uid), used):
+                self._reconciler.forget_owner(seen, station)
 
     def _strangers(self, station: Station, listed: Iterable[str]) -> tuple[list[Seen], list[Seen]]:
         """Give the Pods and the GrpcServices that have owner records and are neither known nor listed."""

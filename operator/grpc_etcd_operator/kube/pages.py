@@ -1,20 +1,24 @@
-"""Metadata-only lists in protobuf, of which only what a sweep asks for is read.
+"""Pages of lists that say little of each object: metadata only, or the columns that kubectl shows.
 
-The API server sends whole metadata, most of it managedFields and annotations. As JSON all of that becomes objects: a
-list of 10,000 Pods took 0.6 s of CPU, and each minute's sweep takes one (measured).
+Metadata come in protobuf, of which only what a sweep asks for is read. The API server sends them whole, most of it
+managedFields and annotations. As JSON all of that becomes objects: a sweep of 10,000 Pods took 0.65 s of CPU, so it
+takes 0.22 s (measured), and there is one each minute.
 
 Source: k8s.io/apimachinery, pkg/runtime/generated.proto and pkg/apis/meta/v1/generated.proto.
 """
 
+import json
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from grpc_etcd_operator.core.sweeps import Seen
 
-MEDIA_TYPE = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+T = TypeVar("T")
+METADATA = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+TABLE = "application/json;as=Table;g=meta.k8s.io;v=v1"
 _MAGIC = b"k8s\x00"
 _PACKAGE = "grpc_etcd.kubernetes"
 _FIELDS = {
@@ -27,14 +31,25 @@ _FIELDS = {
 }
 
 
-class Page(NamedTuple):
+class Page(NamedTuple, Generic[T]):
     """A page of a list, and what to ask for the next one with; empty when there is none."""
 
-    seen: list[Seen]
+    items: list[T]
     token: str
 
 
-def read_page(body: bytes) -> Page:
+def read_addresses(body: bytes) -> Page[str]:
+    """Read the IPs in a page of a table of Pods; ValueError says that it is none."""
+    try:
+        table = json.loads(body)
+        place = [column["name"] for column in table["columnDefinitions"]].index("IP")
+        rows = [str(row["cells"][place]) for row in table["rows"] or ()]
+        return Page(rows, table["metadata"].get("continue") or "")
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"no table of Pods: {error!r}") from error
+
+
+def read_metadata(body: bytes) -> Page[Seen]:
     """Read a page of PartialObjectMetadata; ValueError says that it is none."""
     if not body.startswith(_MAGIC):
         raise ValueError(f"no protobuf of Kubernetes: {body[:40]!r}")
