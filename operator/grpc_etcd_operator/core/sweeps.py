@@ -21,18 +21,17 @@ class Seen(NamedTuple):
 
 
 class Suspicions(NamedTuple):
-    """What a list has that memory has not (`unseen`), and what memory or the registry has that the list has not."""
+    """What a list has that memory has not (`unseen`), and what memory has that the list has not."""
 
     unseen: tuple[str, ...]
     vanished: tuple[Seen, ...]
 
 
-def compare_with_list(listed: Iterable[str], known: Mapping[str, Seen], owned: Mapping[str, Seen]) -> Suspicions:
-    """Compare the UIDs of a complete list with what is in memory and with what has owner records."""
+def compare_with_list(listed: Iterable[str], known: Mapping[str, Seen]) -> Suspicions:
+    """Compare the UIDs of a complete list with what is in memory."""
     present = frozenset(listed)
     unseen = tuple(sorted(present - known.keys()))
-    vanished = {**owned, **known}
-    return Suspicions(unseen, tuple(seen for uid, seen in sorted(vanished.items()) if uid not in present))
+    return Suspicions(unseen, tuple(seen for uid, seen in sorted(known.items()) if uid not in present))
 
 
 def is_abandoned(texts: Iterable[bytes], used: Container[str]) -> bool:

@@ -101,7 +101,7 @@ class Sweeper:
         listed = await self._list(resource)
         await self._await_delivery(listed)
         known = self._known(resource)
-        suspicions = compare_with_list(listed, known, {})
+        suspicions = compare_with_list(listed, known)
         for uid in suspicions.unseen:
             await self._fetch(resource, listed[uid])
         gone = await self._confirm(resource, suspicions.vanished, len(known))
