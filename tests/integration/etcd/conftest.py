@@ -55,7 +55,11 @@ class Follower:
         return held
 
     def wait(self, condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
-        wait_until(condition, f"{what}; news so far: {self.news[-3:]}", seconds)
+        try:
+            wait_until(condition, what, seconds)
+        except TimeoutError as error:
+            error.add_note(f"now: {self.state}, news so far: {self.news[-3:]}")
+            raise
 
     def wait_listed(self, times: int = 1) -> None:
         self.wait(lambda: len(self.of(Listed)) >= times, f"{times} listings")
