@@ -73,6 +73,12 @@ def get(key: bytes, revision: int) -> Call[Record | None]:
     return Call(range_method(), request, lambda reply: make_record(reply.kvs[0]) if reply.kvs else None)
 
 
+def revision(key: bytes) -> Call[Revision]:
+    """Ask for the store's revision, by a key that may be read."""
+    request = message("RangeRequest")(key=key, count_only=True)
+    return Call(range_method(), request, read_revision)
+
+
 def delete(key: bytes, end: bytes = b"") -> Call[int]:
     """Delete a key or a range; the reply is how many were there."""
     request = message("DeleteRangeRequest")(key=key, range_end=end)

@@ -8,7 +8,9 @@ Rule 3: after each opening, one read at the last known revision proves that this
         A restored etcd fails it (future revision, or another record than the one seen), and everything is listed again.
 Rule 4: `canceled` ends the stream: compacted lists again, a refused token logs in again, a refused permission is
         reported and tried again slowly.
-Rule 5: whatever fails is reported once as Lost, and the loop goes on for ever.
+Rule 5: a stream that has been silent for long is asked for progress if there is any, so that a quiet prefix does not
+        fall behind the compaction. One that answers neither this nor its opening is stuck and opened anew.
+Rule 6: whatever fails is reported once as Lost, and the loop goes on for ever.
 
 Order: events of one prefix come in the order of their revisions; those of two prefixes may overtake one another.
 """
@@ -86,6 +88,7 @@ class Following:
         self._clock = clock
         self._jitter = jitter
         self._next: dict[bytes, int] = dict.fromkeys(self._prefixes, start_revision) if start_revision else {}
+        self._opened_at = 0
         self._witness: tuple[bytes, Record | None] | None = None
         self._failures = 0
         self.state = model.State(connected=False, stale_since=clock())
@@ -98,11 +101,23 @@ class Following:
             except EtcdError as error:
                 yield from self._after(error)
 
+    def ask_revision(self) -> Call[Revision]:
+        """Ask for the store's revision: a long silence may mean that there is nothing to tell."""
+        return calls.revision(model.range_start(self._prefixes[0]))
+
+    def is_behind(self, revision: int) -> bool:
+        """Say whether a stream owes an answer to a progress request, when the store is at this revision.
+
+        A watch from a revision on that the store has not reached yet is not answered (etcd 3.6).
+        """
+        return self._opened_at <= revision and min(self._next.values(), default=0) <= revision
+
     def _session(self) -> Commands:
         listed = False
         if not self._next:
             yield from self._list()
             listed = True
+        self._opened_at = max(self._next.values())
         yield Open(tuple(self._create_request(index, prefix) for index, prefix in enumerate(self._prefixes, start=1)))
         reply = yield Read()
         check(reply)

@@ -4,10 +4,13 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import grpc
 import pytest
 
 from grpc_etcd.etcd import (
@@ -123,6 +126,64 @@ def test_half_open_connection_is_noticed(opened: Opened, proxy: TcpProxy, writer
     proxy.heal()
     follower.wait_events(30)
     assert follower.events() == owed
+
+
+class MutingProxy(grpc.GenericRpcHandler):
+    """Stands before etcd as a proxy for gRPC, and may keep to itself what a watch is told."""
+
+    def __init__(self, upstream: str, closing: contextlib.ExitStack) -> None:
+        self._channel = closing.enter_context(grpc.insecure_channel(upstream))
+        self.is_mute = False
+        self.streams = 0
+        pool = closing.enter_context(futures.ThreadPoolExecutor())
+        server = grpc.server(pool, handlers=[self])
+        self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        closing.callback(lambda: server.stop(0).wait())
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        method = handler_call_details.method
+        if method.endswith("/Watch"):
+            return grpc.stream_stream_rpc_method_handler(partial(self._watch, method))
+        return grpc.unary_unary_rpc_method_handler(lambda request, _: self._channel.unary_unary(method)(request))
+
+    def _watch(self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        self.streams += 1
+        upstream = self._channel.stream_stream(method)(requests)
+        context.add_callback(upstream.cancel)
+        with contextlib.suppress(grpc.RpcError):
+            yield from (reply for reply in upstream if not self.is_mute)
+
+
+def test_a_watch_that_falls_silent_is_opened_anew(
+    own_etcd: EtcdServer, opened: Opened, writer: Etcd, closing: contextlib.ExitStack
+) -> None:
+    """The connection is well and unary calls are answered, so nothing but etcd's revision tells of it."""
+    proxy = MutingProxy(own_etcd.endpoints, closing)
+    follower = opened(proxy.address).follow(b"k/", progress_seconds=1)
+    follower.wait_listed()
+    owed = put_many(writer, b"k/a", 3)
+    follower.wait_events(3)
+    proxy.is_mute = True
+    owed += put_many(writer, b"k/b", 3)
+    follower.wait_lost(DeadlineExceeded)
+    follower.wait(lambda: proxy.streams > 2, "an opening that is not answered either ends as well")
+    assert not follower.state.connected
+    proxy.is_mute = False
+    follower.wait_events(6)
+    assert follower.events() == owed
+
+
+def test_an_etcd_in_which_nothing_happens_is_no_fault(own_etcd: EtcdServer, opened: Opened, writer: Etcd) -> None:
+    """Such an etcd does not answer even progress requests: its revision is below that which the watch waits for."""
+    follower = opened(own_etcd.endpoints).follow(b"k/", progress_seconds=0.5)
+    follower.wait_listed()
+    end = time.monotonic() + NOTICED_SECONDS
+    wait_until(lambda: time.monotonic() > end, "a silence in which a stuck stream would be noticed")
+    assert follower.state.connected
+    assert not follower.of(Lost)
+    writer.put(b"k/1", b"x")
+    follower.wait_events(1)
 
 
 def test_frozen_server_is_noticed(own_etcd: EtcdServer, opened: Opened, writer: Etcd) -> None:

@@ -18,6 +18,7 @@ from grpc_etcd.etcd.model import LeaseId, News, State, staleness
 from grpc_etcd.etcd.translating import translate
 
 STREAM_ENDED = "etcd ended the stream"
+STREAM_STUCK = "the stream is stuck"
 
 
 class ListWatch(AsyncIterator[News]):
@@ -28,11 +29,12 @@ class ListWatch(AsyncIterator[News]):
 
     def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float, start_revision: int) -> None:
         self._link = link
-        self._progress_seconds = self._quiet_seconds = progress_seconds
+        self._progress_seconds = progress_seconds
         jitter = random.Random().random  # noqa: S311 (no secret)
         self._following = Following(prefixes, time.time, jitter, start_revision)
         self._closing = asyncio.Event()
         self._stream: Any = None
+        self._has_begun = False
         self._reading: asyncio.Future[Any] | None = None
         self._writing: asyncio.Future[None] | None = None
         self._news = self._run()
@@ -100,7 +102,7 @@ class ListWatch(AsyncIterator[News]):
     async def _open(self, requests: Sequence[Any]) -> None:
         await self._hang_up()
         self._stream = await self._link.stream(following.watch_method())
-        self._quiet_seconds = renewing.ANSWER_SECONDS  # etcd answers a new watch at once
+        self._has_begun = False
         for request in requests:
             await self._write(request)
 
@@ -120,16 +122,24 @@ class ListWatch(AsyncIterator[News]):
             raise errors.Unavailable(STREAM_ENDED) from error
 
     async def _read(self) -> Any:
-        """Read one reply; when none comes for long, ask for progress, which etcd answers if all is well."""
+        """Read one reply."""
         reading = self._reading = asyncio.ensure_future(self._stream.read())
-        if not (await asyncio.wait({reading}, timeout=self._quiet_seconds))[0]:
-            await self._write(following.progress_request())
-            await expect(reading)
-        self._quiet_seconds = self._progress_seconds
+        if not self._has_begun:
+            await expect(reading)  # etcd answers a new watch at once
+        while not (await asyncio.wait({reading}, timeout=self._progress_seconds))[0]:
+            await self._question(reading)
+        self._has_begun = True
         self._reading = None
         if reading.cancelled():
             raise errors.Unavailable(STREAM_ENDED)
         return self._judge(reading)
+
+    async def _question(self, reading: asyncio.Future[Any]) -> None:
+        """Find out whether there is anything that the stream has not told; if so ask it, which it owes an answer."""
+        revision = await self._link.call(self._following.ask_revision())
+        if self._following.is_behind(revision):
+            await self._write(following.progress_request())
+            await expect(reading)
 
     def _judge(self, reading: asyncio.Future[Any]) -> Any:
         try:
@@ -157,7 +167,7 @@ class ListWatch(AsyncIterator[News]):
 async def expect(answer: asyncio.Future[Any]) -> None:
     """Wait until it is done, but not for ever: whatever is stuck where, the stream is to be opened anew."""
     if not (await asyncio.wait({answer}, timeout=renewing.ANSWER_SECONDS))[0]:
-        raise errors.DeadlineExceeded("the stream is stuck")
+        raise errors.DeadlineExceeded(STREAM_STUCK)
 
 
 async def sleep_unless(event: asyncio.Event, seconds: float) -> None:

@@ -4,6 +4,7 @@ import queue
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, assert_never
@@ -17,29 +18,69 @@ from grpc_etcd.etcd.model import LeaseId, News, State, staleness
 from grpc_etcd.etcd.translating import translate
 
 STREAM_ENDED = "etcd ended the stream"
+STREAM_STUCK = "the stream is stuck"
 
 
 class Requests(Iterator[Any]):
-    """The sending half of a watch stream: what was put in, and a progress request whenever that is long ago."""
+    """The sending half of a watch stream: what was put in."""
 
-    def __init__(self, first: Sequence[Any], progress_seconds: float) -> None:
+    def __init__(self, first: Sequence[Any]) -> None:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._progress_seconds = progress_seconds
         for request in first:
             self._queue.put(request)
 
     def __next__(self) -> Any:
-        try:
-            request = self._queue.get(timeout=self._progress_seconds)
-        except queue.Empty:
-            return following.progress_request()
+        request = self._queue.get()
         if request is None:
             raise StopIteration
         return request
 
+    def put(self, request: Any) -> None:
+        """Send a request."""
+        self._queue.put(request)
+
     def close(self) -> None:
         """End the half, and so gRPC's thread that waits in it."""
         self._queue.put(None)
+
+
+class Reading:
+    """One open watch stream: read by the consumer's thread, given up by the guard's."""
+
+    def __init__(self, stream: Any, requests: Requests) -> None:
+        self._stream, self._requests = stream, requests
+        if not stream.add_callback(requests.close):
+            requests.close()  # grpcio calls nobody back for a call that has ended already
+        self._fault: errors.EtcdError | None = None
+        self.waiting_since: float | None = None
+        self.has_begun = False
+
+    def read(self) -> Any:
+        """Wait for a reply."""
+        self.waiting_since = time.monotonic()
+        try:
+            reply = next(self._stream)
+        except StopIteration as stop:
+            raise errors.Unavailable(STREAM_ENDED) from stop
+        except grpc.RpcError as error:
+            raise (self._fault or translate(error)) from error
+        finally:
+            self.waiting_since = None
+        self.has_begun = True
+        return reply
+
+    def ask(self, request: Any) -> None:
+        """Send a request."""
+        self._requests.put(request)
+
+    def give_up(self, fault: errors.EtcdError) -> None:
+        """Let the read end with this fault."""
+        self._fault = fault
+        self._stream.cancel()
+
+    def close(self) -> None:
+        """End the stream, and with it both halves."""
+        self._stream.cancel()
 
 
 class ListWatch(Iterator[News]):
@@ -54,8 +95,10 @@ class ListWatch(Iterator[News]):
         jitter = random.Random().random  # noqa: S311 (no secret)
         self._following = Following(prefixes, time.time, jitter, start_revision)
         self._closing = threading.Event()
-        self._requests: Requests | None = None
-        self._stream: Any = None
+        self._reading: Reading | None = None
+        self._guard: threading.Thread | None = None
+        self._asked_at = 0.0
+        self._owing: float | None = None
         self._news = self._run()
 
     def __iter__(self) -> Self:
@@ -81,6 +124,36 @@ class ListWatch(Iterator[News]):
         """End the iterator, also while another thread waits in it."""
         self._closing.set()
         self._hang_up()
+        if self._guard:
+            self._guard.join()
+
+    def look_after(self) -> float:
+        """See to it that a read does not last for ever; return after how many seconds to look again."""
+        soon = min(self._progress_seconds, renewing.ANSWER_SECONDS / 2)
+        reading = self._reading
+        since = reading.waiting_since if reading else None
+        if reading is None or since is None:
+            return soon
+        is_owing = since == self._owing or not reading.has_begun  # etcd answers a new watch at once
+        patience = renewing.ANSWER_SECONDS if is_owing else self._progress_seconds
+        left = max(since, self._asked_at) + patience - time.monotonic()
+        if left > 0:
+            return min(soon, left)
+        try:
+            if is_owing:
+                raise errors.DeadlineExceeded(STREAM_STUCK)
+            self._question(reading, since)
+        except errors.EtcdError as error:
+            if reading.waiting_since == since:
+                reading.give_up(error)
+        return soon
+
+    def _question(self, reading: Reading, since: float) -> None:
+        """Find out whether there is anything that the stream has not told; if so ask it, which it owes an answer."""
+        self._asked_at = time.monotonic()
+        if self._following.is_behind(self._link.call(self._following.ask_revision())):
+            self._owing = since
+            reading.ask(following.progress_request())
 
     def _run(self) -> Iterator[News]:
         commands = self._following.commands()
@@ -118,25 +191,43 @@ class ListWatch(Iterator[News]):
 
     def _open(self, requests: Sequence[Any]) -> None:
         self._hang_up()
-        self._requests = Requests(requests, self._progress_seconds)
-        self._stream = self._link.stream(following.watch_method(), self._requests)
+        sending = Requests(requests)
+        stream = self._link.stream(following.watch_method(), sending)
+        self._reading = Reading(stream, sending)
+        if self._guard is None:
+            watch = weakref.ref(self)  # whoever drops a list-watch without closing it keeps no thread
+            self._guard = threading.Thread(
+                target=guard, args=(watch, self._closing), name="grpc-etcd-list-watch", daemon=True
+            )
+            self._guard.start()
         if self._closing.is_set():
             self._hang_up()
 
     def _read(self) -> Any:
+        reading = self._reading
+        if reading is None:
+            raise errors.Closed("the list-watch has been closed")
         try:
-            return next(self._stream)
-        except StopIteration as stop:
-            raise errors.Unavailable(STREAM_ENDED) from stop
-        except grpc.RpcError as error:
+            return reading.read()
+        except errors.EtcdError:
             self._link.suspect()
-            raise translate(error) from error
+            raise
 
     def _hang_up(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
-        if self._requests is not None:
-            self._requests.close()
+        reading = self._reading
+        if reading is not None:
+            reading.close()
+
+
+def guard(watch: "weakref.ref[ListWatch]", closing: threading.Event) -> None:
+    """Look after a list-watch until it is closed or forgotten."""
+    pause = 0.0
+    while not closing.wait(pause):
+        watched = watch()
+        if watched is None:
+            return
+        pause = watched.look_after()
+        del watched
 
 
 class KeepAlive:
