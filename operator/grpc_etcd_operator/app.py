@@ -33,6 +33,7 @@ from grpc_etcd_operator.health import serve
 from grpc_etcd_operator.kube.client import VERSION, ApiError, Client
 from grpc_etcd_operator.kube.connecting import Connection, NoClusterError
 from grpc_etcd_operator.kube.freshness import Freshness
+from grpc_etcd_operator.kube.list_watch import ListWatch
 from grpc_etcd_operator.kube.statuses import Reporter
 from grpc_etcd_operator.kube.sweeping import Sweeper
 from grpc_etcd_operator.kube.watching import make_registry, take_signals, watch_for_ever
@@ -196,7 +197,7 @@ class Operator:
         try:
             async with asyncio.TaskGroup() as group:
                 runs = [station.run() for station in self._stations.values()]
-                runs += [self._sweeper.run(), self._reporter.run(), self._watch(stop)]
+                runs += [self._sweeper.run(), self._reporter.run(), self._watch_pods(), self._watch_services(stop)]
                 parts = [group.create_task(run) for run in runs]
                 await stop.wait()
                 await asyncio.gather(*(station.hand_over() for station in self._stations.values()))
@@ -211,7 +212,8 @@ class Operator:
     async def preview(self, stop: asyncio.Event) -> None:
         """Print what would be written, as JSON lines on standard output, and write nothing."""
         runs = [station.run_dry() for station in self._stations.values()]
-        parts = [asyncio.create_task(run) for run in (*runs, self._sweeper.run(), self._watch(stop))]
+        runs += [self._sweeper.run(), self._watch_pods(), self._watch_services(stop)]
+        parts = [asyncio.create_task(run) for run in runs]
         try:
             while not (self._is_judged() or stop.is_set()):  # noqa: ASYNC110  many parts have to agree
                 await asyncio.sleep(LOOK_SECONDS)
@@ -230,13 +232,21 @@ class Operator:
         listed = all(station.is_listed and station.writer.has_judged_all for station in stations)
         return listed and self._reconciler.has_seen_all() and self._sweeper.has_checked_owners
 
-    async def _watch(self, stop: asyncio.Event) -> None:
-        settings = self._settings
+    async def _watch_pods(self) -> None:
+        client = Client(self._connection.server, self._connection.session(self._freshness.trace()))
+        selector, note, take = self._settings.pod_selector, self._reconciler.note_pod, self._sweeper.take_list
+        try:
+            async with asyncio.TaskGroup() as group:
+                for namespace in self._settings.namespaces or ("",):
+                    group.create_task(ListWatch(client, namespace, selector, note, take).run())
+        finally:
+            await client.close()
+
+    async def _watch_services(self, stop: asyncio.Event) -> None:
         await watch_for_ever(
-            lambda: make_registry(self._reconciler, self._connection, self._freshness),
+            lambda: make_registry(self._reconciler.note_service, self._connection, self._freshness),
             self._wait_until_served,
-            settings.namespaces,
-            settings.pod_selector,
+            self._settings.namespaces,
             stop.set,
         )
 
@@ -262,7 +272,8 @@ class Operator:
     # -- who is told of what ------------------------------------------------------------------------------------------
 
     def _watch_opened(self, resource: str) -> None:
-        self._sweeper.sweep_soon(resource)
+        if resource == SERVICES:
+            self._sweeper.sweep_soon(resource)
 
     def _station_changed(self) -> None:
         self._sweeper.check_owners()

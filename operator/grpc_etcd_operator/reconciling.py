@@ -1,6 +1,6 @@
 """Where facts of Kubernetes meet the writers of the registries. Every method is quick; all I/O happens elsewhere.
 
-Kopf's handlers, sweeps  ->  note_*  ->  World  ->  the units concerned  ->  each station's queue
+the watches, sweeps  ->  note_*  ->  World  ->  the units concerned  ->  each station's queue
 stations                 ->  take_outcome  ->  Tally  ->  statuses and gates that may have to be written
 """
 
@@ -23,13 +23,12 @@ PODS, SERVICES = "pods", "grpcservices"
 
 
 class Reconciler:
-    """Notes facts and passes on who is concerned. Implements what Kopf's handlers, sweeps and writers ask for."""
+    """Notes facts and passes on who is concerned. Implements what watches, sweeps and writers ask for."""
 
     def __init__(self, world: World, prefixes: Mapping[str, str | None], timings: Timings) -> None:
         self.world, self.tally = world, Tally()
         self.stations: dict[str, Station] = {}
         self.complete: set[str] = set()
-        self._gone_ahead: set[str] = set()
         self.broken_objects = 0
         self._prefixes, self._timings = prefixes, timings
         self.on_status: Callable[[Iterable[str]], None] = _ignore
@@ -40,10 +39,10 @@ class Reconciler:
 
     def note_pod(self, kind: str | None, raw: Mapping[str, Any]) -> None:
         """Take a Pod's watch event."""
-        if kind == "DELETED":
-            self.forget_pod(raw["metadata"]["uid"])
-            return
         try:
+            if kind == "DELETED":
+                self.forget_pod(raw["metadata"]["uid"])
+                return
             pod = parse_pod(raw)
         except (KeyError, TypeError, ValueError, AttributeError):
             self.broken_objects += 1
@@ -79,13 +78,8 @@ class Reconciler:
         self.tally.forget_service(uid)
 
     def forget_owner(self, seen: Seen, station: Station) -> None:
-        """Take it that the unit behind an owner record is gone for good, which was never seen alive.
-
-        Lists have shown that, so its records may go even while others are still to be seen.
-        """
+        """Take it that the unit behind an owner record is gone for good, which was never seen alive."""
         self.world.mark_gone(_unit_of(seen, station))
-        if not self.has_seen_all():
-            self._gone_ahead.add(seen.uid)
         self._enqueue([seen.uid], urgent=True)
 
     def mark_complete(self, resource: str) -> None:
@@ -135,10 +129,6 @@ class Reconciler:
     def may_write(self) -> bool:
         """Say whether claims can be judged: all GrpcServices have been seen."""
         return SERVICES in self.complete
-
-    def may_delete(self, uid: str) -> bool:
-        """Say whether a unit's records may go: all Pods and GrpcServices have been seen, or it is gone for certain."""
-        return self.has_seen_all() or uid in self._gone_ahead
 
     def has_seen_all(self) -> bool:
         """Say whether all Pods and GrpcServices are known."""

@@ -54,18 +54,6 @@ def test_pods_are_listed_as_they_are_selected(scene: Scene) -> None:
     assert chosen == {seen for seen in everything if seen.name == "two"}
 
 
-def test_the_addresses_of_all_pods_are_listed(scene: Scene) -> None:
-    one, two = scene.pod("one"), scene.pod("two", labels={"app": "other"})
-
-    async def read() -> tuple[set[str], set[str]]:
-        async with open_client(scene.api, scene.api.token) as client:
-            return await client.list_addresses([scene.namespace]), await client.list_addresses(
-                [scene.namespace], "app=other"
-            )
-
-    assert asyncio.run(read()) == ({one.ip, two.ip}, {two.ip})
-
-
 def test_a_refusal_says_what_is_not_allowed(scene: Scene) -> None:
     name = {"name": "nobody", "namespace": scene.namespace}
     scene.api.client.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": name})
@@ -93,7 +81,9 @@ async def test_what_a_proxy_answers_in_the_api_servers_place_is_an_error(status:
             with pytest.raises(ApiError):
                 await anext(client.list_seen("pods", []))
             with pytest.raises(ApiError):
-                await client.list_addresses([])
+                await anext(client.list_pods("", ""))
+            with pytest.raises(ApiError if answer or status != 200 else StopAsyncIteration):
+                await anext(client.watch_pods("", "", "1"))
             with pytest.raises(ApiError):
                 await client.uid_of("pods", "default", "one")
     finally:

@@ -84,10 +84,6 @@ class OneUnit:
     def may_write(self) -> bool:
         return True
 
-    def may_delete(self, uid: str) -> bool:
-        assert uid
-        return True
-
     def has_seen_all(self) -> bool:
         return True
 

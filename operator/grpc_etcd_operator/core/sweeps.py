@@ -3,13 +3,11 @@
 An absence seen in a list is only a suspicion: the caller confirms each one by a consistent read before it counts.
 """
 
-import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 BRAKE_COUNT = 10
 BRAKE_SHARE = 0.5
-_IPV4 = re.compile(rb"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")
 
 
 class Seen(NamedTuple):
@@ -32,16 +30,6 @@ def compare_with_list(listed: Iterable[str], known: Mapping[str, Seen]) -> Suspi
     present = frozenset(listed)
     unseen = tuple(sorted(present - known.keys()))
     return Suspicions(unseen, tuple(seen for uid, seen in sorted(known.items()) if uid not in present))
-
-
-def is_abandoned(texts: Iterable[bytes], used: Container[str]) -> bool:
-    """Say whether records (their keys and values) name addresses of which no Pod has any now.
-
-    Where a Pod has one, it is about to take the record over, and there must be no moment without it. Only IPv4 is
-    looked for: of records that name none, nobody knows.
-    """
-    found = {address.decode() for text in texts for address in _IPV4.findall(text)}
-    return bool(found) and not any(address in used for address in found)
 
 
 def needs_brake(withdrawn: int, total: int) -> bool:

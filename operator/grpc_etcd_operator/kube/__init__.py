@@ -1,1 +1,1 @@
-"""The only place that talks to Kubernetes: credentials, watches through Kopf, lists, statuses, gates, Events."""
+"""The only place that talks to Kubernetes: credentials, watches, lists, statuses, gates, Events; Kopf is used here."""

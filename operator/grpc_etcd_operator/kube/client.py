@@ -1,4 +1,4 @@
-"""The few requests that the operator makes itself: metadata lists, reads that confirm, statuses, gates, Events.
+"""The requests that the operator makes itself: Pods, metadata lists, reads that confirm, statuses, gates, Events.
 
 Nothing is tried again here and everything has a deadline: callers are loops that come again.
 """
@@ -12,15 +12,17 @@ import aiohttp
 
 from grpc_etcd_operator.core.sweeps import Seen
 from grpc_etcd_operator.kube import pages
-from grpc_etcd_operator.kube.pages import Page
+from grpc_etcd_operator.kube.pages import Event, Page, Refusal
 
 T = TypeVar("T")
 GROUP, VERSION, PLURAL = "grpc-etcd.dev", "v1alpha1", "grpcservices"
 SERVICES, PODS = f"apis/{GROUP}/{VERSION}", "api/v1"
 CHUNK = 250  # objects in a page of a list; 500 takes 5 MiB more at the peak of a start with 10,000 Pods (measured)
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
+WATCH_SECONDS = 290  # a watch is renewed after a while
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
+_JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-_ROWS = 2_000  # rows in a page of a table, which are short
 
 
 class ApiError(Exception):
@@ -61,11 +63,29 @@ class Client:
             for seen in page.items:
                 yield seen
 
-    async def list_addresses(self, namespaces: Sequence[str], selector: str = "") -> set[str]:
-        """List the IPs that Pods have, from the table that kubectl shows."""
-        query = {"limit": str(_ROWS), "labelSelector": selector, "includeObject": "None"}
-        found = self._pages("pods", namespaces, query, pages.TABLE, pages.read_addresses)
-        return {address async for page in found for address in page.items}
+    def list_pods(self, namespace: str, selector: str) -> AsyncIterator[Page[tuple[str, Mapping[str, Any]]]]:
+        """List whole Pods, page by page."""
+        query = {"limit": str(CHUNK), "labelSelector": selector}
+        return self._pages("pods", (namespace,), query, _JSON, pages.read_objects)
+
+    async def watch_pods(self, namespace: str, selector: str, version: str) -> AsyncIterator[Event]:
+        """Tell what has happened since a version, until the API server ends that; ApiError 410: it has forgotten."""
+        query = {
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+            "labelSelector": selector,
+        }
+        url, params = self._url(self._path("pods", namespace)), _without_empty(query)
+        async with self._session.get(url, params=params, timeout=_WATCH_TIMEOUT) as reply:
+            if not reply.ok:
+                raise _refused(reply, await reply.read())
+            async for line in _lines(reply.content):
+                told = _parse(pages.read_event, line)
+                if isinstance(told, Refusal):
+                    raise ApiError(told.status, told.message)
+                yield told
 
     async def _pages(
         self,
@@ -147,11 +167,14 @@ class Client:
 
     async def post_event(self, namespace: str, event: Mapping[str, Any]) -> None:
         """Post a Kubernetes Event."""
-        await self._request("post", f"api/v1/namespaces/{namespace}/events", body=event, content="application/json")
+        await self._request("post", f"api/v1/namespaces/{namespace}/events", body=event, content=_JSON)
 
     def _path(self, resource: str, namespace: str) -> str:
         root = PODS if resource == "pods" else SERVICES
         return f"{root}/namespaces/{namespace}/{resource}" if namespace else f"{root}/{resource}"
+
+    def _url(self, path: str) -> str:
+        return f"{self._server}/{path}"
 
     async def _request(
         self,
@@ -159,7 +182,7 @@ class Client:
         path: str,
         *,
         body: Mapping[str, Any] | None = None,
-        accept: str = "application/json",
+        accept: str = _JSON,
         content: str = "application/merge-patch+json",
     ) -> Any:
         return _parse(json.loads, await self._send(method, path, {}, accept, body, content))
@@ -175,15 +198,33 @@ class Client:
     ) -> bytes:
         headers = {"Accept": accept, **({"Content-Type": content} if body is not None else {})}
         data = None if body is None else json.dumps(body).encode()
-        params = {key: value for key, value in query.items() if value}
-        url = f"{self._server}/{path}"
+        url, params = self._url(path), _without_empty(query)
         async with self._session.request(
             method, url, params=params, data=data, headers=headers, timeout=TIMEOUT
         ) as reply:
             answer = await reply.read()
             if not reply.ok:
-                raise ApiError(reply.status, _message(answer) or reply.reason or "refused")
+                raise _refused(reply, answer)
             return answer
+
+
+def _without_empty(query: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in query.items() if value}
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Split a stream into lines of any length; a cut in the middle of one is the stream's own error."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+    if rest:
+        yield rest
+
+
+def _refused(reply: aiohttp.ClientResponse, answer: bytes) -> ApiError:
+    return ApiError(reply.status, _message(answer) or reply.reason or "refused")
 
 
 def _parse(parse: Callable[[bytes], T], answer: bytes) -> T:

@@ -1,4 +1,4 @@
-"""Pages of lists that say little of each object: metadata only, or the columns that kubectl shows.
+"""What the API server answers: pages of lists (whole objects, or metadata only) and watch events.
 
 Metadata come in protobuf, of which only what a sweep asks for is read. The API server sends them whole, most of it
 managedFields and annotations. As JSON all of that becomes objects: a sweep of 10,000 Pods took 0.65 s of CPU, so it
@@ -8,6 +8,7 @@ Source: k8s.io/apimachinery, pkg/runtime/generated.proto and pkg/apis/meta/v1/ge
 """
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -18,7 +19,6 @@ from grpc_etcd_operator.core.sweeps import Seen
 
 T = TypeVar("T")
 METADATA = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-TABLE = "application/json;as=Table;g=meta.k8s.io;v=v1"
 _MAGIC = b"k8s\x00"
 _PACKAGE = "grpc_etcd.kubernetes"
 _FIELDS = {
@@ -32,21 +32,49 @@ _FIELDS = {
 
 
 class Page(NamedTuple, Generic[T]):
-    """A page of a list, and what to ask for the next one with; empty when there is none."""
+    """A page of a list, what to ask for the next one with (empty: there is none), and the version of the whole list."""
 
     items: list[T]
     token: str
+    version: str = ""
 
 
-def read_addresses(body: bytes) -> Page[str]:
-    """Read the IPs in a page of a table of Pods; ValueError says that it is none."""
+class Event(NamedTuple):
+    """What a watch tells: ADDED, MODIFIED, DELETED or BOOKMARK, the object, and the version to go on from."""
+
+    kind: str
+    raw: Mapping[str, Any]
+    version: str
+
+
+class Refusal(NamedTuple):
+    """An error that a watch tells: HTTP's code, and the API server's words."""
+
+    status: int
+    message: str
+
+
+def read_objects(body: bytes) -> Page[tuple[str, Mapping[str, Any]]]:
+    """Read a page of whole objects with their UIDs; ValueError says that it is none."""
     try:
-        table = json.loads(body)
-        place = [column["name"] for column in table["columnDefinitions"]].index("IP")
-        rows = [str(row["cells"][place]) for row in table["rows"] or ()]
-        return Page(rows, table["metadata"].get("continue") or "")
+        found = json.loads(body)
+        metadata = found["metadata"]
+        items = [(raw["metadata"]["uid"], raw) for raw in found["items"] or ()]
+        return Page(items, metadata.get("continue") or "", metadata["resourceVersion"])
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"no table of Pods: {error!r}") from error
+        raise ValueError(f"no list of objects: {error!r}") from error
+
+
+def read_event(line: bytes) -> Event | Refusal:
+    """Read what a watch tells; ValueError says that it is nothing that a watch tells."""
+    try:
+        event = json.loads(line)
+        kind, raw = event["type"], event["object"]
+        if kind == "ERROR":
+            return Refusal(int(raw["code"]), str(raw.get("message") or raw.get("reason") or "refused"))
+        return Event(kind, raw, raw["metadata"]["resourceVersion"])
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"no event of a watch: {error!r}") from error
 
 
 def read_metadata(body: bytes) -> Page[Seen]:

@@ -1,10 +1,8 @@
-"""Finds what the watches have missed: after each (re)start of a watch, and once a minute.
+"""Finds what the watches have missed: after each list that a watch began with, and once a minute.
 
-Kopf reports no deletion that happened in a gap of the watch. A sweep lists metadata, compares it with memory and with
-the owner records, and confirms each absence by a read of its own before anything is withdrawn for it.
-
-Kopf takes a while to deliver thousands of Pods. So at the start, once all GrpcServices are known, a look ahead finds
-the few Pods that went while no operator ran, and have left records of addresses that nobody has now.
+No watch reports a deletion that happened in its gap. A sweep compares a list with memory and with the owner records,
+and confirms each absence by a read of its own before anything is withdrawn for it. The list is that which the watch on
+Pods has made, else one of metadata.
 """
 
 import asyncio
@@ -12,13 +10,13 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import aiohttp
 
 from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.core.sweeps import BRAKE_COUNT, Seen, compare_with_list, is_abandoned, needs_brake
+from grpc_etcd_operator.core.sweeps import BRAKE_COUNT, Seen, compare_with_list, needs_brake
 from grpc_etcd_operator.kube.client import ApiError, Client
 from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.writer.station import Station
@@ -26,12 +24,13 @@ from grpc_etcd_operator.writer.station import Station
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 60.0
 RETRY_SECONDS = 2.0
-DELIVERY_SECONDS = 3.0  # for how long Kopf may still deliver what a list has already shown
+DELIVERY_SECONDS = 3.0  # for how long a watch may still deliver what a list has already shown
 AT_ONCE = 16
 DELETION_DELAY_SECONDS = 1.0
 # How long GrpcServices are held that went with their CRD: time to apply them again once it is back. Arbitrary.
 CRD_GRACE_SECONDS = 300.0
 OWNERS, OWNERS_DELAY_SECONDS = "owners", 1.0
+LISTED = "listed Pods"
 
 
 class Sweeper:
@@ -42,16 +41,24 @@ class Sweeper:
     ) -> None:
         self._client, self._reconciler, self._scope, self._on_brake = client, reconciler, scope, on_brake
         self._due: dict[str, float] = {}
+        self._lists: dict[str, frozenset[str]] = {}
+        self._unlisted = set(scope.namespaces or ("",))
         self._deleted: dict[str, tuple[float, GrpcService]] = {}
         self._crd_gone_at: float | None = None
         self._wake = asyncio.Event()
         self.drift = 0
-        self._has_looked_ahead = False
         self.has_checked_owners = False
 
     def sweep_soon(self, resource: str) -> None:
         """Sweep a resource now: its watch has begun."""
         self._due[resource] = 0.0
+        self._wake.set()
+
+    def take_list(self, namespace: str, listed: frozenset[str]) -> None:
+        """Take the UIDs of a complete list of Pods in a namespace (empty: in all), each of which has been noted."""
+        self._lists[namespace] = listed
+        self._due[LISTED] = 0.0
+        self._due[PODS] = time.monotonic() + EVERY_SECONDS
         self._wake.set()
 
     def check_deleted(self, service: GrpcService) -> None:
@@ -86,6 +93,8 @@ class Sweeper:
         try:
             if task == OWNERS:
                 await self._sweep_owners()
+            elif task == LISTED:
+                await self._compare_lists()
             else:
                 await self._sweep(task)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
@@ -93,27 +102,40 @@ class Sweeper:
             return False
         return True
 
-    async def _list(self, resource: str) -> dict[str, Seen]:
-        found = self._client.list_seen(resource, self._scope.namespaces, self._selector(resource))
-        return {seen.uid: seen async for seen in found}
-
     async def _sweep(self, resource: str) -> None:
-        listed = await self._list(resource)
+        found = self._client.list_seen(resource, self._scope.namespaces, self._selector(resource))
+        listed = {seen.uid: seen async for seen in found}
         await self._await_delivery(listed)
         known = self._known(resource)
-        suspicions = compare_with_list(listed, known)
-        for uid in suspicions.unseen:
+        unseen = compare_with_list(listed, known).unseen
+        for uid in unseen:
             await self._fetch(resource, listed[uid])
-        gone = await self._confirm(resource, suspicions.vanished, len(known))
-        self.drift += len(gone) + len(suspicions.unseen)
+        self.drift += len(unseen)
+        await self._withdraw_missing(resource, listed, known)
+        if resource == SERVICES:
+            self._reconciler.mark_complete(resource)
+        await self._sweep_owners()
+
+    async def _compare_lists(self) -> None:
+        for namespace, listed in tuple(self._lists.items()):
+            known = {uid: seen for uid, seen in self._known(PODS).items() if namespace in {"", seen.namespace}}
+            await self._withdraw_missing(PODS, listed, known)
+            if self._lists[namespace] is listed:
+                del self._lists[namespace]
+            self._unlisted.discard(namespace)
+        if not self._unlisted:
+            self._reconciler.mark_complete(PODS)
+        await self._sweep_owners()
+
+    async def _withdraw_missing(self, resource: str, listed: Iterable[str], known: dict[str, Seen]) -> None:
+        gone = await self._confirm(resource, compare_with_list(listed, known).vanished, len(known))
+        self.drift += len(gone)
         for seen in gone:
             log.warning(
                 "a deletion was missed by the watch",
                 extra={"fields": {"of": resource, "object": f"{seen.namespace}/{seen.name}"}},
             )
             self._gone(resource, seen)
-        self._reconciler.mark_complete(resource)
-        await self._sweep_owners()
 
     def _selector(self, resource: str) -> str:
         return self._scope.selector if resource == PODS else ""
@@ -130,7 +152,7 @@ class Sweeper:
             self.check_deleted(service)
 
     async def _await_delivery(self, listed: Iterable[str]) -> None:
-        """Give Kopf a moment: it delivers one by one what its own list has shown."""
+        """Give the watch a moment: it delivers one by one what this list has shown."""
         world = self._reconciler.world
         known = (world.pods, world.services, world.gone)
         waiting = list(listed)
@@ -170,40 +192,19 @@ class Sweeper:
     async def _sweep_owners(self) -> None:
         """Look for owner records of units that nobody has seen: they went while no operator was running."""
         if not self._reconciler.has_seen_all():
-            await self._look_ahead()
             return
         for station in self._reconciler.stations.values():
-            pods, services = self._strangers(station, ())
+            pods, services = self._strangers(station)
             total = len(station.mirror.owners)
             for seen in await self._confirm(PODS, pods, total) + await self._confirm(SERVICES, services, total):
                 self._reconciler.forget_owner(seen, station)
         self._prune_gone()
         self.has_checked_owners = True
 
-    async def _look_ahead(self) -> None:
-        """Do so once for a few Pods before all others are delivered; where many went, those that came go first."""
-        stations = [station for station in self._reconciler.stations.values() if station.is_listed]
-        if self._has_looked_ahead or not self._reconciler.may_write():
-            return
-        if any(self._strangers(station, ())[0] for station in stations):
-            listed = await self._list(PODS)
-            used = await self._client.list_addresses(self._scope.namespaces, self._scope.selector)
-            for station in stations:
-                await self._forget_abandoned(station, listed, used)
-        self._has_looked_ahead = len(stations) == len(self._reconciler.stations)
-
-    async def _forget_abandoned(self, station: Station, listed: Iterable[str], used: Container[str]) -> None:
-        pods, _ = self._strangers(station, listed)
-        if len(pods) > BRAKE_COUNT:
-            return
-        for seen in await self._confirm(PODS, pods, len(station.mirror.owners)):
-            if is_abandoned(station.mirror.texts(seen.uid), used):
-                self._reconciler.forget_owner(seen, station)
-
-    def _strangers(self, station: Station, listed: Iterable[str]) -> tuple[list[Seen], list[Seen]]:
-        """Give the Pods and the GrpcServices that have owner records and are neither known nor listed."""
+    def _strangers(self, station: Station) -> tuple[list[Seen], list[Seen]]:
+        """Give the Pods and the GrpcServices that have owner records and were never seen."""
         world = self._reconciler.world
-        known = world.pods.keys() | world.services.keys() | world.gone.keys() | set(listed)
+        known = world.pods.keys() | world.services.keys() | world.gone.keys()
         pods, services = [], []
         for uid, owner in station.mirror.owners.items():
             if uid in known or not self._scope.covers(owner.namespace):

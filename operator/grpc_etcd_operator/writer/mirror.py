@@ -5,7 +5,7 @@ news. Each call returns the units (by UID) to look at again: the holder of a key
 waits for a key, no matter who changed it. No I/O.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from grpc_etcd.etcd.model import Deleted, Event, Record
 from grpc_etcd.registry.own import OwnerRecord, owner_prefix
@@ -49,14 +49,6 @@ class Mirror:
     def owner(self, uid: str) -> OwnerRecord | None:
         """Give a unit's owner record."""
         return self.owners.get(uid)
-
-    def texts(self, uid: str) -> Iterator[bytes]:
-        """Give the keys and values of a unit's records."""
-        owner = self.owners.get(uid)
-        for key in owner.keys if owner else ():
-            yield key
-            if record := self.records.get(key):
-                yield record.value
 
     def unit_of_lease(self, lease: int) -> str | None:
         """Give the unit whose lease this is, if it has an owner record."""

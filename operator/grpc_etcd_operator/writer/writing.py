@@ -49,11 +49,8 @@ class Facts(Protocol):
     def may_write(self) -> bool:
         """Say whether a complete list of GrpcServices has been seen."""
 
-    def may_delete(self, uid: str) -> bool:
-        """Say whether records of a unit may be withdrawn yet."""
-
     def has_seen_all(self) -> bool:
-        """Say whether all that is on complete lists of Pods and GrpcServices is known."""
+        """Say whether complete lists of both Pods and GrpcServices have been seen: an absence means nothing before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +233,7 @@ class Writer:
             return
         plan = self._make_plan(desired)
         self._mirror.contest(uid, plan.contested)
-        if plan.deletes and not self._facts.may_delete(uid):
+        if plan.deletes and not self._facts.has_seen_all():
             self._held_back[uid] = since
             return
         self._settle(plan, since)

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grpc_etcd_operator.core.desired import Fault
-from grpc_etcd_operator.core.sweeps import Seen, compare_with_list, is_abandoned, needs_brake
+from grpc_etcd_operator.core.sweeps import Seen, compare_with_list, needs_brake
 from grpc_etcd_operator.core.tally import Tally
 
 SERVICES, PODS, REGISTRIES = ("s1", "s2"), ("p1", "p2", "p3"), ("default", "second")
@@ -76,19 +75,3 @@ def test_a_list_is_compared_with_memory(listed: frozenset[str], known: frozenset
 @given(st.integers(0, 100), st.integers(0, 100))
 def test_the_brake_holds_when_more_than_ten_and_more_than_half_would_go(withdrawn: int, total: int) -> None:
     assert needs_brake(withdrawn, total) == (withdrawn > 10 and 2 * withdrawn > total)
-
-
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [
-        ([b"/jupiter/a/providers/grpc://10.0.0.1:9000", b"{}"], True),
-        ([b"/jupiter/a/providers/grpc://10.0.0.2:9000", b"{}"], False),
-        ([b"/ns/a/9f3c", b'{"endpoints":["grpc://10.0.0.2:9000"]}'], False),
-        ([b"/a/10.0.0.1:80", b"/a/10.0.0.2:80"], False),
-        ([b"/a/10.0.0.25:80"], True),  # it only begins like an address that is in use
-        ([b"/a/[fd00::1]:80"], False),
-        ([], False),
-    ],
-)
-def test_records_are_abandoned_when_nobody_has_their_addresses(texts: list[bytes], *, expected: bool) -> None:
-    assert is_abandoned(texts, {"10.0.0.2", "<none>"}) is expected

@@ -1,0 +1,83 @@
+"""The list-watch on Pods: all that there are, then each change, for ever. Each is noted, and nothing else is done.
+
+It lists in pages and watches from the list's version on. A watch that ends goes on where it was; one that cannot (the
+API server has forgotten that version, or refuses) begins with a list; who is told of it finds what went in such a gap.
+Not Kopf's, which keeps a task with queue and timers for each object (docs/decisions).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+
+from grpc_etcd_operator.kube.client import ApiError, Client
+from grpc_etcd_operator.reconciling import PODS
+
+log = logging.getLogger(__name__)
+PAUSE_SECONDS = 0.1
+SILENCE_SECONDS = 150.0  # bookmarks come once a minute, whatever else comes
+BACKOFFS = (0.2, 0.5, 1.0, 2.0)
+
+
+class ListWatch:
+    """Follows the Pods of one namespace (empty: of all).
+
+    `note` takes an event's kind (None: listed) and object. `on_listed` takes the UIDs of a list whose Pods were noted.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        selector: str,
+        note: Callable[[str | None, Mapping[str, Any]], None],
+        on_listed: Callable[[str, frozenset[str]], None],
+    ) -> None:
+        self._client, self._namespace, self._selector = client, namespace, selector
+        self._note, self._on_listed = note, on_listed
+        self._version = ""
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        while True:
+            self._failures += 1  # until something is told
+            try:
+                if not self._version:
+                    await self._list()
+                await self._watch()
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                self._fail(error)
+            await asyncio.sleep(BACKOFFS[min(self._failures, len(BACKOFFS)) - 1] if self._failures else PAUSE_SECONDS)
+
+    async def _list(self) -> None:
+        version, listed = "", set()
+        async for page in self._client.list_pods(self._namespace, self._selector):
+            version = page.version
+            for uid, raw in page.items:
+                self._note(None, raw)
+                listed.add(uid)
+        self._version, self._failures = version, 0
+        self._on_listed(self._namespace, frozenset(listed))
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(SILENCE_SECONDS) as limit:
+            async for event in self._client.watch_pods(self._namespace, self._selector, self._version):
+                if event.kind == "BOOKMARK":
+                    limit.reschedule(loop.time() + SILENCE_SECONDS)
+                else:
+                    self._note(event.kind, event.raw)
+                self._version = event.version
+                self._failures = 0
+
+    def _fail(self, error: Exception) -> None:
+        fields = {"of": PODS, "namespace": self._namespace, "error": f"{type(error).__name__}: {error}"}
+        if not isinstance(error, ApiError) or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.warning("the watch was cut; it goes on where it was", extra={"fields": fields})
+            return
+        log.warning("the watch starts anew with a list", extra={"fields": fields})
+        self._version = ""
