@@ -15,6 +15,7 @@ from grpc_etcd.etcd import errors, following, renewing
 from grpc_etcd.etcd.aio.link import Link
 from grpc_etcd.etcd.following import Following
 from grpc_etcd.etcd.model import LeaseId, News, State, staleness
+from grpc_etcd.etcd.patience import Patience
 from grpc_etcd.etcd.translating import translate
 
 STREAM_ENDED = "etcd ended the stream"
@@ -34,8 +35,9 @@ class ListWatch(AsyncIterator[News]):
         self._following = Following(prefixes, time.time, jitter, start_revision)
         self._closing = asyncio.Event()
         self._stream: Any = None
-        self._has_begun = False
-        self._reading: asyncio.Future[Any] | None = None
+        self._patience = Patience(progress_seconds)
+        self._fault: errors.EtcdError | None = None
+        self._guard: asyncio.Task[None] | None = None
         self._writing: asyncio.Future[None] | None = None
         self._news = self._run()
 
@@ -102,9 +104,10 @@ class ListWatch(AsyncIterator[News]):
     async def _open(self, requests: Sequence[Any]) -> None:
         await self._hang_up()
         self._stream = await self._link.stream(following.watch_method())
-        self._has_begun = False
+        self._patience, self._fault = Patience(self._progress_seconds), None
         for request in requests:
             await self._write(request)
+        self._guard = asyncio.create_task(self._look_after(self._stream, self._patience))
 
     async def _write(self, request: Any) -> None:
         if self._stream is None:
@@ -122,46 +125,66 @@ class ListWatch(AsyncIterator[News]):
             raise errors.Unavailable(STREAM_ENDED) from error
 
     async def _read(self) -> Any:
-        """Read one reply."""
-        reading = self._reading = asyncio.ensure_future(self._stream.read())
-        if not self._has_begun:
-            await expect(reading)  # etcd answers a new watch at once
-        while not (await asyncio.wait({reading}, timeout=self._progress_seconds))[0]:
-            await self._question(reading)
-        self._has_begun = True
-        self._reading = None
-        if reading.cancelled():
-            raise errors.Unavailable(STREAM_ENDED)
-        return self._judge(reading)
-
-    async def _question(self, reading: asyncio.Future[Any]) -> None:
-        """Find out whether there is anything that the stream has not told; if so ask it, which it owes an answer."""
-        revision = await self._link.call(self._following.ask_revision())
-        if self._following.is_behind(revision):
-            await self._write(following.progress_request())
-            await expect(reading)
-
-    def _judge(self, reading: asyncio.Future[Any]) -> Any:
+        stream, patience = self._stream, self._patience
+        if stream is None:
+            raise errors.Closed("the list-watch has been closed")
+        patience.begin(time.monotonic())
         try:
-            reply = reading.result()
+            reply = await stream.read()
+        except asyncio.CancelledError as error:
+            if is_being_cancelled() or (stream is self._stream and self._fault is None):
+                raise
+            raise self._fault or errors.Unavailable(STREAM_ENDED) from error
         except grpc.RpcError as error:
             self._link.suspect()
             raise translate(error) from error
+        patience.end()
         if reply is grpc.aio.EOF:
             raise errors.Unavailable(STREAM_ENDED)
         return reply
 
+    async def _look_after(self, stream: Any, patience: Patience) -> None:
+        """See to it that no read of a stream lasts for ever."""
+        while True:
+            since, left = patience.waiting_since, patience.left(time.monotonic())
+            if since is None or left > 0:
+                await asyncio.sleep(left)
+                continue
+            try:
+                await self._question(patience, since)
+            except errors.EtcdError as error:
+                if patience.waiting_since == since:
+                    self._fault = error
+                    stream.cancel()
+                    return
+
+    async def _question(self, patience: Patience, since: float) -> None:
+        """Find out whether there is anything that the stream has not told; if so ask it, which it owes an answer."""
+        if patience.is_owed:
+            raise errors.DeadlineExceeded(STREAM_STUCK)
+        patience.note_asked(time.monotonic())
+        revision = await self._link.call(self._following.ask_revision())
+        if self._following.is_behind(revision):
+            patience.owe(since)
+            await self._write(following.progress_request())
+
     async def _hang_up(self) -> None:
         stream, self._stream = self._stream, None
-        reading, self._reading = self._reading, None
+        guard, self._guard = self._guard, None
         writing, self._writing = self._writing, None
         if stream is not None:
             stream.cancel()
-        pending = {each for each in (reading, writing) if each is not None}
+        pending = {each for each in (guard, writing) if each is not None}
         for each in pending:
             each.cancel()  # grpcio never ends a write on a call that was cancelled before it had begun
         if pending:
             await asyncio.wait(pending)
+
+
+def is_being_cancelled() -> bool:
+    """Say whether the task that runs has been cancelled, and not only the call that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def expect(answer: asyncio.Future[Any]) -> None:

@@ -15,6 +15,7 @@ from grpc_etcd.etcd import errors, following, renewing
 from grpc_etcd.etcd.blocking.link import Link
 from grpc_etcd.etcd.following import Following
 from grpc_etcd.etcd.model import LeaseId, News, State, staleness
+from grpc_etcd.etcd.patience import Patience
 from grpc_etcd.etcd.translating import translate
 
 STREAM_ENDED = "etcd ended the stream"
@@ -47,26 +48,23 @@ class Requests(Iterator[Any]):
 class Reading:
     """One open watch stream: read by the consumer's thread, given up by the guard's."""
 
-    def __init__(self, stream: Any, requests: Requests) -> None:
+    def __init__(self, stream: Any, requests: Requests, progress_seconds: float) -> None:
         self._stream, self._requests = stream, requests
+        self.patience = Patience(progress_seconds)
         if not stream.add_callback(requests.close):
             requests.close()  # grpcio calls nobody back for a call that has ended already
         self._fault: errors.EtcdError | None = None
-        self.waiting_since: float | None = None
-        self.has_begun = False
 
     def read(self) -> Any:
         """Wait for a reply."""
-        self.waiting_since = time.monotonic()
+        self.patience.begin(time.monotonic())
         try:
             reply = next(self._stream)
         except StopIteration as stop:
             raise errors.Unavailable(STREAM_ENDED) from stop
         except grpc.RpcError as error:
             raise (self._fault or translate(error)) from error
-        finally:
-            self.waiting_since = None
-        self.has_begun = True
+        self.patience.end()
         return reply
 
     def ask(self, request: Any) -> None:
@@ -97,8 +95,6 @@ class ListWatch(Iterator[News]):
         self._closing = threading.Event()
         self._reading: Reading | None = None
         self._guard: threading.Thread | None = None
-        self._asked_at = 0.0
-        self._owing: float | None = None
         self._news = self._run()
 
     def __iter__(self) -> Self:
@@ -128,31 +124,27 @@ class ListWatch(Iterator[News]):
             self._guard.join()
 
     def look_after(self) -> float:
-        """See to it that a read does not last for ever; return after how many seconds to look again."""
-        soon = min(self._progress_seconds, renewing.ANSWER_SECONDS / 2)
+        """See to it that no read lasts for ever; return after how many seconds to look again."""
         reading = self._reading
-        since = reading.waiting_since if reading else None
-        if reading is None or since is None:
-            return soon
-        is_owing = since == self._owing or not reading.has_begun  # etcd answers a new watch at once
-        patience = renewing.ANSWER_SECONDS if is_owing else self._progress_seconds
-        left = max(since, self._asked_at) + patience - time.monotonic()
-        if left > 0:
-            return min(soon, left)
+        if reading is None:
+            return renewing.ANSWER_SECONDS / 2
+        since, left = reading.patience.waiting_since, reading.patience.left(time.monotonic())
+        if since is None or left > 0:
+            return left
         try:
-            if is_owing:
-                raise errors.DeadlineExceeded(STREAM_STUCK)
             self._question(reading, since)
         except errors.EtcdError as error:
-            if reading.waiting_since == since:
+            if reading.patience.waiting_since == since:
                 reading.give_up(error)
-        return soon
+        return reading.patience.left(time.monotonic())
 
     def _question(self, reading: Reading, since: float) -> None:
         """Find out whether there is anything that the stream has not told; if so ask it, which it owes an answer."""
-        self._asked_at = time.monotonic()
+        if reading.patience.is_owed:
+            raise errors.DeadlineExceeded(STREAM_STUCK)
+        reading.patience.note_asked(time.monotonic())
         if self._following.is_behind(self._link.call(self._following.ask_revision())):
-            self._owing = since
+            reading.patience.owe(since)
             reading.ask(following.progress_request())
 
     def _run(self) -> Iterator[News]:
@@ -193,7 +185,7 @@ class ListWatch(Iterator[News]):
         self._hang_up()
         sending = Requests(requests)
         stream = self._link.stream(following.watch_method(), sending)
-        self._reading = Reading(stream, sending)
+        self._reading = Reading(stream, sending, self._progress_seconds)
         if self._guard is None:
             watch = weakref.ref(self)  # whoever drops a list-watch without closing it keeps no thread
             self._guard = threading.Thread(
