@@ -135,11 +135,9 @@ def make_trial(audited: ApiServer, etcd: Any, make_scene: Callable[..., Any]) ->
         trial.replica.process.stop()
         for kind in ("GrpcService", "Pod", "Event"):
             api_version = "grpc-etcd.dev/v1alpha1" if kind == "GrpcService" else "v1"
-            for item in audited.client.list(api_version, kind, "default")["items"]:
-                name = item["metadata"]["name"]
-                audited.client.call(
-                    "DELETE", object_path(api_version, kind, "default", name), {"gracePeriodSeconds": 0}
-                )
+            for item in audited.client.list(api_version, kind, trial.scene.namespace)["items"]:
+                path = object_path(api_version, kind, trial.scene.namespace, item["metadata"]["name"])
+                audited.client.call("DELETE", path, {"gracePeriodSeconds": 0})
 
 
 def test_every_right_is_used_and_none_is_missing(make_trial: Any, chart_rules: Any) -> None:

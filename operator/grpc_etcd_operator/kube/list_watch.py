@@ -1,8 +1,8 @@
 """The list-watch on Pods: all that there are, then each change, for ever. Each is noted, and nothing else is done.
 
-It lists in pages and watches from the list's version on. A watch that ends goes on where it was; one that cannot (the
-API server has forgotten that version, or refuses) begins with a list; who is told of it finds what went in such a gap.
-Not Kopf's, which keeps a task with queue and timers for each object (docs/decisions).
+It lists in pages and watches from the list's version on. A watch that ends goes on where it was; where the API server
+has forgotten that version, it begins with a list, and who is told of the list finds what went in the gap. Not Kopf's,
+which keeps a task with queue and timers for each object (docs/decisions).
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from grpc_etcd_operator.reconciling import PODS
 log = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.1
 SILENCE_SECONDS = 150.0  # bookmarks come once a minute, whatever else comes
+FORGOTTEN = (HTTPStatus.GONE, HTTPStatus.BAD_REQUEST)  # of a version: too old, or none of this API server's
 BACKOFFS = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -76,8 +77,8 @@ class ListWatch:
 
     def _fail(self, error: Exception) -> None:
         fields = {"of": PODS, "namespace": self._namespace, "error": f"{type(error).__name__}: {error}"}
-        if not isinstance(error, ApiError) or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.warning("the watch was cut; it goes on where it was", extra={"fields": fields})
-            return
-        log.warning("the watch starts anew with a list", extra={"fields": fields})
-        self._version = ""
+        if isinstance(error, ApiError) and error.status in FORGOTTEN:
+            log.warning("the watch starts anew with a list", extra={"fields": fields})
+            self._version = ""
+        else:
+            log.warning("the watch failed; it goes on where it was", extra={"fields": fields})

@@ -205,7 +205,7 @@ class Writer:
             if self._strangers and time.monotonic() >= self.trouble.until:
                 await self._read_strangers()
             sent = await self._send_some(group)
-            if not sent and not planned:
+            if not (sent or planned) or (self.has_judged_all and not self._queue):
                 return
             await asyncio.sleep(0)
 

@@ -7,7 +7,7 @@ for both drivers.
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from grpc_etcd.etcd import model
 from grpc_etcd.etcd.compare import Compare
@@ -37,8 +37,7 @@ class Method:
     parse: Callable[[bytes], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Call(NamedTuple, Generic[T]):
     """One unary call. `meanwhile` is work that may be done while the reply is on its way, twice without harm."""
 
     method: Method

@@ -10,11 +10,13 @@ for `SETTLE_SECONDS` the settling touch is due. No clock is read: `now` is an ar
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Generic, TypeVar
 
 from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, Pace
 
 LONG_AGO = -math.inf
+SOONEST_SECONDS = min(BURST_SECONDS, SETTLE_SECONDS)  # before that a stream needs neither a touch nor to be forgotten
 # etcd's own limit on the operations of a transaction (--max-txn-ops).
 OPERATIONS_PER_TRANSACTION = 128
 
@@ -40,7 +42,7 @@ class Rhythm:
         If it is a little late, the next ones make that up: the pace is an average.
         """
         rate = pace.keys_per_second or math.inf
-        is_burst = self.is_burst or keys > 1 or now - self.last_at <= BURST_SECONDS
+        is_burst = pace.settling_touch and (self.is_burst or keys > 1 or now - self.last_at <= BURST_SECONDS)
         is_on_time = now - self.next_at <= CATCH_UP * pace.keys_per_transaction / rate
         return Rhythm((self.next_at if is_on_time else now) + keys / rate, now, is_burst)
 
@@ -48,9 +50,10 @@ class Rhythm:
         """Note that the settling touch went out: readers have published their full set."""
         return Rhythm(self.next_at, now, is_burst=False)
 
-    def touch_at(self, pace: Pace) -> float | None:
-        """Say when the settling touch is due; None means that no reader waits for one."""
-        return self.last_at + SETTLE_SECONDS if pace.settling_touch and self.is_burst else None
+    @property
+    def touch_at(self) -> float | None:
+        """When the settling touch is due; None means that no reader waits for one."""
+        return self.last_at + SETTLE_SECONDS if self.is_burst else None
 
     def is_forgettable(self, now: float) -> bool:
         """Tell whether this rhythm no longer decides anything."""
@@ -79,7 +82,7 @@ class PacedQueue(Generic[S, T]):
     def __init__(self, pace_of: Callable[[S], Pace]) -> None:
         """Take a function that says what the readers of a stream bear."""
         self._pace_of = pace_of
-        self._rhythms: dict[S, Rhythm] = {}
+        self._rhythms: dict[S, Rhythm] = {}  # in the order of their last writes, so looking for what is due ends soon
         # Lanes of changes that need the same streams, withdrawals apart: the first of a lane speaks for all of it.
         self._lanes: dict[tuple[bool, frozenset[S]], dict[T, Change[S, T]]] = {}
         self._lane_of: dict[T, tuple[bool, frozenset[S]]] = {}
@@ -129,24 +132,26 @@ class PacedQueue(Generic[S, T]):
 
     def note(self, stream: S, keys: int, now: float) -> None:
         """Note that a stream's readers got `keys` events in one transaction."""
-        self._rhythms[stream] = self._rhythms.get(stream, AT_REST).wrote(self._pace_of(stream), keys, now)
+        self._rhythms[stream] = self._rhythms.pop(stream, AT_REST).wrote(self._pace_of(stream), keys, now)
 
     def touches_due(self, now: float) -> list[S]:
         """Give the streams whose settling touch is due, and note it as written."""
-        due = [stream for stream, at in self._touches() if at <= now]
+        old = list(takewhile(lambda each: each[1].last_at + SOONEST_SECONDS <= now, self._rhythms.items()))
+        due = [stream for stream, rhythm in old if rhythm.touch_at is not None and rhythm.touch_at <= now]
+        for stream, rhythm in old:
+            if rhythm.is_forgettable(now):
+                del self._rhythms[stream]
         for stream in due:
-            self._rhythms[stream] = self._rhythms[stream].touched(now)
-        for stream in [stream for stream, rhythm in self._rhythms.items() if rhythm.is_forgettable(now)]:
-            del self._rhythms[stream]
+            self._rhythms[stream] = self._rhythms.pop(stream).touched(now)
         return due
 
     def touch_again(self, stream: S, now: float) -> None:
         """Take it that a stream's touch was not written after all: it is due once more when all has been quiet."""
-        self._rhythms[stream] = replace(self._rhythms.get(stream, AT_REST), last_at=now, is_burst=True)
+        self._rhythms[stream] = replace(self._rhythms.pop(stream, AT_REST), last_at=now, is_burst=True)
 
     def touch_at(self) -> float | None:
         """Say when the next settling touch is due; None means that no stream waits for one."""
-        return min((at for _, at in self._touches()), default=None)
+        return next((at for rhythm in self._rhythms.values() if (at := rhythm.touch_at) is not None), None)
 
     def _candidates(self) -> Iterator[Change[S, T]]:
         """Give withdrawals first, then the rest; from each lane no more than one transaction can hold."""
@@ -173,8 +178,3 @@ class PacedQueue(Generic[S, T]):
 
     def _ready_at(self, streams: frozenset[S]) -> float:
         return max((self._rhythms.get(stream, AT_REST).next_at for stream in streams), default=LONG_AGO)
-
-    def _touches(self) -> Iterator[tuple[S, float]]:
-        for stream, rhythm in self._rhythms.items():
-            if (at := rhythm.touch_at(self._pace_of(stream))) is not None:
-                yield stream, at
