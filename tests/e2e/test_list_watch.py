@@ -24,6 +24,10 @@ class Told:
         self.kinds: list[tuple[str | None, str]] = []
         self.pods: dict[str, Any] = {}
         self.lists: list[tuple[str, frozenset[str]]] = []
+        self.requests = 0
+
+    async def count(self, *_: object) -> None:
+        self.requests += 1
 
     def note(self, kind: str | None, raw: Any) -> None:
         name = raw["metadata"]["name"]
@@ -43,13 +47,17 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def following(scene: Scene, proxy: TcpProxy, selector: str = "") -> AsyncIterator[Told]:
+async def following(scene: Scene, proxy: TcpProxy, selector: str = "", **more: float) -> AsyncIterator[Told]:
     told = Told()
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(told.count)
     connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(scene.api.authority.ca)))
     headers = {"Authorization": f"Bearer {scene.api.token}"}
-    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+    async with aiohttp.ClientSession(connector=connector, headers=headers, trace_configs=[trace]) as session:
         client = Client(f"https://{proxy.address}", session)
-        task = asyncio.create_task(ListWatch(client, scene.namespace, selector, told.note, told.take_list).run())
+        task = asyncio.create_task(
+            ListWatch(client, scene.namespace, selector, told.note, told.take_list, **more).run()
+        )
         try:
             yield told
         finally:
@@ -99,3 +107,15 @@ async def test_a_pod_may_be_as_large_as_the_api_server_takes_it(scene: Scene, pr
         await until(lambda: told.lists)
         scene.api.client.patch(pod.item, {"metadata": {"annotations": {"note": LONG}}})
         await until(lambda: told.pods["large"]["metadata"].get("annotations") == {"note": LONG})
+
+
+async def test_a_watch_that_says_nothing_is_opened_anew(scene: Scene, proxy: TcpProxy) -> None:
+    async with following(scene, proxy, silence_seconds=0.5) as told:
+        await until(lambda: told.lists)
+        proxy.black_hole()
+        before = told.requests
+        await until(lambda: told.requests > before + 1)
+        scene.pod("gap")
+        proxy.heal()
+        await until(lambda: "gap" in told.pods)
+        assert len(told.lists) == 1

@@ -29,16 +29,18 @@ class ListWatch:
     `note` takes an event's kind (None: listed) and object. `on_listed` takes the UIDs of a list whose Pods were noted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  whom to follow, whom to tell, and a limit that tests shorten
         self,
         client: Client,
         namespace: str,
         selector: str,
         note: Callable[[str | None, Mapping[str, Any]], None],
         on_listed: Callable[[str, frozenset[str]], None],
+        *,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self._client, self._namespace, self._selector = client, namespace, selector
-        self._note, self._on_listed = note, on_listed
+        self._note, self._on_listed, self._silence_seconds = note, on_listed, silence_seconds
         self._version = ""
         self._failures = 0
 
@@ -66,10 +68,10 @@ class ListWatch:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(SILENCE_SECONDS) as limit:
+        async with asyncio.timeout(self._silence_seconds) as limit:
             async for event in self._client.watch_pods(self._namespace, self._selector, self._version):
                 if event.kind == "BOOKMARK":
-                    limit.reschedule(loop.time() + SILENCE_SECONDS)
+                    limit.reschedule(loop.time() + self._silence_seconds)
                 else:
                     self._note(event.kind, event.raw)
                 self._version = event.version

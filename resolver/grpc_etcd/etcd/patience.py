@@ -22,10 +22,10 @@ class Patience:
         """Note that a read begins."""
         self.waiting_since = now
 
-    def end(self) -> None:
-        """Note that a reply has come."""
+    def end(self, *, replied: bool) -> None:
+        """Note that a read has ended."""
         self.waiting_since = None
-        self._has_begun = True
+        self._has_begun = self._has_begun or replied
 
     @property
     def is_owed(self) -> bool:
@@ -33,7 +33,7 @@ class Patience:
         return not self._has_begun or (self._owing is not None and self.waiting_since == self._owing)
 
     def left(self, now: float) -> float:
-        """Return after how many seconds to look again; 0 when the silence has lasted too long."""
+        """Return after how many seconds to look again; 0 when a read has lasted too long."""
         since = self.waiting_since
         if since is None:
             return self._soon

@@ -128,9 +128,11 @@ class ListWatch(AsyncIterator[News]):
         stream, patience = self._stream, self._patience
         if stream is None:
             raise errors.Closed("the list-watch has been closed")
+        replied = False
         patience.begin(time.monotonic())
         try:
             reply = await stream.read()
+            replied = True
         except asyncio.CancelledError as error:
             if is_being_cancelled() or (stream is self._stream and self._fault is None):
                 raise
@@ -138,7 +140,8 @@ class ListWatch(AsyncIterator[News]):
         except grpc.RpcError as error:
             self._link.suspect()
             raise translate(error) from error
-        patience.end()
+        finally:
+            patience.end(replied=replied)
         if reply is grpc.aio.EOF:
             raise errors.Unavailable(STREAM_ENDED)
         return reply

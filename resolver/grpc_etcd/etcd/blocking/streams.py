@@ -57,14 +57,17 @@ class Reading:
 
     def read(self) -> Any:
         """Wait for a reply."""
+        replied = False
         self.patience.begin(time.monotonic())
         try:
             reply = next(self._stream)
+            replied = True
         except StopIteration as stop:
             raise errors.Unavailable(STREAM_ENDED) from stop
         except grpc.RpcError as error:
             raise (self._fault or translate(error)) from error
-        self.patience.end()
+        finally:
+            self.patience.end(replied=replied)
         return reply
 
     def ask(self, request: Any) -> None:
