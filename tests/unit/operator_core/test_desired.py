@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grpc_etcd.registry.layouts import LAYOUT_NAMES
@@ -43,6 +43,7 @@ def test_the_order_of_services_decides_nothing_and_no_key_comes_twice(
     assert len({wanted.key for wanted in one.wanted}) == len(one.wanted)
 
 
+@example(raw={"weight": 0, "layouts": ["jupiter", "kitex"], "registries": ["default"]}, ready=True)
 @given(raw=specs, ready=st.booleans())
 def test_keys_are_wanted_exactly_of_pods_that_serve(
     pod: Pods, service: Services, *, raw: dict[str, Any], ready: bool
@@ -53,7 +54,10 @@ def test_keys_are_wanted_exactly_of_pods_that_serve(
     created = [wanted for wanted in desired.wanted if not wanted.only_if_held]
     serves = ready or raw.get("publishNotReady", False)
     expected = serves and asks.spec.enable and raw.get("port") != "missing" and "default" in asks.spec.registries
-    assert len(created) == (len(asks.spec.layouts["default"]) if expected else 0)
+    wanted_in = {layout.name for layout in asks.spec.layouts["default"]} if expected else set()
+    refusing = {"kitex"} & wanted_in if raw.get("weight") == 0 else set()  # its readers take a weight of 0 for 10
+    assert {wanted.layout.name for wanted in created if wanted.layout} == wanted_in - refusing
+    assert [fault.reason for fault in desired.faults if fault.reason == "Unwritable"] == ["Unwritable"] * len(refusing)
     for wanted in created:
         assert wanted.layout
         assert wanted.endpoint
