@@ -42,6 +42,25 @@ def test_no_thread_is_left_after_close(etcd: EtcdServer) -> None:
     client.close()
 
 
+def test_a_list_watch_is_closed_while_its_guard_is_being_started(etcd: EtcdServer) -> None:
+    before = threads()
+    with Etcd(etcd.endpoints) as client:
+        for _ in range(40):
+            watch = client.list_watch(b"k")
+            reader = threading.Thread(target=lambda watch=watch: [None for _ in watch])  # type: ignore[misc]
+            reader.start()
+            while reader.is_alive() and not guards():
+                pass  # enumerate() names a thread already while it is being started; a pause would miss that
+            watch.close()
+            reader.join()
+            assert not guards()
+    wait_until(lambda: threads() <= before, "all threads have ended")
+
+
+def guards() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "grpc-etcd-list-watch"]
+
+
 def test_a_keep_alive_that_nobody_holds_ends_with_its_client(etcd: EtcdServer) -> None:
     before = threads()
     client = Etcd(etcd.endpoints)

@@ -98,6 +98,7 @@ class ListWatch(Iterator[News]):
         self._closing = threading.Event()
         self._reading: Reading | None = None
         self._guard: threading.Thread | None = None
+        self._guard_lock = threading.Lock()
         self._news = self._run()
 
     def __iter__(self) -> Self:
@@ -123,8 +124,10 @@ class ListWatch(Iterator[News]):
         """End the iterator, also while another thread waits in it."""
         self._closing.set()
         self._hang_up()
-        if self._guard:
-            self._guard.join()
+        with self._guard_lock:
+            started = self._guard
+        if started:
+            started.join()
 
     def look_after(self) -> float:
         """See to it that no read lasts for ever; return after how many seconds to look again."""
@@ -189,14 +192,19 @@ class ListWatch(Iterator[News]):
         sending = Requests(requests)
         stream = self._link.stream(following.watch_method(), sending)
         self._reading = Reading(stream, sending, self._progress_seconds)
-        if self._guard is None:
-            watch = weakref.ref(self)  # whoever drops a list-watch without closing it keeps no thread
-            self._guard = threading.Thread(
-                target=guard, args=(watch, self._closing), name="grpc-etcd-list-watch", daemon=True
-            )
-            self._guard.start()
+        self._start_guard()
         if self._closing.is_set():
             self._hang_up()
+
+    def _start_guard(self) -> None:
+        """Start the guard with the first stream, unless whoever closes has looked for it already."""
+        with self._guard_lock:
+            if self._guard is None and not self._closing.is_set():
+                watch = weakref.ref(self)  # whoever drops a list-watch without closing it keeps no thread
+                self._guard = threading.Thread(
+                    target=guard, args=(watch, self._closing), name="grpc-etcd-list-watch", daemon=True
+                )
+                self._guard.start()
 
     def _read(self) -> Any:
         reading = self._reading
