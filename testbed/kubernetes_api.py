@@ -54,11 +54,14 @@ class WatchStream:
 
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self._response = response
+        self._is_closed = False
 
     def __iter__(self) -> Iterator[tuple[str, Object]]:
         rest = b""
         try:
             for chunk in self._response.stream(65536):
+                if self._is_closed:  # a TLS socket that was shut down gives what is encrypted
+                    return
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     event = json.loads(line)
@@ -70,6 +73,7 @@ class WatchStream:
 
     def close(self) -> None:
         """End the iteration, also while it waits."""
+        self._is_closed = True
         with contextlib.suppress(OSError, ValueError):  # the server may have closed it first, or the iteration ended
             self._response.shutdown()
 
