@@ -3,8 +3,8 @@
 Names and meanings are in one table, from which the reference is written.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -61,10 +61,9 @@ class Timings:
         elif plan.deletes and pod.terminating:
             self._observe(registry, "gone", pod.terminating_since)
 
-    def _observe(self, registry: str, change: str, since: str) -> None:
+    def _observe(self, registry: str, change: str, since: int) -> None:
         if since:
-            seconds = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()
-            self._histogram.labels(registry, change).observe(max(0.0, seconds))
+            self._histogram.labels(registry, change).observe(max(0.0, time.time() - since))
 
 
 class Samples(Collector):

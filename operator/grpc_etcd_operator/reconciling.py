@@ -37,14 +37,14 @@ class Reconciler:
 
     # -- facts of Kubernetes ----------------------------------------------------------------------------------------
 
-    def note_pod(self, kind: str | None, raw: Mapping[str, Any]) -> None:
+    def note_pod(self, kind: str | None, message: Any) -> None:
         """Take a Pod's watch event."""
+        if kind == "DELETED":
+            self.forget_pod(message.metadata.uid)
+            return
         try:
-            if kind == "DELETED":
-                self.forget_pod(raw["metadata"]["uid"])
-                return
-            pod = parse_pod(raw)
-        except (KeyError, TypeError, ValueError, AttributeError):
+            pod = parse_pod(message)
+        except ValueError:
             self.broken_objects += 1
             log.exception("a Pod could not be read")
             return

@@ -29,10 +29,10 @@ class Told:
     async def count(self, *_: object) -> None:
         self.requests += 1
 
-    def note(self, kind: str | None, raw: Any) -> None:
-        name = raw["metadata"]["name"]
+    def note(self, kind: str | None, pod: Any) -> None:
+        name = pod.metadata.name
         self.kinds.append((kind, name))
-        self.pods[name] = raw
+        self.pods[name] = pod
         if kind == "DELETED":
             del self.pods[name]
 
@@ -106,7 +106,7 @@ async def test_a_pod_may_be_as_large_as_the_api_server_takes_it(scene: Scene, pr
     async with following(scene, proxy) as told:
         await until(lambda: told.lists)
         scene.api.client.patch(pod.item, {"metadata": {"annotations": {"note": LONG}}})
-        await until(lambda: told.pods["large"]["metadata"].get("annotations") == {"note": LONG})
+        await until(lambda: told.pods["large"].metadata.annotations == {"note": LONG})
 
 
 async def test_a_watch_that_says_nothing_is_opened_anew(scene: Scene, proxy: TcpProxy) -> None:

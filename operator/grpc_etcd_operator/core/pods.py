@@ -1,6 +1,6 @@
 """What the operator remembers of a Pod: a small record instead of the object, and whether it is ready to serve.
 
-This is one of the two files that read raw Kubernetes objects (services.py is the other). Two Pods with equal facts need
+This is one of the two files that read Kubernetes objects (services.py is the other). Two Pods with equal facts need
 the same records, so an event that changes no fact is dropped at once.
 """
 
@@ -27,14 +27,14 @@ class Port:
 class Pod:
     """A provider: everything about a Pod that decides what stands in the registry.
 
-    `ready` is judged without the operator's own readiness gate. `since` and `terminating_since` are the Pod's own
-    timestamps (RFC 3339, whole seconds); they time the operator and never decide anything.
+    Times are Unix seconds, 0 where there is none. `ready` is judged without the operator's own readiness gate. `since`
+    and `terminating_since` time the operator and never decide anything.
     """
 
     uid: str
     namespace: str
     name: str
-    created: str = ""
+    created: int = 0
     node: str = ""
     ip: str = ""
     labels: Mapping[str, str]
@@ -45,41 +45,42 @@ class Pod:
     gated: bool = False
     gate_open: bool = False
     weight: str | None = None
-    since: str = ""
-    terminating_since: str = ""
+    since: int = 0
+    terminating_since: int = 0
 
     def is_serving(self, *, publish_not_ready: bool = False) -> bool:
         """Say whether the Pod's endpoints belong in the registry."""
         return self.running and not self.terminating and bool(self.ip) and (self.ready or publish_not_ready)
 
 
-def parse_pod(raw: Mapping[str, Any]) -> Pod:
-    """Reduce a Pod object to its facts. Every part of the object may be missing."""
-    metadata, spec, status = raw.get("metadata") or {}, raw.get("spec") or {}, raw.get("status") or {}
-    conditions = {c.get("type", ""): c for c in status.get("conditions") or ()}
-    gates = [gate.get("conditionType", "") for gate in spec.get("readinessGates") or ()]
-    ready = conditions.get("Ready") or {}
+def parse_pod(pod: Any) -> Pod:
+    """Reduce a Pod (a message of Kubernetes, as `kube/messages.py` describes it) to its facts; most may be missing."""
+    metadata, spec, status = pod.metadata, pod.spec, pod.status
+    if not metadata.uid:
+        raise ValueError(f"Pod {metadata.namespace}/{metadata.name} has no UID")
+    conditions = {condition.type: condition for condition in status.conditions}
+    gates = [gate.conditionType for gate in spec.readinessGates]
     return Pod(
-        uid=metadata["uid"],
-        namespace=sys.intern(metadata["namespace"]),
-        name=metadata["name"],
-        created=sys.intern(metadata.get("creationTimestamp") or ""),
-        node=sys.intern(spec.get("nodeName") or ""),
-        ip=status.get("podIP") or "",
-        labels={sys.intern(k): sys.intern(v) for k, v in (metadata.get("labels") or {}).items()},
-        ports=_parse_ports(spec.get("containers") or (), spec.get("initContainers") or ()),
-        running=status.get("phase") == "Running",
+        uid=metadata.uid,
+        namespace=sys.intern(metadata.namespace),
+        name=metadata.name,
+        created=metadata.creationTimestamp.seconds,
+        node=sys.intern(spec.nodeName),
+        ip=status.podIP,
+        labels={sys.intern(name): sys.intern(value) for name, value in metadata.labels.items()},
+        ports=_parse_ports(spec.containers, spec.initContainers),
+        running=status.phase == "Running",
         ready=_is_ready(gates, conditions),
-        terminating=bool(metadata.get("deletionTimestamp")),
+        terminating=metadata.HasField("deletionTimestamp"),
         gated=GATE in gates,
         gate_open=_is_true(conditions, GATE),
-        weight=(metadata.get("annotations") or {}).get(WEIGHT_ANNOTATION),
-        since=sys.intern(ready.get("lastTransitionTime") or ""),
-        terminating_since=metadata.get("deletionTimestamp") or "",
+        weight=metadata.annotations.get(WEIGHT_ANNOTATION),
+        since=conditions["Ready"].lastTransitionTime.seconds if "Ready" in conditions else 0,
+        terminating_since=metadata.deletionTimestamp.seconds,
     )
 
 
-def _is_ready(gates: list[str], conditions: Mapping[str, Mapping[str, Any]]) -> bool:
+def _is_ready(gates: list[str], conditions: Mapping[str, Any]) -> bool:
     """Judge readiness; a Pod that waits for our own gate is judged by its containers and its other gates."""
     if GATE not in gates:
         return _is_true(conditions, "Ready")
@@ -87,22 +88,22 @@ def _is_ready(gates: list[str], conditions: Mapping[str, Mapping[str, Any]]) -> 
     return _is_true(conditions, "ContainersReady") and all(_is_true(conditions, gate) for gate in others)
 
 
-def _is_true(conditions: Mapping[str, Mapping[str, Any]], kind: str) -> bool:
+def _is_true(conditions: Mapping[str, Any], kind: str) -> bool:
     condition = conditions.get(kind)
-    return condition is not None and condition.get("status") == "True"
+    return condition is not None and condition.status == "True"
 
 
 _PORTS: dict[tuple[Port, ...], tuple[Port, ...]] = {}
 
 
-def _parse_ports(containers: Iterable[Mapping[str, Any]], inits: Iterable[Mapping[str, Any]]) -> tuple[Port, ...]:
+def _parse_ports(containers: Iterable[Any], inits: Iterable[Any]) -> tuple[Port, ...]:
     """Collect container ports, those of sidecars (init containers that restart) last."""
-    sidecars = (c for c in inits if c.get("restartPolicy") == "Always")
+    sidecars = (container for container in inits if container.restartPolicy == "Always")
     ports = tuple(
-        Port(sys.intern(port.get("name") or ""), int(port["containerPort"]))
+        Port(sys.intern(port.name), port.containerPort)
         for container in (*containers, *sidecars)
-        for port in container.get("ports") or ()
-        if port.get("protocol", "TCP") == "TCP"
+        for port in container.ports
+        if port.protocol in ("", "TCP")
     )
     return _PORTS.setdefault(ports, ports)  # Pods of one Deployment share one tuple: 10,000 Pods stay small
 

@@ -63,10 +63,10 @@ class Client:
             for seen in page.items:
                 yield seen
 
-    def list_pods(self, namespace: str, selector: str) -> AsyncIterator[Page[tuple[str, Mapping[str, Any]]]]:
-        """List whole Pods, page by page."""
+    def list_pods(self, namespace: str, selector: str) -> AsyncIterator[Page[Any]]:
+        """List Pods (messages), page by page."""
         query = {"limit": str(CHUNK), "labelSelector": selector}
-        return self._pages("pods", (namespace,), query, _JSON, pages.read_objects)
+        return self._pages("pods", (namespace,), query, pages.PROTOBUF, pages.read_pods)
 
     async def watch_pods(self, namespace: str, selector: str, version: str) -> AsyncIterator[Event]:
         """Tell what has happened since a version, until the API server ends that; ApiError 410: it has forgotten."""
@@ -78,11 +78,12 @@ class Client:
             "labelSelector": selector,
         }
         url, params = self._url(self._path("pods", namespace)), _without_empty(query)
-        async with self._session.get(url, params=params, timeout=_WATCH_TIMEOUT) as reply:
+        headers = {"Accept": pages.PROTOBUF}
+        async with self._session.get(url, params=params, headers=headers, timeout=_WATCH_TIMEOUT) as reply:
             if not reply.ok:
                 raise _refused(reply, await reply.read())
-            async for line in _lines(reply.content):
-                told = _parse(pages.read_event, line)
+            async for frame in _frames(reply.content):
+                told = _parse(pages.read_event, frame)
                 if isinstance(told, Refusal):
                     raise ApiError(told.status, told.message)
                 yield told
@@ -212,15 +213,15 @@ def _without_empty(query: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in query.items() if value}
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Split a stream into lines of any length; a cut in the middle of one is the stream's own error."""
+async def _frames(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Split a stream into frames of any length; a cut in the middle of one is the stream's own error."""
     rest = b""
     async for chunk in content.iter_any():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
+        frames, rest = _parse(pages.split_frames, rest + chunk)
+        for frame in frames:
+            yield frame
     if rest:
-        yield rest
+        raise ApiError(HTTPStatus.BAD_GATEWAY, f"the watch ended within an event: {rest[:40]!r}")
 
 
 def _refused(reply: aiohttp.ClientResponse, answer: bytes) -> ApiError:

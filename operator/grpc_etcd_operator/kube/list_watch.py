@@ -7,7 +7,7 @@ which keeps a task with queue and timers for each object (docs/decisions).
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -26,7 +26,7 @@ BACKOFFS = (0.2, 0.5, 1.0, 2.0)
 class ListWatch:
     """Follows the Pods of one namespace (empty: of all).
 
-    `note` takes an event's kind (None: listed) and object. `on_listed` takes the UIDs of a list whose Pods were noted.
+    `note` takes an event's kind (None: listed) and Pod (a message), `on_listed` the UIDs of a list after all its Pods.
     """
 
     def __init__(  # noqa: PLR0913  whom to follow, whom to tell, and a limit that tests shorten
@@ -34,7 +34,7 @@ class ListWatch:
         client: Client,
         namespace: str,
         selector: str,
-        note: Callable[[str | None, Mapping[str, Any]], None],
+        note: Callable[[str | None, Any], None],
         on_listed: Callable[[str, frozenset[str]], None],
         *,
         silence_seconds: float = SILENCE_SECONDS,
@@ -60,9 +60,9 @@ class ListWatch:
         version, listed = "", set()
         async for page in self._client.list_pods(self._namespace, self._selector):
             version = page.version
-            for uid, raw in page.items:
-                self._note(None, raw)
-                listed.add(uid)
+            for pod in page.items:
+                self._note(None, pod)
+                listed.add(pod.metadata.uid)
         self._version, self._failures = version, 0
         self._on_listed(self._namespace, frozenset(listed))
 
@@ -73,7 +73,7 @@ class ListWatch:
                 if event.kind == "BOOKMARK":
                     limit.reschedule(loop.time() + self._silence_seconds)
                 else:
-                    self._note(event.kind, event.raw)
+                    self._note(event.kind, event.pod)
                 self._version = event.version
                 self._failures = 0
 

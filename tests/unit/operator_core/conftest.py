@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 
 from grpc_etcd_operator.core.pods import Pod, parse_pod
 from grpc_etcd_operator.core.services import GrpcService, parse_service
+from grpc_etcd_operator.kube.messages import message_class
 
 
 def make_raw_pod(
@@ -25,7 +27,7 @@ def make_raw_pod(
             "namespace": namespace,
             "name": f"pod-{uid}",
             "labels": {"app": "greeter"} if labels is None else labels,
-            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "creationTimestamp": {"seconds": 1_767_225_600},
             **metadata,
         },
         "spec": {
@@ -36,11 +38,15 @@ def make_raw_pod(
             "phase": "Running",
             "podIP": ip,
             "conditions": [
-                {"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-01-01T00:00:01Z"},
+                {"type": "Ready", "status": str(ready), "lastTransitionTime": {"seconds": 1_767_225_601}},
                 {"type": "ContainersReady", "status": str(ready)},
             ],
         },
     }
+
+
+def read_raw_pod(raw: dict[str, Any]) -> Pod:
+    return parse_pod(json_format.ParseDict(raw, message_class("Pod")(), ignore_unknown_fields=True))
 
 
 def make_raw_service(
@@ -59,7 +65,12 @@ def make_raw_service(
 
 @pytest.fixture(scope="session")
 def pod() -> Callable[..., Pod]:
-    return lambda *args, **more: parse_pod(make_raw_pod(*args, **more))
+    return lambda *args, **more: read_raw_pod(make_raw_pod(*args, **more))
+
+
+@pytest.fixture(scope="session")
+def read_pod() -> Callable[[dict[str, Any]], Pod]:
+    return read_raw_pod
 
 
 @pytest.fixture(scope="session")

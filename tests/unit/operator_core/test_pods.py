@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd_operator.core.pods import GATE, Port, find_port, parse_pod
+from grpc_etcd_operator.core.pods import GATE, Pod, Port, find_port
 
 RawPod = Callable[..., dict[str, Any]]
+ReadPod = Callable[[dict[str, Any]], Pod]
 OTHER_GATE = "example.com/warm"
 states = st.sampled_from(["True", "False", "Unknown", None])
 
@@ -22,44 +23,63 @@ def set_conditions(raw: dict[str, Any], found: dict[str, str | None]) -> None:
     phase=st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown", None]),
     ready=states,
     ip=st.sampled_from(["10.0.0.1", "fd00::1", "", None]),
-    deleted=st.sampled_from(["2026-01-01T00:00:09Z", None]),
+    deleted=st.sampled_from([{"seconds": 1_767_225_609}, None]),
     publish=st.booleans(),
 )
 def test_a_pod_serves_only_when_all_say_so(
-    raw_pod: RawPod, phase: str | None, ready: str | None, ip: str | None, deleted: str | None, *, publish: bool
+    raw_pod: RawPod,
+    read_pod: ReadPod,
+    *,
+    phase: str | None,
+    ready: str | None,
+    ip: str | None,
+    deleted: dict[str, int] | None,
+    publish: bool,
 ) -> None:
     raw = raw_pod(ip=ip, deletionTimestamp=deleted)
     set_conditions(raw, {"Ready": ready, "ContainersReady": "True"})
     raw["status"]["phase"] = phase
     wanted = phase == "Running" and bool(ip) and not deleted and (publish or ready == "True")
-    assert parse_pod(raw).is_serving(publish_not_ready=publish) == wanted
+    assert read_pod(raw).is_serving(publish_not_ready=publish) == wanted
 
 
 @given(ready=states, containers=states, ours=states, other=states, has_other=st.booleans())
 def test_our_own_gate_is_left_out_of_the_judgement(
-    raw_pod: RawPod, ready: str | None, containers: str | None, ours: str | None, other: str | None, *, has_other: bool
+    raw_pod: RawPod,
+    read_pod: ReadPod,
+    *,
+    ready: str | None,
+    containers: str | None,
+    ours: str | None,
+    other: str | None,
+    has_other: bool,
 ) -> None:
     raw = raw_pod()
     raw["spec"]["readinessGates"] = [{"conditionType": each} for each in (GATE, *([OTHER_GATE] * has_other))]
     set_conditions(raw, {"Ready": ready, "ContainersReady": containers, GATE: ours, OTHER_GATE: other})
-    pod = parse_pod(raw)
+    pod = read_pod(raw)
     assert pod.is_serving() == (containers == "True" and (other == "True" or not has_other))
     assert pod.gate_open == (ours == "True")
     assert pod.gated
 
 
-def test_a_pod_of_which_nothing_is_known_yet_is_not_ready() -> None:
-    pod = parse_pod({"metadata": {"uid": "u", "namespace": "shop", "name": "new"}})
+def test_a_pod_of_which_nothing_is_known_yet_is_not_ready(read_pod: ReadPod) -> None:
+    pod = read_pod({"metadata": {"uid": "u", "namespace": "shop", "name": "new"}})
     assert not pod.is_serving()
     assert not pod.is_serving(publish_not_ready=True)
 
 
-def test_changes_that_matter_to_nobody_leave_an_equal_pod(raw_pod: RawPod) -> None:
+def test_changes_that_matter_to_nobody_leave_an_equal_pod(raw_pod: RawPod, read_pod: ReadPod) -> None:
     noisy = raw_pod(resourceVersion="9", managedFields=[{"manager": "kubelet"}], annotations={"other": "thing"})
     noisy["status"]["containerStatuses"] = [{"restartCount": 3}]
     noisy["status"]["conditions"].append({"type": "PodScheduled", "status": "True"})
-    assert parse_pod(noisy) == parse_pod(raw_pod())
-    assert parse_pod(raw_pod(annotations={"grpc-etcd.dev/weight": "7"})) != parse_pod(raw_pod())
+    assert read_pod(noisy) == read_pod(raw_pod())
+    assert read_pod(raw_pod(annotations={"grpc-etcd.dev/weight": "7"})) != read_pod(raw_pod())
+
+
+def test_a_pod_without_a_uid_is_refused(raw_pod: RawPod, read_pod: ReadPod) -> None:
+    with pytest.raises(ValueError, match="shop/pod- has no UID"):
+        read_pod(raw_pod(""))
 
 
 @pytest.mark.parametrize(
@@ -80,12 +100,14 @@ def test_a_port_is_found_by_name_number_or_default(
     assert find_port(tuple(Port(name, number) for name, number in ports.items()), wanted) == found
 
 
-def test_ports_of_sidecars_count_and_those_of_other_init_containers_and_protocols_do_not(raw_pod: RawPod) -> None:
+def test_ports_of_sidecars_count_and_those_of_other_init_containers_and_protocols_do_not(
+    raw_pod: RawPod, read_pod: ReadPod
+) -> None:
     raw = raw_pod(ports={"web": 1})
     raw["spec"]["containers"][0]["ports"].append({"name": "grpc", "containerPort": 2, "protocol": "UDP"})
     raw["spec"]["initContainers"] = [
         {"restartPolicy": "Always", "ports": [{"name": "grpc", "containerPort": 3}]},
         {"ports": [{"name": "admin", "containerPort": 4}]},
     ]
-    pod = parse_pod(raw)
+    pod = read_pod(raw)
     assert (find_port(pod.ports, None), find_port(pod.ports, "admin")) == (3, None)
