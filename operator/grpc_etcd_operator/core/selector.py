@@ -38,9 +38,10 @@ class Selector:
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Say whether a Pod with `labels` is selected."""
-        return all(labels.get(key) == value for key, value in self.labels) and all(
-            requirement.matches(labels) for requirement in self.requirements
-        )
+        for key, value in self.labels:  # for each Pod three times: a generator takes twice as long
+            if labels.get(key) != value:
+                return False
+        return not self.requirements or all(requirement.matches(labels) for requirement in self.requirements)
 
 
 def parse_selector(raw: Mapping[str, Any], faults: list[str]) -> Selector:

@@ -38,7 +38,7 @@ class World:
         self.services: dict[str, GrpcService] = {}
         self.gone: dict[str, Unit] = {}
         self._pods_of: dict[str, dict[str, Pod]] = {}
-        self._by_label: dict[tuple[str, Label | None], dict[str, GrpcService]] = {}
+        self._by_label: dict[str, dict[Label | None, dict[str, GrpcService]]] = {}
         self._by_name: dict[str, dict[str, GrpcService]] = {}
         self._verdicts: dict[str, Verdict] = {}
 
@@ -98,13 +98,15 @@ class World:
 
     def selecting(self, pod: Pod) -> list[GrpcService]:
         """Give the GrpcServices that select a Pod, accepted or not."""
-        candidates = [self._by_label.get((pod.namespace, label)) for label in (None, *pod.labels.items())]
+        by_label, labels = self._by_label.get(pod.namespace), pod.labels
+        if not by_label:
+            return []
+        candidates = [by_label[label] for label in (None, *labels.items()) if label in by_label]
         return [
             service
             for found in candidates
-            if found
             for service in found.values()
-            if service.spec and service.spec.selector.matches(pod.labels)
+            if service.spec and service.spec.selector.matches(labels)
         ]
 
     def accepted_for(self, pod: Pod) -> list[GrpcService]:
@@ -182,14 +184,14 @@ class World:
 
     def _index(self, old: GrpcService | None, new: GrpcService | None) -> None:
         if old and old.spec:
-            self._by_label[_index_key(old)].pop(old.uid, None)
+            self._by_label[old.namespace][_index_key(old)].pop(old.uid, None)
             self._by_name[old.spec.registry_name].pop(old.uid, None)
         if new and new.spec:
-            self._by_label.setdefault(_index_key(new), {})[new.uid] = new
+            self._by_label.setdefault(new.namespace, {}).setdefault(_index_key(new), {})[new.uid] = new
             self._by_name.setdefault(new.spec.registry_name, {})[new.uid] = new
 
 
-def _index_key(service: GrpcService) -> tuple[str, Label | None]:
+def _index_key(service: GrpcService) -> Label | None:
     """Choose the label under which a GrpcService is found; None where its selector names no exact label."""
     labels = service.spec.selector.labels if service.spec else ()
-    return service.namespace, labels[0] if labels else None
+    return labels[0] if labels else None

@@ -134,7 +134,7 @@ class Writer:
         queue = self._urgent if urgent else self._dirty
         for uid in uids:
             queue.setdefault(uid, now)
-        self._wake.set()
+        self._wake_for_work()
 
     def wake(self) -> None:
         """Look again at what was held back: something outside has changed."""
@@ -142,6 +142,10 @@ class Writer:
         for uid, since in held.items():
             self._dirty.setdefault(uid, since)
         self._wake.set()
+
+    def _wake_for_work(self) -> None:
+        if self._dirty or self._urgent or self._queue:
+            self._wake.set()
 
     @property
     def depth(self) -> int:
@@ -362,7 +366,7 @@ class Writer:
             self._mirror.expect_no_more(announcement)
             self._in_flight.difference_update(plan.uid for plan in plans)
             self._slots.release()
-            self._wake.set()
+            self._wake_for_work()
 
     def _failed(self, transaction: Transaction, error: EtcdError) -> None:
         if isinstance(error, LeaseNotFound):

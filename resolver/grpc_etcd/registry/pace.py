@@ -16,7 +16,6 @@ from typing import Generic, TypeVar
 from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, Pace
 
 LONG_AGO = -math.inf
-SOONEST_SECONDS = min(BURST_SECONDS, SETTLE_SECONDS)  # before that a stream needs neither a touch nor to be forgotten
 # etcd's own limit on the operations of a transaction (--max-txn-ops).
 OPERATIONS_PER_TRANSACTION = 128
 
@@ -55,9 +54,17 @@ class Rhythm:
         """When the settling touch is due; None means that no reader waits for one."""
         return self.last_at + SETTLE_SECONDS if self.is_burst else None
 
+    def is_touch_due(self, now: float) -> bool:
+        """Tell whether readers wait for the settling touch, and all has been quiet for long enough."""
+        return self.touch_at is not None and self.touch_at <= now
+
+    def is_past_burst(self, now: float) -> bool:
+        """Tell whether the next write would be the first of its burst."""
+        return self.last_at + BURST_SECONDS < now
+
     def is_forgettable(self, now: float) -> bool:
         """Tell whether this rhythm no longer decides anything."""
-        return not self.is_burst and self.next_at <= now and self.last_at + BURST_SECONDS < now
+        return not self.is_burst and self.next_at <= now and self.is_past_burst(now)
 
 
 AT_REST = Rhythm()
@@ -82,7 +89,9 @@ class PacedQueue(Generic[S, T]):
     def __init__(self, pace_of: Callable[[S], Pace]) -> None:
         """Take a function that says what the readers of a stream bear."""
         self._pace_of = pace_of
-        self._rhythms: dict[S, Rhythm] = {}  # in the order of their last writes, so looking for what is due ends soon
+        # Both in the order of the last writes, so that looking for what is due ends soon.
+        self._rhythms: dict[S, Rhythm] = {}
+        self._bursts: dict[S, Rhythm] = {}  # those that wait for their touch
         # Lanes of changes that need the same streams, withdrawals apart: the first of a lane speaks for all of it.
         self._lanes: dict[tuple[bool, frozenset[S]], dict[T, Change[S, T]]] = {}
         self._lane_of: dict[T, tuple[bool, frozenset[S]]] = {}
@@ -132,26 +141,36 @@ class PacedQueue(Generic[S, T]):
 
     def note(self, stream: S, keys: int, now: float) -> None:
         """Note that a stream's readers got `keys` events in one transaction."""
-        self._rhythms[stream] = self._rhythms.pop(stream, AT_REST).wrote(self._pace_of(stream), keys, now)
+        self._keep(stream, self._rhythm_of(stream).wrote(self._pace_of(stream), keys, now))
 
     def touches_due(self, now: float) -> list[S]:
         """Give the streams whose settling touch is due, and note it as written."""
-        old = list(takewhile(lambda each: each[1].last_at + SOONEST_SECONDS <= now, self._rhythms.items()))
-        due = [stream for stream, rhythm in old if rhythm.touch_at is not None and rhythm.touch_at <= now]
-        for stream, rhythm in old:
+        due = [stream for stream, _ in takewhile(lambda each: each[1].is_touch_due(now), self._bursts.items())]
+        for stream in due:
+            self._keep(stream, self._rhythm_of(stream).touched(now))
+        for stream, rhythm in list(takewhile(lambda each: each[1].is_past_burst(now), self._rhythms.items())):
             if rhythm.is_forgettable(now):
                 del self._rhythms[stream]
-        for stream in due:
-            self._rhythms[stream] = self._rhythms.pop(stream).touched(now)
         return due
 
     def touch_again(self, stream: S, now: float) -> None:
         """Take it that a stream's touch was not written after all: it is due once more when all has been quiet."""
-        self._rhythms[stream] = replace(self._rhythms.pop(stream, AT_REST), last_at=now, is_burst=True)
+        self._keep(stream, replace(self._rhythm_of(stream), last_at=now, is_burst=True))
 
     def touch_at(self) -> float | None:
         """Say when the next settling touch is due; None means that no stream waits for one."""
-        return next((at for rhythm in self._rhythms.values() if (at := rhythm.touch_at) is not None), None)
+        return next((rhythm.touch_at for rhythm in self._bursts.values()), None)
+
+    def _rhythm_of(self, stream: S) -> Rhythm:
+        return self._rhythms.get(stream, AT_REST)
+
+    def _keep(self, stream: S, rhythm: Rhythm) -> None:
+        """Keep the rhythm of a stream that has been written just now, as the last of all."""
+        self._rhythms.pop(stream, None)
+        self._rhythms[stream] = rhythm
+        self._bursts.pop(stream, None)
+        if rhythm.is_burst:
+            self._bursts[stream] = rhythm
 
     def _candidates(self) -> Iterator[Change[S, T]]:
         """Give withdrawals first, then the rest; from each lane no more than one transaction can hold."""
@@ -164,7 +183,7 @@ class PacedQueue(Generic[S, T]):
     def _bears(self, change: Change[S, T], used: Mapping[S, int], now: float) -> bool:
         """Tell whether all streams take this change; one larger than a transaction's share goes alone."""
         return all(
-            self._rhythms.get(stream, AT_REST).next_at <= now
+            self._rhythm_of(stream).next_at <= now
             and (not used.get(stream) or used[stream] + keys <= self._pace_of(stream).keys_per_transaction)
             for stream, keys in change.keys.items()
         )
@@ -177,4 +196,4 @@ class PacedQueue(Generic[S, T]):
             self._lanes[lane] = self._lanes.pop(lane)
 
     def _ready_at(self, streams: frozenset[S]) -> float:
-        return max((self._rhythms.get(stream, AT_REST).next_at for stream in streams), default=LONG_AGO)
+        return max((self._rhythm_of(stream).next_at for stream in streams), default=LONG_AGO)
