@@ -2,10 +2,11 @@
 
 The official client reads kubeconfig files and service accounts with all their plug-ins, and renews tokens; its
 generated API is synchronous and builds an object for each field, so requests go through aiohttp (docs/decisions).
-The token is asked for anew at each request: an expired one is replaced without a restart.
+The token is asked for anew every second in which there are requests: an expired one is replaced without a restart.
 """
 
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kubernetes import config as kube_config
 from kubernetes.client import Configuration
 
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+KNOWN_SECONDS = 1.0  # the package reads its settings anew each time it is asked, which takes longer than a request
 
 
 class NoClusterError(Exception):
@@ -26,6 +28,8 @@ class Connection:
 
     def __init__(self) -> None:
         self._configuration = _load()
+        self._header: str | None = None
+        self._read_again_at = 0.0
 
     @property
     def server(self) -> str:
@@ -40,12 +44,14 @@ class Connection:
         )
 
     async def _authorize(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        header = self._header()
-        if header:
-            request.headers["Authorization"] = header
+        if time.monotonic() >= self._read_again_at:
+            self._header = self._read_header()
+            self._read_again_at = time.monotonic() + KNOWN_SECONDS
+        if self._header:
+            request.headers["Authorization"] = self._header
         return await handler(request)
 
-    def _header(self) -> str | None:
+    def _read_header(self) -> str | None:
         configuration = self._configuration
         header = configuration.get_api_key_with_prefix("BearerToken") or configuration.get_api_key_with_prefix(
             "authorization"
