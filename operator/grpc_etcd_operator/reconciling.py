@@ -60,17 +60,22 @@ class Reconciler:
     def note_service(self, kind: str | None, raw: Mapping[str, Any]) -> None:
         """Take a GrpcService's watch event. A deletion is only a hint: with its CRD every object goes."""
         service = parse_service(raw, self._prefixes)
+        if service.uid in self.world.gone:
+            return  # told late; whatever has its name now is another
         if kind == "DELETED":
             if service.uid in self.world.services:
                 self.on_service_deleted(service)
             return
         for station in self.stations.values():
             station.learn(service)
-        before = [each for each in self.world.services.values() if each.reference == service.reference]
+        replaced = [] if service.uid in self.world.services else self._find_replaced(service)
         self._services_changed(self.world.note_service(service))
-        for each in before:
-            if each.uid != service.uid:
-                self.forget_service(each.uid)
+        for uid in replaced:
+            self.forget_service(uid)
+
+    def _find_replaced(self, new: GrpcService) -> list[str]:
+        """Find the GrpcService (by UID) in whose place a new one of the same name has come."""
+        return [each.uid for each in self.world.services.values() if each.reference == new.reference]
 
     def forget_service(self, uid: str) -> None:
         """Take it that a GrpcService is gone for good."""
