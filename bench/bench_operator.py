@@ -111,6 +111,7 @@ def scenarios_of(size: Size) -> dict[str, tuple[int, Sequence[Contestant], Measu
             lambda rig, who: scenarios.cold_start(rig, who, size.start_pods, size.idle_seconds),
         ),
         "small": (1, alone, lambda rig, _: scenarios.small_change(rig)),
+        "repairs": (1, alone, lambda rig, _: scenarios.repairs(rig)),
         "SIGKILL": (1, alone, lambda rig, _: scenarios.takeover(rig, signal.SIGKILL)),
         "SIGTERM": (1, alone, lambda rig, _: scenarios.takeover(rig, signal.SIGTERM)),
     }
@@ -145,7 +146,13 @@ class Row:
 
 def rows(found: Collected, size: Size) -> list[Row]:
     """Hold the figures against the goals."""
-    return [*steady_rows(found), *storm_rows(found, size), *start_rows(found), *takeover_rows(found)]
+    return [
+        *steady_rows(found),
+        *storm_rows(found, size),
+        *start_rows(found),
+        *repair_rows(found),
+        *takeover_rows(found),
+    ]
 
 
 def steady_rows(found: Collected) -> list[Row]:
@@ -207,6 +214,16 @@ def start_rows(found: Collected) -> list[Row]:
         Row("a change made while down is seen", "<= 6 s", seen, 6, "s"),
         Row("CPU of one change among 10,000", "as among 500 (<= 1.5x)", many, 1.5 * few, "ms", f"500: {few:.1f}"),
     ]
+
+
+def repair_rows(found: Collected) -> list[Row]:
+    """The goals for what others do to our keys."""
+    made = []
+    for damage in ("overwritten", "deleted", "revoked"):
+        typical, longest = (found.latency("repairs", OPERATOR.name, damage, share) for share in (0.5, 1.0))
+        what = f"a key that was {damage} is as before, longest of {scenarios.REPAIRS}"
+        made.append(Row(what, "<= 1 s", longest, 1000, "ms", f"half of them within {typical:.0f} ms"))
+    return made
 
 
 def takeover_rows(found: Collected) -> list[Row]:

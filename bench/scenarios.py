@@ -5,14 +5,14 @@ A run is one contestant in one scenario; it returns figures by name. The main pr
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from bench.contestants import CLUSTER, IN_STEP, OPERATOR, Contestant, Running, make_replica, open_operator, wait_settled
 from bench.measuring import cpu_seconds, peak_mib
 from bench.rig import BenchPod, Rig
-from grpc_etcd.etcd import Etcd
+from grpc_etcd.etcd import Changed, Etcd, LeaseId, News, Put, Record
 from grpc_etcd.registry.own import synced_key
 from testbed.conditions import wait_until
 from testbed.replica import Replica
@@ -20,6 +20,7 @@ from testbed.replica import Replica
 Figures = dict[str, float | list[float]]
 CHANGES_PER_SECOND = 20
 KINDS = ("ready", "not ready", "terminating")
+REPAIRS = 100
 LAG = 2 * CHANGES_PER_SECOND  # a Pod that became not ready is ready again two seconds later
 
 
@@ -187,6 +188,38 @@ def small_change(rig: Rig) -> Figures:
         running.process.start()
         wait_settled(running, 500)
         return one_change(rig, running, 500)
+
+
+def repairs(rig: Rig) -> Figures:
+    """Somebody damages keys among 500, one at a time; how long until each is as it was, under its own lease."""
+    rig.fill(500, ready=True)
+    with open_operator(rig, 50) as running, Etcd(running.etcd) as etcd:
+        running.process.start()
+        wait_settled(running, 500)
+        wait_idle(running)
+        whole = [r for r in etcd.get_prefix(b"/jupiter/").records if b"/prov" in r.key]
+        other = etcd.lease(600)
+        damages: dict[str, Callable[[Record], object]] = {
+            "overwritten": lambda record: etcd.put(record.key, b"{}", lease=other),
+            "deleted": lambda record: etcd.delete(record.key),
+            "revoked": lambda record: etcd.revoke(LeaseId(record.lease)),
+        }
+        victims = iter(whole)
+        with etcd.list_watch(b"/jupiter/") as watch:
+            next(watch)  # the list; the watch opens with the first damage, which etcd tells late
+            repair(watch, next(victims), damages["deleted"])
+            return {name: [repair(watch, next(victims), do) for _ in range(REPAIRS)] for name, do in damages.items()}
+
+
+def repair(watch: Iterator[News], record: Record, damage: Callable[[Record], object]) -> float:
+    """Damage a key; return after how many milliseconds it was as before."""
+    since = time.monotonic()
+    damage(record)
+    for news in watch:
+        puts = [event.record for event in news.events if isinstance(event, Put)] if isinstance(news, Changed) else []
+        if any((put.key, put.value, put.lease) == (record.key, record.value, record.lease) for put in puts):
+            return (time.monotonic() - since) * 1000
+    raise AssertionError("a list-watch never ends by itself")
 
 
 @contextmanager
