@@ -122,11 +122,11 @@ class Reporter:
         if is_same_status(service.status, status):
             return
         at = time.monotonic()
-        if is_same_judgement(service.status, status) and self._counts_must_wait(uid, at):
-            self._not_before[uid] = max(self._written_at[uid] + SPACING_SECONDS, _next_tick(at, SPACING_SECONDS))
+        self._not_before[uid] = at + SPACING_SECONDS
+        is_counts_only = is_same_judgement(service.status, status)
+        if is_counts_only and at < self._written_at.get(uid, -COUNTS_SPACING_SECONDS) + COUNTS_SPACING_SECONDS:
             self._services.add(uid)
             return
-        self._not_before[uid] = at + SPACING_SECONDS
         self._written_at[uid] = at
         try:
             written = await self._client.patch_service_status(service.namespace, service.name, uid, status)
@@ -135,10 +135,6 @@ class Reporter:
             return
         self._reconciler.note_service("MODIFIED", written)
         await self._post_events(service, status)
-
-    def _counts_must_wait(self, uid: str, at: float) -> bool:
-        """Say whether counts were written in these ten seconds; all that wait go at once then, which costs half."""
-        return uid in self._written_at and at < _next_tick(self._written_at[uid], COUNTS_SPACING_SECONDS)
 
     async def _open_gates(self) -> None:
         due = self._due(self._gates)
@@ -207,8 +203,3 @@ class Reporter:
             await self._client.post_event(service.namespace, event)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             log.warning("an Event could not be posted", extra={"fields": {"error": str(error)}})
-
-
-def _next_tick(now: float, seconds: float) -> float:
-    """Give the next moment of a clock that ticks for everybody."""
-    return (now // seconds + 1) * seconds
