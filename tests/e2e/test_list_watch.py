@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -11,10 +12,21 @@ import pytest
 
 from grpc_etcd_operator.kube.client import Client
 from grpc_etcd_operator.kube.list_watch import ListWatch
+from grpc_etcd_operator.kube.messages import message_class
 from testbed.proxy import TcpProxy
 from tests.e2e.conftest import Scene
 
 LONG = "x" * 200_000
+POD_MESSAGES = (
+    "Pod",
+    "ObjectMeta",
+    "PodSpec",
+    "Container",
+    "ContainerPort",
+    "PodReadinessGate",
+    "PodStatus",
+    "PodCondition",
+)
 
 
 class Told:
@@ -107,6 +119,80 @@ async def test_a_pod_may_be_as_large_as_the_api_server_takes_it(scene: Scene, pr
         await until(lambda: told.lists)
         scene.api.client.patch(pod.item, {"metadata": {"annotations": {"note": LONG}}})
         await until(lambda: told.pods["large"].metadata.annotations == {"note": LONG})
+
+
+MANIFEST = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {
+        "name": "full",
+        "labels": {"app": "greeter", "tier": "gold"},
+        "annotations": {"grpc-etcd.dev/weight": "7"},
+        "finalizers": ["example.com/hold"],
+    },
+    "spec": {
+        "nodeName": "node-1",
+        "containers": [
+            {
+                "name": "server",
+                "image": "server:1",
+                "ports": [{"name": "grpc", "containerPort": 9000}, {"containerPort": 53, "protocol": "UDP"}],
+            }
+        ],
+        "initContainers": [
+            {"name": "proxy", "image": "p:1", "restartPolicy": "Always", "ports": [{"containerPort": 8080}]}
+        ],
+        "readinessGates": [{"conditionType": "grpc-etcd.dev/registered"}],
+    },
+}
+STATUS = {
+    "phase": "Running",
+    "podIP": "10.1.2.3",
+    "podIPs": [{"ip": "10.1.2.3"}],
+    "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-02T03:04:05Z"}],
+}
+
+
+def compare(message: Any, item: Any, met: set[str]) -> None:
+    """Hold a message against the same object as JSON, field by field; `met` collects those that say something."""
+    for field in message.DESCRIPTOR.fields:
+        told, wanted = getattr(message, field.name), item.get(field.name)
+        if wanted:
+            met.add(f"{message.DESCRIPTOR.name}.{field.name}")
+        if field.message_type is None:
+            assert told == (wanted or type(told)()), field.full_name
+        elif field.message_type.GetOptions().map_entry:
+            assert dict(told) == (wanted or {}), field.full_name
+        elif field.message_type.name == "Time":
+            assert told.seconds == (datetime.fromisoformat(wanted).timestamp() if wanted else 0), field.full_name
+        elif isinstance(wanted, dict):
+            compare(told, wanted, met)
+        else:
+            for each, like in zip(told, wanted or (), strict=True):
+                compare(each, like, met)
+
+
+async def test_every_field_that_is_read_is_what_the_api_server_says_of_it_in_json(
+    scene: Scene, proxy: TcpProxy
+) -> None:
+    client, metadata = scene.api.client, {**MANIFEST["metadata"], "namespace": scene.namespace}  # type: ignore[dict-item]
+    item = client.create({**MANIFEST, "metadata": metadata})
+    client.patch(item, {"status": STATUS}, "status")
+    client.delete(item)
+    try:
+        wanted = client.get("v1", "Pod", "full", scene.namespace)
+        async with following(scene, proxy) as told:
+            await until(lambda: told.lists)
+            listed = told.pods["full"]
+            client.patch(item, {"metadata": {"annotations": {"more": "1"}}})
+            await until(lambda: told.pods["full"].metadata.annotations.get("more"))
+            watched = told.pods["full"]
+        met = set[str]()
+        compare(listed, wanted, met)
+        compare(watched, client.get("v1", "Pod", "full", scene.namespace), met)
+    finally:
+        client.patch(item, {"metadata": {"finalizers": None}})
+    assert met == {f"{kind}.{field.name}" for kind in POD_MESSAGES for field in message_class(kind).DESCRIPTOR.fields}
 
 
 async def test_a_watch_that_says_nothing_is_opened_anew(scene: Scene, proxy: TcpProxy) -> None:

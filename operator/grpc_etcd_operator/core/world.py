@@ -98,9 +98,7 @@ class World:
 
     def selecting(self, pod: Pod) -> list[GrpcService]:
         """Give the GrpcServices that select a Pod, accepted or not."""
-        by_label, labels = self._by_label.get(pod.namespace), pod.labels
-        if not by_label:
-            return []
+        by_label, labels = self._by_label.get(pod.namespace, {}), pod.labels
         candidates = [by_label[label] for label in (None, *labels.items()) if label in by_label]
         return [
             service

@@ -156,6 +156,27 @@ def test_a_burst_that_goes_on_puts_the_touch_off() -> None:
     assert queue.touch_at() == 19 * SETTLE_SECONDS / 2 + SETTLE_SECONDS
 
 
+def test_touches_of_several_services_are_due_in_the_order_of_their_last_writes() -> None:
+    queue = _queue()
+    for stream, now in (("jupiter/a", 0.0), ("jupiter/b", 0.1), ("jupiter/a", 0.2)):
+        queue.note(stream, 2, now)
+    assert queue.touch_at() == 0.1 + SETTLE_SECONDS
+    assert queue.touches_due(0.1 + SETTLE_SECONDS) == ["jupiter/b"]
+    assert queue.touch_at() == 0.2 + SETTLE_SECONDS
+    assert queue.touches_due(0.2 + SETTLE_SECONDS) == ["jupiter/a"]
+
+
+def test_services_at_rest_are_forgotten_though_another_goes_on() -> None:
+    queue = _queue()
+    for stream, now in (("free/a", 0.0), ("free/b", 0.0), ("free/c", 0.0), ("free/a", BURST_SECONDS)):
+        queue.note(stream, 1, now)
+    assert "streams=3" in repr(queue)
+    queue.touches_due(BURST_SECONDS * 1.5)
+    assert "streams=1" in repr(queue)
+    queue.touches_due(BURST_SECONDS * 3)
+    assert "streams=0" in repr(queue)
+
+
 def test_readers_that_lose_nothing_get_no_touch() -> None:
     queue = _queue(*_pods("free/a", 200))
     _drain(queue)
