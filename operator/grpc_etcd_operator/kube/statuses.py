@@ -19,14 +19,11 @@ import aiohttp
 from grpc_etcd_operator.core.conditions import is_same_judgement, is_same_status, make_status
 from grpc_etcd_operator.core.pods import GATE
 from grpc_etcd_operator.core.services import GrpcService
+from grpc_etcd_operator.core.spacing import RETRY_SECONDS, Spacing
 from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
 from grpc_etcd_operator.reconciling import Reconciler
 
 log = logging.getLogger(__name__)
-SPACING_SECONDS = 2.0
-SETTLE_SECONDS = 0.1  # arbitrary: a commit takes a few milliseconds, and "pending" would be news of yesterday
-COUNTS_SPACING_SECONDS = 10.0  # arbitrary: people read counts, and 50 services that flap cost half a core at 2 s
-RETRY_SECONDS = 2.0
 AT_ONCE = 8
 HTTP_GONE = (404, 409, 422)  # the object, or the one with this UID, is no longer there
 
@@ -43,29 +40,20 @@ class Reporter:
     ) -> None:
         self._client, self._reconciler = client, reconciler
         self._may_report, self._down = may_report, down
-        self._services: set[str] = set()
-        self._gates: set[str] = set()
+        self._spacing = Spacing()
+        self._gates: dict[str, float] = {}
         self._warnings: dict[tuple[str, str], tuple[GrpcService, str, str]] = {}
-        self._not_before: dict[str, float] = {}
-        self._written_at: dict[str, float] = {}
         self._next_look = math.inf
         self._wake = asyncio.Event()
 
     def look_at(self, services: Iterable[str]) -> None:
-        """Look at these GrpcServices' statuses soon, but not before what has just been noted can have been written."""
-        new = [uid for uid in services if uid not in self._services]
-        if not new:
-            return
-        at = time.monotonic() + SETTLE_SECONDS
-        for uid in new:
-            self._not_before[uid] = max(at, self._not_before.get(uid, 0.0))
-        self._services.update(new)
-        if at < self._next_look:
+        """Look at these GrpcServices' statuses soon."""
+        if self._spacing.note(services, time.monotonic()) < self._next_look:
             self._wake.set()
 
     def look_at_gate(self, pod: str) -> None:
         """Look at a Pod's gate now."""
-        self._gates.add(pod)
+        self._gates.setdefault(pod, 0.0)
         self._wake.set()
 
     def warn(self, services: Iterable[GrpcService], reason: str, message: str) -> None:
@@ -76,7 +64,9 @@ class Reporter:
     def look_at_all(self) -> None:
         """Look at everything: leadership or a registry's state has changed."""
         self.look_at(self._reconciler.world.services)
-        self._gates.update(uid for uid, pod in self._reconciler.world.pods.items() if pod.gated and not pod.gate_open)
+        for uid, pod in self._reconciler.world.pods.items():
+            if pod.gated and not pod.gate_open:
+                self._gates.setdefault(uid, 0.0)
         self._wake.set()
 
     async def run(self) -> None:
@@ -97,47 +87,44 @@ class Reporter:
         """Say when the first of what waits is due (monotonic seconds); never, unless somebody calls."""
         if not self._may_report():
             return math.inf
-        return min((self._not_before.get(uid, 0.0) for uid in (*self._services, *self._gates)), default=math.inf)
-
-    def _due(self, waiting: set[str]) -> list[str]:
-        now = time.monotonic()
-        due = [uid for uid in waiting if self._not_before.get(uid, 0.0) <= now]
-        waiting.difference_update(due)
-        return due
+        return min(self._spacing.next_pass_at(), min(self._gates.values(), default=math.inf))
 
     async def _write_statuses(self) -> None:
-        due = self._due(self._services) if self._reconciler.may_write() else []
-        for start in range(0, len(due), AT_ONCE):
-            await asyncio.gather(*(self._write_status(uid) for uid in due[start : start + AT_ONCE]))
+        due = self._spacing.take(time.monotonic()) if self._reconciler.may_write() else []
+        writes = [(self._reconciler.world.services[uid], status) for uid in due if (status := self._make_status(uid))]
+        for start in range(0, len(writes), AT_ONCE):
+            await asyncio.gather(*(self._write_status(*each) for each in writes[start : start + AT_ONCE]))
 
-    async def _write_status(self, uid: str) -> None:
+    def _make_status(self, uid: str) -> dict[str, Any] | None:
+        """Work out a status that is to be written now; None where nothing is new, or only counts that can wait."""
         service = self._reconciler.world.services.get(uid)
         if service is None:
-            self._not_before.pop(uid, None)
-            self._written_at.pop(uid, None)
-            return
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            self._spacing.forget(uid)
+            return None
         verdict = self._reconciler.world.verdict(uid)
-        status = make_status(service, verdict, self._reconciler.tally.counts(uid), self._down(), now)
+        status = make_status(service, verdict, self._reconciler.tally.counts(uid), self._down(), _rfc3339())
         if is_same_status(service.status, status):
-            return
-        at = time.monotonic()
-        self._not_before[uid] = at + SPACING_SECONDS
-        is_counts_only = is_same_judgement(service.status, status)
-        if is_counts_only and at < self._written_at.get(uid, -COUNTS_SPACING_SECONDS) + COUNTS_SPACING_SECONDS:
-            self._services.add(uid)
-            return
-        self._written_at[uid] = at
+            self._spacing.is_true(uid)
+            return None
+        is_urgent = not is_same_judgement(service.status, status)
+        return status if is_urgent or self._spacing.may_write_counts(uid, time.monotonic()) else None
+
+    async def _write_status(self, service: GrpcService, status: dict[str, Any]) -> None:
+        self._spacing.wrote(service.uid, time.monotonic())
         try:
-            written = await self._client.patch_service_status(service.namespace, service.name, uid, status)
+            written = await self._client.patch_service_status(service.namespace, service.name, service.uid, status)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            self._failed(self._services, uid, error)
+            if _is_worth_trying_again(error):
+                self._spacing.failed(service.uid, time.monotonic())
             return
         self._reconciler.note_service("MODIFIED", written)
         await self._post_events(service, status)
 
     async def _open_gates(self) -> None:
-        due = self._due(self._gates)
+        now = time.monotonic()
+        due = [uid for uid, at in self._gates.items() if at <= now]
+        for uid in due:
+            del self._gates[uid]
         for start in range(0, len(due), AT_ONCE):
             await asyncio.gather(*(self._open_gate(uid) for uid in due[start : start + AT_ONCE]))
 
@@ -145,23 +132,14 @@ class Reporter:
         pod = self._reconciler.world.pods.get(uid)
         if pod is None or pod.gate_open or not self._reconciler.is_gate_due(pod):
             return
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        condition = {"type": GATE, "status": "True", "reason": "Registered", "lastTransitionTime": now}
+        condition = {"type": GATE, "status": "True", "reason": "Registered", "lastTransitionTime": _rfc3339()}
         try:
             await self._client.open_gate(pod.namespace, pod.name, uid, condition)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            self._failed(self._gates, uid, error)
+            if _is_worth_trying_again(error):
+                self._gates[uid] = time.monotonic() + RETRY_SECONDS
         else:
-            self._not_before.pop(uid, None)
             log.info("gate opened", extra={"fields": {"namespace": pod.namespace, "pod": pod.name}})
-
-    def _failed(self, waiting: set[str], uid: str, error: Exception) -> None:
-        if isinstance(error, ApiError) and error.status in HTTP_GONE:
-            self._not_before.pop(uid, None)
-            return
-        self._not_before[uid] = time.monotonic() + RETRY_SECONDS
-        waiting.add(uid)
-        log.warning("Kubernetes did not take a report; it is tried again", extra={"fields": {"error": str(error)}})
 
     async def _post_events(self, service: GrpcService, status: Mapping[str, Any]) -> None:
         """Tell of each condition that has turned bad, or is bad for a new reason."""
@@ -203,3 +181,15 @@ class Reporter:
             await self._client.post_event(service.namespace, event)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             log.warning("an Event could not be posted", extra={"fields": {"error": str(error)}})
+
+
+def _rfc3339() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _is_worth_trying_again(error: Exception) -> bool:
+    """Say whether a report that was not taken is to be tried again, and log that it is."""
+    if isinstance(error, ApiError) and error.status in HTTP_GONE:
+        return False
+    log.warning("Kubernetes did not take a report; it is tried again", extra={"fields": {"error": str(error)}})
+    return True

@@ -1,0 +1,82 @@
+"""When GrpcServices' statuses are looked at and written, so that it costs little however many change. No clock is read.
+
+Changes that go on and on are looked at in passes, one a second: waking up for each took a fifth of all CPU (measured).
+Writing a status costs more than the registration that it counts, so mere counts, which people read, take turns; what
+a status judges does not wait for them. `now` is any monotonic clock's seconds. UIDs are those of GrpcServices.
+"""
+
+import math
+from collections.abc import Iterable
+
+SPACING_SECONDS = 2.0
+RETRY_SECONDS = 2.0
+# All others are arbitrary.
+SETTLE_SECONDS = 0.1  # a commit takes a few milliseconds, and "pending" would be news of yesterday
+PASS_SECONDS = 1.0
+COUNTS_SPACING_SECONDS = 10.0
+COUNTS_AT_ONCE = 10
+COUNTS_PER_SECOND = 1.0
+COUNTS_WAIT_SECONDS = 30.0
+
+
+class Spacing:
+    """Who waits to be looked at, and what has been written when."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, float] = {}
+        self._written_at: dict[str, float] = {}
+        self._turns: dict[str, float] = {}
+        self._next_turn = self._next_pass = -math.inf
+
+    def note(self, uids: Iterable[str], now: float) -> float:
+        """Take it that these may have changed; return when the first of them can be looked at."""
+        first = math.inf
+        for uid in uids:
+            at = max(now + SETTLE_SECONDS, self._written_at.get(uid, -math.inf) + SPACING_SECONDS)
+            self._waiting[uid] = min(at, self._waiting.get(uid, math.inf))
+            first = min(first, at)
+        return max(first, self._next_pass)
+
+    def next_pass_at(self) -> float:
+        """Say when to look next; infinity: never, unless something is noted."""
+        return max(self._next_pass, min(self._waiting.values(), default=math.inf))
+
+    def take(self, now: float) -> list[str]:
+        """Take out those that are to be looked at in the pass that is due now, if one is."""
+        due = [uid for uid, at in self._waiting.items() if at <= now] if now >= self._next_pass else []
+        for uid in due:
+            del self._waiting[uid]
+        if due:
+            self._next_pass = now + PASS_SECONDS
+        return due
+
+    def may_write_counts(self, uid: str, now: float) -> bool:
+        """Say whether one whose counts alone have changed is to be written now; if not, it waits for its turn."""
+        turn = self._turns[uid] if uid in self._turns else self._turns.setdefault(uid, self._take_turn(uid, now))
+        if turn > now:
+            self._waiting[uid] = turn
+        return turn <= now
+
+    def _take_turn(self, uid: str, now: float) -> float:
+        """Give the next turn: few at once, then one after the other; nobody waits for ever."""
+        self._next_turn = max(self._next_turn, now) + 1 / COUNTS_PER_SECOND
+        spaced = self._written_at.get(uid, -math.inf) + COUNTS_SPACING_SECONDS
+        return min(now + COUNTS_WAIT_SECONDS, max(spaced, self._next_turn - COUNTS_AT_ONCE / COUNTS_PER_SECOND))
+
+    def wrote(self, uid: str, now: float) -> None:
+        """Take it that a status is being written."""
+        self._written_at[uid] = now
+        self.is_true(uid)
+
+    def is_true(self, uid: str) -> None:
+        """Take it that a status needs no writing."""
+        self._turns.pop(uid, None)
+
+    def failed(self, uid: str, now: float) -> None:
+        """Take it that a status could not be written: it is looked at again after a pause."""
+        self._waiting[uid] = now + RETRY_SECONDS
+
+    def forget(self, uid: str) -> None:
+        """Drop one that is gone."""
+        for known in (self._waiting, self._written_at, self._turns):
+            known.pop(uid, None)
