@@ -1,6 +1,7 @@
 """The leases of one registry's units: granted by deterministic ids, kept alive while we lead, revoked for the dead.
 
-A revoke cannot be fenced, so it is used only for units that are gone for good: their UID never comes back.
+Leases are granted ahead, while what is to be put under them waits for its turn. A revoke cannot be fenced, so it is
+used only for units that are gone for good: their UID never comes back.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ class Leases:
         self._etcd, self._ttl, self._on_lost = etcd, ttl_seconds, on_lost
         self._kept: set[int] = set()
         self._doomed: list[int] = []
+        self._ahead: dict[int, None] = {}
+        self._granting: dict[int, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._keep_alive = etcd.keep_alive(self._lost)
 
@@ -36,11 +39,20 @@ class Leases:
             self._kept.add(lease)
             self._keep_alive.add(LeaseId(lease), self._ttl, remaining_seconds=ADOPTED_REMAINING_SECONDS)
 
+    def want(self, lease: int) -> None:
+        """Grant a lease soon: something waits to be put under it."""
+        if lease not in self._kept and lease not in self._granting:
+            self._ahead[lease] = None
+            self._wake.set()
+
     async def ensure(self, leases: Iterable[int]) -> None:
         """Grant those leases that are not kept yet; an EtcdError says that some could not be had."""
         missing = [lease for lease in leases if lease not in self._kept]
         for start in range(0, len(missing), AT_ONCE):
-            await asyncio.gather(*(self._grant(lease) for lease in missing[start : start + AT_ONCE]))
+            grants = [self._granting.get(lease) or self._begin(lease) for lease in missing[start : start + AT_ONCE]]
+            await asyncio.wait(grants)
+            if failed := [error for grant in grants if (error := grant.exception())]:
+                raise failed[0]
 
     def forget(self, lease: int) -> None:
         """Take it that a lease no longer exists."""
@@ -59,24 +71,48 @@ class Leases:
         for lease in list(self._kept):
             self.forget(lease)
         self._doomed.clear()
+        self._ahead.clear()
+        self._granting = {}  # what is still under way is not kept alive
 
     async def run(self) -> None:
-        """Revoke what is doomed, until cancelled. A lease that cannot be revoked runs out by itself."""
+        """Grant what is wanted and revoke what is doomed, until cancelled.
+
+        A lease that cannot be granted now is granted with what is put under it, one that cannot be revoked runs out.
+        """
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._doomed:
+            while self._doomed or self._ahead:
                 batch, self._doomed = self._doomed[:AT_ONCE], self._doomed[AT_ONCE:]
-                await asyncio.gather(*(self._revoke(lease) for lease in batch))
+                await asyncio.gather(self._grant_ahead(), *(self._revoke(lease) for lease in batch))
 
-    async def _grant(self, lease: int) -> None:
+    async def _grant_ahead(self) -> None:
+        try:
+            await self.ensure([lease for lease, _ in zip(self._ahead, range(AT_ONCE), strict=False)])
+        except EtcdError:
+            self._ahead.clear()
+
+    def _begin(self, lease: int) -> asyncio.Task[None]:
+        self._ahead.pop(lease, None)
+        task = self._granting[lease] = asyncio.create_task(self._grant(lease, self._granting))
+        return task
+
+    async def _grant(self, lease: int, granting: dict[int, asyncio.Task[None]]) -> None:
         try:
             await self._etcd.lease(self._ttl, lease)
         except LeaseExists:
-            self.adopt(lease)
+            is_new = False
         else:
+            is_new = True
+        finally:
+            granting.pop(lease, None)
+        if granting is not self._granting:
+            return
+        if is_new:
             self._kept.add(lease)
             self._keep_alive.add(LeaseId(lease), self._ttl)
+        else:
+            self.adopt(lease)
 
     async def _revoke(self, lease: int) -> None:
         try:

@@ -216,8 +216,10 @@ class Writer:
     def _plan_some(self) -> int:
         """Plan a slice of the dirty units; those in flight wait for their outcome."""
         taken = 0
-        for waiting in (self._urgent, self._dirty):
-            for uid in [uid for uid, _ in zip(waiting, range(SLICE), strict=False) if uid not in self._in_flight]:
+        # What is planned already and waits for its turn must not miss it for more of the kind.
+        some = SLICE if len(self._queue) < SLICE else SLICE // 10
+        for waiting, most in ((self._urgent, SLICE), (self._dirty, some)):
+            for uid in [uid for uid, _ in zip(waiting, range(most), strict=False) if uid not in self._in_flight]:
                 self._plan(uid, waiting.pop(uid))
                 taken += 1
         return taken
@@ -266,6 +268,8 @@ class Writer:
             if stream := self._streams.find(key):
                 keys[stream] = keys.get(stream, 0) + 1
         self._queue.push(Change(uid, plan.size, keys, urgent=bool(plan.deletes)))
+        if plan.puts:
+            self._leases.want(plan.lease)
 
     def _forget_plan(self, uid: str) -> None:
         if self._plans.pop(uid, None):
