@@ -44,6 +44,7 @@ def set_up(level: str) -> None:
     """Send all logs of the process to standard error as JSON; `level` is the least severity, in lower case."""
     # Ten thousand Pods are ten thousand lines: what no line shows is not looked up (docs.python.org, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001  that page's way to look up no caller
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()

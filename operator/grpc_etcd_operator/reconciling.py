@@ -59,6 +59,8 @@ class Reconciler:
 
     def note_service(self, kind: str | None, raw: Mapping[str, Any]) -> None:
         """Take a GrpcService's watch event. A deletion is only a hint: with its CRD every object goes."""
+        if kind != "DELETED" and self._is_known(raw["metadata"]):
+            return
         service = parse_service(raw, self._prefixes)
         if service.uid in self.world.gone:
             return  # told late; whatever has its name now is another
@@ -73,6 +75,11 @@ class Reconciler:
         for uid in replaced:
             self.forget_service(uid)
 
+    def _is_known(self, metadata: Mapping[str, Any]) -> bool:
+        """Say whether it is the echo of what we wrote ourselves: parsing it again costs as much as a registration."""
+        known, version = self.world.services.get(metadata["uid"]), metadata.get("resourceVersion")
+        return known is not None and bool(version) and known.resource_version == version
+
     def _find_replaced(self, new: GrpcService) -> list[str]:
         """Find the GrpcService (by UID) in whose place a new one of the same name has come."""
         return [each.uid for each in self.world.services.values() if each.reference == new.reference]
@@ -81,6 +88,7 @@ class Reconciler:
         """Take it that a GrpcService is gone for good."""
         self._services_changed(self.world.forget_service(uid))
         self.tally.forget_service(uid)
+        self.on_status([uid])  # so that nothing is kept of it there
 
     def forget_owner(self, seen: Seen, station: Station) -> None:
         """Take it that the unit behind an owner record is gone for good, which was never seen alive."""

@@ -68,6 +68,7 @@ class GrpcService:
     name: str
     created: str = ""
     generation: int = 0
+    resource_version: str = ""
     spec: Spec | None
     faults: tuple[str, ...] = ()
     status: Mapping[str, Any]
@@ -102,6 +103,7 @@ def parse_service(raw: Mapping[str, Any], prefixes: Mapping[str, str | None] = N
         name=metadata["name"],
         created=metadata.get("creationTimestamp") or "",
         generation=metadata.get("generation") or 0,
+        resource_version=metadata.get("resourceVersion") or "",
         spec=None if faults else spec,
         faults=tuple(faults),
         status=raw.get("status") or {},

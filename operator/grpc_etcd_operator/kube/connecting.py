@@ -2,11 +2,12 @@
 
 The official client reads kubeconfig files and service accounts with all their plug-ins, and renews tokens; its
 generated API is synchronous and builds an object for each field, so requests go through aiohttp (docs/decisions).
-The token is asked for anew every second in which there are requests: an expired one is replaced without a restart.
+The token is asked for anew after a while, and at once when it was refused: a new one is used without a restart.
 """
 
 import ssl
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from kubernetes import config as kube_config
 from kubernetes.client import Configuration
 
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-KNOWN_SECONDS = 1.0  # the package reads its settings anew each time it is asked, which takes longer than a request
+KNOWN_SECONDS = 10.0  # the package reads its settings anew each time it is asked, which takes longer than a request
 
 
 class NoClusterError(Exception):
@@ -49,7 +50,10 @@ class Connection:
             self._read_again_at = time.monotonic() + KNOWN_SECONDS
         if self._header:
             request.headers["Authorization"] = self._header
-        return await handler(request)
+        response = await handler(request)
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            self._read_again_at = 0.0
+        return response
 
     def _read_header(self) -> str | None:
         configuration = self._configuration
