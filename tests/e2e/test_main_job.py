@@ -55,6 +55,25 @@ def test_not_ready_terminating_and_deleted_pods_have_no_key(scene: Any) -> None:
     assert scene.client.get(owner_key(scene.cluster, terminating.uid)) is None
 
 
+def test_the_lease_of_a_pod_waits_for_it_to_turn_ready_and_goes_with_it(scene: Any) -> None:
+    def has_lease(pod: Any) -> bool:
+        return scene.client.time_to_live(scene.lease(pod.uid)) is not None
+
+    scene.start()
+    scene.apply()
+    other = scene.pod(labels={"app": "other"}, ready=False)
+    never_ready, late = scene.pod(ready=False), scene.pod(ready=False)
+    for pod in (never_ready, late):
+        wait_until(lambda: has_lease(pod), "a lease before anything is put under it")  # noqa: B023
+    assert not scene.registry.keys()
+    scene.kubelet.ready(late)
+    scene.registry.wait_addresses(late.address)
+    assert not has_lease(other)
+    scene.api.client.delete(never_ready.item, grace_seconds=0)
+    wait_until(lambda: not has_lease(never_ready), "no lease of a Pod that is gone")
+    assert has_lease(late)
+
+
 def test_a_new_ip_replaces_the_old_key(scene: Any) -> None:
     scene.start()
     scene.apply()

@@ -52,13 +52,17 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """All that a unit ought to have in one registry. `gone`: the unit will never come back, its lease may go too."""
+    """All that a unit ought to have in one registry. `gone`: the unit will never come back, its lease may go too.
+
+    `is_awaited`: it has, or will have as soon as it is ready, something to put under its lease.
+    """
 
     unit: Unit
     wanted: tuple[Wanted, ...] = ()
     references: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
     gone: bool = False
+    is_awaited: bool = False
 
 
 def make_pod_desired(pod: Pod, services: Iterable[GrpcService], registry: str, *, gone: bool = False) -> Desired:
@@ -69,16 +73,18 @@ def make_pod_desired(pod: Pod, services: Iterable[GrpcService], registry: str, *
     wanted: dict[bytes, Wanted] = {}
     references: list[str] = []
     faults: list[Fault] = []
+    is_awaited = False
     for service in sorted(services, key=lambda each: each.age_order):
         if service.spec is None or registry not in service.spec.registries:
             continue
+        is_awaited |= service.spec.enable and bool(pod.ip) and not pod.terminating
         records = _wanted_of(pod, service, service.spec, registry, faults)
         references += [service.reference] if records else []
         for record in records:
             older = wanted.setdefault(record.key, record)
             if older is not record:
                 faults.append(_shadowed(record))
-    return Desired(unit, tuple(wanted.values()), tuple(references), tuple(faults))
+    return Desired(unit, tuple(wanted.values()), tuple(references), tuple(faults), is_awaited=is_awaited)
 
 
 def make_service_desired(service: GrpcService, registry: str, *, accepted: bool, gone: bool = False) -> Desired:

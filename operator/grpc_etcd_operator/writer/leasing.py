@@ -1,7 +1,7 @@
 """The leases of one registry's units: granted by deterministic ids, kept alive while we lead, revoked for the dead.
 
-Leases are granted ahead, while what is to be put under them waits for its turn. A revoke cannot be fenced, so it is
-used only for units that are gone for good: their UID never comes back.
+Leases are granted ahead, before there is anything to put under them: a Pod that turns ready waits for one round trip
+less. A revoke cannot be fenced, so it is used only for units that are gone for good: their UID never comes back.
 """
 
 import asyncio
@@ -61,7 +61,8 @@ class Leases:
 
     def revoke(self, lease: int) -> None:
         """Revoke a lease soon, whose unit is gone for good and whose keys are deleted."""
-        if lease in self._kept:
+        self._ahead.pop(lease, None)
+        if lease in self._kept or self._granting.pop(lease, None):
             self.forget(lease)
             self._doomed.append(lease)
             self._wake.set()
@@ -72,7 +73,7 @@ class Leases:
             self.forget(lease)
         self._doomed.clear()
         self._ahead.clear()
-        self._granting = {}  # what is still under way is not kept alive
+        self._granting.clear()
 
     async def run(self) -> None:
         """Grant what is wanted and revoke what is doomed, until cancelled.
@@ -94,20 +95,23 @@ class Leases:
 
     def _begin(self, lease: int) -> asyncio.Task[None]:
         self._ahead.pop(lease, None)
-        task = self._granting[lease] = asyncio.create_task(self._grant(lease, self._granting))
+        task = self._granting[lease] = asyncio.create_task(self._grant(lease))
         return task
 
-    async def _grant(self, lease: int, granting: dict[int, asyncio.Task[None]]) -> None:
+    async def _grant(self, lease: int) -> None:
+        is_new = True
         try:
             await self._etcd.lease(self._ttl, lease)
         except LeaseExists:
             is_new = False
-        else:
-            is_new = True
         finally:
-            granting.pop(lease, None)
-        if granting is not self._granting:
-            return
+            is_wanted = self._granting.get(lease) is asyncio.current_task()
+            if is_wanted:
+                del self._granting[lease]
+        if is_wanted:
+            self._keep(lease, is_new=is_new)
+
+    def _keep(self, lease: int, *, is_new: bool) -> None:
         if is_new:
             self._kept.add(lease)
             self._keep_alive.add(LeaseId(lease), self._ttl)

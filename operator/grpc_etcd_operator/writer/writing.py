@@ -243,6 +243,8 @@ class Writer:
             self._held_back[uid] = since
             return
         self._settle(plan, since)
+        if self._election.is_leading and (plan.puts or desired.is_awaited):
+            self._leases.want(plan.lease)
 
     def _make_plan(self, desired: Desired) -> Plan:
         uid = desired.unit.uid
@@ -268,8 +270,6 @@ class Writer:
             if stream := self._streams.find(key):
                 keys[stream] = keys.get(stream, 0) + 1
         self._queue.push(Change(uid, plan.size, keys, urgent=bool(plan.deletes)))
-        if plan.puts:
-            self._leases.want(plan.lease)
 
     def _forget_plan(self, uid: str) -> None:
         if self._plans.pop(uid, None):
