@@ -3,6 +3,7 @@
 Names and meanings are in one table, from which the reference is written.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -50,7 +51,7 @@ class Timings:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         name, meaning, labels = REGISTRATION
-        self._histogram = Histogram(name, meaning, labels, buckets=BUCKETS, registry=registry)
+        self._labelled = functools.cache(Histogram(name, meaning, labels, buckets=BUCKETS, registry=registry).labels)
 
     def note(self, registry: str, pod: Pod | None, plan: Plan) -> None:
         """Take a commit; only a Pod's becoming ready and its termination have timestamps."""
@@ -63,7 +64,7 @@ class Timings:
 
     def _observe(self, registry: str, change: str, since: int) -> None:
         if since:
-            self._histogram.labels(registry, change).observe(max(0.0, time.time() - since))
+            self._labelled(registry, change).observe(max(0.0, time.time() - since))
 
 
 class Samples(Collector):

@@ -5,7 +5,7 @@ stations                 ->  take_outcome  ->  Tally  ->  statuses and gates tha
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from grpc_etcd_operator.core.desired import Desired, Unit
@@ -31,7 +31,7 @@ class Reconciler:
         self.complete: set[str] = set()
         self.broken_objects = 0
         self._prefixes, self._timings = prefixes, timings
-        self.on_status: Callable[[Iterable[str]], None] = _ignore
+        self.on_status: Callable[[Collection[str]], None] = _ignore
         self.on_gate: Callable[[str], None] = _ignore
         self.on_service_deleted: Callable[[GrpcService], None] = _ignore
 
@@ -43,7 +43,7 @@ class Reconciler:
             self.forget_pod(message.metadata.uid)
             return
         try:
-            pod = parse_pod(message)
+            pod = parse_pod(message, self.world.pods.get(message.metadata.uid))
         except ValueError:
             self.broken_objects += 1
             log.exception("a Pod could not be read")
@@ -122,7 +122,7 @@ class Reconciler:
                 ready = {each.uid: _is_serving(pod, each) for each in self.world.selecting(pod)}
                 self.on_status(self.tally.note_selected(uid, ready))
                 self._consider_gate(pod)
-        self.on_status(uid for uid in concerned if uid in self.world.services)
+        self.on_status(concerned & self.world.services.keys())
         self._enqueue(concerned)
 
     def _enqueue(self, uids: Iterable[str], *, urgent: bool = False) -> None:

@@ -53,8 +53,11 @@ class Pod:
         return self.running and not self.terminating and bool(self.ip) and (self.ready or publish_not_ready)
 
 
-def parse_pod(pod: Any) -> Pod:
-    """Reduce a Pod (a message of Kubernetes, as `kube/messages.py` describes it) to its facts; most may be missing."""
+def parse_pod(pod: Any, known: Pod | None = None) -> Pod:
+    """Reduce a Pod (a message of Kubernetes, as `kube/messages.py` describes it) to its facts; most may be missing.
+
+    `known` is the same Pod as it was: what a Pod never changes is taken from there.
+    """
     metadata, spec, status = pod.metadata, pod.spec, pod.status
     if not metadata.uid:
         raise ValueError(f"Pod {metadata.namespace}/{metadata.name} has no UID")
@@ -67,8 +70,8 @@ def parse_pod(pod: Any) -> Pod:
         created=metadata.creationTimestamp.seconds,
         node=sys.intern(spec.nodeName),
         ip=status.podIP,
-        labels={sys.intern(name): sys.intern(value) for name, value in metadata.labels.items()},
-        ports=_parse_ports(spec.containers, spec.initContainers),
+        labels=_parse_labels(metadata.labels, known.labels if known else {}),
+        ports=known.ports if known else _parse_ports(spec.containers, spec.initContainers),
         running=status.phase == "Running",
         ready=_is_ready(gates, conditions),
         terminating=metadata.HasField("deletionTimestamp"),
@@ -91,6 +94,12 @@ def _is_ready(gates: list[str], conditions: Mapping[str, Any]) -> bool:
 def _is_true(conditions: Mapping[str, Any], kind: str) -> bool:
     condition = conditions.get(kind)
     return condition is not None and condition.status == "True"
+
+
+def _parse_labels(found: Mapping[str, str], known: Mapping[str, str]) -> Mapping[str, str]:
+    if (labels := dict(found)) == known:
+        return known
+    return {sys.intern(name): sys.intern(value) for name, value in labels.items()}
 
 
 _PORTS: dict[tuple[Port, ...], tuple[Port, ...]] = {}

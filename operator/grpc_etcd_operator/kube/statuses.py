@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,9 +46,9 @@ class Reporter:
         self._next_look = math.inf
         self._wake = asyncio.Event()
 
-    def look_at(self, services: Iterable[str]) -> None:
+    def look_at(self, services: Collection[str]) -> None:
         """Look at these GrpcServices' statuses soon."""
-        if self._spacing.note(services, time.monotonic()) < self._next_look:
+        if services and self._spacing.note(services, time.monotonic()) < self._next_look:
             self._wake.set()
 
     def look_at_gate(self, pod: str) -> None:

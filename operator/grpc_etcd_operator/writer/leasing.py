@@ -62,7 +62,8 @@ class Leases:
     def revoke(self, lease: int) -> None:
         """Revoke a lease soon, whose unit is gone for good and whose keys are deleted."""
         self._ahead.pop(lease, None)
-        if lease in self._kept or self._granting.pop(lease, None):
+        if lease in self._kept or lease in self._granting:
+            self._granting.pop(lease, None)
             self.forget(lease)
             self._doomed.append(lease)
             self._wake.set()

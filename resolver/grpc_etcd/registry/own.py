@@ -17,6 +17,8 @@ SYNCED_PREFIX = ROOT + b"synced/"
 OWNER_PREFIX = ROOT + b"owner/"
 POLICY_PREFIX = ROOT + b"policy/"
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 def leader_key(cluster: str) -> bytes:
     """Give the key whose creator may write for `cluster`."""
@@ -74,7 +76,7 @@ class OwnerRecord:
         }
         if self.adjustments:
             record["adjustments"] = {key.decode(): list(made) for key, made in sorted(self.adjustments.items())}
-        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+        return _ENCODE(record).encode()
 
     @classmethod
     def from_json(cls, value: bytes) -> "OwnerRecord | Rejected":

@@ -45,8 +45,8 @@ def make_raw_pod(
     }
 
 
-def read_raw_pod(raw: dict[str, Any]) -> Pod:
-    return parse_pod(json_format.ParseDict(raw, message_class("Pod")(), ignore_unknown_fields=True))
+def read_raw_pod(raw: dict[str, Any], known: Pod | None = None) -> Pod:
+    return parse_pod(json_format.ParseDict(raw, message_class("Pod")(), ignore_unknown_fields=True), known)
 
 
 def make_raw_service(
@@ -69,7 +69,7 @@ def pod() -> Callable[..., Pod]:
 
 
 @pytest.fixture(scope="session")
-def read_pod() -> Callable[[dict[str, Any]], Pod]:
+def read_pod() -> Callable[..., Pod]:
     return read_raw_pod
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from grpc_etcd_operator.core.pods import GATE, Pod, Port, find_port
 
 RawPod = Callable[..., dict[str, Any]]
-ReadPod = Callable[[dict[str, Any]], Pod]
+ReadPod = Callable[..., Pod]
 OTHER_GATE = "example.com/warm"
 states = st.sampled_from(["True", "False", "Unknown", None])
 
@@ -75,6 +75,33 @@ def test_changes_that_matter_to_nobody_leave_an_equal_pod(raw_pod: RawPod, read_
     noisy["status"]["conditions"].append({"type": "PodScheduled", "status": "True"})
     assert read_pod(noisy) == read_pod(raw_pod())
     assert read_pod(raw_pod(annotations={"grpc-etcd.dev/weight": "7"})) != read_pod(raw_pod())
+
+
+@given(
+    phases=st.tuples(st.sampled_from(["Pending", "Running"]), st.sampled_from(["Running", "Failed"])),
+    ips=st.tuples(st.sampled_from(["", "10.0.0.1"]), st.sampled_from(["10.0.0.1", "10.0.0.2"])),
+    readiness=st.tuples(states, states),
+    versions=st.tuples(st.sampled_from(["1", "2"]), st.sampled_from(["1", "2"])),
+    deleted=st.sampled_from([{"seconds": 1_767_225_609}, None]),
+)
+def test_what_is_known_of_a_pod_hides_no_change(
+    raw_pod: RawPod,
+    read_pod: ReadPod,
+    *,
+    phases: tuple[str, str],
+    ips: tuple[str, str],
+    readiness: tuple[str | None, str | None],
+    versions: tuple[str, str],
+    deleted: dict[str, int] | None,
+) -> None:
+    before, after = (
+        raw_pod(ip=ip, labels={"app": "greeter", "version": version}, deletionTimestamp=at)
+        for ip, version, at in zip(ips, versions, (None, deleted), strict=True)
+    )
+    for raw, phase, ready in zip((before, after), phases, readiness, strict=True):
+        raw["status"]["phase"] = phase
+        set_conditions(raw, {"Ready": ready, "ContainersReady": "True"})
+    assert read_pod(after, read_pod(before)) == read_pod(after)
 
 
 def test_a_pod_without_a_uid_is_refused(raw_pod: RawPod, read_pod: ReadPod) -> None:
