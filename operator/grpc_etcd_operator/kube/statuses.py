@@ -24,7 +24,8 @@ from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
 from grpc_etcd_operator.reconciling import Reconciler
 
 log = logging.getLogger(__name__)
-AT_ONCE = 8
+STATUSES_AT_ONCE = 2  # each takes milliseconds away from the registrations of that moment
+GATES_AT_ONCE = 8
 HTTP_GONE = (404, 409, 422)  # the object, or the one with this UID, is no longer there
 
 
@@ -92,8 +93,8 @@ class Reporter:
     async def _write_statuses(self) -> None:
         due = self._spacing.take(time.monotonic()) if self._reconciler.may_write() else []
         writes = [(self._reconciler.world.services[uid], status) for uid in due if (status := self._make_status(uid))]
-        for start in range(0, len(writes), AT_ONCE):
-            await asyncio.gather(*(self._write_status(*each) for each in writes[start : start + AT_ONCE]))
+        for start in range(0, len(writes), STATUSES_AT_ONCE):
+            await asyncio.gather(*(self._write_status(*each) for each in writes[start : start + STATUSES_AT_ONCE]))
 
     def _make_status(self, uid: str) -> dict[str, Any] | None:
         """Work out a status that is to be written now; None where nothing is new, or only counts that can wait."""
@@ -125,8 +126,8 @@ class Reporter:
         due = [uid for uid, at in self._gates.items() if at <= now]
         for uid in due:
             del self._gates[uid]
-        for start in range(0, len(due), AT_ONCE):
-            await asyncio.gather(*(self._open_gate(uid) for uid in due[start : start + AT_ONCE]))
+        for start in range(0, len(due), GATES_AT_ONCE):
+            await asyncio.gather(*(self._open_gate(uid) for uid in due[start : start + GATES_AT_ONCE]))
 
     async def _open_gate(self, uid: str) -> None:
         pod = self._reconciler.world.pods.get(uid)
