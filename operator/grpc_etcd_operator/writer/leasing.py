@@ -86,12 +86,16 @@ class Leases:
 
         A lease that cannot be granted now is granted with what is put under it, one that cannot be revoked runs out.
         """
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._doomed or self._ahead:
-                batch, self._doomed = self._doomed[:AT_ONCE], self._doomed[AT_ONCE:]
-                await asyncio.gather(self._grant_ahead(), *(self._revoke(lease) for lease in batch))
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._doomed or self._ahead:
+                    batch, self._doomed = self._doomed[:AT_ONCE], self._doomed[AT_ONCE:]
+                    await asyncio.gather(self._grant_ahead(), *(self._revoke(lease) for lease in batch))
+        finally:
+            for grant in self._granting.values():
+                grant.cancel()
 
     async def _grant_ahead(self) -> None:
         try:
