@@ -1,5 +1,6 @@
 """One writer per registry: hand-over, takeover, frozen leaders, foreign scopes. Nothing is lost or written twice."""
 
+import itertools
 import time
 from typing import Any
 
@@ -41,6 +42,30 @@ def test_sigterm_hands_over_at_once_and_keys_stay(scene: Any) -> None:
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
     wait_until(scene.has_mark, "the mark is put again")
+
+
+@pytest.mark.faults
+def test_a_touch_that_a_killed_leader_owed_its_readers_is_put_by_the_next(scene: Any) -> None:
+    def touched() -> int:
+        record = scene.client.get(f"/jupiter/greeter/settled/{scene.cluster}".encode())
+        return int(record.mod_revision) if record else 0
+
+    leader, _ = start_pair(scene)
+    scene.apply()
+    pods = [scene.pod(ready=False) for _ in range(3)]
+    for change, addresses in itertools.cycle(
+        [(scene.kubelet.ready, [p.address for p in pods]), (scene.kubelet.unready, [])]
+    ):
+        before = touched()
+        for pod in pods:
+            change(pod)
+        scene.registry.wait_addresses(*addresses)
+        leader.process.pause()
+        if touched() == before:
+            break
+        leader.process.resume()  # the touch was put before the process could be frozen
+    leader.process.kill()
+    wait_until(lambda: touched() > before, "the next leader puts the touch")
 
 
 @pytest.mark.faults

@@ -156,6 +156,7 @@ class Station:
                 if self._owners in prefixes:
                     self._on_change()
             case Changed(events=events):
+                self.writer.note_events(events)
                 changed = self.mirror.apply(events)
                 if changed:
                     self.writer.enqueue(changed)

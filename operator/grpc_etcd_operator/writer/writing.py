@@ -18,7 +18,7 @@ from typing import Protocol
 from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.errors import EtcdError, InvalidRequest, LeaseNotFound
-from grpc_etcd.etcd.model import LeaseId, Listing, Record, Revision, TransactionResult
+from grpc_etcd.etcd.model import Event, LeaseId, Listing, Record, Revision, TransactionResult
 from grpc_etcd.registry.pace import Change, PacedQueue
 from grpc_etcd_operator.core.desired import Desired, Fault
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
@@ -142,6 +142,23 @@ class Writer:
         for uid, since in held.items():
             self._dirty.setdefault(uid, since)
         self._wake.set()
+
+    def note_events(self, events: Iterable[Event]) -> None:
+        """Take what readers are told while another replica leads: whoever takes over owes them its settling touches."""
+        if self._election.is_leading:
+            return
+        now = time.monotonic()
+        for event in events:
+            stream = self._streams.find(event.key)
+            touch = self._streams.touch(stream, self._cluster) if stream else None
+            if stream and touch:
+                self._note_event(stream, now, is_touch=event.key == touch[0])
+
+    def _note_event(self, stream: bytes, now: float, *, is_touch: bool) -> None:
+        if is_touch:
+            self._queue.note_touch(stream, now)
+        else:
+            self._queue.note(stream, 1, now)
 
     def _wake_for_work(self) -> None:
         if self._dirty or self._urgent or self._queue:

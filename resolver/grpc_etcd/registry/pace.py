@@ -143,11 +143,15 @@ class PacedQueue(Generic[S, T]):
         """Note that a stream's readers got `keys` events in one transaction."""
         self._keep(stream, self._rhythm_of(stream).wrote(self._pace_of(stream), keys, now))
 
+    def note_touch(self, stream: S, now: float) -> None:
+        """Note that a stream's settling touch was written."""
+        self._keep(stream, self._rhythm_of(stream).touched(now))
+
     def touches_due(self, now: float) -> list[S]:
         """Give the streams whose settling touch is due, and note it as written."""
         due = [stream for stream, _ in takewhile(lambda each: each[1].is_touch_due(now), self._bursts.items())]
         for stream in due:
-            self._keep(stream, self._rhythm_of(stream).touched(now))
+            self.note_touch(stream, now)
         for stream, rhythm in list(takewhile(lambda each: each[1].is_past_burst(now), self._rhythms.items())):
             if rhythm.is_forgettable(now):
                 del self._rhythms[stream]
