@@ -1,12 +1,19 @@
 """One writer per registry: hand-over, takeover, frozen leaders, foreign scopes. Nothing is lost or written twice."""
 
+import asyncio
 import itertools
 import time
+import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from testbed.conditions import wait_until
+from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd_operator.core.scope import Scope
+from grpc_etcd_operator.writer.electing import Election
+from testbed.conditions import PATIENCE_SECONDS, wait_until
+from testbed.etcd import EtcdServer
 
 LEADER_TTL_SECONDS = 3
 FROZEN_SECONDS = 60
@@ -42,6 +49,29 @@ def test_sigterm_hands_over_at_once_and_keys_stay(scene: Any) -> None:
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
     wait_until(scene.has_mark, "the mark is put again")
+
+
+def test_who_has_resigned_does_not_campaign_again(etcd: EtcdServer) -> None:
+    async def hand_over_to_the_next() -> None:
+        async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
+            cluster = uuid.uuid4().hex
+            first, second = (Election(client, cluster, name, Scope(), 10, lambda: None) for name in "ab")
+            runs = [group.create_task(first.run())]
+            await until(lambda: first.is_leading)
+            runs.append(group.create_task(second.run()))
+            await until(lambda: second.is_leader_known)
+            await first.resign()
+            await until(lambda: second.is_leading)
+            for run in runs:
+                run.cancel()
+
+    async def until(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not holds():  # noqa: ASYNC110  nobody tells when
+                await asyncio.sleep(0.001)
+
+    for _ in range(20):  # both hear of it at the same time, so it is a race if it is one
+        asyncio.run(hand_over_to_the_next())
 
 
 @pytest.mark.faults

@@ -36,6 +36,7 @@ class Election:
         self._is_listed = False
         self._news = asyncio.Event()
         self._not_before = 0.0
+        self._has_resigned = False
         self._keep_alive = etcd.keep_alive(self._lost_lease)
         self.lease = LeaseId(0)
         self.revision = 0
@@ -85,14 +86,19 @@ class Election:
             group.create_task(self._watch())
             while True:
                 self._news.clear()
-                if self._is_listed and self._leader is None and time.monotonic() >= self._not_before:
+                if self._may_campaign():
                     await self._campaign()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_SECONDS):
                         await self._news.wait()
 
+    def _may_campaign(self) -> bool:
+        is_open = self._is_listed and self._leader is None
+        return is_open and not self._has_resigned and time.monotonic() >= self._not_before
+
     async def resign(self) -> None:
-        """Hand over at once: the lease goes, and with it the leader's key and the synced mark."""
+        """Hand over at once and for good: the lease goes, and with it the leader's key and the synced mark."""
+        self._has_resigned = True
         if not self.lease:
             return
         lease, self.lease = self.lease, LeaseId(0)
