@@ -1,5 +1,6 @@
 """Wait for conditions and find free ports: what every part of the test bed needs, and what replaces sleeping."""
 
+import asyncio
 import random
 import socket
 import time
@@ -23,6 +24,13 @@ def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = P
             raise TimeoutError(f"waited {timeout_seconds:g} s in vain: {what} (last seen: {value!r})")
         time.sleep(POLL_SECONDS)
     return value
+
+
+async def until(condition: Callable[[], object], timeout_seconds: float = PATIENCE_SECONDS) -> None:
+    """Let the event loop work until the condition is true; raise TimeoutError when that lasts too long."""
+    async with asyncio.timeout(timeout_seconds):
+        while not condition():  # noqa: ASYNC110  threads, servers and time itself change it
+            await asyncio.sleep(POLL_SECONDS)
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -1,13 +1,14 @@
 """Liveness by freshness, on real streams: bytes count, silence does not, and who still tries to open one is alive."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 from aiohttp import web
 
 from grpc_etcd_operator.kube.freshness import Freshness
+from testbed.conditions import until
 
 LIMIT_SECONDS = 0.4  # instead of minutes
 
@@ -49,19 +50,13 @@ async def server() -> AsyncIterator[tuple[Streams, str]]:
     await runner.cleanup()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  what is waited for is time itself
-            await asyncio.sleep(0.01)
-
-
 async def test_a_silent_stream_is_deaf_and_a_word_ends_that(server: tuple[Streams, str]) -> None:
     streams, url = server
     freshness = Freshness(lambda _: None, deaf_seconds=LIMIT_SECONDS, gap_seconds=LIMIT_SECONDS)
     async with aiohttp.ClientSession(trace_configs=[freshness.trace()]) as session, session.get(url) as response:
         assert freshness.is_fresh()
         assert not freshness.is_deaf()
-        await until(freshness.is_deaf)
+        await until(freshness.is_deaf, 20.0)
         assert not freshness.is_fresh()
         assert freshness.event_age("pods") >= LIMIT_SECONDS
         streams.speak.set()
@@ -103,11 +98,11 @@ async def test_a_server_that_refuses_makes_nobody_deaf_but_what_is_known_is_stal
         async with asyncio.timeout(20):
             while await try_and_look():  # noqa: ASYNC110  as above
                 await asyncio.sleep(0.01)
-        await until(freshness.is_deaf)  # nobody tries any more
+        await until(freshness.is_deaf, 20.0)  # nobody tries any more
 
 
 async def test_who_never_opened_a_watch_is_deaf_in_the_end() -> None:
     freshness = Freshness(lambda _: None, deaf_seconds=LIMIT_SECONDS, gap_seconds=LIMIT_SECONDS)
     assert not freshness.is_fresh()
     assert not freshness.is_deaf()
-    await until(freshness.is_deaf)
+    await until(freshness.is_deaf, 20.0)

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,10 +11,11 @@ import pytest
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.writer.electing import Election
-from testbed.conditions import PATIENCE_SECONDS, wait_until
+from testbed.conditions import until, wait_until
 from testbed.etcd import EtcdServer
 
 LEADER_TTL_SECONDS = 3
+LONG_LEADER_TTL_SECONDS = 60
 FROZEN_SECONDS = 60
 
 
@@ -27,16 +27,16 @@ def revisions(scene: Any) -> dict[str, int]:
     return {key: record.mod_revision for key, record in scene.registry.keys().items()}
 
 
-def start_pair(scene: Any) -> tuple[Any, Any]:
+def start_pair(scene: Any, leader_ttl_seconds: int = LEADER_TTL_SECONDS) -> tuple[Any, Any]:
     """Start a leader and a warm standby."""
-    leader = scene.start(f"--leader-ttl={LEADER_TTL_SECONDS}").wait_leading()
-    standby = scene.start(f"--leader-ttl={LEADER_TTL_SECONDS}")
+    leader = scene.start(f"--leader-ttl={leader_ttl_seconds}").wait_leading()
+    standby = scene.start(f"--leader-ttl={leader_ttl_seconds}")
     wait_until(lambda: len(standby.lines("a complete list has been seen")) == 2, "the standby is warm")
     return leader, standby
 
 
 def test_sigterm_hands_over_at_once_and_keys_stay(scene: Any) -> None:
-    leader, standby = start_pair(scene)
+    leader, standby = start_pair(scene, LONG_LEADER_TTL_SECONDS)  # waiting for its end would be noticed
     scene.apply()
     pods = [scene.pod() for _ in range(3)]
     scene.registry.wait_addresses(*(pod.address for pod in pods))
@@ -51,27 +51,19 @@ def test_sigterm_hands_over_at_once_and_keys_stay(scene: Any) -> None:
     wait_until(scene.has_mark, "the mark is put again")
 
 
-def test_who_has_resigned_does_not_campaign_again(etcd: EtcdServer) -> None:
-    async def hand_over_to_the_next() -> None:
-        async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
-            cluster = uuid.uuid4().hex
-            first, second = (Election(client, cluster, name, Scope(), 10, lambda: None) for name in "ab")
-            runs = [group.create_task(first.run())]
-            await until(lambda: first.is_leading)
-            runs.append(group.create_task(second.run()))
-            await until(lambda: second.is_leader_known)
-            await first.resign()
-            await until(lambda: second.is_leading)
-            for run in runs:
-                run.cancel()
-
-    async def until(holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not holds():  # noqa: ASYNC110  nobody tells when
-                await asyncio.sleep(0.001)
-
-    for _ in range(20):  # both hear of it at the same time, so it is a race if it is one
-        asyncio.run(hand_over_to_the_next())
+@pytest.mark.parametrize("turn", range(20))  # both hear of it at the same time, so it is a race if it is one
+async def test_who_has_resigned_does_not_campaign_again(etcd: EtcdServer, turn: int) -> None:
+    async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
+        cluster = f"resigned-{turn}-{uuid.uuid4()}"
+        first, second = (Election(client, cluster, name, Scope(), 10, lambda: None) for name in "ab")
+        runs = [group.create_task(first.run())]
+        await until(lambda: first.is_leading)
+        runs.append(group.create_task(second.run()))
+        await until(lambda: second.is_leader_known)
+        await first.resign()
+        await until(lambda: second.is_leading)
+        for run in runs:
+            run.cancel()
 
 
 @pytest.mark.faults

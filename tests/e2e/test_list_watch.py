@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from grpc_etcd_operator.kube.client import Client
 from grpc_etcd_operator.kube.list_watch import ListWatch
 from grpc_etcd_operator.kube.messages import message_class
+from testbed.conditions import until
 from testbed.proxy import TcpProxy
 from tests.e2e.conftest import Scene
 
@@ -50,12 +51,6 @@ class Told:
 
     def take_list(self, namespace: str, listed: frozenset[str]) -> None:
         self.lists.append((namespace, listed))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  threads and servers change it
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.writer.electing import Election
 from grpc_etcd_operator.writer.marking import Mark
 from grpc_etcd_operator.writer.station import Station
-from testbed.conditions import wait_until
+from testbed.conditions import until, wait_until
 from testbed.proxy import TcpProxy
 
 LEADER_TTL_SECONDS = 3
@@ -110,23 +109,18 @@ async def test_it_is_gone_while_a_change_is_overdue(etcd: Any) -> None:
     )
     running = asyncio.create_task(station.run())
 
-    async def until(condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110  etcd decides
-                await asyncio.sleep(0.02)
-
-    await until(lambda: station.mark.is_put)
+    await until(lambda: station.mark.is_put, 20.0)
     # Nothing is written before what stands under its prefix is known, and that is not even followed yet.
     facts.wants = Wanted(encoded.key, encoded.value, "s1", layout, endpoint)
     prefix = station.streams.learn(layout, "greeter")
     station.enqueue(["p1"])
     began = time.monotonic()
-    await until(lambda: not station.mark.is_put)
+    await until(lambda: not station.mark.is_put, 20.0)
     assert time.monotonic() - began >= overdue_seconds
     assert await station.etcd.get(synced_key("c1")) is None
     assert await station.etcd.get(encoded.key) is None
     station.feed.follow([prefix])
-    await until(lambda: station.mark.is_put)
+    await until(lambda: station.mark.is_put, 20.0)
     assert await station.etcd.get(encoded.key)
     running.cancel()
     await asyncio.wait([running])

@@ -77,7 +77,7 @@ def make_pod_desired(pod: Pod, services: Iterable[GrpcService], registry: str, *
     for service in sorted(services, key=lambda each: each.age_order):
         if service.spec is None or registry not in service.spec.registries:
             continue
-        is_awaited |= service.spec.enable and bool(pod.ip) and not pod.terminating
+        is_awaited |= service.spec.enable and pod.is_serving(publish_not_ready=True)
         records = _wanted_of(pod, service, service.spec, registry, faults)
         references += [service.reference] if records else []
         for record in records:

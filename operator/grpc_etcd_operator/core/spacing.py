@@ -52,10 +52,12 @@ class Spacing:
 
     def may_write_counts(self, uid: str, now: float) -> bool:
         """Say whether one whose counts alone have changed is to be written now; if not, it waits for its turn."""
-        turn = self._turns[uid] if uid in self._turns else self._turns.setdefault(uid, self._take_turn(uid, now))
-        if turn > now:
-            self._waiting[uid] = turn
-        return turn <= now
+        if uid not in self._turns:
+            self._turns[uid] = self._take_turn(uid, now)
+        if self._turns[uid] <= now:
+            return True
+        self._waiting[uid] = self._turns[uid]
+        return False
 
     def _take_turn(self, uid: str, now: float) -> float:
         """Give the next turn: few at once, then one after the other; nobody waits for ever."""

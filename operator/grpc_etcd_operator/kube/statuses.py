@@ -7,6 +7,7 @@ bad also becomes a Kubernetes Event. Whatever fails is tried again after a pause
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import time
@@ -92,9 +93,10 @@ class Reporter:
 
     async def _write_statuses(self) -> None:
         due = self._spacing.take(time.monotonic()) if self._reconciler.may_write() else []
-        writes = [(self._reconciler.world.services[uid], status) for uid in due if (status := self._make_status(uid))]
-        for start in range(0, len(writes), STATUSES_AT_ONCE):
-            await asyncio.gather(*(self._write_status(*each) for each in writes[start : start + STATUSES_AT_ONCE]))
+        # Worked out only when their turn comes: of a thousand the last would be old news, and no gate waits for them.
+        statuses = ((self._reconciler.world.services[uid], made) for uid in due if (made := self._make_status(uid)))
+        while some := list(itertools.islice(statuses, STATUSES_AT_ONCE)):
+            await asyncio.gather(self._open_gates(), *(self._write_status(*each) for each in some))
 
     def _make_status(self, uid: str) -> dict[str, Any] | None:
         """Work out a status that is to be written now; None where nothing is new, or only counts that can wait."""

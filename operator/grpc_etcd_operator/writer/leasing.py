@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.aio.client import KEEP_ALIVE_STREAMS
 from grpc_etcd.etcd.errors import EtcdError, LeaseExists, LeaseNotFound
 from grpc_etcd.etcd.model import LeaseId
 
@@ -17,7 +18,6 @@ AT_ONCE = 64
 # One stream carries 1,400 renewals a second at least, also through a follower (measured): with such a time to live that
 # is 28,000 leases. Each more wakes the process up as often again: 500 leases took a tenth more CPU with four.
 LONG_TTL_SECONDS = 60
-STREAMS_OF_SHORT_TTL = 4
 # Adopted leases are renewed within a third of this: nobody knows how little time they have left.
 ADOPTED_REMAINING_SECONDS = 9.0
 
@@ -32,7 +32,7 @@ class Leases:
         self._ahead: dict[int, None] = {}
         self._granting: dict[int, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
-        streams = 1 if ttl_seconds >= LONG_TTL_SECONDS else STREAMS_OF_SHORT_TTL
+        streams = 1 if ttl_seconds >= LONG_TTL_SECONDS else KEEP_ALIVE_STREAMS
         self._keep_alive = etcd.keep_alive(self._lost, streams=streams)
 
     def __len__(self) -> int:
@@ -40,12 +40,10 @@ class Leases:
 
     def adopt(self, lease: int) -> None:
         """Keep a lease alive that somebody granted before."""
-        if lease not in self._kept:
-            self._kept.add(lease)
-            self._keep_alive.add(LeaseId(lease), self._ttl, remaining_seconds=ADOPTED_REMAINING_SECONDS)
+        self._keep(lease, ADOPTED_REMAINING_SECONDS)
 
     def want(self, lease: int) -> None:
-        """Grant a lease soon: something waits to be put under it."""
+        """Grant a lease soon: something is, or will be, waiting to be put under it."""
         if lease not in self._kept and lease not in self._granting:
             self._ahead[lease] = None
             self._wake.set()
@@ -98,8 +96,11 @@ class Leases:
                 grant.cancel()
 
     async def _grant_ahead(self) -> None:
+        some = [lease for lease, _ in zip(self._ahead, range(AT_ONCE), strict=False)]
+        for lease in some:
+            del self._ahead[lease]
         try:
-            await self.ensure([lease for lease, _ in zip(self._ahead, range(AT_ONCE), strict=False)])
+            await self.ensure(some)
         except EtcdError:
             self._ahead.clear()
 
@@ -109,24 +110,22 @@ class Leases:
         return task
 
     async def _grant(self, lease: int) -> None:
-        is_new = True
+        remaining_seconds = None
         try:
             await self._etcd.lease(self._ttl, lease)
         except LeaseExists:
-            is_new = False
+            remaining_seconds = ADOPTED_REMAINING_SECONDS
         finally:
             is_wanted = self._granting.get(lease) is asyncio.current_task()
             if is_wanted:
                 del self._granting[lease]
         if is_wanted:
-            self._keep(lease, is_new=is_new)
+            self._keep(lease, remaining_seconds)
 
-    def _keep(self, lease: int, *, is_new: bool) -> None:
-        if is_new:
+    def _keep(self, lease: int, remaining_seconds: float | None) -> None:
+        if lease not in self._kept:
             self._kept.add(lease)
-            self._keep_alive.add(LeaseId(lease), self._ttl)
-        else:
-            self.adopt(lease)
+            self._keep_alive.add(LeaseId(lease), self._ttl, remaining_seconds=remaining_seconds)
 
     async def _revoke(self, lease: int) -> None:
         try:

@@ -149,16 +149,12 @@ class Writer:
             return
         now = time.monotonic()
         for event in events:
-            stream = self._streams.find(event.key)
-            touch = self._streams.touch(stream, self._cluster) if stream else None
-            if stream and touch:
-                self._note_event(stream, now, is_touch=event.key == touch[0])
-
-    def _note_event(self, stream: bytes, now: float, *, is_touch: bool) -> None:
-        if is_touch:
-            self._queue.note_touch(stream, now)
-        else:
-            self._queue.note(stream, 1, now)
+            if stream := self._streams.find(event.key):
+                touch = self._streams.touch(stream, self._cluster)
+                if touch and event.key == touch[0]:
+                    self._queue.note_touch(stream, now)
+                else:
+                    self._queue.note(stream, 1, now)
 
     def _wake_for_work(self) -> None:
         if self._dirty or self._urgent or self._queue:

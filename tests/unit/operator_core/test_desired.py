@@ -31,6 +31,34 @@ specs = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize(
+    ("phase", "metadata", "spec", "is_awaited"),
+    [
+        ("Running", {}, {}, True),
+        ("Running", {"ip": ""}, {}, False),
+        ("Pending", {}, {}, False),
+        ("Succeeded", {}, {}, False),
+        ("Running", {"deletionTimestamp": {"seconds": 1_767_225_609}}, {}, False),
+        ("Running", {}, {"enable": False}, False),
+        ("Running", {}, {"registries": ["second"]}, False),
+    ],
+)
+def test_a_lease_is_needed_soon_for_who_runs_and_is_wanted(
+    raw_pod: Callable[..., dict[str, Any]],
+    read_pod: Pods,
+    service: Services,
+    *,
+    phase: str,
+    metadata: dict[str, Any],
+    spec: dict[str, Any],
+    is_awaited: bool,
+) -> None:
+    raw = raw_pod(ready=False, **metadata)
+    raw["status"]["phase"] = phase
+    desired = make_pod_desired(read_pod(raw), [service(**spec)], "default")
+    assert (desired.is_awaited, desired.wanted) == (is_awaited, ())
+
+
 @given(raw=st.lists(specs, max_size=4), ready=st.booleans(), chance=st.randoms(use_true_random=False))
 def test_the_order_of_services_decides_nothing_and_no_key_comes_twice(
     pod: Pods, service: Services, *, raw: list[dict[str, Any]], ready: bool, chance: random.Random

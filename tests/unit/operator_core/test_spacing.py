@@ -77,8 +77,30 @@ def test_counts_of_many_that_change_on_and_on_take_turns() -> None:
     play = Play([(round_ * 2.5, uid, False) for round_ in range(40) for uid in NAMES])
     first = [at for times in play.written.values() for at in times if at < COUNTS_WAIT_SECONDS]
     assert COUNTS_AT_ONCE <= len(first) <= COUNTS_AT_ONCE + COUNTS_WAIT_SECONDS * COUNTS_PER_SECOND + 1
-    for times in play.written.values():
-        assert all(later - earlier >= COUNTS_SPACING_SECONDS for earlier, later in itertools.pairwise(times))
+    assert max(play.waited[False]) <= COUNTS_WAIT_SECONDS + SETTLE_SECONDS + 2 * PASS_SECONDS + SLACK
+
+
+def test_counts_of_many_that_change_once_are_all_written_in_the_end() -> None:
+    play = Play([(0.0, uid, False) for uid in NAMES])
+    times = sorted(itertools.chain(*play.written.values()))
+    assert len(times) == len(NAMES)
+    assert times[COUNTS_AT_ONCE - 1] == SETTLE_SECONDS
+    assert times[COUNTS_AT_ONCE] > SETTLE_SECONDS
+
+
+def test_counts_of_one_that_changes_on_and_on_are_written_soon_and_then_seldom() -> None:
+    play = Play([(number * SETTLE_SECONDS / 2, "a", False) for number in range(1000)])
+    times = play.written["a"]
+    assert times[0] == SETTLE_SECONDS
+    assert all(later - earlier >= COUNTS_SPACING_SECONDS for earlier, later in itertools.pairwise(times))
+    assert len(times) >= 1000 * SETTLE_SECONDS / 2 / (COUNTS_SPACING_SECONDS + PASS_SECONDS)
+
+
+def test_judgements_of_one_that_change_on_and_on_are_written_every_two_seconds() -> None:
+    times = Play([(number * SETTLE_SECONDS / 2, "a", True) for number in range(1000)]).written["a"]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert len(pauses) > 10
+    assert all(SPACING_SECONDS - SLACK <= pause <= SPACING_SECONDS + SETTLE_SECONDS for pause in pauses)
 
 
 def test_counts_of_a_few_are_written_when_they_have_settled() -> None:
@@ -93,6 +115,14 @@ def test_what_failed_is_looked_at_again_after_a_pause() -> None:
     spacing.wrote("a", 1.0)
     spacing.failed("a", 5.0)
     assert spacing.next_pass_at() == 5.0 + RETRY_SECONDS
+
+
+def test_who_notes_something_learns_when_it_can_be_looked_at() -> None:
+    spacing = Spacing()
+    assert spacing.note(["a"], 0.0) == SETTLE_SECONDS
+    assert spacing.note([], 0.0) == math.inf
+    spacing.take(SETTLE_SECONDS)
+    assert spacing.note(["b"], SETTLE_SECONDS) == SETTLE_SECONDS + PASS_SECONDS == spacing.next_pass_at()
 
 
 def test_nothing_waits_of_what_is_gone() -> None:
