@@ -6,7 +6,7 @@ RUN := $(BIN)/python
 QUICK := not faults and not interop and not matrix
 
 .DEFAULT_GOAL := help
-.PHONY: help dev gen check fmt test test-unit test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-interop test-matrix test-cluster demo bench-etcd bench-operator bench-client image clean
+.PHONY: help dev gen check fmt test test-unit test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-model test-interop test-matrix test-cluster hunt demo bench-etcd bench-operator bench-client image clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,11 +22,15 @@ dev: $(VENV)/.ready ## Make the virtual environment with everything that develop
 gen: dev ## Write all generated files anew
 	$(RUN) -m testbed.generate
 
-check: dev ## Lint, types, import rules, freshness of generated files, fast tests (under a minute)
+check: dev ## Lint, types, import rules, dependencies, dead code, freshness of generated files, fast tests (under a minute)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry resolver --optional-dependencies-dev-groups operator
+	$(BIN)/deptry operator --optional-dependencies-dev-groups cli
+	$(BIN)/deptry testbed bench examples tests --ignore DEP002,DEP004
+	$(BIN)/vulture
 	$(RUN) -m testbed.generate --check
 	$(RUN) -m pytest -q tests/unit
 
@@ -47,7 +51,7 @@ test-e2e: dev ## Run the tests of the whole on an API server and an etcd
 	$(RUN) -m testbed.build
 	$(RUN) -m pytest -m '$(QUICK)' tests/e2e
 
-test-faults: test-faults-e2e test-faults-parts ## Run the slow tests that kill, freeze and cut off real processes
+test-faults: test-faults-e2e test-model test-faults-parts ## Run the slow tests that kill, freeze and cut off real processes
 
 test-faults-parts: dev ## Run those of each part
 	$(RUN) -m testbed.build
@@ -55,7 +59,11 @@ test-faults-parts: dev ## Run those of each part
 
 test-faults-e2e: dev ## Run those of the whole
 	$(RUN) -m testbed.build
-	$(RUN) -m pytest -m faults tests/e2e
+	$(RUN) -m pytest -m faults --ignore tests/e2e/model tests/e2e
+
+test-model: dev ## Run the random model of bad days for five minutes, with a seed that it prints
+	$(RUN) -m testbed.build
+	$(RUN) -m pytest -m faults tests/e2e/model
 
 test-interop: dev ## Run the real Go clients and writers of every format against ours
 	$(RUN) -m testbed.build --interop
@@ -67,6 +75,10 @@ test-matrix: dev ## Run beside other etcd clients in one process, and read our k
 
 test-cluster: dev ## Install image and chart on the cluster of KUBECONFIG and roll everything under load
 	$(RUN) -m testbed.cluster
+
+hunt: dev ## Draw many other examples in every test of drawn examples (TIMES=100, ONLY=tests/unit/client)
+	$(RUN) -m testbed.build
+	HUNT_TIMES=$(or $(TIMES),20) $(RUN) -m pytest -m hypothesis --hypothesis-profile hunt --timeout 0 $(or $(ONLY),--ignore tests/e2e tests)
 
 demo: dev ## Show the main job on a real API server and a real etcd (KEEP=1 stays up, CLUSTER=1 uses KUBECONFIG)
 	$(RUN) -m testbed.demo $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster)

@@ -20,6 +20,7 @@ from pathlib import Path
 import grpc
 
 import grpc_etcd
+from bench import many_services as many
 from bench.client_worker import METHOD, SERVICE
 from bench.rolling import BACKENDS, LEAST_CALLS, THREADS, rolling_restart
 from grpc_etcd.etcd import Etcd, ops
@@ -33,8 +34,15 @@ ROUNDS = 40
 ROUND_SECONDS = 0.3
 CHANGES = 60
 FLOOD_SECONDS = 60
-FLOOD_RATE = 1000
 CELLS = (("sync", 1), ("sync", 8), ("aio", 1), ("aio", 64))
+MANY = (1, 100, 400, 1000)
+JUDGED = 400
+MANY_GOALS = (
+    ("threads", "", 20),
+    ("memory_mib", "MiB", 200),
+    ("idle_percent", "% of a core", 1),
+    ("first_seconds", "s", 3),
+)
 LAYOUT = Jupiter()
 
 
@@ -138,7 +146,7 @@ def latency(table: Table, etcd: EtcdServer, addresses: list[str]) -> None:
     changing = addresses[-1]
     host = changing.encode()
     with grpc_etcd.Registry(etcd.endpoints) as registry, registry.insecure_channel(SERVICE) as channel:
-        call = channel.unary_unary("/bench.Who/Where")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/bench.Who/Where")
         call(b"", timeout=30, wait_for_ready=True)
         added, removed = [], []
         key, value = record(changing)
@@ -182,7 +190,9 @@ def who_servers(count: int) -> Iterator[list[str]]:
     for number in range(1, count + 1):
         server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         address = f"127.0.9.{number}:{server.add_insecure_port(f'127.0.9.{number}:0')}"
-        handler = grpc.unary_unary_rpc_method_handler(lambda _, __, address=address: address.encode())
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
+            lambda _, __, address=address: address.encode()
+        )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Who", {"Where": handler}),))
         server.start()
         servers.append(server)
@@ -257,7 +267,8 @@ def measure_updates(
     registry.configure(SERVICE, grpc_etcd.Policy(subset=LARGEST_SET))
     with registry.insecure_channel(SERVICE) as channel:
         registry.wait_for_endpoints(SERVICE, 60, at_least=len(addresses))
-        channel.unary_unary(METHOD)(b"x", timeout=60, wait_for_ready=True)
+        first: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+        first(b"x", timeout=60, wait_for_ready=True)
         time.sleep(3)  # until every endpoint is connected and the process is at rest
         cpus, walls = [], []
         old, new = addresses[0], spare
@@ -279,7 +290,7 @@ def flood(table: Table, etcd: EtcdServer, addresses: list[str]) -> None:
     client = Etcd(etcd.endpoints)
     put_all(client, addresses)
     with grpc_etcd.Registry(etcd.endpoints) as registry, registry.insecure_channel(SERVICE) as channel:
-        call = channel.unary_unary(METHOD)
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         call(b"x", timeout=30, wait_for_ready=True)
         stop, failures, calls = threading.Event(), [0], [0]
 
@@ -354,6 +365,30 @@ def restarts(table: Table) -> None:
     )
 
 
+def many_services(table: Table, etcd: EtcdServer, address: str) -> None:
+    """Follow many services from one process, and have as many plain channels beside them."""
+    with Etcd(etcd.endpoints) as client:
+        for number in range(max(MANY)):
+            name = many.service(number)
+            made = LAYOUT.encode(name, grpc_etcd.Endpoint(name=name, address=address))
+            assert isinstance(made, KeyValue)
+            client.put(*made)
+    for count in MANY:
+        for kind, target in (("native", address), ("registry", etcd.endpoints)):
+            add_many(table, f"{count} {'services' if kind == 'registry' else 'plain channels'}", count, kind, target)
+
+
+def add_many(table: Table, what: str, count: int, kind: str, target: str) -> None:
+    command = [sys.executable, "-m", "bench.many_services", kind, target, str(count)]
+    found = json.loads(subprocess.check_output(["sh", "-c", 'ulimit -n 4096; exec "$@"', "sh", *command], text=True))
+    is_judged = kind == "registry" and count == JUDGED
+    for figure, unit, most in MANY_GOALS:
+        goal = f"<= {most:g}" if is_judged else ""
+        met = found[figure] <= most if is_judged else None
+        table.add(f"{what}: {figure.rpartition('_')[0] or figure}", f"{found[figure]:.2f} {unit}", goal, met=met)
+    table.add(f"{what}: descriptors", f"{found['descriptors']:.0f}")
+
+
 def resident_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 2**20
@@ -368,6 +403,7 @@ def main() -> None:
         ports = [closing.enter_context(echo_server(f"127.0.6.{number}")) for number in (1, 2)]
         addresses = [f"127.0.6.{number}:{port}" for number, port in zip((1, 2), ports, strict=True)]
         put_all(client, addresses)
+        many_services(table, etcd, addresses[0])
         throughput(table, etcd, addresses)
         start_up(table, etcd)
         with who_servers(3) as who:

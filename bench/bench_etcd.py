@@ -125,7 +125,7 @@ class Environments:
     def run(self, client: str, address: str, work: Sequence[str]) -> Figures:
         """Let a client do a piece of work in a fresh process."""
         python = self._pythons.get(client, Path(sys.executable))
-        command = [python, WORKER, client, address, *work]
+        command: list[str | Path] = [python, WORKER, client, address, *work]
         done = subprocess.run(command, env=variables(), stdout=subprocess.PIPE, timeout=WORK_SECONDS, check=True)
         figures: Figures = json.loads(done.stdout)
         return figures
@@ -133,7 +133,7 @@ class Environments:
 
 def etcdctl(address: str, *arguments: str, words: str | None = None) -> str:
     """Run etcdctl once."""
-    command = [binary("etcdctl"), f"--endpoints={address}", *arguments]
+    command: list[str | Path] = [binary("etcdctl"), f"--endpoints={address}", *arguments]
     return subprocess.run(command, input=words, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
@@ -150,7 +150,7 @@ def etcdctl_batches(address: str) -> Figures:
 
 def etcdctl_listing(address: str) -> Figures:
     """One process, whose output is thrown away."""
-    command = [binary("etcdctl"), f"--endpoints={address}", "get", "--prefix", "list/"]
+    command: list[str | Path] = [binary("etcdctl"), f"--endpoints={address}", "get", "--prefix", "list/"]
     return timed(LISTED_KEYS, lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))
 
 

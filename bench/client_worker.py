@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any
 
 import grpc
 
@@ -39,7 +38,7 @@ def report(latencies: list[float], wall: float, cpu: float) -> dict[str, float]:
 
 class SyncCaller:
     def __init__(self, channel: grpc.Channel, concurrency: int) -> None:
-        self._call = channel.unary_unary(METHOD)
+        self._call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         self._concurrency = concurrency
         self._call(b"x", timeout=30, wait_for_ready=True)
 
@@ -62,8 +61,8 @@ class SyncCaller:
 
 
 class AioCaller:
-    def __init__(self, channel: Any, concurrency: int) -> None:
-        self._call = channel.unary_unary(METHOD)
+    def __init__(self, channel: grpc.aio.Channel, concurrency: int) -> None:
+        self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         self._concurrency = concurrency
 
     async def run(self, seconds: float) -> dict[str, float]:
@@ -109,7 +108,8 @@ async def serve_aio(kind: str, target: str, concurrency: int) -> None:
         if registry
         else grpc.aio.insecure_channel(f"ipv4:{target}", [ROUND_ROBIN])
     )
-    await channel.unary_unary(METHOD)(b"x", timeout=30, wait_for_ready=True)
+    warm: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+    await warm(b"x", timeout=30, wait_for_ready=True)
     caller = AioCaller(channel, concurrency)
     while not (command := await asyncio.to_thread(sys.stdin.readline)).startswith("quit"):
         answer(await caller.run(float(command.split()[1])))

@@ -12,7 +12,6 @@ from bench.measuring import Visibility, ready_in_provider, ready_in_slice
 from bench.rig import NAMESPACE, PORT, SERVICES, Rig
 from testbed.build import binary
 from testbed.conditions import free_port, wait_until
-from testbed.controller_manager import ENDPOINT_SLICES
 from testbed.etcd import EtcdServer
 from testbed.kubernetes_api import Object
 from testbed.process import Process
@@ -124,7 +123,7 @@ def open_slices(rig: Rig, services: int) -> Iterator[Running]:
         command = [
             str(binary("kube-controller-manager")),
             f"--kubeconfig={rig.api.kubeconfig}",
-            f"--controllers={','.join(ENDPOINT_SLICES)}",
+            "--controllers=endpointslice-controller",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
             f"--secure-port={free_port()}",

@@ -221,6 +221,7 @@ class Cslab(Threads):
                 pass
 
     def watch(self, prefix: bytes, seen: Callable[[bytes], None]) -> Callable[[], None]:
+        cancel: Callable[[], None]
         events, cancel = self.client.watch_prefix(prefix)
 
         def follow() -> None:

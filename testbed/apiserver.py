@@ -24,8 +24,10 @@ from testbed.certificates import Authority, write_signing_key
 from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
 from testbed.kubernetes_api import KubernetesApi, make_kubeconfig
-from testbed.process import Process
+from testbed.process import Process, whole_lines
 
+# It takes some ten seconds of one core's time, of which a busy machine has little.
+START_SECONDS = 200.0
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -114,7 +116,7 @@ class ApiServer:
 
     def wait_ready(self) -> None:
         """Wait until it serves and has made its own namespaces."""
-        self.process.wait_ready(self.client.is_ready)
+        self.process.wait_ready(self.client.is_ready, START_SECONDS)
         wait_until(lambda: self.client.find("v1", "Namespace", "kube-system"), "the namespace kube-system")
         wait_until(lambda: self.client.find("v1", "Namespace", "default"), "the namespace default")
 
@@ -163,7 +165,7 @@ class ApiServer:
 
     def audit_events(self) -> list[dict[str, Any]]:
         """Every request so far, as the audit log has it."""
-        return [json.loads(line) for line in self.audit_log.read_text().splitlines()]
+        return [json.loads(line) for line in whole_lines(self.audit_log)]
 
     def close(self) -> None:
         """End the API server and its etcd and remove their data."""

@@ -1,6 +1,7 @@
 """A certificate authority for tests: server and client certificates, keys for service account tokens."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -29,9 +30,11 @@ class Authority:
         self.ca = folder / "ca.pem"
         self._authority.cert_pem.write_to_path(self.ca)
 
-    def issue(self, name: str, hosts: tuple[str, ...] = LOOPBACK_NAMES) -> Certificate:
+    def issue(
+        self, name: str, hosts: tuple[str, ...] = LOOPBACK_NAMES, not_after: datetime | None = None
+    ) -> Certificate:
         """Sign a certificate for hosts, with `name` as common name; an earlier one of that name is replaced."""
-        signed = self._authority.issue_cert(*hosts, common_name=name)
+        signed = self._authority.issue_cert(*hosts, common_name=name, not_after=not_after)
         cert, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         signed.private_key_pem.write_to_path(key)
         with cert.open("wb") as file:

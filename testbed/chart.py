@@ -25,7 +25,7 @@ Installs the operator that keeps a gRPC service registry in etcd true to the rea
 
 ```
 helm install grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --create-namespace \\
-  --set image.repository=REGISTRY/grpc-etcd-operator --set 'etcd.endpoints={etcd-0.etcd:2379,etcd-1.etcd:2379}'
+  --set image.repository=REGISTRY/grpc-etcd-operator --set 'etcd.endpoints={etcd.infra.svc.cluster.local:2379}'
 ```
 
 Without an etcd of your own, `--set etcd.bundled.enabled=true` starts a single member for a trial.

@@ -63,7 +63,14 @@ def install(home: Path, requirements: tuple[str, ...], python: str) -> None:
     """Make an environment; a mark at the end tells a whole one from one that was interrupted."""
     shutil.rmtree(home, ignore_errors=True)
     run([python, "-m", "venv", "--without-pip", home])
-    pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "--disable-pip-version-check"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        home / "bin/python",
+        "--disable-pip-version-check",
+    ]
     # Compiling grpcio takes half an hour: rather fail.
     run([*pip, "install", "--quiet", "--only-binary=grpcio,protobuf", *requirements])
     (home / "complete").write_text("\n".join(requirements) + "\n")

@@ -7,6 +7,7 @@
 Its data live in a temporary folder that close() removes. Every member can be killed, frozen and restarted by itself.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,20 +20,31 @@ from types import TracebackType
 from typing import Self
 
 from testbed.build import binary
-from testbed.certificates import Authority, Certificate
-from testbed.conditions import free_port
+from testbed.certificates import LOOPBACK_NAMES, Authority, Certificate
+from testbed.conditions import free_port, wait_until
 from testbed.process import Process
 
 PROBE_SECONDS = 2.0
+# By default etcdctl gives up after 2 and 5 seconds, in which a busy machine may not even have started it.
+ETCDCTL_LIMITS = ("--dial-timeout=60s", "--command-timeout=60s")
+LOOPBACK = "127.0.0.1"
+# What each of three members is called where each has a certificate for its own name only.
+OWN_NAMES = ("localhost", "127.0.0.2", "127.0.0.3")
+
+
+# Thrice etcd's own times: a busy machine keeps a leader waiting for longer than a second, and nobody else shall lead.
+CALM_ELECTIONS = ("--heartbeat-interval=300", "--election-timeout=3000")
 
 
 class Member:
     """One etcd process: its ports, its data and its log."""
 
-    def __init__(self, name: str, folder: Path, scheme: str) -> None:
-        self.name = name
-        self.endpoint = f"127.0.0.1:{free_port()}"
+    def __init__(self, name: str, folder: Path, scheme: str, host: str = LOOPBACK) -> None:
+        self.name, self.host = name, host
+        port = free_port()
+        self.endpoint = f"{host}:{port}"
         self.client_url = f"{scheme}://{self.endpoint}"
+        self.listen_url = f"{scheme}://{LOOPBACK if host == 'localhost' else host}:{port}"
         self.peer_url = f"http://127.0.0.1:{free_port()}"
         self.metrics_url = f"http://127.0.0.1:{free_port()}"
         self.data = folder / name
@@ -45,7 +57,7 @@ class Member:
             binary("etcd"),
             f"--name={self.name}",
             f"--data-dir={self.data}",
-            f"--listen-client-urls={self.client_url}",
+            f"--listen-client-urls={self.listen_url}",
             f"--advertise-client-urls={self.client_url}",
             f"--listen-peer-urls={self.peer_url}",
             f"--initial-advertise-peer-urls={self.peer_url}",
@@ -89,23 +101,37 @@ class Member:
 class EtcdServer:
     """An etcd of one or more members; `endpoints` is what clients are given, host:port separated by commas."""
 
-    def __init__(self, members: int, flags: Sequence[str], *, tls: bool, client_certificates: bool) -> None:
+    def __init__(
+        self, members: int, flags: Sequence[str], *, tls: bool, client_certificates: bool, own_names: bool
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="grpc-etcd-"))
         self.authority = Authority(self.folder / "certificates") if tls or client_certificates else None
         self.client_certificate: Certificate | None = self.authority.issue("client") if self.authority else None
         scheme = "https" if self.authority else "http"
-        self.members = tuple(Member(f"m{number}", self.folder, scheme) for number in range(members))
-        cluster = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
-        security = self._security_flags(client_certificates=client_certificates)
+        hosts = OWN_NAMES if own_names else (LOOPBACK,) * members
+        self.members = tuple(Member(f"m{number}", self.folder, scheme, host) for number, host in enumerate(hosts))
+        elections = CALM_ELECTIONS if len(self.members) > 1 else ()
+        self._cluster = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
         for member in self.members:
-            member.configure(cluster, [*security, *flags])
+            hosts = (member.host,) if own_names else LOOPBACK_NAMES
+            security = self._security_flags(member.name, hosts, client_certificates=client_certificates)
+            member.configure(self._cluster, [*security, *elections, *flags])
 
     @classmethod
     def start(
-        cls, members: int = 1, flags: Sequence[str] = (), *, tls: bool = False, client_certificates: bool = False
+        cls,
+        members: int = 1,
+        flags: Sequence[str] = (),
+        *,
+        tls: bool = False,
+        client_certificates: bool = False,
+        own_names: bool = False,
     ) -> Self:
-        """Start etcd and wait until every member serves; `client_certificates` demands them (mTLS)."""
-        server = cls(members, flags, tls=tls, client_certificates=client_certificates)
+        """Start etcd and wait until every member serves; `client_certificates` demands them (mTLS).
+
+        With `own_names` there are three members, each with a certificate for its own name alone.
+        """
+        server = cls(members, flags, tls=tls, client_certificates=client_certificates, own_names=own_names)
         try:
             server._start()
         except BaseException:
@@ -115,6 +141,12 @@ class EtcdServer:
 
     def __repr__(self) -> str:
         return f"<EtcdServer {self.endpoints}>"
+
+    def metric(self, name: str) -> float:
+        """Read one of the first member's metrics, summed over its labels."""
+        with urllib.request.urlopen(f"{self.members[0].metrics_url}/metrics") as answer:  # noqa: S310 (http)
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
 
     def __enter__(self) -> Self:
         return self
@@ -129,10 +161,10 @@ class EtcdServer:
         """Addresses of all members, host:port, separated by commas."""
         return ",".join(member.endpoint for member in self.members)
 
-    def _security_flags(self, *, client_certificates: bool) -> list[str]:
+    def _security_flags(self, member: str, hosts: tuple[str, ...], *, client_certificates: bool) -> list[str]:
         if self.authority is None:
             return []
-        server = self.authority.issue("server")
+        server = self.authority.issue("server" if hosts == LOOPBACK_NAMES else member, hosts)
         flags = [f"--cert-file={server.cert}", f"--key-file={server.key}"]
         return [*flags, "--client-cert-auth", f"--trusted-ca-file={server.ca}"] if client_certificates else flags
 
@@ -165,6 +197,36 @@ class EtcdServer:
         for member in self.members:
             member.resume()
 
+    def replace(self, member: Member) -> None:
+        """Put a new member in the place and at the address of one that is lost: a learner, until it is promoted.
+
+        It is for clusters without TLS, and of three members.
+        """
+        member.kill()
+        shutil.rmtree(member.data)
+        others = ",".join(each.client_url for each in self.members if each is not member)
+        listed = json.loads(self._ask("member", "list", "--write-out=json", endpoints=others))["members"]
+        old = next(each["ID"] for each in listed if each["name"] == member.name)
+        self._ask("member", "remove", f"{old:x}", endpoints=others)
+        # etcd takes no new member before it has heard for a while that all others are well.
+        added = ("member", "add", member.name, "--learner", f"--peer-urls={member.peer_url}")
+        wait_until(lambda: self._ask(*added, endpoints=others, check=False), "the new member is taken")
+        member.configure(self._cluster, ["--initial-cluster-state=existing"])
+        member.process.start()
+        wait_until(lambda: self._is_learner(member), "the learner answers")
+
+    def promote(self, member: Member) -> None:
+        """Make a learner a voter."""
+        others = ",".join(each.client_url for each in self.members if each is not member)
+        listed = json.loads(self._ask("member", "list", "--write-out=json", endpoints=others))["members"]
+        number = next(each["ID"] for each in listed if each["name"] == member.name)
+        promoted = ("member", "promote", f"{number:x}")
+        wait_until(lambda: self._ask(*promoted, endpoints=others, check=False), "it is in step, and promoted")
+
+    def _is_learner(self, member: Member) -> bool:
+        found = self._ask("endpoint", "status", "--write-out=json", endpoints=member.client_url, check=False)
+        return bool(found) and any(each["Status"].get("isLearner") for each in json.loads(found) or ())
+
     def save(self, folder: Path) -> None:
         """Stop, copy the data to a folder, and start again; together with load() this is a restored backup."""
         self.kill()
@@ -182,6 +244,9 @@ class EtcdServer:
 
     def etcdctl(self, *arguments: str, user: str = "", check: bool = True) -> str:
         """Run etcdctl against this etcd and return its output; `user` is name:password."""
+        return self._ask(*arguments, endpoints=self.urls, user=user, check=check)
+
+    def _ask(self, *arguments: str, endpoints: str, user: str = "", check: bool = True) -> str:
         certificate = self.client_certificate
         security = (
             [f"--cacert={certificate.ca}", f"--cert={certificate.cert}", f"--key={certificate.key}"]
@@ -191,7 +256,8 @@ class EtcdServer:
         answer = subprocess.run(
             [
                 binary("etcdctl"),
-                f"--endpoints={self.urls}",
+                f"--endpoints={endpoints}",
+                *ETCDCTL_LIMITS,
                 *security,
                 *([f"--user={user}"] if user else []),
                 *arguments,

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from testbed import chart, etcd_descriptor, references
+from testbed import api_reference, chart, etcd_descriptor, references
 
 GENERATORS: tuple[Callable[[], Mapping[Path, str]], ...] = (
     etcd_descriptor.outputs,
     chart.outputs,
     references.outputs,
+    api_reference.outputs,
 )
 
 

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import grpc
 
@@ -44,7 +44,17 @@ def decode_text(message: bytes) -> str:
     return message[start + 1 :].decode()
 
 
-def say_hello(channel: Any) -> Any:
+@overload
+def say_hello(channel: grpc.Channel) -> "grpc.UnaryUnaryMultiCallable[str, str]": ...
+
+
+@overload
+def say_hello(channel: grpc.aio.Channel) -> "grpc.aio.UnaryUnaryMultiCallable[str, str]": ...
+
+
+def say_hello(
+    channel: grpc.Channel | grpc.aio.Channel,
+) -> "grpc.UnaryUnaryMultiCallable[str, str] | grpc.aio.UnaryUnaryMultiCallable[str, str]":
     """Return the callable of the method on a sync or aio channel: `say_hello(channel)("world", timeout=1)`."""
     return channel.unary_unary(METHOD, request_serializer=encode_text, response_deserializer=decode_text)
 

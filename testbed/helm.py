@@ -85,13 +85,15 @@ class OperatorPod:
         self._materialize(api, spec, container, folder)
         arguments = [argument.replace(MOUNTS, f"{folder}{MOUNTS}") for argument in container["args"]]
         kubeconfig = api.service_account_kubeconfig(self.namespace, spec["serviceAccountName"])
-        environment = {entry["name"]: entry["value"] for entry in container.get("env", ())}
+        # What it would be filled in with from the Pod is made up here.
+        environment = {entry["name"]: entry.get("value", f"made-up-{id(self)}") for entry in container.get("env", ())}
+        self.environment = {name: value.replace(MOUNTS, f"{folder}{MOUNTS}") for name, value in environment.items()}
         self.port = next((port["containerPort"] for port in container.get("ports", ())), 0)
         self.process = Process(
             container["name"],
             [sys.executable, "-m", "grpc_etcd_operator", *arguments],
             folder / "log",
-            environment | {"KUBECONFIG": str(kubeconfig)},
+            self.environment | {"KUBECONFIG": str(kubeconfig)},
         )
 
     def __enter__(self) -> Self:
@@ -104,7 +106,7 @@ class OperatorPod:
     def asks(self, path: str) -> tuple[int, str]:
         """Ask the Pod's port as the kubelet and Prometheus do: status and text; status 0 while nobody listens."""
         try:
-            answer = urllib3.request("GET", f"http://127.0.0.1:{self.port}{path}", retries=False, timeout=5)
+            answer = urllib3.request("GET", f"http://127.0.0.1:{self.port}{path}", retries=False, timeout=30)
         except urllib3.exceptions.HTTPError:
             return 0, ""
         return answer.status, answer.data.decode()

@@ -12,7 +12,7 @@ from typing import Any
 
 from testbed.build import binary
 from testbed.conditions import PATIENCE_SECONDS, wait_until
-from testbed.process import Process
+from testbed.process import Process, whole_lines
 
 Event = dict[str, Any]
 # A window of calls is a quarter of a second; together these are long enough to reach every one of 120 backends.
@@ -31,8 +31,7 @@ class InteropProgram(Process):
 
     def events(self, kind: str) -> list[Event]:
         """Everything of one kind that it has printed so far."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        events = (parsed(line) for line in lines if line.startswith("{"))
+        events = (parsed(line) for line in whole_lines(self.log) if line.startswith("{"))
         return [event for event in events if event.get("event") == kind]
 
     def wait_for(self, kind: str) -> Event:

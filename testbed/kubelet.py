@@ -59,7 +59,10 @@ class Pod:
     containers_ready: bool = False
     server: Server | None = None
     finishing: bool = False
+    is_cut_off: bool = False
     gate_states: dict[str, bool] = field(default_factory=dict)
+    # Held while its status is made and written, so that an older one never comes after a newer.
+    reporting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def name(self) -> str:
@@ -230,6 +233,12 @@ class Kubelet:
         pod.containers_ready = False
         self._report(pod)
 
+    def die(self, pod: Pod) -> None:
+        """Let the Pod's node die: the node lifecycle controller sets the condition Ready, and nothing else changes."""
+        with pod.reporting:
+            pod.is_cut_off = True
+            self._patch_status(pod, {"conditions": [condition("Ready", value=False)]})
+
     def set_phase(self, pod: Pod, phase: str) -> None:
         """Report another phase, such as Failed after an eviction, and nothing else."""
         self._patch_status(pod, {"phase": phase})
@@ -275,6 +284,17 @@ class Kubelet:
 
     def _report(self, pod: Pod, phase: str = "Running") -> None:
         """Patch the whole status; conditions of others, such as those behind gates, are left alone."""
+        with pod.reporting:
+            pod.is_cut_off = False
+            self._write_status(pod, phase)
+
+    def _follow_gates(self, pod: Pod) -> None:
+        """Let Ready follow the readiness gates, as a kubelet that lives does for a Pod that has not ended."""
+        with pod.reporting:
+            if not (pod.finishing or pod.is_cut_off):
+                self._write_status(pod, "Running")
+
+    def _write_status(self, pod: Pod, phase: str) -> None:
         conditions = {
             "PodScheduled": True,
             "Initialized": True,
@@ -330,8 +350,8 @@ class Kubelet:
             self._workers.submit(self._end, pod, float(item["metadata"]["deletionGracePeriodSeconds"]))
         states = {entry["type"]: entry["status"] == "True" for entry in item["status"].get("conditions", [])}
         pod.gate_states = {gate: states.get(gate, False) for gate in pod.gates}
-        if pod.gates and states.get("Ready", False) != pod.is_ready and not pod.finishing:
-            self._workers.submit(self._report, pod)
+        if pod.gates and states.get("Ready", False) != pod.is_ready and not (pod.finishing or pod.is_cut_off):
+            self._workers.submit(self._follow_gates, pod)
 
     def _end(self, pod: Pod, grace_seconds: float) -> None:
         self._closing.wait(min(pod.pre_stop_seconds, grace_seconds))

@@ -14,12 +14,23 @@ import urllib3
 
 Object = dict[str, Any]
 CLUSTER_SCOPED = frozenset(
-    {"Namespace", "Node", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "PriorityClass"}
+    {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "Namespace",
+        "Node",
+        "PriorityClass",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
 )
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 STRATEGIC = "application/strategic-merge-patch+json"
 TIMEOUT_SECONDS = 30.0
+# Arbitrary; the API server itself tries a patch five times before it says that there is a conflict.
+PATCH_TRIES = 10
 # A server that has just been given a CRD says 429 and when to come again, which every client obeys.
 PATIENT = urllib3.Retry(
     connect=False, read=False, redirect=False, status=10, status_forcelist={429}, allowed_methods=None
@@ -140,8 +151,18 @@ class KubernetesApi:
         return self.call("PATCH", path_of(item) + "?fieldManager=testbed&force=true", item, APPLY)
 
     def patch(self, item: Object, change: Object, subresource: str = "", kind: str = MERGE) -> Object:
-        """Patch the named object, or its subresource such as "status"."""
-        return self.call("PATCH", path_of(item) + (f"/{subresource}" if subresource else ""), change, kind)
+        """Patch the named object, or its subresource such as "status".
+
+        It asks for no version, so it is tried again where the API server has given up against other writers.
+        """
+        path = path_of(item) + (f"/{subresource}" if subresource else "")
+        for _ in range(PATCH_TRIES - 1):
+            try:
+                return self.call("PATCH", path, change, kind)
+            except ApiError as error:
+                if error.status != 409:  # noqa: PLR2004 (Conflict)
+                    raise
+        return self.call("PATCH", path, change, kind)
 
     def delete(self, item: Object, grace_seconds: int | None = None) -> None:
         """Delete an object; one that is gone already is no error."""

@@ -20,10 +20,15 @@ def apply_manifest(client: KubernetesApi, path: Path, namespace: str = "") -> No
 def apply_crd(client: KubernetesApi) -> None:
     """Apply the product's CRD and wait until the API server serves it."""
     apply_manifest(client, ROOT / "crds/grpcservices.yaml")
+    wait_established(client)
+
+
+def wait_established(client: KubernetesApi, name: str = "grpcservices.grpc-etcd.dev") -> None:
+    """Wait until a CRD is served; `kubectl wait` fails at once where it has no status yet."""
 
     def is_established() -> bool:
-        crd = client.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", "grpcservices.grpc-etcd.dev")
+        crd = client.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", name) or {}
         states = crd.get("status", {}).get("conditions") or []
         return any(state["type"] == "Established" and state["status"] == "True" for state in states)
 
-    wait_until(is_established, "the CRD is established")
+    wait_until(is_established, f"the CRD {name} is established")

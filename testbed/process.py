@@ -21,6 +21,7 @@ from testbed.conditions import PATIENCE_SECONDS, POLL_SECONDS, wait_until
 
 GUARD = Path(__file__).with_name("guard.py")
 LOG_TAIL_LINES = 30
+STOP_SECONDS = 30.0  # a Pod's grace period by default
 
 
 class ProcessFailedError(Exception):
@@ -53,6 +54,12 @@ def start_guard() -> int:
     os.close(read)
     os.close(null)
     return write
+
+
+def whole_lines(file: Path) -> list[str]:
+    """Read the lines of a file that another program is writing, without the last one as long as it has no end."""
+    text = file.read_text(errors="replace") if file.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def is_stopped(pid: int) -> bool:
@@ -165,7 +172,7 @@ class Process:
         self.signal(signal.SIGKILL)
         self.wait()
 
-    def stop(self, grace_seconds: float = 10.0) -> int | None:
+    def stop(self, grace_seconds: float = STOP_SECONDS) -> int | None:
         """Ask it to end with SIGTERM, kill it after the grace period, and return the exit code."""
         self.signal(signal.SIGTERM)
         self.resume()

@@ -2,6 +2,9 @@
 
 It stands between a client and a real server, for faults that killing the server does not show: a connection that is
 reset while the server lives, and one that stays open while nothing comes through. It runs in a thread of its own.
+
+It accepts by itself: asyncio.Server, when it is closed, loses the sockets that it is just accepting, and does not know
+of them, so that no cut reaches them.
 """
 
 import asyncio
@@ -17,8 +20,16 @@ from testbed.conditions import free_port
 
 T = TypeVar("T")
 CHUNK_BYTES = 65536
+BACKLOG = 100  # as asyncio's
 # Close by reset, as a firewall or a dead peer does, not by an orderly end of stream.
 RESET = struct.pack("ii", 1, 0)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection at once, without sending what is left."""
+    with contextlib.suppress(OSError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    writer.transport.abort()
 
 
 class TcpProxy:
@@ -32,7 +43,8 @@ class TcpProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._ending: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._arriving = self._cuts = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy {self.address}", daemon=True)
         self._thread.start()
@@ -78,6 +90,11 @@ class TcpProxy:
         """Forward again; what was held back by black_hole() arrives now, as it would by TCP's own repetition."""
         self._run(self._heal())
 
+    def lead_to(self, upstream: str) -> None:
+        """Forward new connections to another address, as a Service does; those that are open stay as they are."""
+        host, _, port = upstream.rpartition(":")
+        self._upstream = (host, int(port))
+
     def close(self) -> None:
         """End all connections and the thread."""
         self._run(self._close())
@@ -86,26 +103,34 @@ class TcpProxy:
         self._loop.close()
 
     async def _start(self) -> asyncio.Event:
-        await self._listen()
+        self._listen()
         flowing = asyncio.Event()
         flowing.set()
         return flowing
 
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+    def _listen(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self._port), backlog=BACKLOG)
+        self._listener.setblocking(False)  # noqa: FBT003 (the socket module's own)
+        self._loop.add_reader(self._listener, self._take, self._listener)
+
+    def _take(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # whoever wanted to come may be gone
+            arrived, _ = listener.accept()
+            self._arriving += 1
+            self._note(asyncio.ensure_future(self._accept(arrived, self._cuts)))
 
     async def _cut(self) -> None:
+        self._cuts += 1
         for writer in tuple(self._writers):
-            with contextlib.suppress(OSError):
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            writer.transport.abort()
+            reset(writer)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1)
 
     async def _refuse(self) -> None:
-        if self._server:
-            self._server.close()
-            self._server = None
+        if self._listener:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         await self._cut()
 
     async def _hold(self) -> None:
@@ -113,11 +138,13 @@ class TcpProxy:
 
     async def _heal(self) -> None:
         self._flowing.set()
-        if self._server is None:
-            await self._listen()
+        if self._listener is None:
+            self._listen()
 
     async def _close(self) -> None:
         await self._refuse()
+        while self._arriving:  # noqa: ASYNC110 (a turn or two of the loop)
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -127,9 +154,16 @@ class TcpProxy:
             writer.transport.abort()
         await asyncio.gather(*self._ending.values())
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, arrived: socket.socket, cuts: int) -> None:
+        try:
+            reader, writer = await asyncio.open_connection(sock=arrived)
+        finally:
+            self._arriving -= 1
         self._writers.add(writer)
-        self._note(asyncio.current_task())
+        if cuts != self._cuts:
+            reset(writer)
+            self._drop(writer)
+            return
         try:
             there, back = await asyncio.open_connection(*self._upstream)
         except OSError:
@@ -139,8 +173,7 @@ class TcpProxy:
         for source, sink in ((reader, back), (there, writer)):
             self._note(asyncio.ensure_future(self._pump(source, sink, (writer, back))))
 
-    def _note(self, task: "asyncio.Task[None] | None") -> None:
-        assert task is not None  # noqa: S101  whoever calls from a task has one
+    def _note(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

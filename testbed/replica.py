@@ -1,5 +1,6 @@
 """A replica of the operator as a process of its own, and a view of a registry as any client has it."""
 
+import contextlib
 import itertools
 import json
 import sys
@@ -9,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from grpc_etcd.etcd import Etcd
+from grpc_etcd.etcd import DeadlineExceeded, Etcd, Unavailable
 from grpc_etcd.etcd.model import Record
 from testbed.conditions import wait_until
-from testbed.process import Process
+from testbed.process import Process, whole_lines
 
+SERVED = "metrics and health are served"
 NUMBERS = itertools.count(1)
+PROGRAM: Sequence[str | Path] = (sys.executable, "-m", "grpc_etcd_operator")
 
 
 class Replica:
@@ -26,33 +29,40 @@ class Replica:
         kubeconfig: Path,
         etcd: str,
         flags: tuple[str, ...],
-        program: Sequence[str | Path] = (sys.executable, "-m", "grpc_etcd_operator"),
+        program: Sequence[str | Path] = PROGRAM,
     ) -> None:
         self.log = folder / f"operator-{next(NUMBERS)}.log"
         command = [*program, "run", f"--etcd-endpoints={etcd}", "--metrics-port=0", *flags]
         environment = {"KUBECONFIG": str(kubeconfig), "PYTHONWARNINGS": "default"}
         self.process = Process("operator", command, self.log, environment)
+        self._port = self._served_before = 0
 
     def start(self) -> Self:
         """Start it; it is ready some time later."""
+        self._port, self._served_before = 0, len(self.lines(SERVED))
         self.process.start()
         return self
 
     def lines(self, message: str = "") -> list[dict[str, Any]]:
         """Give what it has logged, or the lines with one message."""
-        text = self.log.read_text() if self.log.exists() else ""
-        found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-        return [line for line in found if not message or line["message"] == message]
+        found = [json.loads(line) for line in whole_lines(self.log) if line.startswith("{")]
+        return [line for line in found if not message or line.get("message") == message]
 
     def text(self) -> str:
         """Give all that it has printed."""
         return self.log.read_text()
 
+    def _served(self) -> list[dict[str, Any]]:
+        """Give the lines that name its port since it was started last."""
+        return self.lines(SERVED)[self._served_before :]
+
     def get(self, path: str) -> tuple[int, str]:
-        """Ask its health port."""
-        port = self.lines("metrics and health are served")[-1]["port"]
+        """Ask its health port, as soon as it is open."""
+        if not self._port:
+            wait_until(lambda: self._served() or not self.process.is_running, f"its port is open\n{self.process}")
+            self._port = self._served()[-1]["port"]
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -94,7 +104,13 @@ class RegistryView:
     def wait_addresses(self, *addresses: str, name: str = "greeter", prefix: str = "jupiter") -> None:
         """Wait until a service has exactly these addresses."""
         wanted = sorted(addresses)
-        wait_until(lambda: self.addresses(name, prefix) == wanted, f"{name} has exactly {wanted}")
+
+        def has_them() -> bool:
+            with contextlib.suppress(Unavailable, DeadlineExceeded):  # it may have come back only just now
+                return self.addresses(name, prefix) == wanted
+            return False
+
+        wait_until(has_them, f"{name} has exactly {wanted}")
 
     def revision(self) -> int:
         """Give etcd's revision."""

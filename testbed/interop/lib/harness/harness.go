@@ -129,11 +129,11 @@ func printSet(addresses []string) {
 }
 
 func register(program Program, options Options) {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT) // before it is told: who hears of it may end us at once
 	unregister, err := program.Register(options)
 	check(err)
 	Print("registered", map[string]any{"address": options.Address})
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	<-stop
 	check(unregister())
 	Print("unregistered", map[string]any{"address": options.Address})
