@@ -8,9 +8,21 @@ import pytest
 
 from testbed.apiserver import ApiServer
 from testbed.etcd import EtcdServer
+from testbed.examples import register_profiles
 from testbed.kubelet import Kubelet
 from testbed.kubernetes_api import ApiError, Object
 from testbed.process import running_processes
+
+# Hypothesis makes a failing example smaller for up to 300 seconds; the usual limit would hide what it found.
+SHRINKING_SECONDS = 420
+
+register_profiles()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("hypothesis"):
+            item.add_marker(pytest.mark.timeout(SHRINKING_SECONDS))
 
 
 @pytest.fixture(scope="session")

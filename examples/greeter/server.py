@@ -21,7 +21,11 @@ class Greeter(greeter_pb2_grpc.GreeterServicer):
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def SayHello(self, request, context):  # noqa: ANN001, ANN201, ARG002, N802  (the name and shape are generated)
+    def SayHello(  # noqa: N802  (protoc makes the name)
+        self,
+        request: greeter_pb2.HelloRequest,
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> greeter_pb2.HelloReply:
         return greeter_pb2.HelloReply(message=f"Hello {request.name}, this is {self._name}")
 
 

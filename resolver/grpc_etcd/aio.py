@@ -6,46 +6,152 @@ registry serves any number of loops.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
 from grpc import aio
 
-from grpc_etcd.channels import Renewable, StreamedAnswer, UnaryAnswer
+from grpc_etcd.channels import FIRST_ANSWER_SECONDS, Renewable, StreamedAnswer, UnaryAnswer
 from grpc_etcd.feed import ViewSource
-from grpc_etcd.registering.bound import DRAIN_SECONDS, Binding, BoundAioServer
+from grpc_etcd.options import taking
+from grpc_etcd.registering.bound import DRAIN_SECONDS, BoundAioServer, check_server
+from grpc_etcd.registering.offloop import in_own_thread
+from grpc_etcd.registering.registrar import RegisterOptions, withdraw_all_async
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.snapshot import Snapshot
-from grpc_etcd.view import View
+from grpc_etcd.targets import is_address, service_name
+from grpc_etcd.view import WAIT_SECONDS, View
+from grpc_etcd.wishes import check_least, read_wait
 
 if TYPE_CHECKING:
     from grpc_etcd.client import Registry
     from grpc_etcd.compound import CompoundRegistry
     from grpc_etcd.following import ChannelOptions, Following
-    from grpc_etcd.registering.registrar import RegisterOptions, Registration
+    from grpc_etcd.publishing import FollowedService
+    from grpc_etcd.registering.registrar import Registration
+    from grpc_etcd.registry.policy import Policy
+    from grpc_etcd.stats import RegistryStats
+    from grpc_etcd.xds.service import MethodRoute
 
 
-class UnaryUnary(UnaryAnswer, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+class _AioUnaryAnswer(UnaryAnswer):
+    """The first calls of a channel may come before the registry has said what their timeout is.
+
+    A call must be returned at once, and an event loop must not be held up. So these calls go over a second channel to
+    the same target, whose innermost interceptor waits for the registry; from its answer on there are none.
+    """
+
+    def __init__(self, channel: "AioChannel", kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__(channel, kind, args, kwargs)
+        self._asked = channel
+
+    def _bounded(self, native: Any, timeout: float | None) -> tuple[Any, float | None]:
+        if timeout is None and self._limit is None and not self._channel.knows_timeout():
+            kind, args, kwargs = self._what
+            return getattr(self._asked.first.current(), kind)(*args, **kwargs), None
+        return native, self._timeout(timeout)
+
+
+class UnaryUnary(_AioUnaryAnswer, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]  # no generic when it runs
     """One request, one answer."""
 
 
-class StreamUnary(UnaryAnswer, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg, misc]
+class StreamUnary(_AioUnaryAnswer, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]  # no generic when it runs
     """Many requests, one answer."""
 
+    def __call__(self, request_iterator: Any = None, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # gRPC's name
+        """Make the call; without an iterator the requests are written to it one by one."""
+        return super().__call__(request_iterator, *args, **kwargs)
 
-class UnaryStream(StreamedAnswer, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+
+class UnaryStream(StreamedAnswer, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]  # no generic when it runs
     """One request, many answers."""
 
 
-class StreamStream(StreamedAnswer, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
+class StreamStream(StreamedAnswer, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]  # no generic when it runs
     """Many requests, many answers."""
+
+
+class AioChannel(Renewable[aio.Channel]):
+    """A native channel, and the one for calls before the registry has answered, made when there is such a call."""
+
+    def __init__(
+        self,
+        registry: "Following",
+        service: str,
+        options: "ChannelOptions",
+        make: Callable[[str, "ChannelOptions", list[Any]], aio.Channel],
+    ) -> None:
+        self._all = registry, service, options, make
+        self._first: Renewable[aio.Channel] | None = None
+        super().__init__(registry, service, options, lambda target, more: make(target, more, []))
+
+    @property
+    def first(self) -> Renewable[aio.Channel]:
+        """Give the channel for such calls."""
+        if self._first is None:
+            registry, service, options, make = self._all
+            waiting = [_UnaryWaiting(registry, service), _StreamWaiting(registry, service)]
+            self._first = Renewable(registry, service, options, lambda target, more: make(target, more, waiting))
+        return self._first
+
+    async def close(self, grace: float | None) -> None:
+        """Close both; what was inherited through a fork is left to the process that made it."""
+        for channel in (self, self._first):
+            if channel and channel.is_current:
+                await channel.native.close(grace)
+                channel.release()
+
+
+class _Waiting:
+    """Gives a call without a timeout the service's default, once the registry has answered or is out of reach."""
+
+    def __init__(self, registry: "Following", service: str) -> None:
+        self._registry = registry
+        self._service = service
+
+    async def _bounded(self, details: aio.ClientCallDetails) -> aio.ClientCallDetails:
+        if details.timeout is not None:
+            return details
+        begun = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_ANSWER_SECONDS):
+                await self._wait()
+        timeout = self._registry.default_timeout(self._service)
+        if timeout is None:
+            return details
+        left = max(0.0, timeout - (time.monotonic() - begun))
+        return aio.ClientCallDetails(
+            details.method, left, details.metadata, details.credentials, details.wait_for_ready
+        )
+
+    async def _wait(self) -> None:
+        with self._registry.pinned(self._service) as followed:
+            async for _ in _views(followed.feed):
+                if self._registry.is_policy_known(self._service):
+                    return
+
+
+class _UnaryWaiting(_Waiting, aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self, continuation: Callable[..., Any], client_call_details: aio.ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(await self._bounded(client_call_details), request)
+
+
+class _StreamWaiting(_Waiting, aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(
+        self, continuation: Callable[..., Any], client_call_details: aio.ClientCallDetails, request_iterator: Any
+    ) -> Any:
+        return await continuation(await self._bounded(client_call_details), request_iterator)
 
 
 class FollowingAioChannel(aio.Channel):
     """A `grpc.aio.Channel` that follows a service of a registry."""
 
-    def __init__(self, channel: Renewable[aio.Channel]) -> None:
+    def __init__(self, channel: AioChannel) -> None:
         self._channel = channel
 
     def __repr__(self) -> str:
@@ -81,8 +187,7 @@ class FollowingAioChannel(aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """As grpc.aio.Channel; a channel inherited through a fork is left to the process that made it."""
-        if self._channel.is_current:
-            await self._channel.native.close(grace)
+        await self._channel.close(grace)
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,6 +205,44 @@ class AioRegistry:
     def __repr__(self) -> str:
         return f"<AioRegistry of {self._registry!r}>"
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As `Registry.close`, in a thread: while etcd is away, withdrawing what is registered may take seconds."""
+        await in_own_thread(self._registry.close)
+
+    def configure(
+        self,
+        service: str,
+        policy: "Policy | None" = None,
+        *,
+        routes: "Iterable[MethodRoute] | None" = None,
+        strict_removal: bool | None = None,
+    ) -> None:
+        """As `Registry.configure`; does not block."""
+        self._registry.configure(service, policy, routes=routes, strict_removal=strict_removal)
+
+    def stats(self) -> "RegistryStats":
+        """As `Registry.stats`; does not block."""
+        return self._registry.stats()
+
+    def ready(self) -> bool:
+        """As `Registry.ready`; does not block."""
+        return self._registry.ready()
+
+    @property
+    def closed(self) -> bool:
+        """As `Registry.closed`."""
+        return self._registry.closed
+
+    def target(self, service: str) -> str:
+        """As `Registry.target`; does not block."""
+        return self._registry.target(service)
+
     def insecure_channel(
         self,
         service: str,
@@ -108,10 +251,12 @@ class AioRegistry:
         interceptors: Sequence[aio.ClientInterceptor] | None = None,
     ) -> aio.Channel:
         """Give a channel to the service that follows the registry; as `grpc.aio.insecure_channel` otherwise."""
+        service = service_name(service)
         return self._channel(
             service,
-            lambda target, more: aio.insecure_channel(  # by keyword, which is where OpenTelemetry adds its own
-                target, [*more, *(options or ())], compression, interceptors=interceptors
+            options,
+            lambda target, more, waiting: aio.insecure_channel(  # by keyword, where OpenTelemetry adds its own
+                target, more, compression, interceptors=[*(interceptors or ()), *waiting]
             ),
         )
 
@@ -124,40 +269,42 @@ class AioRegistry:
         interceptors: Sequence[aio.ClientInterceptor] | None = None,
     ) -> aio.Channel:
         """Give a channel over TLS; the name that the servers' certificates must carry is the service's."""
+        service = service_name(service)
         return self._channel(
             service,
-            lambda target, more: aio.secure_channel(
-                target, credentials, [*more, *(options or ())], compression, interceptors=interceptors
+            options,
+            lambda target, more, waiting: aio.secure_channel(
+                target, credentials, more, compression, interceptors=[*(interceptors or ()), *waiting]
             ),
         )
 
-    def _channel(self, service: str, make: Callable[[str, "ChannelOptions"], aio.Channel]) -> aio.Channel:
-        registry = self._registry
-        return FollowingAioChannel(Renewable(registry, service, lambda: make(*registry.prepare_channel(service))))
+    def _channel(
+        self,
+        service: str,
+        options: "ChannelOptions | None",
+        make: Callable[[str, "ChannelOptions", list[Any]], aio.Channel],
+    ) -> aio.Channel:
+        return FollowingAioChannel(AioChannel(self._registry, service, options or (), make))
 
     async def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
         """As `Registry.endpoints`."""
-        return await self._wait(service, lambda view: view.snapshot is not None, timeout_seconds)
+        with self._registry.pinned(service) as followed:
+            return await _wait(followed, followed.feed, lambda view: view.snapshot is not None, timeout_seconds)
 
     async def wait_for_endpoints(
-        self, service: str, timeout_seconds: float | None = None, *, at_least: int = 1
+        self, service: str, timeout_seconds: float | None = WAIT_SECONDS, *, at_least: int = 1
     ) -> Snapshot:
         """As `Registry.wait_for_endpoints`."""
-        return await self._wait(service, lambda view: view.has_endpoints(at_least), timeout_seconds)
-
-    async def _wait(self, service: str, is_enough: Callable[[View], bool], timeout_seconds: float | None) -> Snapshot:
+        check_least(at_least)
         with self._registry.pinned(service) as followed:
-            try:
-                async with asyncio.timeout(timeout_seconds):
-                    async for view in _views(followed.feed):
-                        if view.snapshot and is_enough(view):
-                            return view.snapshot
-            except TimeoutError:
-                pass
-            raise TimeoutError(followed.explain(timeout_seconds))
+            return await _wait(followed, followed.told, lambda view: view.has_endpoints(at_least), timeout_seconds)
 
-    async def watch_services(self, service: str) -> AsyncIterator[Snapshot]:
-        """As `Registry.watch_services`."""
+    def watch_services(self, service: str) -> AsyncIterator[Snapshot]:
+        """Do what `watch` does, whose older name this is."""
+        return self.watch(service)
+
+    async def watch(self, service: str) -> AsyncIterator[Snapshot]:
+        """As `Registry.watch`."""
         with self._registry.pinned(service) as followed:
             last: Snapshot | None = None
             async for view in _views(followed.feed):
@@ -173,13 +320,17 @@ class AioEtcdRegistry(AioRegistry):
         super().__init__(registry)
         self._etcd_registry = registry
 
+    def select(self, *, metadata: Mapping[str, str]) -> AioRegistry:
+        """As `Registry.select`; does not block."""
+        return self._etcd_registry.select(metadata=metadata).aio
+
     async def register(self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]") -> "Registration":
         """As `Registry.register`; a thread keeps it, so a blocked event loop never loses the lease."""
-        return await asyncio.to_thread(self._etcd_registry.register, endpoint, **options)
+        return self._etcd_registry.register(endpoint, **options)  # returns at once, so it cannot be cancelled halfway
 
-    async def unregister(self, which: "Registration | Endpoint", timeout_seconds: float = 5.0) -> bool:
-        """As `Registry.unregister`."""
-        return await asyncio.to_thread(self._etcd_registry.unregister, which, timeout_seconds)
+    async def unregister(self, which: "Registration | Endpoint", timeout_seconds: float | None = None) -> bool:
+        """As `Registry.unregister`; it is begun whatever becomes of the task."""
+        return all(await withdraw_all_async(self._etcd_registry.registrar.find(which), timeout_seconds))
 
     @contextlib.asynccontextmanager
     async def registered(
@@ -192,23 +343,41 @@ class AioEtcdRegistry(AioRegistry):
         finally:
             await registration.unregister_async()
 
+    @taking(RegisterOptions, "aio.bind")
     def bind(
         self,
         server: aio.Server,
         endpoint: Endpoint | str,
         *,
         drain_seconds: float = DRAIN_SECONDS,
+        health: bool | str = False,
         **options: "Unpack[RegisterOptions]",
     ) -> BoundAioServer:
         """As `Registry.bind`, for a `grpc.aio.Server`."""
-        registry = self._etcd_registry
-        return BoundAioServer(
-            server, Binding(lambda each: (registry.register(each, **options),), endpoint, drain_seconds)
-        )
+        check_server(server, is_aio=True)
+        endpoint = service_name(endpoint) if isinstance(endpoint, str) else endpoint
+        return BoundAioServer(server, self._etcd_registry.make_binding(endpoint, options, drain_seconds, health))
 
     async def list_services(self, service: str) -> tuple[Endpoint, ...]:
-        """As `Registry.list_services`."""
-        return await asyncio.to_thread(self._etcd_registry.list_services, service)
+        """Do what `read_endpoints` does, whose older name this is; `services` lists the services."""
+        return await self.read_endpoints(service)
+
+    async def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
+        """As `Registry.read_endpoints`."""
+        return await asyncio.to_thread(self._etcd_registry.read_endpoints, service)
+
+    async def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
+        """As `Registry.services`."""
+        return await asyncio.to_thread(self._etcd_registry.services)
+
+    async def watch_all(self) -> AsyncIterator[Mapping[str, tuple[Endpoint, ...]]]:
+        """As `Registry.watch_all`; takes a thread of the loop's executor for as long as it runs."""
+        watch = self._etcd_registry.watch_all()  # returns at once, so it cannot be cancelled halfway
+        try:
+            while (services := await asyncio.to_thread(next, watch, None)) is not None:
+                yield services
+        finally:
+            watch.close()
 
 
 class AioCompoundRegistry(AioRegistry):
@@ -220,13 +389,13 @@ class AioCompoundRegistry(AioRegistry):
 
     async def register(self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]") -> "tuple[Registration, ...]":
         """As `CompoundRegistry.register`; threads keep it, so a blocked event loop never loses the leases."""
-        return await asyncio.to_thread(self._compound.register, endpoint, **options)
+        return self._compound.register(endpoint, **options)
 
     async def unregister(
-        self, registrations: "Iterable[Registration]", timeout_seconds: float = 5.0
+        self, registrations: "Iterable[Registration]", timeout_seconds: float | None = None
     ) -> tuple[bool, ...]:
-        """As `CompoundRegistry.unregister`."""
-        return await asyncio.to_thread(self._compound.unregister, registrations, timeout_seconds)
+        """As `CompoundRegistry.unregister`; it is begun whatever becomes of the task."""
+        return await withdraw_all_async(tuple(registrations), timeout_seconds)
 
     @contextlib.asynccontextmanager
     async def registered(
@@ -239,21 +408,32 @@ class AioCompoundRegistry(AioRegistry):
         finally:
             await self.unregister(registrations)
 
+    @taking(RegisterOptions, "aio.bind")
     def bind(
         self,
         server: aio.Server,
         endpoint: Endpoint | str,
         *,
         drain_seconds: float = DRAIN_SECONDS,
+        health: bool | str = False,
         **options: "Unpack[RegisterOptions]",
     ) -> BoundAioServer:
         """As `CompoundRegistry.bind`, for a `grpc.aio.Server`."""
-        compound = self._compound
-        return BoundAioServer(server, Binding(lambda each: compound.register(each, **options), endpoint, drain_seconds))
+        check_server(server, is_aio=True)
+        endpoint = service_name(endpoint) if isinstance(endpoint, str) else endpoint
+        return BoundAioServer(server, self._compound.make_binding(endpoint, options, drain_seconds, health))
 
     async def list_services(self, service: str) -> tuple[Endpoint, ...]:
-        """As `CompoundRegistry.list_services`."""
-        return await asyncio.to_thread(self._compound.list_services, service)
+        """Do what `read_endpoints` does, whose older name this is; `services` lists the services."""
+        return await self.read_endpoints(service)
+
+    async def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
+        """As `CompoundRegistry.read_endpoints`."""
+        return await asyncio.to_thread(self._compound.read_endpoints, service)
+
+    async def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
+        """As `CompoundRegistry.services`."""
+        return await asyncio.to_thread(self._compound.services)
 
 
 def insecure_channel(
@@ -262,9 +442,10 @@ def insecure_channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[aio.ClientInterceptor] | None = None,
 ) -> aio.Channel:
-    """Give a channel of the default registry to `etcd:///name`, or just `name`."""
-    registry, service = _default_registry(target)
-    return registry.aio.insecure_channel(service, options, compression, interceptors)
+    """Give a channel of the default registry to `etcd:///name`, or just `name`; an address is left to `grpc.aio`."""
+    if is_address(target):
+        return aio.insecure_channel(target, options, compression, interceptors=interceptors)
+    return _default_registry().aio.insecure_channel(target, options, compression, interceptors)
 
 
 def secure_channel(
@@ -274,15 +455,32 @@ def secure_channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[aio.ClientInterceptor] | None = None,
 ) -> aio.Channel:
-    """Give a channel of the default registry over TLS to `etcd:///name`, or just `name`."""
-    registry, service = _default_registry(target)
-    return registry.aio.secure_channel(service, credentials, options, compression, interceptors)
+    """Give a channel of the default registry over TLS to `etcd:///name`; an address is left to `grpc.aio`."""
+    if is_address(target):
+        return aio.secure_channel(target, credentials, options, compression, interceptors=interceptors)
+    return _default_registry().aio.secure_channel(target, credentials, options, compression, interceptors)
 
 
-def _default_registry(target: str) -> "tuple[Registry, str]":
+def _default_registry() -> "Registry":
     from grpc_etcd import default  # noqa: PLC0415 - it needs the registries, which need this module
 
-    return default.default_registry(), default.service_of(target)
+    return default.default_registry()
+
+
+async def _wait(
+    followed: "FollowedService",
+    source: ViewSource,
+    is_enough: Callable[[View], bool],
+    timeout_seconds: float | None,
+) -> Snapshot:
+    try:
+        async with asyncio.timeout(read_wait(timeout_seconds)):
+            async for view in _views(source):
+                if view.snapshot and is_enough(view):
+                    return view.snapshot
+    except TimeoutError:
+        pass
+    raise TimeoutError(followed.explain(timeout_seconds))
 
 
 async def _views(feed: ViewSource) -> AsyncIterator[View]:

@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -36,7 +36,7 @@ class Cache:
         digest = sha256(f"{registry}\0{service}".encode()).hexdigest()[:32]
         self._path = folder / f"{digest}.json"
         self._about = {"format": FORMAT, "registry": registry, "service": service}
-        self._records: dict[bytes, bytes] = {}
+        self._records: dict[bytes, bytes] | None = None  # what the file holds, or will; None: it is not known
         self._revision = 0
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
@@ -50,26 +50,19 @@ class Cache:
             records = {_unpack(key): _unpack(value) for key, value in kept["records"]}
             return CachedRecords(int(kept["revision"]), records)
         except FileNotFoundError:
+            self._records = {}
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             _LOG.warning("the cached set %s is passed over: %s: %s", self._path, type(error).__name__, error)
             return None
 
     def replace(self, records: Iterable[tuple[bytes, bytes]], revision: int) -> None:
-        """Take a complete listing."""
+        """Take all that is to be kept, in place of what was."""
+        taken = dict(records)
         with self._lock:
-            self._records, self._revision = dict(records), revision
-        self._write_soon()
-
-    def apply(self, changes: Iterable[tuple[bytes, bytes | None]], revision: int) -> None:
-        """Take changes in order."""
-        with self._lock:
-            for key, value in changes:
-                if value is None:
-                    self._records.pop(key, None)
-                else:
-                    self._records[key] = value
-            self._revision = revision
+            if self._records == taken:
+                return
+            self._records, self._revision = taken, revision
         self._write_soon()
 
     def flush(self) -> None:
@@ -81,11 +74,12 @@ class Cache:
             self._write()
 
     def _write_soon(self) -> None:
+        """Have it written, or write it now where no further thread may be started: nobody would ask for it again."""
         with self._lock:
-            if self._timer is None:
-                self._timer = threading.Timer(_QUIET_SECONDS, self._write_due)
-                self._timer.daemon = True
-                self._timer.start()
+            self._timer = self._timer or _start_timer(self._write_due)
+            is_timed = self._timer is not None
+        if not is_timed:
+            self._write()
 
     def _write_due(self) -> None:
         with self._lock:
@@ -94,12 +88,22 @@ class Cache:
 
     def _write(self) -> None:
         with self._lock:
-            pairs = [(_pack(key), _pack(value)) for key, value in sorted(self._records.items())]
+            pairs = [(_pack(key), _pack(value)) for key, value in sorted((self._records or {}).items())]
             text = json.dumps({**self._about, "revision": self._revision, "records": pairs})
         try:
             _replace_file(self._path, text)
         except OSError as error:
             _LOG.warning("the set of %s cannot be cached: %s", self._about["service"], error)
+
+
+def _start_timer(due: Callable[[], None]) -> threading.Timer | None:
+    timer = threading.Timer(_QUIET_SECONDS, due)
+    timer.daemon = True
+    try:
+        timer.start()
+    except RuntimeError:
+        return None
+    return timer
 
 
 def _replace_file(path: Path, text: str) -> None:

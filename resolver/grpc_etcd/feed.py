@@ -1,6 +1,7 @@
-"""One service followed in etcd: a thread that reads a list-watch, feeds the reader, and tells who waits for news.
+"""One service followed in etcd: news of its ranges are fed to the reader, and who waits is told of new views.
 
-All decisions are the reader's. A client that may not read the operator's keys follows the service's own records alone.
+All decisions are the reader's. A feed has no thread: news come from the registry's watch hub, by one thread. What goes
+wrong unforeseen about one service is logged, told in its stats and tried again with fresh listings; the others go on.
 Any number of threads may wait for a view; the view itself is immutable.
 """
 
@@ -8,33 +9,25 @@ import abc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
 
 from grpc_etcd.cache import Cache
-from grpc_etcd.etcd import Changed, Deleted, Event, Listed, Lost, News, PermissionDenied, Progress
-from grpc_etcd.view import Reader, Source, View
+from grpc_etcd.etcd import Changed, Deleted, Event, Listed, Lost, News, Progress, errors
+from grpc_etcd.positions import Position
+from grpc_etcd.reasons import nearest
+from grpc_etcd.registry_watch import RegistryWatch, Subscription
+from grpc_etcd.view import Range, Reader, Source, View
 
 _LOG = logging.getLogger("grpc_etcd")
-
-
-class Watch(Protocol):
-    """A list-watch: an endless iterator of news that another thread may close."""
-
-    def __iter__(self) -> Iterator[News]:
-        """Give the news."""
-
-    def close(self) -> None:
-        """End the iteration, also while it waits."""
-
-
-class EtcdReader(Protocol):
-    """What is needed of an etcd client to follow a service."""
-
-    def list_watch(self, *prefixes: bytes) -> Any:
-        """Give a `Watch` over all keys with these prefixes."""
+# What concerns one range alone; anything else tells of the way to etcd or of its history, and so of all.
+_ALONE = (errors.PermissionDenied, errors.InvalidRequest)
+# What a listing follows at once: etcd is there.
+_LISTED_NEXT = (errors.Compacted, errors.HistoryChanged, errors.FutureRevision)
+# How long whoever registers has to do so again after etcd lost its data: longer than the leases (30 s) that are usual.
+SETTLE_SECONDS = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +37,7 @@ class Freshness:
     connected: bool
     since: float
     error: str = ""
+    remedy: str = ""
 
 
 class ViewSource(abc.ABC):
@@ -55,7 +49,11 @@ class ViewSource(abc.ABC):
         self.view = View()
         self.freshness = Freshness(connected=False, since=time.time())
         self.changes = 0
+        self.heard_at = 0.0  # when etcd was last heard, in Unix seconds
+        self.fault = ""  # what went wrong unforeseen, until it goes well again
         self.closed = False
+        self.names: tuple[str, ...] = ()  # of other services, where this one is nowhere to be found
+        self.whereabouts = ""  # where and under which prefixes the service is looked for
 
     @abc.abstractmethod
     def start(self) -> None:
@@ -67,15 +65,8 @@ class ViewSource(abc.ABC):
             self.closed = True
             self._notify()
 
-    def hang_up(self) -> None:  # noqa: B027 - nothing to do for a source without a connection of its own
-        """Begin to leave the network for a fork."""
-
-    def wait_quiet(self, timeout_seconds: float) -> bool:  # noqa: ARG002
-        """Wait until it has been left."""
-        return True
-
-    def go_on(self) -> None:  # noqa: B027
-        """Follow again after the fork."""
+    def look_after(self) -> None:  # noqa: B027 - nothing to do for a source that only joins others
+        """Do what is due; called now and then."""
 
     def wait_until(self, is_enough: Callable[[View], bool], timeout_seconds: float | None) -> bool:
         """Block until the view is enough; False when time is up or the source is closed first."""
@@ -103,115 +94,253 @@ class ViewSource(abc.ABC):
     def _notify(self) -> None:
         self._changed.notify_all()
         for callback in self._callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - a caller's fault concerns that caller
+                _LOG.exception("an unexpected error of somebody who is told of changes; all others are told")
 
 
 class Feed(ViewSource):
-    """Follows one service until it is closed; `on_change` is called, by its thread, after each change of the view."""
+    """Follows one service until it is closed; `on_change` is called, by the hub's thread, after each change."""
 
     def __init__(
-        self, service: str, reader: Reader, etcd: EtcdReader, on_change: Callable[[], None], cache: Cache | None = None
+        self,
+        service: str,
+        reader: Reader,
+        watch: RegistryWatch,
+        on_change: Callable[[], None],
+        cache: Cache | None = None,
     ) -> None:
         super().__init__()
         self.service = service
+        self.whereabouts = f"{' and '.join(map(_text, reader.prefixes))} in etcd at {watch.whereabouts}"
         self._reader = reader
-        self._etcd = etcd
+        self._watch = watch
         self._on_change = on_change
         self._cache = cache
-        self._watch: Watch | None = None
-        self._reads_operator = True
-        self._may_run = threading.Event()
-        self._may_run.set()
-        self._is_quiet = threading.Event()
+        self._records: dict[bytes, bytes] = {}  # what etcd holds, for the cache
+        self._subscriptions: dict[Range, Subscription] = {}
+        self._awaited: dict[Range, int] = {}
+        self._lost: dict[Range, Lost] = {}
+        self._gathered: dict[Range, list[Changed]] = {}
+        self._must_rejoin = False
+        self._has_looked = False
+        self._settles_at = float("inf")
         if cache and (kept := cache.load()):
-            self._announce(reader.take_listing(kept.records.items(), kept.revision, Source.CACHE))
-        self._thread = threading.Thread(target=self._run, name=f"grpc-etcd-feed-{service}", daemon=True)
+            self._announce(reader.take_cache(kept.records.items(), kept.revision))
 
     def __repr__(self) -> str:
         return f"<Feed {self.service!r} source={self.view.source} changes={self.changes}>"
 
     def start(self) -> None:
         """Begin to follow."""
-        self._thread.start()
+        self._watch.run(self._join)
 
     def close(self) -> None:
         """Stop following; the view stays as it is."""
         super().close()
-        self._may_run.set()
-        if watch := self._watch:
-            watch.close()
+        self._watch.run(self._leave)
+        if self._cache:
+            self._cache.flush()
 
-    def hang_up(self) -> None:
-        """Leave etcd for a fork: begin to, that is; `wait_quiet` waits for it."""
-        self._is_quiet.clear()
-        self._may_run.clear()
-        if watch := self._watch:
-            watch.close()
+    def look_after(self) -> None:
+        """Have endpoints dropped that have not come back long after etcd lost its data."""
+        if time.monotonic() >= self._settles_at:
+            self._watch.run(self._settle)
 
-    def wait_quiet(self, timeout_seconds: float) -> bool:
-        """Wait until the thread is out of gRPC."""
-        return not self._thread.is_alive() or self._is_quiet.wait(timeout_seconds)
+    # By the hub's thread.
 
-    def go_on(self) -> None:
-        """Follow etcd again; everything is listed anew."""
-        self._may_run.set()
-
-    def _run(self) -> None:
-        while not self.closed:
-            self._is_quiet.set()
-            self._may_run.wait()
-            self._is_quiet.clear()
-            prefixes = self._reader.prefixes + (self._reader.operator_prefixes if self._reads_operator else ())
-            watch: Watch = self._etcd.list_watch(*prefixes)
-            self._watch = watch
-            if not self.closed and self._may_run.is_set():
-                self._follow(watch)
-            watch.close()
-
-    def _follow(self, watch: Watch) -> None:
-        """Read until the feed is closed, or until it is to be read with fewer prefixes."""
-        for news in watch:
-            if self.closed or not self._may_run.is_set():
+    def _join(self) -> None:
+        for which in self._reader.ranges:
+            if self.closed:
                 return
-            if isinstance(news, Lost) and isinstance(news.error, PermissionDenied) and self._reads_operator:
-                _LOG.warning("%s: the keys of the operator may not be read; no policy, no synced mark", self.service)
-                self._reads_operator = False
-                return
-            self._take(news)
+            if which.is_shared:
+                shared = self._watch.share(which)
+                self._subscriptions[which] = shared.subscription
+                shared.join(self, partial(self._hear, which))
+            else:
+                self._subscriptions[which] = self._watch.follow(which, partial(self._hear, which))
 
-    def _take(self, news: News) -> None:
+    def _leave(self) -> None:
+        for which, subscription in self._subscriptions.items():
+            if which.is_shared:
+                self._watch.share(which).leave(self)
+            else:
+                subscription.close()
+
+    def _settle(self) -> None:
+        self._settles_at = float("inf")
+        self._show(self._reader.settle())
+
+    def _hear(self, which: Range, news: News) -> None:
+        if isinstance(news, Changed):
+            self._gather(which, news)
+        else:
+            self._take_gathered()
+            self._try(which, news)
+
+    def _gather(self, which: Range, changed: Changed) -> None:
+        """Take changes together with those that wait behind them: each time a set is judged costs its whole size.
+
+        Else a large service that changes fast is judged more slowly than it changes, and falls behind without end.
+        """
+        if not self._gathered:
+            self._watch.run(self._take_gathered)
+        self._gathered.setdefault(which, []).append(changed)
+
+    def _take_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, {}
+        for which, news in gathered.items():
+            events = tuple(event for changed in news for event in changed.events)
+            self._try(which, Changed(events, news[-1].revision))
+
+    def _try(self, which: Range, news: News) -> None:
+        if self.closed:
+            return
+        try:
+            self._take(which, news)
+        except Exception as error:  # noqa: BLE001 - whatever it is, all other services go on
+            self._fail(which, error)
+
+    def _fail(self, which: Range, error: Exception) -> None:
+        """Note that something unforeseen happened: what was half taken is listed again, after a pause."""
+        _LOG.exception("%s: an unexpected error; all other services go on, this one is tried again", self.service)
+        self.fault = f"internal error: {type(error).__name__}: {error}"
+        self._must_rejoin |= which.is_shared
+        own = which if not which.is_shared else next(each for each in self._reader.ranges if not each.is_shared)
+        self._subscriptions[own].list_again()
+        self._tell()
+
+    def _take(self, which: Range, news: News) -> None:
         match news:
-            case Listed(records, revision):
-                self._hear()
-                self._show(self._reader.take_listing([(r.key, r.value) for r in records], revision, Source.REGISTRY))
-                self._remember(lambda cache: cache.replace(((r.key, r.value) for r in records), revision))
+            case Listed(records, revision, history):
+                pairs = [(record.key, record.value) for record in records]
+                self._remember(which, pairs, is_all=True)
+                self._heard(which)
+                self._awaited.pop(which, None)
+                view = self._reader.take_listing(which, pairs, Position(history, revision))
+                self._recover()
             case Changed(events, revision):
-                self._hear()
-                self._show(self._reader.take_changes(_pairs(events), revision))
-                self._remember(lambda cache: cache.apply(_pairs(events), revision))
-            case Progress():
-                self._hear()
-            case Lost(error, since):
-                self.freshness = Freshness(connected=False, since=since, error=str(error))
-                _LOG.warning("%s: etcd cannot be followed: %s. %s", self.service, error, error.remedy)
-                self._show(self.view)
+                changes = [(event.revision, _pair(event)) for event in events]
+                self._remember(which, [change for _, change in changes], is_all=False)
+                self._heard(which)
+                view = self._reader.take_changes(which, changes, revision)
+            case Progress(revision):
+                self._heard(which)
+                view = self._reader.take_progress(which, revision)
+            case Lost():
+                view = self._lose(which, news)
+        self._show(view)
+        self._look_for_names()
+        self._await_others()
+        self._write_cache()
 
-    def _hear(self) -> None:
-        if self.freshness.error:
-            _LOG.info("%s: etcd is followed again", self.service)
-        self.freshness = Freshness(connected=True, since=time.time())
+    def _recover(self) -> None:
+        """Take it that all goes well again; a shared range is told again what it failed at."""
+        self.fault = ""
+        if self._must_rejoin:
+            self._must_rejoin = False
+            for which in self._reader.ranges:
+                if which.is_shared:
+                    self._watch.share(which).join(self, partial(self._hear, which))
 
-    def _show(self, view: View) -> None:
-        if view.source is Source.KEPT and self.view.source is not Source.KEPT:
-            _LOG.warning("%s: %s", self.service, view.reason)
-        self._announce(view)
+    def _lose(self, which: Range, lost: Lost) -> View:
+        if isinstance(lost.error, _ALONE):
+            self._lost.pop(which, None)
+            self._freshen()
+            return self._reader.take_refusal(which, f"{lost.error}. {lost.error.remedy}")
+        self._lost[which] = lost
+        if isinstance(lost.error, _LISTED_NEXT):
+            return self._reader.view  # etcd is there; a listing follows at once
+        self._watch.note_outage(lost.error)
+        before, self.freshness = self.freshness, _stale(lost)
+        if before.error != self.freshness.error:
+            self._tell()
+        return self._reader.view
+
+    def _heard(self, which: Range) -> None:
+        self._lost.pop(which, None)
+        self._freshen()
+
+    def _freshen(self) -> None:
+        out = [lost for lost in self._lost.values() if not isinstance(lost.error, _LISTED_NEXT)]
+        was_out = self.freshness.error
+        self.freshness = (
+            _stale(min(out, key=lambda lost: lost.since)) if out else Freshness(connected=True, since=time.time())
+        )
+        if not out:
+            self.heard_at = self.freshness.since
+            self._watch.note_contact()
+            if was_out:
+                self._tell()
+
+    def _tell(self) -> None:
+        self._announce(self._reader.view)
         self._on_change()
 
-    def _remember(self, write: Callable[[Cache], None]) -> None:
-        """Keep what the registry says on disk, unless it is what we do not believe."""
-        if self._cache and self.view.source is Source.REGISTRY:
-            write(self._cache)
+    def _show(self, view: View) -> None:
+        if view != self.view:
+            self._tell()
+        if not self._reader.is_settling:
+            self._settles_at = float("inf")
+        elif self._settles_at == float("inf"):
+            self._settles_at = time.monotonic() + SETTLE_SECONDS
+
+    def _look_for_names(self) -> None:
+        """Once, when the service is nowhere to be found, look which ones have names that begin like its own."""
+        snapshot = self.view.snapshot
+        if self._has_looked or snapshot is None or snapshot.endpoints or snapshot.rejected:
+            return
+        self._has_looked = True
+        name = self.service.encode()
+        for prefix in self._reader.prefixes:
+            head, there, _ = prefix.rpartition(name)
+            if there:
+                self._watch.ask_keys(head + name[:2], self._note_names)
+
+    def _note_names(self, keys: Sequence[bytes]) -> None:
+        found = nearest(self.service, keys, self._reader.prefixes)
+        if found and not self.closed:
+            self.names = tuple(dict.fromkeys((*self.names, *found)))
+            self._tell()
+
+    def _await_others(self) -> None:
+        """Ask for what is needed to judge what is held back."""
+        for which, revision in self._reader.awaited():
+            if self._awaited.get(which) != revision:
+                self._awaited[which] = revision
+                if which.is_shared:
+                    self._watch.share(which).await_revision(self, revision)
+                else:
+                    self._subscriptions[which].await_revision(revision)
+
+    # The cache.
+
+    def _remember(self, which: Range, changes: Iterable[tuple[bytes, bytes | None]], *, is_all: bool) -> None:
+        if not self._cache:
+            return
+        if is_all:
+            self._records = {key: value for key, value in self._records.items() if not which.holds(key)}
+        for key, value in changes:
+            if value is None:
+                self._records.pop(key, None)
+            else:
+                self._records[key] = value
+
+    def _write_cache(self) -> None:
+        """Keep what the registry says on disk, unless it is what we do not believe or cannot judge yet."""
+        view = self.view
+        if self._cache and view.snapshot and view.source is Source.REGISTRY and self._reader.is_settled:
+            self._cache.replace(self._records.items(), view.snapshot.revision)
 
 
-def _pairs(events: Iterable[Event]) -> list[tuple[bytes, bytes | None]]:
-    return [(event.key, None if isinstance(event, Deleted) else event.record.value) for event in events]
+def _stale(lost: Lost) -> Freshness:
+    return Freshness(connected=False, since=lost.since, error=str(lost.error), remedy=lost.error.remedy)
+
+
+def _pair(event: Event) -> tuple[bytes, bytes | None]:
+    return (event.key, None if isinstance(event, Deleted) else event.record.value)
+
+
+def _text(prefix: bytes) -> str:
+    return prefix.decode(errors="replace")

@@ -2,6 +2,7 @@
 
 from grpc_etcd.following import Following
 from grpc_etcd.xds.board import ServiceBoard
+from grpc_etcd.xds.limits import check_gevent
 from grpc_etcd.xds.names import DEFAULT_REGISTRY
 from grpc_etcd.xds.server import AdsServer
 
@@ -11,8 +12,10 @@ def serve(listen: str, registry: Following) -> AdsServer:
 
     A client's bootstrap names the address as its `server_uri`; `xds:///greeter` is then the service, and so is
     `xds://etcd/default/greeter` where the bootstrap has the authority `etcd`. Any port may be 0: see `port`.
+    Channels of this process, and other servers, are not touched by it, nor by its end.
     """
+    check_gevent()
     board = ServiceBoard()
-    server = AdsServer(listen, board)
+    server = AdsServer(listen, board, on_stop=lambda: registry.leave_board(board))
     registry.serve_on(DEFAULT_REGISTRY, board)
     return server

@@ -7,11 +7,13 @@ Every setting is an argument of `Registry` too; the environment is read only by 
 import json
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from grpc_etcd import options
 from grpc_etcd.registry.layouts import LAYOUT_NAMES
 
 PREFIX = "GRPC_ETCD_"
@@ -37,36 +39,78 @@ class ClientSettings:
     layouts: tuple[str, ...] = ("jupiter",)  # GRPC_ETCD_LAYOUTS: names separated by commas, the preferred one first
     name: str | None = None  # GRPC_ETCD_NAME: how this registry is called in targets
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     password_file: str = ""  # read again at each log-in
-    ca: str = ""  # files in PEM form; read again for each connection
+    ca: str = ""  # files in PEM form, read again for each connection; or PEM itself
     cert: str = ""
     key: str = ""
+    server_name: str = ""  # what every server's certificate must name; empty: the host of its endpoint
     zone: str = ""  # where this client runs
     region: str = ""
+    cluster: str = ""  # in which Kubernetes cluster, as the endpoints' metadata `cluster` says
     client_id: str = ""  # chooses this client's subset of large sets; default: the host's name
     cache_dir: str = ""  # where last good sets are kept for cold starts; empty: nowhere
     pod_ip: str = ""  # POD_IP: what a server that registers itself is reached by
+    timeout: float = 5.0  # GRPC_ETCD_TIMEOUT: seconds that etcd may take for one answer
+    # GRPC_ETCD_STATIC: services at fixed addresses, `greeter=localhost:50051;users=localhost:50061,localhost:50062`
+    static: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
 
 
-def read_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> ClientSettings:
-    """Read the environment; an override that is not None goes before it. Raises SettingsError with every fault."""
+def read_settings(
+    environ: Mapping[str, str] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    find_more: "Callable[[ClientSettings], Iterable[str]]" = lambda _: (),
+    **overrides: Any,
+) -> ClientSettings:
+    """Read the environment; an override that is not None goes before it. Raises SettingsError with every fault.
+
+    `defaults` count where neither of these says which etcd is meant. `find_more` adds faults that this module cannot
+    know of. A keyword that is no setting is a TypeError.
+    """
+    known = [field.name for field in fields(ClientSettings)]
+    if unknown := options.unknown_option("the settings of a registry", overrides, known):
+        raise TypeError(unknown)
     source = os.environ if environ is None else environ
     names = {field.name: f"{PREFIX}{field.name.upper()}" for field in fields(ClientSettings)} | {"pod_ip": "POD_IP"}
-    found: dict[str, Any] = {name: source[variable] for name, variable in names.items() if source.get(variable)}
-    if "layouts" in found:
-        found["layouts"] = tuple(name.strip() for name in found["layouts"].split(",") if name.strip())
+    # A file that became a variable, as of a Secret, often ends with a line break, which belongs to no value.
+    given = {name: source.get(variable, "").rstrip("\r\n") for name, variable in names.items()}
+    found: dict[str, Any] = {name: value for name, value in given.items() if value}
     found |= {name: value for name, value in overrides.items() if value is not None}
+    found = found if found.get("endpoints") else {**(defaults or {}), **found}
+    unreadable = _read_texts(found)
     chosen = ClientSettings(**found)
-    if faults := tuple(_faults(chosen)):
+    if faults := (*unreadable, *_faults(chosen), *find_more(chosen)):
         raise SettingsError(faults)
     return chosen
 
 
+def _read_texts(found: dict[str, Any]) -> list[str]:
+    """Replace texts by what they say; what cannot be read is left out, and told."""
+    faults = []
+    if isinstance(names := found.get("layouts"), str):
+        found["layouts"] = tuple(name.strip() for name in names.split(",") if name.strip())
+    for name, read in (("timeout", float), ("static", options.parse_static)):
+        if isinstance(text := found.get(name), str):
+            try:
+                found[name] = read(text)
+            except ValueError as error:
+                del found[name]
+                shown = f"{text!r} is not a number of seconds" if name == "timeout" else error
+                faults.append(f"{PREFIX}{name.upper()}: {shown}")
+    return faults
+
+
 def _faults(chosen: ClientSettings) -> list[str]:
     faults = []
-    if not chosen.endpoints:
+    if not chosen.endpoints and not chosen.static:
         faults.append(f"{PREFIX}ENDPOINTS is not set: give etcd's addresses, such as etcd:2379")
+    if fault := options.timeout_fault(chosen.timeout):
+        faults.append(f"{PREFIX}TIMEOUT: {fault}")
+    if fault := options.pod_ip_fault(chosen.pod_ip):
+        faults.append(f"POD_IP: {fault}")
+    if not chosen.layouts:
+        faults.append(f"{PREFIX}LAYOUTS is empty; the layouts are {', '.join(LAYOUT_NAMES)}")
     faults += [
         f"{PREFIX}LAYOUTS: there is no layout {name!r}; the layouts are {', '.join(LAYOUT_NAMES)}"
         for name in chosen.layouts
@@ -78,7 +122,30 @@ def _faults(chosen: ClientSettings) -> list[str]:
         faults.append(f"{PREFIX}PASSWORD and {PREFIX}PASSWORD_FILE exclude each other")
     if (chosen.password or chosen.password_file) and not chosen.user:
         faults.append(f"{PREFIX}USER is not set, but a password is")
+    if chosen.user and not (chosen.password or chosen.password_file):
+        faults.append(
+            f"{PREFIX}USER is set, but no password: set {PREFIX}PASSWORD_FILE (--password-file) or {PREFIX}PASSWORD"
+        )
     return faults
+
+
+# The registry that stands in for the one of the environment, for tests; as the environment, it is the process's.
+_STAND_INS: list[object] = []
+
+
+@contextmanager
+def standing_in(registry: object) -> Iterator[None]:
+    """Let `Registry.from_environ` give what follows the same as this registry, for as long as the block runs."""
+    _STAND_INS.append(registry)
+    try:
+        yield
+    finally:
+        _STAND_INS.remove(registry)
+
+
+def stand_in() -> object | None:
+    """Give the registry that stands in for the environment's."""
+    return _STAND_INS[-1] if _STAND_INS else None
 
 
 def host_name() -> str:

@@ -60,7 +60,7 @@ class Stage:
     def run(self, program: str, name: str, **environment: str) -> Process:
         """Run a program of the example until the test ends."""
         more = environment | {"PYTHONPATH": str(self.folder), "GRPC_ETCD_ENDPOINTS": self.etcd.endpoints}
-        command = [sys.executable, EXAMPLES / "greeter" / program]
+        command: list[str | Path] = [sys.executable, EXAMPLES / "greeter" / program]
         process = Process(name, command, self.folder / f"{name}.log", os.environ | more)
         self._stack.callback(process.kill)
         process.start()

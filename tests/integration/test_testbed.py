@@ -14,7 +14,7 @@ import pytest
 
 from testbed.apiserver import ApiServer
 from testbed.build import ROOT
-from testbed.conditions import wait_until
+from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
 from testbed.greeter import (
     DELAY_HEADER,
@@ -30,7 +30,7 @@ from testbed.process import Process, ProcessFailedError
 from testbed.proxy import TcpProxy
 
 GATE = "example.org/extra"
-CALL_SECONDS = 5
+CALL_SECONDS = 30
 STARTER = """
 import signal, subprocess, sys, time
 from pathlib import Path
@@ -153,8 +153,7 @@ def test_two_greeters_never_share_an_address() -> None:
 
 
 def test_greeter_process_ends_in_order(tmp_path: Path) -> None:
-    with GreeterServer("127.0.0.1:0") as taken:
-        free = taken.address
+    free = f"127.0.0.1:{free_port()}"
     server = GreeterProcess(free, tmp_path / "log")
     assert call(free) == free
     server.stop()
@@ -234,7 +233,10 @@ def test_ready_waits_for_the_readiness_gate(apiserver: ApiServer, kubelet: Kubel
 def test_deleted_pod_drains_and_goes(apiserver: ApiServer, kubelet: Kubelet, namespace: str) -> None:
     pod = kubelet.create_pod(namespace=namespace, pre_stop_seconds=1)
     with grpc.insecure_channel(pod.address) as channel:
-        slow = say_hello(channel).future("slow", timeout=20, metadata=[(DELAY_HEADER, "2")])
+        slow = say_hello(channel).future("slow", timeout=60, metadata=((DELAY_HEADER, "5"),))
+        server = pod.server
+        assert isinstance(server, GreeterServer)
+        wait_until(lambda: server.calls, "the call is under way")
         kubelet.terminate(pod)
         assert apiserver.client.get("v1", "Pod", pod.name, namespace)["metadata"]["deletionTimestamp"]
         assert slow.result() == pod.address

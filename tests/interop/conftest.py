@@ -9,7 +9,7 @@ import pytest
 from grpc_etcd.etcd import Etcd
 from grpc_etcd.registry.layout import Layout
 from grpc_etcd.registry.layouts import make_layout
-from testbed.conditions import free_port
+from testbed.conditions import PATIENCE_SECONDS, free_port
 from testbed.etcd import EtcdServer
 from testbed.interop_program import InteropProgram
 from testbed.process import Process
@@ -45,7 +45,7 @@ class Interop:
 @pytest.fixture
 def client(etcd: EtcdServer) -> Iterator[Etcd]:
     """Our own client of the etcd."""
-    with Etcd(etcd.endpoints) as client:
+    with Etcd(etcd.endpoints, timeout_seconds=PATIENCE_SECONDS) as client:
         yield client
 
 

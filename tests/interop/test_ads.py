@@ -31,8 +31,8 @@ class Registered:
     def __init__(self, client: Etcd) -> None:
         self._client = client
 
-    def put(self, address: str, **attributes: bool) -> None:
-        record = LAYOUT.encode(SERVICE, Endpoint(name=SERVICE, address=address, **attributes))
+    def put(self, address: str, *, enable: bool = True) -> None:
+        record = LAYOUT.encode(SERVICE, Endpoint(name=SERVICE, address=address, enable=enable))
         assert isinstance(record, KeyValue)
         self._client.put(*record)
 
@@ -45,7 +45,7 @@ class Registered:
 @pytest.fixture
 def ads(etcd: EtcdServer, tmp_path: Path) -> Iterator[str]:
     """The command, serving the etcd's registry; gives the address at which it does."""
-    command = [GRPC_ETCD, "ads", "--listen=127.0.0.1:0"]
+    command: list[str | Path] = [GRPC_ETCD, "ads", "--listen=127.0.0.1:0"]
     process = Process("grpc-etcd ads", command, tmp_path / "ads.log", {"GRPC_ETCD_ENDPOINTS": etcd.endpoints})
     with process.start():
         process.wait_ready(lambda: "serving on " in process.log_tail())

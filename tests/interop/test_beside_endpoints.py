@@ -13,6 +13,7 @@ pytestmark = pytest.mark.interop
 
 GREETER = "greeter"
 ADDRESS = "127.0.1.1:9000"
+WATCHERS = "etcd_debugging_mvcc_watcher_total"
 
 
 @pytest.mark.parametrize("interop", ["jupiter027"], indirect=True)
@@ -46,8 +47,10 @@ def test_the_settling_touch_makes_readers_publish_and_is_no_endpoint(interop: In
     touch = interop.layout.settled(GREETER, "c1")
     assert isinstance(record, KeyValue)
     assert touch is not None
+    wait_until(lambda: not interop.server.metric(WATCHERS), "the end of watches that earlier tests have left")
     with interop.run("watch").start() as watch:
         watch.wait_for("set")
+        wait_until(lambda: interop.server.metric(WATCHERS), "its watch, which begins after its listing")
         interop.etcd.put(*record)
         watch.wait_for_set({ADDRESS})
         before = len(watch.events("set"))

@@ -73,9 +73,9 @@ def test_all_of_120_backends_are_called_and_then_none(interop: Interop, backends
     with interop.run("call").start() as calling:
         wait_until(lambda: calling.events("called"), "the first calls")
         writer.write({address: ops.put(*record) for address, record in written.items()})
-        wait_until(lambda: calling.answering() == set(backends.addresses), "calls to all 120 backends", 30.0)
+        wait_until(lambda: calling.answering() == set(backends.addresses), "calls to all 120 backends")
         writer.write({address: ops.delete(record.key) for address, record in written.items()})
-        wait_until(calling.has_only_failed, "no calls to any of 120 backends", 30.0)
+        wait_until(calling.has_only_failed, "no calls to any of 120 backends")
 
 
 @pytest.mark.parametrize("interop", ["gomicro4", "gomicro5", "gozero", "naming"], indirect=True)

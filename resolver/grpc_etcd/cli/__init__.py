@@ -13,7 +13,8 @@ def main() -> None:
     """Run the command line."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         sys.stderr.write(
-            f"grpc-etcd: the command line needs {', '.join(missing)}; install it with: pip install 'grpc-etcd[cli]'\n"
+            f"grpc-etcd: the command line needs {', '.join(missing)}; install grpc-etcd with its extra `cli`, "
+            "as in: pip install '.[cli]' (in a checkout)\n"
         )
         sys.exit(1)
     # Imported here: applications that install no extra must be able to import this package.

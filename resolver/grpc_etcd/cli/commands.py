@@ -1,36 +1,61 @@
 """The commands. Each reads, prints, and decides nothing that another module could."""
 
 import dataclasses
-import json
+import logging
+import math
+import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
 
-from grpc_etcd.cli.connecting import Connection, connected, output_option
-from grpc_etcd.cli.diagnosis import Finding, Level, find_faults
-from grpc_etcd.cli.entries import Entry, entry_json
-from grpc_etcd.cli.printing import print_data, print_table
-from grpc_etcd.cli.probing import explain_failure, gather_facts
-from grpc_etcd.cli.reading import read_all, read_owners, read_service
-from grpc_etcd.etcd import EtcdError
-from grpc_etcd.registry.endpoint import Endpoint, name_fault
+from grpc_etcd.cli.connecting import Connection, before_commands, connected, output_option
+from grpc_etcd.cli.diagnosis import GRANT_OWNERS, UNREADABLE_OWNERS, Finding, Level, find_faults
+from grpc_etcd.cli.editing import edit_endpoint
+from grpc_etcd.cli.entries import Entry, entry_json, snapshot_json
+from grpc_etcd.cli.explaining import explain
+from grpc_etcd.cli.following import follow_all
+from grpc_etcd.cli.printing import (
+    BadUsage,
+    Failure,
+    ending_with_reader,
+    guarded_output,
+    print_data,
+    print_item,
+    print_label,
+    print_line,
+    print_mapping,
+    print_table,
+)
+from grpc_etcd.cli.probing import describe_absence, explain_failure, gather_facts
+from grpc_etcd.cli.reading import grant, granted_prefix, list_prefix, read_all, read_owners, read_service
+from grpc_etcd.etcd import EtcdError, PermissionDenied
+from grpc_etcd.registering.registrar import Registration, State, Status
+from grpc_etcd.registry.catalog import list_root
+from grpc_etcd.registry.endpoint import MAX_PORT, Endpoint, name_fault
+from grpc_etcd.registry.escaping import escape_bytes
 from grpc_etcd.registry.layout import Rejected
 from grpc_etcd.registry.snapshot import Snapshot, diff
 from grpc_etcd.serving import serve
+from grpc_etcd.targets import service_name
 
+LOOK_SECONDS = 0.2  # how soon a change of a registration is told. Arbitrary
 PROGRAM = "grpc-etcd"
 EXAMPLES = """\b
 Examples:
   export GRPC_ETCD_ENDPOINTS=etcd:2379
   grpc-etcd ls
   grpc-etcd get greeter -o json
+  grpc-etcd --prefix shop watch
   grpc-etcd watch greeter
   grpc-etcd check greeter
   grpc-etcd owner /jupiter/greeter/providers/grpc://10.0.0.7:9000
   grpc-etcd register greeter 0.0.0.0:9000 --weight 50
+  grpc-etcd drain greeter 10.0.0.7:9000
+  grpc-etcd set-weight greeter 10.0.0.7:9000 25
   grpc-etcd ads --listen 127.0.0.1:18000
 """
 
@@ -45,10 +70,28 @@ A client that has this bootstrap in GRPC_XDS_BOOTSTRAP_CONFIG dials xds:///greet
 """
 
 
-@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+class Program(click.Group):
+    """The program: whatever a command prints or fails with goes through `printing`."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        """Read the command line; --help prints here."""
+        with guarded_output():
+            return super().make_context(*arguments, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with guarded_output():
+            return super().invoke(ctx)
+
+
+@click.group(cls=Program, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="grpc-etcd", prog_name=PROGRAM)
+@before_commands
 def cli() -> None:
-    """Look at a gRPC service registry in etcd, register in it, and find what is wrong with it."""
+    """Look at a gRPC service registry in etcd, register in it, and find what is wrong with it.
+
+    The options may stand before the command or behind it.
+    """
 
 
 def run() -> None:
@@ -57,9 +100,29 @@ def run() -> None:
 
 
 def valid_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse what can be no service's name in any registry."""
+    """Refuse what can be no service's name in any registry; `etcd:///name` is the name."""
+    if value is not None and value.startswith("etcd:///"):
+        try:
+            value = service_name(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
     if value is not None and (fault := name_fault(value)):
         raise click.BadParameter(fault)
+    return value
+
+
+def valid_weight(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    """Refuse what can be no endpoint's weight."""
+    if not 0 <= value < math.inf:
+        raise click.BadParameter(f"{value} is no finite number from 0 on")
+    return value
+
+
+def valid_listen(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Refuse an address that gRPC takes for another: it counts ports beyond the last one from 0 again."""
+    port = value.rpartition(":")[2]
+    if not value.startswith(("unix:", "unix-abstract:")) and not (port.isdecimal() and int(port) <= MAX_PORT):
+        raise click.BadParameter(f"{value!r} is neither HOST:PORT, with a port up to {MAX_PORT}, nor unix:PATH")
     return value
 
 
@@ -86,7 +149,8 @@ def ls(connection: Connection, output: str) -> None:
     elif rows:
         print_table(list(rows[0]), [list(row.values()) for row in rows])
     else:
-        click.echo("There are no services here. Is the prefix right? `grpc-etcd check` looks elsewhere too.", err=True)
+        absence = describe_absence(connection.etcd, connection.layouts, None)
+        print_line(f"There are no services here: {absence}. `grpc-etcd check` says more.", error=True)
 
 
 @cli.command(epilog="\b\nExamples:\n  grpc-etcd get greeter\n  grpc-etcd get greeter -o yaml")
@@ -101,55 +165,90 @@ def get(connection: Connection, name: str, output: str) -> None:
     elif entries:
         columns = ("address", "weight", "state", "zone", "group", "layout", "lease", "owner")
         print_table(columns, [endpoint_row(entry) for entry in entries])
+    if not all(entry.is_owner_known for entry in entries):
+        print_line(f"Owners are unknown: {UNREADABLE_OWNERS} {GRANT_OWNERS}", error=True)
     if not any(isinstance(entry.read, Endpoint) for entry in entries):
-        raise click.ClickException(f"{name} has no endpoints here; `grpc-etcd check {name}` says why")
+        absence = "" if entries else f": {describe_absence(connection.etcd, connection.layouts, name)}"
+        raise Failure(f"{name} has no endpoints here{absence}; `grpc-etcd check {name}` says more")
 
 
 def endpoint_row(entry: Entry) -> list[Any]:
     """Write an entry for people."""
     lease = f"{entry.lease:x}" if entry.lease else "none"
     if isinstance(entry.read, Rejected):
-        return [entry.key.decode(errors="replace"), "", entry.read.reason, "", "", entry.layout, lease, ""]
-    state = "enabled" if entry.read.enable else "disabled"
-    owner = f"{entry.owner.namespace}/{entry.owner.pod}" if entry.owner else "self-registered"
+        return [escape_bytes(entry.key), "", entry.read.reason, "", "", entry.layout, lease, ""]
+    state = "disabled" if not entry.read.enable else "enabled" if entry.read.healthy else "unhealthy"
+    nobody = "self-registered" if entry.is_owner_known else "unknown"
+    owner = f"{entry.owner.namespace}/{entry.owner.pod}" if entry.owner else nobody
     weight = f"{entry.read.weight:g}"
     return [entry.read.address, weight, state, entry.read.zone, entry.read.group, entry.layout, lease, owner]
 
 
-@cli.command(epilog="\b\nExamples:\n  grpc-etcd watch greeter\n  grpc-etcd watch greeter -o json --changes 1")
-@click.argument("name", callback=valid_name)
+@cli.command(
+    epilog="\b\nExamples:\n  grpc-etcd watch\n  grpc-etcd watch greeter\n  grpc-etcd watch greeter -o json --changes 1"
+)
+@click.argument("name", callback=valid_name, required=False)
 @click.option("--changes", type=click.IntRange(1), help="End after so many snapshots; default: never.")
 @connected
 @output_option
-def watch(connection: Connection, name: str, changes: int | None, output: str) -> None:
-    """Follow a service, change by change.
+def watch(connection: Connection, name: str | None, changes: int | None, output: str) -> None:
+    """Follow a service, or all of them, change by change.
 
     One line for each endpoint that comes (+), goes (-) or changes (~).
+    A service is shown as its clients see it; without a name all services are shown as they stand in etcd.
     """
-    last: Snapshot | None = None
-    for number, snapshot in enumerate(connection.registry.watch_services(name), 1):
-        if output == "table":
-            print_difference(last, snapshot)
+    last: dict[str, Snapshot] = {}
+    with ending_with_reader():
+        for number, snapshot in enumerate(follow(connection, name), 1):
+            if output == "table":
+                print_difference(last.get(snapshot.service), snapshot, named=name is None)
+            else:
+                print_item(snapshot_json(snapshot), output)
+            last[snapshot.service] = snapshot
+            if number == changes:
+                return
+
+
+def tell_absence(connection: Connection, name: str | None, *, is_there: bool) -> None:
+    """Say on standard error what is not there, and where there is something: waiting for it would be in vain."""
+    if not is_there:
+        absence = describe_absence(connection.etcd, connection.layouts, name)
+        print_line(f"{absence}; waiting for the first", error=True)
+
+
+def follow(connection: Connection, name: str | None) -> Iterator[Snapshot]:
+    """Give the snapshots of one service or of all; what holds them up is told on standard error."""
+    if name is not None:
+        # Who may not read, or reaches nobody, is told so.
+        tell_absence(connection, name, is_there=bool(read_service(connection.etcd, connection.layouts, name)))
+        yield from connection.registry.watch_services(name)
+        return
+    is_there = any(list_prefix(connection.etcd, list_root(layout)).records for layout in connection.layouts)
+    tell_absence(connection, None, is_there=is_there)
+    for each in follow_all(connection.etcd, connection.layouts):
+        if isinstance(each, Snapshot):
+            yield each
         else:
-            addresses = [
-                {"address": each.address, "weight": each.weight, "enable": each.enable} for each in snapshot.endpoints
-            ]
-            line = {"service": name, "revision": snapshot.revision, "endpoints": addresses}
-            click.echo(json.dumps(line)) if output == "json" else print_data([line], output)
-        last = snapshot
-        if number == changes:
-            return
+            print_line(f"not followed now, trying again: {' '.join(explain(each, connection.settings))}", error=True)
 
 
-def print_difference(old: Snapshot | None, new: Snapshot) -> None:
+def print_difference(old: Snapshot | None, new: Snapshot, *, named: bool = False) -> None:
     """Print what became different; the first snapshot is all new."""
     difference = diff(old or Snapshot(new.service, 0, (), {}), new)
+    head = f"{new.revision} {new.service}" if named else f"{new.revision}"
     for sign, endpoints in (("+", difference.added), ("-", difference.removed), ("~", difference.changed)):
         for each in endpoints:
-            state = "" if each.enable else " disabled"
-            click.echo(f"{new.revision} {sign} {each.address} weight {each.weight:g}{state}")
+            print_line(f"{head} {sign} {each.address} weight {each.weight:g}{describe_state(each)}")
+    for key, reason in new.rejected.items():
+        if old is None or old.rejected.get(key) != reason:
+            print_line(f"{head} ! {escape_bytes(key)} {reason}")
     if not new.endpoints:
-        click.echo(f"{new.revision}   no endpoints")
+        print_line(f"{head}   no endpoints")
+
+
+def describe_state(endpoint: Endpoint) -> str:
+    """Say what keeps an endpoint from being called."""
+    return ("" if endpoint.enable else " disabled") + ("" if endpoint.healthy else " unhealthy")
 
 
 @cli.command(epilog="\b\nExample:\n  grpc-etcd owner /jupiter/greeter/providers/grpc://10.0.0.7:9000")
@@ -158,11 +257,14 @@ def print_difference(old: Snapshot | None, new: Snapshot) -> None:
 @output_option
 def owner(connection: Connection, record_key: str, output: str) -> None:
     """Name the Pod and the GrpcServices behind a key. Exits with 1 when nobody is known."""
-    record = connection.etcd.get(record_key.encode())
-    found = read_owners(connection.etcd).get(record_key.encode())
-    if found is None:
+    key = os.fsencode(record_key)  # what is no UTF-8 comes as surrogates
+    record = connection.etcd.get(key)
+    owners = read_owners(connection.etcd)
+    if owners is None:
+        raise Failure(f"unknown: {UNREADABLE_OWNERS}", GRANT_OWNERS)
+    if (found := owners.get(key)) is None:
         known = "an endpoint that registered itself, or that an admin put" if record else "there is no such key"
-        raise click.ClickException(f"no operator stands behind {record_key}: {known}")
+        raise Failure(f"no operator stands behind {record_key}: {known}")
     data = {
         "key": record_key,
         "namespace": found.namespace,
@@ -172,7 +274,7 @@ def owner(connection: Connection, record_key: str, output: str) -> None:
         "lease": f"{record.lease:x}" if record and record.lease else None,
     }
     if output == "table":
-        print_table(("", "value"), [(name, ", ".join(v) if isinstance(v, list) else v) for name, v in data.items()])
+        print_mapping(data)
     else:
         print_data(data, output)
 
@@ -196,25 +298,104 @@ def register(
     SIGINT (Ctrl-C) or SIGTERM withdraws it and ends the command.
     """
     if bad := [pair for pair in pairs if "=" not in pair]:
-        raise click.UsageError(f"--metadata {bad[0]} is not KEY=VALUE")
-    allow_unroutable = fields.pop("allow_unroutable")
+        raise BadUsage(f"--metadata {bad[0]} is not KEY=VALUE")
     metadata = dict(pair.split("=", 1) for pair in pairs)
-    endpoint = Endpoint(name=name, address=address, metadata=metadata, **fields)
+    unroutable = fields.pop("allow_unroutable")
+    over = stopped_by_signal()
+    silence_library()
+    try:
+        endpoint = Endpoint(name=name, address=address, metadata=metadata, **fields)
+        registration = connection.registry.register(
+            endpoint, metrics_address=metrics_address, allow_unroutable=unroutable
+        )
+    except ValueError as error:
+        raise BadUsage(str(error).replace("allow_unroutable=True", "--allow-unroutable")) from error
+    tell_registration(connection, registration, over)
+    if not registration.unregister():
+        raise Failure("etcd did not confirm the withdrawal; the key goes with its lease")
+    print_line(f"withdrawn {name} at {registration.endpoint.address}")
+
+
+def stopped_by_signal() -> threading.Event:
+    """Return an event that SIGINT (Ctrl-C) or SIGTERM sets."""
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
-    registration = connection.registry.register(
-        endpoint, metrics_address=metrics_address, allow_unroutable=allow_unroutable
-    )
-    while not registration.wait(1.0) and not over.is_set():
-        if fault := registration.status.fault:
-            click.echo(f"not yet: {fault}", err=True)
-    if not over.is_set():
-        click.echo(f"registered {name} at {registration.endpoint.address}")
-    over.wait()
-    if not registration.unregister():
-        raise click.ClickException("etcd did not confirm the withdrawal; the key goes with its lease")
-    click.echo(f"withdrawn {name} at {registration.endpoint.address}")
+    return over
+
+
+def silence_library() -> None:
+    """Keep to one voice: what the library would log of a registration, the command says itself."""
+    logging.getLogger("grpc_etcd").setLevel(logging.CRITICAL)
+
+
+def tell_registration(connection: Connection, registration: Registration, over: threading.Event) -> None:
+    """Say each change of where a registration stands, once, until the command is to end."""
+    said = ""
+    while not over.is_set():
+        status = registration.status
+        text = describe_registration(connection, registration, status)
+        if text != said:
+            print_line(text, error=status.state is not State.REGISTERED)
+        said = text
+        over.wait(LOOK_SECONDS)
+
+
+def describe_registration(connection: Connection, registration: Registration, status: Status) -> str:
+    """Say where a registration stands, and what to do where something is wrong."""
+    endpoint = registration.endpoint
+    if status.state is State.REGISTERED:
+        return f"registered {endpoint.name} at {endpoint.address}"
+    if status.state is State.TAKEN:
+        return f"not registered: another process has registered {endpoint.address}; waiting until it is gone"
+    if status.fault is None:
+        return "not yet registered"
+    problem, remedy = explain(status.fault, connection.settings)
+    if isinstance(status.fault, PermissionDenied):
+        prefixes = dict.fromkeys(granted_prefix(each, endpoint.name) for each in connection.layouts)
+        metrics = [b"/prometheus/job/"] if any(key.startswith(b"/prometheus/") for key in registration.keys) else []
+        remedy = grant("readwrite", *prefixes, *metrics)
+    return f"not yet registered, trying again: {problem}. {remedy}"
+
+
+def edited(connection: Connection, name: str, address: str, what: str, **changes: Any) -> None:
+    """Change an endpoint, and say so for each of its keys."""
+    for entry in edit_endpoint(connection, name, address, **changes):
+        print_line(f"{name} at {address} ({entry.layout}): {what}")
+
+
+@cli.command(epilog="\b\nExample:\n  grpc-etcd drain greeter 10.0.0.7:9000")
+@click.argument("name", callback=valid_name)
+@click.argument("address", metavar="HOST:PORT")
+@connected
+def drain(connection: Connection, name: str, address: str) -> None:
+    """Let no new calls go to an endpoint that registers itself; `undrain` ends it.
+
+    Its process keeps it registered, with this change. An endpoint of a Pod is the operator's, and is refused.
+    """
+    edited(connection, name, address, "gets no new calls", enable=False)
+
+
+@cli.command(epilog="\b\nExample:\n  grpc-etcd undrain greeter 10.0.0.7:9000")
+@click.argument("name", callback=valid_name)
+@click.argument("address", metavar="HOST:PORT")
+@connected
+def undrain(connection: Connection, name: str, address: str) -> None:
+    """Let calls go again to an endpoint that was drained."""
+    edited(connection, name, address, "gets calls", enable=True)
+
+
+@cli.command("set-weight", epilog="\b\nExample:\n  grpc-etcd set-weight greeter 10.0.0.7:9000 25")
+@click.argument("name", callback=valid_name)
+@click.argument("address", metavar="HOST:PORT")
+@click.argument("weight", type=float, callback=valid_weight)
+@connected
+def set_weight(connection: Connection, name: str, address: str, weight: float) -> None:
+    """Change the share of calls of an endpoint that registers itself.
+
+    Its process keeps it registered, with this change. An endpoint of a Pod is the operator's, and is refused.
+    """
+    edited(connection, name, address, f"has the weight {weight:g}", weight=weight)
 
 
 @cli.command(epilog="\b\nExamples:\n  grpc-etcd check\n  grpc-etcd check greeter -o json")
@@ -242,28 +423,28 @@ def print_findings(findings: list[Finding], output: str) -> None:
         print_data([dataclasses.asdict(each) | {"level": each.level.value} for each in findings], output)
         return
     for each in findings:
-        click.secho(f"{each.level.value}: ", bold=True, nl=False, fg="red" if each.level is Level.FAULT else None)
-        click.echo(f"{each.subject}: {each.problem}\n  {each.remedy}")
+        print_label(each.level.value, f"{each.subject}: {each.problem}", is_bad=each.level is Level.FAULT)
+        print_line(f"  {each.remedy}")
     if not any(each.level is Level.FAULT for each in findings):
-        click.echo("No fault found.")
+        print_line("No fault found.")
 
 
 @cli.command(epilog=ADS_EXAMPLE)
-@click.option("--listen", default="127.0.0.1:18000", show_default=True, metavar="HOST:PORT|unix:PATH")
+@click.option(
+    "--listen", default="127.0.0.1:18000", show_default=True, metavar="HOST:PORT|unix:PATH", callback=valid_listen
+)
 @connected
 def ads(connection: Connection, listen: str) -> None:
     """Serve the registry to gRPC clients in other languages.
 
     They follow it by xDS (ADS): their bootstrap names this server, and xds:///greeter is the service.
     """
-    over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
+    over = stopped_by_signal()
     try:
         server = serve(listen, connection.registry)
     except RuntimeError as error:
-        raise click.ClickException(f"cannot listen on {listen}: {error}") from error
-    click.echo(f"serving on {listen.rpartition(':')[0]}:{server.port}" if server.port else f"serving on {listen}")
+        raise Failure(f"cannot listen on {listen}: {error}") from error
+    print_line(f"serving on {listen.rpartition(':')[0]}:{server.port}" if server.port else f"serving on {listen}")
     over.wait()
     server.stop()
 
@@ -274,5 +455,5 @@ def completion(shell: str) -> None:
     """Print the script that completes this command in a shell."""
     kind = get_completion_class(shell)
     if kind is None:
-        raise click.ClickException(f"no completion for {shell}")
+        raise Failure(f"no completion for {shell}")
     click.echo(kind(cli, {}, PROGRAM, "_GRPC_ETCD_COMPLETE").source())

@@ -7,11 +7,15 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
+import yaml
+from click.core import ParameterSource
 
-from grpc_etcd.cli.printing import OUTPUTS
+from grpc_etcd.cli.explaining import explain
+from grpc_etcd.cli.printing import OUTPUTS, BadUsage, Failure
 from grpc_etcd.client import Registry
 from grpc_etcd.etcd import Etcd, EtcdError
 from grpc_etcd.registry.layout import Layout
@@ -20,27 +24,64 @@ from grpc_etcd.settings import ClientSettings, SettingsError, read_settings
 
 Command = Callable[..., Any]
 
-OPTIONS = (
-    click.option("--endpoints", metavar="HOST:PORT,...", help="etcd's addresses [GRPC_ETCD_ENDPOINTS]."),
-    click.option("--prefix", help="Key prefix of the layout; default is the layout's own [GRPC_ETCD_PREFIX]."),
-    click.option(
-        "--layout",
-        "layouts",
-        multiple=True,
-        type=click.Choice(LAYOUT_NAMES),
-        help="Registry format; may be repeated. Default: jupiter [GRPC_ETCD_LAYOUTS].",
+_FILE = click.Path(exists=True, dir_okay=False)
+# The names of each shared option, and what click is told of it.
+OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("--endpoints",), {"metavar": "HOST:PORT,...", "help": "etcd's addresses [GRPC_ETCD_ENDPOINTS]."}),
+    (("--prefix",), {"help": "Key prefix of the layout; default is the layout's own [GRPC_ETCD_PREFIX]."}),
+    (
+        ("--layout", "layouts"),
+        {
+            "multiple": True,
+            "type": click.Choice(LAYOUT_NAMES),
+            "help": "Registry format; may be repeated. Default: jupiter [GRPC_ETCD_LAYOUTS].",
+        },
     ),
-    click.option("--user", help="etcd user [GRPC_ETCD_USER]."),
-    click.option(
-        "--password-file", type=click.Path(exists=True, dir_okay=False), help="Its password [GRPC_ETCD_PASSWORD_FILE]."
+    (("--user",), {"help": "etcd user [GRPC_ETCD_USER]."}),
+    (("--password-file",), {"type": _FILE, "help": "Its password [GRPC_ETCD_PASSWORD_FILE]."}),
+    (("--ca",), {"type": _FILE, "help": "CA certificate [GRPC_ETCD_CA]."}),
+    (("--cert",), {"type": _FILE, "help": "Client certificate [GRPC_ETCD_CERT]."}),
+    (("--key",), {"type": _FILE, "help": "Its private key [GRPC_ETCD_KEY]."}),
+    (("--server-name",), {"help": "Name in etcd's certificates, if not the endpoint's [GRPC_ETCD_SERVER_NAME]."}),
+    (
+        ("--config",),
+        {
+            "type": _FILE,
+            "envvar": "GRPC_ETCD_CONFIG",
+            "help": "The operator's settings file: says what nothing else says [GRPC_ETCD_CONFIG].",
+        },
     ),
-    click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="CA certificate [GRPC_ETCD_CA]."),
-    click.option("--cert", type=click.Path(exists=True, dir_okay=False), help="Client certificate [GRPC_ETCD_CERT]."),
-    click.option("--key", type=click.Path(exists=True, dir_okay=False), help="Its private key [GRPC_ETCD_KEY]."),
+    (("--registry",), {"help": "One of the registries in that file; default is `default`."}),
 )
+# What the operator's settings file says of a registry, and how it is called here.
+OPERATORS_KEYS = {
+    "endpoints": "endpoints",
+    "ca": "ca",
+    "cert": "cert",
+    "key": "key",
+    "serverName": "server_name",
+    "user": "user",
+    "passwordFile": "password_file",
+}
 
+# How the options are called in ClientSettings.
+NAMES = ("endpoints", "prefix", "layouts", "user", "password_file", "ca", "cert", "key", "server_name")
+
+
+def _before_the_command(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Take what stood before the command where nothing stands behind it, as etcdctl and kubectl do."""
+    name = parameter.name or ""
+    is_typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    before = context.find_root().params.get(name)
+    return value if is_typed or not before else before
+
+
+_OUTPUT: dict[str, Any] = {"type": click.Choice(OUTPUTS), "help": "How to print: table (the default), json or yaml."}
 output_option = click.option(
-    "-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True, help="How to print."
+    "-o",
+    "--output",
+    callback=lambda *given: _before_the_command(*given) or "table",
+    **_OUTPUT,
 )
 
 
@@ -68,28 +109,85 @@ def connected(command: Command) -> Command:
 
     @functools.wraps(command)
     def run(**options: Any) -> Any:
-        names = ("endpoints", "prefix", "layouts", "user", "password_file", "ca", "cert", "key")
-        chosen = {name: options.pop(name) or None for name in names}
-        with connect(**chosen) as connection:
+        chosen = {name: options.pop(name) or None for name in NAMES}
+        with connect(options.pop("config"), options.pop("registry"), **chosen) as connection:
             return command(connection, **options)
 
-    for option in reversed(OPTIONS):
-        run = option(run)
-    return run
+    return _with_options(run, callback=_before_the_command)
+
+
+def before_commands(group: Command) -> Command:
+    """Give the program itself the shared options: what stands before the command counts for it."""
+
+    @functools.wraps(group)
+    def run(**_: Any) -> Any:
+        return group()
+
+    return click.option("-o", "--output", **_OUTPUT)(_with_options(run, envvar=None))
+
+
+def _with_options(command: Command, **more: Any) -> Command:
+    for names, attributes in reversed(OPTIONS):
+        command = click.option(*names, **attributes | more)(command)
+    return command
+
+
+def read_operators_file(path: str, name: str) -> dict[str, Any]:
+    """Read what the operator's settings file says of one registry."""
+    document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    registries = document.get("registries") if isinstance(document, dict) else None
+    if not isinstance(registries, dict) or not isinstance(registries.get(name), dict):
+        raise ValueError(f"{path} has no registry {name!r}: it is not in the mapping `registries`")  # noqa: TRY004
+    named = {OPERATORS_KEYS[key]: value for key, value in registries[name].items() if key in OPERATORS_KEYS}
+    found = named | {"prefix": document.get("prefix")}
+    return {key: _text(value) for key, value in found.items() if value}
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _settings(config: str | None, registry: str | None, options: dict[str, Any]) -> ClientSettings:
+    """Options win over the environment, and that over the operator's file, unless the registry there is named."""
+    if registry and not config:
+        raise ValueError("--registry names a registry of the operator's settings file: give that with --config")
+    if registry and config:
+        given = {key: value for key, value in options.items() if value is not None}
+        nothing = dict.fromkeys(OPERATORS_KEYS.values(), "")  # nor is what the environment says of another registry
+        return read_settings(**nothing | read_operators_file(config, registry) | given)
+    return read_settings(**options, defaults=read_operators_file(config, "default") if config else None)
+
+
+def _with_etcd(settings: ClientSettings) -> ClientSettings:
+    """Refuse settings that are enough for a program, and not for a command."""
+    if not settings.endpoints:
+        raise ValueError("GRPC_ETCD_ENDPOINTS is not set: commands look at an etcd, never at GRPC_ETCD_STATIC")
+    return settings
 
 
 @contextmanager
-def connect(**overrides: Any) -> Iterator[Connection]:
+def connect(config: str | None = None, name: str | None = None, **overrides: Any) -> Iterator[Connection]:
     """Open a registry; whatever goes wrong is one sentence and a remedy on standard error."""
+    connection = _open(config, name, overrides)
+    with connection.registry:
+        try:
+            yield connection
+        except EtcdError as error:
+            raise Failure(*explain(error, connection.settings)) from error
+        except BrokenPipeError:
+            raise  # nobody reads the output any more: no fault, see `printing`
+        except OSError as error:
+            raise Failure(str(error)) from error
+
+
+def _open(config: str | None, name: str | None, overrides: dict[str, Any]) -> Connection:
+    """Make the clients; nothing is sent yet, so what fails is a setting."""
     try:
-        settings = read_settings(**overrides)
-        with Registry.from_settings(settings) as registry:
-            yield Connection(settings, registry)
+        settings = _with_etcd(_settings(config, name, overrides))
+        connection = Connection(settings, Registry.from_settings(settings))
+        _ = connection.etcd
     except SettingsError as error:
-        raise click.UsageError("\n".join(error.faults)) from error
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    except EtcdError as error:
-        raise click.ClickException(f"{error}\n{error.remedy}") from error
-    except OSError as error:
-        raise click.ClickException(str(error)) from error
+        raise BadUsage(*error.faults) from error
+    except (ValueError, yaml.YAMLError, OSError) as error:
+        raise BadUsage(str(error)) from error
+    return connection

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from grpc_etcd.cli.entries import Entry
 from grpc_etcd.registry.endpoint import Endpoint, split_address
+from grpc_etcd.registry.escaping import escape, escape_bytes
 from grpc_etcd.registry.layout import Rejected
 
 
@@ -42,7 +43,7 @@ class Facts:
     elsewhere: Mapping[str, int] = field(default_factory=dict)  # options that would have found it -> records there
     similar: tuple[str, ...] = ()  # services whose name differs in case, white space or punctuation
     unreachable: Mapping[str, str] = field(default_factory=dict)  # address -> why nothing answered there
-    has_owners: bool = False
+    has_owners: bool | None = False  # None: may not be read
     missing_keys: tuple[str, ...] = ()  # keys that an owner record names and that are not there
     synced: tuple[str, ...] | None = None  # clusters whose synced mark is there; None: may not be read
     version: str = ""
@@ -77,6 +78,8 @@ def _server(facts: Facts) -> Iterator[Finding]:
         )
 
 
+UNREADABLE_OWNERS = "this user may not read /grpc-etcd/owner/, where operators keep what they have written."
+GRANT_OWNERS = "Grant it to people: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/"
 UPGRADE = "Upgrade to 3.5.33, 3.6.14 or newer."
 # etcd's change logs: lost events, leases renewed though revoked, permissions too wide; fixed in these.
 SOUND = {(3, 5): 33, (3, 6): 14}
@@ -97,7 +100,9 @@ def _absence(facts: Facts) -> Iterator[Finding]:
     what = f"service {facts.service!r}" if facts.service else "registry"
     where = ", ".join(facts.sought)
     yield from (
-        Finding(Level.FAULT, what, f"nothing is at {where}, but {count} records fit {options}", f"Use {options}.")
+        Finding(
+            Level.FAULT, what, f"nothing is at {where}, but {number(count, 'record')} with {options}", f"Use {options}."
+        )
         for options, count in facts.elsewhere.items()
     )
     yield from (
@@ -110,22 +115,25 @@ def _absence(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def number(count: int, noun: str) -> str:
+    """Write a number with its noun."""
+    return f"there is {count} {noun}" if count == 1 else f"there are {count} {noun}s"
+
+
 def _values(entries: Sequence[Entry]) -> Iterator[Finding]:
     for entry in entries:
         if isinstance(entry.read, Rejected):
             yield Finding(
                 Level.FAULT,
-                entry.key.decode(errors="replace"),
+                escape_bytes(entry.key),
                 f"the value cannot be used: {entry.read.reason}",
                 "Mend or delete the key; other endpoints are not affected in our clients, but may be in others.",
             )
-        elif (named := entry.key.decode(errors="replace").rpartition("://")[2]) != entry.read.address and "://" in str(
-            entry.key
-        ):
+        elif (named := escape_bytes(entry.key).rpartition("://"))[1] and named[2] != escape(entry.read.address):
             yield Finding(
                 Level.FAULT,
-                entry.key.decode(),
-                f"the key says {named}, the value says {entry.read.address}",
+                escape_bytes(entry.key),
+                f"the key says {named[2]}, the value says {entry.read.address}",
                 "Make both equal: Go clients dial the value's address and delete by the key's.",
             )
 
@@ -168,7 +176,7 @@ def _leases(entries: Sequence[Entry]) -> Iterator[Finding]:
         if not entry.lease and isinstance(entry.read, Endpoint):
             yield Finding(
                 Level.FAULT,
-                entry.key.decode(),
+                escape_bytes(entry.key),
                 "the key has no lease: it stays when its server is dead",
                 "Let the operator or Registry.register write it; delete it if its server is gone.",
             )
@@ -179,12 +187,19 @@ def _drained(facts: Facts) -> Iterator[Finding]:
     for endpoint, entry in _endpoints(facts.entries):
         services.setdefault(entry.service, []).append(endpoint)
     for service, endpoints in services.items():
-        if not any(each.enable and each.weight > 0 for each in endpoints):
+        if not any(each.is_callable for each in endpoints):
             yield Finding(
                 Level.FAULT,
                 f"service {service!r}",
-                f"all {len(endpoints)} endpoints are disabled or have weight 0",
+                f"all {len(endpoints)} endpoints are disabled, not healthy or have weight 0",
                 "Enable one: spec.enable and spec.weight of the GrpcService, or the admin tool that disabled them.",
+            )
+        elif unhealthy := [each.address for each in endpoints if not each.healthy]:
+            yield Finding(
+                Level.WARNING,
+                f"service {service!r}",
+                f"{len(unhealthy)} of {len(endpoints)} endpoints say that they are not healthy: {', '.join(unhealthy)}",
+                "They get no calls until whoever writes their keys says `healthy: true`.",
             )
 
 
@@ -196,12 +211,21 @@ def _operator(facts: Facts) -> Iterator[Finding]:
             "the operator has written it, but it is not there",
             "See the operator's log and metrics.",
         )
+    if facts.has_owners is None:
+        yield Finding(Level.NOTE, "owner records", f"unknown: {UNREADABLE_OWNERS}", GRANT_OWNERS)
     if facts.synced is None:
         yield Finding(
             Level.WARNING,
             "synced mark",
-            "this user may not read /grpc-etcd/, so an outage looks like an empty service",
-            "Grant it: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/",
+            "unknown: this user may not read /grpc-etcd/synced/; its clients take an outage for an empty service",
+            "Grant it: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/synced/",
+        )
+    elif facts.has_owners is None and not facts.synced:
+        yield Finding(
+            Level.WARNING,
+            "synced mark",
+            "no operator is in step with this registry; unknown whether one should be",
+            f"{GRANT_OWNERS} Then check again.",
         )
     elif facts.has_owners and not facts.synced:
         yield Finding(

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from grpc_etcd.registry.endpoint import Endpoint, name_fault
+from grpc_etcd.registry.catalog import service_of
+from grpc_etcd.registry.endpoint import Endpoint, ServiceDescription
 from grpc_etcd.registry.layout import Layout, Rejected
-from grpc_etcd.registry.own import ROOT, OwnerRecord
-
-MARKER = "{service}"  # in no prefix that anybody would choose; "service" is in kratos's
+from grpc_etcd.registry.own import OwnerRecord
+from grpc_etcd.registry.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +24,7 @@ class Entry:
     lease: int
     read: Endpoint | Rejected
     owner: OwnerRecord | None = None
-
-
-def list_root(layout: Layout) -> bytes:
-    """Give the prefix under which a layout keeps all services."""
-    return layout.prefix(MARKER).partition(MARKER.encode())[0]
-
-
-def service_of(layout: Layout, key: bytes) -> str | None:
-    """Give the service that a key belongs to in a layout; None when it can be none of its keys."""
-    root, _, tail = layout.prefix(MARKER).partition(MARKER.encode())
-    if not key.startswith(root) or key.startswith((ROOT, b"/prometheus/")):
-        return None
-    name, separator, rest = key[len(root) :].partition(tail)
-    text = name.decode(errors="replace")
-    return text if separator and rest and name_fault(text) is None else None
+    is_owner_known: bool = True  # False where the owner records may not be read: `owner` says nothing then
 
 
 class LeasedRecord(Protocol):
@@ -60,14 +46,14 @@ class LeasedRecord(Protocol):
 def make_entries(
     layout: Layout, records: Iterable[LeasedRecord], owners: Mapping[bytes, OwnerRecord] | None = None
 ) -> list[Entry]:
-    """Read records as a layout does; what is none of an endpoint's is left out."""
+    """Read records as a layout does; what is none of an endpoint's is left out. No owners: they are not known."""
     entries = []
     for record in records:
         if (service := service_of(layout, record.key)) is None:
             continue
         if (read := layout.decode(service, record.key, record.value)) is not None:
             owner = (owners or {}).get(record.key)
-            entries.append(Entry(service, layout.name, record.key, record.lease, read, owner))
+            entries.append(Entry(service, layout.name, record.key, record.lease, read, owner, owners is not None))
     return entries
 
 
@@ -82,15 +68,50 @@ def entry_json(entry: Entry) -> dict[str, Any]:
     if isinstance(entry.read, Rejected):
         return common | {"rejected": entry.read.reason}
     owner = entry.owner
-    return common | {
-        "address": entry.read.address,
-        "scheme": entry.read.scheme,
-        "weight": entry.read.weight,
-        "enable": entry.read.enable,
-        "healthy": entry.read.healthy,
-        "region": entry.read.region,
-        "zone": entry.read.zone,
-        "group": entry.read.group,
-        "metadata": dict(entry.read.metadata),
-        "owner": owner and {"namespace": owner.namespace, "pod": owner.pod, "node": owner.node},
+    return (
+        common
+        | endpoint_json(entry.read)
+        | {
+            "owner": owner and {"namespace": owner.namespace, "pod": owner.pod, "node": owner.node},
+            "ownerKnown": entry.is_owner_known,
+        }
+    )
+
+
+def endpoint_json(endpoint: Endpoint) -> dict[str, Any]:
+    """Write an endpoint for programs."""
+    return {
+        "address": endpoint.address,
+        "scheme": endpoint.scheme,
+        "weight": endpoint.weight,
+        "enable": endpoint.enable,
+        "healthy": endpoint.healthy,
+        "region": endpoint.region,
+        "zone": endpoint.zone,
+        "group": endpoint.group,
+        "deployment": endpoint.deployment,
+        "appId": endpoint.app_id,
+        "instance": endpoint.instance,
+        "kind": endpoint.kind.name.lower(),
+        "metadata": dict(endpoint.metadata),
+        "services": endpoint.services and {name: _service_json(each) for name, each in endpoint.services.items()},
+    }
+
+
+def _service_json(service: ServiceDescription) -> dict[str, Any]:
+    return {
+        "namespace": service.namespace,
+        "name": service.name,
+        "labels": service.labels and dict(service.labels),
+        "methods": service.methods and list(service.methods),
+    }
+
+
+def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
+    """Write a snapshot for programs."""
+    return {
+        "service": snapshot.service,
+        "revision": snapshot.revision,
+        "endpoints": [endpoint_json(each) for each in snapshot.endpoints],
+        "rejected": {key.decode(errors="replace"): reason for key, reason in snapshot.rejected.items()},
     }

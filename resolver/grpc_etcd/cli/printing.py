@@ -1,24 +1,83 @@
-"""Tables for people, JSON and YAML for programs."""
+"""All output of the command line: tables and lines for people, JSON and YAML for programs, errors.
 
+The one place where text of others (records, error texts of servers, names from the command line) meets a terminal: it
+is escaped here, whatever the format, so no command prints by itself. Also the one place that knows what to do when
+whoever reads the output has left: end in silence with 0, as `kubectl get | head` does.
+"""
+
+import contextlib
+import io
 import json
-from collections.abc import Sequence
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from grpc_etcd.registry.escaping import escape, escape_json, escape_lines
 
 OUTPUTS = ("table", "json", "yaml")
 WIDE = 250  # where there is no terminal, lines are not broken
+STANDARD_OUTPUT = 1
+
+
+class Failure(click.ClickException):
+    """What went wrong, one sentence on each line."""
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__("\n".join(map(escape, sentences)))
+
+
+class BadUsage(click.UsageError):
+    """What is wrong with the command line or a setting, one sentence on each line."""
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__("\n".join(map(escape_lines, sentences)))
+
+
+def print_line(text: str, *, error: bool = False) -> None:
+    """Print one line, on standard error if it is about an error."""
+    click.echo(escape(text), err=error)
+
+
+def print_label(label: str, text: str, *, is_bad: bool = False) -> None:
+    """Print one line that begins with a label."""
+    click.secho(f"{label}: ", bold=True, nl=False, fg="red" if is_bad else None)
+    print_line(text)
 
 
 def print_data(data: object, output: str) -> None:
     """Print data for programs."""
     if output == "yaml":
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(format_yaml(data), nl=False)
     else:
-        click.echo(json.dumps(data, ensure_ascii=False, indent=2))
+        click.echo(escape_json(json.dumps(data, ensure_ascii=not _is_unicode(), indent=2)))
+
+
+def print_item(data: object, output: str) -> None:
+    """Print one of many for programs that read while more are to come: a line of JSON, or an item of a list in YAML."""
+    if output == "yaml":
+        click.echo(format_yaml([data]), nl=False)
+    else:
+        click.echo(escape_json(json.dumps(data, ensure_ascii=not _is_unicode())))
+
+
+def format_yaml(data: object) -> str:
+    """Write YAML; as soon as it holds anything unprintable, all that is not ASCII is an escape."""
+    text = str(yaml.safe_dump(data, sort_keys=False, allow_unicode=_is_unicode()))
+    return text if escape_lines(text) == text else str(yaml.safe_dump(data, sort_keys=False, allow_unicode=False))
+
+
+def _is_unicode() -> bool:
+    return sys.stdout.encoding.lower() in ("utf-8", "utf8")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -27,8 +86,70 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     for column in columns:
         table.add_column(column.upper(), overflow="fold")
     for row in rows:
-        table.add_row(*("-" if cell in ("", None) else str(cell) for cell in row))
+        # Text, since rich would take "[red]" and ":smile:" in a string for its own markup.
+        table.add_row(*(Text("-" if cell in ("", None) else escape(str(cell))) for cell in row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDE)
-    console.print(table, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    click.echo(captured.get(), nl=False)
+
+
+def print_mapping(data: Mapping[str, Any]) -> None:
+    """Print one thing for people, a field on each line."""
+    print_table(("", "value"), [(name, ", ".join(v) if isinstance(v, list) else v) for name, v in data.items()])
+
+
+@contextlib.contextmanager
+def guarded_output() -> Iterator[None]:
+    """End the command in silence when nobody reads its output any more."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the locale's encoding lacks
+    try:
+        yield
+    except BrokenPipeError:
+        _silence()
+        raise click.exceptions.Exit(0) from None
+
+
+def _silence() -> None:
+    """Write to nowhere from now on: the interpreter flushes once more when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@contextlib.contextmanager
+def ending_with_reader() -> Iterator[None]:
+    """Raise BrokenPipeError in the main thread as soon as the reader of a pipe has left, not only at the next line."""
+    before = signal.signal(signal.SIGPIPE, _raise_broken_pipe)
+    over, ended = os.pipe()
+    watcher = threading.Thread(target=_await_reader, args=(threading.get_ident(), over), name="grpc-etcd-reader")
+    watcher.daemon = True
+    watcher.start()
+    try:
+        yield
+    finally:
+        os.close(ended)
+        watcher.join()
+        os.close(over)
+        signal.signal(signal.SIGPIPE, before)
+
+
+def _raise_broken_pipe(*_: object) -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    raise BrokenPipeError
+
+
+def _await_reader(main: int, over: int) -> None:
+    poll = select.poll()
+    poll.register(STANDARD_OUTPUT, 0)  # that a pipe has no reader is told unasked; a file never has any news
+    poll.register(over, 0)
+    if any(fd == STANDARD_OUTPUT and event & select.POLLERR for fd, event in poll.poll()):
+        signal.pthread_kill(main, signal.SIGPIPE)

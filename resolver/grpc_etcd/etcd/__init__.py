@@ -6,6 +6,7 @@ Nothing is connected, read or compiled at import.
 
 from grpc_etcd.etcd import compare, ops
 from grpc_etcd.etcd.blocking.client import Etcd
+from grpc_etcd.etcd.blocking.hub import WatchHub
 from grpc_etcd.etcd.blocking.streams import KeepAlive, ListWatch
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.endpoints import Password, Tls
@@ -24,13 +25,16 @@ from grpc_etcd.etcd.errors import (
     LeaseNotFound,
     NoLeader,
     NoSpace,
+    NotServing,
     PermissionDenied,
     RequestTooLarge,
     TokenRefused,
     TooManyOperations,
     TooManyRequests,
     Unavailable,
+    UnreadableFile,
 )
+from grpc_etcd.etcd.hub import Subscription
 from grpc_etcd.etcd.model import (
     Changed,
     Deleted,
@@ -78,6 +82,7 @@ __all__ = [
     "News",
     "NoLeader",
     "NoSpace",
+    "NotServing",
     "Op",
     "Password",
     "PermissionDenied",
@@ -88,6 +93,7 @@ __all__ = [
     "Revision",
     "ServerStatus",
     "State",
+    "Subscription",
     "TimeToLive",
     "Tls",
     "TokenRefused",
@@ -95,6 +101,8 @@ __all__ = [
     "TooManyRequests",
     "TransactionResult",
     "Unavailable",
+    "UnreadableFile",
+    "WatchHub",
     "compare",
     "ops",
 ]

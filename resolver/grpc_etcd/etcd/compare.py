@@ -5,17 +5,20 @@ A key that does not exist compares as version, revisions and lease 0.
 
 from typing import Literal, NamedTuple, TypeAlias
 
+from grpc_etcd.etcd.model import prefix_end
+
 Target: TypeAlias = Literal["version", "create_revision", "mod_revision", "value", "lease"]
 Operator: TypeAlias = Literal["==", "!=", ">", "<"]
 
 
 class Compare(NamedTuple):
-    """One condition on one key."""
+    """One condition on one key, or on each one of a range."""
 
     key: bytes
     target: Target
     operator: Operator
     operand: int | bytes
+    range_end: bytes = b""  # with one, the condition is on each key of the range
 
 
 def version(key: bytes, operator: Operator, operand: int) -> Compare:
@@ -36,6 +39,11 @@ def mod_revision(key: bytes, operator: Operator, operand: int) -> Compare:
 def value(key: bytes, operator: Operator, operand: bytes) -> Compare:
     """Compare the key's value. A key that does not exist never fits."""
     return Compare(key, "value", operator, operand)
+
+
+def leases(prefix: bytes, operator: Operator, operand: int) -> Compare:
+    """Compare the lease of each key with this prefix; all of them have to fit. Where there is none, 0 is compared."""
+    return Compare(prefix, "lease", operator, operand, prefix_end(prefix))
 
 
 def lease(key: bytes, operator: Operator, operand: int) -> Compare:

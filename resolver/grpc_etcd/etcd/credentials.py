@@ -3,13 +3,14 @@
 The password is read anew at each log-in, so that a rotated one is picked up.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 from grpc_etcd.etcd import calls
 from grpc_etcd.etcd.calls import Call
 from grpc_etcd.etcd.endpoints import Password
-from grpc_etcd.etcd.errors import AuthFailed
+from grpc_etcd.etcd.errors import EtcdError, PermissionDenied, TokenRefused, UnreadableFile
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -25,6 +26,11 @@ class Credentials:
         self._password = password
         self.token: Metadata | None = None if user else ()
 
+    @property
+    def asks_program(self) -> bool:
+        """Whether the password comes from a function of the program, which may take as long as it likes."""
+        return not isinstance(self._password, str | Path)
+
     def log_in(self) -> Call[str]:
         """Return the call that fetches a token."""
         return calls.authenticate(self.user, self._read_password())
@@ -39,6 +45,22 @@ class Credentials:
         if self.user and self.token is refused:
             self.token = None
 
+    def is_refused(self, token: Metadata, error: EtcdError) -> bool:
+        """Say whether an error is about the token, so that a new log-in mends it.
+
+        An etcd that asked nobody for a user when this client logged in may do so by now. It then asks for a token,
+        unless the connection has a client certificate: whoever shows one without a token is the user that its common
+        name says, and may do nothing where there is none of that name.
+        """
+        return bool(self.user) and (
+            isinstance(error, TokenRefused) or (isinstance(error, PermissionDenied) and not token)
+        )
+
+    def forget_that_nobody_was_asked(self) -> None:
+        """Find out anew whether etcd asks for a user."""
+        if self.token == ():
+            self.drop(self.token)
+
     def _read_password(self) -> str:
         match self._password:
             case str(text):
@@ -46,12 +68,20 @@ class Credentials:
             case Path() as path:
                 return read_password(path)
             case source:
-                return source()
+                return ask_password(source)
+
+
+def ask_password(source: Callable[[], str]) -> str:
+    """Call a program's function; one that gives up on the program ends no thread of ours, which would be deaf."""
+    try:
+        return source()
+    except SystemExit as error:
+        raise UnreadableFile(f"the password's function ended with {error!r}") from error
 
 
 def read_password(path: Path) -> str:
     """Read a password file; a trailing line break does not belong to the password."""
     try:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise AuthFailed(f"the password file cannot be read: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableFile(f"the password file cannot be read: {error}") from error

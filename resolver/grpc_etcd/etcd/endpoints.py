@@ -1,7 +1,7 @@
 """Where etcd is and how to get in: endpoints, TLS files, user and password; and the channel's options. No sockets here.
 
-One name becomes `dns:///`, which gRPC resolves again by itself. Several endpoints must become addresses first, since
-gRPC knows no target of several names; round robin over them prefers those that are connected.
+Each endpoint is a gRPC target of its own, so that its certificate is checked against its own name. A name becomes
+`dns:///`, which gRPC resolves again by itself; round robin over its addresses prefers those that are connected.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 3_000),  # in fact the time that one attempt to connect may take
     ("grpc.max_reconnect_backoff_ms", 3_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),  # else a name that leads elsewhere is followed after 30 s
     ("grpc.use_local_subchannel_pool", 1),  # equal channels would share a connection, and a dead one too
     ("grpc.enable_http_proxy", 0),  # the registry is never behind the proxy that leads out
 )
@@ -47,8 +48,10 @@ class HostPort(NamedTuple):
 class Tls:
     """The files of TLS: the CA, and for mutual TLS a certificate and its key. Changed files are picked up.
 
-    Without a CA, the system's certificates are trusted. `server_name` is the name that the servers' certificates must
-    carry where it is not the endpoint's own; with several endpoints it is needed unless all carry the first one's name.
+    In place of a file's path each may be PEM itself, a text that begins with `-----BEGIN`; that never changes.
+    Without a CA, the public ones are trusted that grpcio brings with it, or those of the file that is named by the
+    environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH. Each server's certificate must carry the endpoint's own name
+    or address, or `server_name` where that is given.
     """
 
     ca: Path | str | None = None
@@ -70,18 +73,28 @@ def is_address(host: str) -> bool:
     return True
 
 
-def parse_endpoints(endpoints: str | Sequence[str]) -> tuple[HostPort, ...] | str:
-    """Return the endpoints of a list or a comma-separated string; a gRPC target (`dns:///etcd`) stays what it is.
+def make_targets(endpoints: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the gRPC target of each endpoint of a list or a comma-separated string.
 
-    Each is `host`, `host:port` or `[v6]:port`, with or without `http://` or `https://` as etcdctl writes them.
+    Each is `host`, `host:port` or `[v6]:port`, with or without `http://` or `https://` as etcdctl writes them; what is
+    a gRPC target already (`dns:///etcd`, `ipv4:10.0.0.1:2379,10.0.0.2:2379`) stays what it is.
     """
-    listed = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
+    listed = split(endpoints) if isinstance(endpoints, str) else endpoints
     stripped = [each.strip() for each in listed if each.strip()]
     if not stripped:
         raise ValueError("no etcd endpoint given")
-    if len(stripped) == 1 and is_target(stripped[0]):
-        return stripped[0]
-    return tuple(dict.fromkeys(parse_endpoint(each) for each in stripped))
+    return tuple(dict.fromkeys(each if is_target(each) else make_target(parse_endpoint(each)) for each in stripped))
+
+
+def split(endpoints: str) -> list[str]:
+    """Split at commas, but not between the addresses of one gRPC target."""
+    parts: list[str] = []
+    for part in endpoints.split(","):
+        if parts and parts[-1].startswith(("ipv4:", "ipv6:")) and not is_target(part.strip()):
+            parts[-1] += f",{part.strip()}"
+        else:
+            parts.append(part.strip())
+    return parts
 
 
 def is_target(endpoint: str) -> bool:
@@ -107,20 +120,17 @@ def wants_tls(endpoints: str | Sequence[str]) -> bool:
     return any(each.strip().startswith("https://") for each in listed)
 
 
-def make_target(addresses: Sequence[HostPort]) -> str:
-    """Return the gRPC target of one name or of several addresses."""
-    if len(addresses) == 1 and not addresses[0].is_address:
-        return f"dns:///{addresses[0].host}:{addresses[0].port}"
-    parsed = [(ip_address(each.host), each.port) for each in addresses]
-    if all(address.version == 4 for address, _ in parsed):  # noqa: PLR2004  IPv4
-        return "ipv4:" + ",".join(f"{address}:{port}" for address, port in parsed)
-    mapped = [(address if isinstance(address, IPv6Address) else f"::ffff:{address}", port) for address, port in parsed]
-    return "ipv6:" + ",".join(f"[{address}]:{port}" for address, port in mapped)
+def make_target(endpoint: HostPort) -> str:
+    """Return the gRPC target of a name or an address."""
+    if not endpoint.is_address:
+        return f"dns:///{endpoint.host}:{endpoint.port}"
+    address = ip_address(endpoint.host)
+    host = f"[{address}]" if isinstance(address, IPv6Address) else address
+    return f"ipv{address.version}:{host}:{endpoint.port}"
 
 
-def make_options(endpoints: tuple[HostPort, ...] | str, tls: Tls | None) -> tuple[tuple[str, int | str], ...]:
-    """Return the channel's options."""
-    several = not isinstance(endpoints, str) and len(endpoints) > 1
-    name = (tls.server_name or (endpoints[0].host if several else "")) if tls else ""  # type: ignore[union-attr]
+def make_options(tls: Tls | None) -> tuple[tuple[str, int | str], ...]:
+    """Return the options of every channel."""
     balancing = (("grpc.lb_policy_name", "round_robin"),)
+    name = tls.server_name if tls else ""
     return OPTIONS + balancing + ((("grpc.ssl_target_name_override", name),) if name else ())

@@ -2,7 +2,9 @@
 
     EtcdError
     ├── Unavailable            no member answers
-    │   └── NoLeader           the member that answers has no quorum
+    │   ├── NoLeader           the member that answers has no quorum
+    │   ├── NotServing         what answers serves no client: a learner, a corrupt member, no etcd at all
+    │   └── UnreadableFile     a file of the client's own (TLS, password) cannot be read, so nobody was asked
     ├── DeadlineExceeded       no answer in time: a write may or may not have happened
     ├── PermissionDenied       the user may not do this
     ├── AuthFailed             user or password is wrong or missing
@@ -21,22 +23,45 @@
     ├── TooManyRequests        the server is overloaded
     └── Closed                 the client has been closed
 
-Each keeps the gRPC code and etcd's own words; `remedy` tells an admin what to do next.
+Each keeps the gRPC code and etcd's own words; `remedy` tells an admin what to do next. Both can be called as well, as
+those of a `grpc.RpcError` must be, so that one handler may serve both kinds.
 """
 # ruff: noqa: N818  the names are the conditions that etcd reports; `errors.` or EtcdError says what they are
 
-from typing import ClassVar
+import importlib
+from typing import Any
+
+
+class Details(str):
+    """What etcd said; `error.details()` gives the same, as with a grpc.RpcError."""
+
+    __slots__ = ()
+
+    def __call__(self) -> str:
+        """Return the text."""
+        return str(self)
+
+
+class Code(str):
+    """The name of gRPC's code, empty where no call was made; `error.code()` gives the code, as with a grpc.RpcError."""
+
+    __slots__ = ()
+
+    def __call__(self) -> Any:
+        """Return the grpc.StatusCode."""
+        codes = importlib.import_module("grpc").StatusCode  # this module itself does without gRPC
+        return codes[self] if self in codes.__members__ else codes.UNKNOWN
 
 
 class EtcdError(Exception):
     """Anything that went wrong with etcd."""
 
-    remedy: ClassVar[str] = "See etcd's log for the reason."
+    remedy: str = "See etcd's log for the reason."
 
     def __init__(self, details: str, code: str = "") -> None:
         super().__init__(details)
-        self.details = details
-        self.code = code
+        self.details = Details(details)
+        self.code = Code(code)
 
     def __str__(self) -> str:
         return f"{self.details or type(self).__name__} ({self.code})" if self.code else self.details
@@ -54,6 +79,21 @@ class NoLeader(Unavailable):
     remedy = "Bring back the majority of etcd's members; until then it can neither be written nor read safely."
 
 
+class NotServing(Unavailable):
+    """What answers serves no client: a learner, a member whose data are corrupt, or no etcd at all. Others may."""
+
+    remedy = (
+        "Promote the learner (etcdctl member promote), or replace the member that is corrupt (etcdctl alarm list); "
+        "check that each endpoint is an etcd's client URL."
+    )
+
+
+class UnreadableFile(Unavailable):
+    """A file of the client's own, for TLS or with a password, cannot be read: nobody was asked."""
+
+    remedy = "Check the file's path and that this process may read it; a new one is taken up without a restart."
+
+
 class DeadlineExceeded(EtcdError):
     """No answer in time. A write may or may not have been carried out."""
 
@@ -65,7 +105,10 @@ class DeadlineExceeded(EtcdError):
 class PermissionDenied(EtcdError):
     """The user may not do this."""
 
-    remedy = "Grant the user's role the range: etcdctl role grant-permission ROLE --prefix=true readwrite PREFIX."
+    remedy = (
+        "Grant the user's role the range: etcdctl role grant-permission ROLE --prefix=true read PREFIX, "
+        "or readwrite where this program registers."
+    )
 
 
 class AuthFailed(EtcdError):
@@ -77,7 +120,7 @@ class AuthFailed(EtcdError):
 class TokenRefused(AuthFailed):
     """The token is no longer valid; a new log-in mends it."""
 
-    remedy = "Log in again; when that repeats, compare the members' --auth-token settings and clocks."
+    remedy = "Log in, with a user if there was none; else compare the members' --auth-token settings and clocks."
 
 
 class AuthNotEnabled(AuthFailed):
@@ -165,6 +208,9 @@ class Closed(EtcdError):
 # etcd's own words, from its api/v3rpc/rpctypes/error.go; the first that fits wins.
 WORDS: tuple[tuple[str, type[EtcdError]], ...] = (
     ("no leader", NoLeader),
+    ("not supported for learner", NotServing),
+    ("etcdserver: not capable", NotServing),
+    ("corrupt cluster", NotServing),
     ("permission denied", PermissionDenied),
     ("invalid auth token", TokenRefused),
     ("revision of auth store is old", TokenRefused),
@@ -182,6 +228,55 @@ WORDS: tuple[tuple[str, type[EtcdError]], ...] = (
     ("duplicate key", DuplicateKey),
     ("database space exceeded", NoSpace),
     ("too many requests", TooManyRequests),
+    ("Stream removed", Unavailable),  # gRPC's own, of code UNKNOWN: the connection broke under the call
+)
+
+# gRPC's own words for a call that found no connection, for want of an address, of somebody who accepts, or of trust: no
+# part of it has left this process. Those of grpcio 1.51 to 1.85.
+UNSENT_WORDS = (
+    "connections to all backends failing",
+    "failed to connect to all addresses",
+    "errors resolving",
+    "DNS resolution failed",
+    "empty address list",
+)
+
+# What refuses a call before it looks at it: words of etcd's interceptors, and the code of a server that has no such
+# method.
+UNSEEN_WORDS = ("not supported for learner", "etcdserver: not capable")
+UNSEEN_CODE = "UNIMPLEMENTED"
+
+ASKS_FOR_USER = "Give a user and its password: this etcd has authentication on and asks everybody for them."
+ASKS_FOR_TLS = (
+    "Check that etcd runs there. Does etcd speak TLS? "
+    "Then give its CA certificate, or write https:// in front of the endpoints."
+)
+BROKEN_OFF = (
+    "The connection broke while the call was under way, as when a member restarts or a proxy closes it; a write may or "
+    "may not have been carried out. If it happens often, look into etcd's log and what is between."
+)
+LACKS_TLS = "Does etcd speak TLS at all? If not, leave out the CA and https://."
+UNUSABLE_FILES = "Check the CA, the certificate and the key: one of them holds no PEM, or they do not belong together."
+DISTRUSTED = "Give the CA that signed etcd's certificate; the certificate must carry this endpoint's host and be valid."
+NEEDS_CERTIFICATE = "Give a client certificate and its key: this etcd asks for one (--client-cert-auth)."
+# Words that say more than the class of the error: etcd's, and gRPC's own about TLS; the first that fits wins.
+REMEDIES: tuple[tuple[type[EtcdError], str, str], ...] = (
+    (TokenRefused, "user name is empty", ASKS_FOR_USER),
+    (Unavailable, "WRONG_VERSION_NUMBER", LACKS_TLS),
+    (Unavailable, "Failed to create security handshaker", UNUSABLE_FILES),
+    (Unavailable, "CERTIFICATE_VERIFY_FAILED", DISTRUSTED),
+    (Unavailable, "certificate verify failed", DISTRUSTED),
+    (Unavailable, "Hostname Verification Check failed", DISTRUSTED),
+    (Unavailable, "Peer name", DISTRUSTED),
+    (Unavailable, "certificate required", NEEDS_CERTIFICATE),
+    (Unavailable, "CERTIFICATE_REQUIRED", NEEDS_CERTIFICATE),
+    (Unavailable, "bad certificate", NEEDS_CERTIFICATE),
+    (Unavailable, "Stream removed", BROKEN_OFF),
+    # How a server ends a connection on which TLS is spoken, and it does not speak it.
+    (Unavailable, "Handshake read failed", LACKS_TLS),
+    # How a TLS server ends a connection on which no TLS is spoken.
+    (Unavailable, "Socket closed", ASKS_FOR_TLS),
+    (Unavailable, "Connection reset by peer", ASKS_FOR_TLS),
 )
 
 CODES: dict[str, type[EtcdError]] = {
@@ -191,12 +286,28 @@ CODES: dict[str, type[EtcdError]] = {
     "PERMISSION_DENIED": PermissionDenied,
     "INVALID_ARGUMENT": InvalidRequest,
     "CANCELLED": Unavailable,
+    "UNIMPLEMENTED": NotServing,  # some other gRPC server
 }
 
 
 def make_error(code: str, details: str) -> EtcdError:
     """Return the error of the tree for a gRPC code and etcd's words."""
-    for words, kind in WORDS:
-        if words in details:
-            return kind(details, code)
-    return CODES.get(code, EtcdError)(details, code)
+    kind = next((kind for words, kind in WORDS if words in details), CODES.get(code, EtcdError))
+    error = kind(details, code)
+    for of, words, remedy in REMEDIES:
+        if isinstance(error, of) and words in details:
+            error.remedy = remedy
+            break
+    return error
+
+
+def is_unsent(error: EtcdError) -> bool:
+    """Say whether it is certain that the call was never sent or looked at, so that another member may be asked."""
+    if isinstance(error, NotServing):
+        return error.code == UNSEEN_CODE or any(words in error.details for words in UNSEEN_WORDS)
+    return isinstance(error, Unavailable) and any(words in error.details for words in UNSENT_WORDS)
+
+
+# After these the token is not to be trusted: an etcd that has lost its data does not refuse a token of before, it waits
+# until it has as many entries as the token says, which may be for ever (etcd 3.6, simple tokens carry an index).
+TOKEN_DOUBTS = (TokenRefused, DeadlineExceeded)

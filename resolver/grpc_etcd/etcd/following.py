@@ -28,6 +28,7 @@ from grpc_etcd.etcd.model import Changed, Listed, Lost, News, Progress, Record, 
 # Waits in seconds, doubled from the first to the last. Refusals (permission, password) are mended by people.
 UNREACHED_SECONDS = (0.1, 3.0)
 REFUSED_SECONDS = (1.0, 30.0)
+WATCH_PATH = "/etcdserverpb.Watch/Watch"
 REFUSALS = (errors.PermissionDenied, errors.AuthFailed, errors.InvalidRequest)
 
 
@@ -90,7 +91,7 @@ class Following:
         self._next: dict[bytes, int] = dict.fromkeys(self._prefixes, start_revision) if start_revision else {}
         self._opened_at = 0
         self._witness: tuple[bytes, Record | None] | None = None
-        self._failures = 0
+        self._failures = Failures()
         self.state = model.State(connected=False, stale_since=clock())
 
     def commands(self) -> Commands:
@@ -154,15 +155,14 @@ class Following:
             raise errors.HistoryChanged(f"{key!r} is not what it was at revision {self._revision()}")
 
     def _after(self, error: EtcdError) -> Commands:
-        if isinstance(error, errors.TokenRefused):
+        if isinstance(error, errors.TOKEN_DOUBTS):
             yield LogIn()
         lost = self._lose(error)
         if lost:
             yield Tell(lost)
         if isinstance(error, errors.Compacted | errors.HistoryChanged | errors.FutureRevision):
             self._next = {}
-        self._failures += 1
-        yield Wait(pause_seconds(error, self._failures) * (0.5 + 0.5 * self._jitter()))
+        yield Wait(self._failures.pause_seconds(error) * (0.5 + 0.5 * self._jitter()))
 
     def _lose(self, error: EtcdError) -> Lost | None:
         known = self.state
@@ -171,7 +171,7 @@ class Following:
         return None if type(known.error) is type(error) else Lost(error, since)
 
     def _connect(self) -> None:
-        self._failures = 0
+        self._failures = Failures()
         self.state = model.State(connected=True, stale_since=None, revision=self._revision())
 
     def _receive(self, reply: Any) -> Sequence[News]:
@@ -230,10 +230,15 @@ def asked(steps: calls.Steps[Any]) -> Generator[Command, Any, Any]:
 
 def check(reply: Any) -> None:
     """Raise when etcd has ended the watch. It does so inside a reply; the stream stays open and silent."""
+    if reply.compact_revision or reply.canceled:
+        raise why_canceled(reply)
+
+
+def why_canceled(reply: Any) -> EtcdError:
+    """Return why etcd has ended a watch, as the reply that says so has it."""
     if reply.compact_revision:
-        raise errors.Compacted("the watch's revision has been compacted", revision=reply.compact_revision)
-    if reply.canceled:
-        raise errors.make_error("", reply.cancel_reason or "etcd ended the watch")
+        return errors.Compacted("the watch's revision has been compacted", revision=reply.compact_revision)
+    return errors.make_error("", reply.cancel_reason or "etcd ended the watch")
 
 
 def pause_seconds(error: EtcdError, failures: int) -> float:
@@ -242,6 +247,35 @@ def pause_seconds(error: EtcdError, failures: int) -> float:
         return 0.0
     first, longest = REFUSED_SECONDS if isinstance(error, REFUSALS) else UNREACHED_SECONDS
     return min(longest, first * 2.0 ** min(failures - 1, 16))
+
+
+class Failures:
+    """Counts what has failed in a row, each kind for itself, and says how long to wait.
+
+    For how long etcd was away says nothing of how often it has refused: an etcd that was restarted refuses each token
+    once, and whoever has tried in vain for a while would otherwise wait as for a right that people have to grant.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def __bool__(self) -> bool:
+        """Tell whether anything has failed."""
+        return bool(self._counts)
+
+    def pause_seconds(self, error: EtcdError) -> float:
+        """Count a failure, and give the wait before the next try."""
+        kind = "unreached"
+        if isinstance(error, REFUSALS):
+            kind = "refused"
+        elif isinstance(error, errors.Compacted | errors.HistoryChanged):
+            kind = "to be listed"
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        return pause_seconds(error, self._counts[kind])
+
+    def forget(self) -> None:
+        """Begin anew: all is well."""
+        self._counts.clear()
 
 
 def watch_method() -> calls.Method:

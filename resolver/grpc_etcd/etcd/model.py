@@ -94,10 +94,15 @@ class ServerStatus(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """News: the complete state at a revision. It replaces everything the consumer held."""
+    """News: the complete state at a revision. It replaces everything the consumer held.
+
+    `history` grows whenever etcd turned out to hold another history than the one that was followed (it was restored, or
+    lost its data): revisions from before then say nothing any more, and the consumer forgets them too.
+    """
 
     records: tuple[Record, ...]
     revision: Revision
+    history: int = 0
 
 
 class Changed(NamedTuple):

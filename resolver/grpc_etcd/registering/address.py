@@ -43,6 +43,26 @@ def advertised_address(address: str, machine: Machine, *, allow_unroutable: bool
     return join_address(host, port)
 
 
+_LOCAL_SOCKETS = ("unix:", "unix-abstract:", "vsock:")
+NO_PORT = "there is no port to register: call add_insecure_port() or add_secure_port() before start()"
+
+
+def listening_address(address: str, port: int) -> str | Rejected:
+    """Give `host:port` for what a server was told to listen on, and for the port that it got.
+
+    gRPC also takes a host alone, and unix sockets, which nobody on another machine can dial.
+    """
+    if address.startswith(_LOCAL_SOCKETS):
+        return Rejected(
+            f"{address!r} is a socket of this machine, which other machines cannot dial; "
+            "also add a port such as '0.0.0.0:50051' before start()"
+        )
+    for host in (address.rpartition(":")[0], address):
+        if split_address(f"{host}:{port}"):
+            return f"{host}:{port}"
+    return Rejected(f"the server listens on {address!r}, of which no address can be registered: give host:port")
+
+
 def _replaced(address: str, wildcard: IPAddress, port: int, machine: Machine) -> str | Rejected:
     """Choose for a wildcard: the Pod's address first. An IPv6 wildcard listens on IPv4 too, not the other way round."""
     for candidate in (machine.pod_ip, machine.ipv4, machine.ipv6):

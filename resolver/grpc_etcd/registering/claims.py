@@ -10,9 +10,19 @@ and says what to do. The law:
     edited in place, or put without lease -> keep the editor's enable and weight, and put the lease back
     another's lease, never claimed by us  -> put: a restart takes over what its predecessor left
     another's lease, after we had it      -> yield: whoever took it keeps it; two never fight over a key
+
+Where several processes register a key, an edit holds for all of them, also for those that come later. A process key
+says what its program wants, without the edit: so the edit is what a key differs in from the process key of its holder.
+
+A process that leaves a key which is its own hands it over where other processes register it too (`processes`):
+
+    other process keys                    -> what leaving does
+    none                                  -> delete the key, and our process key
+    some                                  -> put the newest one's value under its lease, and delete our process key
 """
 
 import enum
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from grpc_etcd.registry.configurators import METRIC_PREFIX, metric_target
@@ -69,6 +79,38 @@ class Leases:
         return lease != 0 and (lease == self.current or lease in self.former)
 
 
+class Values:
+    """What may come to be under a key without anybody's edit: what this process has put, or let others put for it.
+
+    In the order in which it was put. News tell of it in that order too, but late: one may tell of a former value when
+    the answer to a later put is known.
+    """
+
+    def __init__(self, *values: bytes) -> None:
+        self._values = list(values)
+
+    def __contains__(self, value: bytes) -> bool:
+        return value in self._values
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._values)
+
+    def begin_with(self, value: bytes) -> None:
+        """Take it that a value was there before any that is on its way."""
+        if value not in self._values:
+            self._values.insert(0, value)
+
+    def expect(self, value: bytes) -> None:
+        """Take it that a value is put now."""
+        if self._values[-1:] != [value]:
+            self._values.append(value)
+
+    def told(self, value: bytes) -> None:
+        """Take news of a value; one that was put before it and comes after it is an edit."""
+        if value in self._values:
+            del self._values[: self._values.index(value)]
+
+
 def make_claim(layout: Layout, endpoint: Endpoint, cluster: str) -> Claim | Rejected:
     """Say which record registers `endpoint` in `layout`; `cluster` names the writer in the settling touch."""
     encoded = layout.encode(endpoint.name, endpoint)
@@ -84,37 +126,48 @@ def make_metric_claim(name: str, host: str, address: str) -> Claim:
     return Claim(key, value, Group(METRIC_PREFIX, Pace()))
 
 
-def verdict(claim: Claim, held: Held | None, leases: Leases, written: bytes | None) -> tuple[Verdict, Claim]:
-    """Apply the law above; the claim that comes back holds what an admin edited.
-
-    `written` is the value that this process last put under the key; None if it never did.
-    """
+def verdict(claim: Claim, held: Held | None, leases: Leases, *, had: bool) -> Verdict:
+    """Apply the law above to a claim that holds what an admin has edited; `had`: the key was this process's before."""
     if held is None:
-        return Verdict.PUT, claim
+        return Verdict.PUT
     if held.lease and held.lease not in leases:
-        return (Verdict.PUT if written is None else Verdict.YIELD), claim
-    kept = held.lease == leases.current
-    if held.value == claim.value or written is None or held.value == written:
-        return (Verdict.KEEP if kept and held.value == claim.value else Verdict.PUT), claim
-    claim = adopt_edit(claim, held.value)
-    return (Verdict.KEEP if kept and _reads_alike(claim, held.value) else Verdict.PUT), claim
+        return Verdict.YIELD if had else Verdict.PUT
+    return Verdict.KEEP if held.lease == leases.current and reads_alike(claim, held.value) else Verdict.PUT
 
 
-def adopt_edit(claim: Claim, value: bytes) -> Claim:
-    """Take over an admin's enable and weight from a value that was edited in place; all else stays as claimed."""
+def adopt_edit(claim: Claim, value: bytes, meant: Iterable[bytes] = ()) -> Claim:
+    """Take over what an admin has edited in a value, enable and weight; all else stays as claimed.
+
+    `meant` are values that programs have put there: what one of them says is no edit.
+    """
     if claim.layout is None or claim.endpoint is None:
         return claim
-    edited = claim.layout.decode(claim.endpoint.name, claim.key, value)
+    name, decode = claim.endpoint.name, claim.layout.decode
+    edited, *known = (decode(name, claim.key, each) for each in (value, *meant))
     if not isinstance(edited, Endpoint):
         return claim
-    endpoint = replace(claim.endpoint, enable=edited.enable, weight=edited.weight)
+    ours = [each for each in known if isinstance(each, Endpoint)]
+    enable = claim.endpoint.enable if any(each.enable == edited.enable for each in ours) else edited.enable
+    weight = claim.endpoint.weight if any(each.weight == edited.weight for each in ours) else edited.weight
+    endpoint = replace(claim.endpoint, enable=enable, weight=weight)
     encoded = claim.layout.encode(endpoint.name, endpoint)
     return claim if isinstance(encoded, Rejected) else replace(claim, value=encoded.value, endpoint=endpoint)
 
 
-def _reads_alike(claim: Claim, value: bytes) -> bool:
-    """Tell whether readers see in an edited value what is claimed; then its bytes are left alone."""
+def handed_over(claim: Claim, value: bytes, meant: Iterable[bytes]) -> bytes:
+    """Return what to leave to a process that wants `value`: with what an admin has edited in our claim."""
     if claim.layout is None or claim.endpoint is None:
-        return claim.value == value
+        return value
+    wanted = claim.layout.decode(claim.endpoint.name, claim.key, value)
+    theirs = replace(claim, value=value, endpoint=wanted if isinstance(wanted, Endpoint) else None)
+    return adopt_edit(theirs, claim.value, meant).value
+
+
+def reads_alike(claim: Claim, value: bytes) -> bool:
+    """Tell whether readers see in an edited value what is claimed; then its bytes are left alone."""
+    if claim.value == value:
+        return True
+    if claim.layout is None or claim.endpoint is None:
+        return False
     name = claim.endpoint.name
     return claim.layout.decode(name, claim.key, value) == claim.layout.decode(name, claim.key, claim.value)

@@ -6,9 +6,12 @@ Nothing here knows keys, bytes or etcd; the layouts beside this module turn endp
 
 import enum
 import ipaddress
+import math
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -39,12 +42,14 @@ class ServiceDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One dialable address of one service.
+    """One dialable address of one service: `Endpoint(name="greeter", address="10.0.0.1:50051")`.
 
-    `address` is `host:port`, an IPv6 host in brackets. `weight` is relative, 0 means no new calls. `enable=False` is a
-    drain: known, but not to be called. `instance` is an identity that outlives a change of lease and is unique among
-    the endpoints of a service (a Pod's UID and port, say), for the layouts whose keys hold an id instead of the
-    address; empty means: derive it from the address.
+    `name` holds no '/', white space or control character. `address` is `host:port`, an IPv6 host in brackets; empty
+    only where `bind` fills it in. `weight` (a finite number from 0 on) is relative to the other endpoints', 0 means no
+    new calls. `enable=False` is a drain: known, but not to be called, and so is `healthy=False`, which its own health
+    check says. `instance` is an identity that outlives a change of lease and is unique among the endpoints of a service
+    (a Pod's UID and port, say), for the layouts whose keys hold an id instead of the address; empty means: derive it
+    from the address. Raises TypeError or ValueError, which name the field.
     """
 
     name: str
@@ -63,6 +68,46 @@ class Endpoint:
     services: Mapping[str, ServiceDescription] | None = field(default=None, hash=False)
     instance: str = ""
 
+    def __post_init__(self) -> None:
+        for value, name in zip(_texts(self), _TEXT_FIELDS, strict=True):  # made for each record that is read
+            if type(value) is not str and not isinstance(value, str):
+                raise TypeError(f"the endpoint's {name} is {value!r}, which is no string")
+        if fault := name_fault(self.name) or (address_fault(self.address) if self.address else None):
+            raise ValueError(fault)
+        _check_weight(self.weight)
+        if self.enable is not True and self.enable is not False:
+            raise TypeError(f"the endpoint's enable is {self.enable!r}, which is neither True nor False")
+        if self.healthy is not True and self.healthy is not False:
+            raise TypeError(f"the endpoint's healthy is {self.healthy!r}, which is neither True nor False")
+        if not isinstance(self.kind, Kind):
+            raise TypeError(f"the endpoint's kind is {self.kind!r}, which is no Kind")
+        if self.metadata is not EMPTY:
+            _check_metadata(self.metadata)
+
+    @property
+    def is_callable(self) -> bool:
+        """Whether new calls may go to it: enabled, healthy, and of some weight."""
+        return self.enable and self.healthy and self.weight > 0
+
+
+_TEXT_FIELDS = ("name", "address", "scheme", "region", "zone", "deployment", "group", "app_id", "instance")
+_texts = operator.attrgetter(*_TEXT_FIELDS)
+
+
+def _check_weight(weight: object) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise TypeError(f"the endpoint's weight is {weight!r}, which is no number")
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"the endpoint's weight is {weight}; it is a finite number from 0 on")
+
+
+def _check_metadata(metadata: object) -> None:
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"the endpoint's metadata is {metadata!r}, which is no mapping of strings")
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"the endpoint's metadata has {key!r}: {value!r}; both are strings")
+
 
 _FORBIDDEN_IN_NAME = re.compile(r"[/\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HOST = re.compile(r"[A-Za-z0-9._~-]+")
@@ -71,6 +116,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 MAX_PORT = 65535
 
 
+@lru_cache(maxsize=1024)  # the name of a service is that of all its endpoints
 def name_fault(name: str) -> str | None:
     """Say why `name` cannot be a service's name in any registry; None means that it can."""
     if not name:
@@ -85,6 +131,7 @@ def scheme_fault(scheme: str) -> str | None:
     return None if _SCHEME.fullmatch(scheme) else f"the scheme {scheme!r} is not of the form [a-z][a-z0-9+.-]*"
 
 
+@lru_cache(maxsize=4096)  # an address is looked at by its layout, by the endpoint, and again with each change
 def split_address(address: str) -> tuple[str, int] | None:
     """Split `host:port` or `[v6]:port` into a host without brackets and a port; None if it is neither.
 
@@ -100,7 +147,12 @@ def split_address(address: str) -> tuple[str, int] | None:
 
 def join_address(host: str, port: int) -> str:
     """Join a host without brackets and a port; an IPv6 host gets its brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{join_host(host)}:{port}"
+
+
+def join_host(host: str) -> str:
+    """Write a host as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def address_fault(address: str) -> str | None:

@@ -129,11 +129,14 @@ def read_service_info(service: str, struct: Mapping[str, Any], scheme: str, kind
     gojson.text(struct, "name"), gojson.text(struct, "scheme")
     gojson.integer(struct, "kind", 0, gojson.UINT8_MAX)
     metadata = gojson.text_map(struct, "metadata")
-    endpoint = Endpoint(
+    address = gojson.text(struct, "address")
+    if fault := address_fault(address):
+        return Rejected(fault)
+    return Endpoint(
         name=service,
-        address=gojson.text(struct, "address"),
+        address=address,
         scheme=scheme,
-        weight=gojson.real(struct, "weight"),
+        weight=max(0, gojson.real(struct, "weight")),  # Go reads any number; below 0 it gets no call, as with 0
         enable=gojson.flag(struct, "enable"),
         healthy=gojson.flag(struct, "healthy"),
         metadata=MappingProxyType(metadata) if metadata else EMPTY,
@@ -145,8 +148,6 @@ def read_service_info(service: str, struct: Mapping[str, Any], scheme: str, kind
         app_id=gojson.text(struct, "appId"),
         services=_read_services(struct.get("services")),
     )
-    fault = address_fault(endpoint.address)
-    return Rejected(fault) if fault else endpoint
 
 
 def _quoted_services(services: Mapping[str, ServiceDescription] | None) -> str:

@@ -16,6 +16,8 @@ LEADER_PREFIX = ROOT + b"leader/"
 SYNCED_PREFIX = ROOT + b"synced/"
 OWNER_PREFIX = ROOT + b"owner/"
 POLICY_PREFIX = ROOT + b"policy/"
+CLUSTER_PREFIX = ROOT + b"cluster/"
+STANDBY_PREFIX = ROOT + b"standby/"
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -28,6 +30,16 @@ def leader_key(cluster: str) -> bytes:
 def synced_key(cluster: str) -> bytes:
     """Give the key that exists only while the operator of `cluster` is in step."""
     return SYNCED_PREFIX + cluster.encode()
+
+
+def cluster_key(cluster: str) -> bytes:
+    """Give the key that says which Kubernetes cluster `cluster` is the id of; it has no lease."""
+    return CLUSTER_PREFIX + cluster.encode()
+
+
+def standby_prefix(cluster: str) -> bytes:
+    """Give the prefix of the keys by which the replicas of `cluster` that could lead at once make themselves known."""
+    return STANDBY_PREFIX + cluster.encode() + b"/"
 
 
 def owner_prefix(cluster: str) -> bytes:
@@ -56,7 +68,10 @@ class Adjustment(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerRecord:
-    """Which Pod and which GrpcServices (`namespace/name`) stand behind which keys, and what admin tools adjusted."""
+    """Which Pod and which GrpcServices (`namespace/name`) stand behind which keys, and what admin tools adjusted.
+
+    `sources` says which keys are of which GrpcService, where there is more than one.
+    """
 
     namespace: str
     pod: str = ""
@@ -64,6 +79,12 @@ class OwnerRecord:
     grpc_services: tuple[str, ...] = ()
     keys: tuple[bytes, ...] = ()
     adjustments: Mapping[bytes, Adjustment] = field(default_factory=dict, hash=False)
+    sources: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict, hash=False)
+
+    def behind(self, key: bytes) -> tuple[str, ...]:
+        """Name the GrpcServices that a key may be of: all of them, where that is not recorded."""
+        found = tuple(reference for reference, keys in self.sources.items() if key in keys)
+        return found or self.grpc_services
 
     def to_json(self) -> bytes:
         """Write the record; equal records give equal bytes."""
@@ -76,6 +97,8 @@ class OwnerRecord:
         }
         if self.adjustments:
             record["adjustments"] = {key.decode(): list(made) for key, made in sorted(self.adjustments.items())}
+        if self.sources:
+            record["sources"] = {of: sorted(key.decode() for key in keys) for of, keys in sorted(self.sources.items())}
         return _ENCODE(record).encode()
 
     @classmethod
@@ -90,6 +113,10 @@ class OwnerRecord:
                 grpc_services=tuple(_text(name) for name in parsed.get("grpcServices", ())),
                 keys=tuple(_text(key).encode() for key in parsed.get("keys", ())),
                 adjustments={key.encode(): Adjustment(*made) for key, made in parsed.get("adjustments", {}).items()},
+                sources={
+                    _text(of): tuple(_text(key).encode() for key in keys)
+                    for of, keys in parsed.get("sources", {}).items()
+                },
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             return Rejected(f"the value is no owner record: {type(error).__name__}: {error}")

@@ -3,8 +3,9 @@
 Real clients lose events that come close together, differently for each layout (`Pace`). A *stream* is one service in
 one layout of one registry: what one reader watches. `Rhythm` is what a writer remembers of a stream. `PacedQueue`
 holds what waits and gives out what may go into the next transaction. Rules: keys of different streams share a
-transaction freely; withdrawals go first; streams take turns; a change is never split; after a burst that has been quiet
-for `SETTLE_SECONDS` the settling touch is due. No clock is read: `now` is an argument, any monotonic clock's seconds.
+transaction freely; withdrawals go first, but what has not fitted beside others is the first of the next transaction;
+streams take turns; a change is never split; after a burst that has been quiet for `SETTLE_SECONDS` the settling touch
+is due. No clock is read: `now` is an argument, any monotonic clock's seconds.
 """
 
 import math
@@ -95,6 +96,7 @@ class PacedQueue(Generic[S, T]):
         # Lanes of changes that need the same streams, withdrawals apart: the first of a lane speaks for all of it.
         self._lanes: dict[tuple[bool, frozenset[S]], dict[T, Change[S, T]]] = {}
         self._lane_of: dict[T, tuple[bool, frozenset[S]]] = {}
+        self._passed_over: T | None = None  # a large change that was due and did not fit
 
     def __len__(self) -> int:
         return len(self._lane_of)
@@ -103,9 +105,10 @@ class PacedQueue(Generic[S, T]):
         return f"<PacedQueue waiting={len(self)} lanes={len(self._lanes)} streams={len(self._rhythms)}>"
 
     def push(self, change: Change[S, T]) -> None:
-        """Let a change wait, in place of an earlier one of the same `of`."""
-        self.discard(change.of)
+        """Let a change wait, in place of an earlier one of the same `of`: whoever changes on and on keeps its turn."""
         lane = (change.urgent, frozenset(change.keys))
+        if self._lane_of.get(change.of) != lane:
+            self.discard(change.of)
         self._lane_of[change.of] = lane
         self._lanes.setdefault(lane, {})[change.of] = change
 
@@ -122,13 +125,16 @@ class PacedQueue(Generic[S, T]):
         batch: list[Change[S, T]] = []
         used: dict[S, int] = {}
         for change in self._candidates():
+            if not self._bears(change, used, now):
+                continue
             if batch and change.operations > operations:
+                # Else small withdrawals that come on and on would keep it waiting for ever, and all that are behind it.
+                self._passed_over = change.of
                 break
-            if self._bears(change, used, now):
-                batch.append(change)
-                operations -= change.operations
-                for stream, keys in change.keys.items():
-                    used[stream] = used.get(stream, 0) + keys
+            batch.append(change)
+            operations -= change.operations
+            for stream, keys in change.keys.items():
+                used[stream] = used.get(stream, 0) + keys
         for change in batch:
             self._take_turn(change)
         for stream, keys in used.items():
@@ -178,11 +184,15 @@ class PacedQueue(Generic[S, T]):
 
     def _candidates(self) -> Iterator[Change[S, T]]:
         """Give withdrawals first, then the rest; from each lane no more than one transaction can hold."""
+        passed_over, self._passed_over = self._passed_over, None
+        if passed_over in self._lane_of:
+            yield self._lanes[self._lane_of[passed_over]][passed_over]
         for wanted in (True, False):
             for (urgent, streams), lane in self._lanes.items():
                 if urgent is wanted:
                     most = min((self._pace_of(s).keys_per_transaction for s in streams), default=len(lane))
-                    yield from (change for change, _ in zip(lane.values(), range(most), strict=False))
+                    some = (change for change, _ in zip(lane.values(), range(most), strict=False))
+                    yield from (change for change in some if change.of != passed_over)
 
     def _bears(self, change: Change[S, T], used: Mapping[S, int], now: float) -> bool:
         """Tell whether all streams take this change; one larger than a transaction's share goes alone."""

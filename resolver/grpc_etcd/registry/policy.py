@@ -1,17 +1,20 @@
-"""How clients are asked to call one service: balancing, retry, outlier detection, zones, a default timeout, a subset.
+"""How clients are asked to call one service: balancing, retry, outlier detection, zones, slow start, a selection.
 
 A policy is written by people in a GrpcService (`spec.policy`), kept in etcd by the operator, read by clients, and may
-be given in code, which wins field by field. The JSON names are camelCase and the same everywhere; durations are strings
-such as `250ms`, `10s` or `1m30s`. Parsing never raises: it returns what was good and one sentence per fault, so that
-the operator can refuse a policy and a client can live with the rest of it.
+be given in code, which wins field by field. One table holds the bounds of every field for both: a value in code that
+breaks them is a TypeError or ValueError where it is made, which names the field. The JSON names are camelCase and the
+same everywhere; durations are strings such as `250ms`, `10s` or `1m30s`. Parsing never raises: it returns what was good
+and one sentence per fault, so that the operator can refuse a policy and a client can live with the rest of it.
 """
 
 import enum
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import field as with_options
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 LEAST_RETRY_SECONDS = 0.01
 
@@ -39,38 +42,60 @@ class ZonePreference(enum.StrEnum):
 
     NONE = "None"
     PREFER_ZONE = "PreferZone"
+    PREFER_CLUSTER = "PreferCluster"  # endpoints whose metadata `cluster` is the client's come first, then its zone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadBalancing:
-    """`hash_header` is the metadata key that RingHash hashes; without one, calls are spread at random."""
+    """How calls are spread: `LoadBalancing(type=Balancing.RING_HASH, hash_header="x-user")`.
+
+    `type` may be given as its name too (`"RingHash"`). `hash_header` is the metadata key that RingHash hashes, in any
+    case; a binary one (`-bin`) is refused, because gRPC cannot hash it. Calls without it, and all calls where it is
+    empty, are spread at random. With any other type it is refused. Raises ValueError or TypeError, naming the field.
+    """
 
     type: Balancing = Balancing.WEIGHTED
     hash_header: str = ""
 
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """`attempts` counts all tries, the first one too; gRPC allows 2 to 5.
+    """Which failed calls are tried again: `Retry(attempts=3, retry_on=(RetryOn.UNAVAILABLE,))`.
 
-    The wait before a try is random, up to `base_interval`, then doubled each time up to `max_interval`; a maximum below
-    the base counts as the base.
+    `attempts` counts all tries, the first one too: 1 to 5 (gRPC's own limit), and 1 is no retry, as is `Retry.OFF`.
+    `retry_on` takes RetryOn, `grpc.StatusCode` or their names, one or several. The wait before a try is random, up to
+    `base_interval_seconds` (0.01 to 60), then doubled each time up to `max_interval_seconds` (0.01 to 600); a maximum
+    below the base counts as the base. With RingHash every try goes to the same endpoint. Raises ValueError or
+    TypeError, which name the field.
     """
+
+    OFF: ClassVar["Retry"]  # no retry, whatever the registry says
 
     attempts: int = 3
     retry_on: tuple[RetryOn, ...] = (RetryOn.UNAVAILABLE,)
     base_interval_seconds: float = 0.025
     max_interval_seconds: float = 0.25
 
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutlierDetection:
     """Takes an endpoint out for a while when too large a share of its calls fails (gRFC A50).
 
-    The while grows by `base_ejection` each time, up to `max_ejection`, which is at least the base.
-    Each `interval`, endpoints with at least `request_volume` calls are judged, if there are `minimum_hosts` of them.
-    The defaults of hosts and volume are lower than Envoy's (5 and 50), so that a service of three Pods profits too.
+    The while grows by `base_ejection_seconds` (0.1 to 3600) each time, up to `max_ejection_seconds` (0.1 to 86400),
+    which is at least the base. Each `interval_seconds` (0.1 to 3600), endpoints with at least `request_volume` calls
+    (1 to 1000000) are judged, if there are `minimum_hosts` of them (1 to 10000): those of whose calls at least
+    `failure_percentage` (1 to 100) failed are taken out, but never more than `max_ejection_percent` (0 to 100) of all;
+    0 takes out none, as does `OutlierDetection.OFF`. The defaults of hosts and volume are lower than Envoy's (5 and
+    50), so that a service of three Pods profits too. Raises ValueError or TypeError, which name the field.
     """
+
+    OFF: ClassVar["OutlierDetection"]  # none is taken out, whatever the registry says
 
     interval_seconds: float = 10
     base_ejection_seconds: float = 30
@@ -80,24 +105,77 @@ class OutlierDetection:
     minimum_hosts: int = 3
     request_volume: int = 20
 
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalityPreference:
-    """With PreferZone, calls leave the client's zone only while no endpoint in it can be reached."""
+    """With PreferZone, calls leave the client's zone only while too few endpoints are in it or none can be reached.
+
+    Too few are less than `min_endpoints` (1 to 100000), or less than `min_percent` (0 to 100) of all that may be
+    called: then the next nearest (the region, at last all) are called beside them, before the last one of the zone is
+    overloaded or gone. PreferCluster does the same for the client's cluster, and prefers the own zone within it.
+    `mode` may be given by its name too. `LocalityPreference()` is none, whatever the registry says. Raises ValueError
+    or TypeError, which name the field.
+    """
 
     mode: ZonePreference = ZonePreference.NONE
+    min_endpoints: int = 1
+    min_percent: int = 0
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowStart:
+    """A new endpoint's weight grows from `min_weight_percent` (1 to 100) of it to all of it within the window.
+
+    `window_seconds` is 1 to 3600. New is what comes after a client's first set of the service; endpoints of that set
+    have their weight at once. `SlowStart.OFF` is none, whatever the registry says. Raises ValueError or TypeError,
+    which name the field.
+    """
+
+    OFF: ClassVar["SlowStart"]  # whole weights at once, whatever the registry says
+
+    window_seconds: float = 30
+    min_weight_percent: int = 10
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """All wishes for one service; None is no wish. `subset` is the largest number of endpoints that a client takes."""
+    """All wishes for one service; None is no wish, and what the registry says counts.
+
+    `timeout_seconds` (0.001 to 86400) is the deadline of calls with one answer that name none themselves; `math.inf` is
+    none, whatever the registry says. `subset` (1 to 100000) is the largest number of endpoints that a client takes.
+    A part of the registry's policy is switched off by `Retry.OFF`, `OutlierDetection.OFF`, `LocalityPreference()`,
+    `LoadBalancing()`, `SlowStart.OFF`, `match_metadata={}`. With `match_metadata` (at most 16 texts by name) only
+    endpoints whose metadata have all these values are called; while there are none, all are. Raises ValueError or
+    TypeError, which name the field.
+    """
 
     load_balancing: LoadBalancing | None = None
     retry: Retry | None = None
     outlier_detection: OutlierDetection | None = None
     locality_preference: LocalityPreference | None = None
+    slow_start: SlowStart | None = None
     timeout_seconds: float | None = None
     subset: int | None = None
+    match_metadata: Mapping[str, str] | None = with_options(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        for name, (attribute, part) in _PARTS.items():
+            wish = getattr(self, attribute)
+            if wish is not None and not isinstance(wish, part):
+                raise TypeError(f"Policy.{attribute}: {wish!r} is no {part.__name__}(...) ({name} of a GrpcService)")
+        if self.timeout_seconds != math.inf:
+            _check_field(self, "timeout_seconds", _SCALARS["timeout"])
+        _check_field(self, "subset", _SCALARS["subset"])
+        _check_field(self, "match_metadata", _SCALARS["matchMetadata"])
 
     def over(self, other: "Policy") -> "Policy":
         """Give this policy, with the wishes of `other` where this one has none."""
@@ -112,16 +190,24 @@ class ParsedPolicy(NamedTuple):
     faults: tuple[str, ...]
 
 
-class _FaultyValueError(ValueError):
-    """A value that cannot be taken; the text says why and holds no path."""
-
-
-_Read = Callable[[object], Any]
+_Check = Callable[[object], Any]  # a value in code -> the value that is kept; raises TypeError or ValueError
+_Read = Callable[[object], Any]  # a JSON value -> a value in code; raises the same
 _Write = Callable[[Any], object]
 _Word = TypeVar("_Word", bound=enum.StrEnum)
 
+
+class _Field(NamedTuple):
+    """One field of a policy: its name in code, its bounds there, and how JSON says it."""
+
+    attribute: str
+    check: _Check
+    read: _Read
+    write: _Write
+
+
 _DURATION = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m(?!s))?(?:(?P<s>\d+(?:\.\d+)?)s)?(?:(?P<ms>\d+(?:\.\d+)?)ms)?")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_MOST_METADATA = 16  # arbitrary: what a selection may compare
 _HEADER = re.compile(r"[a-z0-9_.-]+")
 
 
@@ -139,91 +225,189 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.12g}s" if seconds >= 1 or not seconds else f"{seconds * 1000:.12g}ms"
 
 
-def _duration(low: float, high: float) -> tuple[_Read, _Write]:
-    def read(raw: object) -> float:
-        seconds = parse_duration(raw) if isinstance(raw, str) else None
-        if seconds is None:
-            raise _FaultyValueError(f"{raw!r} is not a duration such as 250ms or 10s")
-        if not low <= seconds <= high:
-            raise _FaultyValueError(f"{raw} is not between {format_duration(low)} and {format_duration(high)}")
-        return seconds
-
-    return read, format_duration
-
-
-def _integer(low: int, high: int) -> tuple[_Read, _Write]:
-    def read(raw: object) -> int:
-        if isinstance(raw, bool) or not isinstance(raw, int):
-            raise _FaultyValueError(f"{raw!r} is not a whole number")
-        if not low <= raw <= high:
-            raise _FaultyValueError(f"{raw} is not between {low} and {high}")
-        return raw
-
-    return read, int
-
-
-def _one_of(words: type[_Word]) -> tuple[_Read, _Write]:
-    def read(raw: object) -> _Word:
-        if not isinstance(raw, str) or raw not in list(words):
-            raise _FaultyValueError(f"{raw!r} is none of {', '.join(words)}")
-        return words(raw)
-
-    return read, str
-
-
-def _some_of(words: type[_Word]) -> tuple[_Read, _Write]:
-    read_one, _ = _one_of(words)
-
-    def read(raw: object) -> tuple[_Word, ...]:
-        if not isinstance(raw, list) or not raw:
-            raise _FaultyValueError(f"{raw!r} is not a list of {', '.join(words)}")
-        return tuple(dict.fromkeys(read_one(word) for word in raw))
-
-    return read, lambda chosen: [str(word) for word in chosen]
-
-
-def _read_header(raw: object) -> str:
-    if not isinstance(raw, str) or not _HEADER.fullmatch(raw):
-        raise _FaultyValueError(f"{raw!r} is not a metadata key: lower-case letters, digits, '_', '.', '-'")
-    if raw.endswith("-bin"):
-        raise _FaultyValueError(f"{raw!r} is a binary metadata key, which gRPC cannot hash")
+def _number(raw: object) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, int | float):
+        raise TypeError(f"{raw!r} is not a number of seconds")
     return raw
 
 
-# JSON name -> (attribute, reader, writer). Bounds without a source are there to catch slips of the unit.
-_FIELDS: Mapping[type, Mapping[str, tuple[str, _Read, _Write]]] = {
+def _seconds(attribute: str, low: float, high: float) -> _Field:
+    def check(raw: object) -> float:
+        if not low <= (seconds := _number(raw)) <= high:  # nan is not either
+            raise ValueError(f"{raw} s is not between {low:g} and {high:g} seconds")
+        return seconds
+
+    def read(raw: object) -> float:
+        seconds = parse_duration(raw) if isinstance(raw, str) else None
+        if seconds is None:
+            raise ValueError(f"{raw!r} is not a duration such as 250ms or 10s")
+        if not low <= seconds <= high:
+            raise ValueError(f"{raw} is not between {format_duration(low)} and {format_duration(high)}")
+        return seconds
+
+    return _Field(attribute, check, read, format_duration)
+
+
+def _integer(attribute: str, low: int, high: int) -> _Field:
+    def check(raw: object) -> int:
+        if isinstance(raw, bool) or not isinstance(raw, int):
+            raise TypeError(f"{raw!r} is not a whole number")
+        if not low <= raw <= high:
+            raise ValueError(f"{raw} is not between {low} and {high}")
+        return raw
+
+    return _Field(attribute, check, check, int)
+
+
+def _one_of(attribute: str, words: type[_Word]) -> _Field:
+    return _Field(attribute, lambda raw: _word(words, raw), lambda raw: _exact_word(words, raw), str)
+
+
+def _some_of(attribute: str, words: type[_Word]) -> _Field:
+    def check(raw: object) -> tuple[_Word, ...]:
+        if isinstance(raw, str | enum.Enum):
+            return (_word(words, raw),)
+        if not isinstance(raw, Iterable):
+            raise TypeError(f"{raw!r} is not a tuple of {', '.join(words)}")
+        if not (chosen := tuple(dict.fromkeys(_word(words, each) for each in raw))):
+            raise ValueError(f"it is empty; give some of {', '.join(words)}")
+        return chosen
+
+    def read(raw: object) -> tuple[_Word, ...]:
+        if not isinstance(raw, list) or not raw:
+            raise ValueError(f"{raw!r} is not a list of {', '.join(words)}")
+        return tuple(dict.fromkeys(_exact_word(words, word) for word in raw))
+
+    return _Field(attribute, check, read, lambda chosen: [str(word) for word in chosen])
+
+
+def _exact_word(words: type[_Word], raw: object) -> _Word:
+    if not isinstance(raw, str) or raw not in list(words):
+        raise ValueError(f"{raw!r} is none of {', '.join(words)}")
+    return words(raw)
+
+
+def _word(words: type[_Word], raw: object) -> _Word:
+    """Take a word, its name in Python, or another enum's member of that name, such as grpc.StatusCode's."""
+    if isinstance(raw, str):
+        return words.__members__[raw] if raw in words.__members__ else _exact_word(words, raw)
+    if isinstance(raw, enum.Enum):
+        if raw.name in words.__members__:
+            return words.__members__[raw.name]
+        raise ValueError(f"{raw} is none of {', '.join(words.__members__)}")
+    raise TypeError(f"{raw!r} is none of {', '.join(words)}")
+
+
+def _read_metadata(raw: object) -> Mapping[str, str]:
+    if not isinstance(raw, Mapping):
+        raise TypeError(f"{raw!r} is not an object of texts")
+    if len(raw) > _MOST_METADATA:
+        raise ValueError(f"{len(raw)} are more than {_MOST_METADATA}")
+    for name, value in raw.items():
+        if not isinstance(name, str) or not name or not isinstance(value, str):
+            raise TypeError(f"{name!r}: {value!r} is not a text under a name")
+    return dict(raw)
+
+
+def _read_header(raw: object) -> str:
+    if not isinstance(raw, str):
+        raise TypeError(f"{raw!r} is not a metadata key")
+    if not _HEADER.fullmatch(raw):
+        raise ValueError(f"{raw!r} is not a metadata key: lower-case letters, digits, '_', '.', '-'")
+    if raw.endswith("-bin"):
+        raise ValueError(f"{raw!r} is a binary metadata key, which gRPC cannot hash")
+    return raw
+
+
+def _check_header(raw: object) -> str:
+    return "" if raw == "" else _read_header(raw.lower() if isinstance(raw, str) else raw)
+
+
+# By JSON name. Bounds without a source are there to catch slips of the unit.
+_FIELDS: Mapping[type, Mapping[str, _Field]] = {
     LoadBalancing: {
-        "type": ("type", *_one_of(Balancing)),
-        "hashHeader": ("hash_header", _read_header, str),
+        "type": _one_of("type", Balancing),
+        "hashHeader": _Field("hash_header", _check_header, _read_header, str),
     },
     Retry: {
-        "attempts": ("attempts", *_integer(2, 5)),  # gRPC caps at 5 (gRFC A6)
-        "retryOn": ("retry_on", *_some_of(RetryOn)),
+        "attempts": _integer("attempts", 1, 5),  # gRPC caps at 5 (gRFC A6); one attempt is no retry
+        "retryOn": _some_of("retry_on", RetryOn),
         # gRPC waits a random share of the interval, and where that rounds to 0 ms the try never comes (grpcio 1.85).
-        "baseInterval": ("base_interval_seconds", *_duration(LEAST_RETRY_SECONDS, 60)),
-        "maxInterval": ("max_interval_seconds", *_duration(LEAST_RETRY_SECONDS, 600)),
+        "baseInterval": _seconds("base_interval_seconds", LEAST_RETRY_SECONDS, 60),
+        "maxInterval": _seconds("max_interval_seconds", LEAST_RETRY_SECONDS, 600),
     },
     OutlierDetection: {
-        "interval": ("interval_seconds", *_duration(0.1, 3600)),
-        "baseEjectionTime": ("base_ejection_seconds", *_duration(0.1, 3600)),
-        "maxEjectionTime": ("max_ejection_seconds", *_duration(0.1, 86400)),
-        "maxEjectionPercent": ("max_ejection_percent", *_integer(0, 100)),
-        "failurePercentage": ("failure_percentage", *_integer(1, 100)),
-        "minimumHosts": ("minimum_hosts", *_integer(1, 10000)),
-        "requestVolume": ("request_volume", *_integer(1, 1000000)),
+        "interval": _seconds("interval_seconds", 0.1, 3600),
+        "baseEjectionTime": _seconds("base_ejection_seconds", 0.1, 3600),
+        "maxEjectionTime": _seconds("max_ejection_seconds", 0.1, 86400),
+        "maxEjectionPercent": _integer("max_ejection_percent", 0, 100),
+        "failurePercentage": _integer("failure_percentage", 1, 100),
+        "minimumHosts": _integer("minimum_hosts", 1, 10000),
+        "requestVolume": _integer("request_volume", 1, 1000000),
     },
-    LocalityPreference: {"mode": ("mode", *_one_of(ZonePreference))},
+    LocalityPreference: {
+        "mode": _one_of("mode", ZonePreference),
+        "minEndpoints": _integer("min_endpoints", 1, 100000),
+        "minPercent": _integer("min_percent", 0, 100),
+    },
+    SlowStart: {
+        "window": _seconds("window_seconds", 1, 3600),
+        "minWeightPercent": _integer("min_weight_percent", 1, 100),
+    },
 }
 _PARTS: Mapping[str, tuple[str, type]] = {
     "loadBalancing": ("load_balancing", LoadBalancing),
     "retry": ("retry", Retry),
     "outlierDetection": ("outlier_detection", OutlierDetection),
     "localityPreference": ("locality_preference", LocalityPreference),
+    "slowStart": ("slow_start", SlowStart),
 }
-_SCALARS: Mapping[str, tuple[str, _Read, _Write]] = {
-    "timeout": ("timeout_seconds", *_duration(0.001, 86400)),
-    "subset": ("subset", *_integer(1, 100000)),
+_SCALARS: Mapping[str, _Field] = {
+    "timeout": _seconds("timeout_seconds", 0.001, 86400),
+    "subset": _integer("subset", 1, 100000),
+    "matchMetadata": _Field("match_metadata", _read_metadata, _read_metadata, dict),
 }
+
+
+def _check_fields(holder: object) -> None:
+    """Replace each value by the one that is kept; TypeError or ValueError name the field."""
+    for field in _FIELDS[type(holder)].values():
+        _set_checked(holder, field)
+    values = {field.name: getattr(holder, field.name) for field in fields(holder)}  # type: ignore[arg-type]  # one is
+    if clash := _contradiction(type(holder), values):
+        raise ValueError(f"{type(holder).__name__}.{clash.attribute}: {clash.reason}")
+
+
+def _check_field(holder: object, attribute: str, field: _Field) -> None:
+    """Check one that may be None."""
+    if getattr(holder, attribute) is not None:
+        _set_checked(holder, field)
+
+
+def _set_checked(holder: object, field: _Field) -> None:
+    try:
+        object.__setattr__(holder, field.attribute, field.check(getattr(holder, field.attribute)))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{type(holder).__name__}.{field.attribute}: {error}") from None
+
+
+class _Contradiction(NamedTuple):
+    """A value that cannot stand beside another one."""
+
+    attribute: str
+    json_name: str
+    reason: str
+
+
+def _contradiction(part: type, values: Mapping[str, Any]) -> _Contradiction | None:
+    if part is LoadBalancing and values.get("hash_header") and values.get("type") is not Balancing.RING_HASH:
+        return _Contradiction("hash_header", "hashHeader", "only RingHash hashes")
+    return None
+
+
+Retry.OFF = Retry(attempts=1)
+OutlierDetection.OFF = OutlierDetection(max_ejection_percent=0)
+SlowStart.OFF = SlowStart(min_weight_percent=100)
 
 
 def parse_policy(raw: object) -> ParsedPolicy:
@@ -235,9 +419,7 @@ def parse_policy(raw: object) -> ParsedPolicy:
     for name, (attribute, part) in _PARTS.items():
         if raw.get(name) is not None:
             found[attribute] = _read_part(part, raw[name], name, faults)
-    policy = Policy(**found)
-    faults.extend(_contradictions(policy))
-    return ParsedPolicy(policy, tuple(faults))
+    return ParsedPolicy(Policy(**found), tuple(faults))
 
 
 def read_policy(value: bytes) -> ParsedPolicy:
@@ -268,13 +450,17 @@ def _read_part(part: type, raw: object, path: str, faults: list[str]) -> object 
     if not isinstance(raw, Mapping):
         faults.append(f"{path}: {raw!r} is not an object")
         return None
-    built: object = part(**_read_fields(raw, _FIELDS[part], f"{path}.", faults))
+    found = _read_fields(raw, _FIELDS[part], f"{path}.", faults)
+    if clash := _contradiction(part, found):
+        faults.append(f"{path}.{clash.json_name}: {clash.reason}")
+        del found[clash.attribute]
+    built: object = part(**found)
     return built
 
 
 def _read_fields(
     raw: Mapping[Any, object],
-    known: Mapping[str, tuple[str, _Read, _Write]],
+    known: Mapping[str, _Field],
     path: str,
     faults: list[str],
     also: Mapping[str, object] | None = None,
@@ -285,21 +471,14 @@ def _read_fields(
             if name not in (also or {}):
                 faults.append(f"{path}{name}: unknown field")
         elif value is not None:
-            attribute, read, _ = known[name]
+            field = known[name]
             try:
-                found[attribute] = read(value)
-            except _FaultyValueError as fault:
+                found[field.attribute] = field.read(value)
+            except (TypeError, ValueError) as fault:
                 faults.append(f"{path}{name}: {fault}")
     return found
 
 
-def _write_fields(holder: object, known: Mapping[str, tuple[str, _Read, _Write]]) -> dict[str, object]:
-    values = ((name, getattr(holder, attribute), write) for name, (attribute, _, write) in known.items())
-    return {name: write(value) for name, value, write in values if value is not None and value != ""}
-
-
-def _contradictions(policy: Policy) -> list[str]:
-    balancing = policy.load_balancing
-    if balancing and balancing.hash_header and balancing.type is not Balancing.RING_HASH:
-        return ["loadBalancing.hashHeader: only RingHash hashes"]
-    return []
+def _write_fields(holder: object, known: Mapping[str, _Field]) -> dict[str, object]:
+    values = ((name, getattr(holder, field.attribute), field.write) for name, field in known.items())
+    return {name: write(value) for name, value, write in values if value not in (None, "", math.inf)}

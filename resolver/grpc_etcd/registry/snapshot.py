@@ -8,7 +8,7 @@ snapshot walks the set once.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
@@ -87,6 +87,30 @@ class SnapshotBuilder:
         """Give the key prefixes to list and watch, each once."""
         return tuple(dict.fromkeys(prefix for prefix, _, _ in self._layouts))
 
+    @property
+    def keys(self) -> set[bytes]:
+        """Give the keys of all records that are held or rejected."""
+        return self._read.keys() | self._rejected.keys()
+
+    def endpoint(self, key: bytes) -> Endpoint | None:
+        """Give the endpoint that a key's record stands for."""
+        held = self._read.get(key)
+        return held[1] if held else None
+
+    def at(self, address: str) -> Endpoint | None:
+        """Give the endpoint at an address, as the record that is believed about it says."""
+        claims = self._claims.get(address)
+        return self._read[claims[0].key][1] if claims else None
+
+    def endpoints(self) -> Iterator[Endpoint]:
+        """Give the endpoints as they are now, one per address, in the order of the addresses."""
+        return (self._read[self._claims[address][0].key][1] for address in self._addresses)
+
+    def read(self, key: bytes, value: bytes) -> Endpoint | Rejected | None:
+        """Read a record without taking it; None: it is no endpoint that is wanted."""
+        decoded = self._decode(key, value)
+        return decoded if decoded is None or isinstance(decoded, Rejected) else decoded[1]
+
     def replace(self, records: Iterable[tuple[bytes, bytes]], revision: int) -> bool:
         """Take a complete listing in place of all known; tell whether the endpoints or the rejected records changed."""
         records = list(records)
@@ -123,11 +147,18 @@ class SnapshotBuilder:
         rejected: Rejected | None = None
         for prefix, rank, layout in self._layouts:
             if key.startswith(prefix):
-                decoded = layout.decode(self.service, key, value)
+                decoded = self._decode_as(layout, key, value)
                 if isinstance(decoded, Endpoint):
                     return (rank, decoded) if self._is_wanted(decoded) else None
                 rejected = rejected or decoded
         return rejected
+
+    def _decode_as(self, layout: Layout, key: bytes, value: bytes) -> Endpoint | Rejected | None:
+        """Decode a record; whatever goes wrong concerns that record alone."""
+        try:
+            return layout.decode(self.service, key, value)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
+            return Rejected(f"the record cannot be read: {type(error).__name__}: {error}")
 
     def _is_wanted(self, endpoint: Endpoint) -> bool:
         return endpoint.kind is Kind.PROVIDER and (self._schemes is None or endpoint.scheme in self._schemes)

@@ -25,6 +25,7 @@ from grpc_etcd.etcd import (
     Lost,
     News,
     Op,
+    Progress,
     Put,
     Record,
     Revision,
@@ -35,6 +36,7 @@ from grpc_etcd.etcd import (
 )
 from grpc_etcd.etcd.model import NO_LEASE, disjoint
 from grpc_etcd.etcd.ops import DeleteOp, GetOp, PutOp
+from grpc_etcd.testing.memory_hub import MemoryHub, MemorySubscription
 
 _FIRST_REVISION = Revision(1)  # as in an etcd that has just been started
 _NOWHERE = Record(b"", b"", NO_LEASE, Revision(0), Revision(0), 0)  # what a key that is not there compares as
@@ -53,6 +55,8 @@ class MemoryEtcd:
         self._lock = threading.RLock()
         self._lease_ids = itertools.count(1)
         self._watches: tuple[MemoryWatch, ...] = ()
+        self._hubs: tuple[MemoryHub, ...] = ()
+        self._history = 0
         self._away: EtcdError | None = None
         self._forget()
 
@@ -70,8 +74,7 @@ class MemoryEtcd:
         """Answer nobody any more."""
         with self._lock:
             self._away = Unavailable("the etcd in memory has been stopped")
-            for watch in self._watches:
-                watch.tell(self._introduction(watch))
+            self._introduce_all()
 
     def start(self, *, fresh: bool = False) -> None:
         """Answer again, with all that was there, or `fresh`: as an etcd that has lost its data."""
@@ -79,8 +82,15 @@ class MemoryEtcd:
             self._away = None
             if fresh:
                 self._forget()
-            for watch in self._watches:
-                watch.tell(self._introduction(watch))
+                self._history += 1
+            self._introduce_all()
+
+    def _introduce_all(self) -> None:
+        for watch in self._watches:
+            watch.tell(self._introduction(watch))
+        for hub in self._hubs:
+            for subscription in hub.subscriptions:
+                self.introduce(subscription)
 
     # Keys
 
@@ -160,6 +170,44 @@ class MemoryEtcd:
             watch.tell(self._introduction(watch))
             return watch
 
+    def watch_hub(self) -> MemoryHub:
+        """Return a hub that follows any number of prefixes and keys; they may come and go."""
+        with self._lock:
+            hub = MemoryHub(self)
+            self._hubs = (*self._hubs, hub)
+            return hub
+
+    def join(self, hub: MemoryHub, subscription: MemorySubscription) -> None:
+        """Tell a subscription what there is, and from now on what changes."""
+        with self._lock:
+            hub.subscriptions = (*hub.subscriptions, subscription)
+            self.introduce(subscription)
+
+    def introduce(self, subscription: MemorySubscription) -> None:
+        """Tell a subscription what there is now."""
+        with self._lock:
+            if self._away:
+                subscription.put(Lost(self._away, time.time()))
+                return
+            found = (record for key, record in sorted(self._records.items()) if subscription.holds(key))
+            subscription.put(Listed(tuple(found), self._revision, self._history))
+
+    def keys(self, prefix: bytes) -> Sequence[bytes]:
+        """List the keys of a prefix."""
+        with self._lock:
+            return [key for key in sorted(self._records) if key.startswith(prefix)]
+
+    def tell_progress(self, subscription: MemorySubscription) -> None:
+        """Tell a subscription up to where everything is told."""
+        with self._lock:
+            if not self._away:
+                subscription.put(Progress(self._revision))
+
+    def leave(self, hub: MemoryHub) -> None:
+        """Tell a hub nothing any more."""
+        with self._lock:
+            self._hubs = tuple(each for each in self._hubs if each is not hub)
+
     def _forget_watch(self, watch: "MemoryWatch") -> None:
         with self._lock:
             self._watches = tuple(each for each in self._watches if each is not watch)
@@ -173,6 +221,8 @@ class MemoryEtcd:
     def _publish(self, events: Sequence[Event]) -> None:
         if events:
             self._revision = events[-1].revision
+        for hub in self._hubs:
+            hub.publish(events, self._revision)
         for watch in self._watches:
             for prefix in watch.prefixes:
                 if seen := tuple(event for event in events if event.key.startswith(prefix)):
@@ -194,10 +244,12 @@ class MemoryEtcd:
         return [record for record in self._records.values() if record.lease == lease]
 
     def _holds(self, compare: Compare) -> bool:
-        record = self._records.get(compare.key)
-        if record is None and compare.target == "value":
+        end = compare.range_end or compare.key + b"\0"
+        records = [record for key, record in self._records.items() if compare.key <= key < end]
+        if not records and compare.target == "value":
             return False
-        return _OPERATORS[compare.operator](getattr(record or _NOWHERE, compare.target), compare.operand)
+        found = (getattr(record, compare.target) for record in records or [_NOWHERE])
+        return all(_OPERATORS[compare.operator](each, compare.operand) for each in found)
 
     def _run(self, op: Op, revision: Revision, events: list[Event]) -> "Listing | Revision | int":
         match op:

@@ -7,18 +7,26 @@ from typing import Unpack
 from grpc_etcd import default
 from grpc_etcd.client import Registry, RegistryOptions
 from grpc_etcd.etcd import ops
+from grpc_etcd.options import taking
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Rejected
+from grpc_etcd.targets import service_name
 from grpc_etcd.testing.memory import MemoryEtcd
 
 
 class MemoryRegistry(Registry):
-    """A registry without an etcd; takes the options of `Registry`.
+    """A registry without an etcd; takes the options of `Registry`, anything else is a TypeError.
 
     Registries that are given the same `MemoryEtcd` see the same records, as processes do that share an etcd.
     """
 
+    @taking(RegistryOptions, "MemoryRegistry")
     def __init__(self, memory: MemoryEtcd | None = None, **options: Unpack[RegistryOptions]) -> None:
+        if not isinstance(memory, MemoryEtcd | None):
+            raise TypeError(
+                f"MemoryRegistry takes a MemoryEtcd, or nothing, not {memory!r}; a Registry follows a real etcd, also "
+                "one from the environment: Registry.from_environ()"
+            )
         self.memory = memory or MemoryEtcd()
         super().__init__(self.memory, **options)
 
@@ -27,6 +35,7 @@ class MemoryRegistry(Registry):
 
         Channels are told at once. Without endpoints the service is empty. What code under test registers stays.
         """
+        service = service_name(service)
         wanted = dict(self._encode(service, endpoint) for endpoint in endpoints)
         there = {record.key: record for record in self.memory.get_prefix(self.layouts[0].prefix(service)).records}
         gone = [ops.delete(key) for key, record in there.items() if key not in wanted and not record.lease]
@@ -36,6 +45,8 @@ class MemoryRegistry(Registry):
     def _encode(self, service: str, endpoint: Endpoint | str) -> tuple[bytes, bytes]:
         if isinstance(endpoint, str):
             endpoint = Endpoint(name=service, address=endpoint)
+        if not isinstance(endpoint, Endpoint):
+            raise TypeError(f"{endpoint!r} is neither 'host:port' nor an Endpoint; several are given one by one")
         encoded = self.layouts[0].encode(service, endpoint)
         if isinstance(encoded, Rejected):
             raise ValueError(encoded.reason)  # noqa: TRY004 - the endpoint is at fault, not its type
@@ -52,5 +63,9 @@ class MemoryRegistry(Registry):
 
 
 def as_default(registry: Registry) -> AbstractContextManager[None]:
-    """Make a registry what `grpc_etcd.insecure_channel("etcd:///name")` uses, for as long as the block runs."""
+    """Make a registry what `grpc_etcd.insecure_channel("etcd:///name")` uses, for as long as the block runs.
+
+    `Registry.from_environ()` meanwhile gives a new registry that follows the same etcd, or the same memory, with the
+    same options; closing that one leaves this one open.
+    """
     return default.standing_in(registry)

@@ -5,68 +5,219 @@ Rule 1: every name that is asked for is answered, also that of a service nobody 
 Rule 2: listeners before clusters before endpoints, so that nothing is referred to before it is there.
 Rule 3: an answer of listeners or clusters holds all that the client wants, since one left out counts as deleted; an
         answer of endpoints holds only those that changed.
+Rule 4: what cannot be written, or is refused, concerns its own service alone: the others are answered all the same.
+Rule 5: no answer is larger than gRPC takes (4 MB), or it would drop the stream, and all services on it heard nothing
+        more. Endpoints are told in several answers, and a resource that is too large by itself counts as one that
+        cannot be written.
+Rule 6: resources are written again only when those of their service have been replaced, and looked up only for the
+        services that are said to have changed, since many services may share a stream.
+Rule 7: what an answer holds that is on its way, is also in all answers after it, though it is wanted no longer: where
+        the client wants it again meanwhile, it takes it from the one answer, and for deleted by the next that has it
+        not. What a client does not want it passes over.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from grpc_etcd.xds import resources
 from grpc_etcd.xds.names import ResourceName, ServiceName, parse_resource_name
 from grpc_etcd.xds.resources import DiscoveryRequest
-from grpc_etcd.xds.service import ServiceResources
 
 _ORDER = (resources.LISTENER, resources.CLUSTER, resources.ASSIGNMENT)
+_LARGEST_BODY_BYTES = 3500 << 10
+_PARCEL_BYTES = 1 << 20  # arbitrary: an answer of endpoints has no more, where it has several
+_VIRTUAL_HOST = re.compile(r"virtual_hosts\[(\d+)\]")
+
+
+class Resources(Protocol):
+    """What there is to say of one owner; another object means that it may have changed."""
+
+    def answer(self, type_url: str, requested: str, name: ResourceName) -> bytes | None:
+        """Write a resource; None: it cannot be known yet."""
+
+    def plain(self) -> "Resources":
+        """Give what is left without the wishes that may be at fault."""
+
+
+class Refusal(NamedTuple):
+    """What a client refused, or could not be written: of which owner, and for a shared listener of which member."""
+
+    owner: ServiceName
+    type_url: str
+    reason: str
+    member: int | None = None
+
+
+class _Told(NamedTuple):
+    source: Resources
+    body: bytes | None
 
 
 class Conversation:
     """Not safe for concurrent use; `look_up` gives the present resources of a service."""
 
-    def __init__(self, look_up: Callable[[ServiceName], ServiceResources]) -> None:
+    def __init__(self, look_up: Callable[[ServiceName], Resources]) -> None:
         self._look_up = look_up
         self._wanted: dict[str, dict[str, ResourceName]] = {type_url: {} for type_url in _ORDER}
-        self._told: dict[str, dict[str, bytes]] = {type_url: {} for type_url in _ORDER}
+        self._told: dict[str, dict[str, _Told]] = {type_url: {} for type_url in _ORDER}
+        self._requested: dict[str, frozenset[str]] = dict.fromkeys(_ORDER, frozenset())
+        self._names: dict[str, Mapping[ServiceName, list[str]]] = {type_url: {} for type_url in _ORDER}
+        self._stale: dict[str, dict[str, None]] = {type_url: {} for type_url in _ORDER}  # names to look up, in order
         self._due: set[str] = set()
+        # The last answer of each type, until the client has accepted or refused it.
+        self._unanswered: dict[str, str] = {}
+        # What is wanted no longer, but was told by answers that are on their way, which count as the last (rule 7).
+        self._left: dict[str, dict[str, bytes]] = {type_url: {} for type_url in _ORDER}
         self._sent = 0
+        self._refusals: list[Refusal] = []
+        self.owners: frozenset[ServiceName] = frozenset()
+        """The services that the client follows."""
 
     def __repr__(self) -> str:
         return f"<Conversation about {sorted(owner.service for owner in self.owners)} sent={self._sent}>"
-
-    @property
-    def owners(self) -> frozenset[ServiceName]:
-        """The services that the client follows."""
-        return frozenset(name.owner for wanted in self._wanted.values() for name in wanted.values())
 
     def receive(self, request: DiscoveryRequest) -> None:
         """Take a request: a first wish, a changed one, or the acceptance or refusal of what was told."""
         if request.type_url not in self._wanted:
             return
+        if self._unanswered.get(request.type_url) == request.nonce:
+            del self._unanswered[request.type_url]
+            self._left[request.type_url] = {}
+        if request.refusal:
+            self._refusals += _refusals(request, self._wanted[request.type_url].values())
+        requested = frozenset(request.names)
+        if requested == self._requested[request.type_url]:
+            return
+        self._requested[request.type_url] = requested
+        self._want(request)
+
+    def _want(self, request: DiscoveryRequest) -> None:
+        """Take note of other wishes than before."""
         names = {name: parse_resource_name(name, request.type_url) for name in request.names}
         wanted = {name: parsed for name, parsed in names.items() if parsed}
-        if wanted.keys() == self._wanted[request.type_url].keys():
+        before = self._wanted[request.type_url]
+        if wanted.keys() == before.keys():
             return
         self._wanted[request.type_url] = wanted
-        told = self._told[request.type_url]
-        self._told[request.type_url] = {name: body for name, body in told.items() if name in wanted}
+        self._names[request.type_url] = names_of = defaultdict[ServiceName, list[str]](list)
+        for name, parsed in wanted.items():
+            names_of[parsed.owner].append(name)
+        stale = {name: None for name in self._stale[request.type_url] if name in wanted}
+        self._stale[request.type_url] = stale | dict.fromkeys(name for name in wanted if name not in before)
+        self.owners = frozenset(name.owner for wanted in self._wanted.values() for name in wanted.values())
+        self._leave_out(request.type_url)
         self._due.add(request.type_url)
 
-    def replies(self) -> Iterator[bytes]:
-        """Give what the client has to be told now, in order; nothing if it is up to date."""
+    def _leave_out(self, type_url: str) -> None:
+        """Keep nothing of what is wanted no longer, but what answers hold that are on their way."""
+        told, wanted = self._told[type_url], self._wanted[type_url]
+        self._told[type_url] = {name: each for name, each in told.items() if name in wanted}
+        if type_url in self._unanswered:
+            self._left[type_url] |= {name: each.body for name, each in told.items() if each.body and name not in wanted}
+
+    @property
+    def is_answered(self) -> bool:
+        """Tell whether the client has accepted or refused all that it was told."""
+        return not self._unanswered
+
+    def take_refusals(self) -> list[Refusal]:
+        """Give what was refused since the last time."""
+        taken, self._refusals = self._refusals, []
+        return taken
+
+    def replies(self, changed: Iterable[ServiceName] | None = None) -> Iterator[bytes]:
+        """Give what the client has to be told now, in order; nothing if it is up to date.
+
+        `changed` are the services whose resources may have been replaced; None: any may have been.
+        """
         for type_url in _ORDER:
-            bodies = self._news(type_url)
-            if bodies:
+            stale, names = self._stale[type_url], self._names[type_url]
+            if changed is None:
+                stale |= dict.fromkeys(self._wanted[type_url])
+            else:
+                stale |= dict.fromkeys(name for owner in changed for name in names.get(owner, ()))
+        for type_url in _ORDER:
+            for bodies in _parcels(type_url, self._news(type_url)):
                 self._sent += 1
+                self._unanswered[type_url] = str(self._sent)
                 yield resources.response(self._sent, type_url, str(self._sent), bodies)
 
     def _news(self, type_url: str) -> list[bytes]:
         told = self._told[type_url]
-        answers = {name: self._answer(type_url, name, parsed) for name, parsed in self._wanted[type_url].items()}
-        current = {name: body for name, body in answers.items() if body is not None}
-        changed = [body for name, body in current.items() if told.get(name) != body]
+        changed = []
+        stale, self._stale[type_url] = self._stale[type_url], {}
+        for name in stale:
+            parsed = self._wanted[type_url][name]
+            source, before = self._look_up(parsed.owner), told.get(name)
+            if before and before.source is source:
+                continue
+            known = before.body if before else None
+            body = self._write(source, type_url, name, parsed)
+            told[name] = _Told(source, known if body is None else body)
+            if body is not None and body != known:
+                changed.append(body)
         is_due = type_url in self._due
         self._due.discard(type_url)
-        self._told[type_url] = told | current
-        if type_url == resources.ASSIGNMENT:
+        if type_url == resources.ASSIGNMENT or not (changed or is_due):
             return changed
-        return list(current.values()) if changed or is_due else []
+        left = (body for name, body in self._left[type_url].items() if name not in told)
+        return _fill_up([each.body for each in told.values() if each.body is not None], left)
 
-    def _answer(self, type_url: str, requested: str, name: ResourceName) -> bytes | None:
-        return self._look_up(name.owner).answer(type_url, requested, name)
+    def _write(self, source: Resources, type_url: str, requested: str, name: ResourceName) -> bytes | None:
+        try:
+            return _fitting(source.answer(type_url, requested, name))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one service is told, and ends no stream
+            self._refusals.append(Refusal(name.owner, type_url, f"it cannot be written: {error!r}"))
+        try:
+            return _fitting(source.plain().answer(type_url, requested, name))
+        except Exception:  # noqa: BLE001 - the first error is the one that counts
+            return None
+
+
+def _fitting(body: bytes | None) -> bytes | None:
+    """Refuse a resource that no answer could hold."""
+    if body and len(body) > _LARGEST_BODY_BYTES:
+        raise ValueError(f"{len(body)} bytes are more than gRPC takes")
+    return body
+
+
+def _fill_up(bodies: list[bytes], others: Iterable[bytes]) -> list[bytes]:
+    """Add what there is room for: an answer that is too large would cost everything."""
+    size = sum(map(len, bodies))
+    for body in others:
+        if (size := size + len(body)) > _LARGEST_BODY_BYTES:
+            break
+        bodies.append(body)
+    return bodies
+
+
+def _parcels(type_url: str, bodies: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Divide what is to be told into answers; listeners and clusters must stay together."""
+    parcel: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if parcel and type_url == resources.ASSIGNMENT and size + len(body) > _PARCEL_BYTES:
+            yield parcel
+            parcel, size = [], 0
+        parcel.append(body)
+        size += len(body)
+    if parcel:
+        yield parcel
+
+
+def _refusals(request: DiscoveryRequest, wanted: Iterable[ResourceName]) -> Iterator[Refusal]:
+    """Find out whose resources a client refused: it names the resources, and the virtual host of a listener."""
+    hosts: set[int | None] = {int(number) for number in _VIRTUAL_HOST.findall(request.refusal)}
+    names = {name: name.format(request.type_url) for name in wanted}
+    blamed = [name for name, written in names.items() if _mentions(request.refusal, written)]
+    owners = dict.fromkeys(name.owner for name in blamed or names)
+    for owner in owners:
+        for host in (hosts if owner.is_shared else None) or {None}:
+            yield Refusal(owner, request.type_url, request.refusal, host)
+
+
+def _mentions(text: str, name: str) -> bool:
+    """Tell whether a text names a resource, and not one whose name only begins the same."""
+    return re.search(rf"(?<![\w/.~-]){re.escape(name)}(?![\w/.~%-])", text) is not None

@@ -5,17 +5,22 @@ A gRPC server's handler of an open stream ends only when the client goes away, a
 not.
 """
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
+
+from grpc_etcd.threads import start_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class DaemonExecutor(Executor):
-    """Runs each call in a daemon thread of its own: streams are few and long."""
+    """Runs each call in a daemon thread of its own: streams are few and long.
+
+    Where the process may start no further thread, a call runs at once in the caller's. That is gRPC's own, which an
+    exception would end, so that nobody was served any more; our handlers return at once, or fail for want of a thread.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -32,7 +37,10 @@ class DaemonExecutor(Executor):
             except BaseException as error:  # noqa: BLE001 - an executor hands every failure to the future
                 future.set_exception(error)
 
-        threading.Thread(target=run, name=self._name, daemon=True).start()
+        try:
+            start_thread(run, name=self._name)
+        except RuntimeError:
+            run()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the base's signature

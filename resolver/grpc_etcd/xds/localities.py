@@ -6,25 +6,31 @@ gRPC's round robin ignores the weight of an endpoint, but not that of a locality
   weights differ, more      a locality per zone and class of weight: a change of class reconnects, but the cost of an
                             update stays linear (with a locality each it is quadratic: 2 s at 1,000)
   ring hash                 one locality per zone, since the ring reads the endpoint's own weight
+  slow start                endpoints that are new: a locality each, weighing less than the rest at first
 Zones are priorities: gRPC goes to the next one when no endpoint of the one before can be reached. One unfit endpoint
 would make gRPC refuse the whole set, so nothing leaves here but distinct sockets with a positive weight.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import NamedTuple
 
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.policy import Balancing, LoadBalancing, Policy, ZonePreference
+from grpc_etcd.registry.policy import Balancing, LoadBalancing, LocalityPreference, Policy, ZonePreference
 from grpc_etcd.xds.resources import Locality, Socket, Target
 
 LARGEST_SET = 1000  # endpoints taken when the policy names no subset: an update costs gRPC 0.1 s of CPU there
 _LOCALITY_EACH = 100
 _CLASSES = 16
 _HEAVIEST = 10_000  # the largest weight a GrpcService can give; sums stay far below gRPC's limit of 2**32
+_WARM = 100  # what a warm endpoint weighs for each unit of weight while others are new: their share is in percent
+_ALL_WARM: Mapping[str, float] = MappingProxyType({})
+_LONGEST_TEXT = 120  # arbitrary: longer than any zone's name, and far from what gRPC takes in one message
+CLUSTER = "cluster"  # the metadata by which endpoints say in which Kubernetes cluster they are
 
 
 class Dialable(NamedTuple):
@@ -41,20 +47,41 @@ class Here:
     zone: str = ""
     region: str = ""
     client_id: str = ""
+    cluster: str = ""
+
+
+class Past(NamedTuple):
+    """What the sets before have left behind.
+
+    Another `generation` makes gRPC take the same endpoints for a new set. `warming` says of addresses that are new
+    which share of their weight they have, above 0 and below 1.
+    """
+
+    generation: int = 0
+    warming: Mapping[str, float] = _ALL_WARM
+
+
+NO_PAST = Past()
 
 
 def is_callable(endpoint: Endpoint) -> bool:
     """Tell whether new calls may go to it; an endpoint that is disabled or has no weight is drained."""
-    return endpoint.enable and endpoint.healthy and endpoint.weight > 0
+    return endpoint.is_callable
 
 
 def choose_localities(
-    dialables: Iterable[Dialable], policy: Policy, here: Here, generation: int = 0
+    dialables: Iterable[Dialable],
+    policy: Policy,
+    here: Here,
+    past: Past = NO_PAST,
 ) -> tuple[Locality, ...]:
-    """Choose what one cluster holds. Another `generation` makes gRPC take the same endpoints for a new set."""
-    tiers = _tiers(_distinct(dialables), policy, here)
+    """Choose what one cluster holds."""
+    generation, warming = past
+    matching = _matching(_distinct(dialables), policy.match_metadata or {})
+    tiers = _spill_over(_tiers(matching, policy, here), policy.locality_preference)
     chosen = _subset(tiers, policy.subset or LARGEST_SET, here.client_id)
-    grouping = _grouping([dialable.endpoint for tier in chosen for dialable in tier], policy.load_balancing)
+    endpoints = [dialable.endpoint for tier in chosen for dialable in tier]
+    grouping = _grouping(endpoints, policy.load_balancing)._replace(warming=warming)
     return tuple(
         locality
         for priority, tier in enumerate(chosen)
@@ -74,26 +101,54 @@ def _distinct(dialables: Iterable[Dialable]) -> list[Dialable]:
     return distinct
 
 
+def _matching(dialables: list[Dialable], wanted: Mapping[str, str]) -> list[Dialable]:
+    """Keep those whose metadata match, if there are any: a selection is never the reason for a failed call."""
+    if not wanted:
+        return dialables
+    return [each for each in dialables if wanted.items() <= each.endpoint.metadata.items()] or dialables
+
+
 def _tiers(dialables: list[Dialable], policy: Policy, here: Here) -> list[list[Dialable]]:
-    """Split by distance: own zone, own region, the rest; without a preference all are one tier."""
+    """Split by distance: own cluster, own zone, own region, the rest; without a preference all are one tier."""
     wish = policy.locality_preference
-    if not here.zone or wish is None or wish.mode is ZonePreference.NONE:
+    mode = wish.mode if wish else ZonePreference.NONE
+    by_cluster = mode is ZonePreference.PREFER_CLUSTER and here.cluster
+    if not by_cluster and (not (here.zone or here.region) or mode is ZonePreference.NONE):
         return [dialables] if dialables else []
-    tiers: list[list[Dialable]] = [[], [], []]
+    tiers: list[list[Dialable]] = [[] for _ in range(2 * (_FARTHEST + 1))]
     for dialable in dialables:
-        tiers[_distance(dialable.endpoint, here)].append(dialable)
+        is_foreign = by_cluster and dialable.endpoint.metadata.get(CLUSTER) != here.cluster
+        tiers[_distance(dialable.endpoint, here) + (_FARTHEST + 1 if is_foreign else 0)].append(dialable)
     return [tier for tier in tiers if tier]  # priorities with a gap make gRPC refuse the set
 
 
+def _spill_over(tiers: list[list[Dialable]], wish: LocalityPreference | None) -> list[list[Dialable]]:
+    """Join the nearest with the next ones until they are as many as wished."""
+    if not tiers or wish is None:
+        return tiers
+    total = sum(map(len, tiers))
+    least = max(wish.min_endpoints, math.ceil(total * wish.min_percent / 100))
+    first, *others = tiers
+    while others and len(first) < least:
+        first, *others = [*first, *others[0]], *others[1:]
+    return [first, *others]
+
+
+_FARTHEST = 2
+
+
 def _distance(endpoint: Endpoint, here: Here) -> int:
-    same_region = not here.region or not endpoint.region or endpoint.region == here.region
-    if same_region and endpoint.zone == here.zone:
+    """Give 0 for the own zone, 1 for the own region, and `_FARTHEST` for the rest; 0 where neither is known."""
+    if not (here.zone or here.region):
         return 0
-    return 1 if here.region and endpoint.region == here.region else 2
+    same_region = not here.region or not endpoint.region or endpoint.region == here.region
+    if here.zone and same_region and endpoint.zone == here.zone:
+        return 0
+    return 1 if here.region and endpoint.region == here.region else _FARTHEST
 
 
 def _subset(tiers: list[list[Dialable]], most: int, client_id: str) -> list[list[Dialable]]:
-    """Keep `most` endpoints, near ones first, but leave a quarter of them to spill over to where there are others.
+    """Keep `most` endpoints, near ones first, but leave a quarter of what is left to those farther away, if need be.
 
     Rendezvous hashing: which ones a client takes depends on its id and the address alone, so that a change of the set
     changes at most one of them.
@@ -101,8 +156,8 @@ def _subset(tiers: list[list[Dialable]], most: int, client_id: str) -> list[list
     chosen: list[list[Dialable]] = []
     room = most
     for position, tier in enumerate(tiers):
-        reserve = most // 4 if position + 1 < len(tiers) else 0
-        chosen.append(_nearest_in_hash(tier, room - reserve, client_id))
+        farther = sum(map(len, tiers[position + 1 :]))
+        chosen.append(_nearest_in_hash(tier, room - min(room // 4, farther), client_id))
         room -= len(chosen[-1])
     return [tier for tier in chosen if tier]
 
@@ -125,6 +180,14 @@ class _Grouping(NamedTuple):
     each: bool = False
     scale: float = 0  # 0: every endpoint counts as one
     classes_per_octave: int = 0  # 0: no classes
+    warming: Mapping[str, float] = _ALL_WARM
+
+    def share(self, endpoint: Endpoint) -> int:
+        """Give its weight, reduced while it is new."""
+        weight = self.weight(endpoint)
+        if not self.warming:
+            return weight
+        return max(1, round(weight * _WARM * self.warming.get(endpoint.address, 1.0)))
 
     def weight(self, endpoint: Endpoint) -> int:
         if not self.scale:
@@ -159,21 +222,37 @@ def _localities(tier: list[Dialable], grouping: _Grouping, priority: int, suffix
     groups: dict[tuple[str, str, str], list[Target]] = defaultdict(list)
     totals: dict[tuple[str, str, str], int] = defaultdict(int)
     for endpoint, sockets in tier:
-        weight = grouping.weight(endpoint)
-        place = (endpoint.region, endpoint.zone, _sub_zone(endpoint, weight, grouping) + suffix)
+        weight = grouping.share(endpoint)
+        place = (_text(endpoint.region), _text(endpoint.zone), _sub_zone(endpoint, grouping) + suffix)
         groups[place].append(Target(sockets, weight if grouping.ring else 1))
         totals[place] += weight
     for place, targets in groups.items():
         yield Locality(*place, 1 if grouping.ring else totals[place], priority, tuple(targets))
 
 
-def _sub_zone(endpoint: Endpoint, weight: int, grouping: _Grouping) -> str:
+def _sub_zone(endpoint: Endpoint, grouping: _Grouping) -> str:
     """Name a group, for other groupings by other names.
 
     A locality that has failed stays failed for gRPC until one of its endpoints is ready, even one that has just come.
     """
-    if grouping.each:
+    warmth = None if grouping.ring else grouping.warming.get(endpoint.address)
+    if grouping.each or (warmth and len(grouping.warming) <= _LOCALITY_EACH):
         return endpoint.address
+    weight = grouping.weight(endpoint)
+    if warmth:
+        return f"weight-{weight}-warming-{warmth:.2f}"
     if grouping.classes_per_octave:
         return f"weight-{weight}-of-{grouping.classes_per_octave}"
     return f"weight-{weight}" if grouping.scale and not grouping.ring else ""
+
+
+def _text(text: str) -> str:
+    """Write what is no Unicode (a lone half of a pair, which JSON can hold) visibly: protobuf takes none.
+
+    What is too long is named by its beginning and its hash, since it only tells localities apart: gRPC drops a message
+    of more than 4 MB, and with it the news of all services that share the stream.
+    """
+    written = text.encode(errors="backslashreplace").decode()
+    if len(written) <= _LONGEST_TEXT:
+        return written
+    return f"{written[: _LONGEST_TEXT // 2]}~{blake2b(written.encode(), digest_size=16).hexdigest()}"

@@ -2,8 +2,9 @@
 
 gRPC reads one bootstrap per process, so there is one plane per process, shared by all registries and started with the
 first channel, never at import. Forks: gRPC skips its own fork handlers while a server lives in the process, and the
-child then crashes; so the server is stopped before a fork and started again in the parent, on the same socket. The
-child inherits a bootstrap that names the parent's socket; its own channels bring theirs along as a channel argument.
+child then crashes; so the server is stopped before a fork and started again in the parent, on the same socket. A child
+whose parent had a server inherits a bootstrap that names the parent's socket; its own channels bring theirs along as a
+channel argument, at the price of an xDS client for each.
 """
 
 import atexit
@@ -11,24 +12,33 @@ import itertools
 import logging
 import os
 import shutil
-import tempfile
 import threading
+import time
 import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote
 
 import grpc
 
 from grpc_etcd import settings
 from grpc_etcd.xds.board import ServiceBoard
 from grpc_etcd.xds.bootstrap import merge_bootstrap
-from grpc_etcd.xds.names import ServiceName, format_target
+from grpc_etcd.xds.limits import check_descriptors, open_descriptors
+from grpc_etcd.xds.names import Selection, ServiceName, format_target
+from grpc_etcd.xds.retries import MethodRetries, write_retries
 from grpc_etcd.xds.server import AdsServer
+from grpc_etcd.xds.sharing import can_share
+from grpc_etcd.xds.sockets import choose_address
 
+Options = Sequence[tuple[str, Any]]
+T = TypeVar("T")
 _LOG = logging.getLogger("grpc_etcd")
-_LONGEST_SOCKET_PATH = 100  # bytes; sockaddr_un holds 108
-_PROBE = ServiceName(".probe", "bootstrap")
 _PROBE_SECONDS = 2.0
+FORK_SECONDS = 1.0  # arbitrary: how long a fork waits for threads that are in a call, however many registries there are
+_BOOTSTRAP_OPTION = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config"
 _TOO_LATE = (
     "gRPC has read the application's xDS bootstrap before grpc_etcd could add its authority; channels made by a "
     "Registry work all the same, but targets from Registry.target() do not. Remedy: make the first Registry channel "
@@ -36,15 +46,26 @@ _TOO_LATE = (
 )
 
 
+class Lead(NamedTuple):
+    """What leads a native channel to its service: `release` is called when the channel is closed."""
+
+    target: str
+    options: Options
+    release: Callable[[], None]
+
+
 class Plane:
     """A board, and the server that speaks for it once it is started."""
 
-    def __init__(self, *, inherited: bool) -> None:
-        self.board = ServiceBoard()
+    def __init__(self, *, forks: int = 0, inherited: bool = False) -> None:
+        self.board = ServiceBoard(forks)
+        self._probe = ServiceName(".probe", f"bootstrap-{forks}")
         self._inherited = inherited
+        self._descriptors = 0
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._server: AdsServer | None = None
+        self._is_down = False  # since a fork, after which the server could not be started again
         self._folder: Path | None = None
         self._address = ""
         self._bootstrap: str | None = None
@@ -52,65 +73,118 @@ class Plane:
     def __repr__(self) -> str:
         return f"<Plane pid={self._pid} address={self._address or 'not started'}>"
 
-    def channel_options(self) -> list[tuple[str, str | int]]:
+    @property
+    def is_known(self) -> bool:
+        """Tell whether gRPC may have read of a server here, or in a process that this one is a fork of."""
+        return self._server is not None or self._inherited
+
+    def lead(self, owner: ServiceName, options: Options, retries: MethodRetries = ()) -> Lead:
+        """Start the server if need be; say how a channel with such options gets to a service.
+
+        A channel shares its target with those of other services, unless it has an authority of its own, which would
+        not find the service there, or a bootstrap of its own, with which gRPC shares nothing, or retries of its own.
+        """
+        ours = self.channel_options()
+        check_descriptors(self._descriptors + self.board.descriptors() + 1)
+        names = {name for name, _ in [*ours, *options]}
+        has_own = bool(retries) or bool(names & {"grpc.default_authority", _BOOTSTRAP_OPTION})
+        shares = can_share(owner.service) and not has_own
+        listener = self.board.open_channel(owner, shares=shares)
+        target = format_target(listener) + (f"/{Selection.RETRIES}/{write_retries(retries)}" if retries else "")
+        authority = ("grpc.default_authority", quote(owner.service, safe=""))  # else it would be the path's last part
+        return Lead(target, [*ours, authority, *options], lambda: self.board.close_channel(owner, shares=shares))
+
+    def channel_options(self) -> list[tuple[str, Any]]:
         """Start the server if need be; give the channel arguments that lead an `xds://etcd/` target to it."""
         with self._lock:
             if self._server is None:
                 self._start()
-        options: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]  # a proxy cannot know an xds: target
+            self.look_after()
+            self.keep_socket()
+        options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]  # a proxy cannot know an xds: target
         if self._bootstrap:
-            options.append(("grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config", self._bootstrap))
+            options.append((_BOOTSTRAP_OPTION, self._bootstrap))
         return options
 
     def _start(self) -> None:
-        self._folder, self._address = _choose_address()
-        self._listen()
+        self._descriptors = open_descriptors()
+        self._folder, self._address = choose_address("ads.sock")
+        try:
+            self._listen()
+        except BaseException:
+            self._clean_up()
+            raise
         atexit.register(self._clean_up)
-        own = merge_bootstrap(None, self._address, f"grpc-etcd/{self._pid}")
+        node = f"grpc-etcd/{self._pid}"
+        own = merge_bootstrap(None, self._address, node)
+        existing = None
         if self._inherited:
             self._bootstrap = own
-            return
-        existing = settings.read_xds_bootstrap()
-        settings.write_xds_bootstrap(merge_bootstrap(existing, self._address, f"grpc-etcd/{self._pid}"))
+        else:
+            existing = settings.read_xds_bootstrap()
+            settings.write_xds_bootstrap(merge_bootstrap(existing, self._address, node))
         if existing and not self._is_read():
             _LOG.warning(_TOO_LATE)
             self._bootstrap = own
+        if self._bootstrap or not existing:
+            self.board.use_words()
 
     def _listen(self) -> None:
-        self._server = AdsServer(self._address, self.board)
+        if self._folder:
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # a cleaner of temporary folders may have been here
+        self._server, self._is_down = AdsServer(self._address, self.board), False
         if self._address.endswith(":0"):
             self._address = self._address[:-1] + str(self._server.port)
+
+    def keep_socket(self) -> None:
+        """Listen anew where a cleaner of temporary folders has taken the socket away.
+
+        Streams that are open would go on, but no other could begin: neither that of a new channel, nor of one at rest.
+        """
+        with self._lock:
+            if self._server is None or self._folder is None or Path(self._address.removeprefix("unix:")).exists():
+                return
+            _LOG.warning("the socket %s has been removed from outside; it is made anew", self._address)
+            self._server.stop()
+            self._listen()
 
     def _is_read(self) -> bool:
         """Find out whether gRPC knows our authority, by asking for something and seeing whether we are asked."""
         probe = _Probe()
-        self.board.join(_PROBE, probe)
+        self.board.join(self._probe, probe)
         options = [("grpc.enable_http_proxy", 0)]
-        with grpc.insecure_channel(format_target(_PROBE), options) as channel:
+        with grpc.insecure_channel(format_target(self._probe), options) as channel:
             channel.subscribe(probe.notice, try_to_connect=True)
             probe.decided.wait(_PROBE_SECONDS)
-            arrived = self.board.followers(_PROBE) > 1
+            arrived = self.board.followers(self._probe) > 1
             channel.unsubscribe(probe.notice)
-        self.board.leave(_PROBE, probe)
+        self.board.leave(self._probe, probe)
         return arrived
 
     def before_fork(self) -> None:
         """Leave no server in the process that is about to be copied."""
         self._lock.acquire()
-        if self._server:
+        if self._server and not self._is_down:
+            self._is_down = True
             self._server.stop()
 
     def after_fork_in_parent(self) -> None:
         """Serve again; clients come back by themselves within about a second."""
         try:
-            if self._server:
-                self._listen()
+            self.look_after()
         finally:
             self._lock.release()
 
+    def look_after(self) -> None:
+        """Start the server again where that has failed after a fork: its clients come back to it by themselves."""
+        with self._lock:
+            if self._is_down:
+                self._listen()
+
     def _clean_up(self) -> None:
         if self._folder and self._pid == os.getpid():
-            shutil.rmtree(self._folder, ignore_errors=True)
+            folder, self._folder = self._folder, None  # so that nobody misses the socket and makes it anew
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Probe:
@@ -119,32 +193,22 @@ class _Probe:
     def __init__(self) -> None:
         self.decided = threading.Event()
 
-    def wake(self) -> None:
+    def wake(self, owner: ServiceName | None = None) -> None:
         """Nothing is published about the probe."""
+
+    def has_answered(self) -> bool:
+        return True
 
     def notice(self, state: grpc.ChannelConnectivity) -> None:
         if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.READY):
             self.decided.set()
 
 
-def _choose_address() -> tuple[Path | None, str]:
-    """Make a socket path that only this user can reach; where none can be made, take a port on loopback."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="grpc-etcd-"))
-    except OSError:
-        return None, "127.0.0.1:0"
-    path = folder / "ads.sock"
-    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
-        return folder, f"unix:{path}"
-    folder.rmdir()
-    return None, "127.0.0.1:0"
-
-
 class Forkable(Protocol):
     """What has threads in gRPC, and takes them out of it for a fork."""
 
-    def before_fork(self) -> None:
-        """Take the threads out."""
+    def before_fork(self) -> Callable[[float], object] | None:
+        """Have the threads leave; what is given back waits until they have, for at most so many seconds."""
 
     def after_fork_in_parent(self) -> None:
         """Let them in again; a child has none of them."""
@@ -158,11 +222,13 @@ class Process:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.plane = Plane(inherited=False)
+        self.channels_lock = threading.RLock()
+        self.plane = Plane()
         self.forks = 0
         self._held: list[Forkable] = []
         self._forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
         self._is_hooked = False
+        self._forking = threading.RLock()
         self._names = itertools.count(2)
         self._default_is_free = True
         os.register_at_fork(after_in_child=self._begin_anew)
@@ -176,7 +242,7 @@ class Process:
         with self.lock:
             if not self._is_hooked:
                 grpc.insecure_channel("unix:/dev/null").close()
-                os.register_at_fork(before=self._before, after_in_parent=self._after_in_parent)
+                os.register_at_fork(before=self.before_fork, after_in_parent=self.after_fork_in_parent)
                 self._is_hooked = True
             self._forkable.add(forkable)
 
@@ -191,24 +257,41 @@ class Process:
                 return name
             return f"{name}-{next(self._names)}"
 
-    def _before(self) -> None:
-        self._held = list(self._forkable)
-        for each in self._held:
-            each.before_fork()
+    def before_fork(self) -> None:
+        """Take everything that has threads in gRPC out of it."""
+        self._forking.acquire()  # two threads that fork at once: one must not let in what the other has taken out
+        with self.lock:  # whoever begins meanwhile would change the set under the copying
+            self._held = list(self._forkable)
+        waits = [_tried(each.before_fork) for each in self._held]  # all are told before any is waited for
+        deadline = time.monotonic() + FORK_SECONDS
+        for wait in filter(None, waits):
+            _tried(partial(wait, max(0.0, deadline - time.monotonic())))
         self.plane.before_fork()
 
-    def _after_in_parent(self) -> None:
-        self.plane.after_fork_in_parent()
-        for each in self._held:
-            each.after_fork_in_parent()
+    def after_fork_in_parent(self) -> None:
+        """Let all in again; one that cannot go on must not keep the others, and their leases, from it."""
+        for go_on in (self.plane.after_fork_in_parent, *(each.after_fork_in_parent for each in self._held)):
+            _tried(go_on)
+        self._forking.release()
 
     def _begin_anew(self) -> None:
         self.lock = threading.Lock()
+        self.channels_lock = threading.RLock()
+        self._forking = threading.RLock()
         self._forkable = weakref.WeakSet()
-        self.plane = Plane(inherited=True)
         self.forks += 1
+        self.plane = Plane(forks=self.forks, inherited=self.plane.is_known)
         for each in self._held:
             each.after_fork_in_child()
+
+
+def _tried(hook: Callable[[], T]) -> T | None:
+    """Call a part of a hook; python would only print what it fails of, and the other parts must be called too."""
+    try:
+        return hook()
+    except Exception:  # noqa: BLE001 - logged
+        _LOG.exception("%r failed", hook)
+        return None
 
 
 _process: Process | None = None

@@ -77,33 +77,39 @@ class Route:
     path: str
     is_prefix: bool
     shares: tuple[ClusterShare, ...]
+    retry: Retry | None = None
 
 
-def listener(name: str, routes: Iterable[Route], policy: Policy) -> bytes:
-    """Write the Listener of a target, with its routes inside: the first route that matches a call takes it."""
-    actions = b"".join(wire.message(3, _route(route, policy)) for route in routes)
-    virtual_host = wire.text(1, "calls") + wire.text(2, "*") + actions
-    route_configuration = wire.text(1, name) + wire.message(2, virtual_host)
+def listener(name: str, virtual_hosts: Iterable[bytes]) -> bytes:
+    """Write the Listener of a target with its routes inside: a channel takes the virtual host of its authority."""
+    hosts = b"".join(wire.message(2, host) for host in virtual_hosts)
+    route_configuration = wire.text(1, name) + hosts
     router = wire.text(1, "router") + wire.packed_any(4, "envoy.extensions.filters.http.router.v3.Router", b"")
     manager = wire.message(4, route_configuration) + wire.message(5, router)
     manager_type = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
     return wire.text(1, name) + wire.message(19, wire.packed_any(1, manager_type, manager))
 
 
+def virtual_host(domain: str, routes: Iterable[Route], policy: Policy) -> bytes:
+    """Write a VirtualHost for an authority (`*`: for any): the first route that matches a call takes it."""
+    actions = b"".join(wire.message(3, _route(route, policy)) for route in routes)
+    return wire.text(1, domain) + wire.text(2, domain) + actions
+
+
 def _route(route: Route, policy: Policy) -> bytes:
     kind = 1 if route.is_prefix else 2
     match = wire.message(kind, route.path.encode())  # a present but empty prefix matches everything
-    return wire.message(1, match) + wire.message(2, _route_action(route.shares, policy))
+    return wire.message(1, match) + wire.message(2, _route_action(route.shares, route.retry, policy))
 
 
-def _route_action(shares: tuple[ClusterShare, ...], policy: Policy) -> bytes:
+def _route_action(shares: tuple[ClusterShare, ...], retry: Retry | None, policy: Policy) -> bytes:
     if len(shares) == 1:
         action = wire.text(1, shares[0].cluster)
     else:
         weighted = (wire.text(1, share.cluster) + wire.uint32_value(2, share.weight) for share in shares)
         action = wire.message(3, b"".join(wire.message(1, share) for share in weighted))
-    if policy.retry:
-        action += wire.message(9, _retry(policy.retry))
+    if retry and retry.attempts > 1:  # gRPC refuses a number of retries of 0
+        action += wire.message(9, _retry(retry))
     if policy.load_balancing and policy.load_balancing.hash_header:
         header = wire.message(1, wire.text(1, policy.load_balancing.hash_header))
         action += wire.message(15, header)
@@ -126,7 +132,7 @@ def cluster(name: str, assignment_name: str, policy: Policy, *, weighted: bool) 
     from_same_stream = wire.message(3, b"")  # core.v3.ConfigSource.ads
     discovery = wire.message(1, from_same_stream) + wire.text(2, assignment_name)
     body = wire.text(1, name) + wire.integer(2, _EDS) + wire.message(3, discovery)
-    if policy.outlier_detection:
+    if policy.outlier_detection and policy.outlier_detection.max_ejection_percent:
         body += wire.message(19, _outlier_detection(policy.outlier_detection))
     return body + wire.message(41, _balancing(policy.load_balancing or LoadBalancing(), weighted=weighted))
 

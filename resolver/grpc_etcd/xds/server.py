@@ -1,32 +1,37 @@
-"""The ADS server: one bidirectional stream per client, bytes in and bytes out.
+"""The ADS server: one bidirectional stream per client, bytes in and bytes out, and one thread for all of them.
 
-It must be the synchronous `grpc.server`: a second asyncio loop beside an application's own meets grpc/grpc#25364. What
-to say is decided by `Conversation`; this module moves bytes, and tells the board who follows what.
+It must be the synchronous `grpc.server`: a second asyncio loop beside an application's own meets grpc/grpc#25364, and
+would be woken by each of its calls. What to say is decided by `Conversation`; this module moves bytes, and tells the
+board who follows what.
 """
 
+import logging
 import queue
 import threading
-from collections.abc import Iterator
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import grpc
 
-from grpc_etcd.xds import resources
-from grpc_etcd.xds.conversation import Conversation
+from grpc_etcd.threads import start_thread
+from grpc_etcd.xds import resources, streams
+from grpc_etcd.xds.conversation import Conversation, Refusal, Resources
 from grpc_etcd.xds.daemons import DaemonExecutor
 from grpc_etcd.xds.names import ServiceName
-from grpc_etcd.xds.service import ServiceResources
 from grpc_etcd.xds.wire import MalformedMessageError
 
+_LOG = logging.getLogger("grpc_etcd")
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _METHOD = "StreamAggregatedResources"
 _LARGEST_REQUEST_BYTES = 64 << 20  # a client that follows 10,000 services names them all in each request
+_STOP_SECONDS = 5.0  # arbitrary: how long a thread may take to end what it is at
 
 
 class Board(Protocol):
     """Where the resources of services hang, and who is told when they change. Thread-safe."""
 
-    def look_up(self, owner: ServiceName) -> ServiceResources:
+    def look_up(self, owner: ServiceName) -> Resources:
         """Give the present resources; those of an unknown service are empty."""
 
     def join(self, owner: ServiceName, listener: "Listener") -> None:
@@ -35,23 +40,49 @@ class Board(Protocol):
     def leave(self, owner: ServiceName, listener: "Listener") -> None:
         """Undo `join`."""
 
-    def refused(self, owners: frozenset[ServiceName], reason: str) -> None:
+    def refused(self, refusals: Iterable[Refusal]) -> None:
         """Take note that a client refused what it was told."""
 
 
 class Listener(Protocol):
     """What is told that something has changed; it asks for the news itself."""
 
-    def wake(self) -> None:
-        """Return at once."""
+    def wake(self, owner: ServiceName | None = None) -> None:
+        """Take note that what is said of a service (None: of any) may have changed. Returns at once."""
+
+    def has_answered(self) -> bool:
+        """Tell whether it has taken, or refused, all that there is to say; any thread may ask."""
 
 
 class AdsServer:
-    """A listening ADS server; `address` is a gRPC address such as `unix:/path` or `127.0.0.1:0`."""
+    """A listening ADS server; `address` is a gRPC address such as `unix:/path` or `127.0.0.1:0`.
 
-    def __init__(self, address: str, board: Board) -> None:
+    `threads`: give each stream threads of its own, as must be where grpc does not allow anything better.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        board: Board,
+        *,
+        threads: bool | None = None,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
         self._board = board
-        self._server = grpc.server(
+        self._on_stop = on_stop
+        self._speaker = _Speaker()
+        try:
+            self._server = self._make_server(
+                threads=not streams.can_do_without_threads() if threads is None else threads
+            )
+            self.port = self._server.add_insecure_port(address)
+            streams.start_server(self._server)
+        except BaseException:
+            self._speaker.stop()
+            raise
+
+    def _make_server(self, *, threads: bool) -> grpc.Server:
+        server = grpc.server(
             DaemonExecutor("grpc-etcd-ads"),  # type: ignore[arg-type] # any Executor will do
             options=[
                 ("grpc.so_reuseport", 0),
@@ -59,81 +90,170 @@ class AdsServer:
                 ("grpc.max_send_message_length", -1),
             ],
         )
-        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._talk)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
-        self.port = self._server.add_insecure_port(address)
-        self._server.start()
+        behavior: Any = self._talk_in_threads if threads else self._talker()
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(behavior)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
+        return server
 
     def stop(self) -> None:
         """End all streams and close the port."""
         self._server.stop(None).wait()
+        self._speaker.stop()
+        self._on_stop()
 
     def wait(self) -> None:
         """Block until the server is stopped."""
         self._server.wait_for_termination()
 
-    def _talk(self, requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
-        stream = _Stream(self._board)
-        threading.Thread(target=stream.read, args=(requests,), name="grpc-etcd-ads-read", daemon=True).start()
-        return stream.replies()
+    def _talker(self) -> Callable[..., None]:
+        def talk(requests: Any, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
+            stream = _Stream(self._board, self._speaker)
+            stream.begin(streams.BatchedMessages(requests, context, send, stream))
+
+        talk.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio reads it
+        return talk
+
+    def _talk_in_threads(self, requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
+        stream = _Stream(self._board, self._speaker)
+        messages = streams.ThreadedMessages(requests, stream)
+        stream.begin(messages)
+        return messages.sent()
 
 
 class _Stream:
-    """One client: a thread reads its requests, another sends what the conversation says."""
+    """One client. Everything but `wake`, `on_message`, `on_sent` and `on_end` is called by the speaker."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, speaker: "_Speaker") -> None:
         self._board = board
+        self._speaker = speaker
         self._conversation = Conversation(board.look_up)
-        self._inbox: queue.SimpleQueue[resources.DiscoveryRequest | None] = queue.SimpleQueue()
+        self._inbox: deque[bytes] = deque()
+        self._messages: streams.Messages | None = None
         self._ended = False
+        self._woken: deque[ServiceName | None] = deque()
+        self._changed: set[ServiceName] | None = set()  # None: any service
+        self._is_held_back = False
+        self.is_speaking = False
         self._joined: frozenset[ServiceName] = frozenset()
+        self.is_due = False
 
-    def wake(self) -> None:
-        self._inbox.put(None)
+    def begin(self, messages: streams.Messages) -> None:
+        self._messages = messages
+        messages.read()
+        self._speaker.give(self)  # for an end that came before
 
-    def read(self, requests: Iterator[bytes]) -> None:
-        try:
-            for data in requests:
-                self._inbox.put(resources.read_request(data))
-        except (grpc.RpcError, MalformedMessageError, UnicodeDecodeError):
-            pass  # the client is gone, or is none: either way this stream is over
-        except Exception as error:  # grpc raises a bare Exception when the stream is cancelled
-            if type(error) is not Exception:
-                raise
-        finally:
-            self._ended = True
-            self.wake()
+    def wake(self, owner: ServiceName | None = None) -> None:
+        self._woken.append(owner)
+        self._speaker.give(self)
 
-    def replies(self) -> Iterator[bytes]:
-        try:
-            while self._receive():
-                self._follow()
-                yield from self._conversation.replies()
-        finally:
-            self._ended = True
-            for owner in self._joined:
-                self._board.leave(owner, self)
+    def has_answered(self) -> bool:
+        if self.is_due or self.is_speaking:
+            return False
+        is_told = not (self._is_held_back or self._changed is None or self._changed)
+        return self._ended or (is_told and self._conversation.is_answered)
 
-    def _receive(self) -> bool:
-        """Wait for news and take all that is there; False when the stream is over."""
-        request = self._inbox.get()
-        while True:
-            if request is not None:
-                self._take(request)
-            try:
-                request = self._inbox.get_nowait()
-            except queue.Empty:
-                return not self._ended
+    def on_message(self, message: bytes) -> None:
+        self._inbox.append(message)
+        self._speaker.give(self)
 
-    def _take(self, request: resources.DiscoveryRequest) -> None:
-        if request.refusal:
-            self._board.refused(self._conversation.owners, request.refusal)
-        self._conversation.receive(request)
+    def on_sent(self) -> None:
+        if self._is_held_back:
+            self._speaker.give(self)
 
-    def _follow(self) -> None:
-        owners = self._conversation.owners
-        for owner in owners - self._joined:
-            self._board.join(owner, self)
-        for owner in self._joined - owners:
-            self._board.leave(owner, self)
+    def on_end(self) -> None:
+        self._ended = True
+        self._speaker.give(self)
+
+    def speak(self) -> None:
+        """Take what has come in, and answer; what is new before the last answer is out, is told with the next."""
+        if self._ended or self._messages is None:
+            self._leave()
+            return
+        while self._inbox:
+            self._conversation.receive(resources.read_request(self._inbox.popleft()))
+            self._messages.read()
+        self._follow(self._conversation.owners)
+        self._take_changes()
+        self._is_held_back = True  # before the look: what gets out in between wakes us
+        if not self._messages.is_sending():
+            self._is_held_back = False
+            changed, self._changed = self._changed, set()
+            for reply in self._conversation.replies(changed):
+                self._messages.write(reply)
+        if refusals := self._conversation.take_refusals():
+            self._board.refused(refusals)
+
+    def _take_changes(self) -> None:
+        while self._woken:
+            owner = self._woken.popleft()
+            if owner is None or self._changed is None:
+                self._changed = None
+            else:
+                self._changed.add(owner)
+
+    def fail(self) -> None:
+        """End after an error: the client comes back and asks for everything again."""
+        self._ended = True
+        self._leave()
+
+    def _leave(self) -> None:
+        self._follow(frozenset())
+        if self._messages:
+            self._messages.finish()
+
+    def _follow(self, owners: frozenset[ServiceName]) -> None:
+        if owners is self._joined:  # what a client follows seldom changes, and may be thousands of services
+            return
+        gone, new = self._joined - owners, owners - self._joined
         self._joined = owners
+        for owner in new:
+            self._board.join(owner, self)
+        for owner in gone:
+            self._board.leave(owner, self)
+
+
+class _Speaker:
+    """The thread that speaks for all streams of a server, one after the other.
+
+    It starts ahead of the server: what is given to it comes from gRPC's own thread, which serves nobody any more once
+    an exception has ended it, such as that no further thread may be started.
+    """
+
+    def __init__(self) -> None:
+        self._due: queue.SimpleQueue[_Stream | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread = start_thread(self._run, name="grpc-etcd-ads")
+
+    def give(self, stream: _Stream) -> None:
+        """Have a stream speak soon; any thread may call it."""
+        with self._lock:
+            if stream.is_due:
+                return
+            stream.is_due = True
+        self._due.put(stream)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._due.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(_STOP_SECONDS)
+
+    def _run(self) -> None:
+        while stream := self._due.get():
+            stream.is_speaking = True  # before it is no longer due: whoever asks finds one or the other
+            stream.is_due = False
+            try:
+                stream.speak()
+            except (MalformedMessageError, UnicodeDecodeError):
+                self._end(stream)  # whoever this is speaks no xDS
+            except Exception:  # noqa: BLE001 - logged; an error of one stream ends that stream
+                _LOG.exception("an xDS stream is ended for an error")
+                self._end(stream)
+            finally:
+                stream.is_speaking = False
+
+    def _end(self, stream: _Stream) -> None:
+        try:
+            stream.fail()
+        except Exception:  # noqa: BLE001 - logged; the thread speaks for the other streams too
+            _LOG.exception("an xDS stream could not be ended in order")

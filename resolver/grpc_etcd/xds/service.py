@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.xds import resources
-from grpc_etcd.xds.localities import Dialable, Here, choose_localities, is_callable
+from grpc_etcd.xds.localities import NO_PAST, Dialable, Here, Past, choose_localities, is_callable
 from grpc_etcd.xds.names import ResourceName, Selection
 from grpc_etcd.xds.resources import ClusterShare, Locality, Route
+from grpc_etcd.xds.retries import apply_retries, read_retries
 
 
 @dataclass(frozen=True, slots=True)
 class MethodRoute:
-    """Where the calls of `method` go: groups and single addresses, by weight.
+    """Where the calls of `method` go: groups and single addresses, by weight (whole numbers from 0 on).
 
     `method` is `/package.Service/Method`, or ends in `/` or `*` and stands for all that begin so; empty is all methods.
     """
@@ -27,6 +28,12 @@ class MethodRoute:
     method: str = ""
     groups: Mapping[str, int] = field(default_factory=dict, hash=False)
     addresses: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for name in ("groups", "addresses"):
+            if not isinstance(value := getattr(self, name), Mapping):
+                raise TypeError(f"MethodRoute.{name}: {value!r} is no mapping such as {{'canary': 10}}")
+            object.__setattr__(self, name, dict(value))  # what is changed later changes no route
 
 
 class Part(NamedTuple):
@@ -43,16 +50,25 @@ class Part(NamedTuple):
 
 
 ALL = Part(Selection.ALL)
+_MOST_WEIGHT = 2**32 - 1  # of all clusters of a route together; gRPC refuses the listener for more
+_LONGEST_SELECTED = 500  # characters of a group's or an address's name; arbitrary, as it stands in each message
+_LONGEST_METHOD = 8192  # gRPC refuses the headers of a call with a longer path
 _Shares = tuple[tuple[Part, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceResources:
-    """One service as xDS sees it. `clusters` of None: the endpoints are unknown, which is not the same as none."""
+    """One service as xDS sees it. `clusters` of None: the endpoints are unknown, which is not the same as none.
+
+    `reason` says in a sentence what is wrong with the service and what to do, for the details of failed calls; empty
+    where all is well. `in_words`: see ResourceName.explain.
+    """
 
     policy: Policy = field(default_factory=Policy)
     routes: tuple[tuple[str, _Shares], ...] = ()
     clusters: Mapping[Part, tuple[Locality, ...]] | None = None
+    reason: str = ""
+    in_words: bool = False
 
     @property
     def size(self) -> int:
@@ -64,41 +80,114 @@ class ServiceResources:
         """Write the resource under the very name it was requested by; None means that it cannot be known yet."""
         match type_url:
             case resources.LISTENER:
-                return resources.listener(requested, self._routes(name), self.policy)
+                return resources.listener(requested, [self.virtual_host(name, "*")])
             case resources.CLUSTER:
                 weighted = any(locality.weight != len(locality.targets) for locality in self._localities(name))
-                assignment = name.format(resources.ASSIGNMENT)
-                return resources.cluster(requested, assignment, self.policy, weighted=weighted)
+                return resources.cluster(requested, self._assignment(name), self.policy, weighted=weighted)
             case resources.ASSIGNMENT if self.clusters is not None:
                 return resources.assignment(requested, self._localities(name))
         return None
 
-    def _localities(self, name: ResourceName) -> tuple[Locality, ...]:
-        return (self.clusters or {}).get(Part(name.selection, name.selected), ())
+    def _assignment(self, name: ResourceName) -> str:
+        """Name the assignment of a cluster: gRPC puts that name into the details of calls while it is empty."""
+        if self.reason and self.clusters is not None and not self._localities(name):
+            return name.explain(resources.ASSIGNMENT, self.reason, in_words=self.in_words)
+        return name.format(resources.ASSIGNMENT)
 
-    def _routes(self, name: ResourceName) -> Iterator[Route]:
+    def virtual_host(self, name: ResourceName, domain: str) -> bytes:
+        """Write the part of a listener that serves the authority `domain` (`*`: any)."""
+        return resources.virtual_host(domain, self._routes(name), self.policy)
+
+    def plain(self) -> "ServiceResources":
+        """Give the same endpoints without a wish, for a gRPC that refuses what is wished."""
+        everyone = {ALL: self.clusters.get(ALL, ())} if self.clusters is not None else None
+        return ServiceResources(clusters=everyone, reason=self.reason, in_words=self.in_words)
+
+    def _localities(self, name: ResourceName) -> tuple[Locality, ...]:
+        """Give a cluster's endpoints; those of all to one that no route leads to any more.
+
+        Calls may be on their way to it that were given it a moment before gRPC heard of the other routes.
+        """
+        clusters = self.clusters or {}
+        return clusters.get(Part(name.selection, name.selected), clusters.get(ALL, ()))
+
+    def _routes(self, name: ResourceName) -> Iterable[Route]:
+        routes = list(self._own_routes(name))
+        retries = read_retries(name.selected) if name.selection is Selection.RETRIES else None
+        return apply_retries(routes, retries) if retries else routes
+
+    def _own_routes(self, name: ResourceName) -> Iterator[Route]:
         for method, shares in (*self.routes, ("", ((ALL, 1),))):
             clusters = (ClusterShare(name.select(*part).format(resources.CLUSTER), weight) for part, weight in shares)
-            yield Route(method.rstrip("*"), method == "" or method[-1] in "/*", tuple(clusters))
+            is_prefix = method == "" or method[-1] in "/*"
+            yield Route(method.rstrip("*"), is_prefix, tuple(clusters), self.policy.retry)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedResources:
+    """A listener that several services share: a virtual host for each, and one for calls of who is not there yet.
+
+    A channel may be quicker than the news that its service has joined the listener. Its calls then go to a cluster
+    whose endpoints are never known, where they wait until the service's own virtual host is there.
+    """
+
+    virtual_hosts: tuple[bytes, ...] = ()
+
+    def answer(self, type_url: str, requested: str, name: ResourceName) -> bytes | None:
+        """Write the listener, or the cluster of who is not there yet."""
+        match type_url:
+            case resources.LISTENER:
+                return resources.listener(requested, [*self.virtual_hosts, _UNKNOWN.virtual_host(name, "*")])
+            case resources.CLUSTER:
+                return _UNKNOWN.answer(type_url, requested, name)
+        return None
+
+    def plain(self) -> "SharedResources":
+        """Give itself: what is at fault in it is a member's."""
+        return self
+
+
+_UNKNOWN = ServiceResources()
 
 
 def make_service_resources(
-    dialables: Sequence[Dialable], policy: Policy, routes: Iterable[MethodRoute], here: Here, generation: int = 0
+    dialables: Sequence[Dialable], policy: Policy, routes: Iterable[MethodRoute], here: Here, past: Past = NO_PAST
 ) -> ServiceResources:
     """Decide everything for one service from its endpoints and wishes."""
     callables = [dialable for dialable in dialables if is_callable(dialable.endpoint)]
     shares = tuple((route.method, _shares(route, callables)) for route in routes)
     parts = [ALL, *dict.fromkeys(part for _, chosen in shares for part, _ in chosen)]
-    clusters = {part: choose_localities(filter(part.holds, callables), policy, here, generation) for part in parts}
+    clusters = {part: choose_localities(filter(part.holds, callables), policy, here, past) for part in parts}
     return ServiceResources(policy, _exact_first(shares), MappingProxyType(clusters))
 
 
 def _shares(route: MethodRoute, callables: Sequence[Dialable]) -> _Shares:
     wished = [(Part(Selection.GROUP, group), weight) for group, weight in route.groups.items()]
     wished += [(Part(Selection.ADDRESS, address), weight) for address, weight in route.addresses.items()]
-    return tuple(
-        (part, weight) for part, weight in wished if weight > 0 and any(part.holds(each) for each in callables)
-    )
+    usable = [(part, weight) for part, weight in wished if weight > 0 and _can_be_named(part.selected)]
+    if not _can_match(route.method):
+        return ()
+    return _scaled([(part, weight) for part, weight in usable if any(part.holds(each) for each in callables)])
+
+
+def _can_be_named(selected: str) -> bool:
+    """Tell whether a resource's name can hold it: JSON can hold lone halves of pairs, which are no Unicode."""
+    return len(selected) <= _LONGEST_SELECTED and not any("\ud800" <= character <= "\udfff" for character in selected)
+
+
+def _can_match(method: str) -> bool:
+    """Tell whether calls can have such a path; gRPC refuses some of those that cannot."""
+    is_path = method.startswith("/") and method.isascii() and method.isprintable()
+    return method in ("", "*") or (is_path and len(method) <= _LONGEST_METHOD)
+
+
+def _scaled(shares: Sequence[tuple[Part, int]]) -> _Shares:
+    """Scale weights down where their sum is more than gRPC takes; none becomes 0."""
+    total = sum(weight for _, weight in shares)
+    if total <= _MOST_WEIGHT:
+        return tuple(shares)
+    room = _MOST_WEIGHT - len(shares)
+    return tuple((part, max(1, int(weight * room // total))) for part, weight in shares)
 
 
 def _exact_first(shares: tuple[tuple[str, _Shares], ...]) -> tuple[tuple[str, _Shares], ...]:

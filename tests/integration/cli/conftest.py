@@ -14,6 +14,7 @@ from grpc_etcd import Endpoint
 from grpc_etcd.etcd import Etcd
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.layouts import make_layout
+from testbed.conditions import PATIENCE_SECONDS
 from testbed.etcd import EtcdServer
 
 COMMAND = [str(Path(sys.executable).with_name("grpc-etcd"))]
@@ -24,14 +25,14 @@ class CommandLine:
 
     def __init__(self, server: EtcdServer) -> None:
         self.endpoints = server.endpoints
-        self.etcd = Etcd(server.endpoints)
+        self.etcd = Etcd(server.endpoints, timeout_seconds=PATIENCE_SECONDS)
         self.started: list[subprocess.Popen[str]] = []
 
     def environ(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_ETCD_")}
         return kept | {"GRPC_ETCD_ENDPOINTS": self.endpoints} | more
 
-    def run(self, *arguments: str, code: int = 0, **environ: str) -> str:
+    def run(self, *arguments: str | bytes, code: int = 0, **environ: str) -> str:
         ended = subprocess.run(
             [*COMMAND, *arguments], env=self.environ(**environ), capture_output=True, text=True, timeout=60, check=False
         )
@@ -57,7 +58,7 @@ class CommandLine:
         return process
 
     def put(self, address: str, service: str = "greeter", layout: str = "jupiter", **attributes: Any) -> bytes:
-        lease = self.etcd.lease(60) if attributes.pop("leased", True) else 0
+        lease = self.etcd.lease(600) if attributes.pop("leased", True) else 0
         prefix = attributes.pop("prefix", None)
         record = make_layout(layout, prefix).encode(service, Endpoint(name=service, address=address, **attributes))
         assert isinstance(record, KeyValue), record

@@ -1,12 +1,15 @@
 """`grpc-etcd check` names the cause of each common mistake, made for real on a real etcd."""
 
+import shlex
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from grpc_etcd.registry.own import OwnerRecord, owner_key, synced_key
-from testbed.conditions import free_port
+from testbed.conditions import existing, free_port
 from testbed.etcd import EtcdServer
 
 from .conftest import CommandLine
@@ -21,16 +24,41 @@ def problems(shell: CommandLine, *arguments: str, code: int = 1) -> str:
 
 def test_the_wrong_prefix(shell: CommandLine) -> None:
     shell.put("127.0.9.1:9000", prefix="wsd-reg")
-    assert "1 records fit --prefix wsd-reg" in problems(shell, "greeter")
-    assert "1 records fit --prefix wsd-reg" in problems(shell)
+    assert "there is 1 record with --layout jupiter --prefix wsd-reg" in problems(shell, "greeter")
+    assert "there is 1 record with --layout jupiter --prefix wsd-reg" in problems(shell)
     shell.etcd.delete_prefix(b"/wsd-reg/")
     shell.put("127.0.9.1:9000", prefix="quite-another")
-    assert "1 records fit --prefix quite-another" in problems(shell, "greeter")
+    assert "there is 1 record with --layout jupiter --prefix quite-another" in problems(shell, "greeter")
 
 
 def test_the_wrong_layout(shell: CommandLine) -> None:
     shell.put("127.0.9.1:9000", layout="kratos")
-    assert "1 records fit --layout kratos" in problems(shell, "greeter")
+    assert "there is 1 record with --layout kratos --prefix /microservices" in problems(shell, "greeter")
+
+
+@pytest.mark.parametrize(
+    ("layout", "prefix", "asked"),
+    [
+        ("jupiter", None, ("--prefix", "jup")),
+        ("jupiter", "teams/a", ("--layout", "kratos")),
+        ("kratos", "shop", ("--prefix", "shop")),
+        ("kratos", None, ("--prefix", "shop", "--layout", "jupiter")),
+        ("etcd-naming", None, ("--prefix", "shop")),
+        ("go-micro", None, ("--prefix", "shop")),
+    ],
+)
+def test_the_advice_is_to_type_all_that_finds_it(
+    shell: CommandLine, layout: str, prefix: str | None, asked: tuple[str, ...]
+) -> None:
+    """Whoever has set another prefix or layout finds nothing with the half of the advice."""
+    shell.put("127.0.9.1:9000", layout=layout, prefix=prefix)
+    finding = next(
+        each
+        for each in shell.run_json("check", "greeter", *asked, code=1)
+        if each["remedy"].startswith(f"Use --layout {layout}")
+    )
+    options = finding["remedy"].removeprefix("Use ").removesuffix(".").partition(" and no prefix")[0]
+    assert [each["address"] for each in shell.run_json("get", "greeter", *shlex.split(options))] == ["127.0.9.1:9000"]
 
 
 def test_a_name_in_another_spelling(shell: CommandLine) -> None:
@@ -51,7 +79,7 @@ def test_a_key_without_lease_and_a_loopback_address(shell: CommandLine) -> None:
 
 def test_a_broken_value_and_a_key_that_says_another_address(shell: CommandLine) -> None:
     key = shell.put("127.0.9.1:9000")
-    value = shell.etcd.get(key).value
+    value = existing(shell.etcd.get(key)).value
     shell.etcd.put(key, b"[]")
     assert "the value cannot be used" in problems(shell, "greeter")
     shell.etcd.put(key, value.replace(b"127.0.9.1:9000", b"127.0.9.2:9000"))
@@ -69,18 +97,18 @@ def test_an_address_where_nobody_answers(shell: CommandLine) -> None:
 def test_everything_disabled(shell: CommandLine) -> None:
     shell.put("127.0.9.1:9000", enable=False)
     shell.put("127.0.9.1:9001", weight=0)
-    assert "all 2 endpoints are disabled or have weight 0" in problems(shell, "greeter")
+    assert "all 2 endpoints are disabled, not healthy or have weight 0" in problems(shell, "greeter")
 
 
 def test_an_operator_that_is_not_in_step_and_a_key_that_it_misses(shell: CommandLine) -> None:
     key = shell.put("127.0.9.1:9000")
     missing = b"/jupiter/greeter/providers/grpc://127.0.9.9:9000"
     owner = OwnerRecord(namespace="shop", pod="p", keys=(key, missing))
-    shell.etcd.put(owner_key("c1", "uid"), owner.to_json(), lease=shell.etcd.lease(60))
+    shell.etcd.put(owner_key("c1", "uid"), owner.to_json(), lease=shell.etcd.lease(600))
     found = problems(shell, "greeter")
     assert "none that is in step keeps them" in found
     assert f"{missing.decode()}: the operator has written it, but it is not there" in found
-    shell.etcd.put(synced_key("c1"), b"", lease=shell.etcd.lease(60))
+    shell.etcd.put(synced_key("c1"), b"", lease=shell.etcd.lease(600))
     assert "in step" not in problems(shell, "greeter")
 
 
@@ -115,7 +143,9 @@ def test_a_user_without_permission_and_a_wrong_password(own_etcd: EtcdServer, tm
     password.write_text("secret")
     options = ("--user", "app", "--password-file", str(password))
     assert "may not read /grpc-etcd/" in problems(shell, "greeter", *options)
-    assert "Grant the user's role the range" in problems(shell, "greeter", "--prefix", "other", *options)
+    denied = problems(shell, "greeter", "--prefix", "other", *options)
+    assert "the user 'app' may not read /other/greeter/" in denied
+    assert "--prefix=true read /other/" in denied
     password.write_text("wrong")
     assert "password" in problems(shell, "greeter", *options)
     assert key
@@ -147,4 +177,4 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
     )
     ended = subprocess.run([sys.executable, "-S", "-c", hide], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
-    assert "pip install 'grpc-etcd[cli]'" in ended.stderr
+    assert "pip install '.[cli]'" in ended.stderr

@@ -2,19 +2,22 @@
 
 import json
 import signal
+import subprocess
+from pathlib import Path
 
+import pytest
 import yaml
 
 from grpc_etcd.registry.own import OwnerRecord, owner_key, synced_key
-from testbed.conditions import free_port, wait_until
+from testbed.conditions import existing, free_port, wait_until
 
-from .conftest import CommandLine
+from .conftest import COMMAND, CommandLine
 
 ADDRESS = "10.0.0.7:9000"
 
 
-def read_line(process: object) -> str:
-    return process.stdout.readline().strip()  # type: ignore[attr-defined, no-any-return]
+def read_line(process: subprocess.Popen[str]) -> str:
+    return existing(process.stdout).readline().strip()
 
 
 def test_ls_lists_services_of_the_chosen_layouts(shell: CommandLine) -> None:
@@ -32,7 +35,7 @@ def test_ls_lists_services_of_the_chosen_layouts(shell: CommandLine) -> None:
 
 def test_get_shows_endpoints_with_leases_and_owners(shell: CommandLine) -> None:
     key = shell.put(ADDRESS, weight=50, zone="z1")
-    lease = shell.etcd.get(key).lease
+    lease = existing(shell.etcd.get(key)).lease
     owner = OwnerRecord(namespace="shop", pod="greeter-0", node="n1", grpc_services=("shop/greeter",), keys=(key,))
     shell.etcd.put(owner_key("c1", "uid-1"), owner.to_json(), lease=lease)
     (found,) = shell.run_json("get", "greeter")
@@ -43,6 +46,23 @@ def test_get_shows_endpoints_with_leases_and_owners(shell: CommandLine) -> None:
     assert table[1].split() == [ADDRESS, "50", "enabled", "z1", "-", "jupiter", f"{lease:x}", "shop/greeter-0"]
     assert "shop" in shell.run("owner", key.decode())
     assert shell.run_json("owner", key.decode())["grpcServices"] == ["shop/greeter"]
+
+
+def test_a_service_may_be_named_by_its_target(shell: CommandLine) -> None:
+    shell.put(ADDRESS)
+    assert [each["address"] for each in shell.run_json("get", "etcd:///greeter")] == [ADDRESS]
+    assert "behind the name" in shell.run("get", "etcd:///greeter?zone=a", code=2)
+
+
+def test_static_services_are_none_of_the_commands_affair(shell: CommandLine) -> None:
+    told = shell.run("ls", code=2, GRPC_ETCD_ENDPOINTS="", GRPC_ETCD_STATIC="greeter=127.0.0.1:1")
+    assert "GRPC_ETCD_ENDPOINTS is not set" in told
+
+
+def test_an_endpoint_that_is_not_healthy_is_told(shell: CommandLine) -> None:
+    shell.put(ADDRESS, healthy=False)
+    assert shell.run("get", "greeter").splitlines()[1].split()[2] == "unhealthy"
+    assert "not healthy" in shell.run("check", "greeter", code=1)
 
 
 def test_what_is_not_there_is_a_failure_with_advice(shell: CommandLine) -> None:
@@ -57,7 +77,14 @@ def test_mistakes_on_the_command_line_are_one_sentence_and_exit_code_2(shell: Co
     assert "there is no layout 'nosuch'" in shell.run("ls", code=2, GRPC_ETCD_LAYOUTS="nosuch")
     assert "'/'" in shell.run("get", "a/b", code=2)
     assert "KEY=VALUE" in shell.run("register", "greeter", ADDRESS, "--metadata", "x", code=2)
-    assert "loopback" in shell.run("register", "greeter", "127.0.0.1:9000", code=2)
+    refused = shell.run("register", "greeter", "127.0.0.1:9000", code=2)
+    assert "loopback" in refused
+    assert "pass --allow-unroutable" in refused
+    assert "neither host:port nor" in shell.run("register", "greeter", "nonsense", code=2)
+    assert "finite number" in shell.run("register", "greeter", ADDRESS, "--weight", "inf", code=2)
+    user = shell.run("ls", "--user", "app", code=2)
+    assert "GRPC_ETCD_USER is set, but no password" in user
+    assert "--password-file" in user
 
 
 def test_an_etcd_that_is_away_is_one_sentence_with_a_remedy_and_exit_code_1(shell: CommandLine) -> None:
@@ -89,6 +116,71 @@ def test_watch_tells_each_change(shell: CommandLine) -> None:
     assert [each["address"] for each in line["endpoints"]] == [ADDRESS]
 
 
+def test_options_may_stand_before_the_command(shell: CommandLine) -> None:
+    shell.put(ADDRESS, prefix="shop")
+    before = ("--endpoints", shell.endpoints, "--prefix", "shop", "--layout", "jupiter", "-o", "json")
+    assert ADDRESS in json.loads(shell.run(*before, "get", "greeter", GRPC_ETCD_ENDPOINTS=""))[0]["address"]
+    assert "greeter" in shell.run(*before, "ls", "-o", "table", GRPC_ETCD_ENDPOINTS="").splitlines()[1]
+    assert shell.run_json("--prefix", "other", "ls", "--prefix", "shop"), "the command's own option wins"
+
+
+def test_watch_in_json_has_all_that_get_has(shell: CommandLine) -> None:
+    shell.put(ADDRESS, weight=7, zone="z1", metadata={"team": "shop"})
+    got = shell.run_json("get", "greeter")[0]
+    (endpoint,) = json.loads(shell.run("watch", "greeter", "-o", "json", "--changes", "1"))["endpoints"]
+    assert endpoint == {name: got[name] for name in endpoint}
+    assert endpoint.keys() == got.keys() - {"service", "layout", "key", "lease", "owner", "ownerKnown"}
+
+
+def test_watch_without_a_name_follows_all_services(shell: CommandLine) -> None:
+    key = shell.put(ADDRESS)
+    process = shell.start("watch", "--layout", "jupiter", "--layout", "kratos")
+    assert read_line(process).split()[1:] == ["greeter", "+", ADDRESS, "weight", "100"]
+    shell.put("10.0.0.8:9000", service="late", layout="kratos", enable=True)
+    assert read_line(process).split()[1:4] == ["late", "+", "10.0.0.8:9000"]
+    shell.put(ADDRESS, enable=False)
+    assert read_line(process).split()[1:] == ["greeter", "~", ADDRESS, "weight", "100", "disabled"]
+    shell.etcd.put(key, b"[]")
+    assert read_line(process).split()[1:4] == ["greeter", "!", key.decode()]
+    shell.etcd.delete(key)
+    assert read_line(process).split()[1:4] == ["greeter", "-", ADDRESS]
+    assert read_line(process).split()[1:] == ["greeter", "no", "endpoints"]
+    lines = shell.run("watch", "-o", "json", "--layout", "kratos", "--changes", "1").splitlines()
+    assert [json.loads(line)["service"] for line in lines] == ["late"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("set-weight", "greeter", ADDRESS, "nan"), "nan is no finite number from 0 on"),
+        (("set-weight", "greeter", ADDRESS, "inf"), "inf is no finite number from 0 on"),
+        (("set-weight", "greeter", ADDRESS, "--", "-1"), "-1.0 is no finite number from 0 on"),
+        (("ads", "--listen", "127.0.0.1:99999"), "is neither HOST:PORT, with a port up to 65535, nor unix:PATH"),
+        (("ads", "--listen", "127.0.0.1"), "is neither HOST:PORT"),
+    ],
+)
+def test_what_can_be_no_weight_or_address_is_refused(shell: CommandLine, arguments: tuple[str, ...], said: str) -> None:
+    assert said in " ".join(shell.run(*arguments, code=2).split())
+
+
+def test_where_nothing_is_it_is_said_where_there_is_something(shell: CommandLine) -> None:
+    shell.put("10.0.0.9:9000", prefix="shop")
+    for arguments in (["get", "greeter"], ["ls"]):
+        said = shell.run("--prefix", "shpo", *arguments, code=1 if "get" in arguments else 0)
+        assert "nothing is registered under /shpo/" in said
+        assert "--layout jupiter --prefix shop" in said
+    for name in ([], ["greeter"]):
+        process = subprocess.Popen(
+            [*COMMAND, "--prefix", "shpo", "watch", *name], env=shell.environ(), stderr=subprocess.PIPE, text=True
+        )
+        shell.started.append(process)
+        assert process.stderr
+        said = process.stderr.readline()
+        assert said.startswith("nothing is registered under /shpo/")
+        assert "--layout jupiter --prefix shop; waiting for the first" in said
+        process.kill()
+
+
 def test_register_keeps_an_endpoint_until_sigterm(shell: CommandLine) -> None:
     process = shell.start(
         "register", "greeter", "127.0.9.1:9000", "--allow-unroutable", "--weight", "5", "--metadata", "team=shop"
@@ -103,8 +195,29 @@ def test_register_keeps_an_endpoint_until_sigterm(shell: CommandLine) -> None:
 
 
 def test_a_registry_in_order_has_no_fault(shell: CommandLine) -> None:
-    shell.etcd.put(synced_key("c1"), b"", lease=shell.etcd.lease(60))
+    shell.etcd.put(synced_key("c1"), b"", lease=shell.etcd.lease(600))
     process = shell.start("ads", "--listen", "127.0.0.1:0")
     assert read_line(process).startswith("serving on 127.0.0.1:")
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
+
+
+def test_the_operators_settings_file_says_where_the_registry_is(shell: CommandLine, tmp_path: Path) -> None:
+    """So in the operator's container: GRPC_ETCD_CONFIG, and no variable for each setting."""
+    file = tmp_path / "config.yaml"
+    away = f"127.0.0.1:{free_port()}"
+    file.write_text(
+        json.dumps(
+            {
+                "prefix": "fleet",
+                "registries": {"default": {"endpoints": [shell.endpoints]}, "dr": {"endpoints": away}},
+            }
+        )
+    )
+    shell.put(ADDRESS, prefix="fleet")
+    assert "greeter" in shell.run("ls", GRPC_ETCD_ENDPOINTS="", GRPC_ETCD_CONFIG=str(file))
+    assert "greeter" in shell.run("ls", "--config", str(file), GRPC_ETCD_ENDPOINTS="")
+    assert "greeter" in shell.run("ls", "--config", str(file), "--registry", "default", GRPC_ETCD_ENDPOINTS=away)
+    assert "Check that etcd runs" in shell.run("ls", "--config", str(file), "--registry", "dr", code=1)
+    assert "has no registry 'other'" in shell.run("ls", "--config", str(file), "--registry", "other", code=2)
+    assert "--config" in shell.run("ls", "--registry", "dr", code=2)

@@ -16,7 +16,7 @@ from grpc_etcd.etcd import Etcd
 from grpc_etcd.registry.layout import KeyValue, Layout
 from grpc_etcd.registry.layouts import make_layout
 from grpc_etcd.testing import MemoryEtcd, MemoryRegistry
-from testbed.conditions import wait_until
+from testbed.conditions import PATIENCE_SECONDS, wait_until
 from testbed.etcd import EtcdServer
 from testbed.greeter import GreeterServer, say_hello
 
@@ -26,7 +26,9 @@ SERVICE = "greeter"
 class Store(Protocol):
     """Where a world's records are."""
 
-    etcd: Any
+    @property
+    def etcd(self) -> Etcd | MemoryEtcd:
+        """The client of its etcd, or the etcd in memory."""
 
     def registry(self, **options: Any) -> grpc_etcd.Registry:
         """Give a registry that reads it."""
@@ -46,7 +48,7 @@ class RealStore:
 
     def __init__(self, server: EtcdServer) -> None:
         self.server = server
-        self.etcd = Etcd(server.endpoints)
+        self.etcd = Etcd(server.endpoints, timeout_seconds=PATIENCE_SECONDS)
         self.kill, self.restart, self.close = server.kill, server.restart, self.etcd.close
 
     def registry(self, **options: Any) -> grpc_etcd.Registry:

@@ -45,7 +45,8 @@ async def test_reading_without_blocking_the_loop(world: World) -> None:
     assert [each.address for each in (await anext(watch)).endpoints] == [server.address]
     assert [each.address for each in (await waiting).endpoints] == [server.address]
     assert [each.address for each in await registry.aio.list_services(SERVICE)] == [server.address]
-    await watch.aclose()  # type: ignore[attr-defined]
+    await watch.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert (await registry.aio.endpoints("nobody", 60)).endpoints == ()
     with pytest.raises(TimeoutError, match="0 endpoints"):
         await registry.aio.wait_for_endpoints("nobody", 0.5)
 
@@ -123,7 +124,7 @@ async def test_an_aio_server_that_calls_on_itself(world: World) -> None:
             return encode_text(await say_hello(inner)(request, timeout=30))
 
         service, method = METHOD.strip("/").split("/")
-        handler = grpc.unary_unary_rpc_method_handler(answer, decode_text)
+        handler: grpc.RpcMethodHandler[str, bytes] = grpc.unary_unary_rpc_method_handler(answer, decode_text)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
         await server.start()
         async with aio.insecure_channel(f"127.0.0.1:{port}") as outer:

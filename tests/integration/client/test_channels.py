@@ -7,6 +7,8 @@ import pytest
 
 import grpc_etcd
 from grpc_etcd.etcd import ops
+from grpc_etcd.publishing import _PAUSE_SECONDS
+from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.policy import Policy
 from testbed.conditions import free_port, wait_until
 from testbed.greeter import DELAY_HEADER, METHOD, decode_text, encode_text, say_hello
@@ -19,8 +21,8 @@ def test_calls_are_spread_over_the_registered_servers(world: World) -> None:
     channel = world.channel(world.registry())
     assert isinstance(channel, grpc.Channel)
     follows(channel, servers)
-    counts = answers(channel, 90)
-    assert set(counts.values()) == {30}
+    # Where connections have just changed a picker begins anew, and one server is a call ahead.
+    wait_until(lambda: set(answers(channel, 90).values()) == {30}, "the same number of calls to each")
 
 
 def test_a_client_follows_changes_without_a_failed_call(world: World) -> None:
@@ -48,7 +50,7 @@ def test_a_running_call_on_a_removed_endpoint_ends_in_order(world: World) -> Non
     channel = world.channel(world.registry())
     follows(channel, [old, new])
     hello = channel.unary_unary(METHOD, encode_text, decode_text)
-    slow = [hello.future("x", timeout=30, metadata=[(DELAY_HEADER, "1.5")]) for _ in range(4)]
+    slow = [hello.future("x", timeout=30, metadata=((DELAY_HEADER, "1.5"),)) for _ in range(4)]
     wait_until(lambda: old.calls + new.calls >= 24, "the slow calls to be under way")
     world.delete(old.address)
     follows(channel, [new])
@@ -67,8 +69,9 @@ def test_an_empty_service_fails_fast_and_wait_for_ready_waits(world: World) -> N
 
 def test_a_target_serves_a_channel_of_ones_own(world: World) -> None:
     server = world.serve(1)[0]
-    registry = world.registry(name="mine")
-    assert registry.target(SERVICE) == f"xds://etcd/mine/{SERVICE}"
+    name = f"mine-{server.address.rpartition(':')[2]}"  # one that no registry of this process had before
+    registry = world.registry(name=name)
+    assert registry.target(SERVICE) == f"xds://etcd/{name}/{SERVICE}"
     with grpc.insecure_channel(registry.target(SERVICE)) as channel:
         assert set(answers(channel)) == {server.address}
 
@@ -88,7 +91,7 @@ def test_names_that_no_registry_can_hold_are_refused(world: World) -> None:
 def test_several_registries_and_prefixes_share_one_process(world: World) -> None:
     here = world.serve(1)[0]
     other = world.registry(prefix="wsd-reg")
-    world.layout = grpc_etcd.registry.jupiter.Jupiter("wsd-reg")  # type: ignore[attr-defined]
+    world.layout = grpc_etcd.registry.jupiter.Jupiter("wsd-reg")
     there = world.serve(1)[0]
     assert set(answers(world.channel(world.registry()))) == {here.address}
     assert set(answers(world.channel(other))) == {there.address}
@@ -138,9 +141,10 @@ def test_duplicates_and_drained_endpoints_do_no_harm(world: World) -> None:
     world.put(good.address)
     world.put(light.address, weight=0)
     world.put(off.address, enable=False)
-    naming = grpc_etcd.registry.layouts.make_layout("etcd-naming")  # type: ignore[attr-defined]
-    key, value = naming.encode(SERVICE, grpc_etcd.Endpoint(name=SERVICE, address=good.address))
-    world.etcd.put(key, value)
+    naming = grpc_etcd.registry.layouts.make_layout("etcd-naming")
+    record = naming.encode(SERVICE, grpc_etcd.Endpoint(name=SERVICE, address=good.address))
+    assert isinstance(record, KeyValue)
+    world.etcd.put(*record)
     channel = world.channel(registry)
     assert set(answers(channel)) == {good.address}
     assert (light.calls, off.calls) == (0, 0)
@@ -264,15 +268,17 @@ def test_a_flood_of_changes_is_gathered(world: World) -> None:
     registry = world.registry()
     channel = world.channel(registry)
     follows(channel, [server])
+    begun, updates = time.monotonic(), registry.stats()[SERVICE].updates
     with Load(channel) as load:
         for number in range(400):
             world.put(f"127.9.0.{number % 200 + 1}:9", weight=number + 1)
         for number in range(200):
             world.delete(f"127.9.0.{number + 1}:9")
         wait_until(lambda: len(registry.endpoints(SERVICE).endpoints) == 1, "the end of the flood")
-    stats = registry.stats()[SERVICE]
+    stats, seconds = registry.stats()[SERVICE], time.monotonic() - begun
     assert load.failures == []
-    assert stats.updates < stats.changes / 2
+    # Where etcd is slow each change may have its own update: what is promised is the pause between two of them.
+    assert stats.updates - updates <= seconds / _PAUSE_SECONDS + 1
 
 
 def test_services_that_nobody_wants_are_let_go(world: World) -> None:

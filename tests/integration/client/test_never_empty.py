@@ -1,25 +1,30 @@
 """A set never becomes empty by accident, and becomes empty at once when it is meant."""
 
+import gc
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
-from grpc_etcd.etcd import ops
+import grpc_etcd
+from grpc_etcd.etcd import Etcd, ops
 from grpc_etcd.registry.own import synced_key
 from testbed.conditions import wait_until
+from testbed.greeter import say_hello
+from testbed.proxy import TcpProxy
 
 from .conftest import SERVICE, World, answers, follows
 
 MARK = synced_key("c1")
 
 
-def source(registry: object) -> str:
-    return str(registry.stats()[SERVICE].source)  # type: ignore[attr-defined]
+def source(registry: grpc_etcd.Registry) -> str:
+    return str(registry.stats()[SERVICE].source)
 
 
-def is_empty(registry: object) -> bool:
-    return registry.endpoints(SERVICE).endpoints == ()  # type: ignore[attr-defined]
+def is_empty(registry: grpc_etcd.Registry) -> bool:
+    return registry.endpoints(SERVICE).endpoints == ()
 
 
 def test_a_delete_under_the_mark_is_obeyed_at_once_down_to_empty(world: World) -> None:
@@ -41,7 +46,7 @@ def test_without_any_operator_a_delete_is_obeyed(world: World) -> None:
 
 
 def test_keys_that_expire_after_the_mark_has_gone_are_kept(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    mark_lease, provider_lease = world.etcd.lease(60), world.etcd.lease(60)
+    mark_lease, provider_lease = world.etcd.lease(600), world.etcd.lease(600)
     world.etcd.put(MARK, b"", lease=mark_lease)
     servers = [world.greeter(), world.greeter()]
     for server in servers:
@@ -90,24 +95,27 @@ def test_an_etcd_that_comes_back_empty_takes_nothing_away(own_world: World) -> N
     wait_until(lambda: source(registry) == "kept", "the last good set", 90)
     assert set(answers(channel)) == {server.address for server in servers}
     world.put(servers[0].address)
-    follows(channel, servers[:1])
-    assert source(registry) == "registry"
+    wait_until(lambda: "1 endpoints are kept" in registry.stats()[SERVICE].reason, "the first one to be confirmed")
+    follows(channel, servers)
+    world.put(servers[1].address)
+    wait_until(lambda: source(registry) == "registry", "all to be confirmed")
+    world.delete(servers[0].address)
+    follows(channel, servers[1:])
 
 
 def test_changes_behind_a_compaction_are_seen(own_etcd_world: World) -> None:
     world = own_etcd_world
     old, new = world.serve(1)[0], world.greeter()
-    registry = world.registry()
-    channel = world.channel(registry)
-    follows(channel, [old])
-    followed = registry.follow(SERVICE)
-    followed.feed.hang_up()
-    assert followed.feed.wait_quiet(20)
-    world.put(new.address)
-    world.delete(old.address)
-    world.etcd.compact(world.etcd.put(b"/other", b""))
-    followed.feed.go_on()
-    follows(channel, [new])
+    with TcpProxy.start(world.server.endpoints) as proxy, grpc_etcd.Registry(proxy.address) as registry:
+        channel = world.channel(registry)
+        follows(channel, [old])
+        proxy.refuse()
+        world.put(new.address)
+        world.delete(old.address)
+        assert isinstance(world.etcd, Etcd)
+        world.etcd.compact(world.etcd.put(b"/other", b""))
+        proxy.heal()
+        follows(channel, [new])
 
 
 def test_a_client_that_may_read_its_service_alone_does_without_policy_and_mark(own_etcd_world: World) -> None:
@@ -119,7 +127,7 @@ def test_a_client_that_may_read_its_service_alone_does_without_policy_and_mark(o
     world.server.etcdctl("user", "grant-role", "reader", "reader")
     world.server.enable_auth("rootpw")
     registry = world.registry(user="reader", password="secret")  # noqa: S106 - of this test alone
-    assert set(answers(world.channel(registry))) == {server.address}
+    assert say_hello(world.channel(registry))("x", timeout=20) == server.address, "the first call needs no second try"
 
 
 def test_a_prefix_without_permission_is_said_and_nothing_is_invented(own_etcd_world: World) -> None:
@@ -128,8 +136,10 @@ def test_a_prefix_without_permission_is_said_and_nothing_is_invented(own_etcd_wo
     world.server.etcdctl("user", "add", "nobody:secret")
     world.server.enable_auth("rootpw")
     registry = world.registry(user="nobody", password="secret")  # noqa: S106 - of this test alone
-    with pytest.raises(TimeoutError, match="permission"):
-        registry.wait_for_endpoints(SERVICE, 3)
+    with registry.pinned(SERVICE):
+        wait_until(lambda: "permission" in registry.stats()[SERVICE].reason, "the refusal")
+        with pytest.raises(TimeoutError, match="permission"):
+            registry.wait_for_endpoints(SERVICE, 0.1)
 
 
 def test_a_service_is_unknown_not_empty_while_etcd_is_away(own_world: World) -> None:
@@ -177,3 +187,125 @@ def test_the_cache_believes_an_empty_registry_no_more_than_memory_does(own_world
     second = world.registry(cache_dir=tmp_path)
     assert set(answers(world.channel(second))) == {server.address}
     wait_until(lambda: source(second) == "kept", "the set that was cached")
+
+
+def test_a_process_that_is_closed_at_once_has_written_its_cache(own_world: World, tmp_path: Path) -> None:
+    world = own_world
+    servers = world.serve(1)
+    with world.store.registry(cache_dir=tmp_path) as first:
+        follows(world.channel(first), servers)
+    world.store.kill()
+    second = world.registry(cache_dir=tmp_path)
+    assert set(answers(world.channel(second))) == {servers[0].address}
+
+
+def test_a_service_that_is_gone_is_gone_from_the_disk_too(own_world: World, tmp_path: Path) -> None:
+    """Else a client that starts while etcd is away calls addresses that have belonged to others for long."""
+    world = own_world
+    (server,) = world.serve()
+    with world.store.registry(cache_dir=tmp_path) as first:
+        follows(world.channel(first), [server])
+    world.delete(server.address)
+    with world.store.registry(cache_dir=tmp_path) as second, second.pinned(SERVICE):
+        wait_until(lambda: source(second) == "registry", "etcd's word")
+    world.store.kill()
+    third = world.registry(cache_dir=tmp_path)
+    assert third.endpoints(SERVICE, 60).endpoints == ()
+
+
+def test_what_nobody_vouches_for_is_not_written_to_the_cache(own_world: World, tmp_path: Path) -> None:
+    world = own_world
+    world.etcd.put(MARK, b"")
+    world.put("10.0.0.1:1")
+    world.put("10.0.0.2:1")
+    with world.store.registry(cache_dir=tmp_path) as first, first.pinned(SERVICE):
+        first.wait_for_endpoints(SERVICE, 60, at_least=2)
+        world.etcd.delete(MARK)
+        world.delete("10.0.0.1:1")
+        wait_until(lambda: len(first.endpoints(SERVICE).endpoints) == 1, "the loss")
+    world.store.kill()
+    second = world.registry(cache_dir=tmp_path)
+    assert len(second.endpoints(SERVICE, 60).endpoints) == 2
+
+
+def test_a_service_is_followed_as_long_as_a_channel_to_it_is_open(world: World) -> None:
+    server = world.serve(1)[0]
+    registry = world.registry()
+    channel = registry.insecure_channel(SERVICE)
+    stub = say_hello(channel)
+    registry.wait_for_endpoints(SERVICE, 60)
+    followed = registry.follow(SERVICE)
+    inside = registry._inside
+    assert inside is not None
+    inside.let_go(followed, 0.0)
+    assert SERVICE in registry.stats()
+    assert stub("x", timeout=60) == server.address
+    channel.close()
+    wait_until(lambda: not registry.stats()[SERVICE].wanted, "the streams to end")
+    inside.let_go(followed, 0.0)
+    assert SERVICE not in registry.stats()
+    assert dict(registry.stats()) == {}
+
+
+def test_a_channel_that_is_dropped_without_being_closed_holds_no_service(world: World) -> None:
+    world.serve(1)
+    registry = world.registry()
+    channel: object = registry.insecure_channel(SERVICE)
+    assert registry.follow(SERVICE).pins == 1
+    del channel
+    gc.collect()
+    assert registry.follow(SERVICE).pins == 0
+
+
+@pytest.mark.faults
+def test_a_channel_that_was_idle_for_long_still_has_its_set_when_etcd_goes_away(own_world: World) -> None:
+    world = own_world
+    server = world.serve(1)[0]
+    registry = world.registry()
+    channel = world.channel(registry)
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() > begun + 75, "a service that nobody wants to be let go", 90)
+    world.store.kill()
+    wait_until(lambda: registry.stats()[SERVICE].error, "the loss to be noticed")
+    assert say_hello(channel)("x", timeout=60) == server.address
+
+
+def test_nothing_is_left_of_a_closed_registry_when_another_takes_its_name(world: World) -> None:
+    old, new = world.serve(1)[0], world.greeter()
+    first = world.registry(name="same")
+    kept_open = world.channel(first)
+    follows(kept_open, [old])
+    first.close()
+    world.delete(old.address)
+    world.put(new.address)
+    second = world.registry(name="same")
+    assert set(answers(world.channel(second), 20)) == {new.address}
+    assert set(answers(kept_open, 20)) == {old.address}
+
+
+def test_readiness_asks_for_a_callable_endpoint_of_every_service_with_a_channel(own_world: World) -> None:
+    world = own_world
+    registry = world.registry()
+    assert registry.ready()
+    world.channel(registry)
+    wait_until(lambda: "0 endpoints" in registry.stats().unready.get(SERVICE, ""), "the reason")
+    assert not registry.ready()
+    with pytest.raises(TimeoutError):
+        registry.wait_for_endpoints("nowhere", 0.3)
+    assert "nowhere" not in registry.stats().unready
+    world.put("10.0.0.1:1")
+    wait_until(registry.ready, "the endpoint")
+    world.store.kill()
+    wait_until(lambda: registry.stats()[SERVICE].error, "the loss to be noticed")
+    assert registry.ready()
+    assert "the last set" in registry.stats()[SERVICE].reason
+
+
+def test_a_name_that_is_nearly_right_is_named(world: World) -> None:
+    world.put("10.0.0.1:1", "greeter")
+    registry = world.registry()
+    with registry.pinned("greeetr"):
+        wait_until(lambda: "did you mean" in registry.stats()["greeetr"].reason, "the names to be known")
+        with pytest.raises(TimeoutError, match="did you mean greeter") as failure:
+            registry.wait_for_endpoints("greeetr", 0.1)
+    assert "/jupiter/greeetr/" in str(failure.value)

@@ -5,6 +5,7 @@ import time
 import grpc
 import pytest
 
+import grpc_etcd
 from grpc_etcd import (
     Balancing,
     LoadBalancing,
@@ -13,12 +14,14 @@ from grpc_etcd import (
     OutlierDetection,
     Policy,
     Retry,
+    SlowStart,
     ZonePreference,
 )
 from grpc_etcd.registry.configurators import RouteConfig, encode_configurator
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import policy_key
 from grpc_etcd.registry.policy import write_policy
+from grpc_etcd.xds.bootstrap import merge_bootstrap
 from testbed.conditions import wait_until
 from testbed.greeter import DELAY_HEADER, FAIL_HEADER, METHOD, decode_text, encode_text, say_hello
 
@@ -67,6 +70,108 @@ def test_own_zone_is_preferred_and_spilled_over_when_it_is_down(world: World) ->
     near.stop(0)
     follows(channel, [far])
     assert registry.endpoints(SERVICE).endpoints[0].address == near.address
+
+
+def test_a_zone_with_too_few_endpoints_is_helped_before_the_last_one_dies(world: World) -> None:
+    near, other, far = (world.greeter() for _ in range(3))
+    world.put(near.address, zone="a", region="eu")
+    world.put(other.address, zone="a", region="eu")
+    world.put(far.address, zone="b", region="eu")
+    wish = LocalityPreference(mode=ZonePreference.PREFER_ZONE, min_endpoints=2)
+    world.etcd.put(policy_key("jupiter", SERVICE), write_policy(Policy(locality_preference=wish)))
+    channel = world.channel(world.registry(zone="a", region="eu"))
+    follows(channel, [near, other])
+    with Load(channel) as load:
+        world.delete(other.address)
+        follows(channel, [near, far])
+        assert answers(channel, 600)[far.address] / 600 == pytest.approx(0.5, abs=0.1)
+        world.put(other.address, zone="a", region="eu")
+        follows(channel, [near, other])
+    assert load.failures == []
+
+
+def test_the_own_cluster_is_preferred_and_the_other_is_the_way_out(world: World) -> None:
+    here, there = world.greeter(), world.greeter()
+    world.put(here.address, metadata={"cluster": "one"})
+    world.put(there.address, metadata={"cluster": "two"})
+    wish = LocalityPreference(mode=ZonePreference.PREFER_CLUSTER)
+    world.etcd.put(policy_key("jupiter", SERVICE), write_policy(Policy(locality_preference=wish)))
+    channel = world.channel(world.registry(cluster="one"))
+    follows(channel, [here])
+    follows(world.channel(world.registry(cluster="two")), [there])
+    follows(world.channel(world.registry()), [here, there])
+    with Load(channel) as load:
+        world.delete(here.address)
+        follows(channel, [there])
+    assert load.failures == []
+
+
+def test_all_calls_go_to_one_version_and_over_to_the_next_by_one_change(world: World) -> None:
+    blue, green = world.greeter(), world.greeter()
+    world.put(blue.address, metadata={"version": "v1"})
+    world.put(green.address, metadata={"version": "v2"})
+    key = policy_key("jupiter", SERVICE)
+    world.etcd.put(key, write_policy(Policy(match_metadata={"version": "v1"})))
+    channel = world.channel(world.registry())
+    follows(channel, [blue])
+    with Load(channel) as load:
+        world.etcd.put(key, write_policy(Policy(match_metadata={"version": "v2"})))
+        follows(channel, [green])
+        world.etcd.put(key, write_policy(Policy(match_metadata={"version": "v3"})))
+        follows(channel, [blue, green])
+    assert load.failures == []
+
+
+def test_a_new_endpoint_begins_with_few_calls_and_ends_with_its_share(world: World) -> None:
+    warm = world.serve(2)
+    wish = SlowStart(window_seconds=20, min_weight_percent=5)
+    world.etcd.put(policy_key("jupiter", SERVICE), write_policy(Policy(slow_start=wish)))
+    channel = world.channel(world.registry())
+    follows(channel, warm)
+    assert answers(channel, 600)[warm[0].address] / 600 == pytest.approx(0.5, abs=0.1), "the first set is warm"
+    with Load(channel) as load:
+        (cold,) = world.serve(1)
+        wait_until(lambda: cold.calls, "the first call of the new one")
+        assert answers(channel, 200)[cold.address] / 200 < 0.2  # as many as after half of the window
+        wait_until(lambda: answers(channel, 600)[cold.address] > 600 * 0.29, "its whole share", 90)
+    assert load.failures == []
+
+
+def test_clients_of_the_stand_alone_server_are_led_by_the_same_wishes(world: World) -> None:
+    """By counted calls of a channel that knows nothing of this package."""
+    here, other, there = (world.greeter() for _ in range(3))
+    world.put(here.address, zone="a", metadata={"cluster": "one", "version": "v1"})
+    world.put(other.address, zone="b", metadata={"cluster": "one", "version": "v2"})
+    world.put(there.address, zone="a", metadata={"cluster": "two", "version": "v2"})
+    server = grpc_etcd.serve("127.0.0.1:0", world.registry(zone="a", cluster="one"))
+    bootstrap = merge_bootstrap(None, f"127.0.0.1:{server.port}", "test")
+    options = [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config", bootstrap),
+    ]
+    cluster, zone = ZonePreference.PREFER_CLUSTER, ZonePreference.PREFER_ZONE
+    wishes = [
+        (LocalityPreference(mode=cluster), [here]),
+        (LocalityPreference(mode=cluster, min_endpoints=2), [here, other]),
+        (LocalityPreference(mode=zone, min_percent=50), [here, there]),
+    ]
+
+    def wish(policy: Policy) -> None:
+        world.etcd.put(policy_key("jupiter", SERVICE), write_policy(policy))
+
+    with grpc.insecure_channel("xds:///greeter", options) as channel:
+        follows(channel, [here, other, there])
+        for preference, expected in wishes:
+            wish(Policy(locality_preference=preference))
+            follows(channel, expected)
+        wish(Policy(match_metadata={"version": "v2"}))
+        follows(channel, [other, there])
+        wish(Policy(slow_start=SlowStart(window_seconds=20, min_weight_percent=5)))
+        follows(channel, [here, other, there])
+        (cold,) = world.serve(1)
+        wait_until(lambda: answers(channel, 50)[cold.address], "the new one is called")
+        assert answers(channel, 200)[cold.address] / 200 < 0.2  # as many as after half of the window
+    server.stop()
 
 
 def test_the_registrys_policy_is_obeyed_and_follows_changes(world: World) -> None:
@@ -139,7 +244,7 @@ def test_retry_goes_to_another_endpoint(world: World) -> None:
     hello = channel.unary_unary(METHOD, encode_text, decode_text)
     before = good.calls + bad.calls
     with pytest.raises(grpc.RpcError) as failure:
-        hello("x", timeout=20, metadata=[(FAIL_HEADER, "UNAVAILABLE")])
+        hello("x", timeout=20, metadata=((FAIL_HEADER, "UNAVAILABLE"),))
     assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
     assert good.calls + bad.calls == before + 3
 
@@ -150,7 +255,7 @@ def test_without_retry_a_failure_is_the_callers(world: World) -> None:
     follows(channel, [server])
     before = server.calls
     with pytest.raises(grpc.RpcError):
-        say_hello(channel)("x", timeout=20, metadata=[(FAIL_HEADER, "UNAVAILABLE")])
+        say_hello(channel)("x", timeout=20, metadata=((FAIL_HEADER, "UNAVAILABLE"),))
     assert server.calls == before + 1
 
 
@@ -172,7 +277,7 @@ def test_an_endpoint_that_fails_most_calls_is_ejected(world: World) -> None:
             try:
                 found.add(hello("x", timeout=20))
             except grpc.RpcError as error:
-                found.add(error.code().name)  # type: ignore[attr-defined]
+                found.add(error.code().name)
         return found
 
     wait_until(lambda: served() == {good.address}, "the failing endpoint to be left out")
@@ -188,7 +293,7 @@ def test_a_metadata_key_sticks_to_its_endpoint(world: World) -> None:
 
     def homes() -> dict[str, str]:
         users = [f"user-{number}" for number in range(40)]
-        return {user: hello("x", timeout=20, wait_for_ready=True, metadata=[("x-user", user)]) for user in users}
+        return {user: hello("x", timeout=20, wait_for_ready=True, metadata=(("x-user", user),)) for user in users}
 
     first = homes()
     assert homes() == first
@@ -200,6 +305,19 @@ def test_a_metadata_key_sticks_to_its_endpoint(world: World) -> None:
     assert len(moved) < 15
 
 
+def test_the_default_timeout_of_a_channel_outlives_its_registry(world: World) -> None:
+    server = world.serve(1)[0]
+    world.etcd.put(policy_key("jupiter", SERVICE), b'{"timeout":"300ms"}')
+    registry = world.registry()
+    channel = world.channel(registry)
+    follows(channel, [server])
+    wait_until(lambda: registry.default_timeout(SERVICE) == 0.3, "the policy")
+    registry.close()
+    with pytest.raises(grpc.RpcError) as failure:
+        say_hello(channel)("x", metadata=((DELAY_HEADER, "20"),))
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 def test_a_default_timeout_is_exact_and_only_for_calls_without_one(world: World) -> None:
     server = world.serve(1)[0]
     registry = world.registry()
@@ -208,7 +326,7 @@ def test_a_default_timeout_is_exact_and_only_for_calls_without_one(world: World)
     hello = channel.unary_unary(METHOD, encode_text, decode_text)
     world.etcd.put(policy_key("jupiter", SERVICE), b'{"timeout":"2500ms"}')
     wait_until(lambda: registry.default_timeout(SERVICE) == 2.5, "the policy")
-    slow = [(DELAY_HEADER, "4")]
+    slow = ((DELAY_HEADER, "4"),)
     begun = time.monotonic()
     with pytest.raises(grpc.RpcError) as failure:
         hello("x", metadata=slow)

@@ -1,5 +1,6 @@
 """Reading: every layout, servers without any operator, several registries, other languages, large sets."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import grpc_etcd
 from grpc_etcd.etcd import Unavailable, ops
 from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
 from grpc_etcd.settings import read_settings
-from testbed.conditions import wait_until
+from testbed.conditions import existing, until, wait_until
 from testbed.etcd import EtcdServer
 from testbed.greeter import say_hello
 
@@ -56,16 +57,29 @@ def test_watching_gives_the_present_set_and_every_newer_one(world: World) -> Non
     world.put("10.0.0.2:1")
     wait_until(lambda: seen[-1] == ("10.0.0.1:1", "10.0.0.2:1"), "both")
     registry.close()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
 def test_waiting_says_what_is_missing(world: World) -> None:
     registry = world.registry()
+    assert registry.endpoints(SERVICE, 60).endpoints == ()
     with pytest.raises(TimeoutError, match="the registry has 0 endpoints"):
         registry.wait_for_endpoints(SERVICE, 0.3)
     world.put("10.0.0.1:1")
-    assert len(registry.wait_for_endpoints(SERVICE, 20).endpoints) == 1
+    assert len(registry.wait_for_endpoints(SERVICE, 60).endpoints) == 1
+
+
+@pytest.mark.parametrize("is_aio", [True, False])
+async def test_who_waits_is_told_that_the_registry_has_been_closed(world: World, *, is_aio: bool) -> None:
+    registry = world.registry()
+    blocking = registry.wait_for_endpoints
+    wait = registry.aio.wait_for_endpoints(SERVICE) if is_aio else asyncio.to_thread(blocking, SERVICE)
+    waiting = asyncio.ensure_future(wait)
+    await until(lambda: SERVICE in registry.stats())
+    await registry.aio.close()
+    with pytest.raises(TimeoutError, match="has been closed meanwhile"):
+        await waiting
 
 
 def test_a_closed_registry_says_so_and_its_channels_keep_what_they_know(world: World) -> None:
@@ -98,6 +112,13 @@ def test_two_registries_as_one(world: World, own_etcd: EtcdServer) -> None:
         other.close()
 
 
+def test_several_registries_are_where_the_first_that_knows_it_is(world: World) -> None:
+    parts = [world.registry(), world.registry(zone="a", region="r"), world.registry(zone="b")]
+    with grpc_etcd.CompoundRegistry(parts) as both, grpc_etcd.CompoundRegistry(parts, zone="c") as elsewhere:
+        assert (both.here.zone, both.here.region) == ("a", "r")
+        assert (elsewhere.here.zone, elsewhere.here.region) == ("c", "r")
+
+
 def test_listing_several_registries_leaves_out_one_that_is_down(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.put("10.0.0.1:1", weight=7)
     elsewhere = World(MemoryStore())
@@ -124,7 +145,9 @@ async def test_several_registries_as_one_on_asyncio(world: World) -> None:
             assert await here.wait_async(30)
             assert await there.wait_async(30)
             assert len(await both.aio.list_services(SERVICE)) == 2
-            assert len((await both.aio.wait_for_endpoints(SERVICE, 30, at_least=2)).endpoints) == 2
+            async for snapshot in both.aio.watch(SERVICE):  # one of the two may not be called: it is not waited for
+                if len(snapshot.endpoints) == 2:
+                    break
             async with both.aio.insecure_channel(SERVICE) as channel:
                 assert await say_hello(channel)("x", timeout=30, wait_for_ready=True) == server.address
         assert [each.address for each in await both.aio.list_services(SERVICE)] == [server.address]
@@ -180,13 +203,12 @@ def test_the_stand_alone_server_serves_programs_that_do_not_know_us(world: World
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdin
-    assert process.stdout
+    question, answer = existing(process.stdin), existing(process.stdout)
 
     def ask() -> str:
-        process.stdin.write("\n")  # type: ignore[union-attr]
-        process.stdin.flush()  # type: ignore[union-attr]
-        return process.stdout.readline().strip()  # type: ignore[union-attr]
+        question.write("\n")
+        question.flush()
+        return answer.readline().strip()
 
     try:
         assert ask() == server.address
@@ -194,9 +216,9 @@ def test_the_stand_alone_server_serves_programs_that_do_not_know_us(world: World
         world.delete(server.address)
         wait_until(lambda: ask() == new.address, "the foreign client to follow")
     finally:
-        process.stdin.close()
+        question.close()
         assert process.wait(60) == 0
-        process.stdout.close()
+        answer.close()
         ads.stop()
 
 

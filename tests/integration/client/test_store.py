@@ -2,13 +2,27 @@
 
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from grpc_etcd.etcd import Changed, Compare, Deleted, LeaseNotFound, Listed, Listing, Lost, Put, compare, ops
+from grpc_etcd.etcd import (
+    Changed,
+    Compare,
+    Deleted,
+    Etcd,
+    LeaseNotFound,
+    Listed,
+    Listing,
+    Lost,
+    News,
+    Op,
+    Put,
+    Revision,
+    compare,
+    ops,
+)
 from grpc_etcd.testing import MemoryEtcd
-from testbed.conditions import wait_until
+from testbed.conditions import existing, wait_until
 
 from .conftest import World
 
@@ -16,20 +30,20 @@ KEY = b"/jupiter/a"
 
 
 @pytest.fixture
-def store(world: World) -> Any:
+def store(world: World) -> Etcd | MemoryEtcd:
     return world.etcd
 
 
-def test_records_count_their_revisions(store: Any) -> None:
+def test_records_count_their_revisions(store: Etcd | MemoryEtcd) -> None:
     first, second = store.put(KEY, b"1"), store.put(KEY, b"2")
-    record = store.get(KEY)
+    record = existing(store.get(KEY))
     assert second == first + 1
     assert (record.create_revision, record.mod_revision, record.version, record.value) == (first, second, 2, b"2")
     assert store.delete(KEY)
     assert not store.delete(KEY)
     assert store.get(KEY) is None
     again = store.put(KEY, b"3")
-    assert (store.get(KEY).create_revision, store.get(KEY).version) == (again, 1)
+    assert (existing(store.get(KEY)).create_revision, existing(store.get(KEY)).version) == (again, 1)
     assert again == second + 2, "a delete that finds nothing makes no revision"
 
 
@@ -49,15 +63,20 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize(("condition", "holds"), CONDITIONS, ids=lambda each: repr(each)[:60])
-def test_conditions(store: Any, condition: Compare, holds: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_conditions(store: Etcd | MemoryEtcd, condition: Compare, holds: bool) -> None:  # noqa: FBT001 - a parameter of the test
     store.put(KEY, b"1")
     store.put(KEY, b"2")
     assert store.transaction([condition], [], [ops.get(KEY)]).succeeded is holds
 
 
-def test_a_transaction_answers_each_operation_and_is_one_revision(store: Any) -> None:
+def test_a_transaction_answers_each_operation_and_is_one_revision(store: Etcd | MemoryEtcd) -> None:
     before = store.put(KEY, b"1")
-    edits = [ops.put(b"/jupiter/b", b"2"), ops.delete(KEY), ops.get(b"/jupiter/b"), ops.delete_prefix(b"/other/")]
+    edits: list[Op] = [
+        ops.put(b"/jupiter/b", b"2"),
+        ops.delete(KEY),
+        ops.get(b"/jupiter/b"),
+        ops.delete_prefix(b"/other/"),
+    ]
     result = store.transaction([compare.version(KEY, "==", 1)], edits)
     put, deleted, got, nothing = result.responses
     assert (result.succeeded, result.revision, put, deleted, nothing) == (True, before + 1, before + 1, 1, 0)
@@ -65,7 +84,7 @@ def test_a_transaction_answers_each_operation_and_is_one_revision(store: Any) ->
     assert [(record.key, record.value) for record in got.records] == [(b"/jupiter/b", b"2")]
 
 
-def test_prefixes(store: Any) -> None:
+def test_prefixes(store: Etcd | MemoryEtcd) -> None:
     for key in (b"/jupiter/b", b"/jupiter/a/1", b"/jupiter/a/2", b"/jupiteri", b"/jupite"):
         store.put(key, b"")
     assert [record.key for record in store.get_prefix(b"/jupiter/a/").records] == [b"/jupiter/a/1", b"/jupiter/a/2"]
@@ -74,12 +93,12 @@ def test_prefixes(store: Any) -> None:
     assert len(store.get_prefix(b"/jup").records) == 3
 
 
-def test_leases(store: Any) -> None:
+def test_leases(store: Etcd | MemoryEtcd) -> None:
     lease = store.lease(60)
     assert lease in store.leases()
     store.put(KEY, b"", lease=lease)
-    assert store.get(KEY).lease == lease
-    assert store.time_to_live(lease).granted_seconds == 60
+    assert existing(store.get(KEY)).lease == lease
+    assert existing(store.time_to_live(lease)).granted_seconds == 60
     store.revoke(lease)
     assert store.get(KEY) is None
     assert store.time_to_live(lease) is None
@@ -92,14 +111,14 @@ def test_leases(store: Any) -> None:
 
 
 @pytest.fixture
-def watch(store: Any) -> Iterator[Any]:
+def watch(store: Etcd | MemoryEtcd) -> Iterator[Iterator[News]]:
     store.put(KEY, b"1")
     watch = store.list_watch(b"/jupiter/", b"/jupiter/a", b"/other/")
     yield iter(watch)
     watch.close()
 
 
-def test_a_list_watch_lists_and_then_tells_each_event_once(store: Any, watch: Any) -> None:
+def test_a_list_watch_lists_and_then_tells_each_event_once(store: Etcd | MemoryEtcd, watch: Iterator[News]) -> None:
     listed = next(watch)
     assert isinstance(listed, Listed)
     assert [(record.key, record.value) for record in listed.records] == [(KEY, b"1")]
@@ -110,13 +129,15 @@ def test_a_list_watch_lists_and_then_tells_each_event_once(store: Any, watch: An
     assert [(type(event), event.key) for event in changed.events] == [(Put, KEY), (Put, b"/jupiter/b")]
     assert {event.revision for event in changed.events} == {changed.revision}
     store.delete(KEY)
-    assert next(watch).events == (Deleted(KEY, changed.revision + 1),)
+    gone = next(watch)
+    assert isinstance(gone, Changed)
+    assert gone.events == (Deleted(KEY, Revision(changed.revision + 1)),)
 
 
-def test_a_list_watch_is_ended_by_another_thread_while_it_waits(store: Any) -> None:
+def test_a_list_watch_is_ended_by_another_thread_while_it_waits(store: Etcd | MemoryEtcd) -> None:
     watch = store.list_watch(b"/jupiter/")
     heard: list[object] = []
-    thread = threading.Thread(target=lambda: [heard.append(news) for news in watch])
+    thread = threading.Thread(target=lambda: heard.extend(watch))
     thread.start()
     wait_until(lambda: heard, "the listing")
     watch.close()
@@ -132,4 +153,4 @@ def test_a_stopped_store_answers_nobody_and_tells_who_watches() -> None:
     store.stop()
     assert isinstance(next(watch), Lost)
     store.start(fresh=True)
-    assert next(watch) == Listed((), 1)
+    assert next(watch) == Listed((), Revision(1))

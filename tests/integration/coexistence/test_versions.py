@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.matrix, pytest.mark.timeout(600)]
 
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 OLDEST = tuple(requirement.replace(">=", "==") for requirement in DEPENDENCIES)
-CASES = {"oldest": ("python3.11", OLDEST), "3.12": ("python3.12", NEWEST), "3.13": ("python3.13", NEWEST)}
+CASES = {"oldest": ("python3.11", OLDEST)} | {minor: (f"python{minor}", NEWEST) for minor in ("3.12", "3.13", "3.14")}
 CONTRACT = (
     "tests/integration/etcd/test_calls.py",
     "tests/integration/etcd/test_list_watch.py",
@@ -59,7 +59,18 @@ def test_the_contract_holds(case: str, tmp_path: Path) -> None:
     home = find_python(python)
     assert home is not None
     interpreter = environment(*versions, *map(pinned, TEST_PACKAGES), python=home)
-    command = [interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not faults", "-k", CHOSEN]
+    command: list[str | Path] = [
+        interpreter,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not faults",
+        "-k",
+        CHOSEN,
+    ]
     log = tmp_path / "log"
     with log.open("w") as output:
         done = subprocess.run(

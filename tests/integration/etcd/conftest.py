@@ -6,15 +6,33 @@ The asyncio client runs in an event loop of its own in a thread; `Client` gives 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import pytest
 
-from grpc_etcd.etcd import Changed, Deleted, Etcd, Listed, Lost, News, aio
-from testbed.conditions import wait_until
+from grpc_etcd.etcd import (
+    Changed,
+    DeadlineExceeded,
+    Deleted,
+    Etcd,
+    LeaseId,
+    Listed,
+    Lost,
+    News,
+    Progress,
+    State,
+    Unavailable,
+    WatchHub,
+    aio,
+)
+from grpc_etcd.etcd.aio.hub import WatchHub as AioWatchHub
+from grpc_etcd.etcd.aio.streams import KeepAlive
+from testbed.conditions import Condition, wait_until
 
 WAIT_SECONDS = 60.0
+N = TypeVar("N", Listed, Changed, Lost, Progress)
+T = TypeVar("T")
 
 
 class Follower:
@@ -25,8 +43,9 @@ class Follower:
         self.news: list[News] = []
 
     @property
-    def state(self) -> Any:
-        return self.watch.state
+    def state(self) -> State:
+        state: State = self.watch.state
+        return state
 
     def events(self) -> list[tuple[bytes, bytes | None, int]]:
         """Every event so far: key, value (None: deleted), revision."""
@@ -37,7 +56,7 @@ class Follower:
             for event in change.events
         ]
 
-    def of(self, kind: type) -> list[Any]:
+    def of(self, kind: type[N]) -> list[N]:
         return [each for each in tuple(self.news) if isinstance(each, kind)]
 
     def view(self) -> dict[bytes, bytes]:
@@ -54,7 +73,7 @@ class Follower:
                         held[event.key] = event.record.value
         return held
 
-    def wait(self, condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
+    def wait(self, condition: Condition[object], what: str, seconds: float = WAIT_SECONDS) -> None:
         try:
             wait_until(condition, what, seconds)
         except TimeoutError as error:
@@ -75,33 +94,59 @@ class Follower:
         self.wait(lambda: self.state.connected, "connected", seconds)
 
 
-class Client(Protocol):
-    """The blocking face of either client: its methods, and a follower."""
+class Hub:
+    """The blocking face of a watch hub of either kind; each subscription becomes a follower."""
 
-    def __getattr__(self, name: str) -> Callable[..., Any]: ...
+    def __init__(self, hub: WatchHub | AioWatchHub, run: Callable[[Callable[[], Any]], Any]) -> None:
+        self.hub, self._run = hub, run
 
-    def follow(self, *prefixes: bytes, progress_seconds: float = ...) -> Follower: ...
+    @property
+    def state(self) -> State:
+        return self.hub.state
 
-    def close(self) -> None: ...
+    def follow(self, prefix: bytes, on_news: Callable[[News], None] | None = None) -> Follower:
+        return self._follow(lambda note: self.hub.follow(prefix, note), on_news)
+
+    def follow_key(self, key: bytes) -> Follower:
+        return self._follow(lambda note: self.hub.follow_key(key, note), None)
+
+    def unfollow(self, follower: Follower) -> None:
+        self._run(follower.watch.close)
+
+    def await_revision(self, follower: Follower, revision: int) -> None:
+        self._run(lambda: follower.watch.await_revision(revision))
+
+    def _follow(self, subscribe: Callable[[Any], Any], on_news: Callable[[News], None] | None) -> Follower:
+        follower = Follower(None)
+
+        def note(news: News) -> None:
+            follower.news.append(news)
+            if on_news:
+                on_news(news)
+
+        follower.watch = self._run(lambda: subscribe(note))
+        return follower
 
 
-class SyncClient:
+class Client(Etcd):
+    """The blocking client, with a follower and a hub; an AioClient stands in for one."""
+
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        self._etcd = Etcd(*arguments, **named)
+        super().__init__(*arguments, **named)
         self._threads: list[threading.Thread] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._etcd, name)
-
     def follow(self, *prefixes: bytes, **named: Any) -> Follower:
-        follower = Follower(self._etcd.list_watch(*prefixes, **named))
+        follower = Follower(self.list_watch(*prefixes, **named))
         thread = threading.Thread(target=lambda: follower.news.extend(follower.watch))
         thread.start()
         self._threads.append(thread)
         return follower
 
+    def hub(self, **named: Any) -> Hub:
+        return Hub(self.watch_hub(**named), lambda work: work())
+
     def close(self) -> None:
-        self._etcd.close()
+        super().close()
         for thread in self._threads:
             thread.join(WAIT_SECONDS)
             assert not thread.is_alive()
@@ -118,7 +163,7 @@ class AioClient:
     async def _open(self, *arguments: Any, **named: Any) -> aio.Etcd:
         return aio.Etcd(*arguments, **named)
 
-    def _run(self, work: Any) -> Any:
+    def _run(self, work: Coroutine[object, object, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
 
     def __getattr__(self, name: str) -> Any:
@@ -142,6 +187,12 @@ class AioClient:
         self._tasks.append(asyncio.create_task(collect()))
         return follower
 
+    def hub(self, **named: Any) -> Hub:
+        async def run(work: Callable[[], Any]) -> Any:
+            return work()
+
+        return Hub(self._etcd.watch_hub(**named), lambda work: self._run(run(work)))
+
     async def _close(self) -> None:
         await self._etcd.close()
         await asyncio.gather(*self._tasks)
@@ -161,7 +212,7 @@ class AioClient:
 
 
 class AioKeepAlive:
-    def __init__(self, loop: asyncio.AbstractEventLoop, keeper: Any) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, keeper: KeepAlive) -> None:
         self._loop = loop
         self._keeper = keeper
 
@@ -169,13 +220,13 @@ class AioKeepAlive:
         return len(self._keeper)
 
     @property
-    def state(self) -> Any:
+    def state(self) -> State:
         return self._keeper.state
 
     def add(self, *arguments: Any, **named: Any) -> None:
         self._call(lambda: self._keeper.add(*arguments, **named))
 
-    def remove(self, lease_id: int) -> None:
+    def remove(self, lease_id: LeaseId) -> None:
         self._call(lambda: self._keeper.remove(lease_id))
 
     def close(self) -> None:
@@ -188,10 +239,24 @@ class AioKeepAlive:
         asyncio.run_coroutine_threadsafe(run(), self._loop).result(WAIT_SECONDS)
 
 
+def wait_renewed(client: Client | Etcd, lease: int) -> None:
+    """Wait until a lease that lives now has been renewed from now on; a call may fail while a member is away."""
+    seen: list[int] = []
+
+    def has_risen() -> bool:
+        with contextlib.suppress(Unavailable, DeadlineExceeded):
+            found = client.time_to_live(lease)
+            assert found is not None, "the lease has run out"
+            seen.append(found.remaining_seconds)
+        return bool(seen) and seen[-1] > min(seen)
+
+    wait_until(has_risen, "the lease is renewed")
+
+
 Opened = Callable[..., Client]
 
 
-@pytest.fixture(params=[SyncClient, AioClient], ids=["threads", "asyncio"])
+@pytest.fixture(params=[Client, AioClient], ids=["threads", "asyncio"])
 def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
     """Open clients of one kind; all are closed at the end, and leave neither thread nor task behind."""
     with contextlib.ExitStack() as stack:

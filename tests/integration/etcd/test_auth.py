@@ -2,15 +2,16 @@
 
 import contextlib
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from grpc_etcd.etcd import AuthFailed, Etcd, Listed, Lost, PermissionDenied, TokenRefused
-from testbed.conditions import wait_until
+from grpc_etcd.etcd import AuthFailed, Etcd, EtcdError, Listed, Lost, PermissionDenied, Tls, TokenRefused
+from testbed.conditions import existing, wait_until
 from testbed.etcd import EtcdServer
 
-from .conftest import Opened
+from .conftest import Client, Opened, wait_renewed
 
 ADMIN = "root:secret"
 
@@ -59,7 +60,7 @@ def test_a_refused_list_watch_says_so_and_starts_when_permission_comes(guarded: 
 def test_a_user_for_an_etcd_that_asks_for_none(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints, user="app", password="first")  # noqa: S106
     client.put(b"k", b"v")
-    assert client.get(b"k").value == b"v"
+    assert existing(client.get(b"k")).value == b"v"
 
 
 def test_authentication_enabled_while_connected(own_etcd: EtcdServer, opened: Opened) -> None:
@@ -72,6 +73,51 @@ def test_authentication_enabled_while_connected(own_etcd: EtcdServer, opened: Op
     follower.wait_events(1)
 
 
+@pytest.fixture
+def certified(closing: contextlib.ExitStack) -> EtcdServer:
+    """An etcd that asks for client certificates: without a token one is the user that the certificate names."""
+    return closing.enter_context(EtcdServer.start(client_certificates=True))
+
+
+def open_certified(server: EtcdServer, opened: Opened) -> Client:
+    mine = server.client_certificate
+    assert mine
+    return opened(server.endpoints, tls=Tls(mine.ca, mine.cert, mine.key), user="root", password="secret")  # noqa: S106
+
+
+def test_authentication_enabled_where_clients_show_certificates(certified: EtcdServer, opened: Opened) -> None:
+    client = open_certified(certified, opened)
+    client.put(b"k", b"1")
+    certified.enable_auth("secret")
+    client.put(b"k", b"2")
+    assert existing(client.get(b"k")).value == b"2"
+
+
+@pytest.mark.faults
+def test_a_list_watch_alone_outlives_that(certified: EtcdServer, opened: Opened) -> None:
+    follower = open_certified(certified, opened).follow(b"k")
+    follower.wait_listed()
+    certified.enable_auth("secret")
+    certified.etcdctl("put", "k", "1", user=ADMIN)
+    follower.wait_events(1)
+    certified.restart()
+    certified.etcdctl("put", "k", "2", user=ADMIN)
+    follower.wait(lambda: follower.view() == {b"k": b"2"}, "the list-watch goes on")
+
+
+@pytest.mark.faults
+def test_leases_alone_outlive_that(certified: EtcdServer, opened: Opened) -> None:
+    client, judge = open_certified(certified, opened), open_certified(certified, opened)
+    keeper = client.keep_alive(print)
+    lease = client.lease(15)
+    client.put(b"k", b"", lease=lease)
+    keeper.add(lease, 15, remaining_seconds=0)
+    wait_until(lambda: keeper.state.connected, "the stream is open")
+    certified.enable_auth("secret")
+    wait_renewed(judge, lease)
+    wait_renewed(judge, lease)  # once may be what was asked before
+
+
 @pytest.mark.faults
 def test_a_token_that_ran_out_is_renewed(closing: contextlib.ExitStack, opened: Opened) -> None:
     server = closing.enter_context(EtcdServer.start(flags=["--auth-token-ttl=1"]))
@@ -81,14 +127,14 @@ def test_a_token_that_ran_out_is_renewed(closing: contextlib.ExitStack, opened: 
     follower = client.follow(b"k")
     follower.wait_listed()
     with Etcd(server.endpoints, user="root", password="secret") as bystander:  # noqa: S106
-        stale = bystander._link._log_in()
+        stale = bystander._link._log_in(time.monotonic() + 60)
         wait_until(lambda: is_refused(server, stale), "the token has run out", 60)
     client.put(b"k", b"2")
-    assert client.get(b"k").value == b"2"
+    assert existing(client.get(b"k")).value == b"2"
     follower.wait_events(1)
 
 
-def is_refused(server: EtcdServer, token: str) -> bool:
+def is_refused(server: EtcdServer, token: tuple[tuple[str, str], ...]) -> bool:
     """Whether etcd takes a token no more; asking does prolong it, so ask seldom."""
     wait_seconds(2.5)
     with Etcd(server.endpoints) as client:
@@ -142,3 +188,23 @@ def test_a_restart_voids_tokens_and_nothing_is_lost(guarded: EtcdServer, opened:
     assert follower.events() == owed
     assert len(follower.of(Listed)) == 1
     assert not [lost for lost in follower.of(Lost) if isinstance(lost.error, PermissionDenied)]
+
+
+def test_an_etcd_that_lost_its_data_does_not_wait_for_ever_for_a_token_of_before(
+    guarded: EtcdServer, opened: Opened
+) -> None:
+    for number in range(40):  # so that the token is of an index that the new store will not reach by itself
+        guarded.etcdctl("put", f"app/{number}", "x", user=ADMIN)
+    client = opened(guarded.endpoints, user="app", password="first")  # noqa: S106
+    client.put(b"app/1", b"x")
+    guarded.restart(fresh=True)
+    assert guarded.enable_auth("secret") == ADMIN
+    guarded.add_user("app", "first", ["app/"], admin=ADMIN)
+
+    def is_taken() -> bool:
+        with contextlib.suppress(EtcdError):
+            client.put(b"app/2", b"y")
+            return True
+        return False
+
+    wait_until(is_taken, "a new token is used")

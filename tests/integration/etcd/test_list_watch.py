@@ -1,6 +1,7 @@
 """List, then follow: the ordinary course of a list-watch on a real etcd."""
 
 from grpc_etcd.etcd import Changed, Listed, Progress, ops
+from testbed.conditions import existing
 from testbed.etcd import EtcdServer
 
 from .conftest import Opened
@@ -11,7 +12,7 @@ def test_a_list_watch_lists_and_then_tells_every_change(etcd: EtcdServer, opened
     first = client.put(b"w/1", b"a")
     follower = client.follow(b"w/")
     follower.wait_listed()
-    assert follower.news[0] == Listed((client.get(b"w/1"),), first)
+    assert follower.news[0] == Listed((existing(client.get(b"w/1")),), first)
     second = client.put(b"w/2", b"b")
     client.put(b"other", b"x")
     client.delete(b"w/1")
@@ -40,7 +41,9 @@ def test_several_prefixes_come_over_one_stream_and_overlapping_ones_once(etcd: E
         client.put(key, b"0")
     follower = client.follow(b"c/", b"a/", b"a/b/", b"c/")
     follower.wait_listed()
-    assert [record.key for record in follower.news[0].records] == [b"a/1", b"a/b/1", b"c/1"]
+    listed = follower.news[0]
+    assert isinstance(listed, Listed)
+    assert [record.key for record in listed.records] == [b"a/1", b"a/b/1", b"c/1"]
     client.put(b"a/b/1", b"1")
     client.put(b"d/1", b"1")
     client.put(b"c/1", b"1")

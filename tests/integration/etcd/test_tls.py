@@ -1,14 +1,20 @@
 """TLS and mutual TLS, and files that are replaced while a client runs."""
 
 import contextlib
+import gc
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 
-from grpc_etcd.etcd import Tls, Unavailable
+from grpc_etcd.etcd import DeadlineExceeded, Tls, Unavailable
 from testbed.certificates import Authority, Certificate
-from testbed.conditions import wait_until
+from testbed.conditions import existing, wait_until
 from testbed.etcd import EtcdServer
 from testbed.proxy import TcpProxy
 
@@ -26,9 +32,9 @@ def copied(certificate: Certificate | None, folder: Path) -> Tls:
 
 def test_tls_without_a_client_certificate(closing: contextlib.ExitStack, opened: Opened) -> None:
     server = closing.enter_context(EtcdServer.start(tls=True))
-    client = opened(server.endpoints, tls=Tls(ca=server.authority.ca))
+    client = opened(server.endpoints, tls=Tls(ca=existing(server.authority).ca))
     client.put(b"k", b"v")
-    assert client.get(b"k").value == b"v"
+    assert existing(client.get(b"k")).value == b"v"
 
 
 def test_an_authority_that_is_not_trusted_is_refused(
@@ -43,7 +49,7 @@ def test_an_authority_that_is_not_trusted_is_refused(
 @pytest.mark.faults
 def test_mutual_tls_over_three_members_of_which_one_dies(closing: contextlib.ExitStack, opened: Opened) -> None:
     server = closing.enter_context(EtcdServer.start(members=3, client_certificates=True))
-    certificate = server.client_certificate
+    certificate = existing(server.client_certificate)
     client = opened(server.urls, tls=Tls(certificate.ca, certificate.cert, certificate.key, "localhost"))
     follower = client.follow(b"k/")
     follower.wait_listed()
@@ -75,18 +81,70 @@ def test_server_and_client_certificates_replaced_under_a_running_watch(
     client = opened(proxy.address, tls=copied(server.client_certificate, tmp_path / "files"))
     follower = client.follow(b"k/")
     follower.wait_listed()
-    server.authority.issue("server")  # etcd reads its files anew for each connection
-    copied(server.authority.issue("client"), tmp_path / "files")
+    client.put(b"k/0", b"")
+    follower.wait_events(1)  # so there is a watch to be cut
+    existing(server.authority).issue("server")  # etcd reads its files anew for each connection
+    copied(existing(server.authority).issue("client"), tmp_path / "files")
     proxy.cut()
     follower.wait_lost()
     follower.wait_connected()
     client.put(b"k/1", b"")
-    follower.wait_events(1)
+    follower.wait_events(2)
+
+
+def test_whoever_keeps_errors_keeps_no_channel_with_files_of_before(
+    closing: contextlib.ExitStack, opened: Opened, tmp_path: Path
+) -> None:
+    """It would dial for ever, and be refused each time. The operator all but never collects garbage."""
+    server = closing.enter_context(EtcdServer.start(client_certificates=True))
+    client = opened(server.endpoints, tls=copied(server.client_certificate, tmp_path / "files"))
+    client.put(b"k", b"")
+    gc.collect()
+    closing.callback(gc.enable)
+    gc.disable()
+    before, kept = open_channels(), []
+    for number in range(2):
+        server.kill()
+        with pytest.raises((Unavailable, DeadlineExceeded)) as caught:
+            client.put(b"k", b"")
+        kept.append(caught.value)
+        trust(server, Authority(tmp_path / f"other{number}"))
+        copied(existing(server.authority).issue("client"), tmp_path / "files")
+        server.restart()
+        wait_until(lambda: works(client), "it is connected again")
+    wait_until(lambda: works(client) and open_channels() == before, "the channels of before have ended")
+    assert len(kept) == 2
+
+
+def trust(server: EtcdServer, authority: Authority) -> None:
+    """Give etcd a certificate of another authority, and that alone to trust, for its next start."""
+    assert server.authority
+    assert server.client_certificate
+    folder = server.client_certificate.ca.parent
+    made = authority.issue("server")
+    for source, name in ((made.ca, "ca.pem"), (made.cert, "server.pem"), (made.key, "server.key")):
+        shutil.copy(source, folder / name)
+    server.authority = authority
+
+
+def open_channels() -> int:
+    return sum(isinstance(each, grpc.Channel | grpc.aio.Channel) for each in gc.get_objects())
 
 
 def works(client: Client) -> bool:
     try:
         client.get(b"k")
-    except Unavailable:
+    except (Unavailable, DeadlineExceeded):
         return False
     return True
+
+
+def test_https_without_a_ca_trusts_public_authorities_and_needs_no_files(closing: contextlib.ExitStack) -> None:
+    server = closing.enter_context(EtcdServer.start(tls=True))
+    program = "import sys; from grpc_etcd.etcd import Etcd; print(Etcd(sys.argv[1]).put(b'k', b'v'))"
+    # In a process of its own, to which the test's authority is a public one.
+    environment = {**os.environ, "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(existing(server.authority).ca)}
+    command = [sys.executable, "-c", program, server.urls]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1

@@ -8,7 +8,7 @@ import pytest
 from grpc_etcd import Endpoint, Registry
 from grpc_etcd.etcd import Etcd, Record
 from grpc_etcd.testing import MemoryEtcd, MemoryRegistry
-from testbed.conditions import wait_until
+from testbed.conditions import PATIENCE_SECONDS, wait_until
 from testbed.etcd import EtcdServer
 
 SERVICE = "greeter"
@@ -21,15 +21,17 @@ class Admin:
     """Looks at and meddles with one etcd; `server` is None for the one in memory."""
 
     def __init__(self, server: EtcdServer | None) -> None:
-        self.server = server
-        self.etcd: Any = Etcd(server.endpoints) if server else MemoryEtcd()
+        self.server, self.memory = server, MemoryEtcd()
+        self.etcd: Etcd | MemoryEtcd = self.memory
+        if server:
+            self.etcd = Etcd(server.endpoints, timeout_seconds=PATIENCE_SECONDS)
 
     def registry(self, **options: Any) -> Registry:
         """Give a registry on it."""
-        return Registry(self.server.endpoints, **options) if self.server else MemoryRegistry(self.etcd, **options)
+        return Registry(self.server.endpoints, **options) if self.server else MemoryRegistry(self.memory, **options)
 
     def close(self) -> None:
-        if self.server:
+        if isinstance(self.etcd, Etcd):
             self.etcd.close()
 
     def records(self, prefix: bytes = b"/jupiter/") -> dict[bytes, Record]:
@@ -37,10 +39,15 @@ class Admin:
         records = self.etcd.get_prefix(prefix).records
         return {record.key: record for record in records if b"/settled/" not in record.key}
 
-    def wait_for(self, is_so: Callable[[Record | None], Any], key: bytes = KEY) -> Record | None:
-        wait_until(lambda: is_so(self.etcd.get(key)), f"{key.decode()} as expected", 60)
-        found: Record | None = self.etcd.get(key)
+    def record(self, key: bytes) -> Record:
+        """Read a record that must be there."""
+        found = self.etcd.get(key)
+        assert found, f"{key.decode()} is not there"
         return found
+
+    def wait_for(self, is_so: Callable[[Record | None], object], key: bytes = KEY) -> Record | None:
+        wait_until(lambda: is_so(self.etcd.get(key)), f"{key.decode()} as expected", 60)
+        return self.etcd.get(key)
 
 
 @pytest.fixture(params=["etcd", "memory"])

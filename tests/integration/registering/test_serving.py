@@ -1,10 +1,12 @@
 """Servers that are registered exactly while they serve, and processes that end in every way."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import grpc
 import pytest
 from grpc import aio
 
+import grpc_etcd
 from grpc_etcd import Endpoint, Registry
 from grpc_etcd.etcd import Etcd, Record
-from testbed.conditions import wait_until
+from grpc_etcd.testing import MemoryRegistry
+from testbed.conditions import until, wait_until
 from testbed.etcd import EtcdServer
 from testbed.greeter import METHOD, encode_text, say_hello
 
@@ -24,16 +28,26 @@ SERVICE_NAME, METHOD_NAME = METHOD.strip("/").split("/")
 
 
 def handlers(answer: str) -> grpc.GenericRpcHandler:
-    method = grpc.unary_unary_rpc_method_handler(lambda _request, _context: encode_text(answer))
+    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
+        lambda _request, _context: encode_text(answer)
+    )
     return grpc.method_handlers_generic_handler(SERVICE_NAME, {METHOD_NAME: method})
 
 
+@pytest.fixture
+def patient(admin: Admin) -> Iterator[Registry]:
+    """A registry that has time enough for a withdrawal and for a long drain."""
+    with admin.registry(stop_seconds=60) as registry:
+        yield registry
+
+
 def test_a_bound_server_is_registered_from_start_to_stop_and_drains_before_it_stops(
-    admin: Admin, registry: Registry
+    admin: Admin, patient: Registry
 ) -> None:
-    native = grpc.server(futures.ThreadPoolExecutor(4))
+    registry, native = patient, grpc.server(futures.ThreadPoolExecutor(4))
     native.add_generic_rpc_handlers([handlers("hello")])
-    server = registry.bind(native, SERVICE, drain_seconds=0.5, allow_unroutable=True)
+    # So long that a busy machine sees the withdrawal before it is over, and so does the client that calls.
+    server = registry.bind(native, SERVICE, drain_seconds=4, allow_unroutable=True)
     port = server.add_insecure_port("127.0.9.2:0")
     assert admin.records() == {}
     server.start()
@@ -49,7 +63,7 @@ def test_a_bound_server_is_registered_from_start_to_stop_and_drains_before_it_st
         hello = say_hello(channel)
         while not ended.is_set():
             try:
-                hello("you", timeout=5)
+                hello("you", timeout=30)
                 calls += 1
             except grpc.RpcError as error:
                 if not registry.endpoints(SERVICE).endpoints:
@@ -85,13 +99,13 @@ async def test_a_bound_aio_server(admin: Admin, registry: Registry) -> None:
     async def answer(_request: bytes, _context: object) -> bytes:
         return encode_text("hello")
 
-    method = grpc.unary_unary_rpc_method_handler(answer)
+    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answer)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE_NAME, {METHOD_NAME: method})])
     server.add_insecure_port("127.0.9.3:0")
     await server.start()
     assert await server.registrations[0].wait_async(30)
     async with registry.aio.insecure_channel(SERVICE) as channel:
-        assert await say_hello(channel)("you", timeout=10, wait_for_ready=True) == "hello"
+        assert await say_hello(channel)("you", timeout=30, wait_for_ready=True) == "hello"
     await server.stop(1)
     assert admin.records() == {}
 
@@ -101,11 +115,11 @@ import sys, time
 from concurrent import futures
 import grpc, grpc_etcd
 how, endpoints = sys.argv[1:]
-registry = grpc_etcd.Registry(endpoints)
+registry = grpc_etcd.Registry(endpoints, stop_seconds=60 if how == "forks" else 5)
 server = registry.bind(grpc.server(futures.ThreadPoolExecutor(1)), "greeter", drain_seconds=0.2, allow_unroutable=True)
 server.add_insecure_port("127.0.9.4:0")
 server.start()
-assert server.registrations[0].wait(30)
+assert server.registrations[0].wait(60)
 print("registered", flush=True)
 if how == "sigterm":
     grpc_etcd.stop_on_sigterm(server, 1)
@@ -133,7 +147,7 @@ async def main():
     server = registry.aio.bind(grpc.aio.server(), "greeter", drain_seconds=0.2, allow_unroutable=True)
     server.add_insecure_port("127.0.9.4:0")
     await server.start()
-    assert await server.registrations[0].wait_async(30)
+    assert await server.registrations[0].wait_async(60)
     print("registered", flush=True)
     grpc_etcd.stop_aio_on_sigterm(server, 1)
     print("ready", flush=True)
@@ -174,6 +188,20 @@ def test_sigterm_withdraws_before_the_server_stops(etcd_admin: Admin, etcd: Etcd
     assert process.returncode == 0
 
 
+async def test_no_signal_is_given_to_a_server_that_it_could_not_stop(registry: Registry) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    for server in (aio.server(), registry.aio.bind(aio.server(), SERVICE)):
+        with pytest.raises(TypeError, match="use stop_aio_on_sigterm"):
+            grpc_etcd.stop_on_sigterm(server)  # type: ignore[arg-type]  # a mistake, as is tested
+    native = grpc.server(futures.ThreadPoolExecutor(1))
+    for blocking in (native, registry.bind(native, SERVICE)):
+        with pytest.raises(TypeError, match="use stop_on_sigterm"):
+            grpc_etcd.stop_aio_on_sigterm(blocking)  # type: ignore[arg-type]  # a mistake, as is tested
+        with pytest.raises(ValueError, match="grace_seconds is '20'"):
+            grpc_etcd.stop_on_sigterm(blocking, "20")  # type: ignore[arg-type]  # a mistake, as is tested
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_script_that_just_ends_leaves_nothing_behind(etcd_admin: Admin, etcd: EtcdServer) -> None:
     admin = etcd_admin
     process = run_program("forgets to close", etcd)
@@ -212,7 +240,7 @@ def test_a_child_that_ends_leaves_its_parents_registration_alone_and_is_not_held
 ) -> None:
     process = run_program("forks", etcd)
     assert process.stdout
-    assert float(process.stdout.readline()) < 1
+    assert float(process.stdout.readline()) < 30, "half of what withdrawing might take"
     assert len(etcd_admin.records()) == 1
     finish(process)
     assert etcd_admin.records() == {}
@@ -238,3 +266,58 @@ def test_etcd_killed_and_brought_back_empty_or_with_its_data(own_etcd: EtcdServe
         wait_until(stored, "it is registered again", 60)
         assert [(again.key, again.value) for again in stored()] == [(record.key, record.value)]
     assert stored() == ()
+
+
+class Unhurried:
+    """A method that takes as long as it is let, and a server that has it."""
+
+    def __init__(self) -> None:
+        self.called, self.over = threading.Event(), threading.Event()
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._answer)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, {METHOD_NAME: method})
+
+    def _answer(self, _request: object, _context: object) -> bytes:
+        self.called.set()
+        self.over.wait(120)
+        return b""
+
+
+def test_a_second_stop_shortens_the_grace_of_the_first() -> None:
+    unhurried = Unhurried()
+    with MemoryRegistry() as registry:
+        native = grpc.server(futures.ThreadPoolExecutor(2))
+        native.add_generic_rpc_handlers([unhurried.handlers()])
+        server = registry.bind(native, SERVICE, drain_seconds=0, allow_unroutable=True)
+        port = server.add_insecure_port("127.0.9.2:0")
+        server.start()
+        with grpc.insecure_channel(f"127.0.9.2:{port}") as channel:
+            call = say_hello(channel).future("you")
+            assert unhurried.called.wait(30)
+            first = server.stop(600)
+            wait_until(lambda: not server.registrations, "the first stop has begun")
+            assert server.stop(0).wait(30)
+            assert first.wait(30)
+            assert call.exception() is not None
+        unhurried.over.set()
+
+
+async def test_a_second_stop_shortens_the_grace_of_the_first_on_asyncio() -> None:
+    unhurried = Unhurried()
+    async with MemoryRegistry().aio as registry:
+        native = aio.server(futures.ThreadPoolExecutor(2))
+        native.add_generic_rpc_handlers([unhurried.handlers()])
+        server = registry.bind(native, SERVICE, drain_seconds=0, allow_unroutable=True)
+        port = server.add_insecure_port("127.0.9.2:0")
+        await server.start()
+        async with aio.insecure_channel(f"127.0.9.2:{port}") as channel:
+            call = asyncio.ensure_future(say_hello(channel)("you"))
+            await until(unhurried.called.is_set)
+            first = asyncio.create_task(server.stop(600))
+            await until(lambda: not server.registrations)
+            await asyncio.wait_for(server.stop(0), 30)
+            await asyncio.wait_for(first, 30)
+            with pytest.raises(aio.AioRpcError):
+                await call
+        unhurried.over.set()

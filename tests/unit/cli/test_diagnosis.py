@@ -1,6 +1,7 @@
 """What `grpc-etcd check` concludes, from facts alone."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -18,18 +19,18 @@ IN_ORDER = Facts(
 )
 
 
-def entry(address: str = ADDRESS, lease: int = 7, **fields: object) -> Entry:
-    endpoint = dataclasses.replace(Endpoint(name="greeter", address=address), **fields)  # type: ignore[arg-type]
+def entry(address: str = ADDRESS, lease: int = 7, **fields: Any) -> Entry:
+    endpoint = dataclasses.replace(Endpoint(name="greeter", address=address), **fields)
     record = JUPITER.encode("greeter", endpoint)
     assert isinstance(record, KeyValue)
     return Entry("greeter", "jupiter", record.key, lease, endpoint)
 
 
-def findings(*entries: Entry, **facts: object) -> list[Finding]:
-    return find_faults(dataclasses.replace(IN_ORDER, entries=entries, **facts))  # type: ignore[arg-type]
+def findings(*entries: Entry, **facts: Any) -> list[Finding]:
+    return find_faults(dataclasses.replace(IN_ORDER, entries=entries, **facts))
 
 
-def only(*entries: Entry, **facts: object) -> Finding:
+def only(*entries: Entry, **facts: Any) -> Finding:
     (finding,) = findings(*entries, **facts)
     return finding
 
@@ -72,10 +73,17 @@ def test_a_key_without_lease() -> None:
     assert "the key has no lease" in only(entry(lease=0)).problem
 
 
+def test_an_endpoint_that_is_not_healthy_is_named_beside_others() -> None:
+    finding = only(entry(), entry("10.0.0.8:9000", healthy=False))
+    assert finding.level is Level.WARNING
+    assert "1 of 2 endpoints say that they are not healthy: 10.0.0.8:9000" in finding.problem
+    assert "not healthy" in only(entry(healthy=False)).problem
+
+
 @pytest.mark.parametrize("fields", [{"enable": False}, {"weight": 0}])
-def test_a_service_is_drained_only_when_no_endpoint_is_left(fields: dict[str, object]) -> None:
+def test_a_service_is_drained_only_when_no_endpoint_is_left(fields: dict[str, Any]) -> None:
     out = entry("10.0.0.8:9000", **fields)
-    assert "all 1 endpoints are disabled or have weight 0" in only(out).problem
+    assert "all 1 endpoints are disabled, not healthy or have weight 0" in only(out).problem
     assert findings(entry(), out) == []
 
 

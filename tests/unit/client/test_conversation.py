@@ -1,8 +1,12 @@
 """What one xDS stream is told, and in which order."""
 
+from collections import deque
+
+import pytest
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.service.discovery.v3 import discovery_pb2
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grpc_etcd.registry.endpoint import Endpoint
@@ -12,6 +16,7 @@ from grpc_etcd.xds.localities import Dialable, Here
 from grpc_etcd.xds.names import ResourceName, Selection, ServiceName, format_target, parse_resource_name
 from grpc_etcd.xds.resources import ASSIGNMENT, CLUSTER, LISTENER, DiscoveryRequest, Socket
 from grpc_etcd.xds.service import MethodRoute, ServiceResources, make_service_resources
+from testbed.conditions import existing
 
 GREETER = ServiceName("default", "greeter")
 LISTENER_NAME = "xdstp://etcd/envoy.config.listener.v3.Listener/default/greeter"
@@ -126,7 +131,7 @@ def test_the_most_special_route_comes_first() -> None:
 names = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zs", "Zl", "Zp"], exclude_characters="/"), min_size=1)
 
 
-@given(names, names, st.sampled_from(Selection), names, st.booleans())
+@given(names, names, st.sampled_from([each for each in Selection if each is not Selection.EMPTY]), names, st.booleans())
 def test_names_survive_being_written_and_read(
     registry: str,
     service: str,
@@ -151,5 +156,212 @@ def test_a_short_name_is_a_service_of_the_default_registry() -> None:
     assert parse_resource_name("greeter", LISTENER) == ResourceName(GREETER, federated=False)
 
 
+@pytest.mark.parametrize("after", [(), (MethodRoute("/a/b", groups={"canary": 1}),)], ids=["route", "endpoint"])
+def test_calls_on_their_way_to_a_group_find_somebody_when_its_route_or_its_endpoints_go(
+    after: tuple[MethodRoute, ...],
+) -> None:
+    routes = (MethodRoute("/a/b", groups={"canary": 1}),)
+    board = Board({GREETER: resources("10.0.0.1", group="canary", routes=routes)})
+    conversation = Conversation(board.look_up)
+    name = ResourceName(GREETER, Selection.GROUP, "canary")
+    ask(conversation, ASSIGNMENT, name.format(ASSIGNMENT))
+    assert [ips(body) for _, (body,) in told(conversation)] == [["10.0.0.1"]]
+    board[GREETER] = resources("10.0.0.2", routes=after)
+    assert [ips(body) for _, (body,) in told(conversation)] == [["10.0.0.2"]]
+
+
 def test_targets_are_escaped() -> None:
     assert format_target(ServiceName("default", "a?b")) == "xds://etcd/default/a%3Fb"
+
+
+def test_weights_of_a_route_that_gRPC_would_not_take_are_scaled() -> None:  # noqa: N802 - its name
+    dialables = [
+        Dialable(
+            Endpoint(name="greeter", address=f"10.0.0.{number}:1", group=str(number)), (Socket("10.0.0.1", number),)
+        )
+        for number in range(1, 4)
+    ]
+    route = MethodRoute("/a/b", groups={"1": 2**63, "2": 2**62, "3": 1})
+    ((_, shares),) = make_service_resources(dialables, Policy(), [route], Here()).routes
+    weights = [weight for _, weight in shares]
+    assert sum(weights) <= 2**32 - 1
+    assert min(weights) == 1
+    assert weights[0] / weights[1] == pytest.approx(2, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["/a\n/b", "/grüße/b", "a/b", "\ud800"])
+def test_a_route_that_no_call_can_match_is_left_out(method: str) -> None:
+    assert resources("10.0.0.1", group="g", routes=(MethodRoute(method, groups={"g": 1}),)).routes == ()
+
+
+def test_an_empty_set_names_its_reason_where_gRPC_shows_it() -> None:  # noqa: N802 - its name
+    reason = "nothing is registered under /jupiter/greeter/"
+    cluster = {
+        in_words: cluster_pb2.Cluster.FromString(
+            ServiceResources(clusters={}, reason=reason, in_words=in_words).answer(
+                CLUSTER, CLUSTER_NAME, ResourceName(GREETER)
+            )
+            or b""
+        ).eds_cluster_config.service_name
+        for in_words in (True, False)
+    }
+    assert cluster[True] == f"default/greeter: {reason}"
+    assert cluster[False] == f"{ASSIGNMENT_NAME}/empty/nothing_is_registered_under_/jupiter/greeter/"
+    for name in cluster.values():
+        parsed = parse_resource_name(name, ASSIGNMENT)
+        assert parsed
+        assert (parsed.owner, parsed.selection) == (GREETER, Selection.EMPTY)
+        assert ServiceResources(clusters={}).answer(ASSIGNMENT, name, parsed) is not None
+
+
+@given(names, names, st.text(min_size=1), st.booleans())
+def test_whatever_the_reason_the_name_is_the_services(registry: str, service: str, reason: str, in_words: bool) -> None:  # noqa: FBT001 - drawn
+    owner = ServiceName(registry, service)
+    name = ResourceName(owner).explain(ASSIGNMENT, reason, in_words=in_words)
+    if not registry.startswith("xdstp:") and reason.split():
+        parsed = parse_resource_name(name, ASSIGNMENT)
+        assert parsed
+        assert parsed.owner == owner
+
+
+def test_a_change_of_one_service_costs_no_look_at_the_others() -> None:
+    owners = [ServiceName("default", f"service-{number}") for number in range(500)]
+    board, asked = Board({owner: resources("10.0.0.1") for owner in owners}), []
+
+    def look_up(owner: ServiceName) -> ServiceResources:
+        asked.append(owner)
+        return board.look_up(owner)
+
+    conversation = Conversation(look_up)
+    names = {type_url: [ResourceName(owner).format(type_url) for owner in owners] for type_url in (CLUSTER, ASSIGNMENT)}
+    for type_url, wanted in names.items():
+        ask(conversation, type_url, *wanted)
+    assert [len(list(conversation.replies(())))] == [2], "what is new is looked up in any case"
+    asked.clear()
+    board[owners[7]] = resources("10.0.0.2")
+    for type_url, wanted in names.items():
+        ask(conversation, type_url, *wanted, nonce="1")
+    (reply,) = conversation.replies({owners[7], ServiceName("default", "somebody-elses")})
+    assert [ips(each.value) for each in discovery_pb2.DiscoveryResponse.FromString(reply).resources] == [["10.0.0.2"]]
+    assert asked == [owners[7], owners[7]]
+    assert list(conversation.replies(())) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.sets(st.integers(0, 3))), max_size=30))
+def test_what_is_told_is_the_same_whether_all_is_looked_up_or_what_has_changed(
+    steps: list[tuple[int, int, set[int]]],
+) -> None:
+    owners = [ServiceName("default", f"service-{number}") for number in range(4)]
+    board = Board()
+    all_of_it, changes_alone = Conversation(board.look_up), Conversation(board.look_up)
+    for changed, ip, wanted in steps:
+        board[owners[changed]] = resources(f"10.0.0.{ip}") if ip else ServiceResources()
+        for conversation in (all_of_it, changes_alone):
+            for type_url in (CLUSTER, ASSIGNMENT):
+                ask(conversation, type_url, *(ResourceName(owners[each]).format(type_url) for each in sorted(wanted)))
+        assert set(all_of_it.replies()) == set(changes_alone.replies([owners[changed]]))
+
+
+def test_no_answer_is_larger_than_gRPC_takes() -> None:  # noqa: N802 - its name
+    addresses = [f"10.0.{number >> 8}.{number & 255}" for number in range(1000)]
+    names = [f"{ASSIGNMENT_NAME}{number}" for number in range(200)]
+    board = Board({existing(parse_resource_name(name, ASSIGNMENT)).owner: resources(*addresses) for name in names})
+    conversation = Conversation(board.look_up)
+    ask(conversation, ASSIGNMENT, *names)
+    replies = list(conversation.replies())
+    assert max(map(len, replies)) < 4 << 20 < sum(map(len, replies))
+    read = [discovery_pb2.DiscoveryResponse.FromString(reply) for reply in replies]
+    assert len({each.value for reply in read for each in reply.resources}) == len(names)
+    assert len({reply.nonce for reply in read}) == len(read)
+
+
+def test_what_no_answer_could_hold_is_told_and_costs_no_other_its_news() -> None:
+    class Huge(ServiceResources):
+        def answer(self, *_: object) -> bytes:
+            return bytes(5 << 20)
+
+        def plain(self) -> ServiceResources:
+            return self
+
+    other = ServiceName("default", "other")
+    board = Board({GREETER: Huge(), other: resources("10.0.0.1")})
+    conversation = Conversation(board.look_up)
+    ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME, ResourceName(other).format(ASSIGNMENT))
+    ((_, (body,)),) = told(conversation)
+    assert ips(body) == ["10.0.0.1"]
+    (refusal,) = conversation.take_refusals()
+    assert (refusal.owner, "5242880 bytes" in refusal.reason) == (GREETER, True)
+
+
+class Client:
+    """What gRPC's xDS client does about clusters; requests and answers are on their way until they are moved."""
+
+    def __init__(self) -> None:
+        self.conversation = Conversation(Board().look_up)
+        self.wanted: dict[str, bool] = {}  # whether there is one
+        self.requests: deque[DiscoveryRequest] = deque()
+        self.answers: deque[discovery_pb2.DiscoveryResponse] = deque()
+        self.nonce = ""
+
+    def take(self, step: str) -> None:
+        if step == "serve":
+            self.serve()
+        elif step == "hear":
+            self.hear()
+        else:
+            self.want_or_not(step)
+
+    def want_or_not(self, name: str) -> None:
+        if self.wanted.pop(name, None) is None:
+            self.wanted[name] = False
+        self.request()
+
+    def request(self) -> None:
+        self.requests.append(DiscoveryRequest(CLUSTER, tuple(self.wanted), self.nonce, ""))
+
+    def serve(self) -> None:
+        if self.requests:
+            self.conversation.receive(self.requests.popleft())
+            self.answers += map(discovery_pb2.DiscoveryResponse.FromString, self.conversation.replies())
+
+    def hear(self) -> None:
+        """Take an answer: one that is there and is not in it counts as deleted."""
+        if not self.answers:
+            return
+        answer = self.answers.popleft()
+        heard = {cluster_pb2.Cluster.FromString(each.value).name for each in answer.resources}
+        assert {name for name, is_there in self.wanted.items() if is_there} <= heard
+        self.wanted = {name: name in heard for name in self.wanted}
+        self.nonce = answer.nonce
+        self.request()
+
+
+NAMES = [f"{CLUSTER_NAME}-{number}" for number in range(3)]
+
+
+@given(st.lists(st.sampled_from(["serve", "hear", *NAMES]), max_size=60))
+@example([NAMES[0], "serve", NAMES[0], NAMES[1], NAMES[0], "hear", "serve", "serve", "hear"])
+def test_what_a_client_wants_again_is_never_taken_for_deleted(steps: list[str]) -> None:
+    """A channel that is opened while another closes would fail its calls until the next answer."""
+    client = Client()
+    for step in steps:
+        client.take(step)
+    while client.requests or client.answers:
+        client.serve()
+        client.hear()
+    assert all(client.wanted.values())
+    assert client.conversation.is_answered
+
+
+def test_an_answer_has_room_first_for_what_is_wanted() -> None:
+    class Large(ServiceResources):
+        def answer(self, *_: object) -> bytes:
+            return bytes(2 << 20)
+
+    names = NAMES[:2]
+    board = Board({parse_resource_name(name, CLUSTER).owner: Large() for name in names})  # type: ignore[union-attr]  # a name of this cluster
+    conversation = Conversation(board.look_up)
+    for name in names:  # the one before is on its way still
+        ask(conversation, CLUSTER, name)
+        ((_, bodies),) = told(conversation)
+        assert len(bodies) == 1

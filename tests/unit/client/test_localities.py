@@ -1,6 +1,8 @@
 """How endpoints are grouped for gRPC: weights, zones, subsets, and nothing that gRPC would refuse."""
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,23 +11,26 @@ from hypothesis import strategies as st
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Balancing, LoadBalancing, LocalityPreference, Policy, ZonePreference
 from grpc_etcd.xds.hosts import read_socket
-from grpc_etcd.xds.localities import Dialable, Here, choose_localities
+from grpc_etcd.xds.localities import NO_PAST, Dialable, Here, Past, choose_localities
 from grpc_etcd.xds.resources import Locality, Socket, Target
+from testbed.examples import examples
 
 PREFER_ZONE = Policy(locality_preference=LocalityPreference(mode=ZonePreference.PREFER_ZONE))
 HERE = Here(zone="a", region="eu", client_id="c1")
 
 
-def make_dialable(number: int, **attributes: object) -> Dialable:
+def make_dialable(number: int, **attributes: Any) -> Dialable:
     address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:9000"
-    endpoint = Endpoint(name="g", address=address, **attributes)  # type: ignore[arg-type]
+    endpoint = Endpoint(name="g", address=address, **attributes)
     socket = read_socket(address)
     assert isinstance(socket, Socket)
     return Dialable(endpoint, (socket,))
 
 
-def choose(dialables: list[Dialable], policy: Policy | None = None, here: Here = HERE) -> tuple[Locality, ...]:
-    return choose_localities(dialables, policy or Policy(), here)
+def choose(
+    dialables: list[Dialable], policy: Policy | None = None, here: Here = HERE, past: Past = NO_PAST
+) -> tuple[Locality, ...]:
+    return choose_localities(dialables, policy or Policy(), here, past)
 
 
 def share(localities: tuple[Locality, ...]) -> dict[str, float]:
@@ -68,7 +73,7 @@ def test_a_change_of_weight_leaves_every_endpoint_in_its_locality() -> None:
     assert [locality[:3] for locality in before] == [locality[:3] for locality in after]
 
 
-@settings(max_examples=15)  # each draws hundreds of numbers
+@settings(max_examples=examples(15))  # each draws hundreds of numbers
 @given(st.lists(st.floats(0.01, 1e6), min_size=101, max_size=300))
 def test_many_weights_are_put_into_few_classes_that_come_close(weights: list[float]) -> None:
     chosen = choose([make_dialable(number, weight=weight) for number, weight in enumerate(weights)])
@@ -115,7 +120,7 @@ def test_without_a_zone_of_its_own_a_client_prefers_none() -> None:
     assert {locality.priority for locality in chosen} == {0}
 
 
-@pytest.mark.parametrize("drained", [{"weight": 0}, {"enable": False}, {"healthy": False}, {"weight": float("nan")}])
+@pytest.mark.parametrize("drained", [{"weight": 0}, {"enable": False}, {"healthy": False}])
 def test_what_must_not_be_called_is_left_out(drained: dict[str, object]) -> None:
     chosen = choose([make_dialable(1), make_dialable(2, **drained)])
     assert list(share(chosen)) == ["10.0.0.1"]
@@ -168,7 +173,7 @@ def test_very_large_sets_are_cut_without_being_asked() -> None:
 endpoints = st.builds(
     make_dialable,
     st.integers(0, 40),
-    weight=st.one_of(st.integers(-1, 5), st.floats(allow_nan=True, allow_infinity=True)),
+    weight=st.one_of(st.integers(0, 5), st.floats(0, allow_nan=False, allow_infinity=False)),
     zone=st.sampled_from(["", "a", "b"]),
     region=st.sampled_from(["", "eu", "us"]),
     enable=st.booleans(),
@@ -199,3 +204,116 @@ def test_grpc_never_gets_a_set_that_it_refuses(
     assert all(target.weight > 0 for target in targets)
     assert subset is None or len(targets) <= subset
     assert bool(targets) == any(d.endpoint.enable and d.endpoint.healthy and d.endpoint.weight > 0 for d in dialables)
+
+
+@pytest.mark.parametrize("most", [4, 7, 20, 100])
+def test_a_subset_takes_its_own_region_before_the_rest(most: int) -> None:
+    places = [("a", "eu"), ("b", "eu"), ("c", "us")]
+    dialables = [
+        make_dialable(number, zone=zone, region=region)
+        for number, (zone, region) in enumerate(place for place in places for _ in range(200))
+    ]
+    chosen = choose(dialables, replace(PREFER_ZONE, subset=most))
+    count = Counter({(each.zone, each.region): len(each.targets) for each in chosen})
+    assert count.total() == most
+    assert count["a", "eu"] > count["b", "eu"] > count["c", "us"] or (most < 16 and count["b", "eu"])
+
+
+def test_what_is_not_needed_for_farther_ones_is_taken_of_the_own_zone() -> None:
+    dialables = [make_dialable(number, zone="a") for number in range(100)] + [make_dialable(200, zone="b")]
+    chosen = choose(dialables, replace(PREFER_ZONE, subset=40))
+    assert [(each.zone, len(each.targets)) for each in chosen] == [("a", 39), ("b", 1)]
+
+
+def test_a_client_that_knows_only_its_region_prefers_that() -> None:
+    dialables = [make_dialable(1, region="us", zone="x"), make_dialable(2, region="eu", zone="y")]
+    chosen = choose(dialables, PREFER_ZONE, Here(region="eu"))
+    assert [(each.region, each.priority) for each in chosen] == [("eu", 0), ("us", 1)]
+
+
+def test_text_that_is_no_unicode_is_written_visibly() -> None:
+    (locality,) = choose([make_dialable(1, zone="\ud800")])
+    assert locality.zone == "\\ud800"
+
+
+def zones_first(localities: tuple[Locality, ...]) -> set[str]:
+    return {locality.zone for locality in localities if locality.priority == 0}
+
+
+@pytest.mark.parametrize(
+    ("wish", "first"),
+    [
+        ({}, {"a"}),
+        ({"min_endpoints": 2}, {"a"}),
+        ({"min_endpoints": 3}, {"a", "b"}),  # own zone and own region are five
+        ({"min_endpoints": 6}, {"a", "b", "z"}),
+        ({"min_endpoints": 99}, {"a", "b", "z"}),
+        ({"min_percent": 20}, {"a"}),
+        ({"min_percent": 21}, {"a", "b"}),
+        ({"min_percent": 50}, {"a", "b"}),
+        ({"min_percent": 51}, {"a", "b", "z"}),
+    ],
+)
+def test_a_zone_with_too_few_endpoints_shares_with_the_next_nearest(wish: dict[str, int], first: set[str]) -> None:
+    places = [("eu", "a")] * 2 + [("eu", "b")] * 3 + [("us", "z")] * 5
+    dialables = [make_dialable(number, region=region, zone=zone) for number, (region, zone) in enumerate(places)]
+    preference = LocalityPreference(mode=ZonePreference.PREFER_ZONE, **wish)
+    chosen = choose(dialables, Policy(locality_preference=preference))
+    assert zones_first(chosen) == first
+    shares = share(tuple(locality for locality in chosen if locality.priority == 0))
+    assert list(shares.values()) == pytest.approx([1 / len(shares)] * len(shares)), "all that are called get the same"
+
+
+def test_the_own_cluster_comes_first_and_the_own_zone_within_it() -> None:
+    places = [("b", "zone-a"), ("here", "zone-z"), ("here", "a"), ("", "a")]
+    dialables = [
+        make_dialable(number, zone=zone, region="eu", metadata={"cluster": cluster} if cluster else {})
+        for number, (cluster, zone) in enumerate(places)
+    ]
+    policy = Policy(locality_preference=LocalityPreference(mode=ZonePreference.PREFER_CLUSTER))
+    chosen = choose(dialables, policy, Here(zone="a", region="eu", cluster="here"))
+    order = [locality.targets[0].sockets[0].ip for locality in sorted(chosen, key=lambda each: each.priority)]
+    assert order == ["10.0.0.2", "10.0.0.1", "10.0.0.3", "10.0.0.0"]
+    assert [locality.priority for locality in choose(dialables, policy, Here(cluster="here"))] == [0, 0, 1, 1]
+    assert zones_first(choose(dialables, policy, Here(zone="a", region="eu"))) == {"a"}, "as PreferZone"
+
+
+def test_only_endpoints_with_the_wished_metadata_are_called_while_there_are_some() -> None:
+    old, new = make_dialable(1, metadata={"version": "v1"}), make_dialable(2, metadata={"version": "v2", "team": "x"})
+    policy = Policy(match_metadata={"version": "v2"})
+    assert share(choose([old, new], policy)) == {"10.0.0.2": 1.0}
+    assert share(choose([old], policy)) == {"10.0.0.1": 1.0}
+    drained = make_dialable(2, metadata={"version": "v2"}, enable=False)
+    assert share(choose([old, drained], policy)) == {"10.0.0.1": 1.0}
+
+
+@pytest.mark.parametrize("weights", [(7, 7, 7), (1, 2, 3)])
+def test_a_new_endpoint_has_a_share_of_its_weight(weights: tuple[int, ...]) -> None:
+    dialables = [make_dialable(number, weight=weight) for number, weight in enumerate(weights)]
+    new = dialables[2].endpoint.address
+    before, during = choose(dialables[:2]), choose(dialables, past=Past(warming={new: 0.1}))
+    shares = share(during)
+    assert shares["10.0.0.2"] / shares["10.0.0.0"] == pytest.approx(0.1 * weights[2] / weights[0], rel=0.02)
+    assert shares["10.0.0.1"] / shares["10.0.0.0"] == pytest.approx(weights[1] / weights[0], rel=0.02)
+    kept = {locality[:3]: locality.targets for locality in during}
+    assert all(kept[locality[:3]] == locality.targets for locality in before), "warm ones stay where they are"
+
+
+def test_new_endpoints_of_a_ring_have_a_share_of_their_weight() -> None:
+    policy = Policy(load_balancing=LoadBalancing(type=Balancing.RING_HASH))
+    dialables = [make_dialable(number) for number in range(2)]
+    (locality,) = choose(dialables, policy, past=Past(warming={dialables[1].endpoint.address: 0.25}))
+    assert [target.weight for target in locality.targets] == [100, 25]
+
+
+def test_many_new_endpoints_take_few_localities() -> None:
+    dialables = [make_dialable(number) for number in range(900)]
+    warming = {each.endpoint.address: (number % 10 + 1) / 11 for number, each in enumerate(dialables[100:])}
+    assert len(choose(dialables, past=Past(warming=warming))) == 11
+
+
+def test_a_zone_is_told_by_a_short_name_however_long_it_is() -> None:
+    zones = [f"{'z' * 1_000_000}{number}" for number in range(3)]
+    chosen = choose([make_dialable(number, zone=zones[number % 3], region=zones[0]) for number in range(6)])
+    assert sorted(len(locality.targets) for locality in chosen) == [2, 2, 2]
+    assert all(len(text) <= 120 for locality in chosen for text in (locality.region, locality.zone))

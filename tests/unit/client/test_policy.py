@@ -14,6 +14,7 @@ from grpc_etcd.registry.policy import (
     Policy,
     Retry,
     RetryOn,
+    SlowStart,
     ZonePreference,
     format_duration,
     format_policy,
@@ -22,6 +23,7 @@ from grpc_etcd.registry.policy import (
     read_policy,
     write_policy,
 )
+from testbed.examples import examples
 
 seconds = st.integers(10, 60_000).map(lambda milliseconds: milliseconds / 1000)
 balancings = st.one_of(
@@ -48,7 +50,16 @@ policies = st.builds(
     load_balancing=st.none() | balancings,
     retry=st.none() | retries,
     outlier_detection=st.none() | ejections,
-    locality_preference=st.none() | st.builds(LocalityPreference, mode=st.sampled_from(ZonePreference)),
+    locality_preference=st.none()
+    | st.builds(
+        LocalityPreference,
+        mode=st.sampled_from(ZonePreference),
+        min_endpoints=st.integers(1, 100),
+        min_percent=st.integers(0, 100),
+    ),
+    slow_start=st.none()
+    | st.builds(SlowStart, window_seconds=st.integers(1, 60), min_weight_percent=st.integers(1, 100)),
+    match_metadata=st.none() | st.dictionaries(st.text(min_size=1, max_size=5), st.text(max_size=5), max_size=3),
     timeout_seconds=st.none() | seconds,
     subset=st.none() | st.integers(1, 1000),
 )
@@ -72,12 +83,17 @@ def test_the_first_policy_wins_field_by_field(first: Policy, second: Policy) -> 
 @pytest.mark.parametrize(
     ("raw", "fault"),
     [
-        ({"retry": {"attempts": 9}}, "retry.attempts: 9 is not between 2 and 5"),
+        ({"retry": {"attempts": 9}}, "retry.attempts: 9 is not between 1 and 5"),
         ({"retry": {"attempts": True}}, "retry.attempts: True is not a whole number"),
         ({"retry": {"retryOn": ["Nope"]}}, "retry.retryOn: 'Nope' is none of Unavailable"),
         ({"retry": {"retryOn": []}}, "retry.retryOn: [] is not a list"),
         ({"retry": {"baseInterval": "1ms"}}, "retry.baseInterval: 1ms is not between 10ms and 60s"),
         ({"retry": 3}, "retry: 3 is not an object"),
+        ({"slowStart": {"window": "1ms"}}, "slowStart.window: 1ms is not between 1s and 3600s"),
+        ({"slowStart": {"minWeightPercent": 0}}, "slowStart.minWeightPercent: 0 is not between 1 and 100"),
+        ({"localityPreference": {"minPercent": 101}}, "localityPreference.minPercent: 101 is not between 0 and 100"),
+        ({"matchMetadata": {"version": 2}}, "matchMetadata: 'version': 2 is not a text under a name"),
+        ({"matchMetadata": "v2"}, "matchMetadata: 'v2' is not an object of texts"),
         ({"timeout": 5}, "timeout: 5 is not a duration such as 250ms or 10s"),
         ({"timeout": "5"}, "timeout: '5' is not a duration"),
         ({"subset": 0}, "subset: 0 is not between"),
@@ -120,7 +136,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(json_values)
 def test_parsing_never_raises(raw: object) -> None:
     parse_policy(raw)

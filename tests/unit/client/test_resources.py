@@ -1,5 +1,7 @@
 """The hand-written xDS messages, held against the generated classes of xds-protos."""
 
+from dataclasses import replace
+
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from grpc_etcd.registry.policy import Balancing, LoadBalancing, OutlierDetection, Policy, Retry, RetryOn
 from grpc_etcd.xds import resources, wire
 from grpc_etcd.xds.resources import ClusterShare, Locality, Route, Socket, Target
+from testbed.examples import examples
 
 ALL = (Route("", is_prefix=True, shares=(ClusterShare("c", 1),)),)
 
@@ -27,7 +30,7 @@ def read_manager(data: bytes) -> http_connection_manager_pb2.HttpConnectionManag
 
 
 def test_a_listener_routes_everything_to_its_cluster() -> None:
-    data = resources.listener("greeter", ALL, Policy())
+    data = resources.listener("greeter", [resources.virtual_host("*", ALL, Policy())])
     listener = listener_pb2.Listener.FromString(data)
     manager = read_manager(data)
     (host,) = manager.route_config.virtual_hosts
@@ -42,18 +45,20 @@ def test_a_listener_routes_everything_to_its_cluster() -> None:
 
 def test_a_canary_shares_the_calls_of_one_method() -> None:
     canary = Route("/shop.Greeter/Hi", is_prefix=False, shares=(ClusterShare("blue", 90), ClusterShare("green", 10)))
-    (route, _) = read_manager(resources.listener("g", (canary, *ALL), Policy())).route_config.virtual_hosts[0].routes
+    host = resources.virtual_host("*", (canary, *ALL), Policy())
+    (route, _) = read_manager(resources.listener("g", [host])).route_config.virtual_hosts[0].routes
     shares = [(share.name, share.weight.value) for share in route.route.weighted_clusters.clusters]
     assert route.match.path == "/shop.Greeter/Hi"
     assert shares == [("blue", 90), ("green", 10)]
 
 
 def test_retry_and_hashing_stand_in_the_route() -> None:
+    retry = Retry(attempts=4, retry_on=(RetryOn.UNAVAILABLE, RetryOn.CANCELLED))
     policy = Policy(
-        retry=Retry(attempts=4, retry_on=(RetryOn.UNAVAILABLE, RetryOn.CANCELLED)),
         load_balancing=LoadBalancing(type=Balancing.RING_HASH, hash_header="x-user"),
     )
-    action = read_manager(resources.listener("g", ALL, policy)).route_config.virtual_hosts[0].routes[0].route
+    host = resources.virtual_host("*", [replace(route, retry=retry) for route in ALL], policy)
+    action = read_manager(resources.listener("g", [host])).route_config.virtual_hosts[0].routes[0].route
     assert action.retry_policy.retry_on == "unavailable,cancelled"
     assert action.retry_policy.num_retries.value == 3
     assert action.retry_policy.retry_back_off.base_interval.ToTimedelta().total_seconds() == 0.025
@@ -113,7 +118,7 @@ localities = st.builds(
 )
 
 
-@settings(max_examples=30)  # each draws dozens of addresses
+@settings(max_examples=examples(30))  # each draws dozens of addresses
 @given(name=st.text(max_size=10), chosen=st.lists(localities, max_size=4))
 def test_an_assignment_says_what_was_chosen(name: str, chosen: list[Locality]) -> None:
     read = endpoint_pb2.ClusterLoadAssignment.FromString(resources.assignment(name, chosen))

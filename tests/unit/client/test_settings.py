@@ -73,7 +73,7 @@ def test_a_cache_gives_back_what_it_took(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "new", "etcd:2379", "greeter")
     assert cache.load() is None
     cache.replace([(b"k", b"v"), (b"gone", b"")], 5)
-    cache.apply([(b"gone", None), (b"\xff", b"\x00")], 6)
+    cache.replace([(b"k", b"v"), (b"\xff", b"\x00")], 6)
     cache.flush()
     kept = Cache(tmp_path / "new", "etcd:2379", "greeter").load()
     assert kept is not None
@@ -81,7 +81,10 @@ def test_a_cache_gives_back_what_it_took(tmp_path: Path) -> None:
     assert Cache(tmp_path / "new", "etcd:2379", "other").load() is None
 
 
-@pytest.mark.parametrize("broken", [b"", b"{}", b'{"format":99}', b"\x00", b"[]"])
+ENDLESS = b'{"format":1,"registry":"r","service":"greeter","revision":1e999,"records":[]}'
+
+
+@pytest.mark.parametrize("broken", [b"", b"{}", b'{"format":99}', b"\x00", b"[]", b"[" * 100_000, ENDLESS])
 def test_a_cache_file_that_cannot_be_used_is_passed_over(tmp_path: Path, broken: bytes) -> None:
     cache = Cache(tmp_path, "r", "greeter")
     cache.replace([(b"k", b"v")], 5)
@@ -97,3 +100,13 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     cache.replace([(b"k", b"v")], 5)
     cache.flush()
     assert cache.load() is None
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_break_at_the_end_of_a_variable_does_not_count(end: str) -> None:
+    """A Secret made from a file that `echo` or an editor wrote has one; the operator's password file may, too."""
+    names = ("ENDPOINTS", "USER", "PASSWORD", "PREFIX", "TIMEOUT")
+    values = {name: "7" if name == "TIMEOUT" else f"a{name}" for name in names}
+    plain, broken = ({f"GRPC_ETCD_{name}": value + more for name, value in values.items()} for more in ("", end))
+    assert read_settings(broken) == read_settings(plain)
+    assert read_settings(broken).password == "aPASSWORD"  # noqa: S105  nobody's

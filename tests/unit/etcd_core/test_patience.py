@@ -35,8 +35,7 @@ def test_a_silence_is_questioned_and_given_up_only_where_something_is_owed(progr
     since = now + 1
     patience.begin(since)
     late = since + progress + 0.01
-    assert patience.left(late) == 0
-    assert not patience.is_owed
+    assert (patience.left(late), patience.is_owed) == (0, False)
     patience.note_asked(late)
     assert patience.left(late) > 0, "it has just been asked"
     patience.owe(since)

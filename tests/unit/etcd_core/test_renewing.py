@@ -5,7 +5,14 @@ from hypothesis import strategies as st
 
 from grpc_etcd.etcd.messages import message
 from grpc_etcd.etcd.model import LeaseId
-from grpc_etcd.etcd.renewing import ANSWER_SECONDS, RENEWALS_PER_TTL, STEP_SECONDS, STEPS_PER_PERIOD, Renewals
+from grpc_etcd.etcd.renewing import (
+    ANSWER_SECONDS,
+    PATIENCE_FACTOR,
+    RENEWALS_PER_TTL,
+    STEP_SECONDS,
+    STEPS_PER_PERIOD,
+    Renewals,
+)
 
 
 def asked(renewals: Renewals, now: float) -> list[LeaseId]:
@@ -48,6 +55,22 @@ def test_leases_that_were_adopted_are_asked_for_soon_and_become_a_trickle() -> N
     assert max(shares[int(period) :]) < 3_000 / period * (1 + STEP_SECONDS) * 2
 
 
+@given(st.integers(1, 50), st.integers(1, 300))
+def test_a_lease_that_was_granted_for_a_shorter_time_than_supposed_is_renewed_in_time(count: int, granted: int) -> None:
+    """Whoever takes leases over supposes its own setting; etcd's first answer says what each really has."""
+    renewals, now, last = Renewals(), 0.0, dict[LeaseId, float]()
+    for number in range(count):
+        renewals.add(LeaseId(number + 1), 300, now, remaining_seconds=9)
+    while now < 5 + 3 * granted:
+        for lease in asked(renewals, now):
+            last[lease] = now
+            renewals.receive(lease, granted, now)
+        period = granted / RENEWALS_PER_TTL
+        assert all(now - at <= period + 1e-9 for at in last.values())
+        now += min(renewals.pause_seconds(now), period / STEPS_PER_PERIOD)
+    assert len(last) == count
+
+
 def test_only_silence_is_trouble_not_answers_that_are_late() -> None:
     renewals = Renewals()
     for number in (1, 2, 3):
@@ -60,6 +83,15 @@ def test_only_silence_is_trouble_not_answers_that_are_late() -> None:
     renewals.receive(LeaseId(2), 300, late)
     renewals.receive(LeaseId(3), 300, late)
     assert not renewals.is_stuck(late + 1_000)  # nothing is asked
+
+
+def test_leases_of_a_short_period_are_soon_taken_elsewhere() -> None:
+    renewals = Renewals()
+    renewals.add(LeaseId(1), 9, 0.0, remaining_seconds=0)
+    assert len(renewals.due(0.0)) == 1
+    assert not renewals.is_stuck(3.0)
+    assert renewals.is_stuck(3.5), "its second renewal is due, and a third of its time is left after that"
+    assert renewals.pause_seconds(0.0) <= 3.0
 
 
 def test_what_a_stream_that_ended_left_unanswered_is_asked_again_at_once() -> None:
@@ -84,3 +116,32 @@ def test_a_lease_that_is_gone_or_removed_is_asked_for_no_more() -> None:
     renewals.remove(LeaseId(3))
     assert len(renewals) == 1
     assert asked(renewals, 100.0) == [2]
+
+
+def test_an_etcd_whose_answers_are_late_is_waited_for_the_second_time() -> None:
+    renewals, period = Renewals(), 5 / RENEWALS_PER_TTL
+    renewals.add(LeaseId(1), 5, 0.0, remaining_seconds=0)
+    renewals.due(0.0)
+    assert renewals.is_stuck(2.0)
+    renewals.reopen(2.0)
+    assert asked(renewals, 2.0) == [1]
+    assert not renewals.is_stuck(4.0)
+    assert renewals.is_stuck(2.0 + PATIENCE_FACTOR * period + 0.1), "it may be frozen all the same"
+    renewals.receive(LeaseId(1), 5, 4.0)
+    assert renewals.renewed_at(LeaseId(1)) == 2.0
+    assert asked(renewals, 4.0) == [1]
+    renewals.receive(LeaseId(1), 5, 4.1)
+    assert asked(renewals, 6.0) == [1]
+    assert renewals.is_stuck(8.0), "it was as quick as usual again"
+
+
+def test_an_answer_that_is_late_renews_from_when_it_was_asked_for() -> None:
+    renewals = Renewals()
+    renewals.add(LeaseId(1), 6, 0.0, remaining_seconds=0)
+    renewals.due(0.0)
+    assert asked(renewals, 2.0) == [1], "the first is not answered yet"
+    renewals.receive(LeaseId(1), 6, 2.5)
+    assert renewals.renewed_at(LeaseId(1)) == 0.0
+    assert asked(renewals, 4.0) == [1]
+    renewals.receive(LeaseId(1), 6, 4.5)
+    assert renewals.renewed_at(LeaseId(1)) == 2.0, "it answers the second, which the third says nothing of"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from grpc_etcd.registering.address import Machine, advertised_address, probe_machine
+from grpc_etcd.registering.address import Machine, advertised_address, listening_address, probe_machine
 from grpc_etcd.registry.layout import Rejected
 
 MACHINE = Machine(ipv4="10.1.2.3", ipv6="2001:db8::7")
@@ -66,3 +66,26 @@ def test_the_machine_answers_without_raising() -> None:
     machine = probe_machine("10.0.0.7")
     assert machine.pod_ip == "10.0.0.7"
     assert "0.0.0.0" not in (machine.ipv4, machine.ipv6)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "registered"),
+    [
+        ("0.0.0.0:0", 5000, "0.0.0.0:5000"),
+        ("[::]:50051", 50051, "[::]:50051"),
+        ("example.org:http", 80, "example.org:80"),
+        ("0.0.0.0", 443, "0.0.0.0:443"),
+        ("[::1]", 443, "[::1]:443"),
+    ],
+)
+def test_what_a_server_listens_on_is_an_address_with_the_port_that_it_got(
+    address: str, port: int, registered: str
+) -> None:
+    assert listening_address(address, port) == registered
+
+
+@pytest.mark.parametrize("address", ["unix:server.sock", "unix:8080", "unix:///run/x", "unix-abstract:x", "vsock:2:1"])
+def test_sockets_of_one_machine_are_no_address(address: str) -> None:
+    rejected = listening_address(address, 1)
+    assert isinstance(rejected, Rejected)
+    assert "other machines cannot dial" in rejected.reason

@@ -1,11 +1,14 @@
 """The keeper's law, without etcd: one claim after another against what is there."""
 
 import json
+from typing import Any
 
 import pytest
 
-from grpc_etcd.registering.claims import Claim, Group, Held, Leases, Verdict, make_claim, verdict
-from grpc_etcd.registering.keeper import Grant, Keeper, Rest, Touch, Write
+from grpc_etcd.registering.claims import Claim, Group, Held, Leases, Values, Verdict, make_claim, verdict
+from grpc_etcd.registering.keeper import Keeper
+from grpc_etcd.registering.processes import process_key, process_prefix
+from grpc_etcd.registering.steps import Grant, Read, Rest, Touch, Write
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layouts import make_layout
 
@@ -14,8 +17,8 @@ OURS, FORMER, THEIRS = 7, 6, 9
 LEASES = Leases(OURS, frozenset({FORMER}))
 
 
-def claim(port: int = 9000, **attributes: object) -> Claim:
-    made = make_claim(JUPITER, Endpoint(name="greeter", address=f"10.0.0.1:{port}", **attributes), "c")  # type: ignore[arg-type]
+def claim(port: int = 9000, **attributes: Any) -> Claim:
+    made = make_claim(JUPITER, Endpoint(name="greeter", address=f"10.0.0.1:{port}", **attributes), "c")
     assert isinstance(made, Claim)
     return made
 
@@ -26,32 +29,75 @@ EDITED = json.dumps(json.loads(WANTED.value) | {"enable": False, "labels": {"a":
 
 
 @pytest.mark.parametrize(
-    ("held", "written", "judged", "enabled"),
+    ("held", "had", "judged"),
     [
-        (None, None, Verdict.PUT, True),
-        (Held(WANTED.value, OURS, 1), WANTED.value, Verdict.KEEP, True),
-        (Held(OLDER, OURS, 1), OLDER, Verdict.PUT, True),
-        (Held(WANTED.value, FORMER, 1), WANTED.value, Verdict.PUT, True),
-        (Held(WANTED.value, THEIRS, 1), None, Verdict.PUT, True),
-        (Held(WANTED.value, THEIRS, 1), WANTED.value, Verdict.YIELD, True),
-        (Held(WANTED.value, 0, 1), None, Verdict.PUT, True),
-        (Held(EDITED, 0, 1), WANTED.value, Verdict.PUT, False),
-        (Held(EDITED, OURS, 1), WANTED.value, Verdict.KEEP, False),
-        (Held(b"not json", 0, 1), WANTED.value, Verdict.PUT, True),
+        (None, False, Verdict.PUT),
+        (Held(WANTED.value, OURS, 1), True, Verdict.KEEP),
+        (Held(OLDER, OURS, 1), True, Verdict.PUT),
+        (Held(WANTED.value, FORMER, 1), True, Verdict.PUT),
+        (Held(WANTED.value, THEIRS, 1), False, Verdict.PUT),
+        (Held(WANTED.value, THEIRS, 1), True, Verdict.YIELD),
+        (Held(WANTED.value, 0, 1), False, Verdict.PUT),
+        (Held(b"not json", 0, 1), True, Verdict.PUT),
     ],
 )
-def test_what_to_do_about_one_record(held: Held | None, written: bytes | None, judged: Verdict, enabled: bool) -> None:  # noqa: FBT001
-    answer, kept = verdict(WANTED, held, LEASES, written)
-    assert answer is judged
-    assert kept.endpoint is not None
-    assert kept.endpoint.enable is enabled
+def test_what_to_do_about_one_record(held: Held | None, had: bool, judged: Verdict) -> None:  # noqa: FBT001
+    assert verdict(WANTED, held, LEASES, had=had) is judged
+
+
+@pytest.mark.parametrize(
+    ("value", "lease", "enabled"),
+    [
+        (EDITED, OURS, False),
+        (EDITED, 0, False),
+        (EDITED, FORMER, True),
+        (EDITED, THEIRS, True),
+        (b"not json", OURS, True),
+    ],
+)
+def test_what_an_admin_edits_becomes_the_claim(value: bytes, lease: int, enabled: bool) -> None:  # noqa: FBT001
+    keeper = registered(1)
+    keeper.leases = LEASES
+    (key,) = keeper.keys
+    keeper.seen(key, Held(value, lease, 50), 50)
+    assert json.loads(keeper.value(key))["enable"] is enabled
+
+
+def test_of_a_value_that_an_admin_has_drained_only_that_is_the_edit() -> None:
+    """The program has another weight in mind by now, and what is put with it comes too late."""
+    keeper, put = putting(claim(weight=1))
+    keeper.wrote(put, 2, 1)
+    keeper.claim([WANTED])
+    drained = json.dumps(json.loads(OLDER) | {"enable": False}).encode()
+    keeper.seen(WANTED.key, Held(drained, OURS, 3), 3)
+    wanted = json.loads(keeper.value(WANTED.key))
+    assert (wanted["weight"], wanted["enable"]) == (100, False)
+
+
+def test_what_is_handed_over_of_a_drained_key_has_the_weight_that_its_heir_wants() -> None:
+    keeper = registered(1)
+    key = WANTED.key
+    keeper.seen(key, Held(EDITED, OURS, 5), 5)
+    keeper.seen(process_key(key, THEIRS), Held(OLDER, THEIRS, 6), 6)
+    keeper.release([key])
+    step = keeper.next_step(1e6)
+    assert isinstance(step, Write)
+    (left,) = step.handovers.values()
+    assert (json.loads(left.value)["weight"], json.loads(left.value)["enable"]) == (1, False)
+
+
+def test_what_a_dump_left_there_without_a_lease_is_no_edit() -> None:
+    keeper = Keeper()
+    keeper.claim([WANTED])
+    keeper.listed(keeper.keys, {WANTED.key: Held(EDITED, 0, 1)}, 1)
+    assert keeper.value(WANTED.key) == WANTED.value
 
 
 def test_nothing_is_asked_for_before_the_keys_are_listed() -> None:
     keeper = Keeper()
     keeper.claim([WANTED])
     assert keeper.next_step(0) == Rest()
-    keeper.listed(keeper.keys, {})
+    keeper.listed(keeper.keys, {}, 0)
     assert keeper.next_step(0) == Grant()
     keeper.granted(OURS)
     step = keeper.next_step(0)
@@ -63,7 +109,7 @@ def test_nothing_is_asked_for_before_the_keys_are_listed() -> None:
 def registered(count: int, now: float = 100.0) -> Keeper:
     keeper = Keeper()
     keeper.claim([claim(9000 + number) for number in range(count)])
-    keeper.listed(keeper.keys, {})
+    keeper.listed(keeper.keys, {}, 0)
     keeper.granted(OURS)
     for revision in range(1, count + 1):
         step = keeper.next_step(now)
@@ -90,15 +136,20 @@ def test_one_change_gets_no_touch_and_a_burst_gets_one() -> None:
 def test_withdrawals_go_first_and_touch_only_what_is_ours() -> None:
     keeper = registered(2)
     leaving, other = sorted(keeper.keys)
-    keeper.seen(other, None)
+    keeper.seen(other, None, 50)
     keeper.release([leaving])
     step = keeper.next_step(1e6)
     assert isinstance(step, Write)
     assert step.deletes == {leaving}
     taken = registered(1)
     (key,) = taken.keys
-    taken.seen(key, Held(b"theirs", THEIRS, 50))
+    taken.seen(key, Held(b"theirs", THEIRS, 50), 50)
     taken.release([key])
+    assert not taken.is_gone(key), "others may still hand it over to us"
+    step = taken.next_step(1e6)
+    assert isinstance(step, Write)
+    assert (step.deletes, step.retracted) == (frozenset(), frozenset({process_key(key, OURS)}))
+    taken.wrote(step, 51, 1e6)
     assert taken.is_gone(key)
 
 
@@ -106,7 +157,7 @@ def test_a_lost_lease_is_replaced_before_anything_else_is_put() -> None:
     keeper = registered(1)
     keeper.lease_lost(OURS)
     (key,) = keeper.keys
-    keeper.seen(key, None)
+    keeper.seen(key, None, 50)
     assert keeper.next_step(1e6) == Grant()
     keeper.granted(OURS + 1)
     step = keeper.next_step(1e6)
@@ -119,3 +170,260 @@ def test_groups_of_readers_are_told_apart_by_their_prefix() -> None:
     assert isinstance(other, Claim)
     assert other.group != WANTED.group
     assert isinstance(WANTED.group, Group)
+
+
+# What is known, and as of when
+
+
+def putting(claimed: Claim) -> tuple[Keeper, Write]:
+    """Give a keeper whose first put is under way."""
+    keeper = Keeper()
+    keeper.claim([claimed])
+    keeper.listed(keeper.keys, {}, 0)
+    keeper.granted(OURS)
+    put = keeper.next_step(1)
+    assert isinstance(put, Write)
+    keeper.begun(put)
+    return keeper, put
+
+
+def put_and_withdrawn_twice(keeper: Keeper) -> tuple[bytes, bytes]:
+    """Put the key at revision 1, delete it at 2, put it at 3; nothing of that has been heard by the watch."""
+    (key,) = keeper.keys
+    keeper.release([key])
+    delete = keeper.next_step(1e6)
+    assert isinstance(delete, Write)
+    assert delete.deletes == {key}
+    keeper.wrote(delete, 2, 1e6)
+    assert keeper.is_gone(key)
+    keeper.claim([WANTED])
+    put = keeper.next_step(2e6)
+    assert isinstance(put, Write)
+    keeper.wrote(put, 3, 2e6)
+    return key, process_key(key, OURS)
+
+
+def test_news_from_before_an_answer_withdraw_nothing_and_register_nothing() -> None:
+    keeper = registered(1)
+    key, beside = put_and_withdrawn_twice(keeper)
+    keeper.release([key])
+    for revision, held in ((1, Held(WANTED.value, OURS, 1)), (2, None)):
+        keeper.seen(key, held, revision)
+        keeper.seen(beside, held, revision)
+        assert not keeper.is_gone(key), "it was put again at revision 3"
+    step = keeper.next_step(3e6)
+    assert isinstance(step, Write)
+    assert step.deletes == {key}
+    keeper.wrote(step, 4, 3e6)
+    keeper.claim([WANTED])
+    keeper.seen(key, Held(WANTED.value, OURS, 3), 3)
+    assert not keeper.is_registered(key), "it was deleted at revision 4"
+
+
+def test_what_is_released_while_it_is_being_put_is_withdrawn() -> None:
+    keeper, put = putting(WANTED)
+    keeper.release([WANTED.key])
+    assert not keeper.is_gone(WANTED.key)
+    keeper.wrote(put, 1, 1)
+    delete = keeper.next_step(1e6)
+    assert isinstance(delete, Write)
+    assert delete.deletes == {WANTED.key}
+
+
+def test_news_of_an_etcd_that_has_lost_its_data_since_make_nothing_gone() -> None:
+    """They may come after the answers of the one that took its place, whose revisions are lower."""
+    for there in (Held(WANTED.value, OURS, 1), None):
+        keeper = registered(1)
+        (key,) = keeper.keys
+        keeper.seen(key, None, 50)
+        keeper.seen(process_key(key, OURS), None, 50)
+        keeper.release([key])
+        assert not keeper.is_gone(key)
+        step = keeper.next_step(1e6)
+        assert step == Read(frozenset({key}), frozenset({process_prefix(key)}))
+        keeper.read(step.keys, step.prefixes, {key: there} if there else {}, 2)
+        assert keeper.is_gone(key) is (there is None)
+
+
+def test_what_was_put_before_the_latest_change_is_no_edit() -> None:
+    keeper, first = putting(claim(weight=1))
+    keeper.claim([WANTED])
+    keeper.read(first.revisions, first.alone, {WANTED.key: Held(OLDER, OURS, 1)}, 1)
+    second = keeper.next_step(1e6)
+    assert isinstance(second, Write)
+    keeper.begun(second)
+    keeper.seen(WANTED.key, Held(OLDER, OURS, 1), 1)
+    assert not keeper.is_registered(WANTED.key)
+    assert keeper.value(WANTED.key) == WANTED.value
+
+
+def test_a_former_value_that_news_tell_late_is_no_edit_and_one_that_comes_again_is() -> None:
+    """News of an etcd that has lost its data hide which answers are newer than those that follow."""
+    keeper, first = putting(claim(weight=1))
+    keeper.leases = LEASES
+    keeper.wrote(first, 2, 1)
+    keeper.claim([WANTED])
+    second = keeper.next_step(1e6)
+    assert isinstance(second, Write)
+    keeper.begun(second)
+    keeper.wrote(second, 3, 1e6)
+    keeper.seen(WANTED.key, Held(OLDER, FORMER, 18), 18)
+    keeper.seen(WANTED.key, Held(OLDER, OURS, 2), 2)
+    assert keeper.value(WANTED.key) == WANTED.value
+    keeper.seen(WANTED.key, Held(WANTED.value, OURS, 3), 3)
+    keeper.seen(WANTED.key, Held(OLDER, OURS, 4), 4)
+    assert json.loads(keeper.value(WANTED.key))["weight"] == 1
+
+
+def test_a_value_between_two_that_are_the_same_is_no_edit_when_it_comes_late() -> None:
+    values = Values()
+    for value in (b"100", b"5", b"100"):
+        values.expect(value)
+    values.begin_with(b"100")
+    for value in (b"100", b"5", b"100"):
+        assert value in values
+        values.told(value)
+    assert b"5" not in values
+
+
+def test_what_others_hand_over_as_it_was_announced_is_no_edit() -> None:
+    keeper = registered(1)
+    key = WANTED.key
+    keeper.seen(key, Held(WANTED.value, THEIRS, 2), 2)
+    keeper.claim([claim(weight=1)])
+    announce = keeper.next_step(1e6)
+    assert isinstance(announce, Write)
+    assert announce.announced == {process_key(key, OURS): OLDER}
+    keeper.begun(announce)
+    keeper.wrote(announce, 3, 1e6)
+    keeper.claim([WANTED])
+    keeper.seen(key, Held(OLDER, OURS, 4), 4)
+    assert not keeper.is_registered(key)
+    assert keeper.value(key) == WANTED.value
+
+
+def test_what_comes_late_of_a_key_that_has_gone_is_handed_over_as_it_was_claimed() -> None:
+    keeper, put = putting(claim(weight=1))
+    keeper.claim([WANTED])
+    keeper.release([WANTED.key])
+    keeper.read(put.revisions, {process_prefix(WANTED.key): 0}, {}, 1)
+    assert keeper.is_gone(WANTED.key)
+    heir = Held(WANTED.value, THEIRS, 2)
+    keeper.seen(process_key(WANTED.key, THEIRS), heir, 2)
+    keeper.seen(WANTED.key, Held(OLDER, OURS, 3), 3)
+    step = keeper.next_step(1e6)
+    assert isinstance(step, Write)
+    assert [left.value for left in step.handovers.values()] == [WANTED.value]
+
+
+def test_what_became_of_a_write_without_an_answer_is_read() -> None:
+    for there in (Held(WANTED.value, OURS, 1), None):
+        keeper, _ = putting(WANTED)
+        keeper.release([WANTED.key])
+        read = keeper.next_step(2)
+        assert read == Read(frozenset({WANTED.key}), frozenset({process_prefix(WANTED.key)}))
+        assert not keeper.is_gone(WANTED.key)
+        keeper.read(read.keys, read.prefixes, {WANTED.key: there} if there else {}, 1)
+        assert keeper.is_gone(WANTED.key) == (there is None)
+
+
+def test_a_refused_write_is_done_with_without_a_read() -> None:
+    keeper, put = putting(WANTED)
+    keeper.refused(put)
+    keeper.release([WANTED.key])
+    assert keeper.is_gone(WANTED.key)
+
+
+def test_a_write_that_is_carried_out_late_is_withdrawn_again() -> None:
+    keeper = registered(1)
+    (key,) = keeper.keys
+    keeper.release([key])
+    delete = keeper.next_step(1e6)
+    assert isinstance(delete, Write)
+    keeper.wrote(delete, 2, 1e6)
+    assert keeper.is_gone(key)
+    keeper.seen(key, Held(WANTED.value, OURS, 9), 9)
+    assert not keeper.is_gone(key)
+    again = keeper.next_step(1e7)
+    assert isinstance(again, Write)
+    assert again.deletes == {key}
+
+
+def test_process_keys_that_an_answer_does_not_name_are_gone() -> None:
+    keeper = registered(1)
+    (key,) = keeper.keys
+    keeper.release([key])
+    refused = keeper.next_step(1e6)
+    assert isinstance(refused, Write)
+    assert refused.alone == {process_prefix(key): OURS}
+    keeper.read(refused.revisions, refused.alone, {key: Held(WANTED.value, OURS, 1)}, 5)
+    again = keeper.next_step(1e6)
+    assert isinstance(again, Write)
+    assert again.alone == {process_prefix(key): 0}
+    assert not again.retracted
+
+
+def test_a_listing_from_before_an_answer_is_settled_by_a_read() -> None:
+    """It may have been late, or etcd has been restored: its revisions do not say which."""
+    late, restored = registered(1), registered(1)
+    for keeper in (late, restored):
+        (key,) = keeper.keys
+        keeper.listed(keeper.keys, {}, 0)
+        assert keeper.is_registered(key), "what an answer has said is believed meanwhile"
+        assert isinstance(keeper.next_step(1e6), Read)
+    beside = process_key(key, OURS)
+    late.read({key}, {process_prefix(key)}, {key: Held(WANTED.value, OURS, 1), beside: Held(WANTED.value, OURS, 1)}, 1)
+    assert late.next_step(1e6) == Rest()
+    restored.read({key}, {process_prefix(key)}, {}, 0)
+    assert isinstance(restored.next_step(1e6), Write)
+
+
+def test_an_update_whose_answer_was_lost_is_no_edit_of_an_admin() -> None:
+    keeper = registered(1)
+    (key,) = keeper.keys
+    keeper.claim([claim(weight=5)])
+    lost = keeper.next_step(1e6)
+    assert isinstance(lost, Write)
+    keeper.begun(lost)
+    newest = claim(weight=7)
+    keeper.claim([newest])
+    keeper.read({key}, (), {key: Held(lost.puts[key], OURS, 2)}, 2)
+    step = keeper.next_step(1e6)
+    assert isinstance(step, Write)
+    assert step.puts == {key: newest.value}
+
+
+def test_what_an_admin_edits_after_a_lost_answer_is_kept() -> None:
+    keeper = Keeper()
+    keeper.claim([WANTED])
+    keeper.listed(keeper.keys, {}, 0)
+    keeper.granted(OURS)
+    lost = keeper.next_step(1)
+    assert isinstance(lost, Write)
+    keeper.begun(lost)
+    keeper.read({WANTED.key}, (), {WANTED.key: Held(EDITED, OURS, 3)}, 3)
+    assert keeper.is_registered(WANTED.key)
+    assert b'"enable":false' in keeper.value(WANTED.key).replace(b" ", b"")
+
+
+def test_a_process_key_without_a_lease_holds_up_no_withdrawal() -> None:
+    keeper = registered(1)
+    (key,) = keeper.keys
+    stray = process_key(key, THEIRS)
+    keeper.seen(stray, Held(WANTED.value, 0, 4), 4)
+    keeper.release([key])
+    first = keeper.next_step(1e6)
+    assert isinstance(first, Write)
+    assert (first.retracted, first.revisions, first.alone) == (frozenset({stray}), {stray: 4}, {})
+    keeper.wrote(first, 5, 1e6)
+    second = keeper.next_step(1e6)
+    assert isinstance(second, Write)
+    assert second.deletes == {key}
+
+
+def test_no_more_is_read_at_once_than_etcd_takes() -> None:
+    keeper = registered(100, now=1e9)
+    keeper.listed(keeper.keys, {}, 0)
+    step = keeper.next_step(1e9)
+    assert isinstance(step, Read)
+    assert len(step.keys) + len(step.prefixes) <= 128

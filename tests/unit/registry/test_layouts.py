@@ -1,6 +1,7 @@
 """What holds for every layout: round trips, refusals, and decoders that bear any bytes."""
 
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def jupiter_endpoints(draw: st.DrawFn) -> Endpoint:
     )
 
 
+def unchecked(**fields: object) -> Endpoint:
+    """Give an endpoint that could not be made: layouts do not rely on that."""
+    made = copy(PLAIN)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
 def _written(layout: Layout, endpoint: Endpoint) -> KeyValue:
     written = layout.encode(endpoint.name, endpoint)
     assert isinstance(written, KeyValue), written
@@ -124,7 +133,7 @@ def test_ipv6_is_carried_in_brackets_or_refused(layout: Layout) -> None:
 @each_layout
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "a\n", "\x00", "a\u00a0", "\udc80"])
 def test_names_that_break_keys_are_refused(layout: Layout, name: str) -> None:
-    assert isinstance(layout.encode(name, replace(PLAIN, name=name)), Rejected)
+    assert isinstance(layout.encode(name, unchecked(name=name)), Rejected)
 
 
 @each_layout
@@ -146,7 +155,7 @@ def test_names_that_break_keys_are_refused(layout: Layout, name: str) -> None:
     ],
 )
 def test_addresses_that_nobody_can_dial_are_refused(layout: Layout, address: str) -> None:
-    assert isinstance(layout.encode("greeter", replace(PLAIN, address=address)), Rejected)
+    assert isinstance(layout.encode("greeter", unchecked(address=address)), Rejected)
 
 
 @each_layout
@@ -158,7 +167,7 @@ def test_a_layout_that_cannot_disable_refuses_to(layout: Layout) -> None:
 @pytest.mark.parametrize("name", ["jupiter", "jupiter-v2", "kratos", "kitex"])
 @pytest.mark.parametrize("weight", [-1, float("inf"), float("nan")])
 def test_weights_that_are_none_are_refused(name: str, weight: float) -> None:
-    assert isinstance(LAYOUTS[name].encode("greeter", replace(PLAIN, weight=weight)), Rejected)
+    assert isinstance(LAYOUTS[name].encode("greeter", unchecked(weight=weight)), Rejected)
 
 
 def test_kitex_refuses_a_weight_of_zero_for_its_readers_take_it_for_ten() -> None:
@@ -224,7 +233,7 @@ def test_layouts_are_made_by_name() -> None:
         make_layout("zookeeper")
 
 
-golden_values = st.sampled_from([record["value"].encode() for record in GOLDEN])
+golden_values = st.sampled_from([str(record["value"]).encode() for record in GOLDEN])
 tails = st.sampled_from([record["key"].rpartition("greeter/")[2].encode() for record in GOLDEN])
 
 

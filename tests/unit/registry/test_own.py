@@ -58,3 +58,15 @@ def test_what_is_no_owner_record_is_rejected(value: bytes) -> None:
 @given(st.binary(max_size=60))
 def test_reading_bears_any_bytes(value: bytes) -> None:
     own.OwnerRecord.from_json(value)
+
+
+def test_an_owner_record_says_which_keys_are_of_which_service_and_older_ones_do_not() -> None:
+    sources = {"shop/a": (b"a",), "shop/b": (b"b", b"c")}
+    record = own.OwnerRecord(
+        namespace="shop", keys=(b"a", b"b", b"c"), grpc_services=("shop/a", "shop/b"), sources=sources
+    )
+    read = own.OwnerRecord.from_json(record.to_json())
+    assert read == record
+    assert record.behind(b"c") == ("shop/b",)
+    older = own.OwnerRecord(namespace="shop", keys=(b"a",), grpc_services=("shop/a", "shop/b"))
+    assert older.behind(b"a") == ("shop/a", "shop/b")

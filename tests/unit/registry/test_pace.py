@@ -55,7 +55,8 @@ def test_a_service_is_paced_to_what_its_readers_bear() -> None:
 
 @given(st.lists(st.floats(0.0, CATCH_UP * 0.015), min_size=15, max_size=15))
 def test_a_writer_that_is_always_a_little_late_keeps_the_pace(delays: list[float]) -> None:
-    queue, times = _queue(*_pods("jupiter/a", 120)), []
+    times: list[float] = []
+    queue = _queue(*_pods("jupiter/a", 120))
     for delay in delays:
         ready = max(queue.ask_again_at() or 0.0, 0.0)
         times.append(max(ready + delay, times[-1] if times else 0.0))
@@ -98,6 +99,23 @@ def test_withdrawals_go_first() -> None:
     first, second = (batch for _, batch in _drain(queue)[:2])
     assert all(change.urgent for change in first)
     assert not any(change.urgent for change in second)
+
+
+def test_small_withdrawals_that_come_on_and_on_keep_no_large_change_waiting_nor_who_is_behind_it() -> None:
+    """A Pod with a hundred keys of one tenant, Pods of another that turn unready and ready again, and all others."""
+    queue = _queue(Change("large", OPERATIONS_PER_TRANSACTION, {"free/a": 1}), *_pods("free/b", 1))
+    taken: list[str] = []
+    for turn in range(3):
+        queue.push(Change(f"withdrawal-{turn}", 2, {"free/c": 1}, urgent=True))
+        taken += [change.of for change in queue.take(turn * 0.01)]
+    assert {"large", "free/b-False-0", "withdrawal-0"} <= set(taken)
+
+
+def test_a_large_change_whose_readers_bear_nothing_now_holds_up_nobody() -> None:
+    queue = _queue(Change("large", OPERATIONS_PER_TRANSACTION, {"jupiter/a": 1}), *_pods("free/b", 1))
+    queue.note("jupiter/a", 100, 0.0)
+    queue.push(Change("withdrawal", 2, {"free/c": 1}, urgent=True))
+    assert {change.of for change in queue.take(0.0)} == {"withdrawal", "free/b-False-0"}
 
 
 def test_a_change_larger_than_a_share_goes_alone() -> None:

@@ -1,8 +1,13 @@
-"""The way to etcd for asyncio: the current channel, the token, unary calls and streams. Belongs to one event loop."""
+"""The way to etcd for asyncio: channels to its members, the token, unary calls and streams.
+
+Belongs to one event loop.
+"""
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+import weakref
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -12,30 +17,77 @@ from grpc_etcd.etcd import errors
 from grpc_etcd.etcd.calls import Call, Method, Steps
 from grpc_etcd.etcd.credentials import HAS_LEADER, Credentials, Metadata
 from grpc_etcd.etcd.dialing import Dialer, Facts, Lookout
+from grpc_etcd.etcd.following import WATCH_PATH
+from grpc_etcd.etcd.rotation import Rotation
 from grpc_etcd.etcd.translating import translate
 
 T = TypeVar("T")
 
 
 class Line:
-    """One channel with its callables, and the facts that it was made from."""
+    """One member: a channel for calls and leases, and one for watches, so that neither fills the other's connection."""
 
-    def __init__(self, channel: grpc.aio.Channel, facts: Facts | None) -> None:
-        self.channel = channel
-        self.facts = facts
+    def __init__(self, dial: Callable[[], grpc.aio.Channel]) -> None:
+        self._dial = dial
+        self._calls: grpc.aio.Channel | None = None
+        self._watches: grpc.aio.Channel | None = None
         self._unary: dict[str, Callable[..., Any]] = {}
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def unary(self, method: Method) -> Callable[..., Any]:
         """Return the callable of a unary method."""
         known = self._unary.get(method.path)
         if known is None:
-            known = self.channel.unary_unary(method.path, method.serialize, method.parse)
+            known = self._channel().unary_unary(method.path, method.serialize, method.parse)
             self._unary[method.path] = known
         return known
 
-    def stream(self, method: Method) -> Callable[..., Any]:
-        """Return the callable of a streaming method."""
-        return self.channel.stream_stream(method.path, method.serialize, method.parse)
+    def open(self, method: Method, metadata: Metadata) -> Any:
+        """Open a stream."""
+        channel = self._watch_channel() if method.path == WATCH_PATH else self._channel()
+        stream: Any = channel.stream_stream(method.path, method.serialize, method.parse)(metadata=metadata)
+        self._streams.add(stream)
+        return stream
+
+    def has(self, stream: Any) -> bool:
+        """Say whether a stream is of this member."""
+        return stream in self._streams
+
+    def hang_up(self) -> None:
+        """End all streams."""
+        for stream in tuple(self._streams):
+            stream.cancel()
+
+    async def close(self) -> None:
+        """Close the channels."""
+        await close_all(channel.close for channel in (self._calls, self._watches) if channel)
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self._calls is None:
+            self._calls = self._dial()
+        return self._calls
+
+    def _watch_channel(self) -> grpc.aio.Channel:
+        if self._watches is None:
+            self._watches = self._dial()
+        return self._watches
+
+
+def is_being_cancelled() -> bool:
+    """Say whether the task that runs has been cancelled, and not only the call that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def close_all(closes: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Close one after another, and the rest also when the task that closes is cancelled meanwhile."""
+    rest = iter(closes)
+    for close in rest:
+        try:
+            await close()
+        except BaseException:
+            await close_all(rest)
+            raise
 
 
 class Link:
@@ -52,8 +104,9 @@ class Link:
         self._lookout = Lookout()
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
-        self._line = Line(channel, None) if channel else None
-        self._line_lock = asyncio.Lock()
+        self._facts: Facts | None = None
+        self._lines: tuple[Line, ...] = (Line(lambda: channel),) if channel else ()
+        self._rotation = Rotation(len(dialer.targets) if dialer else 1)
         self._log_in_lock = asyncio.Lock()
         self.closed = False
 
@@ -79,39 +132,67 @@ class Link:
             token = await self._log_in()
         try:
             return await self._send(call, token)
-        except errors.TokenRefused:
+        except (errors.TokenRefused, errors.PermissionDenied) as error:
+            if not self._credentials.is_refused(token, error):
+                raise
             self._credentials.drop(token)
             return await self._send(call, await self._log_in())
+        except errors.DeadlineExceeded:
+            self._credentials.drop(token)
+            raise
 
     async def stream(self, method: Method) -> Any:
-        """Open a stream without a deadline."""
+        """Open a stream without a deadline; how it fails is to be reported."""
+        self._credentials.forget_that_nobody_was_asked()  # a stream stands for one user as long as it lives
         metadata = (*await self._log_in(), *HAS_LEADER)
-        stream = (await self._current_line()).stream(method)
         try:
-            return stream(metadata=metadata)
+            return self._current_lines()[self._rotation.current].open(method, metadata)
         except grpc.aio.UsageError as error:  # grpcio's answer on a channel that was closed meanwhile
             raise errors.Closed(str(error)) from error
+
+    def report(self, stream: Any, error: errors.EtcdError) -> None:
+        """Take it that a stream has failed: look soon whether files have changed, and ask another member."""
+        self._lookout.suspect()
+        for member, line in enumerate(self._lines):
+            if line.has(stream):
+                self._note_failure(member, line, error)
 
     def drop_token(self) -> None:
         """Log in again before the next call."""
         self._credentials.drop(self._credentials.token)
 
-    def suspect(self) -> None:
-        """Look soon whether files or names have changed."""
-        self._lookout.suspect()
-
     async def close(self) -> None:
-        """Close the channel, unless it was adopted."""
+        """Close the channels, unless it was adopted."""
         self.closed = True
-        line, self._line = self._line, None
-        if line and self._dialer:
-            await line.channel.close()
+        lines, self._lines = self._lines, ()
+        if self._dialer:
+            await close_all(line.close for line in lines)
 
     async def _send(self, call: Call[T], metadata: Metadata) -> T:
-        line = self._line if self._is_current() else await self._current_line()
-        assert line is not None  # noqa: S101  as _is_current() says
+        """Make a call at the current member, or at another one if it was certainly not sent."""
+        lines = self._lines if self._is_current() else self._current_lines()
+        member, tried = self._rotation.current, list[int]()
+        end = time.monotonic() + self._timeout_seconds
+        while True:
+            try:
+                reply = await self._send_to(lines[member], call, metadata, end)
+            except errors.EtcdError as error:
+                self._note_failure(member, lines[member], error)
+                tried.append(member)
+                following = self._rotation.next(tried, error)
+                if following is None or time.monotonic() >= end:
+                    lines = ()  # whoever keeps the error keeps no channel by it, which would dial for ever
+                    raise error.with_traceback(None) from error.__cause__
+                member, lines = following, self._current_lines()
+            else:
+                if self._rotation.silent:
+                    self._give_up_on(self._rotation.answered(member))
+                return reply
+
+    async def _send_to(self, line: Line, call: Call[T], metadata: Metadata, end: float) -> T:
         try:
-            answer = line.unary(call.method)(call.request, timeout=self._timeout_seconds, metadata=metadata)
+            timeout = end - time.monotonic()
+            answer = line.unary(call.method)(call.request, timeout=timeout, metadata=metadata)
             if call.meanwhile is not None:
                 await asyncio.sleep(0)  # only now the request goes out
                 call.meanwhile()
@@ -121,11 +202,24 @@ class Link:
             raise self._explain(error) from error
         except grpc.aio.UsageError as error:  # grpcio's answer on a channel that was closed meanwhile
             raise errors.Closed(str(error)) from error
-        except asyncio.CancelledError as error:
-            if not self.closed:
+        except asyncio.CancelledError as error:  # of the task, or of the call: grpcio tells both alike
+            if is_being_cancelled():
                 raise
-            raise errors.Closed("the client was closed during the call") from error
+            if self.closed:
+                raise errors.Closed("the client was closed during the call") from error
+            # Else its caller's task would end silently.
+            raise errors.Unavailable("the call was cancelled") from error.with_traceback(None)
         return call.read(reply)
+
+    def _note_failure(self, member: int, line: Line, error: errors.EtcdError) -> None:
+        self._rotation.failed(member, error)
+        if self._rotation.is_to_be_dialled_anew(error) and self._dialer and self._facts and self._lines == (line,):
+            self._lines = self._make_lines(self._dialer, self._facts)  # the old one ends with its last stream
+
+    def _give_up_on(self, members: frozenset[int]) -> None:
+        for member, line in enumerate(self._lines):
+            if member in members:
+                line.hang_up()
 
     def _explain(self, error: grpc.RpcError) -> errors.EtcdError:
         return errors.Closed("the client was closed during the call") if self.closed else translate(error)
@@ -142,28 +236,31 @@ class Link:
             return ""
 
     def _is_current(self) -> bool:
-        if self._line is None:
+        if not self._lines:
             return False
         return not (self._dialer and self._dialer.may_change and self._lookout.is_due(time.monotonic()))
 
-    async def _current_line(self) -> Line:
-        async with self._line_lock:
-            if self.closed:
-                raise errors.Closed("the client has been closed")
-            if self._line is None or not self._is_current():
-                self._line = await self._look()
-            return self._line
+    def _current_lines(self) -> tuple[Line, ...]:
+        if self.closed:
+            raise errors.Closed("the client has been closed")
+        if not self._is_current():
+            self._look()
+        return self._lines
 
-    async def _look(self) -> Line:
-        """Return a line for the facts as they are; the old one ends with its last stream."""
+    def _look(self) -> None:
+        """Make lines for the facts as they are; the old ones end with their last stream."""
         assert self._dialer is not None  # noqa: S101  an adopted channel is never replaced
         self._lookout.looked(time.monotonic())
         try:
-            facts = await asyncio.to_thread(self._dialer.facts) if self._dialer.may_block else self._dialer.facts()
+            facts = self._dialer.facts()
         except errors.EtcdError:
-            if self._line is None:
+            if not self._lines:
                 raise
-            return self._line  # files are being replaced right now, or no name server answers
-        if self._line and self._line.facts == facts:
-            return self._line
-        return Line(self._dialer.aio_channel(facts), facts)
+            return  # files are being replaced right now
+        if facts != self._facts:
+            self._facts = facts
+            self._lines = self._make_lines(self._dialer, facts)
+
+    @staticmethod
+    def _make_lines(dialer: Dialer, facts: Facts) -> tuple[Line, ...]:
+        return tuple(Line(partial(dialer.aio_channel, each, facts)) for each in dialer.targets)

@@ -12,10 +12,11 @@ import grpc
 import grpc.aio
 
 from grpc_etcd.etcd import errors, following, renewing
-from grpc_etcd.etcd.aio.link import Link
+from grpc_etcd.etcd.aio.link import Link, close_all, is_being_cancelled
 from grpc_etcd.etcd.following import Following
 from grpc_etcd.etcd.model import LeaseId, News, State, staleness
 from grpc_etcd.etcd.patience import Patience
+from grpc_etcd.etcd.reporting import log_unexpected_renewal
 from grpc_etcd.etcd.translating import translate
 
 STREAM_ENDED = "etcd ended the stream"
@@ -131,19 +132,13 @@ class ListWatch(AsyncIterator[News]):
         replied = False
         patience.begin(time.monotonic())
         try:
-            reply = await stream.read()
+            reply = await read(stream, lambda: self._fault)
             replied = True
-        except asyncio.CancelledError as error:
-            if is_being_cancelled() or (stream is self._stream and self._fault is None):
-                raise
-            raise self._fault or errors.Unavailable(STREAM_ENDED) from error
-        except grpc.RpcError as error:
-            self._link.suspect()
-            raise translate(error) from error
+        except errors.EtcdError as error:
+            self._link.report(stream, error)
+            raise
         finally:
             patience.end(replied=replied)
-        if reply is grpc.aio.EOF:
-            raise errors.Unavailable(STREAM_ENDED)
         return reply
 
     async def _look_after(self, stream: Any, patience: Patience) -> None:
@@ -184,10 +179,19 @@ class ListWatch(AsyncIterator[News]):
             await asyncio.wait(pending)
 
 
-def is_being_cancelled() -> bool:
-    """Say whether the task that runs has been cancelled, and not only the call that it waits for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+async def read(stream: Any, fault: Callable[[], errors.EtcdError | None]) -> Any:
+    """Read a reply; `fault` says why the stream was given up, if it was."""
+    try:
+        reply = await stream.read()
+    except asyncio.CancelledError as error:  # of the task, or of the call: grpcio tells both alike
+        if is_being_cancelled():
+            raise
+        raise fault() or errors.Unavailable(STREAM_ENDED) from error
+    except grpc.RpcError as error:
+        raise translate(error) from error
+    if reply is grpc.aio.EOF:
+        raise errors.Unavailable(STREAM_ENDED)
+    return reply
 
 
 async def expect(answer: asyncio.Future[Any]) -> None:
@@ -198,8 +202,9 @@ async def expect(answer: asyncio.Future[Any]) -> None:
 
 async def sleep_unless(event: asyncio.Event, seconds: float) -> None:
     """Sleep, but end when the event happens."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+    with contextlib.suppress(TimeoutError):  # wait_for() of Python 3.11 can lose a cancellation
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 class KeepAlive:
@@ -231,6 +236,10 @@ class KeepAlive:
         """Renew a lease no longer; it runs out by itself."""
         self._of(lease_id).remove(lease_id)
 
+    def renewed_at(self, lease_id: LeaseId) -> float:
+        """Say when (monotonic) the last renewal that was answered had been asked for; 0: none was."""
+        return self._of(lease_id).renewed_at(lease_id)
+
     @property
     def state(self) -> State:
         """The state of the stream that is worst off."""
@@ -238,8 +247,7 @@ class KeepAlive:
 
     async def close(self) -> None:
         """Stop renewing; leases run out by themselves."""
-        for stream in self._streams:
-            await stream.close()
+        await close_all(stream.close for stream in self._streams)
 
     def _of(self, lease_id: LeaseId) -> "RenewalStream":
         return self._streams[lease_id % len(self._streams)]
@@ -275,6 +283,10 @@ class RenewalStream:
         """Renew a lease no longer."""
         self._renewals.remove(lease_id)
 
+    def renewed_at(self, lease_id: LeaseId) -> float:
+        """Say when the last renewal that was answered had been asked for."""
+        return self._renewals.renewed_at(lease_id)
+
     async def close(self) -> None:
         """End both tasks, unless one of them is that which closes (from `on_lost`)."""
         self._closing.set()
@@ -283,41 +295,46 @@ class RenewalStream:
             await asyncio.wait({self._task})
 
     async def _run(self) -> None:
-        failures = 0
+        failures = following.Failures()
         while not self._closing.is_set():
             try:
                 await self._session()
-                raise errors.Unavailable(STREAM_ENDED)
             except errors.EtcdError as error:
-                failures = 1 if self.state.connected else failures + 1
-                await self._fail(error, failures)
+                failure = error
+            except Exception as error:  # noqa: BLE001  whatever it is: leases that nobody renews take all keys along
+                log_unexpected_renewal(error)
+                failure = errors.EtcdError(f"unexpected: {error}")
+            if self.state.connected:
+                failures.forget()
+            await self._fail(failure, failures)
 
     async def _session(self) -> None:
         self._renewals.reopen(time.monotonic())
         stream = await self._link.stream(renewing.keep_alive_method())
         sending = asyncio.create_task(self._send(stream))
         try:
-            while (reply := await stream.read()) is not grpc.aio.EOF:
-                self._receive(reply)
-        except grpc.RpcError as error:
-            raise translate(error) from error
-        except asyncio.CancelledError as error:
-            if self._closing.is_set() or not sending.done():
-                raise
-            raise errors.DeadlineExceeded("a renewal was not answered") from error
+            while True:
+                self._receive(await read(stream, lambda: why_stuck(sending)))
+        except errors.EtcdError as error:
+            self._link.report(stream, error)
+            raise
         finally:
             stream.cancel()
             sending.cancel()
             await asyncio.wait({sending})
 
     async def _send(self, stream: Any) -> None:
-        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the reader hears of it too
+        try:
             while not self._renewals.is_stuck(time.monotonic()):
                 self._wake.clear()
                 for request in self._renewals.due(time.monotonic()):
                     await stream.write(request)
                 await sleep_unless(self._wake, self._renewals.pause_seconds(time.monotonic()))
-            stream.cancel()
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            return  # the reader hears of it too
+        except Exception as error:  # noqa: BLE001  whatever it is: the reader would wait for answers for ever
+            log_unexpected_renewal(error)
+        stream.cancel()
 
     def _receive(self, reply: Any) -> None:
         lease_id = LeaseId(reply.ID)
@@ -325,12 +342,21 @@ class RenewalStream:
         if not self.state.connected:
             self.state = State(connected=True, stale_since=None)
         if not alive:
-            self._on_lost(lease_id)
+            try:
+                self._on_lost(lease_id)
+            except Exception as error:  # noqa: BLE001  a consumer's fault concerns no other lease
+                log_unexpected_renewal(error)
 
-    async def _fail(self, error: errors.EtcdError, failures: int) -> None:
-        self._link.suspect()
-        if isinstance(error, errors.TokenRefused):
+    async def _fail(self, error: errors.EtcdError, failures: following.Failures) -> None:
+        if isinstance(error, errors.TOKEN_DOUBTS):
             self._link.drop_token()
         since = time.time() if self.state.stale_since is None else self.state.stale_since
         self.state = State(connected=False, stale_since=since, error=error)
-        await sleep_unless(self._closing, following.pause_seconds(error, failures) * (0.5 + 0.5 * self._jitter()))
+        if renewing.may_be_refusal(error) and self._renewals.refuse(time.monotonic()):
+            return
+        await sleep_unless(self._closing, failures.pause_seconds(error) * (0.5 + 0.5 * self._jitter()))
+
+
+def why_stuck(sending: asyncio.Task[None]) -> errors.EtcdError | None:
+    """Say why the sending half has given a stream up, if it has."""
+    return errors.DeadlineExceeded("a renewal was not answered") if sending.done() else None

@@ -1,5 +1,6 @@
 """The client for threads. Every method takes and gives what the core's values say; nothing is decided here."""
 
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -9,16 +10,18 @@ from typing import Self, TypeVar
 import grpc
 
 from grpc_etcd.etcd import calls, model
+from grpc_etcd.etcd.blocking.hub import WatchHub
 from grpc_etcd.etcd.blocking.link import Link
 from grpc_etcd.etcd.blocking.streams import KeepAlive, ListWatch
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.credentials import Credentials
 from grpc_etcd.etcd.dialing import make_dialer
 from grpc_etcd.etcd.endpoints import Password, Tls
+from grpc_etcd.etcd.errors import Closed
 from grpc_etcd.etcd.model import LeaseId, Listing, Record, Revision
 from grpc_etcd.etcd.ops import Op
 
-StreamT = TypeVar("StreamT", ListWatch, KeepAlive)
+StreamT = TypeVar("StreamT", ListWatch, KeepAlive, WatchHub)
 TIMEOUT_SECONDS = 5.0
 PROGRESS_SECONDS = 60.0
 KEEP_ALIVE_STREAMS = 4
@@ -59,7 +62,8 @@ class Etcd:
     def _set_up(self, link: Link, name: str) -> None:
         self._link = link
         self._name = name
-        self._open: weakref.WeakSet[ListWatch | KeepAlive] = weakref.WeakSet()
+        self._open: weakref.WeakSet[ListWatch | KeepAlive | WatchHub] = weakref.WeakSet()
+        self._open_lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Etcd {self._name}{' closed' if self._link.closed else ''}>"
@@ -141,16 +145,40 @@ class Etcd:
         """
         return self._keep(ListWatch(self._link, prefixes, progress_seconds, start_revision))
 
+    def watch_hub(
+        self,
+        *,
+        on_error: Callable[[bytes, Exception], None] | None = None,
+        progress_seconds: float = PROGRESS_SECONDS,
+    ) -> WatchHub:
+        """Return a hub that follows any number of prefixes and keys over one stream; they may come and go.
+
+        `on_error` is told of each exception that a consumer's callback raises, with the first key of its range.
+        """
+        return self._keep(WatchHub(self._link, progress_seconds, on_error))
+
     def keep_alive(self, on_lost: Callable[[LeaseId], object], *, streams: int = KEEP_ALIVE_STREAMS) -> KeepAlive:
         """Return an object that keeps leases alive; it has none yet."""
         return self._keep(KeepAlive(self._link, on_lost, streams))
 
     def _keep(self, stream: StreamT) -> StreamT:
-        self._open.add(stream)
+        """Remember a stream, to end it with the client; one that came later would wait for ever."""
+        with self._open_lock:
+            if self._link.closed:
+                raise Closed("the client has been closed")
+            self._open.add(stream)
         return stream
 
     def close(self) -> None:
-        """End all streams, then the connection. May be called twice."""
-        for stream in list(self._open):
-            stream.close()
+        """End all streams and the connection. May be called twice.
+
+        Streams wait for their threads, and these for calls that are under way; so those are ended first.
+        """
+        with self._open_lock:
+            self._link.closed = True
+            streams = list(self._open)
+        for stream in streams:
+            stream.begin_close()
         self._link.close()
+        for stream in streams:
+            stream.close()

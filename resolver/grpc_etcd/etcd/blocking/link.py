@@ -1,9 +1,14 @@
-"""The way to etcd for threads: the current channel, the token, unary calls and streams. Thread-safe."""
+"""The way to etcd for threads: channels to its members, the token, unary calls and streams. Thread-safe."""
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -12,31 +17,72 @@ from grpc_etcd.etcd import errors
 from grpc_etcd.etcd.calls import Call, Method, Steps
 from grpc_etcd.etcd.credentials import HAS_LEADER, Credentials, Metadata
 from grpc_etcd.etcd.dialing import Dialer, Facts, Lookout
+from grpc_etcd.etcd.following import WATCH_PATH
+from grpc_etcd.etcd.rotation import Rotation
 from grpc_etcd.etcd.translating import translate
+from grpc_etcd.threads import check_threads, start_thread
 
 T = TypeVar("T")
+STREAM_THREADS = 2  # of grpcio, for a channel's first stream: one that is told of all, and one that sends
 
 
 class Line:
-    """One channel with its callables, and the facts that it was made from."""
+    """One member: a channel for calls and leases, and one for watches, so that neither fills the other's connection."""
 
-    def __init__(self, channel: grpc.Channel, facts: Facts | None) -> None:
-        self.channel = channel
-        self.facts = facts
-        self.process = os.getpid()
+    def __init__(self, dial: Callable[[], grpc.Channel]) -> None:
+        self._dial = dial
+        self._lock = threading.Lock()
+        self._calls: grpc.Channel | None = None
+        self._watches: grpc.Channel | None = None
         self._unary: dict[str, Any] = {}
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def unary(self, method: Method) -> Any:
         """Return the callable of a unary method."""
         known = self._unary.get(method.path)
         if known is None:
-            known = self.channel.unary_unary(method.path, method.serialize, method.parse)
-            self._unary[method.path] = known
+            with self._lock:
+                known = self._channel().unary_unary(method.path, method.serialize, method.parse)
+                self._unary[method.path] = known
         return known
 
-    def stream(self, method: Method) -> Callable[..., Any]:
-        """Return the callable of a streaming method."""
-        return self.channel.stream_stream(method.path, method.serialize, method.parse)
+    def open(self, method: Method, requests: Iterator[Any], metadata: Metadata) -> Any:
+        """Open a stream; RuntimeError where grpcio may not start the threads that it needs for one."""
+        check_threads(STREAM_THREADS)
+        with self._lock:
+            channel = self._watch_channel() if method.path == WATCH_PATH else self._channel()
+            stream = channel.stream_stream(method.path, method.serialize, method.parse)(requests, metadata=metadata)
+            self._streams.add(stream)
+        return stream
+
+    def has(self, stream: Any) -> bool:
+        """Say whether a stream is of this member."""
+        with self._lock:
+            return stream in self._streams
+
+    def hang_up(self) -> None:
+        """End all streams."""
+        with self._lock:
+            streams = tuple(self._streams)
+        for stream in streams:
+            stream.cancel()
+
+    def close(self) -> None:
+        """Close the channels."""
+        with self._lock:
+            for channel in (self._calls, self._watches):
+                if channel:
+                    channel.close()
+
+    def _channel(self) -> grpc.Channel:
+        if self._calls is None:
+            self._calls = self._dial()
+        return self._calls
+
+    def _watch_channel(self) -> grpc.Channel:
+        if self._watches is None:
+            self._watches = self._dial()
+        return self._watches
 
 
 class Link:
@@ -53,9 +99,13 @@ class Link:
         self._lookout = Lookout()
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
-        self._line = Line(channel, None) if channel else None
+        self._facts: Facts | None = None
+        self._process = os.getpid()
+        self._lines: tuple[Line, ...] = (Line(lambda: channel),) if channel else ()
+        self._rotation = Rotation(len(dialer.targets) if dialer else 1)
         self._line_lock = threading.Lock()
         self._log_in_lock = threading.Lock()
+        self._asked: tuple[int, Future[Call[str]]] | None = None  # the program's function, of which process
         self.closed = False
 
     def run(self, steps: Steps[T]) -> T:
@@ -70,48 +120,80 @@ class Link:
             reply = self.call(call)
 
     def call(self, call: Call[T]) -> T:
-        """Make one call; log in before it where needed, and once more when the token is refused."""
-        token = self._log_in()
+        """Make one call, all in one time; log in before it where needed, and once more when the token is refused."""
+        end = self._end()
+        token = self._log_in(end)
         try:
-            return self._send(call, token)
-        except errors.TokenRefused:
-            if not self._credentials.user:
+            return self._send(call, token, end)
+        except (errors.TokenRefused, errors.PermissionDenied) as error:
+            if not self._credentials.is_refused(token, error):
                 raise
             self._credentials.drop(token)
-            return self._send(call, self._log_in())
+            return self._send(call, self._log_in(end), end)
+        except errors.DeadlineExceeded:
+            self._credentials.drop(token)
+            raise
 
     def stream(self, method: Method, requests: Iterator[Any]) -> Any:
-        """Open a stream without a deadline."""
-        metadata = (*self._log_in(), *HAS_LEADER)
-        stream = self._current_line().stream(method)
+        """Open a stream without a deadline; how it fails is to be reported."""
+        self._credentials.forget_that_nobody_was_asked()  # a stream stands for one user as long as it lives
+        metadata = (*self._log_in(self._end()), *HAS_LEADER)
         try:
-            return stream(requests, metadata=metadata)
+            return self._current_lines()[self._rotation.current].open(method, requests, metadata)
         except ValueError as error:  # grpcio's answer on a channel that was closed meanwhile
             raise errors.Closed(str(error)) from error
+
+    def report(self, stream: Any, error: errors.EtcdError) -> None:
+        """Take it that a stream has failed: look soon whether files have changed, and ask another member."""
+        self._lookout.suspect()
+        for member, line in enumerate(self._lines):
+            if line.has(stream):
+                self._note_failure(member, line, error)
 
     def drop_token(self) -> None:
         """Log in again before the next call."""
         self._credentials.drop(self._credentials.token)
 
-    def suspect(self) -> None:
-        """Look soon whether files or names have changed."""
-        self._lookout.suspect()
-
     def close(self) -> None:
-        """Close the channel, unless it was adopted."""
+        """Close the channels, unless it was adopted."""
         with self._line_lock:
             self.closed = True
-            if self._line and self._dialer:
-                self._line.channel.close()
-            self._line = None
+            if asked := self._asked:
+                settle(asked[1].set_exception, errors.Closed("the client was closed during the log-in"))
+            if self._dialer:
+                for line in self._lines:
+                    line.close()
+            self._lines = ()
 
-    def _send(self, call: Call[T], metadata: Metadata) -> T:
-        unary = self._current_line().unary(call.method)
-        try:
-            if call.meanwhile is None:
-                reply = unary(call.request, timeout=self._timeout_seconds, metadata=metadata)
+    def _end(self) -> float:
+        return time.monotonic() + self._timeout_seconds
+
+    def _send(self, call: Call[T], metadata: Metadata, end: float) -> T:
+        """Make a call at the current member, or at another one if it was certainly not sent."""
+        lines = self._current_lines()
+        member, tried = self._rotation.current, list[int]()
+        while True:
+            try:
+                reply = self._send_to(lines[member], call, metadata, end)
+            except errors.EtcdError as error:
+                tried.append(member)
+                following = self._note_failure(member, lines[member], error, tried)
+                if following is None or time.monotonic() >= end:
+                    lines = ()  # whoever keeps the error keeps no channel by it, which would dial for ever
+                    raise error.with_traceback(None) from error.__cause__
+                member, lines = following, self._current_lines()
             else:
-                future = unary.future(call.request, timeout=self._timeout_seconds, metadata=metadata)
+                if self._rotation.silent:
+                    self._give_up_on_silent(member)
+                return reply
+
+    def _send_to(self, line: Line, call: Call[T], metadata: Metadata, end: float) -> T:
+        try:
+            unary, timeout = line.unary(call.method), end - time.monotonic()
+            if call.meanwhile is None:
+                reply = unary(call.request, timeout=timeout, metadata=metadata)
+            else:
+                future = unary.future(call.request, timeout=timeout, metadata=metadata)
                 call.meanwhile()
                 reply = future.result()
         except grpc.RpcError as error:
@@ -121,44 +203,110 @@ class Link:
             raise errors.Closed(str(error)) from error
         return call.read(reply)
 
+    def _note_failure(self, member: int, line: Line, error: errors.EtcdError, tried: Sequence[int] = ()) -> int | None:
+        with self._line_lock:
+            self._rotation.failed(member, error)
+            if self._rotation.is_to_be_dialled_anew(error) and self._dialer and self._facts and self._lines == (line,):
+                self._lines = self._make_lines(self._dialer, self._facts)  # the old one ends with its last stream
+            return self._rotation.next(tried, error) if tried else None
+
+    def _give_up_on_silent(self, answering: int) -> None:
+        with self._line_lock:
+            silent, lines = self._rotation.answered(answering), self._lines
+        for member, line in enumerate(lines):
+            if member in silent:
+                line.hang_up()
+
     def _explain(self, error: grpc.RpcError) -> errors.EtcdError:
         return errors.Closed("the client was closed during the call") if self.closed else translate(error)
 
-    def _log_in(self) -> Metadata:
+    def _log_in(self, end: float) -> Metadata:
         token = self._credentials.token
         if token is not None:
             return token
-        with self._log_in_lock:
-            token = self._credentials.token
-            return self._credentials.accept(self._fetch_token()) if token is None else token
-
-    def _fetch_token(self) -> str:
+        if not self._log_in_lock.acquire(timeout=max(0.0, end - time.monotonic())):
+            raise errors.DeadlineExceeded("a log-in that others have begun is not answered")
         try:
-            return self._send(self._credentials.log_in(), ())
+            token = self._credentials.token
+            return self._credentials.accept(self._fetch_token(end)) if token is None else token
+        finally:
+            self._log_in_lock.release()
+
+    def _fetch_token(self, end: float) -> str:
+        try:
+            call = self._ask_program(end) if self._credentials.asks_program else self._credentials.log_in()
+            return self._send(call, (), end)
         except errors.AuthNotEnabled:
             return ""
 
-    def _current_line(self) -> Line:
+    def _ask_program(self, end: float) -> Call[str]:
+        """Have the program's function called; who waits for it, or closes, waits no longer than for etcd.
+
+        One that has not answered yet is not called a second time beside that: what it gives at last is taken.
+        """
         with self._line_lock:
             if self.closed:
                 raise errors.Closed("the client has been closed")
-            if self._dialer and self._line and self._line.process != os.getpid():
-                self._line = None  # after a fork: older grpcio has closed it, and the connection is the parent's
-            now = time.monotonic()
-            if self._line is None or (self._dialer and self._dialer.may_change and self._lookout.is_due(now)):
-                self._line = self._look(now)
-            return self._line
+            if self._asked is None or self._asked[0] != os.getpid():
+                self._asked = os.getpid(), self._begin_to_ask()
+            asked = self._asked
+        try:
+            return asked[1].result(max(0.0, end - time.monotonic()))
+        except FutureTimeoutError:
+            if asked[1].done() and asked[1].exception():
+                raise  # the function's own
+            raise errors.DeadlineExceeded("the log-in waits for the password's function") from None
+        finally:
+            with self._line_lock:
+                if asked[1].done() and self._asked is asked:
+                    self._asked = None
 
-    def _look(self, now: float) -> Line:
-        """Return a line for the facts as they are; the old one ends with its last stream."""
+    def _begin_to_ask(self) -> "Future[Call[str]]":
+        answer: Future[Call[str]] = Future()
+
+        def ask() -> None:
+            try:
+                call = self._credentials.log_in()
+            except BaseException as error:  # noqa: BLE001  whoever waits gets it
+                settle(answer.set_exception, error)
+            else:
+                settle(answer.set_result, call)
+
+        start_thread(ask, name="grpc-etcd-password")
+        return answer
+
+    def _current_lines(self) -> tuple[Line, ...]:
+        with self._line_lock:
+            if self.closed:
+                raise errors.Closed("the client has been closed")
+            if self._dialer and self._process != os.getpid():
+                # After a fork: older grpcio has closed the channels, and the connections are the parent's.
+                self._lines, self._facts, self._process = (), None, os.getpid()
+            now = time.monotonic()
+            if not self._lines or (self._dialer and self._dialer.may_change and self._lookout.is_due(now)):
+                self._look(now)
+            return self._lines
+
+    def _look(self, now: float) -> None:
+        """Make lines for the facts as they are; the old ones end with their last stream."""
         assert self._dialer is not None  # noqa: S101  an adopted channel is never replaced
         self._lookout.looked(now)
         try:
             facts = self._dialer.facts()
         except errors.EtcdError:
-            if self._line is None:
+            if not self._lines:
                 raise
-            return self._line  # files are being replaced right now, or no name server answers
-        if self._line and self._line.facts == facts:
-            return self._line
-        return Line(self._dialer.sync_channel(facts), facts)
+            return  # files are being replaced right now
+        if facts != self._facts:
+            self._facts = facts
+            self._lines = self._make_lines(self._dialer, facts)
+
+    @staticmethod
+    def _make_lines(dialer: Dialer, facts: Facts) -> tuple[Line, ...]:
+        return tuple(Line(partial(dialer.sync_channel, each, facts)) for each in dialer.targets)
+
+
+def settle(give: Callable[[Any], None], what: object) -> None:
+    """Give a future what it waits for, unless it has an end already."""
+    with contextlib.suppress(InvalidStateError):
+        give(what)

@@ -16,7 +16,9 @@ from grpc_etcd.etcd.blocking.link import Link
 from grpc_etcd.etcd.following import Following
 from grpc_etcd.etcd.model import LeaseId, News, State, staleness
 from grpc_etcd.etcd.patience import Patience
+from grpc_etcd.etcd.reporting import log_unexpected_renewal
 from grpc_etcd.etcd.translating import translate
+from grpc_etcd.threads import start_thread
 
 STREAM_ENDED = "etcd ended the stream"
 STREAM_STUCK = "the stream is stuck"
@@ -49,7 +51,7 @@ class Reading:
     """One open watch stream: read by the consumer's thread, given up by the guard's."""
 
     def __init__(self, stream: Any, requests: Requests, progress_seconds: float) -> None:
-        self._stream, self._requests = stream, requests
+        self.stream, self._requests = stream, requests
         self.patience = Patience(progress_seconds)
         if not stream.add_callback(requests.close):
             requests.close()  # grpcio calls nobody back for a call that has ended already
@@ -60,15 +62,17 @@ class Reading:
         replied = False
         self.patience.begin(time.monotonic())
         try:
-            reply = next(self._stream)
+            reply = next(self.stream)
             replied = True
         except StopIteration as stop:
             raise errors.Unavailable(STREAM_ENDED) from stop
         except grpc.RpcError as error:
-            raise (self._fault or translate(error)) from error
+            fault = translate(error)
+        else:
+            return reply
         finally:
             self.patience.end(replied=replied)
-        return reply
+        raise self._fault or fault  # out here: else the ended stream would live on as what the fault came from
 
     def ask(self, request: Any) -> None:
         """Send a request."""
@@ -77,11 +81,11 @@ class Reading:
     def give_up(self, fault: errors.EtcdError) -> None:
         """Let the read end with this fault."""
         self._fault = fault
-        self._stream.cancel()
+        self.stream.cancel()
 
     def close(self) -> None:
         """End the stream, and with it both halves."""
-        self._stream.cancel()
+        self.stream.cancel()
 
 
 class ListWatch(Iterator[News]):
@@ -122,12 +126,16 @@ class ListWatch(Iterator[News]):
 
     def close(self) -> None:
         """End the iterator, also while another thread waits in it."""
-        self._closing.set()
-        self._hang_up()
+        self.begin_close()
         with self._guard_lock:
             started = self._guard
         if started:
             started.join()
+
+    def begin_close(self) -> None:
+        """End the iterator without waiting for a call that is under way."""
+        self._closing.set()
+        self._hang_up()
 
     def look_after(self) -> float:
         """See to it that no read lasts for ever; return after how many seconds to look again."""
@@ -201,10 +209,7 @@ class ListWatch(Iterator[News]):
         with self._guard_lock:
             if self._guard is None and not self._closing.is_set():
                 watch = weakref.ref(self)  # whoever drops a list-watch without closing it keeps no thread
-                self._guard = threading.Thread(
-                    target=guard, args=(watch, self._closing), name="grpc-etcd-list-watch", daemon=True
-                )
-                self._guard.start()
+                self._guard = start_thread(guard, watch, self._closing, name="grpc-etcd-list-watch")
 
     def _read(self) -> Any:
         reading = self._reading
@@ -212,8 +217,8 @@ class ListWatch(Iterator[News]):
             raise errors.Closed("the list-watch has been closed")
         try:
             return reading.read()
-        except errors.EtcdError:
-            self._link.suspect()
+        except errors.EtcdError as error:
+            self._link.report(reading.stream, error)
             raise
 
     def _hang_up(self) -> None:
@@ -271,10 +276,14 @@ class KeepAlive:
 
     def close(self) -> None:
         """Stop renewing; leases run out by themselves."""
-        for stream in self._streams:
-            stream.begin_close()
+        self.begin_close()
         for stream in self._streams:
             stream.end_close()
+
+    def begin_close(self) -> None:
+        """Stop renewing, and wait for nobody."""
+        for stream in self._streams:
+            stream.begin_close()
 
     def _of(self, lease_id: LeaseId) -> "RenewalStream":
         return self._streams[lease_id % len(self._streams)]
@@ -296,6 +305,7 @@ class RenewalStream:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._stream: Any = None
+        self._is_stuck = False
         self.state = State(connected=True, stale_since=None)
 
     def __len__(self) -> int:
@@ -308,8 +318,7 @@ class RenewalStream:
                 raise errors.Closed("this keep-alive has been closed")
             self._renewals.add(lease_id, ttl_seconds, time.monotonic(), remaining_seconds)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, name=self._name)
         self._wake.set()
 
     def remove(self, lease_id: LeaseId) -> None:
@@ -332,21 +341,27 @@ class RenewalStream:
             self._thread.join()
 
     def _run(self) -> None:
-        failures = 0
+        failures = following.Failures()
         while not self._closing.is_set():
             try:
                 for reply in self._open():
                     self._receive(reply)
-                raise errors.Unavailable(STREAM_ENDED)
+                failure: errors.EtcdError = errors.Unavailable(STREAM_ENDED)
             except (errors.EtcdError, grpc.RpcError) as error:
-                failures = 1 if self.state.connected else failures + 1
-                self._fail(translate(error) if isinstance(error, grpc.RpcError) else error, failures)
+                failure = self._explain(error)
+            except Exception as error:  # noqa: BLE001  whatever it is: leases that nobody renews take all keys along
+                log_unexpected_renewal(error)
+                failure = errors.EtcdError(f"unexpected: {error}")
+            if self.state.connected:
+                failures.forget()
+            self._fail(failure, failures)
+        self._stream = None  # which the garbage collector alone would find: see `translate`
 
     def _open(self) -> Any:
         ended = threading.Event()
         with self._lock:
             self._ended.set()  # whoever still sends for the stream before takes nothing that belongs to this one
-            self._ended = ended
+            self._ended, self._is_stuck = ended, False
             self._renewals.reopen(time.monotonic())
         self._stream = self._link.stream(renewing.keep_alive_method(), self._requests(ended))
         if not self._stream.add_callback(lambda: self._end_requests(ended)):
@@ -372,6 +387,7 @@ class RenewalStream:
                     self._renewals.is_stuck(now),
                 )
             if stuck:
+                self._is_stuck = True
                 self._stream.cancel()
                 return
             yield from due
@@ -384,12 +400,23 @@ class RenewalStream:
         if not self.state.connected:
             self.state = State(connected=True, stale_since=None)
         if not alive:
-            self._on_lost(lease_id)
+            try:
+                self._on_lost(lease_id)
+            except Exception as error:  # noqa: BLE001  a consumer's fault concerns no other lease
+                log_unexpected_renewal(error)
 
-    def _fail(self, error: errors.EtcdError, failures: int) -> None:
-        self._link.suspect()
-        if isinstance(error, errors.TokenRefused):
+    def _explain(self, error: errors.EtcdError | grpc.RpcError) -> errors.EtcdError:
+        said = translate(error) if isinstance(error, grpc.RpcError) else error
+        return errors.DeadlineExceeded("a renewal was not answered") if self._is_stuck else said
+
+    def _fail(self, error: errors.EtcdError, failures: following.Failures) -> None:
+        if self._stream is not None:
+            self._link.report(self._stream, error)
+        if isinstance(error, errors.TOKEN_DOUBTS):
             self._link.drop_token()
         since = time.time() if self.state.stale_since is None else self.state.stale_since
         self.state = State(connected=False, stale_since=since, error=error)
-        self._closing.wait(following.pause_seconds(error, failures) * (0.5 + 0.5 * self._jitter()))
+        with self._lock:
+            if renewing.may_be_refusal(error) and self._renewals.refuse(time.monotonic()):
+                return
+        self._closing.wait(failures.pause_seconds(error) * (0.5 + 0.5 * self._jitter()))

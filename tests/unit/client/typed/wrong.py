@@ -9,6 +9,8 @@ def wrong(registry: grpc_etcd.Registry, both: grpc_etcd.CompoundRegistry, server
     grpc_etcd.Registry()  # wrong: call-arg
     grpc_etcd.Registry("etcd:2379", prefx="p")  # wrong: call-arg
     grpc_etcd.Registry("etcd:2379", zone=1)  # wrong: arg-type
+    grpc_etcd.StaticRegistry({"greeter": 50051})  # wrong: dict-item
+    registry.on_change("greeter", 3)  # wrong: arg-type
     registry.insecure_channel(b"greeter")  # wrong: arg-type
     registry.secure_channel("greeter")  # wrong: call-arg
     registry.aio.insecure_channel("greeter").close()  # wrong: unused-coroutine

@@ -1,0 +1,53 @@
+"""The options of a registry that say where etcd is and how to get in: checked where they are given. No I/O."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grpc_etcd.etcd.endpoints import Password, Tls, make_targets
+from grpc_etcd.options import check_type
+from grpc_etcd.settings import PREFIX, ClientSettings
+
+
+def choose_password(options: Mapping[str, Any]) -> Password:
+    """Give how the password is found out at each log-in."""
+    password = Path(file) if (file := options.get("password_file")) else options.get("password", "")
+    if not isinstance(password, str | Path) and not callable(password):
+        raise TypeError("password: it is neither a string nor a Path nor a callable that gives a string")
+    return password
+
+
+def choose_tls(options: Mapping[str, Any]) -> Tls | None:
+    """Give what TLS to etcd needs: `tls`, or what ca, cert, key and server_name say."""
+    tls = options.get("tls")
+    single = {name: options[name] for name in ("ca", "cert", "key", "server_name") if options.get(name)}
+    if tls is None:
+        return Tls(**single) if single else None
+    if not isinstance(tls, Tls):
+        raise TypeError(f"tls: {tls!r} is not grpc_etcd.Tls(ca=..., cert=..., key=...); Tls() trusts the public CAs")
+    if single:
+        raise ValueError(f"tls={tls!r} excludes {', '.join(single)}: say everything in one of the two ways")
+    return tls
+
+
+def check_endpoints(etcd: str | Sequence[str]) -> None:
+    """Refuse addresses of etcd that cannot be any."""
+    if fault := endpoints_fault(etcd):
+        raise ValueError(fault)
+
+
+def endpoints_fault(etcd: str | Sequence[str]) -> str | None:
+    """Say which address of etcd cannot be one."""
+    for each in () if isinstance(etcd, str) else etcd:
+        check_type("etcd's endpoints", each, str, "a string such as 'etcd:2379'")
+    try:
+        make_targets(etcd)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def settings_faults(chosen: ClientSettings) -> Iterator[str]:
+    """Say what is wrong with settings that read well."""
+    if chosen.endpoints and (fault := endpoints_fault(chosen.endpoints)):
+        yield f"{PREFIX}ENDPOINTS: {fault}"

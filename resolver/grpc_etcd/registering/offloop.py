@@ -1,0 +1,39 @@
+"""Wait outside an event loop for what may take long, in a thread of its own.
+
+The loop's executor has few threads (six on two processors), and the program, its look-ups of names and other calls of
+this library need them: whoever waits for etcd to come back must not hold them up.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from grpc_etcd.threads import start_thread
+
+ResultT = TypeVar("ResultT")
+
+
+async def in_own_thread(work: Callable[[], ResultT]) -> ResultT:
+    """Await what a function gives or raises; cancelled, it leaves the function to end by itself.
+
+    The end of the program waits for it, as for a thread of the executor: what is being withdrawn is withdrawn.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[ResultT] = loop.create_future()
+
+    def tell(give: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+            loop.call_soon_threadsafe(lambda: None if answer.done() else give())
+
+    def run() -> None:
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            failure = error
+            tell(lambda: answer.set_exception(failure))
+        else:
+            tell(lambda: answer.set_result(result))
+
+    start_thread(run, name="grpc-etcd-wait", daemon=False)
+    return await answer

@@ -1,0 +1,41 @@
+"""Start threads, or say what keeps this process from it.
+
+Whoever starts one keeps it only once it runs: a thread that is noted and was never started would be waited for at the
+end, and never started by the next who needs it.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+NO_THREAD = (
+    "this process may start no further thread, and {name} is one: raise the limit of processes and threads "
+    "(`ulimit -u`, the Pod's or container's PID limit) or of memory ({error})"
+)
+_SPARE = 2  # arbitrary: one that has ended counts for a moment longer
+
+
+def start_thread(target: Callable[..., Any], *args: Any, name: str, daemon: bool = True) -> threading.Thread:
+    """Start a thread; where the process may have no more of them, a RuntimeError names the limit."""
+    thread = threading.Thread(target=target, args=args, name=name, daemon=daemon)
+    try:
+        thread.start()
+    except RuntimeError as error:  # python's "can't start new thread"
+        raise RuntimeError(NO_THREAD.format(name=name, error=error)) from error
+    return thread
+
+
+def check_threads(count: int) -> None:
+    """Raise RuntimeError where the process may not start so many threads now: for what starts some by itself.
+
+    grpcio takes a thread that it could not start for one that runs. No stream of that channel is told anything any
+    more, and whoever closes the channel waits for ever (grpc/_channel.py, `_channel_managed_call_management`).
+    """
+    over, started = threading.Event(), list[threading.Thread]()
+    try:
+        for _ in range(count + _SPARE):
+            started.append(start_thread(over.wait, name="grpc-etcd-probe"))
+    finally:
+        over.set()
+        for thread in started:
+            thread.join()

@@ -1,0 +1,155 @@
+"""What the command line says to users with exactly the roles of docs/operations.md: nothing that it cannot know."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from grpc_etcd.registry.own import OwnerRecord, leader_key, owner_key, synced_key
+from testbed.build import ROOT
+from testbed.etcd import EtcdServer
+
+from .conftest import COMMAND, CommandLine
+
+PAGE = ROOT / "docs/operations.md"
+FALSE_IF_UNKNOWN = ("self-registered", "registered itself", "no operator stands behind", "no operator keeps")
+
+
+@pytest.fixture
+def owned(own_etcd: EtcdServer) -> Iterator[tuple[CommandLine, str]]:
+    """A registry with users, in step, and the key of an endpoint in it that the operator has written."""
+    shell = CommandLine(own_etcd)
+    key = shell.put("127.0.9.1:9000")
+    owner = OwnerRecord(namespace="shop", pod="greeter-0", grpc_services=("shop/greeter",), keys=(key,))
+    lease = shell.etcd.lease(600)
+    shell.etcd.put(owner_key("c1", "uid"), owner.to_json(), lease=lease)
+    for record in (synced_key("c1"), leader_key("c1")):
+        shell.etcd.put(record, b"", lease=lease)
+    for line in re.findall(r"^etcdctl (role .*)$", PAGE.read_text(), re.MULTILINE):
+        own_etcd.etcdctl(*line.split())
+    for role in ("grpc-client", "grpc-viewer"):
+        own_etcd.etcdctl("user", "add", f"{role}-user:secret")
+        own_etcd.etcdctl("user", "grant-role", f"{role}-user", role)
+    own_etcd.enable_auth("rootpass")
+    yield shell, key.decode()
+    shell.close()
+
+
+@pytest.fixture
+def run(owned: tuple[CommandLine, str], tmp_path: Path) -> Callable[..., str]:
+    """Run a command as a user."""
+    password = tmp_path / "password"
+    password.write_text("secret")
+
+    def run(user: str, *arguments: str, code: int = 0) -> str:
+        return owned[0].run(*arguments, "--user", user, "--password-file", str(password), code=code)
+
+    return run
+
+
+def test_the_documented_client_may_read_endpoints_and_is_told_what_it_may_not(
+    owned: tuple[CommandLine, str], run: Callable[..., str]
+) -> None:
+    _, key = owned
+    user = "grpc-client-user"
+    assert "greeter" in run(user, "ls")
+    got = run(user, "get", "greeter")
+    assert "unknown" in got
+    assert "may not read /grpc-etcd/owner/" in got
+    assert '"ownerKnown": false' in run(user, "get", "greeter", "-o", "json")
+    asked = run(user, "owner", key, code=1)
+    assert "unknown: this user may not read /grpc-etcd/owner/" in asked
+    assert "grant-permission" in asked
+    # A loopback address is a fault, so `check` ends with 1 whatever it may read.
+    checked = run(user, "check", "greeter", code=1)
+    assert "unknown: this user may not read /grpc-etcd/owner/" in checked
+    assert "an outage" not in checked, "it may read the synced mark, and so may its clients"
+    for text in (got, asked, checked):
+        assert not [words for words in FALSE_IF_UNKNOWN if words in text]
+
+
+def test_without_a_synced_mark_nobody_claims_to_know_whether_there_is_an_operator(
+    own_etcd: EtcdServer, run: Callable[..., str]
+) -> None:
+    own_etcd.etcdctl("del", synced_key("c1").decode(), user="root:rootpass")
+    checked = run("grpc-client-user", "check", "greeter", code=1)
+    assert "no operator is in step with this registry; unknown whether one should be" in checked
+    assert "no operator keeps" not in checked
+    assert "none that is in step keeps them" in run("grpc-viewer-user", "check", "greeter", code=1)
+
+
+def test_the_documented_viewer_may_use_every_command_that_reads(
+    owned: tuple[CommandLine, str], run: Callable[..., str]
+) -> None:
+    _, key = owned
+    user = "grpc-viewer-user"
+    assert "greeter" in run(user, "ls")
+    assert "shop/greeter-0" in run(user, "get", "greeter")
+    assert "shop" in run(user, "owner", key)
+    assert "may not read" not in run(user, "check", "greeter", code=1)
+    assert "no operator stands behind" in run(user, "owner", "/jupiter/greeter/nobody", code=1)
+    assert "greeter" in run(user, "watch", "greeter", "--changes", "1", "-o", "json")
+
+
+def test_what_may_not_be_read_is_told_with_user_prefix_and_no_more_than_is_needed(
+    run: Callable[..., str],
+) -> None:
+    for arguments in (("ls",), ("get", "greeter"), ("watch", "greeter"), ("watch",)):
+        denied = run("grpc-client-user", *arguments, "--prefix", "other", code=1)
+        assert "the user 'grpc-client-user' may not read /other/" in denied, arguments
+        assert "role grant-permission ROLE --prefix=true read /other/" in denied
+        assert "readwrite" not in denied
+
+
+def test_who_gives_no_user_is_told_that_etcd_asks_for_one(owned: tuple[CommandLine, str]) -> None:
+    shell, _ = owned
+    for arguments in (("ls",), ("check",), ("watch", "greeter")):
+        asked = shell.run(*arguments, code=1)
+        assert "asks everybody for them" in asked, arguments
+        assert "--user and --password-file" in asked
+        assert "clocks" not in asked
+
+
+def test_registering_without_the_right_is_told_once_with_the_right(
+    owned: tuple[CommandLine, str], tmp_path: Path
+) -> None:
+    shell, _ = owned
+    password = tmp_path / "password"
+    password.write_text("secret")
+    arguments = ("register", "greeter", "127.0.9.1:9", "--allow-unroutable", "--user", "grpc-client-user")
+    process = subprocess.Popen(
+        [*COMMAND, *arguments, "--password-file", str(password)],
+        env=shell.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    shell.started.append(process)
+    assert process.stderr
+    line = process.stderr.readline()
+    while "trying again" not in line:
+        assert line.startswith("not yet registered")
+        line = process.stderr.readline()
+    assert "the user 'grpc-client-user'" in line
+    assert "role grant-permission ROLE --prefix=true readwrite /jupiter/" in line
+    process.send_signal(signal.SIGTERM)
+    _, more = process.communicate(timeout=60)
+    assert "registering failed" not in more
+    assert more.count("trying again") == 0
+
+
+def test_files_that_cannot_be_read_and_a_plain_client_at_a_tls_etcd(shell: CommandLine) -> None:
+    output = shell.run("ls", code=1, GRPC_ETCD_CA="nosuch.crt")
+    assert "a TLS file cannot be read" in output
+    assert "--ca" in output
+    assert "password; etcdctl user list" not in output
+    with EtcdServer.start(tls=True) as secure:
+        output = shell.run("ls", "--endpoints", secure.endpoints.replace("https://", ""), code=1)
+        assert "Does etcd speak TLS?" in output
+        assert "--ca" in output
+        assert secure.authority
+        pem = secure.authority.ca.read_text()
+        assert "There are no services here" in shell.run("ls", GRPC_ETCD_ENDPOINTS=secure.endpoints, GRPC_ETCD_CA=pem)

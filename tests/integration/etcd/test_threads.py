@@ -1,0 +1,61 @@
+"""A process that may start no thread for a stream of grpcio's follows etcd, and keeps its leases, as soon as it may."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from grpc_etcd.etcd import Changed, Etcd, Listed, News
+from grpc_etcd.etcd.blocking.link import Link
+from grpc_etcd.etcd.calls import Method
+from testbed.conditions import wait_until
+from testbed.etcd import EtcdServer
+from tests.unit.client.test_threads import no_threads
+
+from .conftest import wait_renewed
+
+TTL_SECONDS = 15
+
+
+class Scarce(Link):
+    """Has a thread for whoever opens a stream, and none for grpcio."""
+
+    tries = 0
+
+    def stream(self, method: Method, requests: Iterator[Any]) -> Any:
+        self.tries += 1
+        with no_threads():
+            return super().stream(method, requests)
+
+
+@pytest.fixture
+def client(etcd: EtcdServer) -> Iterator[Etcd]:
+    with Etcd(etcd.endpoints) as client:
+        client.status()
+        yield client
+
+
+def fail_once(client: Etcd) -> None:
+    """Wait until the first stream could not be opened; all others can."""
+    link: Any = client._link
+    wait_until(lambda: link.tries, "a stream that fails", 60)
+    link.__class__ = Link
+
+
+def test_a_range_is_followed_once_grpcio_may_have_its_thread(client: Etcd) -> None:
+    news: list[News] = []
+    client._link.__class__ = Scarce
+    client.watch_hub().follow(b"scarce/", news.append)
+    fail_once(client)
+    wait_until(lambda: any(isinstance(each, Listed) for each in news), "a listing", 60)
+    client.put(b"scarce/key", b"value")
+    wait_until(lambda: any(isinstance(each, Changed) for each in news), "what has changed since", 60)
+
+
+def test_a_lease_is_renewed_once_grpcio_may_have_its_thread(client: Etcd) -> None:
+    lease = client.lease(TTL_SECONDS)
+    keeper = client.keep_alive(print)
+    client._link.__class__ = Scarce
+    keeper.add(lease, TTL_SECONDS, remaining_seconds=0)
+    fail_once(client)
+    wait_renewed(client, lease)

@@ -1,0 +1,54 @@
+"""Last good sets on disk: whatever is wrong with a file, a client starts without it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from grpc_etcd.cache import Cache, CachedRecords
+
+
+def written(folder: Path) -> Path:
+    cache = Cache(folder, "etcd:2379", "greeter")
+    cache.replace([(b"key", b"value")], 7)
+    cache.flush()
+    (file,) = folder.iterdir()
+    return file
+
+
+def load(folder: Path) -> CachedRecords | None:
+    return Cache(folder, "etcd:2379", "greeter").load()
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    written(tmp_path)
+    assert load(tmp_path) == CachedRecords(7, {b"key": b"value"})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda _: "garbage",
+        lambda _: "[" * 100_000,
+        lambda text: text.replace('"revision": 7', '"revision": Infinity'),
+        lambda text: text.replace('"revision": 7', '"revision": null'),
+        lambda text: text.replace('"records": [', '"records": [5, '),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[str], str]
+) -> None:
+    file = written(tmp_path)
+    file.write_text(spoil(file.read_text()))
+    assert load(tmp_path) is None
+    assert "is passed over" in caplog.text
+
+
+def test_an_empty_set_replaces_one_that_is_on_disk_and_makes_no_file_where_there_is_none(tmp_path: Path) -> None:
+    written(tmp_path)
+    for folder, kept in ((tmp_path, CachedRecords(8, {})), (tmp_path / "new", None)):
+        cache = Cache(folder, "etcd:2379", "greeter")
+        cache.load()
+        cache.replace([], 8)
+        cache.flush()
+        assert load(folder) == kept

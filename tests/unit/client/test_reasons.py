@@ -1,0 +1,85 @@
+"""What is said of a service that has no endpoint, or none that is certain: the whole table."""
+
+from typing import Any
+
+import pytest
+
+from grpc_etcd.reasons import Cause, Facts, explain, nearest
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.snapshot import Snapshot
+from grpc_etcd.view import Source, View
+
+WHERE = "/jupiter/greeter/ in etcd at etcd:2379"
+
+
+def view(*endpoints: Endpoint, source: Source = Source.REGISTRY, **fields: Any) -> View:
+    rejected = fields.pop("rejected", {})
+    return View(source, Snapshot("greeter", 7, endpoints, rejected), **fields)
+
+
+def endpoint(number: int = 1, **attributes: Any) -> Endpoint:
+    return Endpoint(name="greeter", address=f"10.0.0.{number}:1", **attributes)
+
+
+DENIED = ((b"/jupiter/greeter/", "permission denied. Grant the range"),)
+CASES = [
+    (Facts(view(endpoint())), Cause.NONE, []),
+    (Facts(View(), WHERE), Cause.PENDING, ["not answered", WHERE]),
+    (Facts(view(), WHERE), Cause.MISSING, [WHERE, "grpc-etcd check greeter"]),
+    (Facts(view(), WHERE, names=("greeters", "users")), Cause.MISSING, ["did you mean greeters?"]),
+    (Facts(view(), WHERE, names=("greeter", "greeters")), Cause.MISSING, ["did you mean greeters?"]),
+    (Facts(view(), WHERE, names=("greeter",)), Cause.MISSING, ["check the name, the prefix and the layout"]),
+    (
+        Facts(view(rejected={b"/jupiter/greeter/x": "no JSON", b"/jupiter/greeter/y": "no URL"})),
+        Cause.BROKEN,
+        ["all 2 records", "/jupiter/greeter/x: no JSON"],
+    ),
+    (Facts(view(endpoint(enable=False), endpoint(2, healthy=False))), Cause.DISABLED, ["all 2", "enable one"]),
+    (
+        Facts(view(endpoint()), unusable={"10.0.0.1:1": "the host name 'x' cannot be resolved"}),
+        Cause.UNUSABLE,
+        ["10.0.0.1:1: the host name 'x' cannot be resolved"],
+    ),
+    (Facts(view(endpoint(), endpoint(2, enable=False)), unusable={"10.0.0.2:1": "no such host"}), Cause.NONE, []),
+    (Facts(View(refused=DENIED, is_denied=True)), Cause.DENIED, ["/jupiter/greeter/", "permission denied", "Grant"]),
+    (Facts(view(endpoint(), refused=DENIED)), Cause.DENIED, ["what else there is, is used"]),
+    (
+        Facts(View(), WHERE, "connection refused", "Check that etcd runs", since=3600.0),
+        Cause.UNREACHABLE,
+        ["cannot be followed since 01:00:00 UTC", "connection refused", "Check that etcd runs"],
+    ),
+    (
+        Facts(view(endpoint()), WHERE, "connection refused", since=7200.0, heard_at=3600.0),
+        Cause.UNREACHABLE,
+        ["the last set of 01:00:00 UTC is used (1 endpoints)"],
+    ),
+    (Facts(View(), error="SSL_ERROR_SSL: certificate verify failed"), Cause.TLS, ["TLS", "server name"]),
+    (Facts(View(), error="DNS resolution failed for etcd:2379"), Cause.UNKNOWN_HOST, ["host name"]),
+    (Facts(View(), error="authentication failed, invalid password"), Cause.AUTHENTICATION, ["log-in"]),
+    (
+        Facts(view(endpoint(), source=Source.KEPT, reason="nobody vouches: the last good set is kept")),
+        Cause.UNVOUCHED,
+        ["the last good set is kept"],
+    ),
+    (Facts(view(endpoint()), fault="internal error: KeyError: 'x'"), Cause.INTERNAL, ["KeyError", "tried again"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "cause", "words"), CASES, ids=lambda each: str(each)[:40])
+def test_each_cause_is_named_with_what_to_do(facts: Facts, cause: Cause, words: list[str]) -> None:
+    reason = explain("greeter", facts)
+    assert reason.cause is cause
+    assert bool(reason.text) is (cause is not Cause.NONE)
+    for word in words:
+        assert word in reason.text
+
+
+def test_a_reason_does_not_change_while_nothing_does() -> None:
+    facts = Facts(View(), WHERE, "connection refused", since=3600.0)
+    assert explain("greeter", facts) == explain("greeter", facts)
+
+
+def test_names_are_found_where_the_layout_has_them() -> None:
+    keys = [b"/jupiter/greeters/providers/x", b"/jupiter/users/providers/y", b"/else/where/z", b"/jupiter/stray"]
+    assert nearest("greeter", keys, [b"/jupiter/greeter/"]) == ("greeters", "users")
+    assert nearest("greeter", keys, [b"/no/such/layout"]) == ()

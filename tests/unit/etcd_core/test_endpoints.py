@@ -1,0 +1,43 @@
+"""Endpoints become one gRPC target each; the options make failures and changed addresses show soon."""
+
+import pytest
+
+from grpc_etcd.etcd.dialing import make_dialer
+from grpc_etcd.etcd.endpoints import Tls, make_options
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "targets"),
+    [
+        ("etcd", ("dns:///etcd:2379",)),
+        ("https://a:1,https://b:2", ("dns:///a:1", "dns:///b:2")),
+        ("10.0.0.1,10.0.0.2:3,[fd00::1]:4", ("ipv4:10.0.0.1:2379", "ipv4:10.0.0.2:3", "ipv6:[fd00::1]:4")),
+        ("a:1,a:1", ("dns:///a:1",)),
+        ("dns:///a,dns:///b,c:1", ("dns:///a", "dns:///b", "dns:///c:1")),
+        ("ipv4:10.0.0.1:1,10.0.0.2:2", ("ipv4:10.0.0.1:1,10.0.0.2:2",)),
+        ("ipv4:10.0.0.1:2379", ("ipv4:10.0.0.1:2379",)),
+    ],
+)
+def test_each_endpoint_is_a_target_of_its_own(endpoints: str, targets: tuple[str, ...]) -> None:
+    assert make_dialer(endpoints, None).targets == targets
+
+
+def test_a_target_of_several_addresses_stays_what_it_is() -> None:
+    assert make_dialer(["ipv4:10.0.0.1:1,10.0.0.2:2"], None).targets == ("ipv4:10.0.0.1:1,10.0.0.2:2",)
+
+
+def test_https_means_tls_with_public_authorities_and_no_files() -> None:
+    dialer = make_dialer("https://etcd.example.com", None)
+    assert dialer.tls == Tls()
+    assert dialer.facts().ca is None
+    assert not dialer.may_change
+    assert make_dialer("etcd.example.com", None).tls is None
+
+
+def test_a_name_is_overridden_only_where_one_is_given() -> None:
+    assert "grpc.ssl_target_name_override" not in dict(make_options(Tls()))
+    assert dict(make_options(Tls(server_name="etcd")))["grpc.ssl_target_name_override"] == "etcd"
+
+
+def test_names_are_looked_up_again_within_two_seconds() -> None:
+    assert dict(make_options(None))["grpc.dns_min_time_between_resolutions_ms"] == 2_000

@@ -1,0 +1,151 @@
+"""The driver: whatever etcd makes it wait for, who registers or asks does not wait for that."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from grpc_etcd.etcd import Compare, DeadlineExceeded, News, Op, Record, TransactionResult
+from grpc_etcd.registering.processes import process_key
+from grpc_etcd.registering.registrar import Registrar, State
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.jupiter import Jupiter
+from grpc_etcd.testing import MemoryEtcd
+from testbed.conditions import wait_until
+
+
+class SlowWatch:
+    """A watch whose end takes as long as the call to etcd that it is in."""
+
+    def __init__(self, watch: Any, etcd: "SlowToClose") -> None:
+        self._watch, self._etcd = watch, etcd
+
+    def __iter__(self) -> Iterator[News]:
+        return iter(self._watch)
+
+    def close(self) -> None:
+        self._watch.close()
+        self._etcd.closing.set()
+        self._etcd.may_close.wait(120)
+
+
+class SlowToClose(MemoryEtcd):
+    """An etcd that answers, and whose watches end late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closing, self.may_close = threading.Event(), threading.Event()
+
+    def list_watch(self, *prefixes: bytes) -> Any:
+        return SlowWatch(super().list_watch(*prefixes), self)
+
+
+def test_registering_and_asking_do_not_wait_for_a_watch_that_ends_late() -> None:
+    etcd = SlowToClose()
+    registrar = Registrar(etcd, [Jupiter()])
+    first = registrar.register(Endpoint(name="greeter", address="10.0.0.1:1"))
+    assert first.wait(30)
+    second = registrar.register(Endpoint(name="greeter", address="10.0.0.2:1"))  # another key: another watch
+    assert etcd.closing.wait(30)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: first.status.state)
+        try:
+            assert asked.result(30) is State.REGISTERED
+        finally:
+            etcd.may_close.set()
+    assert second.wait(30)
+    wait_until(lambda: len(etcd.get_prefix(b"/jupiter/greeter/").records) >= 2, "both keys")
+    assert registrar.close()
+
+
+GREETER = Endpoint(name="greeter", address="10.0.0.1:1")
+PREFIX = b"/jupiter/greeter/providers/"
+
+
+class HeldBack(MemoryEtcd):
+    """An etcd that carries transactions out, and whose answers to writes can be held back, or lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer, self.loses = threading.Event(), False
+        self.may_answer.set()
+
+    def transaction(
+        self, compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
+    ) -> TransactionResult:
+        result = super().transaction(compare, success, failure)
+        if compare:
+            self.may_answer.wait(120)
+            if self.loses:
+                raise DeadlineExceeded("no answer has come")
+        return result
+
+    def registered(self) -> tuple[Record, ...]:
+        return super().get_prefix(PREFIX).records
+
+
+def test_what_is_released_before_the_answer_to_its_put_is_withdrawn() -> None:
+    etcd = HeldBack()
+    registrar = Registrar(etcd, [Jupiter()])
+    etcd.may_answer.clear()
+    registration = registrar.register(GREETER)
+    wait_until(etcd.registered, "it is there", 60)
+    with ThreadPoolExecutor(1) as pool:
+        withdrawn = pool.submit(registration.unregister, 60)
+        wait_until(lambda: not registrar.registrations, "it is being withdrawn", 60)
+        assert registration.status.state is not State.REGISTERED
+        etcd.may_answer.set()
+        assert withdrawn.result(120)
+    assert not etcd.registered()
+    assert registrar.close()
+
+
+def test_what_is_released_after_a_lost_answer_is_withdrawn() -> None:
+    etcd = HeldBack()
+    registrar = Registrar(etcd, [Jupiter()])
+    etcd.loses = True
+    registration = registrar.register(GREETER)
+    wait_until(lambda: etcd.registered() and registration.status.fault, "it is there, and nobody has said so", 60)
+    etcd.loses = False
+    assert registration.unregister(60)
+    assert not etcd.registered()
+    assert registrar.close()
+
+
+def test_a_process_key_that_has_lost_its_lease_holds_up_no_withdrawal() -> None:
+    etcd = MemoryEtcd()
+    registrar = Registrar(etcd, [Jupiter()])
+    registration = registrar.register(GREETER)
+    assert registration.wait(60)
+    etcd.put(process_key(registration.keys[0], 99), b"from a dump")
+    assert registration.unregister(60)
+    assert not etcd.get_prefix(b"/").records
+    assert registrar.close()
+
+
+class Stubborn(MemoryEtcd):
+    """An etcd that refuses every write whatever is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refusals = 0
+
+    def transaction(
+        self, compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
+    ) -> TransactionResult:
+        if not compare:
+            return super().transaction(compare, success, failure)
+        self.refusals += 1
+        return super().transaction([Compare(b"nothing", "version", "==", 7)], success, failure)
+
+
+def test_a_write_that_is_refused_for_no_reason_is_told_and_floods_nobody() -> None:
+    etcd = Stubborn()
+    registrar = Registrar(etcd, [Jupiter()], stop_seconds=0.1)
+    registration = registrar.register(GREETER)
+    wait_until(lambda: registration.status.fault, "it is told", 60)
+    assert "again and again" in str(registration.status.fault)
+    before = etcd.refusals
+    assert not registration.wait(2)
+    assert etcd.refusals - before < 12, "0.2 s, 0.4 s, 0.8 s, ... lie between"
+    registrar.close()
