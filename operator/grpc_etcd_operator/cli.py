@@ -9,9 +9,14 @@ from typing import Any
 
 import click
 
+from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.settings import SETTINGS, Setting, Settings, SettingsError, load_settings
 
 EXIT_UNUSABLE = 2
+PLAN_HELP = (
+    "Print once what `run` would write, and write nothing. It ends with code 2, and says what is missing, once nothing "
+    "of that has come for a minute."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,7 +52,7 @@ def _command(name: str, help_text: str, entry: Callable[[Settings], int]) -> cli
             settings = load_settings(_given(values), config=config or "")
         except SettingsError as error:
             for fault in error.faults:
-                click.echo(f"grpc-etcd-operator: {fault}", err=True)
+                click.echo(f"grpc-etcd-operator: {escape(fault)}", err=True)
             sys.exit(EXIT_UNUSABLE)
         sys.exit(entry(settings))
 
@@ -64,6 +69,12 @@ def _run(settings: Settings) -> int:
     return app.run(settings)
 
 
+def _plan(settings: Settings) -> int:
+    from grpc_etcd_operator import app  # noqa: PLC0415  as in _run
+
+    return app.plan(settings)
+
+
 def _cleanup(settings: Settings) -> int:
     from grpc_etcd_operator import app  # noqa: PLC0415  as in _run
 
@@ -71,4 +82,5 @@ def _cleanup(settings: Settings) -> int:
 
 
 main.add_command(_command("run", "Watch Pods and GrpcServices, and keep the registries true to them.", _run))
+main.add_command(_command("plan", PLAN_HELP, _plan))
 main.add_command(_command("cleanup", "Withdraw everything that this cluster id owns in the registries.", _cleanup))

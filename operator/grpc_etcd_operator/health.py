@@ -1,4 +1,8 @@
-"""The port that Kubernetes and Prometheus ask: /healthz, /readyz, /metrics."""
+"""The port that Kubernetes and Prometheus ask: /healthz, /readyz, /metrics.
+
+Everybody in the cluster may connect, so whoever opens connections without end, and says nothing on them or reads
+nothing, must not use up this process's file descriptors: without them neither etcd nor the API server can be reached.
+"""
 
 import logging
 import socket
@@ -7,29 +11,51 @@ from collections.abc import Callable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from grpc_etcd.registry.escaping import escape_lines
+
 log = logging.getLogger(__name__)
+MOST_CONNECTIONS = 64  # then the oldest goes; whoever asks in earnest is done within milliseconds. Arbitrary
+IDLE_SECONDS = 10.0  # until whoever has connected says something. Arbitrary
+END_SECONDS = 1.0  # for an answer under way when the process ends. Arbitrary
 
 # A check gives one sentence when something is wrong, else None.
 Check = Callable[[], str | None]
 
 
-async def serve(port: int, is_alive: Check, is_ready: Check, metrics: Callable[[], bytes]) -> web.AppRunner:
+class Door(web.Server):
+    """A server that bears only so many connections."""
+
+    def __call__(self) -> web.RequestHandler:
+        """Make the protocol of a new connection."""
+        connections = self.connections
+        for each in connections[: max(0, len(connections) - MOST_CONNECTIONS + 1)]:
+            if each.transport is not None:
+                each.transport.abort()
+        return super().__call__()
+
+
+async def serve(port: int, is_alive: Check, is_ready: Check, metrics: Callable[[], bytes]) -> web.ServerRunner:
     """Listen on all addresses; the runner that is returned ends it. Port 0 picks a free one, which is logged."""
 
-    async def health(_: web.Request) -> web.Response:
-        return _answer(is_alive())
+    async def answer(request: web.BaseRequest) -> web.Response:
+        found = look_up(request)
+        found.force_close()  # of many requests on one connection only the first costs anything
+        return found
 
-    async def readiness(_: web.Request) -> web.Response:
-        return _answer(is_ready())
+    def look_up(request: web.BaseRequest) -> web.Response:
+        if request.method not in ("GET", "HEAD"):
+            return web.Response(status=405)
+        match request.path:
+            case "/healthz":
+                return _answer(is_alive())
+            case "/readyz":
+                return _answer(is_ready())
+            case "/metrics":
+                return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(status=404)
 
-    async def exposition(_: web.Request) -> web.Response:
-        return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    application = web.Application()
-    application.add_routes(
-        [web.get("/healthz", health), web.get("/readyz", readiness), web.get("/metrics", exposition)]
-    )
-    runner = web.AppRunner(application, access_log=None)
+    door = Door(answer, access_log=None, keepalive_timeout=IDLE_SECONDS)
+    runner = web.ServerRunner(door, shutdown_timeout=END_SECONDS)
     await runner.setup()
     listener = _listen(port)
     await web.SockSite(runner, listener).start()
@@ -45,4 +71,4 @@ def _listen(port: int) -> socket.socket:
 
 
 def _answer(fault: str | None) -> web.Response:
-    return web.Response(text=f"{fault or 'ok'}\n", status=503 if fault else 200)
+    return web.Response(text=f"{escape_lines(fault or 'ok')}\n", status=503 if fault else 200)

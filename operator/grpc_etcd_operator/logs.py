@@ -6,9 +6,12 @@ here or anywhere; etcd's values are not logged either, only their keys.
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any
+
+from grpc_etcd.registry.escaping import escape_json
 
 # Kopf tells each event at its own levels; what the operator does is said by the operator.
 _LOUD = {
@@ -18,6 +21,15 @@ _LOUD = {
     "urllib3": logging.WARNING,
     "aiohttp": logging.WARNING,
 }
+
+
+# What Kopf says when a watch of its fails: kube/watching.py says the same once, with what is done about it.
+_TOLD_BY_US = re.compile(r"Request attempt|.* has failed: |.* has finished unexpectedly")
+
+
+def is_told_by_us(record: logging.LogRecord) -> bool:
+    """Say whether a record of Kopf's repeats what the operator logs itself."""
+    return record.name.startswith("kopf") and bool(_TOLD_BY_US.match(record.getMessage()))
 
 
 _ENCODE = json.JSONEncoder(default=str, ensure_ascii=False).encode
@@ -37,7 +49,7 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _ENCODE(line)
+        return escape_json(_ENCODE(line))
 
 
 def set_up(level: str) -> None:
@@ -47,6 +59,7 @@ def set_up(level: str) -> None:
     logging._srcfile = None  # noqa: SLF001  that page's way to look up no caller
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(lambda record: not is_told_by_us(record))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

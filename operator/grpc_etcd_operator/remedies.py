@@ -3,7 +3,15 @@
 etcd's errors say what is wrong in etcd's terms. Here each gets the settings of this registry that it speaks of.
 """
 
-from grpc_etcd.etcd.errors import AuthFailed, EtcdError, NoLeader, PermissionDenied, Unavailable
+from grpc_etcd.etcd.errors import (
+    AuthFailed,
+    DeadlineExceeded,
+    EtcdError,
+    NoLeader,
+    PermissionDenied,
+    Unavailable,
+    UnreadableFile,
+)
 from grpc_etcd_operator.settings import DEFAULT_REGISTRY, SETTINGS, RegistrySettings
 
 # Where the chart has what a field of RegistrySettings says, below `etcd` or `registries.NAME`.
@@ -12,6 +20,7 @@ CHART = {
     "ca": ("tls.secretName", "tls.caKey"),
     "cert": ("tls.certKey",),
     "key": ("tls.keyKey",),
+    "server_name": ("tls.serverName",),
     "user": ("auth.user",),
     "password_file": ("auth.secretName", "auth.passwordKey"),
 }
@@ -20,9 +29,11 @@ TLS_WORDS = (
     ("certificate required", ("cert", "key")),
     ("CERTIFICATE_REQUIRED", ("cert", "key")),
     ("bad certificate", ("cert", "key")),
+    # The certificate is good, but for another host name. gRPC says both at once, in various versions.
+    ("Hostname Verification Check failed", ("endpoints", "server_name")),
+    ("Peer name", ("endpoints", "server_name")),
     ("CERTIFICATE_VERIFY_FAILED", ("ca",)),
     ("certificate verify failed", ("ca",)),
-    ("Peer name", ("endpoints",)),  # the certificate is good, but for another host name
 )
 
 
@@ -36,7 +47,9 @@ def remedy(error: EtcdError, registry: RegistrySettings) -> str:
     return f"{error.remedy} Look at {_list(_settings(fields, registry.name))} (in the chart {_list(values)})."
 
 
-def suspects(error: EtcdError, registry: RegistrySettings) -> tuple[str, ...]:
+def suspects(  # noqa: PLR0911  one for each kind of error
+    error: EtcdError, registry: RegistrySettings
+) -> tuple[str, ...]:
     """Name the fields of the registry's settings that may have caused an error; none when it is etcd's own affair."""
     match error:
         case AuthFailed():
@@ -45,6 +58,10 @@ def suspects(error: EtcdError, registry: RegistrySettings) -> tuple[str, ...]:
             return ("user",)
         case NoLeader():
             return ()
+        case DeadlineExceeded():
+            return ("endpoints",)
+        case UnreadableFile():
+            return tuple(each for each in ("ca", "cert", "key", "password_file") if getattr(registry, each))
         case Unavailable():
             found = (fields for words, fields in TLS_WORDS if words in error.details)
             return next(found, ("endpoints",) if registry.ca else ("endpoints", "ca"))

@@ -17,6 +17,7 @@ import yaml
 
 VARIABLE_PREFIX = "GRPC_ETCD_"
 DEFAULT_REGISTRY = "default"
+LAST_PORT = 65_535
 # Settings of the client library, and what Kubernetes itself sets for a Service called grpc-etcd: not ours to judge.
 _NOT_OURS = re.compile(
     r"GRPC_ETCD_(LAYOUTS|PASSWORD|ZONE|REGION|CLIENT_ID|CACHE_DIR|NAME|(.*_)?SERVICE_HOST|(.*_)?SERVICE_PORT(_.*)?|(.*_)?PORT(_\d+_.*)?)"
@@ -40,6 +41,7 @@ class RegistrySettings:
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    server_name: str = ""
     user: str = ""
     password_file: Path | None = None
 
@@ -54,11 +56,14 @@ class Settings:
     registries: tuple[RegistrySettings, ...]
     cluster_id: str = ""
     prefix: str | None = None
+    allowed_prefixes: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
     pod_selector: str = ""
     shared_names: bool = False
     lease_ttl_seconds: int = 300
-    leader_ttl_seconds: int = 10
+    leader_ttl_seconds: int = 5
+    identity: str = ""
+    installation: str = ""
     metrics_port: int = 8080
     dry_run: bool = False
     log_level: str = "info"
@@ -92,6 +97,7 @@ class Setting:
         """Give the file's spelling."""
         first, *others = (self.name.removeprefix("etcd-") if self.of_registry else self.name).split("-")
         first = {"namespace": "namespaces"}.get(first, first)
+        others = [{"prefix": "prefixes"}.get(other, other) if self.is_many else other for other in others]
         return first + "".join(word.capitalize() for word in others)
 
 
@@ -129,7 +135,16 @@ def _matching(pattern: str, what: str) -> Callable[[str], str]:
 
 
 def _prefix(text: str) -> str:
-    return _matching(r"[^\s\x00-\x1f\x7f]+", "a key prefix without white space")(text).strip("/")
+    prefix = _matching(r"[^\s\x00-\x1f\x7f]+", "a key prefix without white space")(text).strip("/")
+    if prefix.partition("/")[0] == "grpc-etcd":
+        raise ValueError("keys below /grpc-etcd/ are the operator's own; choose another prefix")
+    return prefix
+
+
+def _allowed_prefix(text: str) -> str:
+    if not (prefix := _prefix(text)):
+        raise ValueError("it must name a prefix; below it, and nowhere else, GrpcServices may choose their own")
+    return prefix
 
 
 def _file(text: str) -> Path:
@@ -141,11 +156,14 @@ def _file(text: str) -> Path:
 
 def _endpoints(text: str) -> tuple[str, ...]:
     found = tuple(part.strip() for part in text.split(",") if part.strip())
-    if faulty := [
-        part for part in found if not re.fullmatch(r"(https?://)?(\[[0-9a-fA-F:.]+\]|[^:/\s\[\]]+):\d+", part)
-    ]:
-        raise ValueError(f"{faulty[0]!r} is not of the form host:port")
+    if faulty := next((part for part in found if not _is_endpoint(part)), None):
+        raise ValueError(f"{faulty!r} is not of the form host:port")
     return found
+
+
+def _is_endpoint(text: str) -> bool:
+    match = re.fullmatch(r"(https?://)?(\[[0-9a-fA-F:.]+\]|[^:/\s\[\]]+):([0-9]{1,5})/?", text)
+    return match is not None and 0 < int(match[3]) <= LAST_PORT
 
 
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -162,7 +180,16 @@ SETTINGS: tuple[Setting, ...] = (
         name="prefix",
         field="prefix",
         read=_prefix,
-        help="The key prefix of layouts that have one; a GrpcService may override it. Default: each layout's own.",
+        help="The key prefix of layouts that have one; a GrpcService may choose another that --allowed-prefix allows. "
+        "Default: each layout's own.",
+    ),
+    Setting(
+        name="allowed-prefix",
+        field="allowed_prefixes",
+        read=_allowed_prefix,
+        is_many=True,
+        help="A prefix that spec.prefix of a GrpcService may name, itself or what lies below it; may be given several "
+        "times. Default: only the operator's own and those of the layouts.",
     ),
     Setting(
         name="etcd-ca",
@@ -184,6 +211,13 @@ SETTINGS: tuple[Setting, ...] = (
         read=_file,
         of_registry=True,
         help="File with the client certificate's private key.",
+    ),
+    Setting(
+        name="etcd-server-name",
+        field="server_name",
+        read=_matching(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?", "a DNS name or an IP address"),
+        of_registry=True,
+        help="The name that every etcd server's certificate must carry. Default: the host of each endpoint.",
     ),
     Setting(
         name="etcd-user", field="user", read=str, of_registry=True, help="The etcd user; needs --etcd-password-file."
@@ -213,7 +247,8 @@ SETTINGS: tuple[Setting, ...] = (
         name="pod-selector",
         field="pod_selector",
         read=str,
-        help="A label selector; the API server sends only Pods that match it. Default: all Pods.",
+        help="A label selector; the API server sends only Pods that match it. Keys of Pods that a new one leaves out "
+        "are withdrawn, unless that would be most of them. Default: all Pods.",
     ),
     Setting(
         name="allow-shared-names",
@@ -234,13 +269,28 @@ SETTINGS: tuple[Setting, ...] = (
         name="leader-ttl",
         field="leader_ttl_seconds",
         read=_number(3, 60),
-        default="10",
+        default="5",
         help="Seconds after which a standby takes over from a leader that vanished.",
+    ),
+    Setting(
+        name="identity",
+        field="identity",
+        read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without white space"),
+        help="What tells this replica from the others and stays the same when it restarts in its place, such as the "
+        "Pod's UID: it then takes its predecessor's leadership over at once. Two replicas never share one. "
+        "Default: another one in each process, which waits until its predecessor's leadership has run out.",
+    ),
+    Setting(
+        name="installation",
+        field="installation",
+        read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without white space"),
+        help="The name of this installation, such as the Helm release's namespace/name: its replicas know each other "
+        "by it, also while an upgrade changes --namespace or --pod-selector.",
     ),
     Setting(
         name="metrics-port",
         field="metrics_port",
-        read=_number(0, 65535),
+        read=_number(0, LAST_PORT),
         default="8080",
         help="The port of /metrics, /healthz and /readyz; 0 picks a free one and logs it.",
     ),
@@ -250,7 +300,7 @@ SETTINGS: tuple[Setting, ...] = (
         read=_truth,
         is_flag=True,
         default="false",
-        help="Print what would be written and write nothing, neither to etcd nor to Kubernetes.",
+        help="Print what would be written, again whenever it changes, and write nothing to etcd or Kubernetes.",
     ),
     Setting(
         name="log-level",
@@ -322,7 +372,7 @@ class _Source:
         return values[0] if values else None
 
 
-def _as_texts(raw: Any) -> list[str]:
+def _as_texts(raw: object) -> list[str]:
     if raw is None:
         return []
     if isinstance(raw, bool):
@@ -388,6 +438,8 @@ def _contradictions(found: Mapping[str, Any], name: str) -> Iterator[str]:
         yield f"registry {name}: etcd-endpoints mixes http and https; use one of them."
     elif "http" in schemes and (found.get("ca") or found.get("cert")):
         yield f"registry {name}: etcd-endpoints says http:// but TLS files are given; use https:// or remove the files."
+    if found.get("server_name") and not (found.get("ca") or found.get("cert") or "https" in schemes):
+        yield f"registry {name}: etcd-server-name is given but TLS is off; use https:// or give etcd-ca."
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:

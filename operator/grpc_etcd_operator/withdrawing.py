@@ -7,54 +7,84 @@ still stands, and obey; the mark goes last.
 
 import asyncio
 import logging
+import uuid
 
 from grpc_etcd.etcd import compare, ops
 from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound
-from grpc_etcd.registry.own import OwnerRecord, owner_prefix, synced_key
+from grpc_etcd.registry.own import OwnerRecord, cluster_key, owner_prefix, standby_prefix, synced_key
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
-from grpc_etcd_operator.core.scope import Scope
-from grpc_etcd_operator.writer.electing import Election
+from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, read_fingerprint
+from grpc_etcd_operator.writer.electing import Election, Outlook
 
 log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 60.0
 
 
-async def withdraw_all(etcd: Etcd, cluster: str, leader_ttl_seconds: int) -> None:
-    """Become leader, delete all owned keys and owner records, then the mark."""
+class ForeignClusterError(Exception):
+    """The cluster id is another Kubernetes cluster's, so what it owns is none of ours to withdraw."""
+
+
+class LeadLostError(Exception):
+    """Somebody else leads by now: what is left must not be touched."""
+
+
+async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leader_ttl_seconds: int) -> None:
+    """Become leader, delete all owned keys and owner records, then the mark. May raise ForeignClusterError."""
+    holder = await etcd.get(cluster_key(cluster))
+    if holder and not fingerprint.is_same(read_fingerprint(holder.value)):
+        raise ForeignClusterError(
+            f"the cluster id {cluster} is another Kubernetes cluster's: nothing is withdrawn; correct --cluster-id, "
+            f"or, if that cluster is gone for good: etcdctl del {holder.key.decode()}"
+        )
     elected = asyncio.Event()
-    election = Election(etcd, cluster, "cleanup", Scope(("cleanup",), "cleanup"), leader_ttl_seconds, elected.set)
-    campaign = asyncio.create_task(election.run())
+    candidate = Candidate("cleanup", Scope(("cleanup",), "cleanup"), nonce=uuid.uuid4().hex)
+    # It is no able standby: no leader is to resign for it.
+    outlook = Outlook(is_able=lambda: False)
+    election = Election(etcd, cluster, candidate, leader_ttl_seconds, elected.set, outlook)
+    campaign = asyncio.create_task(election.run_alone())
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await elected.wait()
-        await _keep_mark(etcd, cluster, election)
+        fence = election.fence(election.revision)
+        await _keep_mark(etcd, cluster, fence, election.lease)
         listing = await etcd.get_prefix(owner_prefix(cluster))
         for record in listing.records:
-            await _withdraw(etcd, cluster, record.key, record.value, election)
+            await _withdraw(etcd, cluster, record.key, record.value, fence)
+        await _commit(etcd, fence, ops.delete(synced_key(cluster)), ops.delete(cluster_key(cluster)))
         await _revoke(etcd, lease_id(cluster, SETTLED))
-        await etcd.transaction([election.fence()], [ops.delete(synced_key(cluster))])
+        await etcd.delete_prefix(standby_prefix(cluster))
         log.info("everything is withdrawn", extra={"fields": {"units": len(listing.records)}})
     finally:
         campaign.cancel()
         await asyncio.gather(campaign, return_exceptions=True)
 
 
-async def _keep_mark(etcd: Etcd, cluster: str, election: Election) -> None:
+async def _keep_mark(etcd: Etcd, cluster: str, fence: Compare, lease: int) -> None:
     """Take the mark over from the last leader, so that readers believe the deletions."""
-    put = ops.put(synced_key(cluster), b"withdrawing", lease=election.lease)
-    await etcd.transaction([election.fence()], [put])
+    await _commit(etcd, fence, ops.put(synced_key(cluster), b"withdrawing", lease=lease))
 
 
-async def _withdraw(etcd: Etcd, cluster: str, key: bytes, value: bytes, election: Election) -> None:
-    """Delete one unit's keys that still carry its lease, its owner record, and its lease."""
+async def _commit(etcd: Etcd, fence: Compare, *operations: ops.Op) -> None:
+    if not (await etcd.transaction([fence], operations)).succeeded:
+        raise LeadLostError("the leadership was lost")
+
+
+async def _withdraw(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Compare) -> None:
+    """Delete one unit's keys that still carry its lease, or none by an admin's edit, its owner record, and its lease.
+
+    The revoke cannot be fenced, so it comes after a deletion that was.
+    """
     uid = key.removeprefix(owner_prefix(cluster)).decode(errors="replace")
     lease = lease_id(cluster, uid)
     owner = OwnerRecord.from_json(value)
     for owned in owner.keys if isinstance(owner, OwnerRecord) else ():
-        held = [election.fence(), compare.lease(owned, "==", lease)]
-        await etcd.transaction(held, [ops.delete(owned)])
-    await etcd.transaction([election.fence()], [ops.delete(key)])
+        for held in (lease, 0):
+            conditions = [fence, compare.lease(owned, "==", held)]
+            if (await etcd.transaction(conditions, [ops.delete(owned)])).succeeded:
+                break
+    await _commit(etcd, fence, ops.delete(key))
     await _revoke(etcd, lease)
 
 

@@ -10,10 +10,11 @@ import pytest
 from grpc_etcd.etcd import Etcd
 from grpc_etcd_operator.core.leases import lease_id
 from testbed.apiserver import ApiServer
-from testbed.conditions import wait_until
+from testbed.conditions import PATIENCE_SECONDS, wait_until
 from testbed.etcd import EtcdServer
 from testbed.kubelet import Kubelet, Pod
-from testbed.replica import RegistryView, Replica
+from testbed.manifests import wait_established
+from testbed.replica import PROGRAM, RegistryView, Replica
 
 CRD = Path(__file__).resolve().parents[2] / "crds" / "grpcservices.yaml"
 API_VERSION = "grpc-etcd.dev/v1alpha1"
@@ -27,16 +28,19 @@ class Scene:
         self.api, self.etcd, self.kubelet, self.namespace, self.folder = api, etcd, kubelet, namespace, folder
         self.cluster = f"test-{namespace}"
         self._stack = ExitStack()
-        self.client = self._stack.enter_context(Etcd(etcd.endpoints))
+        self.client = self._stack.enter_context(Etcd(etcd.endpoints, timeout_seconds=PATIENCE_SECONDS))
         self.registry = RegistryView(self.client)
 
     def close(self) -> None:
         self._stack.close()
 
-    def make(self, *flags: str, etcd: str = "", kubeconfig: Path | None = None) -> Replica:
+    def make(
+        self, *flags: str, etcd: str = "", kubeconfig: Path | None = None, program: Sequence[str | Path] = PROGRAM
+    ) -> Replica:
         """Make a replica that serves this namespace only; the test starts it."""
-        mine = [f"--namespace={self.namespace}", f"--cluster-id={self.cluster}", *flags]
-        replica = Replica(self.folder, kubeconfig or self.api.kubeconfig, etcd or self.etcd.endpoints, tuple(mine))
+        mine = (f"--namespace={self.namespace}", f"--cluster-id={self.cluster}", *flags)
+        where = kubeconfig or self.api.kubeconfig, etcd or self.etcd.endpoints
+        replica = Replica(self.folder, *where, mine, program)
         self._stack.callback(replica.process.kill)
         return replica
 
@@ -69,6 +73,39 @@ class Scene:
                 assert stored.delete(f"/registry/pods/{self.namespace}/{pod.name}".encode())
         self.api.restart()
 
+    def outrun_backup(self) -> None:
+        """Let the API server's versions run ahead of a backup by more than its next start writes, as a day would."""
+        self._write_beyond(self._newest_version() + 500)
+
+    def restore(self, backup: Path, *replicas: Replica, overtakes: bool) -> None:
+        """Put a backup in place of what the API server has; what replicas have seen must have outrun it.
+
+        Its versions went back then. Or it has written so much, before `replicas` look at it again, that they have
+        overtaken the old ones and nobody can tell by them.
+        """
+        newest = self._newest_version()
+        for replica in replicas if overtakes else ():
+            replica.process.pause()
+        self.api.kill()
+        self.api.etcd.load(backup)
+        self.api.restart()
+        if overtakes:
+            for api_version, kind in (("v1", "Pod"), (API_VERSION, "GrpcService")):  # from here on it knows each change
+                self.api.client.list(api_version, kind, self.namespace, resourceVersion="0")
+            self._write_beyond(newest)
+            for replica in replicas:
+                replica.process.resume()
+
+    def _newest_version(self) -> int:
+        return int(self.api.client.list("v1", "ConfigMap", self.namespace)["metadata"]["resourceVersion"])
+
+    def _write_beyond(self, version: int) -> None:
+        item = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "busy", "namespace": self.namespace}}
+        written = self.api.client.apply(item)
+        while int(written["metadata"]["resourceVersion"]) <= version:
+            turn = f"after {written['metadata']['resourceVersion']}"
+            written = self.api.client.patch(item, {"data": {"turn": turn}})
+
     def status(self, name: str = "greeter", namespace: str = "") -> Object:
         """Read a GrpcService's status."""
         found = self.api.client.get(API_VERSION, "GrpcService", name, namespace or self.namespace)
@@ -96,10 +133,13 @@ class Scene:
         return list(self.api.client.list("v1", "Event", self.namespace)["items"])
 
 
+MakeScene = Callable[[ApiServer, EtcdServer], Scene]
+
+
 def install_crd(api: ApiServer) -> None:
     """Install the CRD and wait until it is served."""
     api.kubectl("apply", "-f", str(CRD))
-    api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/grpcservices.grpc-etcd.dev")
+    wait_established(api.client)
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +165,7 @@ def scene(
 
 
 @pytest.fixture
-def make_scene(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+def make_scene(tmp_path: Path) -> Iterator[MakeScene]:
     """Make a scene on servers of the test's own."""
     with ExitStack() as stack:
 

@@ -2,15 +2,16 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from grpc_etcd.etcd import Etcd
 from testbed.apiserver import ApiServer
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
+from testbed.replica import RegistryView, Replica
+from tests.e2e.conftest import MakeScene, Scene
 
 pytestmark = pytest.mark.faults
 TOKEN_SECONDS = 2  # for how long a client may keep what the plug-in gave it
@@ -22,7 +23,7 @@ print(json.dumps({"apiVersion": "client.authentication.k8s.io/v1", "kind": "Exec
 """
 
 
-def revisions(scene: Any) -> dict[str, int]:
+def revisions(scene: Scene) -> dict[str, int]:
     return {key: record.mod_revision for key, record in scene.registry.keys().items()}
 
 
@@ -51,7 +52,7 @@ def make_account(api: ApiServer, folder: Path) -> Path:
 
 
 def test_a_token_that_is_no_longer_valid_is_replaced_without_a_restart(
-    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: Callable[..., Any], tmp_path: Path
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene, tmp_path: Path
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
     kubeconfig = make_account(own_apiserver, tmp_path)
@@ -73,7 +74,7 @@ def test_a_token_that_is_no_longer_valid_is_replaced_without_a_restart(
 
 
 def test_an_etcd_password_that_changes_is_picked_up_and_nothing_is_lost(
-    apiserver: ApiServer, own_etcd: EtcdServer, make_scene: Callable[..., Any], tmp_path: Path
+    apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene, tmp_path: Path
 ) -> None:
     scene = make_scene(apiserver, own_etcd)
     admin = own_etcd.enable_auth("admin")
@@ -101,3 +102,69 @@ def test_an_etcd_password_that_changes_is_picked_up_and_nothing_is_lost(
     password.write_text("second")
     wait_until(lambda: keys() == {pod.address, late.address}, "it has logged in again")
     scene.wait_condition("Programmed", "True", "Programmed")
+
+
+def test_a_standby_that_is_not_let_in_says_so_while_its_watch_lives(
+    apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene, tmp_path: Path
+) -> None:
+    scene = make_scene(apiserver, own_etcd)
+    admin = own_etcd.enable_auth("admin")
+    password = tmp_path / "password"
+    password.write_text("secret")
+    leader, standby = (make_replica(scene, own_etcd, name, admin, password) for name in ("first", "second"))
+    leader.start().wait_leading()
+    standby.start()
+    wait_until(lambda: standby.lines("started") and standby.get("/readyz")[0] == 200, "it stands by")
+    own_etcd.etcdctl("user", "delete", "second", user=admin)
+    wait_until(lambda: standby.get("/readyz")[0] == 503, "the standby is not let in")
+    assert standby.metric("grpc_etcd_registry_up", registry="default") == 0
+    assert leader.get("/readyz")[0] == 200
+    own_etcd.etcdctl("user", "add", "second:secret", user=admin)
+    own_etcd.etcdctl("user", "grant-role", "second", "second", user=admin)
+    wait_until(lambda: standby.get("/readyz")[0] == 200, "it stands by again")
+
+
+def make_replica(scene: Scene, etcd: EtcdServer, user: str, admin: str, password: Path) -> Replica:
+    etcd.add_user(user, password.read_text(), ["/"], admin=admin)
+    return scene.make(f"--etcd-user={user}", f"--etcd-password-file={password}")
+
+
+def test_a_user_that_is_configured_before_etcd_asks_for_one_counts_from_then_on(
+    apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene, tmp_path: Path
+) -> None:
+    scene = make_scene(apiserver, own_etcd)
+    password = tmp_path / "password"
+    password.write_text("secret")
+    replica = scene.start("--etcd-user=operator", f"--etcd-password-file={password}").wait_leading()
+    scene.apply()
+    pod = scene.pod()
+    scene.registry.wait_addresses(pod.address)
+    own_etcd.etcdctl("user", "add", "operator:secret")
+    own_etcd.etcdctl("user", "grant-role", "operator", "root")
+    own_etcd.enable_auth("admin")
+    late = scene.pod()
+    wait_until(lambda: scene.status().get("endpoints", {}).get("registered") == 2, "both are registered")
+    with Etcd(own_etcd.endpoints, user="root", password="admin") as client:  # noqa: S106
+        RegistryView(client).wait_addresses(pod.address, late.address)
+    assert [line["message"] for line in replica.lines() if line["level"] != "info"] == []
+
+
+def test_so_it_does_where_etcd_also_asks_for_client_certificates(
+    apiserver: ApiServer, make_scene: MakeScene, tmp_path: Path
+) -> None:
+    """Then etcd does not ask for a token: it takes the certificate's common name for a user, who may do nothing."""
+    (tmp_path / "password").write_text("admin")
+    with EtcdServer.start(client_certificates=True) as secured:
+        mine = secured.client_certificate
+        assert mine
+        scene = make_scene(apiserver, secured)
+        user = ["--etcd-user=root", f"--etcd-password-file={tmp_path / 'password'}"]
+        scene.start(f"--etcd-ca={mine.ca}", f"--etcd-cert={mine.cert}", f"--etcd-key={mine.key}", *user).wait_leading()
+        scene.apply()
+        pods = [scene.pod()]
+        scene.wait_condition("Programmed", "True", "Programmed")
+        admin = secured.enable_auth("admin")
+        pods.append(scene.pod())
+        wait_until(lambda: scene.status().get("endpoints", {}).get("registered") == 2, "both are registered")
+        listed = secured.etcdctl("get", "--prefix", "--keys-only", "/jupiter/greeter/providers/", user=admin)
+        assert {line.rpartition("://")[2] for line in listed.split()} == {pod.address for pod in pods}

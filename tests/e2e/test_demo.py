@@ -15,7 +15,7 @@ from testbed.build import ROOT
 from testbed.conditions import wait_until
 from testbed.demo import INTERRUPTED, NAMESPACE
 
-DEMO_SECONDS = 170
+DEMO_SECONDS = 280
 
 
 def run_demo(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -108,6 +108,7 @@ def start_demo(tmp_path: Path) -> Iterator[Callable[..., RunningDemo]]:
         yield start
 
 
+@pytest.mark.timeout(3 * DEMO_SECONDS)
 def test_demo_stays_up_on_request_and_what_it_tells_to_try_works(start_demo: Callable[..., RunningDemo]) -> None:
     demo = start_demo("--keep")
     said = demo.wait_for("r.close()'")
@@ -119,7 +120,7 @@ def test_demo_stays_up_on_request_and_what_it_tells_to_try_works(start_demo: Cal
     with said_by_commands.open("w") as file:
         tried = subprocess.Popen(["bash", "-ec", block], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     try:
-        assert tried.wait(120) == 0, said_by_commands.read_text()
+        assert tried.wait(DEMO_SECONDS) == 0, said_by_commands.read_text()
     except subprocess.TimeoutExpired:
         running = demo.processes()
         tried.kill()

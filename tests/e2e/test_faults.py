@@ -2,29 +2,31 @@
 
 import contextlib
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from grpc_etcd.etcd import Etcd, NoSpace
+from testbed.apiserver import ApiServer
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
+from testbed.kubelet import Pod
 from testbed.kubernetes_api import ApiError
-from testbed.replica import RegistryView
+from testbed.manifests import wait_established
+from testbed.replica import RegistryView, Replica
+from tests.e2e.conftest import MakeScene, Scene
 
 CRD = Path(__file__).resolve().parents[2] / "crds" / "grpcservices.yaml"
 pytestmark = pytest.mark.faults
 
 
-def revisions(scene: Any) -> dict[str, int]:
+def revisions(scene: Scene) -> dict[str, int]:
     return {key: record.mod_revision for key, record in scene.registry.keys().items()}
 
 
-def three_pods(scene: Any) -> list[Any]:
+def three_pods(scene: Scene) -> list[Pod]:
     scene.apply()
     pods = [scene.pod() for _ in range(3)]
     scene.registry.wait_addresses(*(pod.address for pod in pods))
@@ -32,7 +34,7 @@ def three_pods(scene: Any) -> list[Any]:
 
 
 def test_an_api_server_that_is_away_changes_nothing_and_is_caught_up_with(
-    own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
     replica = scene.start().wait_leading()
@@ -48,7 +50,7 @@ def test_an_api_server_that_is_away_changes_nothing_and_is_caught_up_with(
     wait_until(scene.has_mark, "in step again")
 
 
-def is_gone(scene: Any, resource_version: str) -> bool:
+def is_gone(scene: Scene, resource_version: str) -> bool:
     """Whether the API server answers a watch of Pods from a resource version on with 410 Gone."""
     try:
         kind, item = next(iter(scene.api.client.watch("v1", "Pod", resource_version)))
@@ -58,7 +60,7 @@ def is_gone(scene: Any, resource_version: str) -> bool:
 
 
 def test_a_deletion_in_a_gap_of_the_watch_is_found(
-    own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
     replica = scene.start().wait_leading()
@@ -68,11 +70,11 @@ def test_a_deletion_in_a_gap_of_the_watch_is_found(
     assert is_gone(scene, seen), "a watch cannot go on from where the operator's was cut off"
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
     wait_until(lambda: replica.lines("a deletion was missed by the watch"), "it was no event that told it")
-    assert replica.metric("grpc_etcd_drift_total", registry="default") == 1
+    assert replica.metric("grpc_etcd_drift_total") == 1
 
 
 def test_a_crd_that_is_deleted_and_put_back_withdraws_nothing(
-    own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
     replica = scene.start().wait_leading()
@@ -83,7 +85,7 @@ def test_a_crd_that_is_deleted_and_put_back_withdraws_nothing(
     wait_until(lambda: "is not installed" in replica.text(), "it waits for the CRD")
     assert revisions(scene) == before
     scene.api.kubectl("apply", "-f", str(CRD))
-    scene.api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/grpcservices.grpc-etcd.dev")
+    wait_established(scene.api.client)
     scene.apply()
     more = scene.pod()
     wait_until(lambda: more.address in scene.registry.addresses(), "it works on")
@@ -92,7 +94,7 @@ def test_a_crd_that_is_deleted_and_put_back_withdraws_nothing(
 
 
 def test_permissions_that_are_taken_away_and_given_back(
-    own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
     api = own_apiserver.client
@@ -134,7 +136,7 @@ def test_permissions_that_are_taken_away_and_given_back(
 
 
 def test_etcd_away_at_start_and_later_is_waited_for(
-    apiserver: Any, own_etcd: Any, make_scene: Callable[..., Any]
+    apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(apiserver, own_etcd)
     own_etcd.kill()
@@ -156,18 +158,23 @@ def test_etcd_away_at_start_and_later_is_waited_for(
     wait_until(lambda: replica.get("/readyz")[0] == 200, "ready again")
 
 
-def test_an_etcd_without_space_is_reported_and_recovered_from(apiserver: Any, make_scene: Callable[..., Any]) -> None:
+def fill(scene: Scene, small: EtcdServer) -> None:
+    """Write until etcd has no space left."""
+    filler = 0
+    while "NOSPACE" not in small.etcdctl("alarm", "list", check=False):
+        with contextlib.suppress(NoSpace):
+            scene.client.put(f"filler-{filler}".encode(), b"x" * 500_000)
+        filler += 1
+
+
+def test_an_etcd_without_space_is_reported_and_recovered_from(apiserver: ApiServer, make_scene: MakeScene) -> None:
     with EtcdServer.start(flags=["--quota-backend-bytes=6000000"]) as small:
         scene = make_scene(apiserver, small)
         scene.start().wait_leading()
         scene.apply()
         pod = scene.pod()
         scene.registry.wait_addresses(pod.address)
-        filler = 0
-        while "NOSPACE" not in small.etcdctl("alarm", "list", check=False):
-            with contextlib.suppress(NoSpace):
-                scene.client.put(f"filler-{filler}".encode(), b"x" * 500_000)
-            filler += 1
+        fill(scene, small)
         late = scene.pod()
         scene.wait_condition("Programmed", "False", "RegistryUnavailable")
         assert pod.address in scene.registry.addresses()
@@ -178,8 +185,20 @@ def test_an_etcd_without_space_is_reported_and_recovered_from(apiserver: Any, ma
         scene.registry.wait_addresses(pod.address, late.address)
 
 
+def test_who_turns_unready_is_withdrawn_from_an_etcd_without_space(apiserver: ApiServer, make_scene: MakeScene) -> None:
+    with EtcdServer.start(flags=["--quota-backend-bytes=6000000"]) as small:
+        scene = make_scene(apiserver, small)
+        scene.start().wait_leading()
+        pods = three_pods(scene)
+        fill(scene, small)
+        scene.pod()  # waits for space, beside those who need none
+        scene.wait_condition("Programmed", "False", "RegistryUnavailable")
+        scene.kubelet.unready(pods[0])
+        scene.registry.wait_addresses(pods[1].address, pods[2].address)
+
+
 def test_an_etcd_without_quorum_is_waited_for(
-    apiserver: Any, etcd_cluster: Any, make_scene: Callable[..., Any]
+    apiserver: ApiServer, etcd_cluster: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(apiserver, etcd_cluster)
     scene.start("--leader-ttl=5").wait_leading()
@@ -193,13 +212,13 @@ def test_an_etcd_without_quorum_is_waited_for(
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
 
 
-def memory_mib(replica: Any) -> float:
+def memory_mib(replica: Replica) -> float:
     lines = Path(f"/proc/{replica.process.pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def test_no_memory_grows_while_etcd_is_away_and_all_converges_soon_after_its_return(
-    apiserver: Any, own_etcd: Any, make_scene: Callable[..., Any]
+    apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(apiserver, own_etcd)
     replica = scene.start().wait_leading()
@@ -220,10 +239,10 @@ def test_no_memory_grows_while_etcd_is_away_and_all_converges_soon_after_its_ret
     began = time.monotonic()
     with Etcd(own_etcd.endpoints) as client:  # the scene's own may not have noticed yet that etcd is back
         RegistryView(client).wait_addresses(*(pod.address for pod in pods[20:]))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # on a busy machine; on a quiet one it is a second or two
 
 
-def flap(scene: Any, workers: ThreadPoolExecutor, pods: list[Any], rounds: int) -> None:
+def flap(scene: Scene, workers: ThreadPoolExecutor, pods: list[Pod], rounds: int) -> None:
     """Turn all Pods not ready and ready again, and wait until the operator has seen the last of it."""
     for _ in range(rounds):
         list(workers.map(scene.kubelet.unready, pods))
@@ -231,7 +250,7 @@ def flap(scene: Any, workers: ThreadPoolExecutor, pods: list[Any], rounds: int) 
 
 
 def test_a_frozen_api_server_makes_nobody_withdraw_anything(
-    own_apiserver: Any, etcd: Any, make_scene: Callable[..., Any]
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
     replica = scene.start().wait_leading()
@@ -245,3 +264,20 @@ def test_a_frozen_api_server_makes_nobody_withdraw_anything(
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
     wait_until(scene.has_mark, "in step again")
+
+
+def test_a_learner_in_the_place_of_a_lost_member_is_passed_over(
+    apiserver: ApiServer, etcd_cluster: EtcdServer, make_scene: MakeScene
+) -> None:
+    """The address that is asked first belongs to a member that serves no clients until it is promoted."""
+    scene = make_scene(apiserver, etcd_cluster)
+    replica = scene.start("--leader-ttl=5").wait_leading()
+    pods = three_pods(scene)
+    before = revisions(scene)
+    etcd_cluster.replace(etcd_cluster.members[0])
+    replica.process.stop()
+    scene.start("--leader-ttl=5").wait_leading()
+    assert revisions(scene) == before
+    scene.kubelet.unready(pods[0])
+    scene.registry.wait_addresses(pods[1].address, pods[2].address)
+    scene.wait_condition("Programmed", "True", "Programmed")

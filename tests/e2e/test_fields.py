@@ -3,17 +3,19 @@
 import json
 from typing import Any
 
-from testbed.conditions import wait_until
+from testbed.conditions import existing, wait_until
+from testbed.kubelet import Pod
+from tests.e2e.conftest import Scene
 
 GATE = "grpc-etcd.dev/registered"
 
 
-def only_value(scene: Any, name: str = "greeter") -> Any:
+def only_value(scene: Scene, name: str = "greeter") -> Any:
     values = list(scene.registry.values(f"/jupiter/{name}/providers/").values())
     return values[0] if len(values) == 1 else {}
 
 
-def test_match_expressions_select(scene: Any) -> None:
+def test_match_expressions_select(scene: Scene) -> None:
     scene.start()
     scene.apply(selector={"matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}]})
     chosen, _ = scene.pod(labels={"tier": "b"}), scene.pod(labels={"tier": "c"})
@@ -22,7 +24,7 @@ def test_match_expressions_select(scene: Any) -> None:
     wait_until(lambda: scene.registry.addresses() != [chosen.address], "the selector's change is obeyed")
 
 
-def test_the_annotation_sets_the_weight_and_a_bad_one_is_reported(scene: Any) -> None:
+def test_the_annotation_sets_the_weight_and_a_bad_one_is_reported(scene: Scene) -> None:
     scene.start()
     scene.apply(weight=10)
     pod = scene.pod(annotations={"grpc-etcd.dev/weight": "77"})
@@ -32,7 +34,7 @@ def test_the_annotation_sets_the_weight_and_a_bad_one_is_reported(scene: Any) ->
     scene.wait_condition("Programmed", "False", "BadWeight")
 
 
-def test_zone_and_region_default_to_the_nodes(scene: Any) -> None:
+def test_zone_and_region_default_to_the_nodes(scene: Scene) -> None:
     scene.kubelet.create_node("zoned", zone="z1", region="r1")
     scene.start()
     scene.apply()
@@ -40,7 +42,7 @@ def test_zone_and_region_default_to_the_nodes(scene: Any) -> None:
     wait_until(lambda: (only_value(scene).get("zone"), only_value(scene).get("region")) == ("z1", "r1"), "topology")
 
 
-def test_enable_false_withdraws_and_forgets_nothing(scene: Any) -> None:
+def test_enable_false_withdraws_and_forgets_nothing(scene: Scene) -> None:
     scene.start()
     scene.apply()
     pod = scene.pod()
@@ -52,7 +54,7 @@ def test_enable_false_withdraws_and_forgets_nothing(scene: Any) -> None:
     scene.registry.wait_addresses(pod.address)
 
 
-def test_publish_not_ready_takes_running_pods(scene: Any) -> None:
+def test_publish_not_ready_takes_running_pods(scene: Scene) -> None:
     scene.start()
     scene.apply(publishNotReady=True)
     pod = scene.pod(ready=False)
@@ -61,7 +63,7 @@ def test_publish_not_ready_takes_running_pods(scene: Any) -> None:
     scene.registry.wait_addresses()
 
 
-def test_drain_disable_disables_first_and_deletes_when_the_pod_is_gone(scene: Any) -> None:
+def test_drain_disable_disables_first_and_deletes_when_the_pod_is_gone(scene: Scene) -> None:
     scene.start()
     scene.apply(drain={"mode": "Disable"})
     pod, never = scene.pod(hold=True), scene.pod(ready=False)
@@ -74,7 +76,27 @@ def test_drain_disable_disables_first_and_deletes_when_the_pod_is_gone(scene: An
     assert never.address not in scene.registry.addresses()
 
 
-def test_the_metrics_port_has_a_prometheus_target(scene: Any) -> None:
+def test_a_pod_that_turns_unready_is_withdrawn_and_not_drained(scene: Scene) -> None:
+    """It may stay so for hours, and not every client obeys enable=false."""
+    scene.start()
+    scene.apply(drain={"mode": "Disable"})
+    pod = scene.pod()
+    scene.registry.wait_addresses(pod.address)
+    scene.kubelet.unready(pod)
+    scene.registry.wait_addresses()
+
+
+def test_a_pod_that_has_ended_is_not_drained(scene: Scene) -> None:
+    """An evicted Pod may stay as an object for days, while another Pod has its address."""
+    scene.start()
+    scene.apply(drain={"mode": "Disable"})
+    pod, other = scene.pod(), scene.pod()
+    scene.registry.wait_addresses(pod.address, other.address)
+    scene.kubelet.set_phase(pod, "Failed")
+    scene.registry.wait_addresses(other.address)
+
+
+def test_the_metrics_port_has_a_prometheus_target(scene: Scene) -> None:
     scene.start()
     scene.apply(metricsPort="metrics")
     pod = scene.pod("one", ports={"grpc": 9000, "metrics": 9100})
@@ -86,15 +108,21 @@ def test_the_metrics_port_has_a_prometheus_target(scene: Any) -> None:
     wait_until(lambda: not scene.registry.keys("/prometheus/"), "the target goes with the Pod")
 
 
-def test_policy_and_routes_stand_under_a_lease_of_the_service(scene: Any) -> None:
+def test_policy_and_routes_stand_under_a_lease_of_the_service(scene: Scene) -> None:
     scene.start()
-    policy = {"loadBalancing": {"type": "RoundRobin"}, "timeout": "5s"}
+    policy = {
+        "loadBalancing": {"type": "RoundRobin"},
+        "localityPreference": {"mode": "PreferCluster", "minEndpoints": 2, "minPercent": 10},
+        "slowStart": {"window": "30s", "minWeightPercent": 10},
+        "matchMetadata": {"version": "v2"},
+        "timeout": "5s",
+    }
     routes = [{"id": "canary", "method": "/shop.Greeter/SayHello", "groups": {"blue": 90, "green": 10}}]
     uid = scene.apply(policy=policy, routes=routes)["metadata"]["uid"]
     wait_until(lambda: scene.client.get(b"/grpc-etcd/policy/jupiter/greeter"), "the policy is there")
-    record = scene.client.get(b"/grpc-etcd/policy/jupiter/greeter")
+    record = existing(scene.client.get(b"/grpc-etcd/policy/jupiter/greeter"))
     assert (json.loads(record.value), record.lease) == (policy, scene.lease(uid))
-    route = scene.client.get(b"/jupiter/greeter/configurators/grpc:///routes/canary")
+    route = existing(scene.client.get(b"/jupiter/greeter/configurators/grpc:///routes/canary"))
     assert route.lease == scene.lease(uid)
     assert json.loads(route.value) == {
         "id": "canary",
@@ -109,7 +137,7 @@ def test_policy_and_routes_stand_under_a_lease_of_the_service(scene: Any) -> Non
     wait_until(lambda: not scene.client.get(b"/jupiter/greeter/configurators/grpc:///routes/canary"), "so do routes")
 
 
-def test_the_gate_opens_once_the_keys_are_written_and_for_pods_that_nobody_selects(scene: Any) -> None:
+def test_the_gate_opens_once_the_keys_are_written_and_for_pods_that_nobody_selects(scene: Scene) -> None:
     scene.start()
     scene.apply()
     gated = scene.pod(gates=[GATE])
@@ -121,13 +149,13 @@ def test_the_gate_opens_once_the_keys_are_written_and_for_pods_that_nobody_selec
     scene.registry.wait_addresses()
 
 
-def is_ready(scene: Any, pod: Any) -> bool:
+def is_ready(scene: Scene, pod: Pod) -> bool:
     item = scene.api.client.get("v1", "Pod", pod.name, scene.namespace)
     return any(each["type"] == "Ready" and each["status"] == "True" for each in item["status"]["conditions"])
 
 
-def test_a_change_that_changes_no_value_writes_nothing(scene: Any) -> None:
-    scene.start().wait_leading()
+def test_a_change_that_changes_no_value_writes_nothing(scene: Scene) -> None:
+    scene.start("--leader-ttl=60").wait_leading()
     scene.apply()
     pod = scene.pod()
     scene.registry.wait_addresses(pod.address)

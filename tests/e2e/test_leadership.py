@@ -4,30 +4,37 @@ import asyncio
 import itertools
 import time
 import uuid
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from grpc_etcd.etcd import EtcdError, errors, ops
 from grpc_etcd.etcd.aio import Etcd
-from grpc_etcd_operator.core.scope import Scope
+from grpc_etcd.etcd.compare import Compare
+from grpc_etcd.etcd.model import LeaseId, Listing, Record, TransactionResult
+from grpc_etcd.registry.own import standby_prefix
+from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.writer.electing import Election
-from testbed.conditions import until, wait_until
+from testbed.conditions import existing, until, wait_until
 from testbed.etcd import EtcdServer
+from testbed.replica import Replica
+from tests.e2e.conftest import Scene
 
 LEADER_TTL_SECONDS = 3
 LONG_LEADER_TTL_SECONDS = 60
 FROZEN_SECONDS = 60
 
 
-def leader_of(scene: Any) -> Any:
+def leader_of(scene: Scene) -> Record | None:
     return scene.client.get(f"/grpc-etcd/leader/{scene.cluster}".encode())
 
 
-def revisions(scene: Any) -> dict[str, int]:
+def revisions(scene: Scene) -> dict[str, int]:
     return {key: record.mod_revision for key, record in scene.registry.keys().items()}
 
 
-def start_pair(scene: Any, leader_ttl_seconds: int = LEADER_TTL_SECONDS) -> tuple[Any, Any]:
+def start_pair(scene: Scene, leader_ttl_seconds: int = LEADER_TTL_SECONDS) -> tuple[Replica, Replica]:
     """Start a leader and a warm standby."""
     leader = scene.start(f"--leader-ttl={leader_ttl_seconds}").wait_leading()
     standby = scene.start(f"--leader-ttl={leader_ttl_seconds}")
@@ -35,7 +42,7 @@ def start_pair(scene: Any, leader_ttl_seconds: int = LEADER_TTL_SECONDS) -> tupl
     return leader, standby
 
 
-def test_sigterm_hands_over_at_once_and_keys_stay(scene: Any) -> None:
+def test_sigterm_hands_over_at_once_and_keys_stay(scene: Scene) -> None:
     leader, standby = start_pair(scene, LONG_LEADER_TTL_SECONDS)  # waiting for its end would be noticed
     scene.apply()
     pods = [scene.pod() for _ in range(3)]
@@ -44,21 +51,45 @@ def test_sigterm_hands_over_at_once_and_keys_stay(scene: Any) -> None:
     began = time.monotonic()
     assert leader.process.stop() == 0
     wait_until(lambda: standby.lines("this replica leads"), "the standby leads")
-    assert time.monotonic() - began < 10  # on a busy machine; the product's promise is one second
+    assert time.monotonic() - began < 40  # on a busy machine; the product's promise is one second
     assert revisions(scene) == before
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
     wait_until(scene.has_mark, "the mark is put again")
 
 
+@pytest.mark.faults
+def test_a_leaders_key_that_has_lost_its_lease_keeps_nobody_from_leading(scene: Scene) -> None:
+    """As by `etcdctl put`, or in a copy made by `etcdctl make-mirror`, which copies no leases."""
+    key, standbys = f"/grpc-etcd/leader/{scene.cluster}", f"/grpc-etcd/standby/{scene.cluster}/ghost"
+    leader, standby = start_pair(scene)
+    scene.apply()
+    pods = [scene.pod() for _ in range(2)]
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    scene.etcd.etcdctl("put", standbys, "{}")
+    told = existing(leader_of(scene))
+    scene.etcd.etcdctl("put", key, told.value.decode())
+    wait_until(lambda: (found := leader_of(scene)) and found.lease, "it has a lease again")
+    scene.etcd.etcdctl("put", key, told.value.decode())
+    leader.process.kill()
+    wait_until(lambda: standby.lines("this replica leads"), "the standby leads")
+    scene.kubelet.unready(pods[0])
+    scene.registry.wait_addresses(pods[1].address)
+    standby.process.stop()
+    scene.etcd.etcdctl("put", key, told.value.decode())
+    scene.start(f"--leader-ttl={LEADER_TTL_SECONDS}").wait_leading()
+    scene.kubelet.unready(pods[1])
+    scene.registry.wait_addresses()
+
+
 @pytest.mark.parametrize("turn", range(20))  # both hear of it at the same time, so it is a race if it is one
 async def test_who_has_resigned_does_not_campaign_again(etcd: EtcdServer, turn: int) -> None:
     async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
         cluster = f"resigned-{turn}-{uuid.uuid4()}"
-        first, second = (Election(client, cluster, name, Scope(), 10, lambda: None) for name in "ab")
-        runs = [group.create_task(first.run())]
+        first, second = (Election(client, cluster, Candidate(name), 60, lambda: None) for name in "ab")
+        runs = [group.create_task(first.run_alone())]
         await until(lambda: first.is_leading)
-        runs.append(group.create_task(second.run()))
+        runs.append(group.create_task(second.run_alone()))
         await until(lambda: second.is_leader_known)
         await first.resign()
         await until(lambda: second.is_leading)
@@ -66,8 +97,177 @@ async def test_who_has_resigned_does_not_campaign_again(etcd: EtcdServer, turn: 
             run.cancel()
 
 
+class SlowEtcd(Etcd):
+    """Waits before or after a call until the test lets it go on."""
+
+    waits_at = ""
+
+    def __init__(self, endpoints: str) -> None:
+        super().__init__(endpoints)
+        self.waiting, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(self, step: str) -> None:
+        if step == self.waits_at:
+            self.waiting.set()
+            await self.go_on.wait()
+
+    async def lease(self, ttl_seconds: int, lease_id: int = 0) -> LeaseId:
+        await self.hold("before lease")
+        granted = await super().lease(ttl_seconds, lease_id)
+        await self.hold("after lease")
+        return granted
+
+    async def transaction(
+        self, compare: Sequence[Compare], success: Sequence[ops.Op], failure: Sequence[ops.Op] = ()
+    ) -> TransactionResult:
+        await self.hold("before transaction")
+        result = await super().transaction(compare, success, failure)
+        await self.hold("after transaction")
+        return result
+
+
+@pytest.mark.parametrize("step", ["before lease", "after lease", "before transaction", "after transaction"])
+async def test_who_resigns_while_its_campaign_waits_for_etcd_does_not_lead(etcd: EtcdServer, step: str) -> None:
+    async with SlowEtcd(etcd.endpoints) as slow, Etcd(etcd.endpoints) as client:
+        cluster = f"resigning-{uuid.uuid4()}"
+        slow.waits_at = step
+        wins: list[bool] = []
+        leader = Election(slow, cluster, Candidate("a"), 60, lambda: wins.append(leader.is_leading))
+        run = asyncio.create_task(leader.run_alone())
+        await until(slow.waiting.is_set)
+        await leader.resign()
+        slow.waits_at = ""
+        slow.go_on.set()
+        follower = Election(client, cluster, Candidate("b"), 60, lambda: None)
+        follows = asyncio.create_task(follower.run_alone())
+        await until(lambda: follower.is_leading)
+        assert not any(wins)
+        assert not leader.is_leading
+        for each in (run, follows):
+            each.cancel()
+        await asyncio.wait([run, follows])
+
+
+async def test_who_leads_is_no_standby_of_its_own(etcd: EtcdServer) -> None:
+    async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
+        cluster = f"own-standby-{uuid.uuid4()}"
+        leader = Election(client, cluster, Candidate("a"), 60, lambda: None)
+        run = group.create_task(leader.run_alone())
+        await until(lambda: leader.is_leading)
+        key = standby_prefix(cluster) + b"a"  # as of a term that was taken up again
+        await client.put(key, b"{}", lease=leader.lease)
+        async with asyncio.timeout(60):
+            while await client.get(key):  # noqa: ASYNC110  etcd decides
+                await asyncio.sleep(0.02)
+        assert leader.is_leading
+        run.cancel()
+
+
+async def test_an_answer_that_comes_late_does_not_name_a_leader_that_has_gone(etcd: EtcdServer) -> None:
+    async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
+        cluster = f"late-{uuid.uuid4()}"
+        first, second = (Election(client, cluster, Candidate(name), 60, lambda: None) for name in "ab")
+        runs = [group.create_task(first.run_alone())]
+        await until(lambda: first.is_leading)
+        seen = await client.transaction([], [first.read()])  # what a transaction that the fence refuses has read
+        runs.append(group.create_task(second.run_alone()))
+        await until(lambda: second.is_leader_known)
+        await first.resign()
+        await until(lambda: second.is_leading)
+        (read,) = seen.responses
+        assert isinstance(read, Listing)
+        second.note_read(read.records[0], seen.revision)
+        assert second.is_leading
+        for run in runs:
+            run.cancel()
+
+
+async def test_whoever_is_told_that_this_replica_leads_finds_a_leader(etcd: EtcdServer) -> None:
+    found: list[bool] = []
+    async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
+        cluster = f"told-{uuid.uuid4()}"
+        election = Election(client, cluster, Candidate("a"), 60, lambda: found.append(election.is_leader_known))
+        run = group.create_task(election.run_alone())
+        await until(lambda: found)
+        assert found == [True]  # whoever finds none here writes no claims, and is not called again
+        assert election.may_speak
+        run.cancel()
+
+
+async def test_who_does_not_lead_has_no_fence_to_write_behind(etcd: EtcdServer) -> None:
+    async with Etcd(etcd.endpoints) as client:
+        election = Election(client, "c1", Candidate("a"), 60, lambda: None)
+        assert election.term == 0
+        with pytest.raises(ValueError, match="no term"):  # "nobody leads" would hold whenever nobody does
+            election.fence(election.term)
+
+
+class RefusedEtcd(Etcd):
+    """A real client whose transactions fail with what the test sets."""
+
+    failure: EtcdError | None = None
+    asked = 0
+
+    async def transaction(
+        self, compare: Sequence[Compare], success: Sequence[ops.Op], failure: Sequence[ops.Op] = ()
+    ) -> TransactionResult:
+        self.asked += 1
+        if self.failure:
+            raise self.failure
+        return await super().transaction(compare, success, failure)
+
+
+class HastyEtcd(Etcd):
+    """A real client whose first revocations fail, as when etcd is away for a moment."""
+
+    failures = 2
+
+    async def revoke(self, lease_id: int) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise errors.Unavailable("Socket closed")
+        await super().revoke(lease_id)
+
+
+async def test_a_predecessor_is_taken_over_from_though_etcd_is_away_at_first(etcd: EtcdServer) -> None:
+    async with Etcd(etcd.endpoints) as client, HastyEtcd(etcd.endpoints) as hasty:
+        cluster = f"taken-over-{uuid.uuid4()}"
+        before, after = (
+            Election(by, cluster, Candidate("a", nonce=nonce), LONG_LEADER_TTL_SECONDS * 10, lambda: None)
+            for by, nonce in ((client, "1"), (hasty, "2"))
+        )
+        running = asyncio.create_task(before.run_alone())
+        await until(lambda: before.is_leading)
+        running.cancel()
+        await asyncio.wait([running])
+        running = asyncio.create_task(after.run_alone())
+        await until(lambda: after.is_leading)  # and not only when the other's lease has run out
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_who_was_not_let_in_says_so_until_etcd_answers(etcd: EtcdServer) -> None:
+    async with Etcd(etcd.endpoints) as client, RefusedEtcd(etcd.endpoints) as refused, asyncio.TaskGroup() as group:
+        cluster = f"refused-{uuid.uuid4()}"
+        leader, standby = (
+            Election(by, cluster, Candidate(name), 10, lambda: None) for by, name in ((client, "a"), (refused, "b"))
+        )
+        runs = [group.create_task(leader.run_alone())]
+        await until(lambda: leader.is_leading)
+        refused.failure = errors.AuthFailed("etcdserver: user name is empty")
+        runs.append(group.create_task(standby.run_alone()))
+        await until(lambda: standby.refused)
+        refused.failure, refused.asked = errors.Unavailable("Socket closed"), 0
+        await until(lambda: refused.asked > 1)
+        assert standby.refused, "nobody has answered since"
+        refused.failure = None
+        await until(lambda: not standby.refused)
+        for run in runs:
+            run.cancel()
+
+
 @pytest.mark.faults
-def test_a_touch_that_a_killed_leader_owed_its_readers_is_put_by_the_next(scene: Any) -> None:
+def test_a_touch_that_a_killed_leader_owed_its_readers_is_put_by_the_next(scene: Scene) -> None:
     def touched() -> int:
         record = scene.client.get(f"/jupiter/greeter/settled/{scene.cluster}".encode())
         return int(record.mod_revision) if record else 0
@@ -91,7 +291,7 @@ def test_a_touch_that_a_killed_leader_owed_its_readers_is_put_by_the_next(scene:
 
 
 @pytest.mark.faults
-def test_sigkill_is_followed_by_a_takeover_that_rewrites_nothing(scene: Any) -> None:
+def test_sigkill_is_followed_by_a_takeover_that_rewrites_nothing(scene: Scene) -> None:
     leader, _ = start_pair(scene)
     scene.apply()
     pods = [scene.pod() for _ in range(3)]
@@ -105,8 +305,8 @@ def test_sigkill_is_followed_by_a_takeover_that_rewrites_nothing(scene: Any) -> 
 
 
 @pytest.mark.faults
-def test_a_leader_that_was_frozen_for_a_minute_changes_nothing_when_it_wakes(scene: Any) -> None:
-    leader, standby = start_pair(scene)
+def test_a_leader_that_was_frozen_for_a_minute_changes_nothing_when_it_wakes(scene: Scene) -> None:
+    leader, standby = start_pair(scene, FROZEN_SECONDS // 4)
     scene.apply()
     pod, other = scene.pod(), scene.pod()
     scene.registry.wait_addresses(pod.address, other.address)
@@ -130,17 +330,17 @@ def test_a_leader_that_was_frozen_for_a_minute_changes_nothing_when_it_wakes(sce
     assert (len(leader.lines("written")), len(leader.lines("withdrawn"))) == (2, 1)
 
 
-def test_a_replica_with_another_scope_refuses_to_lead(scene: Any) -> None:
-    leader = scene.start().wait_leading()
-    term = leader_of(scene).create_revision
+def test_a_replica_with_another_scope_refuses_to_lead(scene: Scene) -> None:
+    leader = scene.start(f"--leader-ttl={LONG_LEADER_TTL_SECONDS}").wait_leading()
+    term = existing(leader_of(scene)).create_revision
     stranger = scene.start("--pod-selector=tier=other")
     wait_until(lambda: "another --cluster-id" in stranger.text(), "it says so")
-    assert leader_of(scene).create_revision == term
+    assert existing(leader_of(scene)).create_revision == term
     assert not stranger.lines("this replica leads")
     assert leader.process.is_running
 
 
-def test_several_registries_are_independent(scene: Any, tmp_path: Any, own_etcd: Any) -> None:
+def test_several_registries_are_independent(scene: Scene, tmp_path: Path, own_etcd: EtcdServer) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"registries: {{second: {{endpoints: '{own_etcd.endpoints}'}}}}\n")
     own_etcd.kill()

@@ -1,16 +1,22 @@
 """Leases of units on a real etcd: granted ahead, and kept alive for nobody who is gone or whom another serves."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 
 import pytest
 
 from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.errors import Unavailable
+from grpc_etcd.etcd.model import LeaseId
+from grpc_etcd.registry.own import OwnerRecord, owner_key
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.writer.leasing import AT_ONCE, Leases
-from testbed.conditions import PATIENCE_SECONDS, POLL_SECONDS, until
+from testbed.conditions import PATIENCE_SECONDS, POLL_SECONDS, existing, until, wait_until
 from testbed.etcd import EtcdServer
+from tests.e2e.conftest import Scene
+from tests.e2e.test_seams import parts
 
 TTL_SECONDS = 300
 
@@ -68,3 +74,63 @@ async def test_what_is_granted_for_who_is_gone_or_served_by_another_is_not_kept(
         end(lease)
         await granting
         assert len(leases) == 0
+
+
+class Hasty(Etcd):
+    """Fails at the first grants, as while no member leads."""
+
+    failures = 0
+
+    async def lease(self, ttl_seconds: int, lease_id: int = 0) -> LeaseId:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("no member leads")
+        return await super().lease(ttl_seconds, lease_id)
+
+
+async def test_a_lease_that_could_not_be_had_is_asked_for_again(etcd: EtcdServer) -> None:
+    async with Hasty(etcd.endpoints) as client:
+        made = Leases(client, TTL_SECONDS, lambda _: None)
+        running = asyncio.create_task(made.run())
+        held, new = some_leases(1), some_leases(2)
+        await client.lease(TTL_SECONDS, held[0])  # with keys under it that would run out
+        client.failures = len(held + new)
+        for lease in held + new:
+            made.want(lease)
+        await until(lambda: len(made) == len(held + new))
+        released = some_leases(1)
+        client.failures = 1
+        made.want(released[0])
+        await until(lambda: not client.failures)
+        made.release_all()
+        made.want(new[0])
+        await until(lambda: len(made))
+        assert released[0] not in await client.leases()
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_what_a_leader_wrote_last_is_kept_alive_by_the_next_that_hears_of_it_late(etcd: EtcdServer) -> None:
+    async with parts(etcd) as made:
+        lease = await made.client.lease(TTL_SECONDS, lease_id("c1", "unknown"))
+        record = OwnerRecord(namespace="shop", pod="pod", keys=(b"/jupiter/greeter/providers/x",)).to_json()
+        await made.client.put(owner_key("c1", "unknown"), record, lease=lease)
+        await until(lambda: lease in made.station.leases._kept)
+
+
+def test_keys_of_pods_outlive_a_change_of_the_lease_ttl(scene: Scene) -> None:
+    short_seconds = 15
+    replica = scene.start(f"--lease-ttl={short_seconds}").wait_leading()
+    scene.apply(policy={"timeout": "5s"})
+    pods = [scene.pod() for _ in range(5)]
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    scene.wait_condition("Programmed", "True", "Programmed")
+    before = scene.registry.keys()
+    standby = scene.start("--lease-ttl=3600")
+    wait_until(lambda: len(standby.lines("a complete list has been seen")) == 2, "the standby is warm")
+    replica.process.stop()
+    standby.wait_leading()
+    over = time.monotonic() + 2 * short_seconds
+    wait_until(lambda: scene.registry.keys() != before or time.monotonic() > over, "leases would have run out")
+    assert scene.registry.keys() == before
+    assert existing(scene.client.time_to_live(scene.lease(pods[0].uid))).granted_seconds == short_seconds

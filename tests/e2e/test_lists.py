@@ -17,10 +17,10 @@ from tests.e2e.conftest import API_VERSION, Scene
 
 
 @asynccontextmanager
-async def open_client(api: ApiServer, token: str) -> AsyncIterator[Client]:
+async def open_client(api: ApiServer, token: str, kind: type[Client] = Client) -> AsyncIterator[Client]:
     connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(api.authority.ca)))
     async with aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {token}"}) as session:
-        yield Client(api.url, session)
+        yield kind(api.url, session)
 
 
 def list_seen(api: ApiServer, token: str, resource: str, namespace: str, selector: str = "") -> set[Seen]:
@@ -32,7 +32,8 @@ def list_seen(api: ApiServer, token: str, resource: str, namespace: str, selecto
 
 
 def as_seen(items: list[dict[str, dict[str, str]]]) -> set[Seen]:
-    return {Seen(item["metadata"]["uid"], item["metadata"]["namespace"], item["metadata"]["name"]) for item in items}
+    fields = ("uid", "namespace", "name", "resourceVersion")
+    return {Seen(*(item["metadata"][field] for field in fields)) for item in items}
 
 
 def test_a_list_of_several_pages_is_complete(scene: Scene) -> None:

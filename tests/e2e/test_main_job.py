@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 
 from grpc_etcd.registry.own import OwnerRecord, owner_key
-from testbed.conditions import wait_until
-from testbed.kubelet import random_loopback_ip
+from testbed.conditions import existing, wait_until
+from testbed.kubelet import Pod, random_loopback_ip
 from testbed.kubernetes_api import ApiError
+from tests.e2e.conftest import Scene
 
 
-def key_of(pod: Any) -> str:
+def key_of(pod: Pod) -> str:
     return f"/jupiter/greeter/providers/grpc://{pod.address}"
 
 
-def test_a_ready_pod_has_key_value_lease_and_owner_record(scene: Any) -> None:
+def test_a_ready_pod_has_key_value_lease_and_owner_record(scene: Scene) -> None:
     scene.start()
     attributes = {"group": "g", "zone": "z", "region": "r", "appId": "a", "deployment": "d"}
     scene.apply(weight=7, metadata={"team": "shop"}, metadataFromLabels=["version", "absent"], **attributes)
@@ -29,7 +30,7 @@ def test_a_ready_pod_has_key_value_lease_and_owner_record(scene: Any) -> None:
         '"healthy":true,"metadata":{"jupiterVersion":"0.2.0","team":"shop","version":"v1"},"region":"r","zone":"z",'
         '"kind":1,"deployment":"d","group":"g","services":null}'
     )
-    owner = scene.client.get(owner_key(scene.cluster, pod.uid))
+    owner = existing(scene.client.get(owner_key(scene.cluster, pod.uid)))
     assert owner.lease == record.lease
     assert OwnerRecord.from_json(owner.value) == OwnerRecord(
         namespace=scene.namespace,
@@ -40,7 +41,7 @@ def test_a_ready_pod_has_key_value_lease_and_owner_record(scene: Any) -> None:
     )
 
 
-def test_not_ready_terminating_and_deleted_pods_have_no_key(scene: Any) -> None:
+def test_not_ready_terminating_and_deleted_pods_have_no_key(scene: Scene) -> None:
     scene.start()
     scene.apply()
     flapping, terminating, deleted, stays = (scene.pod(hold=True) for _ in range(4))
@@ -55,8 +56,8 @@ def test_not_ready_terminating_and_deleted_pods_have_no_key(scene: Any) -> None:
     assert scene.client.get(owner_key(scene.cluster, terminating.uid)) is None
 
 
-def test_the_lease_of_a_pod_waits_for_it_to_turn_ready_and_goes_with_it(scene: Any) -> None:
-    def has_lease(pod: Any) -> bool:
+def test_the_lease_of_a_pod_waits_for_it_to_turn_ready_and_goes_with_it(scene: Scene) -> None:
+    def has_lease(pod: Pod) -> bool:
         return scene.client.time_to_live(scene.lease(pod.uid)) is not None
 
     scene.start()
@@ -74,7 +75,7 @@ def test_the_lease_of_a_pod_waits_for_it_to_turn_ready_and_goes_with_it(scene: A
     assert has_lease(late)
 
 
-def test_a_new_ip_replaces_the_old_key(scene: Any) -> None:
+def test_a_new_ip_replaces_the_old_key(scene: Scene) -> None:
     scene.start()
     scene.apply()
     pod = scene.pod()
@@ -84,7 +85,7 @@ def test_a_new_ip_replaces_the_old_key(scene: Any) -> None:
     scene.registry.wait_addresses(pod.address)
 
 
-def test_an_address_moves_from_a_deleted_pod_to_the_one_that_has_it_now(scene: Any) -> None:
+def test_an_address_moves_from_a_deleted_pod_to_the_one_that_has_it_now(scene: Scene) -> None:
     scene.start()
     scene.apply()
     old = scene.pod()
@@ -95,7 +96,7 @@ def test_an_address_moves_from_a_deleted_pod_to_the_one_that_has_it_now(scene: A
     wait_until(lambda: (r := scene.registry.keys().get(key)) and r.lease == scene.lease(new.uid), "it moved")
 
 
-def test_addresses_that_move_from_pod_to_pod_within_a_second_are_never_lost(scene: Any) -> None:
+def test_addresses_that_move_from_pod_to_pod_within_a_second_are_never_lost(scene: Scene) -> None:
     scene.apply()
     scene.start()
     pods = [scene.pod() for _ in range(10)]
@@ -110,7 +111,7 @@ def test_addresses_that_move_from_pod_to_pod_within_a_second_are_never_lost(scen
         )
 
 
-def test_ports_are_found_by_name_and_number(scene: Any) -> None:
+def test_ports_are_found_by_name_and_number(scene: Scene) -> None:
     scene.start()
     ports = {"grpc": 9000, "admin": 9100}
     pod = scene.pod(ports=ports)
@@ -121,7 +122,7 @@ def test_ports_are_found_by_name_and_number(scene: Any) -> None:
     scene.registry.wait_addresses(f"{pod.ip}:9200", name="by-number")
 
 
-def test_two_services_on_one_pod_share_its_lease(scene: Any) -> None:
+def test_two_services_on_one_pod_share_its_lease(scene: Scene) -> None:
     scene.start()
     scene.apply("one")
     scene.apply("two")
@@ -134,14 +135,14 @@ def test_two_services_on_one_pod_share_its_lease(scene: Any) -> None:
     assert scene.registry.addresses("two") == [pod.address]
 
 
-def test_a_restart_writes_nothing_but_its_own_election(scene: Any) -> None:
+def test_a_restart_writes_nothing_but_its_own_election(scene: Scene) -> None:
     first = scene.start().wait_leading()
     scene.apply()
     pods = [scene.pod() for _ in range(3)]
     scene.registry.wait_addresses(*(pod.address for pod in pods))
     first.process.stop()
     before = {key: record.mod_revision for key, record in scene.registry.keys("/").items()}
-    second = scene.start().wait_leading()
+    second = scene.start("--leader-ttl=60").wait_leading()
     after = {key: record.mod_revision for key, record in scene.registry.keys("/").items()}
     own = {f"/grpc-etcd/{kind}/{scene.cluster}" for kind in ("leader", "synced")}
     assert {key: revision for key, revision in after.items() if key not in own} == {
@@ -154,7 +155,7 @@ def test_a_restart_writes_nothing_but_its_own_election(scene: Any) -> None:
     assert scene.registry.revision() == settled + 1, second.text()
 
 
-def test_what_happened_while_no_operator_ran_is_made_good(scene: Any) -> None:
+def test_what_happened_while_no_operator_ran_is_made_good(scene: Scene) -> None:
     first = scene.start()
     scene.apply()
     scene.apply("other")
@@ -171,7 +172,7 @@ def test_what_happened_while_no_operator_ran_is_made_good(scene: Any) -> None:
     wait_until(lambda: scene.client.get(owner_key(scene.cluster, goes.uid)) is None, "the owner record is gone")
 
 
-def test_an_address_that_moved_while_no_operator_ran_belongs_to_the_pod_that_has_it_now(scene: Any) -> None:
+def test_an_address_that_moved_while_no_operator_ran_belongs_to_the_pod_that_has_it_now(scene: Scene) -> None:
     first = scene.start()
     scene.apply()
     moves, goes = scene.pod(), scene.pod()
@@ -201,13 +202,13 @@ def test_an_address_that_moved_while_no_operator_ran_belongs_to_the_pod_that_has
     ],
     ids=str,
 )
-def test_the_api_server_refuses_bad_services(scene: Any, spec: dict[str, Any]) -> None:
+def test_the_api_server_refuses_bad_services(scene: Scene, spec: dict[str, Any]) -> None:
     with pytest.raises(ApiError) as refused:
         scene.apply("bad", **spec)
     assert refused.value.status == 422
 
 
-def test_services_that_cannot_be_served_say_why_and_disturb_nobody(scene: Any) -> None:
+def test_services_that_cannot_be_served_say_why_and_disturb_nobody(scene: Scene) -> None:
     scene.start()
     scene.apply("unknown-registry", registries=["nowhere"])
     scene.apply("no-port", port="missing")
@@ -225,8 +226,8 @@ def test_services_that_cannot_be_served_say_why_and_disturb_nobody(scene: Any) -
     assert shown.splitlines()[1].split()[:4] == ["good", "good", "1/1", "True"], shown
 
 
-def test_values_are_json_that_clients_read(scene: Any) -> None:
-    scene.start()
+def test_values_are_json_that_clients_read(scene: Scene) -> None:
+    scene.start("--allowed-prefix=wsd-reg")
     scene.apply(layouts=["jupiter", "etcd-naming"], prefix="wsd-reg")
     pod = scene.pod()
     scene.registry.wait_addresses(pod.address, prefix="wsd-reg")

@@ -2,38 +2,47 @@
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 
+from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.compare import Compare
+from grpc_etcd.etcd.errors import DeadlineExceeded
+from grpc_etcd.etcd.model import Record, TransactionResult
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import synced_key
 from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
-from grpc_etcd_operator.core.scope import Scope
+from grpc_etcd_operator.core.scope import Candidate
+from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.writer.electing import Election
 from grpc_etcd_operator.writer.marking import Mark
-from grpc_etcd_operator.writer.station import Station
-from testbed.conditions import until, wait_until
+from grpc_etcd_operator.writer.outcomes import Outcome
+from grpc_etcd_operator.writer.station import Station, Views
+from testbed.conditions import PATIENCE_SECONDS, existing, until, wait_until
+from testbed.etcd import EtcdServer
 from testbed.proxy import TcpProxy
+from tests.e2e.conftest import Scene
 
 LEADER_TTL_SECONDS = 3
+LONG_LEADER_TTL_SECONDS = 60  # which no stall of a busy machine lets run out
 
 
-def mark_of(scene: Any) -> Any:
+def mark_of(scene: Scene) -> Record | None:
     return scene.client.get(f"/grpc-etcd/synced/{scene.cluster}".encode())
 
 
-def test_it_is_put_once_under_the_leaders_lease_and_outlives_changes(scene: Any) -> None:
+def test_it_is_put_once_under_the_leaders_lease_and_outlives_changes(scene: Scene) -> None:
     scene.apply()
     pods = [scene.pod() for _ in range(3)]
-    scene.start().wait_leading()
-    mark = mark_of(scene)
+    scene.start(f"--leader-ttl={LONG_LEADER_TTL_SECONDS}").wait_leading()
+    mark = existing(mark_of(scene))
     # In step means that all of the first complete lists is written before.
     assert max(record.mod_revision for record in scene.registry.keys().values()) < mark.mod_revision
-    assert mark.lease == scene.client.get(f"/grpc-etcd/leader/{scene.cluster}".encode()).lease
+    assert mark.lease == existing(scene.client.get(f"/grpc-etcd/leader/{scene.cluster}".encode())).lease
     for pod in pods:
         scene.kubelet.unready(pod)
     scene.registry.wait_addresses()
@@ -41,29 +50,38 @@ def test_it_is_put_once_under_the_leaders_lease_and_outlives_changes(scene: Any)
     assert mark_of(scene) == mark
 
 
-def test_it_is_put_again_when_somebody_deletes_it(scene: Any) -> None:
-    replica = scene.start().wait_leading()
-    first = mark_of(scene)
+def test_it_is_put_again_when_somebody_deletes_it(scene: Scene) -> None:
+    replica = scene.start(f"--leader-ttl={LONG_LEADER_TTL_SECONDS}").wait_leading()
+    first = existing(mark_of(scene))
     scene.client.delete(first.key)
     wait_until(lambda: mark_of(scene), "it is put again")
-    assert mark_of(scene).lease == first.lease
-    wait_until(lambda: replica.lines("somebody else deleted the synced mark; it is put again"), "it is told")
+    assert existing(mark_of(scene)).lease == first.lease
+    wait_until(lambda: replica.lines("somebody else deleted or put the synced mark; it is put again"), "it is told")
+
+
+def test_one_that_somebody_else_puts_does_not_outlive_the_leader(scene: Scene) -> None:
+    scene.start(f"--leader-ttl={LONG_LEADER_TTL_SECONDS}").wait_leading()
+    first = existing(mark_of(scene))
+    scene.client.put(first.key, first.value)
+    wait_until(
+        lambda: (found := mark_of(scene)) is not None and found.lease == first.lease, "it has the leader's lease again"
+    )
 
 
 @pytest.mark.faults
-def test_it_is_gone_while_the_registry_is_out_of_the_leaders_reach(scene: Any) -> None:
+def test_it_is_gone_while_the_registry_is_out_of_the_leaders_reach(scene: Scene) -> None:
     with TcpProxy.start(scene.etcd.endpoints) as proxy:
         scene.start(f"--leader-ttl={LEADER_TTL_SECONDS}", etcd=proxy.address).wait_leading()
         scene.apply()
         pod = scene.pod()
         scene.registry.wait_addresses(pod.address)
-        first = mark_of(scene)
+        first = existing(mark_of(scene))
         proxy.black_hole()
         wait_until(lambda: mark_of(scene) is None, "it runs out with the leader's lease")
         assert scene.registry.addresses() == [pod.address]
         proxy.heal()
         wait_until(lambda: mark_of(scene), "in step again")
-        assert mark_of(scene).create_revision > first.create_revision
+        assert existing(mark_of(scene)).create_revision > first.create_revision
         assert scene.registry.addresses() == [pod.address]
 
 
@@ -86,8 +104,14 @@ class OneUnit:
     def has_seen_all(self) -> bool:
         return True
 
+    def has_open_claims(self, _: float) -> bool:
+        return False
 
-async def test_it_is_gone_while_a_change_is_overdue(etcd: Any) -> None:
+    def sources(self, uid: str) -> list[str]:
+        return [f"service of {uid}"]
+
+
+async def test_it_is_gone_while_a_change_is_overdue(etcd: EtcdServer) -> None:
     facts, overdue_seconds = OneUnit(), 1.0
     layout, endpoint = Jupiter(), Endpoint(name="greeter", address="10.0.0.1:9000")
     encoded = layout.encode("greeter", endpoint)
@@ -96,47 +120,43 @@ async def test_it_is_gone_while_a_change_is_overdue(etcd: Any) -> None:
         "default",
         "c1",
         Etcd(etcd.endpoints),
-        identity="test",
-        scope=Scope(),
+        Candidate("test"),
+        Views(facts, lambda: True, lambda: 0.0, str, lambda _registry, _outcome: None, lambda: None),
+        Isolation(),
         lease_ttl_seconds=30,
-        leader_ttl_seconds=LEADER_TTL_SECONDS,
-        facts=facts,
-        is_fresh=lambda: True,
-        advise=str,
-        on_outcome=lambda _registry, _outcome: None,
-        on_change=lambda: None,
+        leader_ttl_seconds=LONG_LEADER_TTL_SECONDS,
         overdue_seconds=overdue_seconds,
     )
     running = asyncio.create_task(station.run())
 
-    await until(lambda: station.mark.is_put, 20.0)
+    await until(lambda: station.mark.is_put)
     # Nothing is written before what stands under its prefix is known, and that is not even followed yet.
     facts.wants = Wanted(encoded.key, encoded.value, "s1", layout, endpoint)
     prefix = station.streams.learn(layout, "greeter")
     station.enqueue(["p1"])
     began = time.monotonic()
-    await until(lambda: not station.mark.is_put, 20.0)
+    await until(lambda: not station.mark.is_put)
     assert time.monotonic() - began >= overdue_seconds
     assert await station.etcd.get(synced_key("c1")) is None
     assert await station.etcd.get(encoded.key) is None
     station.feed.follow([prefix])
-    await until(lambda: station.mark.is_put, 20.0)
+    await until(lambda: station.mark.is_put)
     assert await station.etcd.get(encoded.key)
     running.cancel()
     await asyncio.wait([running])
     await station.close()
 
 
-async def test_it_follows_the_leaders_word_on_being_in_step(etcd: Any) -> None:
+async def test_it_follows_the_leaders_word_on_being_in_step(etcd: EtcdServer) -> None:
     won = asyncio.Event()
     in_step, key = False, synced_key("c1")
     async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
-        election = Election(client, "c1", "test", Scope(), LEADER_TTL_SECONDS, won.set)
+        election = Election(client, "c1", Candidate("test"), LONG_LEADER_TTL_SECONDS, won.set)
         mark = Mark(client, "c1", election, lambda: in_step)
-        parts = [group.create_task(part.run()) for part in (election, mark)]
+        parts = [group.create_task(run()) for run in (election.run_alone, mark.run)]
 
-        async def found(*, there: bool) -> Any:
-            async with asyncio.timeout(20):
+        async def found(*, there: bool) -> Record | None:
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while ((record := await client.get(key)) is not None) != there:  # noqa: ASYNC110  etcd decides
                     await asyncio.sleep(0.02)
             return record
@@ -144,14 +164,126 @@ async def test_it_follows_the_leaders_word_on_being_in_step(etcd: Any) -> None:
         await won.wait()
         assert await client.get(key) is None
         in_step = True
-        first = await found(there=True)
+        first = existing(await found(there=True))
         in_step = False
         await found(there=False)
         in_step = True
-        second = await found(there=True)
+        second = existing(await found(there=True))
         assert second.create_revision > first.mod_revision
         assert (first.version, second.version) == (1, 1)
         await election.resign()
         assert await client.get(key) is None
         for part in parts:
             part.cancel()
+
+
+class LosesAnswer(Etcd):
+    """Puts the mark, and never learns of it the first time; the leader is out of step by then."""
+
+    def __init__(self, endpoints: str, on_lost: Callable[[], None]) -> None:
+        super().__init__(endpoints)
+        self.on_lost, self.lost, self.withdrawals = on_lost, 0, 0
+
+    async def transaction(
+        self, compare: Sequence[Compare], success: Sequence[ops.Op], failure: Sequence[ops.Op] = ()
+    ) -> TransactionResult:
+        result = await super().transaction(compare, success, failure)
+        self.withdrawals += list(success) == [ops.delete(synced_key("c1"))]
+        if not self.lost and any(isinstance(each, ops.PutOp) and each.key == synced_key("c1") for each in success):
+            self.lost += 1
+            self.on_lost()
+            raise DeadlineExceeded("the answer was lost")
+        return result
+
+
+async def test_one_whose_answer_was_lost_does_not_stay_when_the_leader_is_out_of_step(etcd: EtcdServer) -> None:
+    won, in_step = asyncio.Event(), False
+
+    def fall_out_of_step() -> None:
+        nonlocal in_step
+        in_step = False
+
+    async with LosesAnswer(etcd.endpoints, fall_out_of_step) as client, asyncio.TaskGroup() as group:
+        election = Election(client, "c1", Candidate("test"), LONG_LEADER_TTL_SECONDS, won.set)
+        mark = Mark(client, "c1", election, lambda: in_step)
+        parts = [group.create_task(run()) for run in (election.run_alone, mark.run)]
+        await until(lambda: client.withdrawals)
+        in_step = True
+        await until(lambda: client.lost)
+        assert not mark.is_put
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await client.get(synced_key("c1")):  # noqa: ASYNC110  etcd decides
+                await asyncio.sleep(0.02)
+        in_step = True
+        await until(lambda: mark.is_put)
+        assert await client.get(synced_key("c1"))
+        for part in parts:
+            part.cancel()
+
+
+class Restless:
+    """Facts of a service all of whose units change on and on, faster than its readers bear, and of one that rests."""
+
+    def __init__(self, units: int) -> None:
+        self.busy = [f"busy-{number}" for number in range(units)]
+        self.weight = 0
+
+    def desired(self, uid: str, registry: str) -> Desired:
+        name, _, number = uid.partition("-")
+        weight = self.weight % 1000 if name == "busy" else 100
+        endpoint = Endpoint(name=name, address=f"10.0.0.{number}:9000", weight=weight)
+        encoded = Jupiter().encode(name, endpoint)
+        assert isinstance(encoded, KeyValue)
+        return Desired(Unit(uid, registry, uid), (Wanted(encoded.key, encoded.value, name, Jupiter(), endpoint),))
+
+    def outranks(self, uid: str, rival: str) -> bool:
+        raise AssertionError(f"{uid} and {rival} want different keys")
+
+    def may_write(self) -> bool:
+        return True
+
+    def has_seen_all(self) -> bool:
+        return True
+
+    def has_open_claims(self, _: float) -> bool:
+        return False
+
+    def sources(self, uid: str) -> list[str]:
+        return [uid]
+
+
+async def test_a_service_that_never_rests_keeps_no_new_leader_from_vouching(etcd: EtcdServer) -> None:
+    facts, written = Restless(200), set[str]()
+    client = Etcd(etcd.endpoints)
+
+    def take(_: str, outcome: Outcome) -> None:
+        if outcome.plan:
+            written.add(outcome.uid)
+
+    station = Station(
+        "default",
+        "c1",
+        client,
+        Candidate("test"),
+        Views(facts, lambda: True, lambda: 0.0, str, take, lambda: None),
+        Isolation(),
+        lease_ttl_seconds=30,
+        leader_ttl_seconds=LONG_LEADER_TTL_SECONDS,
+    )
+    station.feed.follow([station.streams.learn(Jupiter(), name) for name in ("busy", "calm")])
+
+    async def change_on_and_on() -> None:
+        while True:
+            facts.weight += 1
+            station.enqueue(facts.busy)
+            await asyncio.sleep(0.02)
+
+    tasks = [asyncio.create_task(change_on_and_on()), asyncio.create_task(station.run())]
+    station.enqueue(["calm-1"])
+    await until(lambda: station.mark.is_put)
+    assert written == {*facts.busy, "calm-1"}
+    assert not station.writer.may_settle()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await station.close()

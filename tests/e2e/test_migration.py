@@ -1,14 +1,14 @@
 """docs/migration.md, step by step: a fleet that registers itself comes under the operator, and changes its layout."""
 
 import json
-from typing import Any
 
-from testbed.conditions import wait_until
+from testbed.conditions import existing, wait_until
+from tests.e2e.conftest import Scene
 
 LATER = "grpc:greeter:v1:unknown-mode/"
 
 
-def test_a_fleet_that_registers_itself_comes_under_the_operator(scene: Any) -> None:
+def test_a_fleet_that_registers_itself_comes_under_the_operator(scene: Scene) -> None:
     # Step 1: a Pod whose server has registered itself, without a lease, as Jupiter 0.2 does by default.
     old = scene.pod("old", labels={"app": "greeter"})
     own_key = f"/jupiter/greeter/providers/grpc://{old.address}"
@@ -18,7 +18,7 @@ def test_a_fleet_that_registers_itself_comes_under_the_operator(scene: Any) -> N
     scene.start().wait_leading()
     scene.apply()
     wait_until(lambda: any(event["reason"] == "KeyTaken" for event in scene.events()), "the Event")
-    assert scene.client.get(own_key.encode()).value == own_value.encode()
+    assert existing(scene.client.get(own_key.encode())).value == own_value.encode()
     # Step 3: a new Pod is registered by the operator before it is ready; the old one unregisters and ends.
     new = scene.pod("new", labels={"app": "greeter"}, gates=["grpc-etcd.dev/registered"])
     scene.registry.wait_addresses(old.address, new.address)
@@ -32,7 +32,7 @@ def test_a_fleet_that_registers_itself_comes_under_the_operator(scene: Any) -> N
     scene.registry.wait_addresses(old.address)
 
 
-def test_two_layouts_are_written_while_clients_move_and_the_old_one_is_dropped_alone(scene: Any) -> None:
+def test_two_layouts_are_written_while_clients_move_and_the_old_one_is_dropped_alone(scene: Scene) -> None:
     pod = scene.pod(labels={"app": "greeter"})
     scene.start().wait_leading()
     scene.apply()

@@ -3,17 +3,21 @@
 The API server's own audit log is the witness: what the operator's ServiceAccount asked for, and what was refused.
 """
 
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
+from grpc_etcd_operator.kube.statuses import GATES_AT_ONCE
 from testbed.apiserver import ApiServer
 from testbed.conditions import wait_until
+from testbed.etcd import EtcdServer
 from testbed.helm import find, render
 from testbed.kubelet import Pod
-from testbed.kubernetes_api import object_path
+from testbed.kubernetes_api import Object, object_path
 from testbed.replica import Replica
+from tests.e2e.conftest import MakeScene, Scene
 
 GATE = "grpc-etcd.dev/registered"
 READS = {"get", "list", "watch"}
@@ -35,13 +39,15 @@ RIGHTS = [
     Right("get", "namespaces"),
 ]
 LIST_PODS = Right("list", "pods")
+OPEN_GATES = Right("patch", "pods/status")
+PODS = 20
 
 
-def rights_of(rules: list[dict[str, Any]]) -> set[Right]:
+def rights_of(rules: list[Object]) -> set[Right]:
     return {Right(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 
 
-def without(rules: list[dict[str, Any]], right: Right) -> list[dict[str, Any]]:
+def without(rules: list[Object], right: Right) -> list[Object]:
     """The rules, one for each resource, less one verb of one of them."""
     split = [{**rule, "resources": [resource]} for rule in rules for resource in rule["resources"]]
     left = [
@@ -51,17 +57,15 @@ def without(rules: list[dict[str, Any]], right: Right) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def chart_rules() -> list[dict[str, Any]]:
-    rules: list[dict[str, Any]] = find(render({"etcd": {"endpoints": ["etcd:2379"]}}), "ClusterRole", "operator")[
-        "rules"
-    ]
+def chart_rules() -> list[Object]:
+    rules: list[Object] = find(render({"etcd": {"endpoints": ["etcd:2379"]}}), "ClusterRole", "operator")["rules"]
     return rules
 
 
 class Trial:
     """One run of the operator under an account of its own, through everything that it needs rights for."""
 
-    def __init__(self, scene: Any, account: str, rules: list[dict[str, Any]]) -> None:
+    def __init__(self, scene: Scene, account: str, rules: list[Object]) -> None:
         self.scene, self.account = scene, account
         client = scene.api.client
         metadata = {"name": account, "namespace": "default"}
@@ -79,7 +83,7 @@ class Trial:
         kubeconfig = scene.api.service_account_kubeconfig("default", account)
         self.replica = Replica(scene.folder, kubeconfig, scene.etcd.endpoints, ("--leader-ttl=3",))
 
-    def requests(self) -> list[dict[str, Any]]:
+    def requests(self) -> list[Object]:
         user = f"system:serviceaccount:default:{self.account}"
         return [event for event in self.scene.api.audit_events() if event["user"]["username"] == user]
 
@@ -115,17 +119,19 @@ class Trial:
         return gated, plain
 
 
-def right_of(event: dict[str, Any]) -> Right:
+def right_of(event: Object) -> Right:
     reference = event["objectRef"]
     subresource = reference.get("subresource", "")
     return Right(event["verb"], reference["resource"] + (f"/{subresource}" if subresource else ""))
 
 
 @pytest.fixture
-def make_trial(audited: ApiServer, etcd: Any, make_scene: Callable[..., Any]) -> Iterator[Callable[..., Trial]]:
+def make_trial(
+    audited: ApiServer, etcd: EtcdServer, make_scene: MakeScene
+) -> Iterator[Callable[[str, list[Object]], Trial]]:
     trials: list[Trial] = []
 
-    def make(account: str, rules: list[dict[str, Any]]) -> Trial:
+    def make(account: str, rules: list[Object]) -> Trial:
         scene = trials[0].scene if trials else make_scene(audited, etcd)
         trials.append(Trial(scene, account, rules))
         return trials[-1]
@@ -140,7 +146,9 @@ def make_trial(audited: ApiServer, etcd: Any, make_scene: Callable[..., Any]) ->
                 audited.client.call("DELETE", path, {"gracePeriodSeconds": 0})
 
 
-def test_every_right_is_used_and_none_is_missing(make_trial: Any, chart_rules: Any) -> None:
+def test_every_right_is_used_and_none_is_missing(
+    make_trial: Callable[[str, list[Object]], Trial], chart_rules: list[Object]
+) -> None:
     trial = make_trial("whole", chart_rules)
     gated, _ = trial.run()
     assert trial.used(refused=True) == set()
@@ -153,11 +161,13 @@ def test_every_right_is_used_and_none_is_missing(make_trial: Any, chart_rules: A
     }
 
 
-def right_of_pod_write(event: dict[str, Any]) -> bool:
+def right_of_pod_write(event: Object) -> bool:
     return event.get("objectRef", {}).get("resource") == "pods" and event["verb"] not in READS
 
 
-def test_whoever_may_not_list_pods_withdraws_nothing(make_trial: Any, chart_rules: Any) -> None:
+def test_whoever_may_not_list_pods_withdraws_nothing(
+    make_trial: Callable[[str, list[Object]], Trial], chart_rules: list[Object]
+) -> None:
     """What is absent, or not ready, means nothing before all Pods have been seen."""
     sighted, blind = make_trial("sighted", chart_rules), make_trial("blind", without(chart_rules, LIST_PODS))
     scene, registry = sighted.scene, sighted.scene.registry
@@ -178,8 +188,37 @@ def test_whoever_may_not_list_pods_withdraws_nothing(make_trial: Any, chart_rule
 
 
 @pytest.mark.faults
+def test_without_the_right_to_open_gates_all_else_goes_on_and_it_is_asked_for_rarely(
+    make_trial: Callable[[str, list[Object]], Trial], chart_rules: list[Object]
+) -> None:
+    trial = make_trial("gateless", without(chart_rules, OPEN_GATES))
+    scene, replica = trial.scene, trial.replica
+    scene.apply()
+    pods = [scene.pod(gates=[GATE]) for _ in range(PODS)]
+    replica.start()
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    wait_until(lambda: scene.condition("Programmed") == ("True", "Programmed"), "the status is written")
+    tried_once = len([each for each in trial.requests() if right_of_pod_write(each)])
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 10, "it has had time to hammer")
+
+    def tries() -> int:
+        return len([each for each in trial.requests() if right_of_pod_write(each)])
+
+    assert 1 <= tries() <= max(tried_once, GATES_AT_ONCE)
+    told = [line for line in replica.lines() if "readinessGate.enabled" in line["message"]]
+    assert len(told) == 1
+    wait_until(lambda: replica.metric("grpc_etcd_gates_refused_total") == tries(), "each refusal is counted")
+    cluster_role = {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": "gateless"}}
+    scene.api.client.patch(cluster_role, {"rules": chart_rules})
+    wait_until(lambda: all(pod.gate_states.get(GATE) for pod in pods), "the gates open once the right is given", 120)
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("right", RIGHTS, ids=lambda right: f"{right.verb}-{right.resource.replace('/', '-')}")
-def test_without_any_one_of_them_something_fails(make_trial: Any, chart_rules: Any, right: Right) -> None:
+def test_without_any_one_of_them_something_fails(
+    make_trial: Callable[[str, list[Object]], Trial], chart_rules: list[Object], right: Right
+) -> None:
     trial = make_trial(f"without-{right.verb}-{right.resource.replace('/', '-')}", without(chart_rules, right))
     trial.run()
     wait_until(lambda: right in trial.used(refused=True), f"it is refused {right}")

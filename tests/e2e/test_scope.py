@@ -2,19 +2,19 @@
 
 import json
 import time
-from typing import Any
 
-from testbed.conditions import wait_until
+from testbed.conditions import existing, wait_until
+from tests.e2e.conftest import Scene
 
 
-def make_namespace(scene: Any) -> str:
+def make_namespace(scene: Scene) -> str:
     name = f"{scene.namespace}-other"
     item = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     scene.api.client.create(item)
     return name
 
 
-def test_with_namespaces_set_nothing_outside_of_them_is_served_or_told(scene: Any) -> None:
+def test_with_namespaces_set_nothing_outside_of_them_is_served_or_told(scene: Scene) -> None:
     other = make_namespace(scene)
     scene.start().wait_leading()
     scene.apply("theirs", other)
@@ -25,11 +25,11 @@ def test_with_namespaces_set_nothing_outside_of_them_is_served_or_told(scene: An
     scene.wait_condition("Programmed", "True", "Programmed", "mine")
     assert scene.registry.addresses("theirs") == []
     assert scene.status("theirs", other) == {}
-    leader = json.loads(scene.client.get(f"/grpc-etcd/leader/{scene.cluster}".encode()).value)
+    leader = json.loads(existing(scene.client.get(f"/grpc-etcd/leader/{scene.cluster}".encode())).value)
     assert leader["namespaces"] == [scene.namespace]
 
 
-def test_a_name_is_shared_across_namespaces_where_the_admin_allows_it(scene: Any) -> None:
+def test_a_name_is_shared_across_namespaces_where_the_admin_allows_it(scene: Scene) -> None:
     other = make_namespace(scene)
     scene.start(f"--namespace={other}", "--allow-shared-names").wait_leading()
     scene.apply()
@@ -43,10 +43,16 @@ def test_a_name_is_shared_across_namespaces_where_the_admin_allows_it(scene: Any
     scene.registry.wait_addresses(mine.address)
 
 
-def test_a_pod_selector_limits_what_is_seen(scene: Any) -> None:
+def test_a_pod_selector_limits_what_is_seen(scene: Scene) -> None:
     replica = scene.start("--pod-selector=tier=grpc").wait_leading()
     scene.apply()
     scene.pod()
     seen = scene.pod(labels={"app": "greeter", "tier": "grpc"})
     scene.registry.wait_addresses(seen.address)
     wait_until(lambda: replica.metric("grpc_etcd_pods") == 1, "memory holds one Pod")
+
+
+def test_a_pod_selector_that_cannot_be_read_is_told_with_its_setting(scene: Scene) -> None:
+    replica = scene.start("--pod-selector=tier in (grpc")
+    named = "--pod-selector (podSelector in the chart's values)"
+    wait_until(lambda: any(named in line.get("remedy", "") for line in replica.lines()), "the log names the setting")

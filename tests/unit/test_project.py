@@ -1,11 +1,14 @@
 """Guards of the repository itself: names that would break Python, paths of one machine, one place for the version."""
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import hypothesis
 import yaml
 
 from testbed.generate import generated, stale
@@ -38,6 +41,40 @@ def test_no_file_names_a_folder_of_one_machine() -> None:
         for match in MACHINE_PATH.finditer(path.read_bytes())
     ]
     assert found == []
+
+
+# Where a distribution's name is not that of its module.
+DISTRIBUTIONS = {"google": "protobuf", "grpc": "grpcio", "yaml": "pyyaml", "prometheus_client": "prometheus-client"}
+
+
+def imported(folder: Path) -> set[str]:
+    """Name the distributions that the modules of a folder import, wherever in the module they do."""
+    names = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names.add(node.module.partition(".")[0])
+    foreign = names - sys.stdlib_module_names - {"grpc_etcd", "grpc_etcd_operator"}
+    return {DISTRIBUTIONS.get(name, name) for name in foreign}
+
+
+def declared(needs: list[str]) -> set[str]:
+    return {re.split(r"[<>=!~\[; ]", need)[0].lower() for need in needs}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    """So that nothing comes by luck with something else, which may leave it out one day."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    library, extras = declared(project["dependencies"]), project["optional-dependencies"]
+    cli, operator = imported(ROOT / "resolver/grpc_etcd/cli"), imported(ROOT / "operator")
+    assert cli - library == declared(extras["cli"])
+    assert operator - library == declared(extras["operator"])
+    # The plugin is loaded by pytest itself.
+    assert imported(ROOT / "resolver") - {"pytest"} == library | declared(extras["cli"])
+    without_cli = [path for path in (ROOT / "resolver/grpc_etcd").iterdir() if path.is_dir() and path.name != "cli"]
+    assert set().union(*map(imported, without_cli)) - {"pytest"} <= library
 
 
 def test_version_is_told_by_pyproject_alone() -> None:
@@ -74,9 +111,23 @@ def test_ci_runs_nothing_but_make_targets() -> None:
     assert {"check", "test", "test-faults", "test-interop", "test-matrix"} <= called <= targets
 
 
+def test_a_check_draws_the_same_examples_every_time() -> None:
+    drawn = hypothesis.settings()
+    assert drawn.derandomize
+    assert drawn.database is None
+
+
+def test_a_hunt_multiplies_the_examples_of_every_test() -> None:
+    """A plain number would stay as small in a hunt."""
+    plain = re.compile(r"max_examples=(?!examples\(\d+\))")
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
+    assert [path.name for path in tests if plain.search(path.read_text())] == []
+
+
 def test_the_library_needs_grpc_alone_without_upper_pins() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert [re.fullmatch(r"([a-z]+)>=[\d.]+", need)[1] for need in project["dependencies"]] == ["grpcio", "protobuf"]  # type: ignore[index]
+    found = [re.fullmatch(r"([a-z]+)>=[\d.]+", need) for need in project["dependencies"]]
+    assert [each and each[1] for each in found] == ["grpcio", "protobuf"]
 
 
 def test_constraints_are_names_and_versions_and_cover_all_that_is_asked_for() -> None:
@@ -92,3 +143,40 @@ def test_constraints_are_names_and_versions_and_cover_all_that_is_asked_for() ->
 
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# On a busy machine whatever takes a second on a quiet one may take this long.
+SHORTEST_WAIT_SECONDS = 25
+
+
+def impatient_waits(path: Path) -> list[str]:
+    """Give the waits of a test for a condition that end sooner than a busy machine may make it true."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"wait_until", "until"}:
+            limits = [*node.args[1:], *(each.value for each in node.keywords if each.arg == "timeout_seconds")]
+            numbers = [each.value for each in limits if isinstance(each, ast.Constant)]
+            short = [each for each in numbers if isinstance(each, int | float) and each < SHORTEST_WAIT_SECONDS]
+            found += [f"{path.relative_to(ROOT)}:{node.lineno}: {each} s" for each in short]
+    return found
+
+
+def test_tests_wait_as_long_as_a_busy_machine_takes() -> None:
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    assert [fault for path in tests for fault in impatient_waits(path)] == []
+
+
+def test_no_test_lets_kubectl_wait_for_what_has_no_status_yet() -> None:
+    """`kubectl wait` fails at once there; testbed.manifests.wait_established does not."""
+    pattern = re.compile(r"""kubectl\("wait"|shell\("kubectl wait""")
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    assert [
+        str(path.relative_to(ROOT)) for path in tests if path != Path(__file__) and pattern.search(path.read_text())
+    ] == []
+
+
+def test_every_type_that_is_ignored_has_its_reason_beside_it() -> None:
+    bare = re.compile(r"# type: ignore(?!\[[a-z, -]+\] +# +\S)")
+    folders = ("operator", "resolver", "testbed", "bench", "examples", "tests")
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")) if path != Path(__file__)]
+    assert [str(path.relative_to(ROOT)) for path in paths if bare.search(path.read_text())] == []

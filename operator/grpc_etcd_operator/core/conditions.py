@@ -3,39 +3,95 @@
 `Accepted` says whether the operator takes the GrpcService at all, `Programmed` whether the registry is true to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.services import GrpcService
+from grpc_etcd_operator.core.standing import Complaint
 from grpc_etcd_operator.core.tally import Counts
 from grpc_etcd_operator.core.world import Verdict
 
+PORTLESS = "PortNotFound"
+NO_PODS = "NoPods"
+# The latter stands in the condition once an Event has said so: whoever leads next reads it there, and posts none.
+NO_PODS_WORDS = "the selector matches no Pod of this namespace"
+NO_PODS_TOLD_WORDS = "the selector has matched no Pod of this namespace for a while"
+PODS_UNREADABLE = "PodsUnreadable"  # the only reason for which a condition is neither true nor false
+PODS_REMEDY = (
+    "give the operator's ServiceAccount the right to get, list and watch pods there (a Role with its RoleBinding, or "
+    "the ClusterRole where all namespaces are watched; the chart makes them), or take the namespace out of "
+    "watchNamespaces (--namespace)"
+)
 SHOWN_FAULTS = 3  # arbitrary: a message is read by people
+MESSAGE_CHARACTERS = 32_768  # what the CRD takes of a message: no status is written with a longer one
 
 
-def make_status(
-    service: GrpcService, verdict: Verdict, counts: Counts, down: Mapping[str, str], now: str
+def make_status(  # noqa: PLR0913, PLR0917  all that a status is made of
+    service: GrpcService,
+    verdict: Verdict,
+    counts: Counts,
+    down: Mapping[str, str],
+    now: str,
+    written_to: Sequence[str] = (),
+    *,
+    is_long_vacant: bool = False,
+    is_told_vacant: bool = False,
+    pod_selector: str = "",
+    unseen: str = "",
 ) -> dict[str, Any]:
-    """Work out the status; `down` names registries that cannot be written now, and why; `now` is RFC 3339."""
-    faults = sorted({fault for found in counts.faults.values() for fault in found}, key=lambda f: (f.reason, f.message))
-    accepted = _judge_ports(verdict, counts, faults)
-    programmed = _programmed(service, accepted, counts, faults, down)
+    """Work out the status; `down` names registries that cannot be written now, and why; `now` is RFC 3339.
+
+    `written_to` are the registries to which something is written though the GrpcService is not accepted. With
+    `is_long_vacant` it has had no Pod for longer than any rollout takes, with `is_told_vacant` an Event has said so.
+    `pod_selector` is the operator's own, which limits what Pods it sees. `unseen` says why its Pods may not be read:
+    then nothing is said that depends on them, and the counts are taken out.
+    """
+    if unseen:
+        accepted, programmed = verdict, _judge_unseen(service, verdict, down, unseen)
+    else:
+        faults = _sort_faults(counts)
+        accepted = _judge_ports(verdict, counts, faults)
+        words = write_vacancy(pod_selector, is_told=is_told_vacant)
+        vacancy = _judge_vacancy(service, words, is_long=is_long_vacant)
+        programmed = _programmed(service, accepted, counts, faults, down, written_to, vacancy)
     spec = service.spec
     return {
         "observedGeneration": service.generation,
         "registryName": spec.registry_name if spec else "",
-        "endpoints": {
-            "selected": counts.selected,
-            "ready": counts.ready,
-            "registered": counts.registered,
-            "summary": f"{counts.registered}/{counts.ready}",
-        },
+        "endpoints": None if unseen else _write_counts(counts),
         "conditions": [
             _condition("Accepted", accepted, service, now),
             _condition("Programmed", programmed, service, now),
         ],
     }
+
+
+def _sort_faults(counts: Counts) -> list[Fault]:
+    return sorted({fault for found in counts.faults.values() for fault in found}, key=lambda f: (f.reason, f.message))
+
+
+def _write_counts(counts: Counts) -> dict[str, Any]:
+    return {
+        "selected": counts.selected,
+        "ready": counts.ready,
+        "registered": counts.registered,
+        "summary": f"{counts.registered}/{counts.ready}",
+    }
+
+
+def _judge_unseen(service: GrpcService, accepted: Verdict, down: Mapping[str, str], unseen: str) -> Verdict:
+    """Say what is known without a look at the Pods."""
+    pods = f"the Pods of namespace {service.namespace} are not known: {unseen}; {PODS_REMEDY}"
+    if accepted.reason == "Pending":
+        return accepted
+    if not accepted.accepted:
+        what = f"the spec cannot be obeyed ({accepted.reason}), see the condition Accepted"
+        return Verdict(accepted=False, reason="NotAccepted", message=f"{what}; keys already there stay; {pods}")
+    return _judge_registries(service, down) or Verdict(
+        accepted=False, reason=PODS_UNREADABLE, message=f"{pods}; until then their keys stay as they are"
+    )
 
 
 def is_same_status(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -58,32 +114,73 @@ def is_same_judgement(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 def _judge_ports(verdict: Verdict, counts: Counts, faults: list[Fault]) -> Verdict:
     """Refuse a GrpcService whose port none of its Pods has."""
-    portless = {unit for (unit, _), found in counts.faults.items() if any(f.reason == "PortNotFound" for f in found)}
-    if verdict.accepted and portless and not counts.registered and len(portless) >= counts.ready > 0:
-        fault = next(fault for fault in faults if fault.reason == "PortNotFound")
-        return Verdict(accepted=False, reason="PortNotFound", message=fault.message)
+    if verdict.accepted and is_portless(counts):
+        fault = next(fault for fault in faults if fault.reason == PORTLESS)
+        return Verdict(accepted=False, reason=PORTLESS, message=fault.message)
     return verdict
 
 
-def _programmed(
-    service: GrpcService, accepted: Verdict, counts: Counts, faults: list[Fault], down: Mapping[str, str]
+def is_portless(counts: Counts) -> bool:
+    """Say whether none of a GrpcService's ready Pods has its port."""
+    portless = {unit for (unit, _), found in counts.faults.items() if any(f.reason == PORTLESS for f in found)}
+    return bool(portless) and not counts.registered and len(portless) >= counts.ready > 0
+
+
+def _programmed(  # noqa: PLR0913, PLR0917  all that a status is made of
+    service: GrpcService,
+    accepted: Verdict,
+    counts: Counts,
+    faults: list[Fault],
+    down: Mapping[str, str],
+    written_to: Sequence[str],
+    vacancy: Verdict,
 ) -> Verdict:
     spec = service.spec
     if spec is None or not accepted.accepted:
-        return Verdict(accepted=False, reason="NotAccepted", message="nothing is written; see the condition Accepted")
-    if unreachable := [f"{name}: {down[name]}" for name in spec.registries if name in down]:
-        message = f"cannot write to registry {'; '.join(unreachable)}; keys already there stay"
-        return Verdict(accepted=False, reason="RegistryUnavailable", message=message)
-    return _judge_faults(faults) or _judge_counts(counts, enable=spec.enable)
+        return _not_accepted(accepted, counts, [name for name in written_to if name not in down])
+    if fault := _judge_registries(service, down):
+        return fault
+    if is_vacant(service, accepted, counts) and not faults:
+        return vacancy
+    return _judge_faults(faults, counts) or _judge_counts(counts, enable=spec.enable)
 
 
-def _judge_faults(faults: list[Fault]) -> Verdict | None:
+def _judge_registries(service: GrpcService, down: Mapping[str, str]) -> Verdict | None:
+    names = service.spec.registries if service.spec else ()
+    unreachable = [f"{name}: {down[name].rstrip('.')}" for name in names if name in down]
+    if not unreachable:
+        return None
+    message = f"cannot write to registry {'; '.join(unreachable)}; keys already there stay"
+    reasons = [text.reason for name in names if isinstance(text := down.get(name), Complaint)]
+    return Verdict(accepted=False, reason=next(iter(reasons), "RegistryUnavailable"), message=message)
+
+
+def _not_accepted(accepted: Verdict, counts: Counts, written_to: Sequence[str]) -> Verdict:
+    """Say what is true of the registries all the same: nothing is withdrawn for a slip."""
+    if accepted.reason == "Pending":
+        return accepted
+    what = f"the spec cannot be obeyed ({accepted.reason}), see the condition Accepted"
+    stands = f"keys already there stay: those of {counts.standing} Pods"
+    if written_to:
+        done = f"{counts.registered} of {counts.ready} ready Pods are written to {', '.join(written_to)}"
+        stands = stands if counts.standing else "keys already there stay"
+        message = f"{what}; {done}, as far as it can be obeyed or as it last could; {stands}"
+    elif counts.standing:
+        message = f"{what}; {stands}"
+    else:
+        message = f"{what}; nothing is written"
+    return Verdict(accepted=False, reason="NotAccepted", message=message)
+
+
+def _judge_faults(faults: list[Fault], counts: Counts) -> Verdict | None:
     """Report what is wrong with single Pods, the first of them in full."""
     if not faults:
         return None
     shown = "; ".join(fault.message for fault in faults[:SHOWN_FAULTS])
     more = len(faults) - SHOWN_FAULTS
-    return Verdict(accepted=False, reason=faults[0].reason, message=shown + (f"; and {more} more" if more > 0 else ""))
+    stands = f"; keys already there stay: those of {counts.standing} Pods" if counts.standing else ""
+    more_of_them = f"; and {more} more" if more > 0 else ""
+    return Verdict(accepted=False, reason=faults[0].reason, message=shown + more_of_them + stands)
 
 
 def _judge_counts(counts: Counts, *, enable: bool) -> Verdict:
@@ -94,23 +191,54 @@ def _judge_counts(counts: Counts, *, enable: bool) -> Verdict:
         return Verdict(accepted=False, reason="Pending", message=message)
     if counts.ready:
         return Verdict(accepted=True, reason="Programmed", message="every ready Pod is written")
-    if counts.selected:
-        return Verdict(accepted=True, reason="NoReadyPods", message=f"none of {counts.selected} Pods is ready")
-    message = "the selector matches no Pod; compare it with the Pods' labels"
-    return Verdict(accepted=True, reason="NoPods", message=message)
+    return Verdict(accepted=True, reason="NoReadyPods", message=f"none of {counts.selected} Pods is ready")
+
+
+def is_vacant(service: GrpcService, verdict: Verdict, counts: Counts) -> bool:
+    """Say whether a GrpcService that is to register Pods selects none at all."""
+    return bool(service.spec and service.spec.enable and verdict.accepted and not counts.selected)
+
+
+def was_told_vacant(service: GrpcService) -> bool:
+    """Say whether the status says that an Event has told of this spec's selector that it matches nothing."""
+    told = _find_condition(service, "Programmed")
+    is_of_this = (told.get("status"), told.get("observedGeneration")) == ("False", service.generation)
+    return is_of_this and str(told.get("message")).startswith(NO_PODS_TOLD_WORDS)
+
+
+def write_vacancy(pod_selector: str, *, is_told: bool = False) -> str:
+    """Say that there is no Pod, and what to look at; Pods that the operator's own selector leaves out may be there."""
+    words = NO_PODS_TOLD_WORDS if is_told else NO_PODS_WORDS
+    among = f" among those that the operator's own podSelector ({pod_selector}) finds" if pod_selector else ""
+    what = "both" if pod_selector else "it"
+    return f"{words}{among}; compare {what} with the Pods' labels (kubectl get pods --show-labels)"
+
+
+def _judge_vacancy(service: GrpcService, words: str, *, is_long: bool) -> Verdict:
+    """Refuse to call it programmed that a selector matches nothing, unless it has just lost its last Pod.
+
+    A GrpcService that was programmed stays so for a while: a rollout with the strategy Recreate is no reason to flap.
+    """
+    old = _find_condition(service, "Programmed")
+    was_programmed = (old.get("status"), old.get("observedGeneration")) == ("True", service.generation)
+    if was_programmed and not is_long:
+        return Verdict(accepted=True, reason=NO_PODS, message="the last Pod that the selector matched is gone")
+    return Verdict(accepted=False, reason=NO_PODS, message=words)
+
+
+def _find_condition(service: GrpcService, kind: str) -> Mapping[str, Any]:
+    return next((each for each in service.status.get("conditions") or () if each.get("type") == kind), {})
 
 
 def _condition(kind: str, verdict: Verdict, service: GrpcService, now: str) -> dict[str, Any]:
-    status = "True" if verdict.accepted else "False"
-    old: Mapping[str, Any] = next(
-        (each for each in service.status.get("conditions") or () if each.get("type") == kind), {}
-    )
+    status = "Unknown" if verdict.reason == PODS_UNREADABLE else "True" if verdict.accepted else "False"
+    old = _find_condition(service, kind)
     since = old.get("lastTransitionTime") if old.get("status") == status else None
     return {
         "type": kind,
         "status": status,
         "reason": verdict.reason,
-        "message": verdict.message,
+        "message": escape(verdict.message)[:MESSAGE_CHARACTERS],  # names from etcd among them
         "observedGeneration": service.generation,
         "lastTransitionTime": since or now,
     }

@@ -7,16 +7,25 @@ same key of a Pod, the older one's value is written.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from grpc_etcd.registry.configurators import metric_target, route_record
-from grpc_etcd.registry.endpoint import EMPTY, Endpoint, join_address
+from grpc_etcd.registry.endpoint import EMPTY, Endpoint, join_address, join_host
 from grpc_etcd.registry.layout import Layout, Rejected
 from grpc_etcd.registry.own import policy_key
 from grpc_etcd_operator.core.pods import REGION_LABEL, ZONE_LABEL, Pod, find_port
 from grpc_etcd_operator.core.services import MAX_WEIGHT, GrpcService, Spec
+
+KEEPING = ("PortNotFound", "Unwritable")  # faults of a Pod for which nothing is withdrawn
+# Of a Pod's keys and values in one registry: twice what all of a GrpcService's metadata take in all layouts. Hundreds
+# of GrpcServices that select the same Pods would fill etcd, and the memory and time of whoever writes it, for all.
+MOST_BYTES = 1_000_000
+SHOWN_PORTS = 10  # of a Pod that a message lists; arbitrary
+SHOWN_WEIGHT = 40  # characters of an annotation that a message quotes; arbitrary
+_WEIGHT = re.compile("0*([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class Wanted:
     layout: Layout | None = None
     endpoint: Endpoint | None = None
     only_if_held: bool = False
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,9 @@ class Fault:
 class Desired:
     """All that a unit ought to have in one registry. `gone`: the unit will never come back, its lease may go too.
 
-    `is_awaited`: it has, or will have as soon as it is ready, something to put under its lease.
+    `is_awaited`: it has, or will have as soon as it is ready, something to put under its lease. What the unit holds for
+    the GrpcServices `keep_references` stays as it is, wanted or not, and so do the keys `keeps`; but of a Pod only what
+    leads to the address `host` that it has now.
     """
 
     unit: Unit
@@ -63,10 +75,35 @@ class Desired:
     faults: tuple[Fault, ...] = ()
     gone: bool = False
     is_awaited: bool = False
+    keep_references: frozenset[str] = frozenset()
+    keeps: frozenset[bytes] = frozenset()
+    host: str = ""
 
 
-def make_pod_desired(pod: Pod, services: Iterable[GrpcService], registry: str, *, gone: bool = False) -> Desired:
-    """Say what `registry` ought to hold for a Pod; `services` are the accepted ones that select it, in any order."""
+def leads_elsewhere(host: str, key: bytes, value: bytes) -> bool:
+    """Say whether a record leads to another address than that of its Pod; every layout has it in the key or the value.
+
+    A Pod whose sandbox was made anew has another address, and its old one may be any other Pod's by now.
+    """
+    if not host:
+        return False
+    pattern = re.compile(rb"(?<![0-9A-Za-z.])" + re.escape(host.encode()) + rb":[0-9]")
+    return not (pattern.search(key) or pattern.search(value))
+
+
+def make_pod_desired(
+    pod: Pod,
+    services: Iterable[GrpcService],
+    registry: str,
+    *,
+    gone: bool = False,
+    kept: frozenset[str] = frozenset(),
+) -> Desired:
+    """Say what `registry` ought to hold for a Pod.
+
+    `services` are those in force that select it, in any order; `kept` are those of which nothing is known but that what
+    they have stays while the Pod is ready.
+    """
     unit = Unit(pod.uid, pod.namespace, pod.name, pod.node)
     if gone:
         return Desired(unit, gone=True)
@@ -74,28 +111,56 @@ def make_pod_desired(pod: Pod, services: Iterable[GrpcService], registry: str, *
     references: list[str] = []
     faults: list[Fault] = []
     is_awaited = False
+    left_bytes, is_full = MOST_BYTES, False
+    serving = pod.is_serving()
+    keep = kept if serving else frozenset[str]()
     for service in sorted(services, key=lambda each: each.age_order):
         if service.spec is None or registry not in service.spec.registries:
             continue
         is_awaited |= service.spec.enable and pod.is_serving(publish_not_ready=True)
-        records = _wanted_of(pod, service, service.spec, registry, faults)
+        known = len(faults)
+        records = [] if is_full else _wanted_of(pod, service, service.spec, registry, faults)
+        left_bytes -= sum(len(record.key) + len(record.value) for record in records)
+        is_full = left_bytes < 0  # and stays so: the younger ones are not even looked at
+        if is_full and _is_wanted(pod, service.spec):
+            records = []
+            faults.append(_too_much(pod, service))
+        if len(faults) > known and serving and any(fault.reason in KEEPING for fault in faults[known:]):
+            keep |= {service.reference}  # a slip in its spec, or in a rollout: what stands is better than nothing
         references += [service.reference] if records else []
         for record in records:
             older = wanted.setdefault(record.key, record)
             if older is not record:
                 faults.append(_shadowed(record))
-    return Desired(unit, tuple(wanted.values()), tuple(references), tuple(faults), is_awaited=is_awaited)
+    return Desired(
+        unit,
+        tuple(wanted.values()),
+        tuple(references),
+        tuple(faults),
+        is_awaited=is_awaited,
+        keep_references=keep,
+        host=join_host(pod.ip),
+    )
 
 
-def make_service_desired(service: GrpcService, registry: str, *, accepted: bool, gone: bool = False) -> Desired:
+def make_service_desired(
+    service: GrpcService, registry: str, *, accepted: bool, gone: bool = False, keep: bool = False
+) -> Desired:
     """Say what `registry` ought to hold for a GrpcService itself: its client policy and its routes."""
     unit = Unit(service.uid, service.namespace)
     spec = service.spec
     if gone or spec is None or not accepted or registry not in spec.registries:
-        return Desired(unit, gone=gone)
+        return Desired(unit, gone=gone, keep_references=frozenset([service.reference] if keep else []))
     wanted, faults = [], []
     if spec.policy:
-        wanted.append(Wanted(policy_key(spec.prefixes[registry], spec.registry_name), spec.policy, service.uid))
+        wanted.append(
+            Wanted(
+                policy_key(spec.prefixes[registry], spec.registry_name),
+                spec.policy,
+                service.uid,
+                reference=service.reference,
+            )
+        )
     for layout, route in itertools.product(spec.layouts[registry], spec.routes):
         try:
             record = route_record(layout, spec.registry_name, spec.scheme, route)
@@ -103,24 +168,49 @@ def make_service_desired(service: GrpcService, registry: str, *, accepted: bool,
             faults.append(Fault(service.uid, "Unwritable", f"spec.routes: the route {route.id!r}: {error}"))
             continue
         if record is not None:
-            wanted.append(Wanted(record.key, record.value, service.uid))
-    return Desired(unit, tuple(wanted), (service.reference,) if wanted else (), tuple(faults))
+            wanted.append(Wanted(record.key, record.value, service.uid, reference=service.reference))
+    stays = frozenset([service.reference] if faults else [])
+    return Desired(unit, tuple(wanted), (service.reference,) if wanted else (), tuple(faults), keep_references=stays)
 
 
 def _shadowed(record: Wanted) -> Fault:
     key = record.key.decode(errors="replace")
-    return Fault(record.source, "KeyShared", f"an older GrpcService of this namespace writes {key}; its value stands")
+    remedy = "give one of the two another spec.name, or delete one"
+    message = f"an older GrpcService of this namespace writes {key}; its value stands; {remedy}"
+    return Fault(record.source, "KeyShared", message)
+
+
+def _is_wanted(pod: Pod, spec: Spec) -> bool:
+    """Say whether there is to be anything at all of a Pod."""
+    # One that has ended is not drained: its address is another's by now, and its object may stay for days. Nor is one
+    # that has turned unready, perhaps for hours: not every client obeys enable=false.
+    serving = pod.is_serving(publish_not_ready=spec.publish_not_ready)
+    is_draining = spec.drain_by_disabling and pod.terminating and pod.running
+    return spec.enable and bool(pod.ip) and (serving or is_draining)
+
+
+def _too_much(pod: Pod, service: GrpcService) -> Fault:
+    return Fault(
+        service.uid,
+        "Unwritable",
+        f"Pod {pod.name} would have more than {MOST_BYTES} bytes of keys and values in a registry; older GrpcServices "
+        "come first: let fewer of them select it, or give them less metadata, fewer layouts or shorter names",
+    )
 
 
 def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults: list[Fault]) -> list[Wanted]:
     serving = pod.is_serving(publish_not_ready=spec.publish_not_ready)
-    if not spec.enable or not pod.ip or not (serving or spec.drain_by_disabling):
+    if not _is_wanted(pod, spec):
         return []
     number = find_port(pod.ports, spec.port)
     if number is None:
-        faults.append(_no_port(pod, service, spec.port))
+        faults.append(_no_port(pod, service, spec.port, "spec.port"))
         return []
-    endpoint = make_endpoint(pod, service, spec, number, faults)
+    try:
+        endpoint = make_endpoint(pod, service, spec, number, faults)
+    except ValueError as error:
+        faults.append(Fault(service.uid, "Unwritable", f"no layout can carry Pod {pod.name}: {error}"))
+        return []
     wanted = []
     for layout in spec.layouts[registry]:
         if not serving and not layout.can_disable:
@@ -132,26 +222,29 @@ def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults
                 Fault(service.uid, "Unwritable", f"{layout.name} cannot carry Pod {pod.name}: {encoded.reason}")
             )
         else:
-            wanted.append(Wanted(encoded.key, encoded.value, service.uid, layout, shown, only_if_held=not serving))
+            record = Wanted(encoded.key, encoded.value, service.uid, layout, shown, not serving, service.reference)
+            wanted.append(record)
     if serving and wanted and spec.metrics_port is not None:
         wanted += _metric_targets(pod, service, spec, faults)
     return wanted
 
 
-def _no_port(pod: Pod, service: GrpcService, port: str | int | None) -> Fault:
-    has = ", ".join(f"{each.name or '(no name)'}={each.number}" for each in pod.ports) or "none"
+def _no_port(pod: Pod, service: GrpcService, port: str | int | None, field: str) -> Fault:
+    shown = [f"{each.name or '(no name)'}={each.number}" for each in pod.ports[:SHOWN_PORTS]]
+    more = [f"and {len(pod.ports) - SHOWN_PORTS} more"] if len(pod.ports) > SHOWN_PORTS else []
+    has = ", ".join([*shown, *more]) or "none"
     want = f"named {port!r}" if port else "named 'grpc', and more or less than one port"
-    return Fault(service.uid, "PortNotFound", f"Pod {pod.name} has no port {want} (it declares: {has}); set spec.port")
+    return Fault(service.uid, "PortNotFound", f"Pod {pod.name} has no port {want} (it declares: {has}); set {field}")
 
 
 def _metric_targets(pod: Pod, service: GrpcService, spec: Spec, faults: list[Fault]) -> list[Wanted]:
     """Give the key by which Prometheus finds the Pod, as Jupiter's registerMetric writes it."""
     number = find_port(pod.ports, spec.metrics_port)
     if number is None:
-        faults.append(_no_port(pod, service, spec.metrics_port))
+        faults.append(_no_port(pod, service, spec.metrics_port, "spec.metricsPort"))
         return []
     target = metric_target(spec.registry_name, pod.name, join_address(pod.ip, number))
-    return [Wanted(target.key, target.value, service.uid)]
+    return [Wanted(target.key, target.value, service.uid, reference=service.reference)]
 
 
 def make_endpoint(pod: Pod, service: GrpcService, spec: Spec, port: int, faults: list[Fault]) -> Endpoint:
@@ -181,10 +274,10 @@ def _metadata(labels: Mapping[str, str], spec: Spec) -> Mapping[str, str]:
 def _weight(pod: Pod, service: GrpcService, spec: Spec, faults: list[Fault]) -> int:
     if pod.weight is None:
         return spec.weight
-    if pod.weight.isascii() and pod.weight.isdigit() and int(pod.weight) <= MAX_WEIGHT:
-        return int(pod.weight)
-    message = (
-        f"Pod {pod.name} has the weight annotation {pod.weight!r}, which is no whole number from 0 to {MAX_WEIGHT}"
-    )
+    found = _WEIGHT.fullmatch(pod.weight)  # int() raises where there are thousands of digits
+    if found and int(found[1]) <= MAX_WEIGHT:
+        return int(found[1])
+    shown = pod.weight if len(pod.weight) <= SHOWN_WEIGHT else f"{pod.weight[:SHOWN_WEIGHT]}..."
+    message = f"Pod {pod.name} has the weight annotation {shown!r}, which is no whole number from 0 to {MAX_WEIGHT}"
     faults.append(Fault(service.uid, "BadWeight", f"{message}; the GrpcService's weight is used"))
     return spec.weight

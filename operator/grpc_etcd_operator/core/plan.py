@@ -15,23 +15,32 @@ For each key that a unit wants, against what etcd holds (`L` is the unit's lease
     a foreign lease, our owner record| put: a foreign overwrite is repaired
     anything else                    | nothing: a process registered itself; respect it and say so
 
-A key that the unit holds and no longer wants is deleted if it still carries L. Each edit holds what must still be true:
+A unit holds what its owner record names, and what carries L though that was deleted or damaged. A key that it holds and
+no longer wants is deleted if it still carries L, unless it is to stay as it is: then it is neither put nor deleted, and
+stays named in the owner record. No key stays that leads to an address which its Pod no longer has. Each edit holds
+what must still be true:
 what is known may be old, and of keys and owner record one may be older than the other. An owner record never stops
 naming a key that still carries L: nobody would ever delete that key.
-Applying a plan and planning again gives an empty plan.
+What one transaction cannot hold is left for the next plan: withdrawals first, and nothing of it is said to be written.
+Applying a plan and planning again, for as long as plans say that they are a part only, gives an empty plan.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import Adjustment, OwnerRecord, owner_key
-from grpc_etcd_operator.core.desired import Desired, Fault, Wanted
+from grpc_etcd_operator.core.desired import Desired, Fault, Wanted, leads_elsewhere
 from grpc_etcd_operator.core.leases import lease_id
 
 ABSENT = 0
+MOST_BYTES = 500_000  # of a unit's puts in one transaction, of etcd's 1.5 MiB (--max-request-bytes)
+
+
+E = TypeVar("E")
 
 
 class Held(Protocol):
@@ -91,7 +100,8 @@ class Plan:
     `requires` has the owner record where keys are put and it is not: a key without one would be nobody's for good.
     `releases` are the keys that the owner record names no longer though they are not deleted.
 
-    `written` are the GrpcServices (by UID) that have all their keys once it is applied.
+    `written` are the GrpcServices (by UID) that have all their keys once it is applied; `is_part`: another plan has to
+    follow it.
     """
 
     uid: str
@@ -104,6 +114,7 @@ class Plan:
     contested: tuple[bytes, ...] = ()
     written: frozenset[str] = frozenset()
     gone: bool = False
+    is_part: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -130,18 +141,23 @@ class Registry(Protocol):
     def owner(self, uid: str) -> OwnerRecord | None:
         """Give a unit's owner record."""
 
+    def unnamed(self, lease: int) -> Iterable[bytes]:
+        """Give the keys that carry a unit's lease and that its owner record does not name."""
+
 
 # Decides between two units that both want a key: does the unit that asks win over the one behind this lease?
 # None: no unit of ours is behind that lease.
 Contest = Callable[[bytes, int], bool | None]
 
 
-def make_plan(desired: Desired, cluster: str, registry: Registry, contest: Contest) -> Plan:
-    """Work out the edits that bring a unit's records from current to desired."""
+def make_plan(desired: Desired, cluster: str, registry: Registry, contest: Contest, most: int | None = None) -> Plan:
+    """Work out the edits that bring a unit's records from current to desired; `most` is the largest size of a plan."""
     planner = _Planner(desired, cluster, registry, contest)
     for wanted in desired.wanted:
         planner.want(wanted)
     planner.withdraw_the_rest()
+    if most is not None:
+        planner.postpone(most - 1)  # there is an owner record to be put, deleted or required as well
     planner.keep_owner_record()
     return planner.plan()
 
@@ -155,19 +171,27 @@ class _Planner:
         self.lease = lease_id(cluster, self.uid)
         self.owner_key = owner_key(cluster, self.uid)
         self.owner = registry.owner(self.uid)
-        self.held = frozenset(self.owner.keys) if self.owner else frozenset[bytes]()
+        named = frozenset(self.owner.keys) if self.owner else frozenset[bytes]()
+        self.unnamed = frozenset(registry.unnamed(self.lease)) - named
+        self.held = named | self.unnamed
         self.adjustments = dict(self.owner.adjustments) if self.owner else {}
         self.kept_adjustments: dict[bytes, Adjustment] = {}
         self.written: dict[bytes, str] = {}
+        self.references: dict[bytes, str] = {}
+        self.kept: dict[bytes, tuple[str, ...]] = {}
         self.puts: list[PutEdit] = []
         self.deletes: list[DeleteEdit] = []
         self.requires: list[Requirement] = []
         self.releases: list[Release] = []
         self.faults: list[Fault] = []
         self.contested: list[bytes] = []
+        self.late: set[str] = set()
+        self.is_part = False
 
     def want(self, wanted: Wanted) -> None:
         key, current = wanted.key, self.registry.record(wanted.key)
+        if key in self.desired.keeps:
+            return
         if wanted.only_if_held and not (current and key in self.held and current.lease in (self.lease, 0)):
             return
         if current and not self._may_write(wanted, current):
@@ -175,7 +199,7 @@ class _Planner:
         if current and current.lease == 0 and key in self.held:
             self._adopt_adjustment(wanted, current.value)
         value = self._adjusted(wanted)
-        self.written[key] = wanted.source
+        self.written[key], self.references[key] = wanted.source, wanted.reference
         if current is None or current.lease != self.lease or current.value != value:
             self.puts.append(PutEdit(key, value, current.mod_revision if current else ABSENT))
 
@@ -218,30 +242,74 @@ class _Planner:
     def withdraw_the_rest(self) -> None:
         for key in sorted(self.held - self.written.keys()):
             current = self.registry.record(key)
-            if current and current.lease in (self.lease, 0):
+            if key in self.desired.keeps:
+                self._keep(key, self._behind(key))
+            elif current and current.lease in (self.lease, 0) and (behind := self._keeping(key, current.value)):
+                self._keep(key, behind)
+            elif current and current.lease in (self.lease, 0):
                 self.deletes.append(DeleteEdit(key, current.lease))
             else:
                 self.releases.append(Release(key, self.lease))
 
+    def _behind(self, key: bytes) -> tuple[str, ...]:
+        if key in self.unnamed:  # then it may be of any for which something stays
+            return tuple(sorted(self.desired.keep_references))
+        return self.owner.behind(key) if self.owner else ()
+
+    def _keeping(self, key: bytes, value: bytes) -> tuple[str, ...]:
+        """Give the GrpcServices for which a key stays that is not wanted; none: it goes."""
+        if leads_elsewhere(self.desired.host, key, value):
+            return ()
+        return tuple(each for each in self._behind(key) if each in self.desired.keep_references)
+
+    def _keep(self, key: bytes, behind: tuple[str, ...]) -> None:
+        self.kept[key] = behind
+        if adjustment := self.adjustments.get(key):
+            self.kept_adjustments[key] = adjustment
+
+    def postpone(self, most: int) -> None:
+        """Leave out what goes beyond a transaction; the owner record goes on naming what stands of it."""
+        self.deletes, late_deletes = _divide(self.deletes, most)
+        self.puts, late_puts = _divide(self.puts, min(most - len(self.deletes), _count_fitting(self.puts)))
+        self.releases, late_releases = _divide(self.releases, most - len(self.deletes) - len(self.puts))
+        for put in late_puts:
+            self.late.add(self.written.pop(put.key))
+            del self.references[put.key]
+        late = [*map(_key, late_deletes), *map(_key, late_puts), *map(_key, late_releases)]
+        for key in self.held.intersection(late):
+            self._keep(key, self._behind(key))
+        self.is_part = bool(late)
+
     def keep_owner_record(self) -> None:
         current = self.registry.record(self.owner_key)
-        if not self.written:
+        if not self.written and not self.kept:
             if current:
                 self.deletes.append(DeleteEdit(self.owner_key, current.lease, current.mod_revision))
             return
         unit = self.desired.unit
+        kept = (each for behind in self.kept.values() for each in behind)
+        references = tuple(dict.fromkeys((*self.desired.references, *kept)))
         value = OwnerRecord(
             namespace=unit.namespace,
             pod=unit.pod,
             node=unit.node,
-            grpc_services=self.desired.references,
-            keys=tuple(self.written),
+            grpc_services=references,
+            keys=(*self.written, *self.kept),
+            sources=self._sources() if len(references) > 1 else {},
             adjustments=self.kept_adjustments,
         ).to_json()
         if current is None or current.lease != self.lease or current.value != value:
             self.puts.append(PutEdit(self.owner_key, value, current.mod_revision if current else ABSENT))
         elif self.puts:
             self.requires.append(Requirement(self.owner_key, current.mod_revision))
+
+    def _sources(self) -> dict[str, tuple[bytes, ...]]:
+        """Say which key is of which GrpcService."""
+        found: dict[str, list[bytes]] = {}
+        for key, references in (*((key, (of,)) for key, of in self.references.items()), *self.kept.items()):
+            for reference in references:
+                found.setdefault(reference, []).append(key)
+        return {reference: tuple(keys) for reference, keys in found.items() if reference}
 
     def plan(self) -> Plan:
         return Plan(
@@ -253,6 +321,22 @@ class _Planner:
             tuple(self.releases),
             (*self.faults, *self.desired.faults),
             tuple(self.contested),
-            frozenset(self.written.values()) - {fault.source for fault in self.faults},
-            self.desired.gone,
+            frozenset(self.written.values()) - self.late - {fault.source for fault in self.faults},
+            self.desired.gone and not self.is_part,
+            self.is_part,
         )
+
+
+def _key(edit: PutEdit | DeleteEdit | Release) -> bytes:
+    return edit.key
+
+
+def _divide(edits: list[E], most: int) -> tuple[list[E], list[E]]:
+    most = max(0, most)
+    return edits[:most], edits[most:]
+
+
+def _count_fitting(puts: Iterable[PutEdit]) -> int:
+    """Count the puts that a transaction takes by their size, the first of them however large it is."""
+    sizes = itertools.accumulate(3 * len(put.key) + len(put.value) for put in puts)
+    return max(1, sum(size <= MOST_BYTES for size in sizes))

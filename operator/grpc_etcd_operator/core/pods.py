@@ -6,13 +6,30 @@ the same records, so an event that changes no fact is dropped at once.
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 GATE = "grpc-etcd.dev/registered"
 WEIGHT_ANNOTATION = "grpc-etcd.dev/weight"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 REGION_LABEL = "topology.kubernetes.io/region"
+MOST_SHARED = 4096  # lists of ports; beyond that they are of what is long gone, for the most part
+
+
+class PodMessage(Protocol):
+    """A Pod as the API server sends it in protobuf; an object of JSON is none."""
+
+    @property
+    def metadata(self) -> Any:
+        """Its ObjectMeta."""
+
+    @property
+    def spec(self) -> Any:
+        """Its PodSpec."""
+
+    @property
+    def status(self) -> Any:
+        """Its PodStatus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +44,11 @@ class Port:
 class Pod:
     """A provider: everything about a Pod that decides what stands in the registry.
 
-    Times are Unix seconds, 0 where there is none. `ready` is judged without the operator's own readiness gate. `since`
-    and `terminating_since` time the operator and never decide anything.
+    Times are Unix seconds, 0 where there is none. `ready` is judged without the operator's own readiness gate until it
+    has been open and Ready has followed (`ready_followed`). `since` (of its readiness) and `terminating_since` (when
+    its deletion was asked for) time the operator and never decide anything. `outside` means that the installation's
+    selector does not find it, so that it serves nobody here. `resource_version` is no fact: it says of which
+    state of the Pod these facts are.
     """
 
     uid: str
@@ -44,16 +64,24 @@ class Pod:
     terminating: bool = False
     gated: bool = False
     gate_open: bool = False
+    ready_followed: bool = False
+    outside: bool = False
     weight: str | None = None
     since: int = 0
     terminating_since: int = 0
+    resource_version: str = field(default="", compare=False)
 
     def is_serving(self, *, publish_not_ready: bool = False) -> bool:
         """Say whether the Pod's endpoints belong in the registry."""
         return self.running and not self.terminating and bool(self.ip) and (self.ready or publish_not_ready)
 
 
-def parse_pod(pod: Any, known: Pod | None = None) -> Pod:
+def take_out_of_scope(pod: Pod) -> Pod:
+    """Give the same Pod as one that the installation's selector does not find."""
+    return replace(pod, labels={}, running=False, outside=True)
+
+
+def parse_pod(pod: PodMessage, known: Pod | None = None) -> Pod:
     """Reduce a Pod (a message of Kubernetes, as `kube/messages.py` describes it) to its facts; most may be missing.
 
     `known` is the same Pod as it was: what a Pod never changes is taken from there.
@@ -63,6 +91,7 @@ def parse_pod(pod: Any, known: Pod | None = None) -> Pod:
         raise ValueError(f"Pod {metadata.namespace}/{metadata.name} has no UID")
     conditions = {condition.type: condition for condition in status.conditions}
     gates = [gate.conditionType for gate in spec.readinessGates]
+    ready_followed = GATE in gates and _has_ready_followed(conditions, known)
     return Pod(
         uid=metadata.uid,
         namespace=sys.intern(metadata.namespace),
@@ -73,22 +102,57 @@ def parse_pod(pod: Any, known: Pod | None = None) -> Pod:
         labels=_parse_labels(metadata.labels, known.labels if known else {}),
         ports=known.ports if known else _parse_ports(spec.containers, spec.initContainers),
         running=status.phase == "Running",
-        ready=_is_ready(gates, conditions),
+        ready=_is_ready(gates, conditions, ready_followed=ready_followed),
         terminating=metadata.HasField("deletionTimestamp"),
         gated=GATE in gates,
         gate_open=_is_true(conditions, GATE),
+        ready_followed=ready_followed,
         weight=metadata.annotations.get(WEIGHT_ANNOTATION),
-        since=conditions["Ready"].lastTransitionTime.seconds if "Ready" in conditions else 0,
-        terminating_since=metadata.deletionTimestamp.seconds,
+        since=_ready_since(gates, conditions),
+        # Kubernetes' deletionTimestamp is when the grace period will be over.
+        terminating_since=metadata.deletionTimestamp.seconds - metadata.deletionGracePeriodSeconds,
+        resource_version=metadata.resourceVersion,
     )
 
 
-def _is_ready(gates: list[str], conditions: Mapping[str, Any]) -> bool:
+def _is_ready(gates: list[str], conditions: Mapping[str, Any], *, ready_followed: bool) -> bool:
     """Judge readiness; a Pod that waits for our own gate is judged by its containers and its other gates."""
     if GATE not in gates:
         return _is_true(conditions, "Ready")
+    if ready_followed and not _is_true(conditions, "Ready"):
+        return False
     others = (gate for gate in gates if gate != GATE)
     return _is_true(conditions, "ContainersReady") and all(_is_true(conditions, gate) for gate in others)
+
+
+# The kubelet's word for a Pod that waits for its gates; it is still there for a moment after the last one has opened.
+WAITING_FOR_GATES = "ReadinessGatesNotReady"
+
+
+def _has_ready_followed(conditions: Mapping[str, Any], known: Pod | None) -> bool:
+    """Say whether Ready has been worked out anew since our gate opened: from then on it counts.
+
+    When the gate opens, Ready is False and stays so until the kubelet has seen it. A False that came later is another
+    one: a node died, and the node lifecycle controller turned Ready, and nothing else, to False. It leaves the reason
+    empty (pkg/controller/util/node, MarkPodsNotReady); the kubelet always gives one.
+
+    Times are whole seconds of several clocks. So what was seen before decides first: Ready was True while the gate was
+    open. Where nothing is known (a restart), a False counts that is later than the gate's opening; within the same
+    second it is the old one, since a node is not given up in its first second.
+    """
+    ready, gate = conditions.get("Ready"), conditions.get(GATE)
+    if ready is None or gate is None or gate.status != "True":
+        return False
+    if ready.status == "True" or (known is not None and known.gate_open and known.ready_followed):
+        return True
+    is_later = ready.lastTransitionTime.seconds > gate.lastTransitionTime.seconds
+    return bool(is_later and ready.reason != WAITING_FOR_GATES)
+
+
+def _ready_since(gates: list[str], conditions: Mapping[str, Any]) -> int:
+    """Say when the readiness that `_is_ready` judges last changed."""
+    judged = ["Ready"] if GATE not in gates else ["ContainersReady", *(gate for gate in gates if gate != GATE)]
+    return max((conditions[kind].lastTransitionTime.seconds for kind in judged if kind in conditions), default=0)
 
 
 def _is_true(conditions: Mapping[str, Any], kind: str) -> bool:
@@ -114,6 +178,8 @@ def _parse_ports(containers: Iterable[Any], inits: Iterable[Any]) -> tuple[Port,
         for port in container.ports
         if port.protocol in ("", "TCP")
     )
+    if len(_PORTS) >= MOST_SHARED:
+        _PORTS.clear()
     return _PORTS.setdefault(ports, ports)  # Pods of one Deployment share one tuple: 10,000 Pods stay small
 
 

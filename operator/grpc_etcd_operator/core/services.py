@@ -5,11 +5,12 @@ mistakes already; this parser repeats the bounds, since a cluster may hold objec
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from grpc_etcd.registry.endpoint import name_fault, scheme_fault
+from grpc_etcd.registry.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.layout import Layout
 from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
 from grpc_etcd.registry.policy import parse_policy, write_policy
@@ -20,6 +21,7 @@ MAX_PORT = 65_535
 DEFAULT_REGISTRY = "default"
 DEFAULT_PREFIX = "jupiter"
 NO_PREFIXES: Mapping[str, str | None] = MappingProxyType({})
+NO_ETCDS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +36,14 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A GrpcService's wishes, complete with defaults. `layouts` and `prefixes` are by registry, as defaults differ."""
+    """A GrpcService's wishes, complete with defaults. `layouts` and `prefixes` are by registry, as defaults differ.
+
+    `prefix` is the owner's own word, empty where there is none.
+    """
 
     registry_name: str
     selector: Selector
+    prefix: str = ""
     port: str | int | None = None
     scheme: str = "grpc"
     weight: int = 100
@@ -61,7 +67,10 @@ class Spec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcService:
-    """One GrpcService object. `spec` is None exactly when `faults` says why."""
+    """One GrpcService object. `spec` is None exactly when `faults` says why.
+
+    `draft` is such a spec as far as it can be read: nothing of it is obeyed, but it says whom it would select.
+    """
 
     uid: str
     namespace: str
@@ -70,8 +79,14 @@ class GrpcService:
     generation: int = 0
     resource_version: str = ""
     spec: Spec | None
+    draft: Spec | None = None
     faults: tuple[str, ...] = ()
     status: Mapping[str, Any]
+
+    @property
+    def asked(self) -> Spec | None:
+        """Give what its owner asks for, be it at fault or not; None where that says of no Pod whether it is meant."""
+        return self.spec or self.draft
 
     @property
     def age_order(self) -> tuple[str, str]:
@@ -83,17 +98,35 @@ class GrpcService:
         """Name the object as owner records and messages do."""
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def was_accepted(self) -> bool:
+        """Say whether the status says that this very spec was accepted, by whatever settings were in force then."""
+        conditions = self.status.get("conditions")
+        return any(
+            isinstance(each, Mapping)
+            and (each.get("type"), each.get("status")) == ("Accepted", "True")
+            and each.get("observedGeneration") == self.generation
+            for each in (conditions if isinstance(conditions, list) else ())
+        )
+
     def asks_the_same_as(self, other: "GrpcService") -> bool:
         """Say whether both lead to the same records and the same status but for its own bookkeeping."""
         return (self.spec, self.faults, self.generation) == (other.spec, other.faults, other.generation)
 
 
-def parse_service(raw: Mapping[str, Any], prefixes: Mapping[str, str | None] = NO_PREFIXES) -> GrpcService:
-    """Parse a GrpcService object; `prefixes` are the operator's by registry, None leaves each layout its own."""
+def parse_service(
+    raw: Mapping[str, Any],
+    prefixes: Mapping[str, str | None] = NO_PREFIXES,
+    etcds: Mapping[str, str] = NO_ETCDS,
+) -> GrpcService:
+    """Parse a GrpcService object; `prefixes` are the operator's by registry, None leaves each layout its own.
+
+    `etcds` has for each registry the first name of the same etcd, which is the one that counts.
+    """
     metadata = raw["metadata"]
     faults: list[str] = []
     try:
-        spec = _parse_spec(raw.get("spec") or {}, metadata["name"], prefixes, faults)
+        spec = _parse_spec(raw.get("spec") or {}, metadata["name"], prefixes, etcds, faults)
     except (TypeError, ValueError, AttributeError) as error:
         spec = None
         faults.append(f"spec cannot be read: {error}")
@@ -105,16 +138,21 @@ def parse_service(raw: Mapping[str, Any], prefixes: Mapping[str, str | None] = N
         generation=metadata.get("generation") or 0,
         resource_version=metadata.get("resourceVersion") or "",
         spec=None if faults else spec,
+        draft=spec if faults and _names_pods(raw.get("spec")) else None,
         faults=tuple(faults),
         status=raw.get("status") or {},
     )
 
 
 def _parse_spec(
-    raw: Mapping[str, Any], object_name: str, defaults: Mapping[str, str | None], faults: list[str]
+    raw: Mapping[str, Any],
+    object_name: str,
+    defaults: Mapping[str, str | None],
+    etcds: Mapping[str, str],
+    faults: list[str],
 ) -> Spec:
     name = str(raw.get("name") or object_name)
-    registries = tuple(dict.fromkeys(raw.get("registries") or (DEFAULT_REGISTRY,)))
+    registries = tuple(dict.fromkeys(etcds.get(each, each) for each in raw.get("registries") or (DEFAULT_REGISTRY,)))
     prefixes = {registry: raw.get("prefix") or defaults.get(registry) for registry in registries}
     layouts = dict.fromkeys(raw.get("layouts") or ["jupiter"])
     faults += [
@@ -128,6 +166,7 @@ def _parse_spec(
     return Spec(
         registry_name=name,
         selector=parse_selector(raw.get("selector") or {}, faults),
+        prefix=raw.get("prefix") or "",
         port=_parse_port(raw.get("port"), "spec.port", faults),
         scheme=scheme,
         weight=_bounded(raw.get("weight", 100), MAX_WEIGHT, "spec.weight", faults),
@@ -140,7 +179,7 @@ def _parse_spec(
         app_id=str(raw.get("appId", "")),
         enable=bool(raw.get("enable", True)),
         publish_not_ready=bool(raw.get("publishNotReady", False)),
-        layouts={registry: _make_layouts(layouts, prefix) for registry, prefix in prefixes.items()},
+        layouts={registry: _make_layouts(layouts, prefix, scheme) for registry, prefix in prefixes.items()},
         prefixes={registry: prefix or DEFAULT_PREFIX for registry, prefix in prefixes.items()},
         registries=registries,
         drain_by_disabling=drain == "Disable",
@@ -148,6 +187,16 @@ def _parse_spec(
         policy=_parse_policy(raw.get("policy"), faults),
         routes=tuple(_parse_route(entry, faults) for entry in raw.get("routes") or ()),
     )
+
+
+def _names_pods(spec: Any) -> bool:
+    """Say whether a spec's selector is without fault, whatever else is wrong."""
+    faults: list[str] = []
+    try:
+        parse_selector(spec["selector"], faults)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        return False
+    return not faults
 
 
 def _bounded(value: Any, largest: int, field: str, faults: list[str]) -> int:
@@ -168,11 +217,13 @@ def _parse_port(value: Any, field: str, faults: list[str]) -> str | int | None:
     return number
 
 
-def _make_layouts(names: Iterable[str], prefix: str | None) -> tuple[Layout, ...]:
-    return tuple(make_layout(name, prefix) for name in names if name in LAYOUT_NAMES)
+def _make_layouts(names: Iterable[str], prefix: str | None, scheme: str) -> tuple[Layout, ...]:
+    made = (make_layout(name, prefix) for name in names if name in LAYOUT_NAMES)
+    # A jupiter-v2 prefix holds the scheme: what is followed must be what is written under.
+    return tuple(replace(each, scheme=scheme) if isinstance(each, JupiterV2) else each for each in made)
 
 
-def _parse_policy(raw: Any, faults: list[str]) -> bytes:
+def _parse_policy(raw: Mapping[str, Any] | None, faults: list[str]) -> bytes:
     if not raw:
         return b""
     policy, policy_faults = parse_policy(raw)

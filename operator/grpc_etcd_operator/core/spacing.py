@@ -74,9 +74,9 @@ class Spacing:
         """Take it that a status needs no writing."""
         self._turns.pop(uid, None)
 
-    def failed(self, uid: str, now: float) -> None:
+    def failed(self, uid: str, now: float, pause_seconds: float = RETRY_SECONDS) -> None:
         """Take it that a status could not be written: it is looked at again after a pause."""
-        self._waiting[uid] = now + RETRY_SECONDS
+        self._waiting[uid] = now + pause_seconds
 
     def forget(self, uid: str) -> None:
         """Drop one that is gone."""

@@ -5,15 +5,19 @@ have changed. What a unit ought to have is worked out only when a writer asks. A
 unknown UID is not the same as one that is gone: only what is known to be gone may lose its records.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from grpc_etcd_operator.core.claims import find_taken
+from grpc_etcd_operator.core.asking import Asking
+from grpc_etcd_operator.core.claims import Blocked, Claim, Ledger, Rules, claims_of, read_claims, write_claims
 from grpc_etcd_operator.core.desired import Desired, Unit, make_pod_desired, make_service_desired
 from grpc_etcd_operator.core.pods import Pod
-from grpc_etcd_operator.core.services import GrpcService
+from grpc_etcd_operator.core.services import GrpcService, Spec
+from grpc_etcd_operator.core.wishes import Wish, judge_wish
 
 Label = tuple[str, str]
+Index = dict[str, dict[Label | None, dict[tuple[str, int], GrpcService]]]  # by namespace and label
 
 
 class Verdict(NamedTuple):
@@ -21,37 +25,64 @@ class Verdict(NamedTuple):
 
     accepted: bool
     reason: str = "Accepted"
-    message: str = ""
+    message: str = "the spec can be obeyed, and what it claims is its own"
 
 
 ACCEPTED = Verdict(accepted=True)
+ASKING = Verdict(
+    accepted=False, reason="Pending", message="its claim on the name is being written to its status; nothing to do"
+)
 
 
 class World:
-    """The Pods and GrpcServices seen so far. Not thread-safe: it lives in one event loop."""
+    """The Pods and GrpcServices seen so far. Not thread-safe: it lives in one event loop.
 
-    def __init__(self, registries: Iterable[str], *, shared_names: bool = False) -> None:
-        """Take the names of the registries that the operator's settings have."""
-        self._registries = frozenset(registries)
-        self._shared_names = shared_names
+    What a GrpcService wishes, and what is in force of it, may differ: see `core/wishes.py`.
+    """
+
+    def __init__(
+        self,
+        registries: Iterable[str] | Mapping[str, str],
+        *,
+        shared_names: bool = False,
+        rules: Rules | None = None,
+    ) -> None:
+        """Take the registries that the settings have; a mapping says which etcd is behind each name."""
+        etcds = registries if isinstance(registries, Mapping) else {name: name for name in registries}
+        self._registries = frozenset(etcds)
+        self._rules, self.shared_names = rules or Rules(), shared_names
+        self._ledger = Ledger(etcds, self._rules.reserved, shared_names=shared_names)
         self.pods: dict[str, Pod] = {}
         self.services: dict[str, GrpcService] = {}
         self.gone: dict[str, Unit] = {}
+        self.asking = Asking()
+        self.releasing: dict[str, None] = {}
+        self.latest_claim = ""  # the latest time of any claim that was ever seen to be held
+        self._reserved: dict[str, dict[Claim, str]] = {}
+        self._inherited: dict[str, dict[Claim, str]] = {}
         self._pods_of: dict[str, dict[str, Pod]] = {}
-        self._by_label: dict[str, dict[Label | None, dict[str, GrpcService]]] = {}
-        self._by_name: dict[str, dict[str, GrpcService]] = {}
+        self._by_label: Index = {}
+        self._refused: Index = {}
+        self._by_reference: dict[str, dict[str, None]] = {}
+        self._indexed: dict[str, tuple[GrpcService, ...]] = {}
         self._verdicts: dict[str, Verdict] = {}
+        self._taken: dict[str, None] = {}
+        self._wishes: dict[str, Wish] = {}
+        self._standing: dict[str, GrpcService] = {}
+        self._kept: dict[str, dict[str, frozenset[str]]] = {}
+        self._kept_of: dict[tuple[str, str], frozenset[str]] = {}
 
     def __repr__(self) -> str:
         return f"<World pods={len(self.pods)} services={len(self.services)} gone={len(self.gone)}>"
 
     def note_pod(self, pod: Pod) -> bool:
         """Take a Pod as it now is; say whether that changed anything that matters."""
-        if pod.uid in self.gone or self.pods.get(pod.uid) == pod:
+        if pod.uid in self.gone:
             return False
+        known = self.pods.get(pod.uid)
         self.pods[pod.uid] = pod
         self._pods_of.setdefault(pod.namespace, {})[pod.uid] = pod
-        return True
+        return known != pod
 
     def forget_pod(self, uid: str) -> bool:
         """Take it that a Pod is gone for good; say whether it was known."""
@@ -59,61 +90,202 @@ class World:
         if pod is None:
             return False
         del self._pods_of[pod.namespace][uid]
+        if not self._pods_of[pod.namespace]:
+            del self._pods_of[pod.namespace]
         self.gone[uid] = Unit(uid, pod.namespace, pod.name, pod.node)
         return True
 
     def note_service(self, service: GrpcService) -> set[str]:
         """Take a GrpcService as it now is; return all units that this may concern."""
-        old = self.services.get(service.uid)
         if service.uid in self.gone:
             return set()
+        old = self.services.get(service.uid)
         self.services[service.uid] = service
-        self._index(old, service)
-        if old is not None and old.asks_the_same_as(service):
+        self._by_reference.setdefault(service.reference, {})[service.uid] = None
+        same = old is not None and old.asks_the_same_as(service)
+        if old and same and old.status.get("claims") == service.status.get("claims"):
+            if self._standing.get(service.uid) is old:
+                self._standing[service.uid] = service
+            self._index(service.uid)
             return set()
-        return self._affected(old, service)
+        return self._changed(service.uid, old, service)
 
     def forget_service(self, uid: str) -> set[str]:
         """Take it that a GrpcService is gone for good; return all units that this concerns."""
-        old = self.services.pop(uid, None)
+        old = self.services.get(uid)
         if old is None:
             return set()
         self.gone[uid] = Unit(uid, old.namespace)
-        self._verdicts.pop(uid, None)
-        self._index(old, None)
-        return self._affected(old, None)
+        self._reserved.pop(uid, None)
+        self._by_reference[old.reference].pop(uid)
+        if not self._by_reference[old.reference]:
+            del self._by_reference[old.reference]
+        return self._bequeath(old) | self._changed(uid, old, None)
+
+    def _bequeath(self, old: GrpcService) -> set[str]:
+        """Let the GrpcService that has come in the place of another go on with its claims; return whom this concerns.
+
+        When a CRD is put back every object is a new one, and whoever wanted a name may be put back before its holder.
+        """
+        units: set[str] = set()
+        for heir in self.named(old.reference):
+            self._inherited[heir.uid] = dict(self._ledger.held(old.uid))
+            units |= self._changed(heir.uid, heir, heir)
+        return units
+
+    def _take_over(self, service: GrpcService) -> dict[Claim, str]:
+        """Give what a GrpcService has inherited, for as long as it asks for it and its status does not hold it."""
+        if found := self._inherited.pop(service.uid, None):
+            asked, held = claims_of(service.spec, self._registries) if service.spec else (), read_claims(service.status)
+            if left := {claim: since for claim, since in found.items() if claim in asked and claim not in held}:
+                self._inherited[service.uid] = left
+                return left
+        return {}
+
+    def written_as(self, uid: str) -> list[GrpcService]:
+        """Give each form of a GrpcService of which keys are written or stand, or may soon be.
+
+        A wish that is refused is none, unless all that it claims is its own: keys of before a restart may stand there.
+        """
+        service, standing = self.services[uid], self._standing.get(uid)
+        is_wished = self._wishes[uid].is_obeyed or self.verdict(uid) is ASKING or self._still_holds(service, service)
+        found = (service if is_wished else None, standing if standing is not service else None)
+        return [each for each in found if each]
+
+    def named(self, reference: str) -> list[GrpcService]:
+        """Give the GrpcServices that go by a `namespace/name`: one, or two while one takes the other's place."""
+        return [self.services[uid] for uid in self._by_reference.get(reference, ())]
+
+    # -- claims -----------------------------------------------------------------------------------------------------
+
+    def begin_grant(self, uid: str, since: str) -> list[dict[str, str]] | None:
+        """Reserve what a GrpcService asks for; give what its status is to hold. None: somebody else was first."""
+        service = self.asking.get(uid)
+        if service is None or service.spec is None:
+            return None
+        held, claims = read_claims(service.status), claims_of(service.spec, self._registries)
+        if self._ledger.find_blocked(uid, service.namespace, claims):
+            return None
+        inherited = self._take_over(service)
+        wanted = {claim: inherited.get(claim, since) for claim in claims if claim not in held}
+        self._reserved[uid] = wanted
+        self._hold(service)
+        return write_claims({**wanted, **held})
+
+    def end_grant(self, uid: str) -> set[str]:
+        """Take it that the status was written or not: from now on it counts alone. Return whom this concerns."""
+        service = self.services.get(uid)
+        if self._reserved.pop(uid, None) is None or service is None:
+            return set()
+        return self._changed(uid, service, service)
+
+    def find_spare(self, uid: str, has_keys: Callable[[GrpcService, Claim], bool]) -> list[dict[str, str]] | None:
+        """Give a GrpcService's claims without those of which nothing is left; None where that is none of them."""
+        service = self.services.get(uid)
+        if service is None or service.spec is None or uid not in self.releasing:
+            return None
+        held = read_claims(service.status)
+        spare = [claim for claim in self._spare(service) if not has_keys(service, claim)]
+        return write_claims({claim: since for claim, since in held.items() if claim not in spare}) if spare else None
+
+    def _spare(self, service: GrpcService) -> list[Claim]:
+        """List the claims that a GrpcService holds and no longer makes, or has lost to an earlier one."""
+        held, verdict = read_claims(service.status), self.verdict(service.uid)
+        if service.spec is None:
+            return []
+        if verdict.accepted or verdict is ASKING:
+            # What is in force is claimed until the new wish is granted; there may be no room for more beside all else.
+            standing = None if verdict.accepted else self._standing.get(service.uid)
+            specs = (service.spec, standing.spec if standing else None)
+            asked = {claim for spec in specs if spec for claim in claims_of(spec, self._registries)}
+            return [claim for claim in held if claim not in asked]
+        return [claim for claim in held if self._ledger.find_blocked(service.uid, service.namespace, [claim])]
 
     def mark_gone(self, unit: Unit) -> None:
         """Take it that a unit that was never seen alive is gone: its owner record is all that is left."""
         if unit.uid not in self.pods and unit.uid not in self.services:
             self.gone[unit.uid] = unit
 
+    def count_refusals(self) -> Counter[str]:
+        """Count the GrpcServices that are not accepted, by reason."""
+        return Counter(verdict.reason for verdict in self._verdicts.values() if not verdict.accepted)
+
     def verdict(self, uid: str) -> Verdict:
         """Say whether a GrpcService is accepted."""
         return self._verdicts.get(uid, ACCEPTED)
 
-    def verdicts(self) -> Iterable[Verdict]:
-        """Give the verdicts on all GrpcServices."""
-        return self._verdicts.values()
+    @property
+    def taken(self) -> int:
+        """Count the GrpcServices that another one's claim is in the way of."""
+        return len(self._taken)
+
+    def asks_for(self, registry: str) -> bool:
+        """Say whether a GrpcService names a registry, be it one of the settings or not."""
+        return any(each.spec and registry in each.spec.registries for each in self.services.values())
 
     def selecting(self, pod: Pod) -> list[GrpcService]:
-        """Give the GrpcServices that select a Pod, accepted or not."""
-        by_label, labels = self._by_label.get(pod.namespace, {}), pod.labels
+        """Give the GrpcServices of which something is in force that selects a Pod, each with what that is."""
+        return [each for each in self._matching(self._by_label, pod) if self._shown(each.uid) is each]
+
+    def refused_for(self, pod: Pod) -> list[GrpcService]:
+        """Give the GrpcServices that would select a Pod, and of which nothing is in force."""
+        return list(self._matching(self._refused, pod))
+
+    def in_force_for(self, pod: Pod, registry: str) -> list[GrpcService]:
+        """Give the GrpcServices that decide which keys a Pod ought to have in a registry."""
+        return [each for each in self._matching(self._by_label, pod) if self._in_force(each.uid, registry) is each]
+
+    def registries_of(self, uid: str) -> tuple[str, ...]:
+        """List the registries in which a GrpcService is written; none where nothing of it is in force."""
+        service = self.services.get(uid)
+        if service is None or (uid not in self._standing and not self._wishes[uid].is_obeyed):
+            return ()
+        if self._wishes[uid].is_whole and service.spec:
+            return service.spec.registries
+        found = [
+            name for name in sorted(self._registries) if (force := self._in_force(uid, name)) and _goes_to(force, name)
+        ]
+        return tuple(found)
+
+    def registries_for(self, uid: str, pod: Pod) -> tuple[str, ...]:
+        """List the registries in which a Pod is written for a GrpcService: what is in force there selects it.
+
+        A slip may change the selector too, and in one registry the new spec may be in force, in another the old.
+        """
+        found = ((name, self._in_force(uid, name)) for name in self.registries_of(uid))
+        return tuple(name for name, force in found if force and force.spec and force.spec.selector.matches(pod.labels))
+
+    def keeps(self, uid: str) -> bool:
+        """Say whether keys that a GrpcService has stay though its spec cannot be obeyed."""
+        return uid in self._standing or bool(self._kept_in(uid))
+
+    @staticmethod
+    def _matching(index: Index, pod: Pod) -> Iterator[GrpcService]:
+        by_label, labels = index.get(pod.namespace, {}), pod.labels
         candidates = [by_label[label] for label in (None, *labels.items()) if label in by_label]
-        return [
+        return (
             service
             for found in candidates
             for service in found.values()
-            if service.spec and service.spec.selector.matches(labels)
-        ]
+            if (spec := service.spec or service.draft) and spec.selector.matches(labels)
+        )
 
-    def accepted_for(self, pod: Pod) -> list[GrpcService]:
-        """Give the accepted GrpcServices that select a Pod."""
-        return [service for service in self.selecting(pod) if self.verdict(service.uid).accepted]
+    def _shown(self, uid: str) -> GrpcService | None:
+        """Give what people are told about: what is in force, else what is wished."""
+        return (
+            self.services.get(uid) if self._wishes[uid].is_obeyed else self._standing.get(uid, self.services.get(uid))
+        )
+
+    def _in_force(self, uid: str, registry: str) -> GrpcService | None:
+        """Give what decides about keys in a registry: the wish where it can be obeyed, else the last that could be."""
+        service, wish = self.services.get(uid), self._wishes[uid]
+        if wish.is_obeyed and service and (wish.is_whole or _goes_to(service, registry)):
+            return service
+        return self._standing.get(uid)
 
     def selected_by(self, service: GrpcService) -> Iterator[Pod]:
-        """Give the Pods that a GrpcService selects."""
-        spec = service.spec
+        """Give the Pods that a GrpcService selects, or would if it could be obeyed."""
+        spec = service.asked
         if spec is None:
             return iter(())
         pods = self._pods_of.get(service.namespace, {})
@@ -122,17 +294,15 @@ class World:
     def desired(self, uid: str, registry: str) -> Desired | None:
         """Say what a unit ought to have in a registry; None means that nothing is known of it, so hands off."""
         if pod := self.pods.get(uid):
-            return make_pod_desired(pod, self.accepted_for(pod), registry)
+            kept = self._kept_references(pod.namespace, registry)
+            return make_pod_desired(pod, self.in_force_for(pod, registry), registry, kept=kept)
         if service := self.services.get(uid):
-            return make_service_desired(service, registry, accepted=self.verdict(uid).accepted)
+            force = self._in_force(uid, registry)
+            keep = force is None and registry in self._kept_in(uid)
+            return make_service_desired(force or service, registry, accepted=force is not None, keep=keep)
         if unit := self.gone.get(uid):
             return Desired(unit, gone=True)
         return None
-
-    def is_withdrawn(self, uid: str) -> bool:
-        """Say at a glance whether a unit's records probably have to go; it decides nothing but the order."""
-        pod = self.pods.get(uid)
-        return uid in self.gone or (pod is not None and (not pod.ready or pod.terminating))
 
     def outranks(self, uid: str, rival: str) -> bool:
         """Decide between two living units that want one key: the newer Pod (addresses move), the older GrpcService."""
@@ -144,52 +314,207 @@ class World:
             return service.age_order < elder.age_order
         return pod is not None or service is not None
 
-    def _affected(self, old: GrpcService | None, new: GrpcService | None) -> set[str]:
-        """Judge anew all who share a name with a changed GrpcService; collect whoever is concerned."""
-        concerned = [each for each in (old, new) if each]
-        for name in {each.spec.registry_name for each in concerned if each.spec}:
-            for sharer in self._by_name.get(name, {}).values():
-                if self._judge(sharer) and sharer.uid not in {each.uid for each in concerned}:
-                    concerned.append(sharer)
-        if new:
-            self._judge(new)
-        units = {service.uid for service in concerned}
-        for service in concerned:
-            units.update(pod.uid for pod in self.selected_by(service))
+    # -- judging ----------------------------------------------------------------------------------------------------
+
+    def _changed(self, uid: str, old: GrpcService | None, new: GrpcService | None) -> set[str]:
+        """Judge a changed GrpcService anew, and whoever its claims concern; collect the units of all of them."""
+        service = new or old
+        again = self._hold(service, is_gone=new is None) if service else set()
+        units = {uid} | self._judge(uid)
+        for other in again - {uid}:
+            units |= self._judge(other)
         return units
 
-    def _judge(self, service: GrpcService) -> bool:
-        """Decide anew on one GrpcService; say whether the verdict changed."""
-        verdict = self._make_verdict(service)
-        changed = self._verdicts.get(service.uid) != verdict
-        self._verdicts[service.uid] = verdict
-        return changed
+    def judge_again(self, uid: str) -> set[str]:
+        """Judge a GrpcService anew; give all units that this may concern."""
+        return {uid} | self._judge(uid) if uid in self.services else set()
 
-    def _make_verdict(self, service: GrpcService) -> Verdict:
+    def _hold(self, service: GrpcService, *, is_gone: bool = False) -> set[str]:
+        claims: dict[Claim, str] = {}
+        if not is_gone:
+            reserved = self._reserved.get(service.uid, {})
+            claims = {**self._take_over(service), **reserved, **read_claims(service.status)}
+            self.latest_claim = max(self.latest_claim, *claims.values(), "")
+        return self._ledger.hold(service.uid, service.namespace, service.created, claims)
+
+    def _judge(self, uid: str) -> set[str]:
+        """Decide anew on one GrpcService; give all units that may be concerned, none if nothing has changed."""
+        before, kept, verdict = self._indexed.get(uid, ()), self._kept_in(uid), self._verdicts.get(uid)
+        service = self.services.get(uid)
+        if uid in self.gone:
+            self._drop(uid)
+        elif service:
+            self._take(service, *self._decide(service))
+        self._index(uid)
+        if (before, kept, verdict) == (self._indexed.get(uid, ()), self._kept_in(uid), self._verdicts.get(uid)):
+            return set()
+        units = {uid}
+        for each in {id(each): each for each in (*before, *self._indexed.get(uid, ()))}.values():
+            units.update(pod.uid for pod in self.selected_by(each))
+        if service and kept != self._kept_in(uid):
+            units.update(self._pods_of.get(service.namespace, ()))  # whose keys were kept, whoever selected them
+        return units
+
+    def _kept_in(self, uid: str) -> frozenset[str]:
+        """Give the registries in which all that stands of a GrpcService is kept, for want of a spec in force."""
+        wish = self._wishes.get(uid)
+        return wish.kept_in if wish and uid not in self._standing else frozenset()
+
+    def _decide(self, service: GrpcService) -> tuple[Verdict, Wish]:
+        """Judge a GrpcService, and say what is in force of it meanwhile."""
+        spec, uid = service.spec, service.uid
+        self._ledger.wait(uid, None)
+        held = read_claims(service.status)
+        lost = self._ledger.find_blocked(uid, service.namespace, held)
+        verdict, is_free = self._make_verdict(service, held)
+        if lost:  # it may be another than who has the name that is asked for
+            self._ledger.wait(uid, lost.holder)
+        unknown = [name for name in spec.registries if name not in self._registries] if spec else []
+        return verdict, judge_wish(
+            verdict.reason,
+            is_partial=bool(unknown),
+            may_keep=lost is None and (bool(held) or is_free),
+            registries=self._registries,
+            named=spec.registries if spec else (),
+        )
+
+    def _make_verdict(self, service: GrpcService, held: Mapping[Claim, str]) -> tuple[Verdict, bool]:
+        """Judge a GrpcService; say too whether nobody else's claim is in its way."""
         spec = service.spec
         if spec is None:
-            return Verdict(accepted=False, reason="InvalidSpec", message="; ".join(service.faults))
-        if unknown := [name for name in spec.registries if name not in self._registries]:
-            known = ", ".join(sorted(self._registries))
-            message = f"spec.registries names {', '.join(unknown)}; this operator knows {known}"
-            return Verdict(accepted=False, reason="UnknownRegistry", message=message)
-        if not self._shared_names:
-            taken = find_taken(service, self._by_name.get(spec.registry_name, {}).values())
-            if taken:
-                message = f"the name {spec.registry_name} belongs to the older GrpcService {taken.holder}"
-                return Verdict(accepted=False, reason="NameTaken", message=f"{message}; choose another spec.name")
-        return ACCEPTED
+            return _refuse("InvalidSpec", "; ".join(service.faults)), False
+        claims = claims_of(spec, self._registries)
+        if fault := self._rules.reserved_fault(spec, claims, held):
+            reason = "PrefixNotAllowed" if spec.prefix else "NameReserved"
+            return _refuse(reason, f"{fault}; choose another name or prefix"), False
+        blocked = self._ledger.find_blocked(service.uid, service.namespace, claims)
+        if fault := self._rules.prefix_fault(spec):
+            return _refuse("PrefixNotAllowed", fault), blocked is None
+        if blocked:
+            self._ledger.wait(service.uid, blocked.holder)
+            return self._make_taken(spec, blocked), False
+        return (ASKING if any(claim not in held for claim in claims) else self._judge_registries(spec)), True
 
-    def _index(self, old: GrpcService | None, new: GrpcService | None) -> None:
-        if old and old.spec:
-            self._by_label[old.namespace][_index_key(old)].pop(old.uid, None)
-            self._by_name[old.spec.registry_name].pop(old.uid, None)
-        if new and new.spec:
-            self._by_label.setdefault(new.namespace, {}).setdefault(_index_key(new), {})[new.uid] = new
-            self._by_name.setdefault(new.spec.registry_name, {})[new.uid] = new
+    def _judge_registries(self, spec: Spec) -> Verdict:
+        unknown = ", ".join(name for name in spec.registries if name not in self._registries)
+        known = ", ".join(sorted(self._registries))
+        message = f"spec.registries names {unknown}; this operator knows {known}; what stands in a registry stays"
+        return _refuse("UnknownRegistry", message) if unknown else ACCEPTED
+
+    def _make_taken(self, spec: Spec, blocked: Blocked) -> Verdict:
+        holder = self.services.get(blocked.holder)
+        whose = f"the GrpcService {holder.reference}" if holder else "another GrpcService"
+        prefix = blocked.claim.prefix.decode(errors="replace")
+        message = (
+            f"the name {spec.registry_name} belongs to {whose}: in registry {blocked.claim.registry} its claim is, "
+        )
+        return _refuse("NameTaken", f"{message}contains or lies within {prefix}; choose another spec.name")
+
+    def _take(self, service: GrpcService, verdict: Verdict, wish: Wish) -> None:
+        uid = service.uid
+        self._verdicts[uid], self._wishes[uid] = verdict, wish
+        if wish.is_whole:
+            self._standing[uid] = service
+        elif (standing := self._standing.get(uid)) and not self._still_holds(standing, service):
+            del self._standing[uid]
+        for members, belongs in (
+            (self._taken, verdict.reason == "NameTaken"),
+            (self.releasing, bool(self._spare(service))),  # after it is known what stands
+        ):
+            _set_member(members, uid, belongs=belongs)
+        if verdict is ASKING:
+            self.asking.note(service)
+        else:
+            self.asking.forget(service.uid)
+        self._note_kept(service, self._kept_in(uid))
+
+    def _still_holds(self, standing: GrpcService, service: GrpcService) -> bool:
+        """Say whether a GrpcService still holds all that it claimed when its spec could last be obeyed."""
+        claims = claims_of(standing.spec, self._registries) if standing.spec else ()
+        held = read_claims(service.status)
+        blocked = self._ledger.find_blocked(service.uid, service.namespace, claims)
+        return blocked is None and all(claim in held for claim in claims)
+
+    def _drop(self, uid: str) -> None:
+        self._ledger.wait(uid, None)
+        service = self.services.pop(uid, None)
+        if service:
+            self._note_kept(service, frozenset())
+        self._inherited.pop(uid, None)
+        self.asking.forget(uid)
+        for known in (self._verdicts, self._wishes, self._standing, self._taken, self.releasing):
+            known.pop(uid, None)
+
+    def _note_kept(self, service: GrpcService, registries: frozenset[str]) -> None:
+        """Take in which registries all keys of a GrpcService stay as they are: nothing is known of what it wished."""
+        if self._kept.get(service.namespace, {}).get(service.uid, frozenset()) == registries:
+            return
+        kept = self._kept.setdefault(service.namespace, {})
+        _set_entry(kept, service.uid, registries)
+        if not kept:
+            del self._kept[service.namespace]
+        for registry in self._registries:
+            self._kept_of.pop((service.namespace, registry), None)
+
+    def _kept_references(self, namespace: str, registry: str) -> frozenset[str]:
+        kept = self._kept.get(namespace)
+        if not kept:
+            return frozenset()
+        found = self._kept_of.get((namespace, registry))
+        if found is None:
+            found = frozenset(self.services[uid].reference for uid, names in kept.items() if registry in names)
+            self._kept_of[namespace, registry] = found
+        return found
+
+    def _index(self, uid: str) -> None:
+        """Note by which labels a GrpcService is found; what is not in force slows down no Pod's events."""
+        for number, each in enumerate(self._indexed.pop(uid, ())):
+            for index in (self._by_label, self._refused):
+                _take_out(index, each, (uid, number))
+        service, standing = self.services.get(uid), self._standing.get(uid)
+        found = tuple(each for each in (service, standing if standing is not service else None) if each and each.asked)
+        if found:
+            self._indexed[uid] = found
+        for number, each in enumerate(found):
+            is_in_force = each is standing or self._wishes[uid].is_obeyed
+            index = self._by_label if is_in_force else self._refused
+            index.setdefault(each.namespace, {}).setdefault(_index_key(each), {})[uid, number] = each
+
+
+def _refuse(reason: str, message: str) -> Verdict:
+    return Verdict(accepted=False, reason=reason, message=message)
+
+
+def _set_entry(kept: dict[str, frozenset[str]], uid: str, registries: frozenset[str]) -> None:
+    if registries:
+        kept[uid] = registries
+    else:
+        kept.pop(uid, None)
+
+
+def _set_member(members: dict[str, None], uid: str, *, belongs: bool) -> None:
+    if belongs:
+        members[uid] = None
+    else:
+        members.pop(uid, None)
+
+
+def _take_out(index: Index, service: GrpcService, entry: tuple[str, int]) -> None:
+    """Take an entry out of an index, and whatever is empty then: namespaces and labels come and go."""
+    by_label, label = index.get(service.namespace, {}), _index_key(service)
+    by_label.get(label, {}).pop(entry, None)
+    if not by_label.get(label):
+        by_label.pop(label, None)
+    if not by_label:
+        index.pop(service.namespace, None)
+
+
+def _goes_to(service: GrpcService, registry: str) -> bool:
+    return service.spec is not None and registry in service.spec.registries
 
 
 def _index_key(service: GrpcService) -> Label | None:
     """Choose the label under which a GrpcService is found; None where its selector names no exact label."""
-    labels = service.spec.selector.labels if service.spec else ()
+    spec = service.asked
+    labels = spec.selector.labels if spec else ()
     return labels[0] if labels else None

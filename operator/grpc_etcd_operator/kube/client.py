@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 
+from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.core.sweeps import Seen
 from grpc_etcd_operator.kube import pages
 from grpc_etcd_operator.kube.pages import Event, Page, Refusal
@@ -63,7 +64,13 @@ class Client:
             for seen in page.items:
                 yield seen
 
-    def list_pods(self, namespace: str, selector: str) -> AsyncIterator[Page[Any]]:
+    async def probe(self, resource: str, namespace: str) -> str:
+        """Ask for as little as possible of a resource; return the version that the API server is at."""
+        query = {"limit": "1"}
+        answer = await self._send("get", self._path(resource, namespace), query, pages.METADATA)
+        return _parse(pages.read_metadata, answer).version
+
+    def list_pods(self, namespace: str, selector: str) -> AsyncIterator[Page[PodMessage]]:
         """List Pods (messages), page by page."""
         query = {"limit": str(CHUNK), "labelSelector": selector}
         return self._pages("pods", (namespace,), query, pages.PROTOBUF, pages.read_pods)
@@ -117,6 +124,22 @@ class Client:
             raise
         return str(found["metadata"]["uid"])
 
+    async def read_pod(self, namespace: str, name: str) -> PodMessage | None:
+        """Read a Pod, as lists and watches give it; None when it does not exist."""
+        try:
+            answer = await self._send("get", f"{self._path('pods', namespace)}/{name}", {}, pages.PROTOBUF)
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        return _parse(pages.read_pod, answer)
+
+    async def is_selected(self, namespace: str, name: str, uid: str, selector: str) -> bool:
+        """Say whether a label selector finds a Pod; the API server knows best how it is read."""
+        query = {"labelSelector": selector, "fieldSelector": f"metadata.name={name}"}
+        pods = self._pages("pods", (namespace,), query, pages.METADATA, pages.read_metadata)
+        return any([seen.uid == uid async for page in pods for seen in page.items])
+
     async def read(self, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None:
         """Read an object; None when it does not exist."""
         try:
@@ -153,11 +176,15 @@ class Client:
         return str(found["metadata"]["uid"])
 
     async def patch_service_status(
-        self, namespace: str, name: str, uid: str, status: Mapping[str, Any]
+        self, namespace: str, name: str, uid: str, status: Mapping[str, Any], version: str = ""
     ) -> Mapping[str, Any]:
-        """Write a GrpcService's status; a new object of the same name is refused by its UID."""
+        """Write a GrpcService's status; a new object of the same name is refused by its UID.
+
+        With a resource version, so is an object that is not that one any more.
+        """
         path = f"{self._path(PLURAL, namespace)}/{name}/status"
-        found: Mapping[str, Any] = await self._request("patch", path, body={"metadata": {"uid": uid}, "status": status})
+        metadata = _without_empty({"uid": uid, "resourceVersion": version})
+        found: Mapping[str, Any] = await self._request("patch", path, body={"metadata": metadata, "status": status})
         return found
 
     async def open_gate(self, namespace: str, name: str, uid: str, condition: Mapping[str, Any]) -> None:

@@ -1,52 +1,144 @@
-"""How fresh the watch streams are. Kopf delivers no bookmarks, so this looks at the bytes that arrive, through aiohttp.
+"""How fresh what is known of Kubernetes is. Kopf delivers no bookmarks, so this looks at the bytes that arrive.
 
-A stream is *deaf* when it is open and no byte comes, or when nobody even tries to open one: then the process is of no
-use and liveness fails. Refused and failed requests are no deafness: an API server that is away will come back.
+Two questions, two answers. *Blind*: nothing at all has come from the API server for seconds, neither from a watch nor
+in answer to a probe (probing.py); who is blind should not lead. *Deaf*: a watch is neither heard nor tried any more;
+then the process is of no use and liveness fails. Refused and failed requests are no deafness: an API server that is
+away will come back. That a watch was opened proves nothing, only bytes of a list or of a watch's events do.
 """
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import SimpleNamespace
-from typing import Any
 
 import aiohttp
+from yarl import URL
 
 DEAF_SECONDS = 180.0  # bookmarks come once a minute
+SILENT_SECONDS = 100.0  # a watch that is silent for longer than SILENCE_SECONDS has been listed anew by then
+SILENCE_SECONDS = 90.0  # bookmarks come once a minute, and half a minute is enough for the slowest of them
 GAP_SECONDS = 30.0
-_RESOURCE = re.compile(r"/(pods|grpcservices)$")
+BLIND_SECONDS = 9.0  # a probe's interval and its time-out, and a second for a busy process
+REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+LIST, WATCH = "list", "watch"  # verbs of a role
+_PATH = re.compile(r"(?:/namespaces/([^/]+))?/(pods|grpcservices)$")
 
 
-@dataclass(slots=True)
+def _ignore() -> None:
+    """Stand in until whoever watches says how to begin with a list."""
+
+
+def _pass_over(_: str) -> None:
+    """Stand in until somebody wants to know which resource is not served."""
+
+
+@dataclass(slots=True, kw_only=True)
 class Stream:
-    """What is known of the watch of one resource in one namespace."""
+    """What is known of the watch of one resource in one namespace (empty: in all).
+
+    `seen_at` is when the API server last said anything about it, `heard_at` when the watch or the list before it did,
+    both monotonic seconds. `version` is the highest resourceVersion met, `fault` why it may not be read (`fault_at`:
+    since when, `fault_verb`: what is refused). `list_anew` ends the watch, which then begins with a list.
+    """
 
     resource: str
+    namespace: str
     attempted_at: float
+    seen_at: float
+    heard_at: float = 0.0
+    asked_at: float = 0.0
+    open_at: float = 0.0
     is_listed: bool = False
     response: aiohttp.ClientResponse | None = None
     received_bytes: int = 0
-    heard_at: float = 0.0
+    version: int = 0
+    fault: str = ""
+    fault_at: float = 0.0
+    fault_verb: str = LIST
+    list_anew: Callable[[], None] = _ignore
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether a watch is open."""
+        return self.response is not None and not self.response.closed
+
+    def note_seen(self, verb: str = LIST) -> None:
+        """Take it that the API server has answered, and allows this: who may watch may list, and not the reverse."""
+        self.seen_at = time.monotonic()
+        self.note_allowed(verb)
+
+    def note_allowed(self, verb: str) -> None:
+        """Take it that this may be done; a role that lets list and not watch shows nothing of what changes."""
+        if verb in (WATCH, self.fault_verb):
+            self.fault = ""
+
+    def note_fault(self, text: str, verb: str = LIST) -> None:
+        """Take it that it may not be read; what was said of that first stands."""
+        if not self.fault:
+            self.fault, self.fault_at, self.fault_verb = text, time.monotonic(), verb
+
+    def note_version(self, text: str) -> None:
+        """Take a resourceVersion; those that are no numbers cannot be compared and are left out."""
+        if text.isascii() and text.isdigit():
+            self.version = max(self.version, int(text))
+
+    def look(self) -> None:
+        """Take note of bytes that have come since the last look."""
+        if self.response is None:
+            return
+        now = time.monotonic()
+        received = self.response.content.total_bytes
+        if received != self.received_bytes:
+            self.received_bytes, self.heard_at = received, now
+            self.note_seen(WATCH)
+        if not self.response.closed:
+            self.open_at = now
 
 
 class Freshness:
     """Follows the watch requests of a session.
 
-    `on_opened` is told the resource each time one of its watches begins after a list. One that goes on where it was cut
-    off has missed nothing.
+    `on_opened` is told resource and namespace each time one of its watches begins after a list. One that goes on where
+    it was cut off has missed nothing. `expected` names the watches that there must be: (resource, namespace).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  whom to tell, what to expect, and limits that tests shorten
         self,
-        on_opened: Callable[[str], None],
+        on_opened: Callable[[str, str], None],
+        expected: Iterable[tuple[str, str]] = (),
         *,
         deaf_seconds: float = DEAF_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
         gap_seconds: float = GAP_SECONDS,
+        blind_seconds: float = BLIND_SECONDS,
     ) -> None:
-        self._on_opened, self._deaf_seconds, self._gap_seconds = on_opened, deaf_seconds, gap_seconds
-        self._streams: dict[tuple[str, str], Stream] = {}
+        self._on_opened = on_opened
+        self._deaf_seconds, self._silent_seconds = deaf_seconds, silent_seconds
+        self._gap_seconds, self._blind_seconds = gap_seconds, blind_seconds
         self._started = time.monotonic()
+        self.on_not_found: Callable[[str], None] = _pass_over
+        self._streams: dict[tuple[str, str], Stream] = {}
+        for resource, namespace in expected:
+            self.stream(resource, namespace)
+
+    def stream(self, resource: str, namespace: str) -> Stream:
+        """Give what is known of a watch."""
+        key = (resource, namespace)
+        if key not in self._streams:
+            started = self._started
+            self._streams[key] = Stream(resource=resource, namespace=namespace, attempted_at=started, seen_at=started)
+        return self._streams[key]
+
+    @property
+    def streams(self) -> Iterable[Stream]:
+        """Give all watches, looked at just now."""
+        for stream in self._streams.values():
+            stream.look()
+        return tuple(self._streams.values())
+
+    # -- what requests tell -----------------------------------------------------------------------------------------
 
     def trace(self) -> aiohttp.TraceConfig:
         """Give the trace that a session must carry."""
@@ -59,59 +151,108 @@ class Freshness:
         self, _: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestEndParams
     ) -> None:
         stream = self._note(params.url)
-        if stream is None or not params.response.ok:
+        if stream is None:
             return
-        if params.url.query.get("watch") != "true":
-            stream.is_listed = True
+        verb = WATCH if params.url.query.get("watch") == "true" else LIST
+        if not params.response.ok:
+            _note_refusal(stream, params.response, verb)
+            if params.response.status == HTTPStatus.NOT_FOUND:
+                self.on_not_found(stream.resource)
             return
-        stream.response, stream.received_bytes, stream.heard_at = params.response, 0, stream.attempted_at
+        if verb == LIST:
+            stream.is_listed, stream.heard_at = True, time.monotonic()
+            stream.note_seen()
+            return
+        stream.note_allowed(WATCH)
+        stream.look()  # at what came last on the one before
+        stream.response, stream.received_bytes = params.response, 0
         if stream.is_listed:
             stream.is_listed = False
-            self._on_opened(stream.resource)
+            self._on_opened(stream.resource, stream.namespace)
 
     async def _failed(
         self, _: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestExceptionParams
     ) -> None:
         self._note(params.url)
 
-    def _note(self, url: Any) -> Stream | None:
-        found = _RESOURCE.search(url.path)
+    def _note(self, url: URL) -> Stream | None:
+        found = _PATH.search(url.path)
         if not found:
             return None
-        stream = self._streams.setdefault((found[1], url.path), Stream(found[1], 0.0))
+        stream = self.stream(found[2], found[1] or "")
         stream.attempted_at = time.monotonic()
         return stream
 
-    def _look(self, stream: Stream) -> None:
-        """Take note of bytes that have come since the last look."""
-        if stream.response is None:
-            return
-        received = stream.response.content.total_bytes
-        if received != stream.received_bytes:
-            stream.received_bytes, stream.heard_at = received, time.monotonic()
+    def note_attempt(self, resource: str) -> None:
+        """Take it that whoever watches a resource is alive and waits for its turn, as while the CRD is away."""
+        for stream in self._streams.values():
+            if stream.resource == resource:
+                stream.attempted_at = time.monotonic()
+
+    # -- what is concluded from it ----------------------------------------------------------------------------------
+
+    def blind_seconds(self) -> float:
+        """Say for how many seconds nothing of Kubernetes has been seen; 0 while it is being seen.
+
+        A namespace is seen when both resources are; one of several suffices, since a lost permission in one of them is
+        a fault of that one alone.
+        """
+        oldest: dict[str, float] = {}
+        for stream in self.streams:
+            oldest[stream.namespace] = min(stream.seen_at, oldest.get(stream.namespace, stream.seen_at))
+        seconds = time.monotonic() - max(oldest.values(), default=self._started)
+        return seconds if seconds > self._blind_seconds else 0.0
+
+    def unreadable(self, resource: str = "") -> Mapping[str, str]:
+        """Give the namespaces that may not be read now (empty: all of them), and what the API server said.
+
+        With a resource: in which that one may not be read.
+        """
+        streams = (each for each in self._streams.values() if resource in ("", each.resource))
+        return {stream.namespace: stream.fault for stream in streams if stream.fault}
+
+    def blindness(self, resource: str, namespace: str) -> str | None:
+        """Say why a resource of a namespace is not seen now; None: it is. Empty where that may pass: nobody refuses it.
+
+        An API server that has just started refuses for a moment what it allows: that a refusal lasts makes it one.
+        """
+        stream = self._streams.get((resource, namespace)) or self._streams.get((resource, ""))
+        if stream is None:
+            return None
+        stream.look()
+        if self._is_current(stream) and not stream.is_listed:  # else the pages of a list are being read
+            return None
+        lasts = not stream.heard_at or time.monotonic() - stream.fault_at > self._gap_seconds
+        return stream.fault if lasts else ""
 
     def event_age(self, resource: str) -> float:
-        """Say how many seconds ago the quietest watch of a resource last said anything."""
-        now = time.monotonic()
-        streams = [stream for (name, _), stream in self._streams.items() if name == resource]
-        for stream in streams:
-            self._look(stream)
-        return now - min((stream.heard_at or self._started for stream in streams), default=self._started)
+        """Say how many seconds ago the quietest watch of a resource last said anything, of those that may be read."""
+        streams = [stream for stream in self.streams if stream.resource == resource]
+        judged = [stream for stream in streams if not stream.fault] or streams
+        heard = [stream.heard_at or self._started for stream in judged]
+        return time.monotonic() - min(heard, default=self._started)
 
     def is_fresh(self) -> bool:
-        """Say whether every watch is open, or was until a moment ago, and not silent."""
+        """Say whether every watch that may be read is open, or was until a moment ago, and not silent."""
+        streams, unreadable = self.streams, self.unreadable()
+        judged = [stream for stream in streams if stream.namespace not in unreadable] or list(streams)
+        return bool(judged) and self.blind_seconds() <= self._gap_seconds and all(map(self._is_current, judged))
+
+    def _is_current(self, stream: Stream) -> bool:
         now = time.monotonic()
-        for stream in self._streams.values():
-            self._look(stream)
-            closed = stream.response is None or stream.response.closed
-            if now - stream.heard_at > (self._gap_seconds if closed else self._deaf_seconds):
-                return False
-        return bool(self._streams)
+        if stream.is_open:
+            return now - stream.heard_at <= self._silent_seconds
+        return now - stream.heard_at <= self._silent_seconds and (
+            now - max(stream.heard_at, stream.open_at) <= self._gap_seconds
+        )
 
     def is_deaf(self) -> bool:
         """Say whether a watch is neither heard nor tried any more."""
-        now = time.monotonic()
-        for stream in self._streams.values():
-            self._look(stream)
-        latest = [max(stream.attempted_at, stream.heard_at) for stream in self._streams.values()]
-        return now - min(latest, default=self._started) > self._deaf_seconds
+        latest = [max(stream.attempted_at, stream.heard_at) for stream in self.streams]
+        return time.monotonic() - min(latest, default=self._started) > self._deaf_seconds
+
+
+def _note_refusal(stream: Stream, response: aiohttp.ClientResponse, verb: str) -> None:
+    if response.status in REFUSALS:
+        what = f"{verb}: " if verb == WATCH else ""
+        stream.note_fault(f"{stream.resource} may not be read ({what}{response.status} {response.reason})", verb)

@@ -26,7 +26,12 @@ _FIELDS = {
     "ListMeta": (("resourceVersion", 2, "string"), ("token", 3, "string")),  # `continue`, which Python keeps for itself
     "PartialObjectMetadataList": (("metadata", 1, "ListMeta"), ("items", 2, "repeated PartialObjectMetadata")),
     "PartialObjectMetadata": (("metadata", 1, "Identity"),),
-    "Identity": (("name", 1, "string"), ("namespace", 3, "string"), ("uid", 5, "string")),  # a part of ObjectMeta
+    "Identity": (  # a part of ObjectMeta
+        ("name", 1, "string"),
+        ("namespace", 3, "string"),
+        ("uid", 5, "string"),
+        ("resourceVersion", 6, "string"),
+    ),
     "PodList": (("metadata", 1, "ListMeta"), ("items", 2, "repeated Pod")),
     "Pod": (("metadata", 1, "ObjectMeta"), ("spec", 2, "PodSpec"), ("status", 3, "PodStatus")),
     "ObjectMeta": (
@@ -36,6 +41,7 @@ _FIELDS = {
         ("resourceVersion", 6, "string"),
         ("creationTimestamp", 8, "Time"),
         ("deletionTimestamp", 9, "Time"),
+        ("deletionGracePeriodSeconds", 10, "int"),
         ("labels", 11, "map"),
         ("annotations", 12, "map"),
     ),
@@ -49,7 +55,12 @@ _FIELDS = {
     "ContainerPort": (("name", 1, "string"), ("containerPort", 3, "int"), ("protocol", 4, "string")),
     "PodReadinessGate": (("conditionType", 1, "string"),),
     "PodStatus": (("phase", 1, "string"), ("conditions", 2, "repeated PodCondition"), ("podIP", 6, "string")),
-    "PodCondition": (("type", 1, "string"), ("status", 2, "string"), ("lastTransitionTime", 4, "Time")),
+    "PodCondition": (
+        ("type", 1, "string"),
+        ("status", 2, "string"),
+        ("lastTransitionTime", 4, "Time"),
+        ("reason", 5, "string"),
+    ),
 }
 
 
@@ -87,7 +98,7 @@ def _pool() -> Any:
     return pool
 
 
-def _describe(message: Any, name: str, number: int, kind: str) -> None:
+def _describe(message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: str) -> None:
     if kind == "map":  # which is, on the wire, a repeated pair
         pair = message.nested_type.add(name=f"{name.capitalize()}Entry")
         pair.options.map_entry = True

@@ -5,6 +5,7 @@ Source of the frames around events: k8s.io/apimachinery, pkg/util/framer (a leng
 
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.core.sweeps import Seen
 from grpc_etcd_operator.kube.messages import MAGIC, read, read_object
 
@@ -27,7 +28,7 @@ class Event(NamedTuple):
     """What a watch tells: ADDED, MODIFIED, DELETED or BOOKMARK, the Pod (a message), and the version to go on from."""
 
     kind: str
-    pod: Any
+    pod: PodMessage
     version: str
 
 
@@ -38,7 +39,15 @@ class Refusal(NamedTuple):
     message: str
 
 
-def read_pods(body: bytes) -> Page[Any]:
+def read_pod(body: bytes) -> PodMessage:
+    """Read a Pod; ValueError says that it is none."""
+    pod: PodMessage = read_object("Pod", body)
+    if not pod.metadata.uid:
+        raise ValueError("no Pod: it has no UID")
+    return pod
+
+
+def read_pods(body: bytes) -> Page[PodMessage]:
     """Read a page of Pods (messages); ValueError says that it is none."""
     page = read_object("PodList", body)
     if not page.metadata.resourceVersion:
@@ -76,7 +85,7 @@ def read_event(frame: bytes) -> Event | Refusal:
 def read_metadata(body: bytes) -> Page[Seen]:
     """Read a page of PartialObjectMetadata; ValueError says that it is none."""
     page = read_object("PartialObjectMetadataList", body)
-    return Page([_seen(item.metadata) for item in page.items], page.metadata.token)
+    return Page([_seen(item.metadata) for item in page.items], page.metadata.token, page.metadata.resourceVersion)
 
 
 def read_refusal(body: bytes) -> str | None:
@@ -85,4 +94,4 @@ def read_refusal(body: bytes) -> str | None:
 
 
 def _seen(metadata: Any) -> Seen:
-    return Seen(metadata.uid, metadata.namespace, metadata.name)
+    return Seen(metadata.uid, metadata.namespace, metadata.name, metadata.resourceVersion)

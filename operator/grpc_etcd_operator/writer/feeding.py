@@ -1,36 +1,61 @@
-"""Keeps a mirror in step: list+watches of the owner records and of the prefixes that our services write under.
+"""Keeps a mirror in step: watches of the owner records and of the prefixes that our services write under.
 
-Prefixes come and go with GrpcServices. Those that come together share one stream; a prefix once followed stays
-followed, which costs nothing when nobody writes there.
+Prefixes come and go with GrpcServices. All share one stream; what etcd refuses about one of them is told of that one
+and tried again, while all others go on.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
-from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd import errors, hub
+from grpc_etcd.etcd.aio import Etcd, WatchHub
+from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.model import Listed, Lost, News
 
-# Prefixes that turn up within this time share a stream: a start finds all GrpcServices at once. Arbitrary.
-GATHER_SECONDS = 0.02
+# What etcd says of one prefix, and an admin has to mend.
+REFUSALS = (errors.PermissionDenied, errors.InvalidRequest)
 
 
 class Feed:
-    """Follows prefixes of one registry and hands on all news with the prefixes that they are of."""
+    """Follows prefixes of one registry and hands on all news with the prefix that they are of.
 
-    def __init__(self, etcd: Etcd, on_news: Callable[[tuple[bytes, ...], News], None]) -> None:
-        self._etcd, self._on_news = etcd, on_news
-        self._wanted: set[bytes] = set()
+    A loss of the connection is handed on once, with the prefix that noticed it first; `trouble` says how long it lasts.
+    A prefix that is refused is handed on as Lost with the refusal as its error, and any other news of it say that it
+    can be read again. `on_error` is told of each exception that `on_news` raises; that prefix is then listed again.
+    """
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        on_news: Callable[[tuple[bytes, ...], News], None],
+        on_error: Callable[[bytes, Exception], None] | None = None,
+    ) -> None:
+        self._etcd, self._on_news, self._on_error = etcd, on_news, on_error
+        self._hub: WatchHub | None = None
+        self._wanted: dict[bytes, hub.Subscription | None] = {}
         self._listed: set[bytes] = set()
-        self._lost: dict[tuple[bytes, ...], Lost] = {}
-        self._added = asyncio.Event()
+        self._refused: dict[bytes, EtcdError] = {}
+        self._told: EtcdError | None = None
 
     def follow(self, prefixes: Iterable[bytes]) -> None:
-        """Follow these prefixes too, from now on and for ever."""
-        self._wanted.update(prefixes)
-        self._added.set()
+        """Follow these prefixes too, from now on until unfollow()."""
+        for prefix in prefixes:
+            if prefix not in self._wanted:
+                self._wanted[prefix] = None
+                self._subscribe(prefix)
+
+    def unfollow(self, prefixes: Iterable[bytes]) -> None:
+        """Follow these prefixes no longer, and forget that they were listed."""
+        for prefix in prefixes:
+            subscription = self._wanted.pop(prefix, None)
+            if subscription:
+                subscription.close()
+            self._listed.discard(prefix)
+            self._refused.pop(prefix, None)
 
     def has(self, prefixes: Iterable[bytes]) -> bool:
-        """Say whether all these prefixes have been listed."""
+        """Say whether all these prefixes have been listed, in the history that etcd holds, and may still be read."""
         return self._listed.issuperset(prefixes)
 
     def is_followed(self, prefix: bytes) -> bool:
@@ -39,32 +64,60 @@ class Feed:
 
     @property
     def trouble(self) -> Lost | None:
-        """Give the oldest loss of connection that still lasts."""
-        return min(self._lost.values(), key=lambda lost: lost.since, default=None)
+        """Give the loss of connection that still lasts."""
+        state = self._hub.state if self._hub else None
+        if state is None or state.error is None or state.stale_since is None:
+            return None
+        return Lost(state.error, state.stale_since)
+
+    @property
+    def refused(self) -> Mapping[bytes, EtcdError]:
+        """Give the prefixes that etcd refuses now, and how."""
+        return MappingProxyType(self._refused)
 
     async def run(self) -> None:
-        """Open streams as prefixes come, until cancelled."""
-        followed: set[bytes] = set()
+        """Follow all prefixes as they come, until cancelled."""
+        self._hub = self._etcd.watch_hub(on_error=self._on_error)
         try:
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    await self._added.wait()
-                    await asyncio.sleep(GATHER_SECONDS)
-                    self._added.clear()
-                    new = tuple(sorted(self._wanted - followed))
-                    followed |= self._wanted
-                    if new:
-                        group.create_task(self._follow(new))
+            for prefix in tuple(self._wanted):
+                self._subscribe(prefix)
+            await asyncio.Event().wait()
         finally:
+            ending, self._hub = self._hub, None
+            self._wanted = dict.fromkeys(self._wanted)
             self._listed.clear()
+            self._refused.clear()
+            await ending.close()
 
-    async def _follow(self, prefixes: tuple[bytes, ...]) -> None:
-        async with self._etcd.list_watch(*prefixes) as stream:
-            async for news in stream:
-                if isinstance(news, Lost):
-                    self._lost[prefixes] = news
-                elif self._lost:
-                    self._lost.pop(prefixes, None)
-                if isinstance(news, Listed):
-                    self._listed.update(prefixes)
-                self._on_news(prefixes, news)
+    def _subscribe(self, prefix: bytes) -> None:
+        if self._hub:
+            self._wanted[prefix] = self._hub.follow(prefix, lambda news: self._take(prefix, news))
+
+    def _take(self, prefix: bytes, news: News) -> None:
+        match news:
+            case Lost(error=error) if isinstance(error, REFUSALS):
+                self._listed.discard(prefix)
+                self._refused[prefix] = error
+            case Lost(error=error):
+                if isinstance(error, hub.OTHER_HISTORY):
+                    self._listed.discard(prefix)
+                if self._is_told(error):
+                    return
+            case _:
+                self._note_well(prefix, news)
+        self._on_news((prefix,), news)
+
+    def _note_well(self, prefix: bytes, news: News) -> None:
+        if isinstance(news, Listed):
+            self._listed.add(prefix)
+        if self._refused:
+            self._refused.pop(prefix, None)
+        if self._told and not self.trouble:
+            self._told = None
+
+    def _is_told(self, error: EtcdError) -> bool:
+        """Say whether this concerns all prefixes and was handed on already for another one."""
+        if not isinstance(error, hub.SHARED + hub.OTHER_HISTORY):
+            return False
+        told, self._told = self._told, error
+        return type(told) is type(error)

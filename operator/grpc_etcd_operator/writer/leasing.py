@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.aio.client import KEEP_ALIVE_STREAMS
-from grpc_etcd.etcd.errors import EtcdError, LeaseExists, LeaseNotFound
+from grpc_etcd.etcd.errors import EtcdError, LeaseExists, LeaseNotFound, Unavailable
 from grpc_etcd.etcd.model import LeaseId
 
 log = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ AT_ONCE = 64
 LONG_TTL_SECONDS = 60
 # Adopted leases are renewed within a third of this: nobody knows how little time they have left.
 ADOPTED_REMAINING_SECONDS = 9.0
+RETRY_SECONDS = 1.0  # until leases are asked for again that could not be had. Arbitrary
 
 
 class Leases:
@@ -54,6 +55,8 @@ class Leases:
         for start in range(0, len(missing), AT_ONCE):
             grants = [self._granting.get(lease) or self._begin(lease) for lease in missing[start : start + AT_ONCE]]
             await asyncio.wait(grants)
+            if any(grant.cancelled() for grant in grants):
+                raise Unavailable("the grant of a lease was given up")
             if failed := [error for grant in grants if (error := grant.exception())]:
                 raise failed[0]
 
@@ -82,7 +85,8 @@ class Leases:
     async def run(self) -> None:
         """Grant what is wanted and revoke what is doomed, until cancelled.
 
-        A lease that cannot be granted now is granted with what is put under it, one that cannot be revoked runs out.
+        A lease that cannot be granted now is asked for again, for there may be keys under it that run out with it; one
+        that cannot be revoked runs out.
         """
         try:
             while True:
@@ -90,19 +94,26 @@ class Leases:
                 self._wake.clear()
                 while self._doomed or self._ahead:
                     batch, self._doomed = self._doomed[:AT_ONCE], self._doomed[AT_ONCE:]
-                    await asyncio.gather(self._grant_ahead(), *(self._revoke(lease) for lease in batch))
+                    is_granted, *_ = await asyncio.gather(
+                        self._grant_ahead(), *(self._revoke(lease) for lease in batch)
+                    )
+                    if not (is_granted or self._doomed):
+                        await asyncio.sleep(RETRY_SECONDS)
         finally:
-            for grant in self._granting.values():
+            granting, self._granting = self._granting, {}
+            for grant in granting.values():
                 grant.cancel()
 
-    async def _grant_ahead(self) -> None:
+    async def _grant_ahead(self) -> bool:
+        """Grant some of what is wanted; say whether all of it could be had."""
         some = [lease for lease, _ in zip(self._ahead, range(AT_ONCE), strict=False)]
         for lease in some:
             del self._ahead[lease]
         try:
             await self.ensure(some)
         except EtcdError:
-            self._ahead.clear()
+            return False
+        return True
 
     def _begin(self, lease: int) -> asyncio.Task[None]:
         self._ahead.pop(lease, None)
@@ -110,15 +121,20 @@ class Leases:
         return task
 
     async def _grant(self, lease: int) -> None:
-        remaining_seconds = None
+        remaining_seconds, is_to_come = None, False
         try:
             await self._etcd.lease(self._ttl, lease)
         except LeaseExists:
             remaining_seconds = ADOPTED_REMAINING_SECONDS
+        except EtcdError:
+            is_to_come = True
+            raise
         finally:
             is_wanted = self._granting.get(lease) is asyncio.current_task()
             if is_wanted:
                 del self._granting[lease]
+            if is_wanted and is_to_come:
+                self.want(lease)
         if is_wanted:
             self._keep(lease, remaining_seconds)
 

@@ -1,7 +1,7 @@
 """One transaction for the plans of several units: fenced, with every plan's conditions, and reads that say why not."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpc_etcd.etcd import compare, ops
 from grpc_etcd.etcd.compare import Compare
@@ -24,6 +24,11 @@ class Transaction:
     def leases(self) -> tuple[int, ...]:
         """List the leases that the puts need."""
         return tuple(plan.lease for plan in self.plans if plan.puts)
+
+    @property
+    def puts(self) -> dict[bytes, tuple[int, bytes]]:
+        """Give what is put: lease and value by key."""
+        return {put.key: (plan.lease, put.value) for plan in self.plans for put in plan.puts}
 
     @property
     def deleted(self) -> tuple[bytes, ...]:
@@ -56,6 +61,17 @@ def make_transaction(plans: Sequence[Plan], fence: Compare) -> Transaction:
             conditions.append(compare.lease(release.key, "!=", release.lease))
             keys.append(release.key)
     return Transaction(tuple(plans), tuple(conditions), tuple(operations), tuple(keys))
+
+
+def withdrawal_of(plan: Plan, owners: bytes) -> Plan | None:
+    """Give what of a plan an etcd without space takes: what it deletes, where it puts nothing but the owner record.
+
+    That names more keys than there are then, which harms nobody. With other keys to be put all stays as it is: they may
+    be those that come in place of what goes.
+    """
+    if not plan.deletes or not all(put.key.startswith(owners) for put in plan.puts):
+        return None
+    return replace(plan, puts=(), requires=(), releases=(), is_part=True) if plan.puts else plan
 
 
 def divide(plans: Iterable[Plan]) -> tuple[list[list[Plan]], list[Plan]]:

@@ -1,6 +1,6 @@
 """Which stream a key belongs to: the service's prefix in a layout, which is what one reader watches."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from grpc_etcd.registry.layout import Layout, Pace
 from grpc_etcd.registry.own import OwnerRecord
@@ -14,19 +14,65 @@ class Streams:
 
     def __init__(self, has_listed: Callable[[Iterable[bytes]], bool]) -> None:
         self._has_listed = has_listed
-        self._of: dict[bytes, tuple[Layout, str] | None] = {}
-        self._read: set[bytes] = set()
+        self._of: dict[bytes, list[tuple[Layout, str]]] = {}
+        self._paces: dict[bytes, Pace] = {}
+        self._read: set[bytes] = set()  # singly, as an owner record names them
+        self._read_nameless: set[bytes] = set()  # the same since their unit's names them no longer
+        self._used_by: dict[str, frozenset[bytes]] = {}
+        self._users: dict[bytes, set[str]] = {}
 
     def learn(self, layout: Layout, service: str) -> bytes:
-        """Take a service in a layout; its prefix is returned."""
+        """Take a service in a layout; its prefix is returned.
+
+        Another layout may come to the same prefix, at once or in place of the first: readers of either are spared.
+        """
         prefix = layout.prefix(service)
-        self._of.setdefault(prefix, (layout, service))
+        known = self._of.setdefault(prefix, [])
+        if (layout, service) not in known:
+            known.append((layout, service))
+            self._paces[prefix] = _find_strictest([each.pace for each, _ in known])
         return prefix
 
     def learn_plain(self, prefix: bytes) -> bytes:
         """Take a prefix that no reader paces, but whose records we write and therefore follow."""
-        self._of.setdefault(prefix, None)
+        self._of.setdefault(prefix, [])
         return prefix
+
+    def assign(self, uid: str, prefixes: Iterable[bytes]) -> frozenset[bytes]:
+        """Take which prefixes a GrpcService writes under from now on; give those that nobody uses any more."""
+        old, new = self._used_by.pop(uid, frozenset()), frozenset(prefixes)
+        if new:
+            self._used_by[uid] = new
+        for prefix in new - old:
+            self._users.setdefault(prefix, set()).add(uid)
+        for prefix in old - new:
+            self._users[prefix].discard(uid)
+        unused = frozenset(prefix for prefix in old - new if not self._users[prefix])
+        for prefix in unused:
+            del self._users[prefix]
+        return unused
+
+    def used_by(self, uid: str) -> frozenset[bytes]:
+        """Give the prefixes that a GrpcService writes under."""
+        return self._used_by.get(uid, frozenset())
+
+    def all_used(self) -> Iterable[bytes]:
+        """Give all prefixes that GrpcServices write under."""
+        return self._users.keys()
+
+    def users(self, prefix: bytes) -> frozenset[str]:
+        """Give the GrpcServices that write under a prefix."""
+        return frozenset(self._users.get(prefix, ()))
+
+    def forget(self, prefix: bytes) -> None:
+        """Take it that a prefix is followed no longer."""
+        self._of.pop(prefix, None)
+        self._paces.pop(prefix, None)
+
+    def forget_reads(self) -> None:
+        """Take it that nothing is known any more of what was read singly."""
+        self._read.clear()
+        self._read_nameless.clear()
 
     def find(self, key: bytes) -> bytes | None:
         """Give the prefix that `key` stands under; None for keys that no reader paces."""
@@ -40,23 +86,42 @@ class Streams:
 
     def pace(self, prefix: bytes) -> Pace:
         """Say what the readers of a stream bear."""
-        known = self._of.get(prefix)
-        return known[0].pace if known else AT_EASE
+        return self._paces.get(prefix, AT_EASE)
 
     def touch(self, prefix: bytes, cluster: str) -> tuple[bytes, bytes] | None:
         """Give key and value of a stream's settling touch."""
-        known = self._of.get(prefix)
-        return known[0].settled(known[1], cluster) if known else None
+        touches = (layout.settled(service, cluster) for layout, service in self._of.get(prefix, ()))
+        return next(filter(None, touches), None)
 
-    def is_listed(self, desired: Desired, owner: OwnerRecord | None) -> bool:
-        """Say whether the mirror has listed the prefixes of all that a unit wants or has."""
+    def is_listed(self, desired: Desired, owner: OwnerRecord | None, refused: Container[bytes] = ()) -> bool:
+        """Say whether the mirror has listed the prefixes of all that a unit wants or has, but for refused ones."""
         keys = [wanted.key for wanted in desired.wanted] + list(owner.keys if owner else ())
-        return self._has_listed({prefix for key in keys if (prefix := self.find(key))})
+        return self._has_listed({prefix for key in keys if (prefix := self.find(key)) and prefix not in refused})
 
-    def strangers(self, owner: OwnerRecord | None) -> tuple[bytes, ...]:
-        """List an owner record's keys under prefixes that no GrpcService has any more; they must be read singly."""
-        return tuple(key for key in owner.keys if key not in self._read and not self.find(key)) if owner else ()
+    def strangers(self, owner: OwnerRecord | None, nameless: Iterable[bytes] = ()) -> tuple[bytes, ...]:
+        """List a unit's keys under prefixes that no GrpcService has any more; they must be read singly.
 
-    def note_read(self, keys: Iterable[bytes]) -> None:
-        """Take it that these keys have been read singly."""
+        Those that its owner record names no longer (`nameless`) have been deleted, most likely, by whoever leads: no
+        watch tells another replica, which would wait for ever for their withdrawal. So they are read once more.
+        """
+        found = [key for key in nameless if key not in self._read_nameless]
+        found += [key for key in owner.keys if key not in self._read] if owner else []
+        return tuple(key for key in found if not self.find(key))
+
+    def note_read(self, keys: Iterable[bytes], nameless: Iterable[bytes] = ()) -> None:
+        """Take it that these keys have been read singly; of `nameless` ones the unit's owner record does not tell."""
         self._read.update(keys)
+        self._read_nameless.update(nameless)
+
+    def keep_reads(self, owners: Iterable[OwnerRecord]) -> None:
+        """Forget what was read singly and is named by none of these any more: all owner records that there are."""
+        self._read_nameless.clear()
+        if self._read:
+            self._read = {key for owner in owners for key in owner.keys if key in self._read}
+
+
+def _find_strictest(paces: Sequence[Pace]) -> Pace:
+    """Give a pace that all these readers bear."""
+    rates = [each.keys_per_second for each in paces if each.keys_per_second is not None]
+    most = min(each.keys_per_transaction for each in paces)
+    return Pace(most, min(rates, default=None), settling_touch=any(each.settling_touch for each in paces))

@@ -1,196 +1,110 @@
 """The writer of one registry: brings each unit's records from current to desired, by transactions that are fenced.
 
-    enqueue(uid) -> plan from desired and mirror -> paced queue -> lease -> one transaction for several units -> mirror
+    enqueue(uid) -> work queue (core.work) -> plan from desired and mirror -> work queue -> Applier -> mirror
 
-Level-triggered: a UID says only that something may have changed. Withdrawals go first. This is the work queue, one of
-the two places that try again: whatever fails comes back here after a pause. Without leadership plans are made (a
-standby is warm, and knows what is registered) and nothing is sent.
+Level-triggered: a UID says only that something may have changed. Withdrawals go first. This loop is one of the two
+places that try again: whatever fails comes back here after a pause. Without leadership plans are made (a standby is
+warm, and knows what is registered) and nothing is sent. What concerns one unit stays with it: an exception that nobody
+foresaw is told on the unit's GrpcServices, and the unit is looked at again after a pause that grows.
 """
 
 import asyncio
 import contextlib
-import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from grpc_etcd.etcd import ops
-from grpc_etcd.etcd.aio import Etcd
-from grpc_etcd.etcd.errors import EtcdError, InvalidRequest, LeaseNotFound
-from grpc_etcd.etcd.model import Event, LeaseId, Listing, Record, Revision, TransactionResult
-from grpc_etcd.registry.pace import Change, PacedQueue
-from grpc_etcd_operator.core.desired import Desired, Fault
-from grpc_etcd_operator.core.leases import SETTLED, lease_id
-from grpc_etcd_operator.core.plan import Plan, make_plan
-from grpc_etcd_operator.writer.electing import Election
-from grpc_etcd_operator.writer.leasing import Leases
-from grpc_etcd_operator.writer.mirror import Announcement, Mirror
-from grpc_etcd_operator.writer.sending import Transaction, divide, make_transaction
-from grpc_etcd_operator.writer.streams import Streams
+from grpc_etcd.etcd.errors import EtcdError
+from grpc_etcd.etcd.model import Listing
+from grpc_etcd.registry.pace import PacedQueue
+from grpc_etcd_operator.core.desired import Desired
+from grpc_etcd_operator.core.leases import lease_id
+from grpc_etcd_operator.core.plan import Contest, Plan, make_plan
+from grpc_etcd_operator.core.work import Work
+from grpc_etcd_operator.isolation import pause_seconds
+from grpc_etcd_operator.writer.applier import OPERATIONS, Applier
+from grpc_etcd_operator.writer.outcomes import Outcome, Outcomes
+from grpc_etcd_operator.writer.parts import Parts
+from grpc_etcd_operator.writer.refusing import REFUSED
+from grpc_etcd_operator.writer.sending import divide
+from grpc_etcd_operator.writer.touches import Touches
+from grpc_etcd_operator.writer.trouble import Trouble
 
-log = logging.getLogger(__name__)
-
-IN_FLIGHT = 2  # more in flight makes smaller batches and more CPU (measured)
-OPERATIONS = 120  # of etcd's 128 (--max-txn-ops), less the fence and some air
 SLICE = 100  # units planned before the event loop gets its turn
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
-
-
-class Facts(Protocol):
-    """What the writer asks of the rest of the operator."""
-
-    def desired(self, uid: str, registry: str) -> Desired | None:
-        """Say what a unit ought to have; None: hands off."""
-
-    def outranks(self, uid: str, rival: str) -> bool:
-        """Decide between two living units that want one key."""
-
-    def may_write(self) -> bool:
-        """Say whether a complete list of GrpcServices has been seen."""
-
-    def has_seen_all(self) -> bool:
-        """Say whether complete lists of both Pods and GrpcServices have been seen: an absence means nothing before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How far a unit is in one registry: the GrpcServices (by UID) that have all their keys, and what is wrong.
-
-    `plan` is what has just been committed; None when there was nothing to do, or nothing could be done.
-    """
-
-    uid: str
-    written: frozenset[str]
-    faults: tuple[Fault, ...] = ()
-    plan: Plan | None = None
-
-
-@dataclass(slots=True)
-class Trouble:
-    """Why nothing can be written just now, and when to try again. `on_change` is told when it begins and ends."""
-
-    on_change: Callable[[], None]
-    error: EtcdError | None = None
-    failures: int = 0
-    until: float = 0.0
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def count(self, error: EtcdError) -> None:
-        """Count a failure that says nothing of the registry as a whole."""
-        name = type(error).__name__
-        self.counts[name] = self.counts.get(name, 0) + 1
-
-    def note(self, error: EtcdError) -> None:
-        """Take a failure; the pause grows with each in a row."""
-        self.count(error)
-        began, self.error = self.error is None, error
-        self.until = time.monotonic() + PAUSES[min(self.failures, len(PAUSES) - 1)]
-        self.failures += 1
-        if began:
-            self.on_change()
-
-    def end(self) -> None:
-        """Take a success."""
-        ended, self.error, self.failures = self.error is not None, None, 0
-        if ended:
-            self.on_change()
+SLICE_SECONDS = 0.05  # for which they are planned at most, of each queue: some Pods have thousands of keys. Arbitrary
+RESUME_SECONDS = 0.25  # between two looks whether a term goes on; arbitrary
 
 
 class Writer:
     """Writes to one registry. `on_outcome` is told of each unit that was planned or written."""
 
-    def __init__(  # noqa: PLR0913, PLR0917  the parts of one station
-        self,
-        registry: str,
-        cluster: str,
-        etcd: Etcd,
-        facts: Facts,
-        mirror: Mirror,
-        election: Election,
-        leases: Leases,
-        streams: Streams,
-        on_outcome: Callable[[Outcome], None],
-        on_trouble: Callable[[], None],
-    ) -> None:
-        self.registry, self._cluster, self._etcd = registry, cluster, etcd
-        self._facts, self._mirror, self._election, self._leases = facts, mirror, election, leases
-        self._streams, self._on_outcome = streams, on_outcome
-        self._queue: PacedQueue[bytes, str] = PacedQueue(streams.pace)
-        self._dirty: dict[str, float] = {}
-        self._urgent: dict[str, float] = {}
-        self._held_back: dict[str, float] = {}
-        self._plans: dict[str, Plan] = {}
-        self._since: dict[str, float] = {}
-        self._in_flight: set[str] = set()
+    def __init__(self, parts: Parts, on_outcome: Callable[[Outcome], None], on_trouble: Callable[[], None]) -> None:
+        self._parts = parts
+        self._term = 0
+        self._queue: PacedQueue[bytes, str] = PacedQueue(parts.streams.pace)
+        self._work = Work(self._queue, pause_seconds)
         self._strangers: set[bytes] = set()
         self._wake = asyncio.Event()
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self.trouble = Trouble(on_trouble)
+        self._outcomes = Outcomes(parts.facts, parts.isolation, self._work, on_outcome, self._wake.set)
+        self._touches = Touches(parts, self._queue, self.trouble, self._wake.set)
+        self._applier = Applier(parts, self._work, self._outcomes, self.trouble, self.enqueue, self._wake.set)
+        self.note_events = self._touches.note_events
 
     def enqueue(self, uids: Iterable[str], *, urgent: bool = False) -> None:
         """Look at these units again, soon; `urgent` ones first."""
-        now = time.monotonic()
-        queue = self._urgent if urgent else self._dirty
-        for uid in uids:
-            queue.setdefault(uid, now)
-        self._wake_for_work()
+        self._work.mark(uids, time.monotonic(), urgent=urgent)
+        if self._work.due or self._queue:
+            self._wake.set()
 
     def wake(self) -> None:
         """Look again at what was held back: something outside has changed."""
-        held, self._held_back = self._held_back, {}
-        for uid, since in held.items():
-            self._dirty.setdefault(uid, since)
+        self._work.release()
         self._wake.set()
-
-    def note_events(self, events: Iterable[Event]) -> None:
-        """Take what readers are told while another replica leads: whoever takes over owes them its settling touches."""
-        if self._election.is_leading:
-            return
-        now = time.monotonic()
-        for event in events:
-            if stream := self._streams.find(event.key):
-                touch = self._streams.touch(stream, self._cluster)
-                if touch and event.key == touch[0]:
-                    self._queue.note_touch(stream, now)
-                else:
-                    self._queue.note(stream, 1, now)
-
-    def _wake_for_work(self) -> None:
-        if self._dirty or self._urgent or self._queue:
-            self._wake.set()
 
     @property
     def depth(self) -> int:
-        """Count the units that wait."""
-        return len(self._dirty) + len(self._urgent) + len(self._queue) + len(self._held_back)
+        """Count the units that wait to be judged or written; what a standby would write is not its to write."""
+        work = self._work
+        return work.due + (work.planned + len(work.held_back) if self._parts.election.is_leading else 0)
 
     @property
     def in_flight(self) -> int:
         """Count the units in transactions that are under way."""
-        return len(self._in_flight)
+        return self._work.in_flight
+
+    def is_waiting(self, uid: str) -> bool:
+        """Say whether a unit is yet to be judged or written."""
+        return uid in self._work
 
     @property
     def has_judged_all(self) -> bool:
         """Say whether every unit that was enqueued has been looked at."""
-        return not (self._dirty or self._urgent or self._strangers)
+        return not (self._work.due or self._strangers)
+
+    def may_settle(self) -> bool:
+        """Say whether nothing is under way, so that what is known and what is written is all there is to it."""
+        return self.has_judged_all and not (self.depth or self.in_flight)
+
+    def has_caught_up(self, moment: float) -> bool:
+        """Say whether all that waited at a moment (monotonic) has been judged and written."""
+        return not self._strangers and self._work.has_caught_up(moment)
 
     def preview(self) -> list[Plan]:
         """Give the plans that would be carried out if this replica led."""
-        known = [self._facts.desired(uid, self.registry) for uid in sorted(self._held_back)]
-        plans = [self._make_plan(desired) for desired in known if desired]
+        known = [self._parts.facts.desired(uid, self._parts.registry) for uid in self._work.held_back]
+        plans = [self._make_plan(desired, None) for desired in known if desired]
         return [plan for plan in plans if not plan.is_empty]
 
     def overdue_seconds(self) -> float:
-        """Say for how long the oldest change has been waiting."""
-        oldest = min((min(waiting.values()) for waiting in self._waiting() if waiting), default=None)
-        return 0.0 if oldest is None else time.monotonic() - oldest
-
-    def _waiting(self) -> tuple[dict[str, float], ...]:
-        return self._since, self._urgent, self._dirty, self._held_back
+        """Say for how long a change has been waiting for this replica without progress, if it is the one to write."""
+        return self._work.overdue_seconds(time.monotonic()) if self._parts.election.is_leading else 0.0
 
     async def run(self) -> None:
-        """Plan and send, until cancelled."""
+        """Plan and send, until cancelled. What an earlier run has left half done is judged anew."""
+        self._begin_again()
         async with asyncio.TaskGroup() as group:
             while True:
                 self._wake.clear()
@@ -199,254 +113,227 @@ class Writer:
                     async with asyncio.timeout(self._pause_seconds()):
                         await self._wake.wait()
 
+    def _begin_again(self) -> None:
+        """Free the slots; take up the units and touches of transactions that a run which failed took down with it."""
+        self._work.end_all(time.monotonic())
+        self._touches.take_up_again()
+        self._applier.free_slots()
+        self.drop_plans()
+
     async def flush(self, seconds: float) -> None:
         """Wait until the transactions under way have ended, but not longer than this."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._in_flight:  # noqa: ASYNC110  it happens once, at the end
+                while self._work.in_flight:  # noqa: ASYNC110  it happens once, at the end
                     await asyncio.sleep(0.005)
+
+    def begin_history(self) -> None:
+        """Take it that etcd holds another history: what is under way speaks of the one before."""
+        self._applier.begin_history()
+        self._parts.streams.forget_reads()
+        self.drop_plans()
 
     def drop_plans(self) -> None:
         """Forget what was about to be written: leadership has changed, so everything is judged anew."""
-        for uid in list(self._plans):
-            self._queue.discard(uid)
-            self._dirty.setdefault(uid, self._since.get(uid, time.monotonic()))
-        self._plans.clear()
-        self._since.clear()
-        self.wake()
+        self._term = self._parts.election.term
+        if not self._term and not self._strangers:
+            self.trouble.end()  # of writing, which is another's now
+        self._work.drop_plans(time.monotonic())
+        self._wake.set()
 
     async def _plan_and_send(self, group: asyncio.TaskGroup) -> None:
         """Turn dirty units into plans and plans into transactions, until nothing more can be done now."""
         while True:
+            if self._term != self._parts.election.term:
+                self.drop_plans()
+            self._work.release_postponed(time.monotonic())
             planned = self._plan_some()
-            if self._strangers and time.monotonic() >= self.trouble.until:
-                await self._read_strangers()
+            if time.monotonic() >= self.trouble.until:
+                await self._ask()
             sent = await self._send_some(group)
             if not (sent or planned) or (self.has_judged_all and not self._queue):
                 return
             await asyncio.sleep(0)
+
+    async def _ask(self) -> None:
+        """Ask etcd what planning needs to know, and whether it takes now what it did not take before."""
+        try:
+            if self._strangers:
+                await self._read_strangers()
+            elif self.trouble.error and not (self._work.in_flight or self._has_more_to_write()):
+                await self._parts.etcd.transaction([], [self._parts.election.read()])
+                self.trouble.end()  # nothing is left to be written, so nothing else would tell
+            # Also of what another leads in now, which would be told as refused for ever. Where nobody may go on nothing
+            # is enqueued: it would wake the loop, which never paused then.
+            if self._parts.refusing.refusals and (units := await self._parts.refusing.ask_again()):
+                self.enqueue(units)
+        except EtcdError as error:
+            self.trouble.note(error)
+
+    def _has_more_to_write(self) -> bool:
+        return bool(self._work.due or self._queue or self._touches.are_owed)
 
     def _plan_some(self) -> int:
         """Plan a slice of the dirty units; those in flight wait for their outcome."""
         taken = 0
         # What is planned already and waits for its turn must not miss it for more of the kind.
         some = SLICE if len(self._queue) < SLICE else SLICE // 10
-        for waiting, most in ((self._urgent, SLICE), (self._dirty, some)):
-            for uid in [uid for uid, _ in zip(waiting, range(most), strict=False) if uid not in self._in_flight]:
-                self._plan(uid, waiting.pop(uid))
+        for urgent, most in ((True, SLICE), (False, some)):
+            until = time.monotonic() + SLICE_SECONDS
+            for uid, since in self._work.take_due(most, urgent=urgent):
+                self._plan_alone(uid, since)
                 taken += 1
+                if time.monotonic() > until:
+                    break
         return taken
 
+    def _plan_alone(self, uid: str, since: float) -> None:
+        """Plan a unit; whatever fails is its own affair."""
+        try:
+            self._plan(uid, since)
+        except Exception as error:  # noqa: BLE001  nobody foresaw it
+            self._outcomes.isolate(uid, "planner", error)
+        else:
+            self._work.end_failures(uid)
+
     def _plan(self, uid: str, since: float) -> None:
-        if not self._facts.may_write():
-            self._held_back[uid] = since
+        if not self._parts.facts.may_write():
+            self._work.hold_back(uid, since)
             return
-        desired = self._facts.desired(uid, self.registry)
+        desired = self._parts.facts.desired(uid, self._parts.registry)
         if desired is None:
+            self._work.settle(uid)
             return
-        owner = self._mirror.owner(uid)
-        strangers = self._streams.strangers(owner)
-        if strangers or not self._streams.is_listed(desired, owner):
-            self._held_back[uid] = since
+        mirror, refusals = self._parts.mirror, self._parts.refusing.refusals
+        owner = mirror.owner(uid)
+        nameless = mirror.unnamed(lease_id(self._parts.cluster, uid)) if mirror.has_unnamed else ()
+        strangers = self._parts.streams.strangers(owner, nameless)
+        if refusals:
+            strangers = tuple(key for key in strangers if key not in refusals)
+        if strangers or not self._parts.streams.is_listed(desired, owner, refusals):
+            self._work.hold_back(uid, since)
             self._strangers.update(strangers)
             return
-        plan = self._make_plan(desired)
-        self._mirror.contest(uid, plan.contested)
-        if plan.deletes and not self._facts.has_seen_all():
-            self._held_back[uid] = since
+        held = (*(owner.keys if owner else ()), *nameless)
+        spared = self._parts.refusing.spare(desired, held) if refusals else desired
+        plan = self._make_plan(spared, self._applier.operations)
+        self._parts.mirror.contest(uid, plan.contested)
+        if plan.deletes and not self._parts.facts.has_seen_all():
+            self._work.hold_back(uid, since)
             return
         self._settle(plan, since)
-        if self._election.is_leading and (plan.puts or desired.is_awaited):
-            self._leases.want(plan.lease)
+        # Whatever has records is kept alive, also if its lease was let go with others of a transaction that failed.
+        if self._parts.election.is_leading and (plan.puts or desired.is_awaited or (owner and not desired.gone)):
+            self._parts.leases.want(plan.lease)
 
-    def _make_plan(self, desired: Desired) -> Plan:
-        uid = desired.unit.uid
-        return make_plan(desired, self._cluster, self._mirror, lambda key, lease: self._contest(uid, key, lease))
+    def _make_plan(self, desired: Desired, most: int | None) -> Plan:
+        contest = self._make_contest(desired.unit.uid)
+        plan = make_plan(desired, self._parts.cluster, self._parts.mirror, contest, most)
+        if not self._parts.refusing.refusals:
+            return plan
+        plan = self._parts.refusing.leave_out_puts(desired, plan)
+        refused = {fault.source for fault in plan.faults if fault.reason in ("PermissionDenied", "Unwritable")}
+        return replace(plan, written=plan.written - refused)
 
     def _settle(self, plan: Plan, since: float) -> None:
         """Report a unit that needs nothing; queue the plan of one that does."""
         uid = plan.uid
-        self._forget_plan(uid)
+        since = self._work.waits_since(plan, since)
+        if plan.is_empty or not self._parts.election.is_leading:
+            self._work.forget_plan(uid)
         if plan.is_empty:
+            self._work.settle(uid)
             if plan.gone:
-                self._leases.revoke(plan.lease)
-            self._on_outcome(Outcome(uid, plan.written, plan.faults))
+                self._parts.leases.revoke(plan.lease)
+            self._outcomes.tell(Outcome(uid, plan.written, plan.faults))
             return
-        if not self._election.is_leading:
-            self._held_back[uid] = since
-            self._on_outcome(Outcome(uid, frozenset(), plan.faults))
+        if not self._parts.election.is_leading:
+            self._work.hold_back(uid, since)
+            self._outcomes.tell(Outcome(uid, frozenset(), plan.faults))
             return
-        self._plans[uid] = plan
-        self._since[uid] = since
         keys: dict[bytes, int] = {}
         for key in plan.keys:
-            if stream := self._streams.find(key):
+            if stream := self._parts.streams.find(key):
                 keys[stream] = keys.get(stream, 0) + 1
-        self._queue.push(Change(uid, plan.size, keys, urgent=bool(plan.deletes)))
-
-    def _forget_plan(self, uid: str) -> None:
-        if self._plans.pop(uid, None):
-            self._queue.discard(uid)
-            self._since.pop(uid, None)
+        self._work.plan(plan, since, keys)
 
     async def _read_strangers(self) -> None:
         """Read keys that owner records name and no GrpcService accounts for: what was deleted while we were down."""
         keys = sorted(self._strangers)[:OPERATIONS]
         try:
-            result = await self._etcd.transaction([], [ops.get(key) for key in keys])
-        except EtcdError as error:
-            self.trouble.note(error)
-            return
-        for key, response in zip(keys, result.responses, strict=True):
-            found = response.records if isinstance(response, Listing) else ()
-            self.enqueue(self._mirror.note_seen(key, found[0] if found else None, result.revision))
-        self._streams.note_read(keys)
-        self._strangers.difference_update(keys)
+            await self._read(keys)
+        except REFUSED:
+            for key in keys:
+                try:
+                    await self._read([key])
+                except REFUSED as error:
+                    self._parts.refusing.note_unread(key, error)
+                    self._strangers.discard(key)
+        self.trouble.end(has_put=False)
         self.wake()
 
-    def _contest(self, uid: str, key: bytes, lease: int) -> bool | None:
-        """Decide whether `uid` gets a key that carries another unit's lease; None when it is no unit of ours."""
-        rival = self._mirror.unit_of_lease(lease)
-        if rival is None:
-            return None
-        theirs = self._facts.desired(rival, self.registry)
-        wants = theirs is not None and any(wanted.key == key for wanted in theirs.wanted if not wanted.only_if_held)
-        return not wants or self._facts.outranks(uid, rival)
+    async def _read(self, keys: Sequence[bytes]) -> None:
+        result = await self._parts.etcd.transaction([], [ops.get(key) for key in keys])
+        for key, response in zip(keys, result.responses, strict=True):
+            found = response.records if isinstance(response, Listing) else ()
+            self.enqueue(self._parts.mirror.note_seen(key, found[0] if found else None, result.revision))
+        self._parts.streams.note_read(keys, filter(self._parts.mirror.is_unnamed, keys))
+        self._strangers.difference_update(keys)
+
+    def _make_contest(self, uid: str) -> Contest:
+        """Make what decides whether `uid` gets a key that carries another unit's lease; None: no unit of ours.
+
+        What a rival wants is worked out once, however many keys both of them want.
+        """
+        wanted: dict[str, frozenset[bytes]] = {}
+
+        def contest(key: bytes, lease: int) -> bool | None:
+            rival = self._parts.mirror.unit_of_lease(lease)
+            if rival is None:
+                return None
+            if rival not in wanted:
+                theirs = self._parts.facts.desired(rival, self._parts.registry)
+                found = theirs.wanted if theirs else ()
+                wanted[rival] = frozenset(each.key for each in found if not each.only_if_held)
+            return key not in wanted[rival] or self._parts.facts.outranks(uid, rival)
+
+        return contest
 
     def _may_send(self) -> bool:
-        return self._election.is_leading and time.monotonic() >= self.trouble.until
+        return 0 < self._term == self._parts.election.term and time.monotonic() >= self.trouble.until
 
     async def _send_some(self, group: asyncio.TaskGroup) -> bool:
         """Start the next transactions, and wait for a free slot first; say whether there was anything to send."""
         if not self._may_send():
             return False
-        if self._slots.locked():
-            await self._slots.acquire()
-            self._slots.release()
+        slots, term = self._applier.slots, self._term
+        if slots.locked():
+            await slots.acquire()
+            slots.release()
             return True
-        batch = self._queue.take(time.monotonic(), OPERATIONS)
-        plans = [self._plans.pop(change.of) for change in batch]
+        plans = self._work.take(time.monotonic(), self._applier.operations)
         groups, later = divide(plans)
         for plan in later:
-            self._dirty.setdefault(plan.uid, self._since.pop(plan.uid))
+            self._work.put_off(plan)
         for members in groups:
-            self._in_flight.update(plan.uid for plan in members)
-            await self._slots.acquire()
-            group.create_task(self._send(members))
-        touched = self._touch(group)
+            await slots.acquire()
+            group.create_task(self._applier.send(members, term))
+        touched = self._touches.start(group, term)
         return bool(plans) or touched
-
-    def _touch(self, group: asyncio.TaskGroup) -> bool:
-        """Start the settling touches that are due."""
-        due = {
-            stream: self._streams.touch(stream, self._cluster) for stream in self._queue.touches_due(time.monotonic())
-        }
-        records = {stream: record for stream, record in due.items() if record}
-        if records:
-            group.create_task(self._put_touches(records))
-        return bool(records)
-
-    async def _put_touches(self, records: Mapping[bytes, tuple[bytes, bytes]]) -> None:
-        """Put the touches under a lease of their own, so that they run out with everything else."""
-        lease = lease_id(self._cluster, SETTLED)
-        waiting = list(records)
-        try:
-            await self._leases.ensure([lease])
-            while waiting:
-                some = waiting[:OPERATIONS]
-                puts = [ops.put(key, value, lease=lease) for key, value in map(records.__getitem__, some)]
-                await self._etcd.transaction([self._election.fence()], puts)
-                del waiting[:OPERATIONS]
-        except LeaseNotFound:  # one that was adopted on trust
-            self._leases.forget(lease)
-        except EtcdError as error:
-            self.trouble.note(error)
-        for stream in waiting:
-            self._queue.touch_again(stream, time.monotonic())
-        self._wake.set()
-
-    async def _send(self, plans: list[Plan]) -> None:
-        """Send one transaction and draw its conclusions. Every way out leaves its units done or dirty."""
-        transaction = make_transaction(plans, self._election.fence())
-        announcement = Announcement(transaction.leases, transaction.keys, transaction.deleted)
-        self._mirror.expect(announcement)
-        try:
-            await self._leases.ensure(transaction.leases)
-            failure = [self._election.read(), *(ops.get(key) for key in transaction.keys)]
-            result = await self._etcd.transaction(transaction.conditions, transaction.operations, failure)
-        except EtcdError as error:
-            self._failed(transaction, error)
-        else:
-            self.trouble.end()
-            self._conclude(transaction, result)
-        finally:
-            self._mirror.expect_no_more(announcement)
-            self._in_flight.difference_update(plan.uid for plan in plans)
-            self._slots.release()
-            self._wake_for_work()
-
-    def _failed(self, transaction: Transaction, error: EtcdError) -> None:
-        if isinstance(error, LeaseNotFound):
-            for lease in transaction.leases:
-                self._leases.forget(lease)
-        elif isinstance(error, InvalidRequest) and len(transaction.plans) == 1:
-            self._refused(transaction.plans[0], error)
-            return
-        else:
-            self.trouble.note(error)
-            log.warning(
-                "writing failed; it goes on", extra={"fields": {"registry": self.registry, "error": str(error)}}
-            )
-        self._come_again(transaction)
-
-    def _refused(self, plan: Plan, error: EtcdError) -> None:
-        """Report what etcd will never take; only a change of the unit can help, and nobody else is disturbed."""
-        self.trouble.count(error)
-        self._since.pop(plan.uid, None)
-        faults = tuple(Fault(source, "Unwritable", f"etcd refuses the record: {error}") for source in plan.written)
-        self._on_outcome(Outcome(plan.uid, frozenset(), faults))
-
-    def _come_again(self, transaction: Transaction) -> None:
-        for plan in transaction.plans:
-            self._dirty.setdefault(plan.uid, self._since.pop(plan.uid, time.monotonic()))
-
-    def _conclude(self, transaction: Transaction, result: TransactionResult) -> None:
-        if not result.succeeded:
-            self._take_reads(transaction, result)
-            self._come_again(transaction)
-            return
-        now, again = Revision(result.revision), set[str]()
-        for plan in transaction.plans:
-            lease = LeaseId(plan.lease)
-            for put in plan.puts:
-                again |= self._mirror.note_put(plan.uid, Record(put.key, put.value, lease, now, now, 1))
-            for delete in plan.deletes:
-                again |= self._mirror.note_deleted(delete.key, now)
-            self._committed(plan)
-        self.enqueue(again)
-
-    def _committed(self, plan: Plan) -> None:
-        self._since.pop(plan.uid, None)
-        if plan.gone:
-            self._leases.revoke(plan.lease)
-        self._on_outcome(Outcome(plan.uid, plan.written, plan.faults, plan))
-
-    def _take_reads(self, transaction: Transaction, result: TransactionResult) -> None:
-        """Learn from a refused transaction: who leads, and what each key really holds."""
-        found = [
-            response.records[0] if response.records else None
-            for response in result.responses
-            if isinstance(response, Listing)
-        ]
-        self._election.note_leader(found[0])
-        for key, record in zip(transaction.keys, found[1:], strict=True):
-            self.enqueue(self._mirror.note_seen(key, record, result.revision))
 
     def _pause_seconds(self) -> float | None:
         """Say how long nothing can be done unless somebody calls."""
-        if not self._election.is_leading and not self._strangers:
-            return None
-        times = [at for at in (self._queue.ask_again_at(), self._queue.touch_at()) if at is not None]
-        if not times and not self._dirty and not self._strangers:
-            return None
-        return max(0.001, max(min(times, default=0.0), self.trouble.until) - time.monotonic())
+        now, leads = time.monotonic(), self._parts.election.is_leading
+        times = [self._work.next_at(), self._parts.refusing.refusals.next_at()]
+        if (revision := self._parts.election.revision) and not (leads and self._term == revision):
+            # The leader's lease seemed to have run out, by its own clock. It may turn out to live, which nobody tells.
+            times.append(now + RESUME_SECONDS)
+        if leads:
+            times += [at for at in (self._queue.ask_again_at(), self._queue.touch_at()) if at is not None]
+        # Whoever is under way calls when it ends: to look before that would be to look in vain, again and again.
+        # Who lost the leadership while a write was under way asks too: what it could not write is another's now.
+        is_idle = not (self._work.in_flight or self._has_more_to_write())
+        if self._strangers or (self.trouble.error and is_idle):
+            times.append(self.trouble.until)
+        first = min(times, default=math.inf)
+        return None if first == math.inf else max(0.001, max(first, self.trouble.until) - now)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd_operator.core.conditions import is_same_judgement, is_same_status, make_status
+from grpc_etcd_operator.core.conditions import is_same_judgement, is_same_status, make_status, was_told_vacant
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.tally import Counts
-from grpc_etcd_operator.core.world import ACCEPTED, Verdict
+from grpc_etcd_operator.core.world import ACCEPTED, ASKING, Verdict
 
 Make = Callable[..., GrpcService]
 TAKEN = Fault("s1", "KeyTaken", "somebody has it")
@@ -31,7 +31,8 @@ def judged(status: dict[str, Any], kind: str) -> tuple[str, str]:
         ({}, ACCEPTED, Counts(3, 2, 2), {}, ("True", "Accepted"), ("True", "Programmed")),
         ({}, ACCEPTED, Counts(3, 2, 1), {}, ("True", "Accepted"), ("False", "Pending")),
         ({}, ACCEPTED, Counts(3, 0, 0), {}, ("True", "Accepted"), ("True", "NoReadyPods")),
-        ({}, ACCEPTED, Counts(), {}, ("True", "Accepted"), ("True", "NoPods")),
+        ({}, ACCEPTED, Counts(), {}, ("True", "Accepted"), ("False", "NoPods")),
+        ({"enable": False}, ACCEPTED, Counts(), {}, ("True", "Accepted"), ("True", "Disabled")),
         ({"enable": False}, ACCEPTED, Counts(3, 3), {}, ("True", "Accepted"), ("True", "Disabled")),
         ({}, ACCEPTED, Counts(1, 1, 1), {"default": "down"}, ("True", "Accepted"), ("False", "RegistryUnavailable")),
         ({}, ACCEPTED, Counts(1, 1, 1), {"second": "down"}, ("True", "Accepted"), ("True", "Programmed")),
@@ -122,3 +123,110 @@ def test_the_message_does_not_depend_on_who_was_found_first(service: Make, order
     counts = Counts(4, 4, 0, {unit: (Fault("s1", "KeyTaken", f"{unit[0]} has it"),) for unit in order})
     status = make_status(service(), ACCEPTED, counts, {}, EARLY)
     assert status["conditions"][1]["message"] == "p1 has it; p2 has it; p3 has it; and 1 more"
+
+
+def test_a_selector_that_matches_nothing_is_no_success_and_a_gap_in_a_rollout_no_failure(service: Make) -> None:
+    """Programmed, then without Pods: it stays for a while, then it is told; with the next Pods all is well."""
+    held = service()
+    for counts, is_long, said in (
+        (Counts(), False, ("False", "NoPods")),
+        (Counts(1, 1, 1), False, ("True", "Programmed")),
+        (Counts(), False, ("True", "NoPods")),
+        (Counts(2, 0, 0), False, ("True", "NoReadyPods")),
+        (Counts(), False, ("True", "NoPods")),
+        (Counts(), True, ("False", "NoPods")),
+        (Counts(), False, ("False", "NoPods")),
+        (Counts(1, 1, 1), False, ("True", "Programmed")),
+    ):
+        status = make_status(held, ACCEPTED, counts, {}, EARLY, is_long_vacant=is_long)
+        assert judged(status, "Programmed") == said
+        held = replace(held, status=status)
+    edited = replace(held, generation=held.generation + 1)
+    assert judged(make_status(edited, ACCEPTED, Counts(), {}, EARLY), "Programmed") == ("False", "NoPods")
+
+
+REFUSED = "pods may not be read (403 Forbidden)"
+DOWN = {"default": "out of reach"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "verdict", "counts", "down", "accepted", "programmed"),
+    [
+        ({}, ACCEPTED, Counts(), {}, ("True", "Accepted"), ("Unknown", "PodsUnreadable")),
+        ({}, ACCEPTED, Counts(3, 3, 3), {}, ("True", "Accepted"), ("Unknown", "PodsUnreadable")),
+        ({"enable": False}, ACCEPTED, Counts(), {}, ("True", "Accepted"), ("Unknown", "PodsUnreadable")),
+        ({}, ACCEPTED, Counts(), DOWN, ("True", "Accepted"), ("False", "RegistryUnavailable")),
+        ({}, ASKING, Counts(), {}, ("False", "Pending"), ("False", "Pending")),
+        (
+            {},
+            ACCEPTED,
+            Counts(1, 1, 0, {("p1", "default"): (NO_PORT,)}),
+            {},
+            ("True", "Accepted"),
+            ("Unknown", "PodsUnreadable"),
+        ),
+        (
+            {},
+            Verdict(accepted=False, reason="NameTaken", message="m"),
+            Counts(),
+            {},
+            ("False", "NameTaken"),
+            ("False", "NotAccepted"),
+        ),
+    ],
+)
+def test_nothing_is_said_of_pods_that_may_not_be_read(
+    service: Make,
+    *,
+    spec: dict[str, Any],
+    verdict: Verdict,
+    counts: Counts,
+    down: dict[str, str],
+    accepted: tuple[str, str],
+    programmed: tuple[str, str],
+) -> None:
+    made = service(**spec)
+    status = make_status(made, verdict, counts, down, EARLY, unseen=REFUSED)
+    assert (judged(status, "Accepted"), judged(status, "Programmed")) == (accepted, programmed)
+    assert status["endpoints"] is None
+    message = status["conditions"][1]["message"]
+    if programmed[1] in ("PodsUnreadable", "NotAccepted"):
+        for part in (made.namespace, REFUSED, "get, list and watch pods", "--namespace", "stay"):
+            assert part in message
+    later = make_status(replace(made, status=status), verdict, counts, down, LATE, unseen=REFUSED)
+    assert is_same_status({key: value for key, value in status.items() if value is not None}, later)
+    seen = make_status(replace(made, status=status), verdict, counts, down, LATE)
+    assert seen["endpoints"]["selected"] == counts.selected
+    assert judged(seen, "Programmed")[0] != "Unknown"
+
+
+def test_what_was_told_of_a_selector_that_matches_nothing_stands_in_the_condition(service: Make) -> None:
+    held = service()
+    for counts, long, told, is_told in (
+        (Counts(), False, False, False),
+        (Counts(), True, False, False),
+        (Counts(), True, True, True),
+        (Counts(2, 0, 0), False, False, False),
+    ):
+        made = make_status(held, ACCEPTED, counts, {}, EARLY, is_long_vacant=long, is_told_vacant=told)
+        held = replace(held, status=made)
+        assert was_told_vacant(held) == is_told
+        assert not was_told_vacant(replace(held, generation=held.generation + 1)), "of another selector"
+
+
+def test_pods_that_the_operators_own_selector_leaves_out_are_not_said_to_be_absent(service: Make) -> None:
+    status = make_status(service(), ACCEPTED, Counts(), {}, EARLY, pod_selector="tier=grpc")
+    assert "among those that the operator's own podSelector (tier=grpc) finds" in status["conditions"][1]["message"]
+
+
+def test_names_from_etcd_cannot_steer_the_terminal_of_who_describes(service: Make) -> None:
+    counts = Counts(1, 1, 0, {("p1", "default"): (Fault("s1", "KeyTaken", "held by \x1b]0;x\x07"),)})
+    message = make_status(service(), ACCEPTED, counts, {}, EARLY)["conditions"][1]["message"]
+    assert message == r"held by \x1b]0;x\x07"
+
+
+def test_a_message_is_no_longer_than_the_api_server_takes_it(service: Make) -> None:
+    made = make_status(
+        service(), Verdict(accepted=False, reason="InvalidSpec", message="\x00" * 40_000), Counts(), {}, ""
+    )
+    assert {len(each["message"]) for each in made["conditions"] if each["type"] == "Accepted"} == {32_768}

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grpc_etcd.registry.layouts import LAYOUT_NAMES
-from grpc_etcd_operator.core.desired import make_pod_desired, make_service_desired
+from grpc_etcd_operator.core.desired import MOST_BYTES, make_pod_desired, make_service_desired
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.services import GrpcService
 
@@ -132,12 +132,25 @@ def test_labels_become_metadata_and_topology_becomes_zone_and_region(pod: Pods, 
     assert (said["zone"], said["region"]) == ("mine", "r1")
 
 
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [({"port": "absent"}, "spec.port"), ({"port": "grpc", "metricsPort": "absent"}, "spec.metricsPort")],
+)
+def test_a_port_that_is_not_there_is_told_with_the_field_that_names_it(
+    pod: Pods, service: Services, spec: dict[str, Any], field: str
+) -> None:
+    """Who sets `spec.port` because `metricsPort` is wrong sends calls to another port."""
+    faults = make_pod_desired(pod(), [service(**spec)], "default").faults
+    assert [(fault.reason, fault.message.rpartition("; ")[2]) for fault in faults] == [("PortNotFound", f"set {field}")]
+
+
 def test_of_two_services_that_want_one_key_the_older_ones_value_stands(pod: Pods, service: Services) -> None:
     older = service("s2", created="2026-01-01T00:00:00Z", weight=1)
     younger = service("s1", created="2026-01-01T00:00:01Z", weight=2)
     desired = make_pod_desired(pod(), [younger, older], "default")
     assert [json.loads(wanted.value)["weight"] for wanted in desired.wanted] == [1]
     assert [(fault.source, fault.reason) for fault in desired.faults] == [("s1", "KeyShared")]
+    assert desired.faults[0].message.endswith("give one of the two another spec.name, or delete one")
 
 
 def test_a_services_own_records_are_wanted_only_while_it_is_accepted(service: Services) -> None:
@@ -147,3 +160,29 @@ def test_a_services_own_records_are_wanted_only_while_it_is_accepted(service: Se
     assert keys == {b"/grpc-etcd/policy/jupiter/greeter", b"/jupiter/greeter/configurators/grpc:///routes/canary"}
     assert make_service_desired(asks, "default", accepted=False).wanted == ()
     assert make_service_desired(asks, "second", accepted=True).wanted == ()
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+def test_every_key_stands_under_the_prefix_that_is_followed_for_its_layout(
+    layout: str, scheme: str, pod: Pods, service: Services
+) -> None:
+    asking = service(layouts=[layout], scheme=scheme)
+    assert asking.spec
+    wanted = make_pod_desired(pod(), [asking], "default").wanted
+    (made,) = asking.spec.layouts["default"]
+    assert wanted
+    assert all(each.key.startswith(made.prefix("greeter")) for each in wanted)
+
+
+def test_a_pods_records_stay_bounded_however_much_its_services_ask_for(pod: Pods, service: Services) -> None:
+    large = {"layouts": list(LAYOUT_NAMES), "metadata": {f"key-{number}": "v" * 1024 for number in range(64)}}
+    older = [service(f"a{number:03}", name=f"a{number:03}", **large) for number in range(300)]
+    withdrawn = service("b", name="b", enable=False)
+    desired = make_pod_desired(pod(), [*older, withdrawn], "default")
+    assert sum(len(each.key) + len(each.value) for each in desired.wanted) <= MOST_BYTES
+    assert {each.source for each in desired.wanted} == {"a000", "a001"}
+    assert [fault.source for fault in desired.faults] == [each.uid for each in older[2:]]
+    assert {fault.reason for fault in desired.faults} == {"Unwritable"}
+    assert withdrawn.reference not in desired.keep_references
+    assert older[-1].reference in desired.keep_references

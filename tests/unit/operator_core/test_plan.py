@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from random import Random
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
+from grpc_etcd.registry.layouts import LAYOUT_NAMES
 from grpc_etcd.registry.own import OwnerRecord, owner_key
 from grpc_etcd_operator.core.desired import Desired, Unit, Wanted, make_pod_desired
 from grpc_etcd_operator.core.leases import lease_id
@@ -44,6 +47,11 @@ class Store:
         parsed = OwnerRecord.from_json(stored.value) if stored else None
         return parsed if isinstance(parsed, OwnerRecord) else None
 
+    def unnamed(self, lease: int) -> set[bytes]:
+        owner = self.owner("p1")
+        mine = {key for key, held in self.records.items() if held.lease == lease} - {owner_key(CLUSTER, "p1")}
+        return mine - set(owner.keys if owner else ())
+
     def put(self, key: bytes, value: bytes, lease: int) -> None:
         self.revision += 1
         self.records[key] = Stored(value, lease, self.revision)
@@ -53,7 +61,8 @@ class Store:
         mod_revisions = {key: held.mod_revision for key, held in self.records.items()}
         leases = {key: held.lease for key, held in self.records.items()}
         return (
-            all(mod_revisions.get(each.key, 0) == each.mod_revision for each in (*plan.puts, *plan.requires))
+            all(mod_revisions.get(each.key, 0) == each.mod_revision for each in plan.puts)
+            and all(mod_revisions.get(each.key, 0) == each.mod_revision for each in plan.requires)
             and all(leases.get(each.key, 0) == each.lease for each in plan.deletes)
             and all(mod_revisions.get(each.key) == each.mod_revision for each in plan.deletes if each.mod_revision)
             and all(leases.get(each.key, 0) != each.lease for each in plan.releases)
@@ -66,8 +75,8 @@ class Store:
         for delete in plan.deletes:
             self.records.pop(delete.key, None)
 
-    def plan(self, desired: Desired) -> Plan:
-        return make_plan(desired, CLUSTER, self, lambda _key, _lease: None)
+    def plan(self, desired: Desired, most: int | None = None) -> Plan:
+        return make_plan(desired, CLUSTER, self, lambda _key, _lease: None, most)
 
 
 def make_wanted(port: int, weight: int = 100, *, only_if_held: bool = False) -> Wanted:
@@ -105,10 +114,38 @@ def test_a_plan_converges_in_one_step_and_is_empty_the_second_time(
     assert mine - {owner_key(CLUSTER, "p1")} == set(owner.keys if owner else ())
 
 
+@given(wanted_sets, wanted_sets, foreign, st.sampled_from([None, b"damaged"]))
+def test_a_unit_whose_owner_record_was_deleted_or_damaged_loses_what_it_no_longer_wants_and_nothing_else(
+    before: list[Wanted], after: list[Wanted], others: dict[int, int], damage: bytes | None
+) -> None:
+    store, whole = make_store(before, others), make_store(before, others)
+    if (stored := store.records.pop(owner_key(CLUSTER, "p1"), None)) and damage:
+        store.records[owner_key(CLUSTER, "p1")] = stored._replace(value=damage, lease=0)
+    desired = Desired(UNIT, tuple(after), ("shop/greeter",))
+    for each in (store, whole):
+        each.apply(each.plan(desired))
+    assert store.plan(desired).is_empty
+    mine = {key for key, stored in store.records.items() if stored.lease == LEASE}
+    assert mine == {key for key, stored in whole.records.items() if stored.lease == LEASE}
+
+
+def test_what_no_owner_record_names_stays_while_a_spec_that_it_may_be_of_cannot_be_obeyed() -> None:
+    store = make_store([make_wanted(9000)], {})
+    key = make_wanted(9000).key
+    del store.records[owner_key(CLUSTER, "p1")]
+    store.apply(store.plan(Desired(UNIT, keep_references=frozenset({"shop/greeter"}))))
+    assert store.records[key].lease == LEASE
+    owner = store.owner("p1")
+    assert owner is not None
+    assert (owner.keys, owner.grpc_services) == ((key,), ("shop/greeter",))
+    store.apply(store.plan(Desired(UNIT)))
+    assert not store.records
+
+
 @given(wanted_sets, st.randoms(use_true_random=False), foreign)
-def test_a_plan_ignores_the_order_of_its_input(after: list[Wanted], random: object, others: dict[int, int]) -> None:
+def test_a_plan_ignores_the_order_of_its_input(after: list[Wanted], random: Random, others: dict[int, int]) -> None:
     shuffled = list(after)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     one, other = make_store([], others), make_store([], others)
     one.apply(one.plan(Desired(UNIT, tuple(after))))
     other.apply(other.plan(Desired(UNIT, tuple(shuffled))))
@@ -208,10 +245,141 @@ def test_a_drain_disables_what_is_there_and_creates_nothing(
     pod: Callable[..., Pod], service: Callable[..., GrpcService]
 ) -> None:
     draining = service(drain={"mode": "Disable"})
-    up, down = (make_pod_desired(pod(ready=ready), [draining], "default") for ready in (True, False))
+    ending = {"deletionTimestamp": {"seconds": 1_767_225_609}}
+    up, down = (make_pod_desired(pod(**more), [draining], "default") for more in ({}, ending))
     store = Store()
     assert store.plan(down).is_empty
     store.apply(store.plan(up))
     store.apply(store.plan(down))
     held = [stored for key, stored in store.records.items() if key.startswith(b"/jupiter/")]
     assert [json.loads(stored.value)["enable"] for stored in held] == [False]
+
+
+def test_a_pod_that_turns_unready_is_not_drained_and_has_no_key(
+    pod: Callable[..., Pod], service: Callable[..., GrpcService]
+) -> None:
+    draining = service(drain={"mode": "Disable"})
+    store = Store()
+    store.apply(store.plan(make_pod_desired(pod(), [draining], "default")))
+    store.apply(store.plan(make_pod_desired(pod(ready=False), [draining], "default")))
+    assert not store.records
+
+
+KEPT = frozenset({"shop/greeter"})
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("now", ["10.0.0.1", "10.0.0.11", "110.0.0.1", "0.0.0.1", "10x0.0.1", "fd00::1"])
+def test_what_is_to_stay_goes_when_its_pod_has_another_address(
+    pod: Callable[..., Pod], service: Callable[..., GrpcService], layout: str, now: str
+) -> None:
+    store, asks = Store(), service(layouts=[layout], metricsPort=9100)
+    store.apply(store.plan(make_pod_desired(pod(), [asks], "default")))
+    before = dict(store.records)
+    store.apply(store.plan(make_pod_desired(pod(ip=now), [], "default", kept=KEPT)))
+    assert store.records == (before if now == "10.0.0.1" else {})
+
+
+def test_what_is_to_stay_of_an_ipv6_address_stays_with_it(
+    pod: Callable[..., Pod], service: Callable[..., GrpcService]
+) -> None:
+    store, asks = Store(), service(layouts=[each for each in LAYOUT_NAMES if each != "kitex"])
+    store.apply(store.plan(make_pod_desired(pod(ip="fd00::1"), [asks], "default")))
+    before = dict(store.records)
+    store.apply(store.plan(make_pod_desired(pod(ip="fd00::1"), [], "default", kept=KEPT)))
+    assert store.records == before
+    store.apply(store.plan(make_pod_desired(pod(ip="d00::1"), [], "default", kept=KEPT)))
+    assert not store.records
+
+
+@given(wanted_sets, wanted_sets, foreign)
+def test_what_is_to_stay_is_neither_put_nor_deleted_and_stays_named(
+    before: list[Wanted], after: list[Wanted], others: dict[int, int]
+) -> None:
+    store = make_store(before, others)
+    mine = {key: stored for key, stored in store.records.items() if stored.lease == LEASE}
+    desired = Desired(UNIT, tuple(after), ("shop/other",), keep_references=KEPT)
+    store.apply(store.plan(desired))
+    assert store.plan(desired).is_empty
+    for key in mine.keys() - {owner_key(CLUSTER, "p1")} - {each.key for each in after}:
+        assert store.records[key] == mine[key]
+        owner = store.owner("p1")
+        assert owner
+        assert key in owner.keys
+        assert owner.behind(key) == ("shop/greeter",)
+    store.apply(store.plan(Desired(UNIT, gone=True)))
+    assert not {key for key, stored in store.records.items() if stored.lease == LEASE}
+
+
+def test_of_two_services_of_a_pod_only_the_keys_of_the_one_that_is_kept_stay() -> None:
+    store = Store()
+    one, two = replace(make_wanted(9000), reference="shop/one"), replace(make_wanted(9001), reference="shop/two")
+    store.apply(store.plan(Desired(UNIT, (one, two), ("shop/one", "shop/two"))))
+    store.apply(store.plan(Desired(UNIT, (), (), keep_references=frozenset({"shop/two"}))))
+    assert set(store.records) == {two.key, owner_key(CLUSTER, "p1")}
+
+
+def test_single_keys_that_nobody_can_read_or_write_stay_as_they_are() -> None:
+    store = make_store([make_wanted(9000), make_wanted(9001)], {})
+    unknown = store.records.pop(make_wanted(9000).key)  # as the mirror has it: its prefix is refused
+    desired = Desired(UNIT, (make_wanted(9000, weight=7),), keeps=frozenset({make_wanted(9000).key}))
+    plan = store.plan(desired)
+    assert {edit.key for edit in plan.puts} | {edit.key for edit in plan.deletes} == {
+        make_wanted(9001).key,
+        owner_key(CLUSTER, "p1"),
+    }
+    store.apply(plan)
+    owner = store.owner("p1")
+    assert owner
+    assert owner.keys == (make_wanted(9000).key,)
+    assert unknown.lease == LEASE
+
+
+@given(wanted_sets, wanted_sets, foreign, st.integers(2, 9))
+def test_what_one_transaction_cannot_hold_is_written_in_several_that_lead_to_the_same(
+    before: list[Wanted], after: list[Wanted], others: dict[int, int], most: int
+) -> None:
+    desired = Desired(UNIT, tuple(after), ("shop/greeter",))
+    whole, store = make_store(before, others), make_store(before, others)
+    whole.apply(whole.plan(desired))
+    for _ in range(20):
+        plan = store.plan(desired, most)
+        assert plan.size <= most
+        store.apply(plan)
+        owner = store.owner("p1")
+        mine = {key for key, stored in store.records.items() if stored.lease == LEASE}
+        assert mine - {owner_key(CLUSTER, "p1")} <= set(owner.keys if owner else ())
+        if not plan.is_part:
+            break
+    assert store.plan(desired, most).is_empty
+    assert {k: (v.value, v.lease) for k, v in store.records.items()} == {
+        k: (v.value, v.lease) for k, v in whole.records.items()
+    }
+
+
+def test_a_service_is_written_and_a_unit_gone_only_with_the_last_part() -> None:
+    wanted = tuple(make_wanted(9000 + number) for number in range(10))
+    store = Store()
+    desired = Desired(UNIT, wanted, ("shop/greeter",))
+    parts = []
+    while (plan := store.plan(desired, 5)).is_part:
+        parts.append(plan.written)
+        store.apply(plan)
+    assert parts == [frozenset(), frozenset()]
+    assert plan.written == {"s1"}
+    store.apply(plan)
+    first = store.plan(Desired(UNIT, gone=True), 5)
+    assert (first.gone, len(first.deletes)) == (False, 4)
+    while not store.plan(Desired(UNIT, gone=True), 5).gone:
+        store.apply(store.plan(Desired(UNIT, gone=True), 5))
+    store.apply(store.plan(Desired(UNIT, gone=True), 5))
+    assert not store.records
+
+
+def test_large_values_are_written_in_several_transactions() -> None:
+    wanted = tuple(replace(make_wanted(9000 + number), value=b"x" * 200_000) for number in range(4))
+    plan = Store().plan(Desired(UNIT, wanted), 120)
+    assert plan.is_part
+    assert sum(len(put.value) for put in plan.puts) < 500_000
+    alone = Store().plan(Desired(UNIT, (replace(wanted[0], value=b"x" * 600_000),)), 120)
+    assert not alone.is_part

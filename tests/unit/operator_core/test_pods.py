@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd_operator.core.pods import GATE, Pod, Port, find_port
+from grpc_etcd_operator.core.pods import GATE, Pod, Port, find_port, take_out_of_scope
 
 RawPod = Callable[..., dict[str, Any]]
 ReadPod = Callable[..., Pod]
@@ -138,3 +138,67 @@ def test_ports_of_sidecars_count_and_those_of_other_init_containers_and_protocol
     ]
     pod = read_pod(raw)
     assert (find_port(pod.ports, None), find_port(pod.ports, "admin")) == (3, None)
+
+
+def gated(raw_pod: RawPod, *, gate_at: int | None, ready: str, ready_at: int, reason: str = "") -> dict[str, Any]:
+    raw = raw_pod()
+    raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
+    raw["status"]["conditions"] = [
+        {"type": "ContainersReady", "status": "True", "lastTransitionTime": {"seconds": 1}},
+        {"type": "Ready", "status": ready, "lastTransitionTime": {"seconds": ready_at}, "reason": reason},
+    ]
+    if gate_at is not None:
+        opened = {"type": GATE, "status": "True", "lastTransitionTime": {"seconds": gate_at}}
+        raw["status"]["conditions"].append(opened)
+    return raw
+
+
+WAITING = "ReadinessGatesNotReady"
+
+
+@pytest.mark.parametrize(
+    ("gate_at", "ready", "ready_at", "reason", "is_ready"),
+    [
+        (None, "False", 5, WAITING, True),  # waits for our gate
+        (9, "False", 5, WAITING, True),  # the gate has opened, the kubelet has not looked yet
+        (5, "False", 5, WAITING, True),  # all within a second
+        (5, "False", 5, "", True),
+        (5, "False", 9, WAITING, True),  # the kubelet's clock is ahead of ours
+        (5, "True", 6, "", True),
+        (5, "False", 50, "", False),  # the node died
+        (5, "Unknown", 50, "", False),
+        (5, "False", 50, "ContainersNotReady", False),
+    ],
+)
+def test_of_a_pod_whose_gate_has_opened_a_later_false_counts(
+    raw_pod: RawPod, read_pod: ReadPod, *, gate_at: int | None, ready: str, ready_at: int, reason: str, is_ready: bool
+) -> None:
+    raw = gated(raw_pod, gate_at=gate_at, ready=ready, ready_at=ready_at, reason=reason)
+    assert read_pod(raw).ready == is_ready
+
+
+@pytest.mark.parametrize("ready_at", [5, 4, 50])
+def test_a_pod_that_was_ready_under_an_open_gate_is_judged_by_ready_whatever_the_clocks_say(
+    raw_pod: RawPod, read_pod: ReadPod, ready_at: int
+) -> None:
+    known = read_pod(gated(raw_pod, gate_at=5, ready="True", ready_at=5))
+    dead = read_pod(gated(raw_pod, gate_at=5, ready="False", ready_at=ready_at), known)
+    assert not dead.ready
+    again = gated(raw_pod, gate_at=5, ready="False", ready_at=ready_at)
+    assert not read_pod(again, dead).ready, "and stays so"
+    back = read_pod(gated(raw_pod, gate_at=5, ready="True", ready_at=60), dead)
+    assert back.ready
+
+
+def test_a_gate_that_closes_and_opens_again_waits_for_the_kubelet_anew(raw_pod: RawPod, read_pod: ReadPod) -> None:
+    known = read_pod(gated(raw_pod, gate_at=5, ready="True", ready_at=6))
+    closed = read_pod(gated(raw_pod, gate_at=None, ready="False", ready_at=7, reason=WAITING), known)
+    assert closed.ready
+    assert read_pod(gated(raw_pod, gate_at=9, ready="False", ready_at=7, reason=WAITING), closed).ready
+
+
+def test_a_pod_out_of_scope_serves_nobody_and_comes_back_as_it_was(raw_pod: RawPod, read_pod: ReadPod) -> None:
+    pod = read_pod(raw_pod())
+    outside = take_out_of_scope(pod)
+    assert not outside.is_serving(publish_not_ready=True)
+    assert read_pod(raw_pod(), outside) == pod

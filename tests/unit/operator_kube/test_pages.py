@@ -22,8 +22,8 @@ from grpc_etcd_operator.kube.pages import (
 )
 
 # The envelope (field 2: raw) around a list: its metadata (field 1) with a token (3), and an item (2) whose metadata (1)
-# has a name (1), a namespace (3), a uid (5) and, as real ones do, fields that nobody asked for (11: labels).
-METADATA = b"\x0a\x03pod\x1a\x02ns\x2a\x03uid\x5a\x06\x0a\x01a\x12\x01b"
+# has a name (1), a namespace (3), a uid (5), a version (6) and, as real ones do, fields nobody asked for (11: labels).
+METADATA = b"\x0a\x03pod\x1a\x02ns\x2a\x03uid\x32\x0217\x5a\x06\x0a\x01a\x12\x01b"
 ITEM = b"\x0a" + bytes([len(METADATA)]) + METADATA
 PAGE = b"\x0a\x06\x1a\x04next" + b"\x12" + bytes([len(ITEM)]) + ITEM
 BODY = b"k8s\x00\x12" + bytes([len(PAGE)]) + PAGE
@@ -43,7 +43,7 @@ def tell(kind: str, message: Any) -> bytes:
 
 
 def test_a_page_is_read() -> None:
-    assert read_metadata(BODY) == Page([Seen("uid", "ns", "pod")], "next")
+    assert read_metadata(BODY) == Page([Seen("uid", "ns", "pod", "17")], "next")
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>busy</html>", b'{"kind":"Status"}', BODY[4:], BODY[:-1], BODY + b"\x12"])

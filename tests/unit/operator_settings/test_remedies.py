@@ -33,10 +33,13 @@ REFUSED = Unavailable("connection refused", "UNAVAILABLE")
             SECURE,
             "--etcd-cert and --etcd-key (in the chart etcd.tls",
         ),
-        (
-            Unavailable("Peer name x is not in"),
-            SECURE,
-            "--etcd-endpoints (in the chart etcd.endpoints)",
+        *(
+            (
+                Unavailable(f"CERTIFICATE_VERIFY_FAILED: {words}"),
+                SECURE,
+                "--etcd-endpoints and --etcd-server-name (in the chart etcd.endpoints and etcd.tls.serverName)",
+            )
+            for words in ("Hostname Verification Check failed.", "Peer name x is not in peer certificate")
         ),
         (REFUSED, SECURE, "--etcd-endpoints (in the chart etcd.endpoints)"),
         (REFUSED, PLAIN, "--etcd-endpoints and --etcd-ca (in the chart etcd.endpoints, etcd.tls.secretName and"),

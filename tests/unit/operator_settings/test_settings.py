@@ -76,6 +76,10 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
         ({"etcd-cert": [__file__]}, "etcd-cert is given without etcd-key"),
         ({"etcd-endpoints": ["http://a:1,https://b:2"]}, "mixes http and https"),
         ({"etcd-endpoints": ["http://a:1"], "etcd-ca": [__file__]}, "says http:// but TLS files are given"),
+        ({"etcd-endpoints": ["a:1"], "etcd-server-name": ["etcd"]}, "etcd-server-name is given but TLS is off"),
+        ({"etcd-endpoints": ["a:1,b:65536"]}, "'b:65536' is not of the form host:port"),
+        ({"etcd-endpoints": ["a:0"]}, "'a:0' is not of the form host:port"),
+        ({"etcd-endpoints": ["https://a:1"], "etcd-server-name": ["a b"]}, "a DNS name or an IP address"),
     ],
 )
 def test_contradictions_are_refused(flags: dict[str, list[str]], expected: str) -> None:
@@ -105,3 +109,13 @@ def test_every_setting_stands_in_the_help_and_in_the_reference() -> None:
         assert setting.flag in text
         assert f"[{setting.variable}]" in text
         assert f"`{setting.variable}`" in reference()
+
+
+def test_https_endpoints_need_no_files_and_take_a_server_name(tmp_path: Path) -> None:
+    """Public CAs are the system's; etcdctl's way to write endpoints, with a slash at the end, is taken too."""
+    given = {"etcd-endpoints": ["https://a:1,https://b:2/"], "etcd-server-name": ["etcd.example"]}
+    (registry,) = load_settings(given, environ={}).registries
+    assert (registry.endpoints, registry.server_name) == (("https://a:1", "https://b:2/"), "etcd.example")
+    config = written(tmp_path, "registries: {default: {endpoints: 'https://a:1', serverName: 10.0.0.1}}")
+    (registry,) = load_settings({}, config=config, environ={}).registries
+    assert registry.server_name == "10.0.0.1"

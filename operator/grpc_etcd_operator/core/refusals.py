@@ -1,0 +1,96 @@
+"""What etcd refuses, and how the rest of a unit goes on without it. Pure: times are passed in.
+
+A right that the operator's etcd role lacks concerns all keys of a prefix; a value that etcd does not take concerns its
+own key. What is refused is neither put nor deleted: the unit keeps what it holds there, and its GrpcService is told.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from grpc_etcd_operator.core.desired import Desired, Fault
+
+# Seconds before the next try, doubled from the first to the last. Arbitrary: a try is one small request.
+FIRST_SECONDS, LONGEST_SECONDS = 1.0, 5.0
+MOST_REMEMBERED = 10_000  # keys on trial of which it is known how often they have failed. Arbitrary
+MOST_AT_ONCE = 16  # that are tried before others are written again. Arbitrary
+
+
+@dataclass(slots=True)
+class Refusal:
+    """Why a prefix or key is refused, how often in a row, when to ask again, and which units go without it."""
+
+    reason: str
+    message: str
+    failures: int = 0
+    until: float = 0.0
+    units: set[str] = field(default_factory=set)
+
+
+class Refusals:
+    """The prefixes and keys that etcd refuses just now."""
+
+    def __init__(self) -> None:
+        self._of: dict[bytes, Refusal] = {}
+        self._failures: dict[bytes, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._of
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._of)
+
+    def note(self, key: bytes, reason: str, message: str, now: float) -> None:
+        """Take it that a prefix or key is refused; the pause grows with each in a row. Infinity: do not ask again."""
+        refusal = self._of.setdefault(key, Refusal(reason, message, self._failures.pop(key, 0)))
+        refusal.reason, refusal.message = reason, message
+        refusal.until = now + min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(refusal.failures, 8))
+        refusal.failures += 1
+
+    def end(self, key: bytes, *, is_trial: bool = False) -> set[str]:
+        """Take it that a prefix or key is no longer refused; give the units that went without it.
+
+        After a trial, which may fail, the pauses go on where they were.
+        """
+        refusal = self._of.pop(key, None)
+        if refusal and is_trial:
+            self._failures[key] = refusal.failures
+            if len(self._failures) > MOST_REMEMBERED:
+                del self._failures[next(iter(self._failures))]
+        return refusal.units if refusal else set()
+
+    def find(self, *ranges: bytes | None) -> Refusal | None:
+        """Give the first refusal among a key and its prefix."""
+        return next((found for each in ranges if each is not None and (found := self._of.get(each))), None)
+
+    def due(self, now: float) -> list[bytes]:
+        """Give what is to be tried again, at most a few: nothing is written meanwhile, and there may be thousands."""
+        due = [(refusal.until, key) for key, refusal in self._of.items() if refusal.until <= now]
+        return [key for _, key in heapq.nsmallest(MOST_AT_ONCE, due)]
+
+    def next_at(self) -> float:
+        """Say when the next is to be tried again; infinity for never."""
+        return min((refusal.until for refusal in self._of.values()), default=math.inf)
+
+
+def spare(desired: Desired, held: Iterable[bytes], find: Callable[[bytes], Refusal | None]) -> Desired:
+    """Leave out of what a unit wants all that etcd refuses; what it holds of that stays as it is."""
+    refused = {wanted.key: found for wanted in desired.wanted if (found := find(wanted.key))}
+    kept = {key: found for key in held if (found := find(key))}
+    for found in (*refused.values(), *kept.values()):
+        found.units.add(desired.unit.uid)
+    faults = [
+        Fault(wanted.source, found.reason, found.message)
+        for wanted in desired.wanted
+        if (found := refused.get(wanted.key))
+    ]
+    return replace(
+        desired,
+        wanted=tuple(wanted for wanted in desired.wanted if wanted.key not in refused),
+        keeps=desired.keeps | kept.keys(),
+        faults=(*desired.faults, *dict.fromkeys(faults)),
+    )

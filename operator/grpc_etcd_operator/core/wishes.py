@@ -1,0 +1,40 @@
+"""Which wishes withdraw keys, and which keep what stands: one table, which docs/architecture.md repeats. Pure.
+
+    what the spec is                            | keys wanted by           | keys that stand otherwise
+    --------------------------------------------+--------------------------+-------------------------------
+    obeyed (accepted)                           | the spec                 | deleted: its owner's clear wish
+    obeyed but for registries that are unknown  | the spec, where it is    | stay
+    asking (its claims are not granted yet)     | the last that was obeyed | stay
+    InvalidSpec, PrefixNotAllowed, NameTaken    | the last that was obeyed | stay
+    any of these, its claims lost to another    | nobody                   | deleted: they are below another's claim
+
+After a restart the last spec that was obeyed is unknown; then all keys stay that the owner records name for the
+GrpcService. Keys of Pods that are not ready, and of objects that are gone, are deleted in every row.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+OBEYED = ("Accepted", "UnknownRegistry")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What counts of a spec: it is obeyed where its registries are known, wholly obeyed, or what stands is kept."""
+
+    is_obeyed: bool
+    is_whole: bool
+    kept_in: frozenset[str]
+
+
+def judge_wish(
+    reason: str, *, is_partial: bool, may_keep: bool, registries: Collection[str], named: Collection[str]
+) -> Wish:
+    """Decide by the reason of a verdict. `named` are the spec's registries, `registries` those that there are.
+
+    `is_partial`: some of those named are unknown. `may_keep`: no claim was lost to another.
+    """
+    if reason not in OBEYED:
+        return Wish(is_obeyed=False, is_whole=False, kept_in=frozenset(registries) if may_keep else frozenset())
+    kept = frozenset(registries) - frozenset(named) if is_partial and may_keep else frozenset[str]()
+    return Wish(is_obeyed=True, is_whole=not is_partial, kept_in=kept)

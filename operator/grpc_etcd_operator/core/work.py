@@ -1,0 +1,219 @@
+"""The work queue of one registry: which units are to be judged, wait for their turn to be written, or are under way.
+
+    mark -> due -> plan -> take -> committed
+             |               `---> come_again: due once more, with the time that it has waited
+             |-> hold_back: until somebody marks it, or releases all that is held back
+             `-> postpone: something failed unexpectedly; due once more after a pause
+
+A unit may be marked at any moment; what is under way is not given out a second time before it ends. `since` is when a
+unit began to wait (monotonic), through all that is tried in vain.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+
+from grpc_etcd.registry.pace import Change, PacedQueue
+from grpc_etcd_operator.core.plan import Plan
+
+
+class Work:
+    """The units' states. `queue` says when readers bear a plan; `pause_seconds` gives the pause after n failures."""
+
+    def __init__(self, queue: PacedQueue[bytes, str], pause_seconds: Callable[[int], float]) -> None:
+        self._queue, self._pause_seconds = queue, pause_seconds
+        self._dirty: dict[str, float] = {}
+        self._urgent: dict[str, float] = {}
+        self._held_back: dict[str, float] = {}
+        self._later: dict[str, float] = {}  # when each is due again
+        self._plans: dict[str, Plan] = {}
+        self._since: dict[str, float] = {}  # of what is planned or under way
+        self._in_flight: set[str] = set()
+        self._stuck: dict[str, tuple[float, float]] = {}  # when units were first tried in vain, and when last
+        self._moved_at = -math.inf  # when something was last written
+        self._failures: Counter[str] = Counter()
+        self._untold: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        due, planned = len(self._urgent) + len(self._dirty), len(self._plans)
+        return f"<Work due={due} held_back={len(self._held_back)} planned={planned} in_flight={len(self._in_flight)}>"
+
+    def __contains__(self, uid: str) -> bool:
+        """Say whether a unit is yet to be judged or written."""
+        known = (self._urgent, self._dirty, self._held_back, self._later, self._plans, self._in_flight)
+        return any(uid in waiting for waiting in known)
+
+    @property
+    def due(self) -> int:
+        """Count the units that are to be judged."""
+        return len(self._urgent) + len(self._dirty)
+
+    @property
+    def planned(self) -> int:
+        """Count the units whose plans wait for their turn."""
+        return len(self._plans)
+
+    @property
+    def held_back(self) -> list[str]:
+        """List the units that are held back."""
+        return sorted(self._held_back)
+
+    @property
+    def in_flight(self) -> int:
+        """Count the units in transactions that are under way."""
+        return len(self._in_flight)
+
+    def has_caught_up(self, moment: float) -> bool:
+        """Say whether all that waited at a moment has been judged and written."""
+        waiting = (self._since, self._urgent, self._dirty, self._held_back)
+        return all(since > moment for each in waiting for since in each.values())
+
+    def overdue_seconds(self, now: float) -> float:
+        """Say for how long a change has been waiting without progress.
+
+        Who waits for its turn while others are written is not overdue, however long the queue is: readers bear only so
+        many changes a second. Who cannot be planned is, whatever else goes on, and who is tried in vain again and again
+        for as long as that went on; after a first conflict a unit but waits for its turn once more.
+        """
+        queued = min(_oldest(waiting, now) for waiting in (self._since, self._urgent, self._dirty))
+        moved = self._moved_at
+        vain = (last - first + now - max(last, moved) for first, last in self._stuck.values())
+        return max(now - min(max(queued, moved), _oldest(self._held_back, now)), *vain, 0.0)
+
+    def next_at(self) -> float:
+        """Say when the next of those that were postponed is due; infinite: none was."""
+        return min(self._later.values(), default=math.inf)
+
+    def mark(self, uids: Iterable[str], now: float, *, urgent: bool = False) -> None:
+        """Let these units be judged again; `urgent` ones first."""
+        for uid in uids:
+            if urgent:
+                self._urgent.setdefault(uid, self._dirty.pop(uid, now))
+            elif uid not in self._urgent:
+                self._dirty.setdefault(uid, now)
+
+    def release(self) -> None:
+        """Let all that is held back be judged again: something outside has changed."""
+        held, self._held_back = self._held_back, {}
+        for uid, since in held.items():
+            self._mark_since(uid, since)
+
+    def release_postponed(self, now: float) -> None:
+        """Let what was postponed until now be judged again."""
+        for uid in [uid for uid, at in self._later.items() if at <= now]:
+            self._mark_since(uid, self._later.pop(uid))
+
+    def take_due(self, most: int, *, urgent: bool) -> Iterator[tuple[str, float]]:
+        """Take out units to be judged, each as it is asked for, with when it began to wait; none that is under way."""
+        waiting = self._urgent if urgent else self._dirty
+        for uid in list(islice((uid for uid in waiting if uid not in self._in_flight), most)):
+            if uid in waiting:  # else it has become urgent meanwhile
+                yield uid, min(waiting.pop(uid), self._held_back.pop(uid, math.inf))
+
+    def hold_back(self, uid: str, since: float) -> None:
+        """Keep a unit that cannot be planned yet."""
+        self._held_back[uid] = since
+
+    def waits_since(self, plan: Plan, since: float) -> float:
+        """Say since when a new plan has waited: as long as the plan in whose place it comes, if it wishes the same."""
+        pending = self._plans.get(plan.uid)
+        is_same = pending is not None and bool(pending.deletes) == bool(plan.deletes)
+        return min(since, self._since.get(plan.uid, since)) if is_same else since
+
+    def plan(self, plan: Plan, since: float, keys: Mapping[bytes, int]) -> None:
+        """Let a plan wait for its turn, in place of an earlier one of its unit; `keys` counts its keys by stream."""
+        self._plans[plan.uid] = plan
+        self._since[plan.uid] = since
+        self._queue.push(Change(plan.uid, plan.size, keys, urgent=bool(plan.deletes)))
+
+    def forget_plan(self, uid: str) -> None:
+        """Forget a unit's plan that waits, if there is one."""
+        if self._plans.pop(uid, None):
+            self._queue.discard(uid)
+            self._since.pop(uid, None)
+
+    def drop_plans(self, now: float) -> None:
+        """Let whatever is planned or held back be judged again."""
+        for uid in list(self._plans):
+            self._queue.discard(uid)
+            self._mark_since(uid, self._since.get(uid, now))
+        self._plans.clear()
+        self._since = {uid: since for uid, since in self._since.items() if uid in self._in_flight}
+        self._stuck.clear()
+        self.release()
+
+    def take(self, now: float, operations: int) -> list[Plan]:
+        """Take out the plans that may go in one transaction now; their units are under way until `end`."""
+        plans = [self._plans.pop(change.of) for change in self._queue.take(now, operations)]
+        self._in_flight.update(plan.uid for plan in plans)
+        return plans
+
+    def put_off(self, plan: Plan) -> None:
+        """Take it that a plan which was taken is not sent; its unit is judged again."""
+        self._in_flight.discard(plan.uid)
+        self._mark_since(plan.uid, self._since.pop(plan.uid))
+
+    def end(self, plans: Iterable[Plan]) -> None:
+        """Take it that the transaction of these plans is over, whatever became of it."""
+        self._in_flight.difference_update(plan.uid for plan in plans)
+
+    def end_all(self, now: float) -> None:
+        """Take it that whoever sent has failed, with all that was under way."""
+        for uid in self._in_flight | self._since.keys():
+            self._mark_since(uid, self._since.get(uid, now))
+        self._in_flight.clear()
+        self._since.clear()
+        self.drop_plans(now)
+
+    def come_again(self, uids: Iterable[str], now: float) -> None:
+        """Take it that units were tried in vain; they are judged again."""
+        for uid in uids:
+            self._stuck[uid] = self._stuck.get(uid, (now, now))[0], now
+            self._mark_since(uid, self._since.pop(uid, now))
+
+    def commit(self, plan: Plan, now: float) -> float:
+        """Take it that a plan was written, and give the seconds that it has waited; the rest of a part is still due."""
+        since = self._since.pop(plan.uid, now)
+        self._moved_at = now
+        self._failures.pop(plan.uid, None)
+        self._stuck.pop(plan.uid, None)
+        if plan.is_part:
+            self._mark_since(plan.uid, since)
+        return now - since
+
+    def settle(self, uid: str) -> None:
+        """Take it that nothing is to be written of a unit."""
+        self._stuck.pop(uid, None)
+
+    def end_failures(self, uid: str) -> None:
+        """Take it that a unit was judged without a failure; where a plan has come of it, writing that may yet fail."""
+        if self._failures and uid not in self._plans:
+            self._failures.pop(uid, None)
+
+    def postpone(self, uid: str, now: float) -> None:
+        """Take a failure that nobody foresaw, in judging or writing a unit: after a pause it is judged again."""
+        self.forget_plan(uid)
+        self._since.pop(uid, None)  # of a plan that was under way
+        self._stuck.pop(uid, None)
+        self._failures[uid] += 1
+        self._later[uid] = now + self._pause_seconds(self._failures[uid])
+
+    def postpone_telling(self, uid: str, now: float) -> None:
+        """Take it that nobody could be told how far a unit is: after a pause it is judged and told again."""
+        self._untold[uid] += 1
+        self._later[uid] = now + self._pause_seconds(self._untold[uid])
+
+    def end_telling(self, uid: str) -> None:
+        """Take it that how far a unit is was told."""
+        if self._untold:
+            self._untold.pop(uid, None)
+
+    def _mark_since(self, uid: str, since: float) -> None:
+        """Let a unit be judged again that has been waiting since then, whatever came meanwhile."""
+        waiting = self._urgent if uid in self._urgent else self._dirty
+        waiting[uid] = min(since, waiting.get(uid, since))
+
+
+def _oldest(waiting: Mapping[str, float], now: float) -> float:
+    return min(waiting.values(), default=now)

@@ -1,0 +1,116 @@
+"""Keeps one object's trouble from becoming another's, and one part's from becoming the process's.
+
+An exception that nobody foresaw is logged with its traceback and counted under the part that it happened in; whoever
+caught it goes on with the next object and looks at this one again after a pause. A part whose own loop fails is started
+again by `supervise`, after a pause that grows while it keeps failing. For a request that hangs nobody waits for long.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
+
+log = logging.getLogger(__name__)
+PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds
+CALM_SECONDS = 60.0  # a part that ran for so long starts with the shortest pause again. Arbitrary
+PATIENCE_SECONDS = 1.0  # so long is waited for requests before others overtake them. Arbitrary
+MOST_LATE = 4  # of one namespace; a hundred that hang would else be waited for one after the other. Arbitrary
+
+
+def pause_seconds(failures: int) -> float:
+    """Return the pause after so many failures in a row (from 1 on)."""
+    return PAUSES[min(failures, len(PAUSES)) - 1]
+
+
+class Isolation:
+    """Counts unexpected exceptions by part; `counts` is what the metric shows."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def caught(self, part: str, of: str, error: BaseException) -> None:
+        """Log and count an exception that nobody foresaw; `of` names the object that it is about, if any."""
+        self.counts[part] += 1
+        fields = {"part": part, "of": of, "error": f"{type(error).__name__}: {error}"}
+        log.error("an unexpected error; everything else goes on", exc_info=error, extra={"fields": fields})
+
+
+async def supervise(part: str, run: Callable[[], Awaitable[None]], isolation: Isolation) -> None:
+    """Run a part until cancelled; start it again whenever it fails or ends."""
+    failures = 0
+    while True:
+        began = time.monotonic()
+        try:
+            await run()
+        except Exception as error:  # noqa: BLE001  the one place where a part's own failure ends
+            isolation.caught(part, "", error)
+        if time.monotonic() - began > CALM_SECONDS:
+            failures = 0
+        failures += 1
+        await asyncio.sleep(pause_seconds(failures))
+
+
+class Request(NamedTuple):
+    """What is asked of the API server about one object."""
+
+    uid: str
+    namespace: str
+    make: Callable[[], Coroutine[Any, Any, object]]
+
+
+class Overtaking:
+    """Lets requests about other objects overtake those that hang.
+
+    An admission webhook that does not answer holds up what it is asked about, and nobody else. What hangs goes on, and
+    is not asked for a second time meanwhile; `on_late` is called when it has ended.
+    """
+
+    def __init__(
+        self,
+        part: str,
+        isolation: Isolation,
+        on_late: Callable[[], None],
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._part, self._isolation, self._on_late = part, isolation, on_late
+        self._patience_seconds = patience_seconds
+        self._under_way: dict[asyncio.Task[object], Request] = {}
+
+    def holds_up(self, uid: str, namespace: str) -> bool:
+        """Say whether an object has to wait: something hangs that is asked about it, or too much of its namespace."""
+        known = self._under_way.values()
+        return any(uid == each.uid for each in known) or sum(namespace == each.namespace for each in known) >= MOST_LATE
+
+    async def run(self, requests: Sequence[Request]) -> None:
+        """Make some requests, and wait for them unless they hang."""
+        tasks = {asyncio.create_task(request.make()): request for request in requests}
+        self._under_way |= tasks
+        if not tasks:
+            return
+        done, late = await asyncio.wait(tasks, timeout=self._patience_seconds)
+        for task in late:
+            task.add_done_callback(self._end_late)
+        for task in done:
+            del self._under_way[task]
+        for task in done:
+            task.result()
+
+    def _end_late(self, task: "asyncio.Task[object]") -> None:
+        request = self._under_way.pop(task, None)
+        if request is None or task.cancelled():
+            return
+        if error := task.exception():
+            self._isolation.caught(self._part, request.uid, error)
+        self._on_late()
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = list(self._under_way)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._under_way.clear()

@@ -1,0 +1,79 @@
+"""Asks the API server a small question wherever nothing has been heard for seconds, and draws conclusions from it.
+
+A watch may be silent because nothing happens, because the network is cut, or because it waits for a version of the
+future: the API server's etcd was restored from a backup, and resourceVersions went back. The answer tells these apart:
+its version is compared with the highest one met before (of one resource they may be compared as numbers, Kubernetes
+documents that since 1.35). A watch that is silent beyond its bookmarks begins with a list, whatever the answer.
+"""
+
+import asyncio
+import logging
+import time
+from http import HTTPStatus
+
+import aiohttp
+
+from grpc_etcd_operator.kube.client import ApiError, Client
+from grpc_etcd_operator.kube.freshness import REFUSALS, SILENCE_SECONDS, Freshness, Stream
+
+log = logging.getLogger(__name__)
+LOOK_SECONDS = 1.0
+PROBE_SECONDS = 5.0  # how long nothing may be heard until it is asked
+AGAIN_SECONDS = 2.0  # until it is asked again when there was no answer
+ANSWER_SECONDS = 3.0
+
+
+class Prober:
+    """Probes each watch of a `Freshness` that says nothing, through a client of its own."""
+
+    def __init__(self, client: Client, freshness: Freshness, *, silence_seconds: float = SILENCE_SECONDS) -> None:
+        self._client, self._freshness, self._silence_seconds = client, freshness, silence_seconds
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        while True:
+            streams = self._freshness.streams
+            await asyncio.gather(*(self._probe(each) for each in streams if _is_due(each)))
+            for stream in streams:
+                self._end_silence(stream)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _probe(self, stream: Stream) -> None:
+        stream.asked_at = time.monotonic()
+        version = stream.version  # as it was before the question: whatever is told meanwhile may be newer
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                found = await self._client.probe(stream.resource, stream.namespace)
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                stream.note_seen()  # the CRD is away, and the API server says so
+            elif error.status in REFUSALS:
+                stream.note_fault(str(error))
+        except (aiohttp.ClientError, TimeoutError):
+            return
+        else:
+            stream.note_seen()
+            _compare(stream, version, found)
+
+    def _end_silence(self, stream: Stream) -> None:
+        if not stream.is_open or time.monotonic() - max(stream.heard_at, stream.attempted_at) < self._silence_seconds:
+            return
+        _list_anew(stream, "a watch is silent; it starts anew with a list")
+
+
+def _is_due(stream: Stream) -> bool:
+    now = time.monotonic()
+    return now - stream.seen_at > PROBE_SECONDS and now - stream.asked_at > AGAIN_SECONDS
+
+
+def _compare(stream: Stream, version: int, found: str) -> None:
+    if found.isascii() and found.isdigit() and int(found) < version:
+        stream.version = int(found)
+        _list_anew(stream, "the API server's versions went back, as after a restored backup; a watch starts anew")
+    else:
+        stream.note_version(found)
+
+
+def _list_anew(stream: Stream, message: str) -> None:
+    log.warning(message, extra={"fields": {"of": stream.resource, "namespace": stream.namespace}})
+    stream.list_anew()

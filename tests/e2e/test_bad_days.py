@@ -1,0 +1,120 @@
+"""What a replica says and does once the network, etcd and the API server are well again after a bad day."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.apiserver import ApiServer
+from testbed.conditions import wait_until
+from testbed.etcd import EtcdServer
+from testbed.proxy import TcpProxy
+from testbed.replica import Replica
+from tests.e2e.conftest import MakeScene, Scene
+from tests.e2e.test_refusals import PREFIX, Guarded, guarded
+
+__all__ = ["guarded"]
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def proxy(scene: Scene) -> Iterator[TcpProxy]:
+    """Stands between one replica and etcd."""
+    with TcpProxy.start(scene.etcd.endpoints) as made:
+        yield made
+
+
+def metric(replica: Replica, name: str) -> float:
+    return float(replica.metric(f"grpc_etcd_{name}", registry="default"))
+
+
+def test_a_write_that_fails_after_the_leadership_was_lost_leaves_no_trouble_behind(
+    scene: Scene, proxy: TcpProxy
+) -> None:
+    cut_off = scene.start(etcd=proxy.address).wait_leading()
+    scene.apply()
+    pod, other = scene.pod(), scene.pod()
+    scene.registry.wait_addresses(pod.address, other.address)
+    standby = scene.start()
+    wait_until(lambda: standby.lines("started") and standby.get("/readyz")[0] == 200, "it stands by")
+    proxy.black_hole()
+    scene.kubelet.unready(pod)
+    wait_until(lambda: metric(cut_off, "in_flight"), "the withdrawal is under way")
+    scene.kubelet.ready(pod)  # so that nothing is left to do for whoever leads next
+    wait_until(lambda: metric(standby, "leader"), "the standby leads")
+    wait_until(lambda: cut_off.lines("writing failed; it goes on"), "the withdrawal has failed")
+    proxy.heal()
+    wait_until(lambda: cut_off.get("/readyz")[0] == 200, "it can do its part again")
+    assert scene.registry.addresses() == sorted([pod.address, other.address])
+
+
+def test_a_refusal_that_a_former_leader_has_met_is_no_longer_told_once_it_is_mended(guarded: Guarded) -> None:
+    scene, name = guarded.scene, "grpc_etcd_prefixes_refused"
+    guarded.allow("read", PREFIX)
+    former = guarded.start().wait_leading()
+    scene.apply(layouts=["kratos"])
+    pod = scene.pod()
+    wait_until(lambda: former.metric(name, registry="default"), "the leader was refused")
+    standby = guarded.start()
+    wait_until(lambda: standby.lines("started") and standby.get("/readyz")[0] == 200, "it stands by")
+    former.process.pause()
+    wait_until(lambda: standby.lines("this replica leads"), "the standby leads")
+    former.process.resume()
+    guarded.allow("readwrite", PREFIX)
+    wait_until(lambda: guarded.registry.keys(PREFIX), f"{pod} is registered")
+    for replica in (standby, former):
+        wait_until(lambda each=replica: not each.metric(name, registry="default"), "nothing is refused any more", 90)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("overtakes", [False, True], ids=["behind", "overtaken"])
+def test_a_status_of_a_bad_day_that_a_backup_brings_back_is_mended(
+    own_apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene, tmp_path: Path, *, overtakes: bool
+) -> None:
+    scene = make_scene(own_apiserver, own_etcd)
+    replica = scene.start().wait_leading()
+    scene.apply()
+    scene.pod()
+    scene.wait_condition("Programmed", "True", "Programmed")
+    own_etcd.kill()
+    scene.wait_condition("Programmed", "False", "RegistryUnavailable")
+    scene.api.kill()
+    scene.api.etcd.save(tmp_path / "backup")
+    scene.api.restart()
+    scene.outrun_backup()
+    own_etcd.restart()
+    scene.wait_condition("Programmed", "True", "Programmed")
+    scene.outrun_backup()
+    scene.restore(tmp_path / "backup", replica, overtakes=overtakes)
+    wait_until(lambda: scene.condition("Programmed")[0] == "True", "the status is true again", 150)
+
+
+def test_a_status_that_somebody_else_has_written_is_mended(scene: Scene) -> None:
+    scene.start().wait_leading()
+    service = scene.apply()
+    scene.pod()
+    scene.wait_condition("Programmed", "True", "Programmed")
+    conditions = [
+        {**each, "status": "False", "reason": "Nonsense"} if each["type"] == "Programmed" else each
+        for each in scene.status()["conditions"]
+    ]
+    written = scene.api.client.patch(service, {"status": {"conditions": conditions}}, "status")
+    assert "Nonsense" in [each["reason"] for each in written["status"]["conditions"]]
+    scene.wait_condition("Programmed", "True", "Programmed")
+
+
+def test_a_key_that_could_not_be_read_by_itself_is_withdrawn_once_the_right_is_back(guarded: Guarded) -> None:
+    scene, prefix = guarded.scene, "/jupiter/"
+    replica = guarded.start().wait_leading()
+    scene.apply()
+    scene.pod()
+    wait_until(guarded.registry.keys, "the Pod is registered")
+    replica.process.stop()
+    scene.delete()  # so that no GrpcService names its prefix any more
+    guarded.deny(prefix)
+    replica = guarded.start()
+    wait_until(lambda: replica.lines("started") and metric(replica, "prefixes_refused"), "it may not be read")
+    guarded.allow("readwrite", prefix)
+    wait_until(lambda: not guarded.registry.keys(), "it is withdrawn")
+    wait_until(lambda: not metric(replica, "prefixes_refused"), "nothing is refused any more")

@@ -1,0 +1,56 @@
+"""What is said to be wrong with a registry is what is wrong with it now, on a real etcd."""
+
+import asyncio
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry
+
+from grpc_etcd.etcd import ops
+from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.compare import Compare
+from grpc_etcd.etcd.errors import EtcdError, NoSpace, PermissionDenied
+from grpc_etcd.etcd.model import TransactionResult
+from grpc_etcd_operator.core.scope import Candidate
+from grpc_etcd_operator.core.world import World
+from grpc_etcd_operator.isolation import Isolation
+from grpc_etcd_operator.metrics import Timings
+from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.writer.station import Station, Views
+from testbed.conditions import until
+from testbed.etcd import EtcdServer
+
+
+class RefusingEtcd(Etcd):
+    """A real client whose etcd lets nobody lead."""
+
+    refusal: EtcdError = PermissionDenied("etcdserver: permission denied")
+
+    async def transaction(
+        self, compare: Sequence[Compare], success: Sequence[ops.Op], failure: Sequence[ops.Op] = ()
+    ) -> TransactionResult:
+        if any(isinstance(each, ops.PutOp) and each.key.startswith(b"/grpc-etcd/leader/") for each in success):
+            raise self.refusal
+        return await super().transaction(compare, success, failure)
+
+
+async def test_what_is_told_of_a_registry_changes_with_the_reason(etcd: EtcdServer) -> None:
+    reconciler, told = Reconciler(World(["default"]), {}, Timings(CollectorRegistry())), list[str]()
+    client = RefusingEtcd(etcd.endpoints)
+    stations: list[Station] = []
+
+    def note() -> None:
+        told.extend(str(station.complaint) for station in stations)
+
+    views = Views(reconciler, lambda: True, lambda: 0.0, lambda _: "", lambda *_: None, note)
+    ttls = {"lease_ttl_seconds": 30, "leader_ttl_seconds": 1}
+    station = Station("default", "complaining", client, Candidate("test"), views, Isolation(), **ttls)
+    stations.append(station)
+    reconciler.mark_complete(PODS)
+    reconciler.mark_complete(SERVICES)
+    running = asyncio.create_task(station.run())
+    await until(lambda: any("nobody leads" in text and "permission denied" in text for text in told))
+    client.refusal = NoSpace("etcdserver: mvcc: database space exceeded")
+    await until(lambda: any("database space exceeded" in text for text in told))
+    running.cancel()
+    await asyncio.wait([running])
+    await station.close()

@@ -1,0 +1,74 @@
+"""A CRD that goes takes its GrpcServices along, and no key, whether it is back at once or after a restart."""
+
+import pytest
+
+from testbed.apiserver import ApiServer
+from testbed.conditions import wait_until
+from testbed.etcd import EtcdServer
+from testbed.kubernetes_api import ApiError
+from tests.e2e.conftest import CRD, MakeScene, Scene, install_crd
+
+GATE = "grpc-etcd.dev/registered"
+TAKEN_AWAY = "the CRD is being taken away; its GrpcServices stay in force until they are applied again"
+
+
+def try_to_apply(scene: Scene) -> str:
+    """Apply the GrpcService again and give its UID; nothing while the CRD is not served."""
+    try:
+        return str(scene.apply()["metadata"]["uid"])
+    except ApiError:
+        return ""
+
+
+@pytest.mark.parametrize("turn", range(3))  # it is a race: the CRD is back in less than a second
+def test_a_crd_that_is_replaced_at_once_withdraws_nothing(
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene, turn: int
+) -> None:
+    scene = make_scene(own_apiserver, etcd)
+    replica = scene.start().wait_leading()
+    item = scene.apply()
+    pods = [scene.pod() for _ in range(3)]
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    before = scene.registry.keys()
+    scene.api.kubectl("replace", "--force", "-f", str(CRD))
+    wait_until(lambda: replica.lines(TAKEN_AWAY), f"it is noticed, turn {turn}")
+    assert wait_until(lambda: try_to_apply(scene), "the CRD is back") != item["metadata"]["uid"]
+    scene.wait_condition("Programmed", "True", "Programmed")
+    late = scene.pod()
+    wait_until(lambda: late.address in scene.registry.addresses(), "it works on")
+    assert before.items() <= scene.registry.keys().items()
+    scene.delete()
+    scene.registry.wait_addresses()  # at once: this one was deleted by its owner
+
+
+def test_a_crd_that_is_put_back_after_a_restart_withdraws_nothing(
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
+) -> None:
+    scene = make_scene(own_apiserver, etcd)
+    replica = scene.start().wait_leading()
+    scene.apply(policy={"timeout": "5s"})
+    pods = [scene.pod() for _ in range(3)]
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    scene.wait_condition("Programmed", "True", "Programmed")
+    before = scene.registry.keys()
+    policy = scene.client.get(b"/grpc-etcd/policy/jupiter/greeter")
+    scene.api.kubectl("delete", "crd", "grpcservices.grpc-etcd.dev")
+    wait_until(lambda: replica.lines(TAKEN_AWAY), "it is noticed")
+    replica.process.stop()
+    replica = scene.start()
+    wait_until(lambda: "is not installed" in replica.text(), "it waits for the CRD")
+    install_crd(scene.api)
+    replica.wait_leading()
+    late = scene.pod(gates=[GATE])
+    scene.kubelet.unready(pods[0])
+    scene.registry.wait_addresses(*(pod.address for pod in pods[1:]))
+    conditions = scene.api.client.get("v1", "Pod", late.name, scene.namespace)["status"]["conditions"]
+    assert (GATE, "True") not in [(each["type"], each["status"]) for each in conditions]  # it may be selected yet
+    wait_until(lambda: try_to_apply(scene), "the CRD is back")
+    scene.wait_condition("Programmed", "True", "Programmed")
+    scene.registry.wait_addresses(*(pod.address for pod in (*pods[1:], late)))
+    wait_until(lambda: late.is_ready, "its gate has opened")
+    now = {key: record for key, record in scene.registry.keys().items() if late.address not in key}
+    assert now.items() <= before.items()
+    assert len(now) == 2
+    assert policy is not None

@@ -1,0 +1,111 @@
+"""A Pod's gate waits for what can be written, says why it is not open, and is tried again after a conflict."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from testbed.apiserver import ApiServer
+from testbed.conditions import wait_until
+from testbed.etcd import EtcdServer
+from testbed.kubelet import Pod
+from tests.e2e.conftest import MakeScene, Scene
+
+GATE = "grpc-etcd.dev/registered"
+# Those that the API server fills in by default stay beside ours in a server-side apply.
+LISTS: dict[str, Any] = {"layouts": ["jupiter"], "registries": ["default"]}
+
+
+def gate(scene: Scene, pod: Pod) -> tuple[str, str]:
+    item = scene.api.client.get("v1", "Pod", pod.name, scene.namespace)
+    found: dict[str, str] = next((each for each in item["status"].get("conditions", []) if each["type"] == GATE), {})
+    return found.get("status", ""), found.get("reason", "")
+
+
+def wait_gate(scene: Scene, pod: Pod, status: str, reason: str) -> None:
+    wait_until(lambda: gate(scene, pod) == (status, reason), f"the gate is {status}, {reason}")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"port": "missing"},
+        {"name": "other", "layouts": ["kitex"], "weight": 0},
+        {"weight": 7},  # shadowed: the same keys as the older one
+        {"registries": ["unknown"]},
+        {"prefix": "elsewhere"},
+    ],
+    ids=["no port", "unwritable", "shadowed", "unknown registry", "prefix not allowed"],
+)
+def test_the_gate_waits_only_for_what_can_be_written(scene: Scene, bad: dict[str, Any]) -> None:
+    scene.start().wait_leading()
+    scene.apply("good", name="greeter", **LISTS)
+    scene.wait_condition("Accepted", "True", "Accepted", "good")
+    scene.apply("bad", **{"name": "greeter", **LISTS, **bad})
+    pod = scene.pod(gates=[GATE])
+    scene.registry.wait_addresses(pod.address)
+    wait_gate(scene, pod, "True", "Registered")
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"port": "missing"}, "PortNotFound"),
+        ({"layouts": ["kitex"], "weight": 0}, "Unwritable"),
+        ({"registries": ["unknown"]}, "UnknownRegistry"),
+    ],
+)
+def test_a_fault_is_told_in_the_gates_condition_and_ends_with_it(
+    scene: Scene, bad: dict[str, Any], reason: str
+) -> None:
+    scene.start().wait_leading()
+    scene.apply(**{**LISTS, **bad})
+    wait_until(lambda: scene.condition("Accepted")[0], "it is known")  # else the gate of one that nobody selects opens
+    pod = scene.pod(gates=[GATE])
+    wait_gate(scene, pod, "False", reason)
+    scene.apply(**LISTS)
+    wait_gate(scene, pod, "True", "Registered")
+
+
+@pytest.mark.faults
+def test_a_gate_that_waits_for_a_registry_says_so(
+    apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene
+) -> None:
+    scene = make_scene(apiserver, own_etcd)
+    scene.start().wait_leading()
+    scene.apply()
+    scene.wait_condition("Accepted", "True", "Accepted")
+    own_etcd.kill()
+    pod = scene.pod(gates=[GATE])
+    wait_gate(scene, pod, "False", "RegistryUnavailable")
+    own_etcd.restart()
+    wait_gate(scene, pod, "True", "Registered")
+
+
+def test_the_gate_opens_while_others_write_the_pods_status(scene: Scene) -> None:
+    """Each write of somebody else's makes ours a conflict now and then."""
+    scene.start().wait_leading()
+    scene.apply()
+    pods = [scene.pod(gates=[GATE], ready=False) for _ in range(6)]
+    stop = threading.Event()
+
+    def disturb(pod: Pod) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            condition = {"type": "example.com/other", "status": "True", "reason": f"R{number}"}
+            change = {"status": {"conditions": [condition]}}
+            scene.api.client.patch(pod.item, change, "status", "application/strategic-merge-patch+json")
+
+    threads = [threading.Thread(target=disturb, args=(pod,)) for pod in pods]
+    for thread in threads:
+        thread.start()
+    try:
+        for pod in pods:
+            scene.kubelet.ready(pod)
+        for pod in pods:
+            wait_gate(scene, pod, "True", "Registered")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,296 @@
+"""What etcd refuses is the fault of the GrpcService that wants it, which is told the way out; all others go on."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from grpc_etcd.etcd import Etcd
+from testbed.apiserver import ApiServer
+from testbed.conditions import PATIENCE_SECONDS, wait_until
+from testbed.etcd import EtcdServer
+from testbed.replica import RegistryView, Replica
+from tests.e2e.conftest import MakeScene, Scene
+
+pytestmark = pytest.mark.faults
+USER, ROOT_WORD = "operator", "root-password"
+PREFIX = "/microservices/"
+PODS, MANY = 160, 45
+
+
+class Guarded:
+    """A scene whose etcd asks for a password, and whose operator has the role of docs/operations.md."""
+
+    def __init__(self, scene: Scene, etcd: EtcdServer, folder: Path) -> None:
+        self.scene, self.etcd = scene, etcd
+        self.admin = etcd.enable_auth(ROOT_WORD)
+        etcd.add_user(USER, "word", ["/jupiter/", "/grpc-etcd/"], admin=self.admin)
+        password = folder / "password"
+        password.write_text("word")
+        self.flags = (f"--etcd-user={USER}", f"--etcd-password-file={password}")
+        self.client = Etcd(etcd.endpoints, user="root", password=ROOT_WORD, timeout_seconds=PATIENCE_SECONDS)
+        self.registry = RegistryView(self.client)
+
+    def start(self, *flags: str) -> Replica:
+        """Start a replica."""
+        return self.scene.start(*self.flags, *flags)
+
+    def allow(self, access: str, prefix: str) -> None:
+        """Give the operator a right."""
+        self.etcd.etcdctl("role", "grant-permission", "--prefix=true", USER, access, prefix, user=self.admin)
+
+    def deny(self, prefix: str) -> None:
+        """Take a right away."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        self.etcd.etcdctl("role", "revoke-permission", USER, prefix, end, user=self.admin)
+
+    def message(self, name: str) -> str:
+        """Read what Programmed says."""
+        return next(
+            str(each["message"]) for each in self.scene.status(name)["conditions"] if each["type"] == "Programmed"
+        )
+
+    def has_mark(self) -> bool:
+        """Say whether the synced mark stands."""
+        return self.client.get(f"/grpc-etcd/synced/{self.scene.cluster}".encode()) is not None
+
+
+@pytest.fixture
+def guarded(apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene, tmp_path: Path) -> Iterator[Guarded]:
+    made = Guarded(make_scene(apiserver, own_etcd), own_etcd, tmp_path)
+    yield made
+    made.client.close()
+
+
+def test_a_prefix_that_may_not_be_read_concerns_one_grpcservice_and_heals(guarded: Guarded) -> None:
+    scene = guarded.scene
+    replica = guarded.start().wait_leading()
+    scene.apply()
+    pod = scene.pod()
+    guarded.registry.wait_addresses(pod.address)
+    scene.apply("moved", layouts=["kratos", "jupiter"])  # the same Pod, and one layout that may be written
+    scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
+    assert "etcdctl role grant-permission ROLE --prefix=true readwrite /microservices/moved/" in guarded.message(
+        "moved"
+    )
+    guarded.registry.wait_addresses(pod.address, name="moved")
+    scene.wait_condition("Programmed", "True", "Programmed")
+    assert replica.get("/readyz")[0] == 200
+    wait_until(guarded.has_mark, "in step")
+    replica.process.kill()
+    again = guarded.start().wait_leading()
+    other = scene.pod()
+    guarded.registry.wait_addresses(pod.address, other.address)
+    scene.wait_condition("Programmed", "True", "Programmed")
+    scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
+    guarded.allow("readwrite", PREFIX)
+    scene.wait_condition("Programmed", "True", "Programmed", "moved")
+    assert len(guarded.registry.keys("/microservices/moved/")) == 2
+    assert again.get("/readyz")[0] == 200
+
+
+def test_a_refused_grpcservice_that_is_deleted_leaves_nothing_behind(guarded: Guarded) -> None:
+    scene = guarded.scene
+    replica = guarded.start().wait_leading()
+    scene.apply("moved", layouts=["kratos"])
+    scene.pod()
+    scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
+    wait_until(lambda: replica.metric("grpc_etcd_prefixes_refused", registry="default") == 1, "it is measured")
+    scene.delete("moved")
+    wait_until(
+        lambda: replica.metric("grpc_etcd_prefixes_refused", registry="default") == 0, "nothing is refused any more"
+    )
+    wait_until(guarded.has_mark, "in step")
+    assert replica.get("/readyz")[0] == 200
+
+
+def test_a_prefix_that_may_be_read_and_not_written_concerns_one_grpcservice_and_heals(guarded: Guarded) -> None:
+    scene = guarded.scene
+    guarded.allow("read", PREFIX)
+    replica = guarded.start().wait_leading()
+    scene.apply()
+    scene.apply("moved", layouts=["kratos"])
+    pods = [scene.pod() for _ in range(20)]
+    guarded.registry.wait_addresses(*(pod.address for pod in pods))
+    scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
+    scene.wait_condition("Programmed", "True", "Programmed")
+    assert "readwrite /microservices/moved/" in guarded.message("moved")
+    assert replica.get("/readyz")[0] == 200
+    wait_until(guarded.has_mark, "in step")
+    guarded.allow("readwrite", PREFIX)
+    wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == len(pods), "all are written")
+    scene.wait_condition("Programmed", "True", "Programmed", "moved")
+
+
+def test_a_right_that_is_taken_away_keeps_what_stands(guarded: Guarded) -> None:
+    scene = guarded.scene
+    guarded.allow("readwrite", PREFIX)
+    guarded.start().wait_leading()
+    scene.apply()
+    scene.apply("moved", layouts=["kratos"])
+    pod = scene.pod()
+    guarded.registry.wait_addresses(pod.address)
+    wait_until(lambda: guarded.registry.keys("/microservices/moved/"), "it is written")
+    guarded.deny(PREFIX)
+    other = scene.pod()
+    guarded.registry.wait_addresses(pod.address, other.address)
+    scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
+    assert len(guarded.registry.keys("/microservices/moved/")) == 1
+    scene.kubelet.unready(other)
+    guarded.registry.wait_addresses(pod.address)
+
+
+def test_a_pod_with_keys_where_a_right_was_taken_away_is_withdrawn_elsewhere(guarded: Guarded) -> None:
+    """No put is taken under a lease with a key that the role may not write, also none of the owner record."""
+    scene = guarded.scene
+    guarded.allow("readwrite", PREFIX)
+    replica = guarded.start().wait_leading()
+    scene.apply()
+    scene.apply("moved", layouts=["kratos"])
+    pods = [scene.pod() for _ in range(2)]
+    addresses = [pod.address for pod in pods]
+    guarded.registry.wait_addresses(*addresses)
+    wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == len(pods), "both are written")
+    scene.wait_condition("Programmed", "True", "Programmed")
+    guarded.deny(PREFIX)
+    scene.kubelet.unready(pods[0])
+    guarded.registry.wait_addresses(addresses[1])
+    scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
+    scene.wait_condition("Programmed", "True", "Programmed")
+    wait_until(guarded.has_mark, "in step")
+    scene.apply(weight=7)  # what cannot be put is told
+    scene.wait_condition("Programmed", "False", "PermissionDenied")
+    assert PREFIX in guarded.message("greeter")
+    late = scene.pod(labels={"app": "late"})
+    scene.apply("late", selector={"matchLabels": {"app": "late"}})
+    guarded.registry.wait_addresses(late.address, name="late")
+    scene.wait_condition("Programmed", "True", "Programmed", "late")
+    wait_until(guarded.has_mark, "in step")
+    assert replica.get("/readyz")[0] == 200
+    guarded.allow("readwrite", PREFIX)
+    wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == 1, "the other key goes as well")
+    for name in ("greeter", "moved"):
+        scene.wait_condition("Programmed", "True", "Programmed", name)
+
+
+def test_a_key_that_no_owner_record_names_and_etcd_does_not_let_go_is_tried_now_and_then(guarded: Guarded) -> None:
+    scene = guarded.scene
+    guarded.allow("readwrite", PREFIX)
+    replica = guarded.start().wait_leading()
+    scene.apply("moved", layouts=["kratos"])
+    pod = scene.pod()
+    scene.wait_condition("Programmed", "True", "Programmed", "moved")
+    guarded.deny(PREFIX)
+    assert guarded.client.delete(f"/grpc-etcd/owner/{scene.cluster}/{pod.uid}".encode())
+    scene.kubelet.unready(pod)
+    scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
+    wait_until(lambda: replica.metric("grpc_etcd_in_flight", registry="default") == 0, "it rests")
+    wait_until(guarded.has_mark, "in step")
+    guarded.allow("readwrite", PREFIX)
+    wait_until(lambda: not guarded.registry.keys("/microservices/moved/"), "it is withdrawn")
+    wait_until(
+        lambda: not guarded.client.get_prefix(f"/grpc-etcd/owner/{scene.cluster}/".encode()).records, "all of it"
+    )
+
+
+def test_a_right_that_is_taken_away_keeps_no_settling_touch_from_other_readers(guarded: Guarded) -> None:
+    """No put is taken under the lease of all touches any more, with one of them where the role may not write."""
+    scene, prefix = guarded.scene, "grpc:moved:"
+    guarded.allow("readwrite", prefix)
+    guarded.start().wait_leading()
+    scene.apply("moved", layouts=["jupiter-v2"], selector={"matchLabels": {"app": "moved"}})
+    scene.apply()
+    scene.wait_condition("Accepted", "True", "Accepted", "moved")
+    pods = [scene.pod(labels={"app": "moved"}, ready=False) for _ in range(4)]
+    for pod in pods:
+        scene.kubelet.ready(pod)
+    wait_until(lambda: any("/settled" in key for key in guarded.registry.keys(prefix)), "it has been touched")
+    guarded.deny(prefix)
+    for pod in [scene.pod(ready=False) for _ in range(4)]:
+        scene.kubelet.ready(pod)
+    touch = f"/jupiter/greeter/settled/{scene.cluster}".encode()
+    wait_until(lambda: guarded.client.get(touch), "the other is touched too")
+
+
+def test_a_withdrawal_that_is_refused_is_told(guarded: Guarded) -> None:
+    scene = guarded.scene
+    guarded.allow("readwrite", PREFIX)
+    guarded.start().wait_leading()
+    scene.apply("moved", layouts=["kratos"])
+    pods = [scene.pod() for _ in range(2)]
+    wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == len(pods), "they are written")
+    scene.wait_condition("Programmed", "True", "Programmed", "moved")
+    guarded.deny(PREFIX)
+    scene.kubelet.unready(pods[0])
+    scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
+    assert PREFIX in guarded.message("moved")
+    guarded.allow("readwrite", PREFIX)
+    wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == 1, "it is withdrawn")
+    scene.wait_condition("Programmed", "True", "Programmed", "moved")
+
+
+def test_a_record_that_etcd_finds_too_large_is_alone_with_its_fault(
+    apiserver: ApiServer, make_scene: MakeScene
+) -> None:
+    with EtcdServer.start(flags=["--max-request-bytes=6000"]) as small:
+        scene = make_scene(apiserver, small)
+        replica = scene.start().wait_leading()
+        scene.apply()
+        scene.apply("large", metadata={f"text-{number}": "x" * 1000 for number in range(8)})
+        pods = [scene.pod() for _ in range(5)]
+        scene.registry.wait_addresses(*(pod.address for pod in pods))
+        scene.wait_condition("Programmed", "False", "Unwritable", "large")
+        scene.wait_condition("Programmed", "True", "Programmed")
+        wait_until(scene.has_mark, "in step")
+        assert replica.get("/readyz")[0] == 200
+        scene.apply("large", metadata={"text": "x"})
+        scene.registry.wait_addresses(*(pod.address for pod in pods), name="large")
+
+
+def test_an_etcd_that_takes_few_operations_at_a_time_is_written_to_all_the_same(
+    apiserver: ApiServer, make_scene: MakeScene
+) -> None:
+    with EtcdServer.start(flags=["--max-txn-ops=10"]) as small:
+        scene = make_scene(apiserver, small)
+        scene.apply()
+        pods = [scene.pod() for _ in range(12)]
+        scene.start().wait_leading()
+        scene.registry.wait_addresses(*(pod.address for pod in pods))
+        scene.wait_condition("Programmed", "True", "Programmed")
+
+
+def keys_of_many(scene: Scene) -> list[str]:
+    return [key for key in scene.registry.keys("/microservices/") if "/many-" in key]
+
+
+def has_any(scene: Scene) -> bool:
+    return bool(keys_of_many(scene))
+
+
+def has_all(scene: Scene) -> bool:
+    return len(keys_of_many(scene)) == MANY
+
+
+def test_a_pod_with_more_keys_than_a_transaction_holds_makes_no_others_smaller(scene: Scene) -> None:
+    # Nobody else shall lead while it is frozen, so that it plans many Pods at once.
+    replica = scene.start("--leader-ttl=60").wait_leading()
+    layouts = ["kratos", "go-zero", "etcd-naming"]
+    for number in range(MANY):
+        scene.apply(f"many-{number}", selector={"matchLabels": {"app": "large"}}, layouts=layouts)
+    scene.apply(layouts=["kratos"])
+    wait_until(lambda: scene.condition("Accepted", f"many-{MANY - 1}")[0] == "True", "all are there")
+    large = scene.pod(labels={"app": "large"})
+    wait_until(lambda: has_all(scene), "it is written for all")
+    for _ in range(2):
+        scene.kubelet.unready(large)
+        wait_until(lambda: not has_any(scene), "it is withdrawn from all")
+        scene.kubelet.ready(large)
+        wait_until(lambda: has_all(scene), "it is written for all")
+    replica.process.pause()
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(lambda _: scene.pod(), range(PODS)))
+    before = scene.registry.revision()
+    replica.process.resume()
+    wait_until(lambda: len(scene.registry.keys("/microservices/greeter/")) == PODS, "all are written")
+    assert scene.registry.revision() - before < PODS / 8, "four Pods are all that a small one holds"

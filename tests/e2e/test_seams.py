@@ -1,0 +1,377 @@
+"""Seams between the parts of the operator, on a real etcd: what one takes for known must be what another tells."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from google.protobuf import json_format
+from prometheus_client import CollectorRegistry
+
+from grpc_etcd.etcd import ops
+from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.compare import Compare
+from grpc_etcd.etcd.model import LeaseId, TransactionResult
+from grpc_etcd.registry.jupiter import Jupiter
+from grpc_etcd.registry.layout import KeyValue, Pace
+from grpc_etcd.registry.layouts import LAYOUT_NAMES
+from grpc_etcd.registry.own import OwnerRecord, leader_key, owner_key, owner_prefix
+from grpc_etcd_operator.core.leases import lease_id
+from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope
+from grpc_etcd_operator.core.world import World
+from grpc_etcd_operator.isolation import Isolation
+from grpc_etcd_operator.kube.messages import message_class
+from grpc_etcd_operator.kube.sweeping import Sweeper
+from grpc_etcd_operator.metrics import Timings
+from grpc_etcd_operator.reconciling import GRANT_SECONDS, PODS, SERVICES, Reconciler
+from grpc_etcd_operator.withdrawing import LeadLostError, withdraw_all
+from grpc_etcd_operator.writer.marking import OVERDUE_SECONDS
+from grpc_etcd_operator.writer.station import Station, Views
+from testbed.conditions import until
+from testbed.etcd import EtcdServer
+from tests.e2e.conftest import Scene
+from tests.e2e.test_lists import open_client
+from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service
+
+PROVIDERS = b"/jupiter/greeter/providers/"
+SETTLED = b"/settled/"
+
+
+class SlowEtcd(Etcd):
+    """A real client that sends what puts a Pod's key only while `sending` is set, as before an etcd that is frozen.
+
+    The same is true of settling touches and `touching`.
+    """
+
+    sending: asyncio.Event
+    touching: asyncio.Event
+    waiting = touches = 0
+
+    async def transaction(
+        self, compare: Sequence[Compare], success: Sequence[ops.Op], failure: Sequence[ops.Op] = ()
+    ) -> TransactionResult:
+        if any(isinstance(each, ops.PutOp) and SETTLED in each.key for each in success):
+            self.touches += 1
+            try:
+                await self.touching.wait()
+            finally:
+                self.touches -= 1
+        if any(isinstance(each, ops.PutOp) and each.key.startswith(PROVIDERS) for each in success):
+            self.waiting += 1
+            await self.sending.wait()
+            self.waiting -= 1
+        return await super().transaction(compare, success, failure)
+
+
+@dataclass
+class Parts:
+    reconciler: Reconciler
+    station: Station
+    client: SlowEtcd
+
+    async def keys(self) -> set[bytes]:
+        """Give all keys of the service."""
+        return {record.key for record in (await self.client.get_prefix(b"/jupiter/greeter/")).records}
+
+    async def addresses(self) -> set[bytes]:
+        """Give the addresses that are registered."""
+        found = await self.client.get_prefix(PROVIDERS)
+        return {record.key.rpartition(b"://")[2] for record in found.records}
+
+
+def note_pod(reconciler: Reconciler, uid: str, **more: Any) -> None:
+    reconciler.note_listed_pod(json_format.ParseDict(make_raw_pod(uid, **more), message_class("Pod")()))
+
+
+@asynccontextmanager
+async def parts(
+    etcd: EtcdServer,
+    layout: Jupiter | None = None,
+    *,
+    grants: bool = True,
+    overdue_seconds: float = OVERDUE_SECONDS,
+    tenant: Callable[[Reconciler], Coroutine[Any, Any, None]] | None = None,
+    begin: Callable[[Reconciler], None] = lambda _: None,
+    grant_seconds: float = GRANT_SECONDS,
+) -> AsyncIterator[Parts]:
+    timings, isolation = Timings(CollectorRegistry()), Isolation()
+    reconciler = Reconciler(World(["default"]), {}, timings, grant_seconds=grant_seconds)
+    reconciler.grants_in_memory = True
+    client = SlowEtcd(etcd.endpoints)
+    client.sending, client.touching = asyncio.Event(), asyncio.Event()
+    client.sending.set()
+    client.touching.set()
+    views = Views(
+        reconciler,
+        lambda: True,
+        lambda: 0.0,
+        str,
+        reconciler.take_outcome,
+        lambda: None,
+        units=reconciler.units,
+    )
+    station = Station(
+        "default",
+        "c1",
+        client,
+        Candidate("test"),
+        views,
+        isolation,
+        lease_ttl_seconds=30,
+        leader_ttl_seconds=60,  # which no stall of a busy machine lets run out
+        overdue_seconds=overdue_seconds,
+    )
+    if layout:
+        station.streams.learn(layout, "greeter")
+    reconciler.stations["default"] = station
+    reconciler.mark_complete(PODS)
+    reconciler.mark_complete(SERVICES)
+    reconciler.note_service("ADDED", make_raw_service("s1"))
+    reconciler.grants_in_memory = grants
+    if not grants:
+        reconciler.note_service("ADDED", make_raw_service("s2", name="other"))
+    begin(reconciler)
+    tasks = [asyncio.create_task(station.run()), *([asyncio.create_task(tenant(reconciler))] if tenant else [])]
+    await until(lambda: station.mark.is_put)
+    yield Parts(reconciler, station, client)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await station.close()
+
+
+async def wait_addresses(made: Parts, *addresses: bytes) -> None:
+    async with asyncio.timeout(60):
+        while await made.addresses() != set(addresses):  # noqa: ASYNC110  etcd decides
+            await asyncio.sleep(0.02)
+
+
+async def test_a_pod_that_nobody_selects_any_more_while_its_key_is_on_its_way_is_withdrawn(etcd: EtcdServer) -> None:
+    async with parts(etcd) as made:
+        made.client.sending.clear()
+        note_pod(made.reconciler, "p1", ip="10.0.0.1")
+        await until(lambda: made.client.waiting)
+        note_pod(made.reconciler, "p1", ip="10.0.0.1", labels={})
+        made.client.sending.set()
+        note_pod(made.reconciler, "p2", ip="10.0.0.2")
+        await wait_addresses(made, b"10.0.0.2:9000")
+
+
+class Unhurried(Jupiter):
+    """Its readers bear so few changes a second that all of them take twice as long as what is overdue."""
+
+    pace: ClassVar[Pace] = Pace(keys_per_second=4, keys_per_transaction=2)
+
+
+async def test_a_long_queue_that_moves_is_not_overdue_and_one_that_stands_still_is(etcd: EtcdServer) -> None:
+    async with parts(etcd, Unhurried(), overdue_seconds=8.0) as made:
+        pods = [f"10.0.1.{number}" for number in range(64)]
+        for address in pods:
+            note_pod(made.reconciler, address, ip=address)
+        async with asyncio.timeout(60):
+            while len(await made.addresses()) < len(pods):
+                assert made.station.mark.is_put, await made.addresses()
+                await asyncio.sleep(0.05)
+        made.client.sending.clear()
+        note_pod(made.reconciler, "late", ip="10.0.2.1")
+        await until(lambda: not made.station.mark.is_put)
+        made.client.sending.set()
+        await until(lambda: made.station.mark.is_put)
+
+
+class Unsettled(Jupiter):
+    """Fails, once, at something that nobody foresaw: its settling touch."""
+
+    failures = 1
+
+    def settled(self, service: str, cluster: str) -> KeyValue:
+        if self.failures:
+            object.__setattr__(self, "failures", 0)
+            raise ZeroDivisionError(service)
+        return super().settled(service, cluster)
+
+
+async def test_a_writer_that_fails_takes_up_what_was_under_way(etcd: EtcdServer) -> None:
+    async with parts(etcd, Unsettled()) as made:
+        for number in (1, 2, 3):
+            note_pod(made.reconciler, f"p{number}", ip=f"10.0.0.{number}")
+        made.client.sending.clear()
+        note_pod(made.reconciler, "p4", ip="10.0.0.4")
+        await until(lambda: made.client.waiting)
+        await until(lambda: not made.client.waiting or made.station.writer.in_flight == 0)
+        made.client.sending.set()
+        await wait_addresses(made, *(f"10.0.0.{number}:9000".encode() for number in (1, 2, 3, 4)))
+        await until(lambda: made.station.writer.overdue_seconds() == 0 and made.station.writer.may_settle())
+
+
+class Fragile(Jupiter):
+    """Fails, once it is broken, at the settling touch of one service."""
+
+    broken = False
+
+    def settled(self, service: str, cluster: str) -> KeyValue:
+        if self.broken and service == "other":
+            object.__setattr__(self, "broken", False)
+            raise ZeroDivisionError(service)
+        return super().settled(service, cluster)
+
+
+async def test_a_settling_touch_that_is_under_way_when_the_writer_fails_is_put_later(etcd: EtcdServer) -> None:
+    layout = Fragile()
+    async with parts(etcd, layout) as made:
+        made.station.streams.learn(layout, "other")
+        made.client.touching.clear()
+        for number in (1, 2):
+            note_pod(made.reconciler, f"p{number}", ip=f"10.0.0.{number}")
+        await until(lambda: made.client.touches)
+        object.__setattr__(layout, "broken", True)
+        made.reconciler.note_service(
+            "ADDED", make_raw_service("s2", name="other", selector={"matchLabels": {"app": "other"}})
+        )
+        for number in (3, 4):
+            note_pod(made.reconciler, f"p{number}", ip=f"10.0.0.{number}", labels={"app": "other"})
+        await until(lambda: not made.client.touches)
+        made.client.touching.set()
+        async with asyncio.timeout(60):
+            while not any(SETTLED in key for key in await made.keys()):  # noqa: ASYNC110  etcd decides
+                await asyncio.sleep(0.02)
+
+
+async def test_a_settling_touch_of_a_term_that_ends_meanwhile_is_put_in_the_next(etcd: EtcdServer) -> None:
+    async with parts(etcd) as made:
+        made.client.touching.clear()
+        for number in (1, 2):
+            note_pod(made.reconciler, f"p{number}", ip=f"10.0.0.{number}")
+        await until(lambda: made.client.touches)
+        await made.client.delete(leader_key("c1"))
+        await until(lambda: made.station.election.number > 1)
+        made.client.touching.set()
+        async with asyncio.timeout(60):
+            while not any(SETTLED in key for key in await made.keys()):  # noqa: ASYNC110  etcd decides
+                await asyncio.sleep(0.02)
+
+
+async def test_what_is_wrong_with_a_pod_ends_with_it_though_only_a_sweep_found_out(
+    scene: Scene, etcd: EtcdServer
+) -> None:
+    async with parts(etcd) as made, open_client(scene.api, scene.api.token) as client:
+        note_pod(made.reconciler, "p1", namespace=scene.namespace, ports={"a": 1, "b": 2})
+        raw = make_raw_service("s2", name="mine", namespace=scene.namespace, port="grpc")
+        made.reconciler.note_service("ADDED", raw)
+        tally = made.reconciler.tally
+        await until(lambda: tally.counts("s2").faults)
+        made.reconciler.world.services.pop("s1")  # no such object: the sweep is about the Pod
+        sweeper = Sweeper(
+            client, made.reconciler, Scope((scene.namespace,)), lambda *_: None, lambda _: {}, Isolation()
+        )
+        sweeper.sweep_soon(PODS, scene.namespace)
+        sweeping = asyncio.create_task(sweeper.run())
+        await until(lambda: "p1" not in made.reconciler.world.pods)
+        await until(lambda: not tally.counts("s2").faults)
+        sweeping.cancel()
+
+
+async def ask_on_and_on(reconciler: Reconciler) -> None:
+    """Be a tenant whose GrpcServices come and go without a pause, each with names that have to be listed first."""
+    for number in itertools.count():
+        wish: dict[str, Any] = {"name": f"restless-{number}", "layouts": list(LAYOUT_NAMES)}
+        reconciler.note_service("ADDED", make_raw_service(f"restless-{number}", namespace="evil", **wish))
+        reconciler.forget_service(f"restless-{number - 100}")
+        await asyncio.sleep(0.001)
+
+
+async def test_a_tenant_that_asks_on_and_on_keeps_no_new_leader_from_vouching(etcd: EtcdServer) -> None:
+    async with parts(etcd, tenant=ask_on_and_on) as made:
+        assert made.station.has_settled
+
+
+async def test_a_claim_that_nobody_grants_holds_up_no_mark(etcd: EtcdServer) -> None:
+    async with parts(etcd, grants=False, grant_seconds=0.5) as made:
+        assert list(made.reconciler.world.asking) == ["s2"]
+
+
+class RobbedEtcd(Etcd):
+    """A real client to which somebody else becomes the leader just before the first owner record is deleted."""
+
+    is_robbed = False
+
+    async def transaction(
+        self, compare: Sequence[Compare], success: Sequence[ops.Op], failure: Sequence[ops.Op] = ()
+    ) -> TransactionResult:
+        is_owners = any(
+            isinstance(each, ops.DeleteOp) and each.key.startswith(owner_prefix("robbed")) for each in success
+        )
+        if is_owners and not self.is_robbed:
+            self.is_robbed = True
+            await self.put(leader_key("robbed"), b"another")
+            await self.delete(leader_key("robbed"))
+        return await super().transaction(compare, success, failure)
+
+
+async def test_a_cleanup_that_leads_no_longer_touches_nothing_more_and_says_so(etcd: EtcdServer) -> None:
+    lease = lease_id("robbed", "p1")
+    async with RobbedEtcd(etcd.endpoints) as client:
+        await client.lease(300, lease)
+        record = OwnerRecord(namespace="shop", pod="pod-p1", node="", grpc_services=("shop/greeter",), keys=(b"/k",))
+        await client.put(owner_key("robbed", "p1"), record.to_json(), lease=lease)
+        with pytest.raises(LeadLostError):
+            await withdraw_all(client, "robbed", Fingerprint(), 5)
+        assert lease in await client.leases()
+
+
+async def test_a_cleanup_takes_along_what_an_admin_has_edited(etcd: EtcdServer) -> None:
+    lease = lease_id("edited", "p2")
+    async with Etcd(etcd.endpoints) as client:
+        await client.lease(300, lease)
+        record = OwnerRecord(namespace="shop", pod="pod-p1", node="", grpc_services=("shop/greeter",), keys=(b"/k",))
+        await client.put(owner_key("edited", "p2"), record.to_json(), lease=lease)
+        await client.put(b"/k", b"edited")
+        await withdraw_all(client, "edited", Fingerprint(), 5)
+        assert await client.get(b"/k") is None
+
+
+async def test_what_is_in_force_is_watched_while_a_wish_cannot_be_obeyed(etcd: EtcdServer) -> None:
+    async with parts(etcd) as made:
+        note_pod(made.reconciler, "p1", ip="10.0.0.1")
+        await wait_addresses(made, b"10.0.0.1:9000")
+        status = {"claims": made.reconciler.world.services["s1"].status["claims"]}
+        made.reconciler.note_service("MODIFIED", {**make_raw_service("s1", weight=-1), "status": status})
+        assert made.reconciler.world.verdict("s1").reason == "InvalidSpec"
+        note_pod(made.reconciler, "p1", ip="10.0.0.1", ready=False)
+        await wait_addresses(made)
+        await until(lambda: not made.station.mirror.owners)
+        made.station._tidy()
+        note_pod(made.reconciler, "p1", ip="10.0.0.1")
+        await wait_addresses(made, b"10.0.0.1:9000")
+        await made.client.delete_prefix(PROVIDERS)
+        await wait_addresses(made, b"10.0.0.1:9000")
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_pod_whose_owner_record_is_deleted_as_it_turns_unready_is_withdrawn(
+    etcd: EtcdServer, turns: int
+) -> None:
+    """In whatever order both become known: the withdrawal is made from a record that etcd has no more, or not."""
+    async with parts(etcd) as made, Etcd(etcd.endpoints) as admin:
+        note_pod(made.reconciler, "p1", ip="10.0.0.1")
+        await wait_addresses(made, b"10.0.0.1:9000")
+        await until(lambda: "p1" in made.station.mirror.owners and made.station.writer.may_settle())
+        deletion = asyncio.create_task(admin.delete(owner_key("c1", "p1")))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        note_pod(made.reconciler, "p1", ip="10.0.0.1", ready=False)
+        await deletion
+        await wait_addresses(made)
+        await until(lambda: made.station.writer.may_settle() and not made.station.mirror.owners)
+
+
+async def test_what_nobody_has_named_is_found_of_pods_that_were_judged_before_it_was_listed(etcd: EtcdServer) -> None:
+    async with Etcd(etcd.endpoints) as admin:
+        lease = LeaseId(lease_id("c1", "nameless"))
+        await admin.lease(300, lease)
+        await admin.put(PROVIDERS + b"grpc://10.0.0.1:9000", b"{}", lease=lease)
+    async with parts(etcd, begin=lambda reconciler: note_pod(reconciler, "nameless", ready=False)) as made:
+        assert not await made.addresses(), "the mark is put, so all is true"

@@ -1,0 +1,27 @@
+"""What etcd refuses is tried again in turns."""
+
+from grpc_etcd_operator.core.refusals import LONGEST_SECONDS, MOST_AT_ONCE, MOST_REMEMBERED, Refusals
+
+
+def test_of_thousands_that_are_refused_a_few_are_tried_at_once_and_each_has_its_turn() -> None:
+    """Nothing else is written while they are tried, and a tenant may ask for any number of prefixes in vain."""
+    refusals, keys = Refusals(), {b"%d/" % number for number in range(2_000)}
+    for key in keys:
+        refusals.note(key, "PermissionDenied", "", 0.0)
+    now, tried = LONGEST_SECONDS, list[bytes]()
+    while len(tried) < len(keys):
+        some = refusals.due(now)
+        assert 0 < len(some) <= MOST_AT_ONCE
+        for key in some:
+            refusals.note(key, "PermissionDenied", "", now)
+        tried += some
+        now += 1.0  # by then those that were tried first are due again
+    assert set(tried) == keys
+
+
+def test_of_keys_that_are_never_refused_again_no_more_is_remembered_than_a_bound() -> None:
+    refusals = Refusals()
+    for number in range(MOST_REMEMBERED + 5):
+        refusals.note(b"%d" % number, "Unwritable", "", 0.0)
+        refusals.end(b"%d" % number, is_trial=True)
+    assert len(refusals._failures) == MOST_REMEMBERED

@@ -1,0 +1,70 @@
+"""The state table: each row of docs/architecture.md, and that there is no other."""
+
+import itertools
+
+import pytest
+
+from grpc_etcd_operator.core.standing import Complaint, Lead, Sight, Standing, Store, find_unready, judge
+
+YES, NO = True, False
+SEEING, BLIND, INCOMPLETE = Sight.SEEING, Sight.BLIND, Sight.INCOMPLETE
+UNREACHABLE, RELISTING, LISTED = Store.UNREACHABLE, Store.RELISTING, Store.LISTED
+LEADING, STANDBY, VACANT = Lead.LEADING, Lead.STANDBY, Lead.VACANT
+INSTALLATION, CLUSTER = Lead.OTHER_INSTALLATION, Lead.OTHER_CLUSTER
+NOT_SEEING = (INCOMPLETE, BLIND)
+
+# Kubernetes, etcd, leadership -> synced key, ready, reason of Programmed=False. The first row that fits counts.
+ROWS = [
+    (tuple(Sight), tuple(Store), (CLUSTER,), NO, NO, "ForeignLeader"),
+    (tuple(Sight), (UNREACHABLE,), tuple(Lead), NO, NO, "RegistryUnavailable"),
+    (tuple(Sight), (RELISTING, LISTED), (VACANT,), NO, NO, "NoLeader"),
+    ((SEEING,), (LISTED,), (INSTALLATION,), NO, YES, "ForeignLeader"),
+    (tuple(Sight), (RELISTING, LISTED), (INSTALLATION,), NO, NO, "ForeignLeader"),
+    (tuple(Sight), (RELISTING,), (LEADING, STANDBY), NO, NO, None),
+    (NOT_SEEING, (LISTED,), (LEADING, STANDBY), NO, NO, None),
+    ((SEEING,), (LISTED,), (LEADING,), YES, YES, None),
+    ((SEEING,), (LISTED,), (STANDBY,), NO, YES, None),
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_each_row_says_what_is_told(
+    row: tuple[tuple[Sight, ...], tuple[Store, ...], tuple[Lead, ...], bool, bool, str | None],
+) -> None:
+    before = [situation for each in ROWS[: ROWS.index(row)] for situation in itertools.product(*each[:3])]
+    mine = [situation for situation in itertools.product(*row[:3]) if situation not in before]
+    assert mine
+    for situation in mine:
+        assert judge(*situation) == Standing(*row[3:]), situation
+
+
+def test_the_rows_are_all_there_is() -> None:
+    covered = {situation for row in ROWS for situation in itertools.product(*row[:3])}
+    assert covered == set(itertools.product(Sight, Store, Lead))
+
+
+SERVED, DOWN = Standing(may_mark=YES, is_serving=YES), Standing(may_mark=NO, is_serving=NO, reason="NoLeader")
+
+
+@pytest.mark.parametrize(
+    ("sight", "leads", "standings", "words"),
+    [
+        (INCOMPLETE, [LEADING], [SERVED], "not all Pods"),
+        (BLIND, [STANDBY], [SERVED], "Kubernetes is not seen"),
+        (SEEING, [CLUSTER, LEADING], [DOWN, SERVED], "--cluster-id"),
+        (SEEING, [VACANT], [DOWN], "no registry"),
+        (SEEING, [VACANT, STANDBY], [DOWN, DOWN], "no registry"),
+        (SEEING, [VACANT, LEADING], [DOWN, SERVED], None),
+        (SEEING, [STANDBY], [SERVED], None),
+    ],
+)
+def test_ready_means_able_to_do_its_part(
+    sight: Sight, leads: list[Lead], standings: list[Standing], words: str | None
+) -> None:
+    fault = find_unready(sight, leads, standings)
+    assert fault is None if words is None else fault is not None and words in fault
+
+
+def test_a_complaint_is_a_sentence_that_knows_its_reason() -> None:
+    complaint = Complaint("nobody leads", "NoLeader")
+    assert (complaint, complaint.reason) == ("nobody leads", "NoLeader")

@@ -1,0 +1,77 @@
+"""What may not be read is told as that, and neither as an API server that is silent nor as Pods that are absent."""
+
+import time
+
+from grpc_etcd_operator.kube.freshness import WATCH, Freshness, Stream
+from grpc_etcd_operator.reconciling import PODS, SERVICES
+
+GAP_SECONDS = 30.0
+REFUSED = "pods may not be read (403 Forbidden)"
+
+
+def make(*namespaces: str) -> Freshness:
+    watched = [(what, each) for what in (PODS, SERVICES) for each in namespaces]
+    return Freshness(lambda _, __: None, watched, gap_seconds=GAP_SECONDS)
+
+
+def hear(stream: Stream, *, seconds_ago: float = 0.0) -> Stream:
+    stream.heard_at = stream.seen_at = time.monotonic() - seconds_ago
+    return stream
+
+
+def refuse(stream: Stream, *, seconds_ago: float = 0.0) -> Stream:
+    stream.note_fault(REFUSED)
+    stream.fault_at -= seconds_ago
+    return stream
+
+
+def test_a_watch_that_may_not_be_read_makes_no_other_look_silent() -> None:
+    freshness = make("shop", "till")
+    hear(freshness.stream(PODS, "shop"), seconds_ago=5)
+    refuse(hear(freshness.stream(PODS, "till"), seconds_ago=600))
+    assert 5 <= freshness.event_age(PODS) < 60
+    refuse(freshness.stream(PODS, "shop"))
+    assert freshness.event_age(PODS) >= 600, "where none may be read, the quietest of all"
+
+
+def test_who_is_unreadable_is_told_for_each_resource() -> None:
+    freshness = make("shop", "till")
+    refuse(freshness.stream(PODS, "till"))
+    assert freshness.unreadable() == freshness.unreadable(PODS) == {"till": REFUSED}
+    assert freshness.unreadable(SERVICES) == {}
+
+
+def test_a_refusal_counts_once_it_lasts_or_where_nothing_was_ever_seen() -> None:
+    freshness = make("shop")
+    stream = freshness.stream(PODS, "shop")
+    assert freshness.blindness(PODS, "shop") == "", "not listed yet"
+    refuse(stream)
+    assert freshness.blindness(PODS, "shop") == REFUSED
+    assert freshness.blindness(PODS, "elsewhere") is None, "nobody is to see it"
+    stream.note_seen()
+    hear(stream)
+    assert freshness.blindness(PODS, "shop") is None
+    refuse(hear(stream, seconds_ago=GAP_SECONDS + 1))
+    assert freshness.blindness(PODS, "shop") == "", "an API server that has just started refuses what it allows"
+    stream.fault_at -= GAP_SECONDS + 1
+    assert freshness.blindness(PODS, "shop") == REFUSED
+
+
+def test_a_role_that_lets_list_and_not_watch_lets_nobody_see() -> None:
+    """Probes and sweeps are lists, and come again and again."""
+    freshness = make("shop")
+    stream = hear(freshness.stream(PODS, "shop"), seconds_ago=GAP_SECONDS + 1)
+    stream.note_fault(REFUSED, WATCH)
+    stream.fault_at -= GAP_SECONDS + 1
+    stream.note_seen()
+    assert freshness.blindness(PODS, "shop") == REFUSED
+    stream.note_seen(WATCH)
+    assert freshness.unreadable() == {}
+
+
+def test_a_watch_of_all_namespaces_speaks_for_each_and_a_list_that_is_read_is_not_seen_yet() -> None:
+    freshness = make("")
+    stream = hear(freshness.stream(PODS, ""))
+    assert freshness.blindness(PODS, "shop") is None
+    stream.is_listed = True
+    assert freshness.blindness(PODS, "shop") == ""

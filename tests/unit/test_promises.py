@@ -1,0 +1,24 @@
+"""Every promise of a page that names a test names one that exists."""
+
+from pathlib import Path
+
+from testbed.promises import PAGES, find_tests, find_unkept, named, unkept
+
+
+def test_each_test_that_a_page_names_exists() -> None:
+    assert find_unkept() == []
+
+
+def test_the_operations_page_names_tests() -> None:
+    (operations,) = (page for page in PAGES if page.name == "operations.md")
+    assert len(list(named(operations.read_text()))) >= 20
+
+
+def test_a_name_without_a_test_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/test_it.py").write_text(
+        "async def test_here(): ...\nclass Some:\n    def test_there(self): ...\n"
+    )
+    tests = find_tests(tmp_path)
+    page = "Kept. <!-- test: test_here, test_there -->\nNot kept. <!-- test: test_nowhere -->\n"
+    assert unkept({"page.md": page}, tests) == ["page.md:2: there is no test 'test_nowhere'"]
