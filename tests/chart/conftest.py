@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from testbed.apiserver import ApiServer
+from testbed.manifests import wait_established
 
 MONITORING = {"ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules"}
 
@@ -31,5 +32,5 @@ def cluster(own_apiserver: ApiServer) -> ApiServer:
     """An API server without our CRD, which the chart brings, and with the Prometheus operator's kinds."""
     for kind, plural in MONITORING.items():
         own_apiserver.kubectl("create", "-f", "-", stdin=json.dumps(monitoring_crd(kind, plural)))
-        own_apiserver.kubectl("wait", "--for=condition=Established", f"crd/{plural}.monitoring.coreos.com")
+        wait_established(own_apiserver.client, f"{plural}.monitoring.coreos.com")
     return own_apiserver

@@ -5,6 +5,8 @@ server stores: its arguments, its environment, the rights of its ServiceAccount,
 """
 
 import json
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +22,11 @@ from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
 from testbed.helm import HelmError, OperatorPod, Release, find, render
 from testbed.kubelet import Kubelet, Pod
+from testbed.manifests import wait_established
 from testbed.promtool import answered, scraped
 
 OPERATORS = "operators"
+CLIENTS = {"auth": {"user": "reader", "secretName": "etcd-client"}}
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def greeter(api: ApiServer, namespace: str) -> None:
         "metadata": {"name": "greeter", "namespace": namespace},
         "spec": {"selector": {"matchLabels": {"app": "greeter"}}},
     }
-    api.kubectl("wait", "--for=condition=Established", "crd/grpcservices.grpc-etcd.dev")
+    wait_established(api.client)
     api.kubectl("apply", "-f", "-", stdin=json.dumps(item))
 
 
@@ -134,7 +138,7 @@ def test_install_upgrade_roll_back_uninstall(
 
 def test_what_the_notes_tell_to_type_works(release: Release, etcd: EtcdServer) -> None:
     notes = release.install(values(etcd))
-    release.api.kubectl("wait", "--for=condition=Established", "crd/grpcservices.grpc-etcd.dev")
+    wait_established(release.api.client)
     manifest = notes.partition("<<EOF\n")[2].partition("   EOF")[0]
     release.api.kubectl("apply", "-f", "-", stdin=textwrap.dedent(manifest))
     assert "greeter" in release.api.kubectl("get", "grpcservices", "--all-namespaces")
@@ -173,7 +177,7 @@ def test_tls_and_password_come_from_secrets_and_are_renewed_in_place(
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "etcd", "namespace": OPERATORS}}
         cluster.client.create(secret | {"stringData": {"ca.crt": authority, "password": "wrong"}})
         secured = {"tls": {"secretName": "etcd"}, "auth": {"user": "operator", "secretName": "etcd"}}
-        given = values(etcd)
+        given = values(etcd, clientConfig=CLIENTS)
         given["etcd"] |= secured
         release.install(given)
         greeter(cluster, "shop")
@@ -193,6 +197,25 @@ def test_tls_and_password_come_from_secrets_and_are_renewed_in_place(
             wait_until(lambda: etcd.etcdctl("get", provider_key(pod), user=admin).strip(), "the key")
 
 
+def test_the_ca_of_clients_comes_from_the_operators_secret(cluster: ApiServer, release: Release) -> None:
+    """And with it, and the password of the Secret that the notes name, a client in another namespace gets in."""
+    with EtcdServer.start(tls=True) as etcd:
+        admin = etcd.enable_auth("rootpass")
+        etcd.add_user("reader", "read-it", ["/jupiter/"], admin=admin)
+        etcd.etcdctl("put", "/jupiter/greeter/providers/grpc://10.0.0.7:9000", ENDPOINT, user=admin)
+        assert etcd.authority
+        given = values(etcd, clientConfig=CLIENTS | {"namespaces": ["shop"]})
+        given["etcd"] |= {"tls": {"secretName": "etcd"}, "auth": {"user": "operator", "secretName": "etcd"}}
+        with pytest.raises(HelmError, match=r"clientConfig\.ca is empty"):
+            release.install(given)
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "etcd", "namespace": OPERATORS}}
+        cluster.client.create(secret | {"stringData": {"ca.crt": etcd.authority.ca.read_text(), "password": "x"}})
+        notes = release.install(given)
+        assert "secretKeyRef: {name: etcd-client, key: password}" in notes
+        data = cluster.client.get("v1", "ConfigMap", "grpc-etcd-operator-client", "shop")["data"]
+        assert "greeter" in execute(data | {"GRPC_ETCD_PASSWORD": "read-it"}, "ls")
+
+
 def test_a_wrong_ca_leaves_the_pod_unready_and_log_and_event_name_the_value(
     cluster: ApiServer, release: Release, tmp_path: Path
 ) -> None:
@@ -210,6 +233,55 @@ def test_a_wrong_ca_leaves_the_pod_unready_and_log_and_event_name_the_value(
                 wait_until(lambda: text in operator.process.log.read_text(), f"{text} in the log")  # noqa: B023
             wait_until(lambda: "etcd.tls.caKey" in events(cluster), "the value in an Event")
             wait_until(lambda: "etcd.tls.caKey" in operator.asks("/readyz")[1], "the value in the probe's answer")
+
+
+def test_a_dry_run_is_ready_and_its_log_has_the_plan(
+    release: Release, kubelet: Kubelet, etcd: EtcdServer, tmp_path: Path
+) -> None:
+    release.install(values(etcd, dryRun=True))
+    greeter(release.api, "shop")
+    pod = kubelet.create_pod(namespace="shop", labels={"app": "greeter"})
+    with OperatorPod(release.api, deployment(release), tmp_path) as operator:
+        operator.wait_ready()
+        wait_until(lambda: provider_key(pod) in operator.process.log.read_text(), "the plan in the log")
+        assert operator.asks("/healthz")[0] == 200
+        assert not etcd.etcdctl("get", "--prefix", "/", "--keys-only").strip()
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one registry", "several"])
+def test_the_command_line_works_in_the_operators_container_as_it_is(
+    cluster: ApiServer, release: Release, etcd: EtcdServer, tmp_path: Path, *, several: bool
+) -> None:
+    """With no more than the variables and files of the rendered Deployment: TLS, a user, a prefix."""
+    with EtcdServer.start(tls=True) as secured:
+        assert secured.authority
+        admin = secured.enable_auth("rootpass")
+        secured.add_user("operator", "right", ["/wsd-reg/", "/grpc-etcd/"], admin=admin)
+        secured.etcdctl("put", "/wsd-reg/greeter/providers/grpc://10.0.0.7:9000", ENDPOINT, user=admin)
+        etcd.etcdctl("put", "/wsd-reg/elsewhere/providers/grpc://10.0.0.7:9000", ENDPOINT)
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "etcd", "namespace": OPERATORS}}
+        data = {"ca.crt": secured.authority.ca.read_text(), "password": "right"}
+        cluster.client.create(secret | {"stringData": data})
+        given = values(secured, prefix="wsd-reg", clientConfig=CLIENTS)
+        given["etcd"] |= {"tls": {"secretName": "etcd"}, "auth": {"user": "operator", "secretName": "etcd"}}
+        if several:
+            given["registries"] = {"dr": {"endpoints": etcd.endpoints.split(",")}}
+        release.install(given)
+        environment = OperatorPod(cluster, deployment(release), tmp_path).environment
+        assert "greeter" in execute(environment, "ls")
+        if several:
+            assert "elsewhere" in execute(environment, "ls", "--registry", "dr")
+
+
+ENDPOINT = json.dumps({"name": "greeter", "scheme": "grpc", "address": "10.0.0.7:9000", "weight": 100, "enable": True})
+
+
+def execute(environment: dict[str, str], *arguments: str) -> str:
+    """Run `grpc-etcd` with these variables and no others."""
+    command: list[str | Path] = [Path(sys.executable).with_name("grpc-etcd"), *arguments]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout
 
 
 def test_every_panel_of_the_dashboard_has_something_to_show(

@@ -20,6 +20,7 @@ OLDEST = "1.28"
 NEWEST = "1.37"
 PRODUCTION = {
     "etcd": {"endpoints": ["etcd:2379"], "tls": {"secretName": "etcd-tls"}},
+    "clientConfig": {"ca": "-----BEGIN CERTIFICATE-----"},
     "networkPolicy": {"enabled": True},
     "serviceMonitor": {"enabled": True},
     "prometheusRule": {"enabled": True},
@@ -53,7 +54,15 @@ def test_the_chart_names_the_oldest_kubernetes() -> None:
 def test_kube_score_finds_nothing_without_a_written_reason(values: dict[str, Any], tmp_path: Path) -> None:
     manifest = tmp_path / "all.yaml"
     manifest.write_text(yaml.safe_dump_all(render(values)))
-    command = [binary("kube-score"), "score", "--output-format", "json", "--kubernetes-version", "v1.28", manifest]
+    command: list[str | Path] = [
+        binary("kube-score"),
+        "score",
+        "--output-format",
+        "json",
+        "--kubernetes-version",
+        "v1.28",
+        manifest,
+    ]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     findings = list(_findings(yaml.safe_load(answer.stdout)))
     assert findings == []

@@ -1,6 +1,8 @@
 """What the chart renders: the statements that an admin relies on, over a matrix of values."""
 
+import functools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,14 +13,21 @@ from testbed.helm import HelmError, find, render, run_helm
 
 ETCD = {"etcd": {"endpoints": ["etcd-0.etcd:2379", "etcd-1.etcd:2379"]}}
 BUNDLED = {"etcd": {"bundled": {"enabled": True}}}
+CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 SECURED = {
+    "clientConfig": {"ca": CA, "auth": {"user": "reader", "secretName": "etcd-client"}},
     "etcd": {
         "endpoints": ["etcd:2379"],
         "tls": {"secretName": "etcd-tls", "caKey": "root.pem", "certKey": "tls.crt", "keyKey": "tls.key"},
         "auth": {"user": "operator", "secretName": "etcd-user"},
-    }
+    },
 }
 SEVERAL = ETCD | {"registries": {"dr": {"endpoints": ["dr:2379"], "tls": {"secretName": "dr-tls"}}}}
+SEVERAL_CLEANED = {
+    "registries": {"dr": {"endpoints": ["dr:2379"]}},
+    "cleanup": {"enabled": True},
+    "networkPolicy": {"enabled": True},
+}
 NAMESPACED = ETCD | {"watchNamespaces": ["shop", "till"], "clusterId": "prod-1"}
 ALL = ETCD | {
     name: {"enabled": True}
@@ -49,6 +58,7 @@ MATRIX = {
         ],
         "dryRun": True,
         "allowSharedNames": True,
+        "allowedPrefixes": ["wsd-reg", "teams/a"],
         "podSelector": "grpc in (yes)",
         "prefix": "wsd-reg",
     },
@@ -179,7 +189,120 @@ def test_a_single_replica_has_no_disruption_budget_that_would_block_a_drain() ->
 def test_the_network_policy_opens_the_ports_of_every_registry() -> None:
     values = SEVERAL | {"networkPolicy": {"enabled": True}, "registries": {"dr": {"endpoints": ["dr:12379"]}}}
     egress = find(render(values), "NetworkPolicy")["spec"]["egress"]
-    assert {port["port"] for rule in egress for port in rule["ports"]} == {53, 443, 6443, 2379, 12379}
+    assert {port["port"] for rule in egress for port in rule["ports"]} == {53, 5353, 443, 6443, 2379, 12379}
+    assert {port["protocol"] for port in egress[0]["ports"]} == {"UDP", "TCP"}
+    asked = {"networkPolicy": {"enabled": True, "dnsPorts": [1053]}, "etcd": {"endpoints": ["https://e:1/", "[::1]:2"]}}
+    egress = find(render(asked), "NetworkPolicy")["spec"]["egress"]
+    assert {port["port"] for rule in egress for port in rule["ports"]} == {1053, 443, 6443, 1, 2}
+
+
+def test_the_cleanup_job_may_connect_to_what_the_operator_may() -> None:
+    """A policy of its own, a hook as the Job is: the release's own is gone by then."""
+    items = render(ALL)
+    own = find(items, "NetworkPolicy", "-cleanup")
+    assert own["metadata"]["annotations"] == find(items, "ServiceAccount", "-cleanup")["metadata"]["annotations"]
+    job = find(items, "Job", "-cleanup")["spec"]["template"]["metadata"]["labels"]
+    assert own["spec"]["podSelector"]["matchLabels"].items() <= job.items()
+    assert own["spec"]["egress"] == find(items, "NetworkPolicy", "etcd-operator")["spec"]["egress"]
+    assert own["spec"]["ingress"] == []
+
+
+def test_every_pod_of_the_chart_has_its_policy() -> None:
+    """Where the namespace denies what no policy allows, and where others would allow more than is needed."""
+    items = render(BUNDLED | SEVERAL_CLEANED)
+    selected = [item["spec"]["podSelector"]["matchLabels"].items() for item in items if item["kind"] == "NetworkPolicy"]
+    pods = [
+        item["spec"]["template"]["metadata"]["labels"].items()
+        for item in items
+        if item["kind"] in ("Deployment", "StatefulSet", "Job")
+    ]
+    assert len(pods) == len(selected) == 3
+    assert all(any(one <= labels for one in selected) for labels in pods)
+
+
+def test_https_endpoints_and_a_server_name_reach_the_operator_and_its_clients() -> None:
+    items = render({"etcd": {"endpoints": ["https://a:2379", "https://b:2379"], "tls": {"serverName": "etcd.example"}}})
+    assert "--etcd-endpoints=https://a:2379,https://b:2379" in container(items)["args"]
+    assert "--etcd-server-name=etcd.example" in container(items)["args"]
+    assert not [arg for arg in container(items)["args"] if arg.startswith("--etcd-ca")]
+    assert find(items, "ConfigMap", "-client")["data"] == {
+        "GRPC_ETCD_ENDPOINTS": "https://a:2379,https://b:2379",
+        "GRPC_ETCD_SERVER_NAME": "etcd.example",
+    }
+    text = find(
+        render(SEVERAL | {"registries": {"dr": {"endpoints": ["https://e:1"], "tls": {"serverName": "x"}}}}),
+        "ConfigMap",
+        "etcd-operator",
+    )
+    assert yaml.safe_load(text["data"]["config.yaml"])["registries"]["dr"] == {
+        "endpoints": "https://e:1",
+        "serverName": "x",
+    }
+
+
+def test_a_client_certificate_goes_with_public_authorities() -> None:
+    tls = {"secretName": "s", "caKey": "", "certKey": "tls.crt", "keyKey": "tls.key"}
+    items = render({"etcd": {"endpoints": ["https://a:2379"], "tls": tls}})
+    assert not [arg for arg in container(items)["args"] if arg.startswith("--etcd-ca")]
+    volumes = find(items, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert [item["key"] for volume in volumes if "secret" in volume for item in volume["secret"]["items"]] == [
+        "tls.crt",
+        "tls.key",
+    ]
+
+
+def test_a_container_that_restarts_knows_its_pod_and_its_installation() -> None:
+    env = {entry["name"]: entry for entry in container(render(ETCD))["env"]}
+    assert env["GRPC_ETCD_IDENTITY"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
+    assert env["GRPC_ETCD_INSTALLATION"]["value"] == "default/grpc-etcd-operator"
+
+
+def test_the_operators_container_has_the_variables_of_the_command_line() -> None:
+    found = {entry["name"]: entry.get("value") for entry in container(render(SECURED | {"prefix": "wsd-reg"}))["env"]}
+    assert (
+        found.items()
+        >= {
+            "GRPC_ETCD_ENDPOINTS": "etcd:2379",
+            "GRPC_ETCD_CA": "/etc/grpc-etcd/default/tls/root.pem",
+            "GRPC_ETCD_CERT": "/etc/grpc-etcd/default/tls/tls.crt",
+            "GRPC_ETCD_KEY": "/etc/grpc-etcd/default/tls/tls.key",
+            "GRPC_ETCD_USER": "operator",
+            "GRPC_ETCD_PASSWORD_FILE": "/etc/grpc-etcd/default/auth/password",
+            "GRPC_ETCD_PREFIX": "wsd-reg",
+        }.items()
+    )
+    names = {entry["name"] for entry in container(render(SEVERAL))["env"]}
+    assert "GRPC_ETCD_ENDPOINTS" in names
+
+
+def test_gates_may_be_opened_only_where_the_values_say() -> None:
+    gate = ("pods/status", "patch")
+    assert gate not in rules(render(ETCD | {"readinessGate": {"enabled": False}}), "ClusterRole")
+    assert gate not in rules(render(NAMESPACED | {"readinessGate": {"enabled": False}}), "Role")
+    for base, names in ((ETCD, ["a", "b"]), (NAMESPACED, ["shop"])):
+        items = render(base | {"readinessGate": {"namespaces": names}})
+        roles = [item for item in items if "Role" in item["kind"] and "pods/status" in str(item.get("rules"))]
+        assert [(role["kind"], role["metadata"]["namespace"]) for role in roles] == [("Role", name) for name in names]
+        bindings = [
+            item for item in items if item["kind"] == "RoleBinding" and item["metadata"]["name"].endswith("-gate")
+        ]
+        assert [binding["metadata"]["namespace"] for binding in bindings] == names
+    assert not [
+        item
+        for item in render(ETCD | {"readinessGate": {"enabled": False, "namespaces": ["a"]}})
+        if item["kind"] in ("Role", "RoleBinding")
+    ]
+
+
+def test_client_settings_can_outlive_the_release() -> None:
+    assert "annotations" not in find(render(ETCD), "ConfigMap", "-client")["metadata"]
+    kept = find(render(ETCD | {"clientConfig": {"keep": True}}), "ConfigMap", "-client")
+    assert kept["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_a_dry_run_leaves_no_cleanup_behind() -> None:
+    values = ETCD | {"dryRun": True, "cleanup": {"enabled": True}}
+    assert not [item for item in render(values) if item["kind"] == "Job"]
 
 
 def test_client_settings_can_be_copied_to_the_clients_namespaces() -> None:
@@ -187,6 +310,74 @@ def test_client_settings_can_be_copied_to_the_clients_namespaces() -> None:
     copies = [item for item in items if item["metadata"]["name"].endswith("-client")]
     assert [copy["metadata"]["namespace"] for copy in copies] == ["a", "b"]
     assert copies[0]["data"]["GRPC_ETCD_CA"] == "/ca"
+
+
+def client_data(values: dict[str, Any], place: str) -> dict[str, str]:
+    """What clients of a namespace get from a release in the namespace `ops`."""
+    items = render(values, namespace="ops")
+    found = [item for item in items if item["kind"] == "ConfigMap" and item["metadata"]["name"].endswith("-client")]
+    return dict(next(item["data"] for item in found if item["metadata"]["namespace"] == place))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "there"),
+    [
+        ("etcd:2379", "etcd.ops.svc.cluster.local:2379"),
+        ("https://etcd:2379", "https://etcd.ops.svc.cluster.local:2379"),
+        ("etcd-0.etcd:2379", "etcd-0.etcd.ops.svc.cluster.local:2379"),
+        ("my-etcd-2.my-etcd-headless:2379", "my-etcd-2.my-etcd-headless.ops.svc.cluster.local:2379"),
+        ("etcd.infra:2379", "etcd.infra:2379"),
+        ("etcd-0.etcd.infra:2379", "etcd-0.etcd.infra:2379"),
+        ("etcd.infra.svc.cluster.local:2379", "etcd.infra.svc.cluster.local:2379"),
+        ("etcd.example.com:2379", "etcd.example.com:2379"),
+        ("etcd.:2379", "etcd.:2379"),
+        ("10.0.0.7:2379", "10.0.0.7:2379"),
+        ("[fd00::7]:2379", "[fd00::7]:2379"),
+    ],
+)
+def test_endpoints_resolve_in_the_namespaces_of_clients(endpoint: str, there: str) -> None:
+    places = {"namespaces": ["ops", "shop"]}
+    for values in (
+        {"etcd": {"endpoints": [endpoint]}, "clientConfig": places},
+        ETCD | {"clientConfig": places | {"endpoints": [endpoint]}},
+    ):
+        assert client_data(values, "shop")["GRPC_ETCD_ENDPOINTS"] == there
+        assert client_data(values, "ops")["GRPC_ETCD_ENDPOINTS"] == endpoint
+    domain = {"etcd": {"endpoints": ["etcd:1"]}, "clientConfig": places, "clusterDomain": "k8s.example"}
+    assert client_data(domain, "shop")["GRPC_ETCD_ENDPOINTS"] == "etcd.ops.svc.k8s.example:1"
+
+
+def test_clients_get_the_ca_and_their_user_and_never_a_password() -> None:
+    items = render(SECURED)
+    client = find(items, "ConfigMap", "-client")
+    assert client["data"] == {"GRPC_ETCD_ENDPOINTS": "etcd:2379", "GRPC_ETCD_CA": CA, "GRPC_ETCD_USER": "reader"}
+    assert client["metadata"]["annotations"] == {
+        "grpc-etcd.dev/password-secret": "etcd-client",
+        "grpc-etcd.dev/password-key": "password",
+    }
+    own = SECURED | {"clientConfig": {"extra": {"GRPC_ETCD_CA": "/ca.crt", "GRPC_ETCD_USER": "u"}}}
+    assert find(render(own), "ConfigMap", "-client")["data"] == {
+        "GRPC_ETCD_ENDPOINTS": "etcd:2379",
+        "GRPC_ETCD_CA": "/ca.crt",
+        "GRPC_ETCD_USER": "u",
+    }
+
+
+def test_clients_are_told_of_tls_that_trusts_public_authorities() -> None:
+    tls = {"secretName": "s", "caKey": "", "certKey": "tls.crt", "keyKey": "tls.key"}
+    assert client_data({"etcd": {"endpoints": ["a:1"], "tls": tls}}, "ops") == {"GRPC_ETCD_ENDPOINTS": "https://a:1"}
+
+
+def test_alerts_link_to_a_runbook_only_by_an_absolute_url() -> None:
+    def links(**more: str) -> set[str]:
+        items = render(ETCD | {"prometheusRule": {"enabled": True, **more}})
+        groups = find(items, "PrometheusRule")["spec"]["groups"]
+        return {rule["annotations"].get("runbook_url", "") for group in groups for rule in group["rules"]}
+
+    assert links() == {""}
+    assert "https://wiki.example/operations#grpcetcdnoleader" in links(
+        runbookBaseUrl="https://wiki.example/operations#"
+    )
 
 
 def test_cleanup_runs_after_the_operator_is_gone_with_the_same_registry() -> None:
@@ -198,12 +389,37 @@ def test_cleanup_runs_after_the_operator_is_gone_with_the_same_registry() -> Non
     assert set(cleanup[1:]) < set(run)
 
 
+def test_cleanup_leaves_a_bundled_etcd_out_that_goes_with_the_release() -> None:
+    values = BUNDLED | {"cleanup": {"enabled": True}, "registries": {"dr": {"endpoints": ["e:1"]}}}
+    items = render(values)
+    configs = [yaml.safe_load(find(items, "ConfigMap", end)["data"]["config.yaml"]) for end in ("operator", "-cleanup")]
+    assert [sorted(each["registries"]) for each in configs] == [["default", "dr"], ["dr"]]
+
+
+@pytest.mark.parametrize("values", [{"registries": None}, {"clientConfig": {"extra": None}}])
+def test_a_mapping_of_ones_own_may_be_emptied_by_null(values: dict[str, Any]) -> None:
+    """`--set registries=null` is how an upgrade that reuses values takes all of them away."""
+    assert not any(arg.startswith("--config=") for arg in container(render(ETCD | values))["args"])
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown value": (ETCD | {"replicaCount": 3}, "replicaCount"),
     "unknown value deep inside": ({"etcd": {"endpoints": ["e:1"], "tls": {"secret": "x"}}}, "secret"),
     "no etcd": ({}, "etcd.endpoints is empty"),
     "etcd twice": ({"etcd": {"endpoints": ["e:1"], "bundled": {"enabled": True}}}, "exclude each other"),
-    "a URL as endpoint": ({"etcd": {"endpoints": ["http://e:2379"]}}, "/etcd/endpoints/0"),
+    "a URL with a path as endpoint": ({"etcd": {"endpoints": ["https://e:2379/v3"]}}, "/etcd/endpoints/0"),
+    "a URL of another kind as endpoint": ({"etcd": {"endpoints": ["ftp://e:2379"]}}, "/etcd/endpoints/0"),
+    "http and https": ({"etcd": {"endpoints": ["http://e:1", "https://f:1"]}}, "mixes http and https"),
+    "http with a Secret": ({"etcd": {"endpoints": ["http://e:1"], "tls": {"secretName": "s"}}}, "says http://"),
+    "a server name without TLS": ({"etcd": {"endpoints": ["e:1"], "tls": {"serverName": "s"}}}, "TLS is off"),
+    "a Secret of which nothing is used": (
+        {"etcd": {"endpoints": ["https://e:1"], "tls": {"secretName": "s", "caKey": ""}}},
+        "etcd.tls.caKey",
+    ),
+    "gates where nothing is watched": (
+        NAMESPACED | {"readinessGate": {"namespaces": ["elsewhere"]}},
+        "readinessGate.namespaces names elsewhere",
+    ),
     "an endpoint without port": ({"etcd": {"endpoints": ["e"]}}, "/etcd/endpoints/0"),
     "lease too short": (ETCD | {"leaseTtlSeconds": 5}, "leaseTtlSeconds"),
     "a text as number": (ETCD | {"replicas": "2"}, "replicas"),
@@ -219,9 +435,42 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "registries.dr.tls.certKey",
     ),
     "a registry called default": (ETCD | {"registries": {"default": {"endpoints": ["e:1"]}}}, "registries.default"),
+    "a registry by a name that no GrpcService can use": (
+        ETCD | {"registries": {"DR": {"endpoints": ["e:1"]}}},
+        "/registries",
+    ),
     "cleanup of an etcd that goes as well": (
         BUNDLED | {"cleanup": {"enabled": True}},
         "cleanup.enabled makes no sense",
+    ),
+    "a name that may be of one namespace alone": (
+        {"etcd": {"endpoints": ["node-1.apps:1"]}, "clientConfig": {"namespaces": ["shop"]}},
+        "node-1.apps:1 may be a name of the namespace default alone",
+    ),
+    "a runbook that is no URL": (
+        ETCD | {"prometheusRule": {"runbookBaseUrl": "docs/operations.md#"}},
+        "--reset-then-reuse-values",  # it was the default of an older chart
+    ),
+    "a runbook without a host": (
+        ETCD | {"prometheusRule": {"runbookBaseUrl": "https:///operations#"}},
+        'prometheusRule.runbookBaseUrl is "https:///operations#"',
+    ),
+    "a CA that clients do not get": (
+        {"etcd": {"endpoints": ["e:1"], "tls": {"secretName": "s"}}},
+        "--set-file clientConfig.ca=ca.crt",
+    ),
+    "a path as CA": (ETCD | {"clientConfig": {"ca": "/ca.crt"}}, "/clientConfig/ca"),
+    "users, but none for clients": (
+        {"etcd": {"endpoints": ["e:1"], "auth": {"user": "u", "secretName": "s"}}},
+        "clientConfig.auth.user is empty",
+    ),
+    "a user of clients without a password": (
+        ETCD | {"clientConfig": {"auth": {"user": "u"}}},
+        "clientConfig.auth.secretName belong together",
+    ),
+    "defaults of a chart that knew no users of clients": (
+        ETCD | {"clientConfig": {"auth": None}},
+        "--reset-then-reuse-values",
     ),
     "TLS for the bundled etcd": (
         {"etcd": {"bundled": {"enabled": True}, "tls": {"secretName": "s"}}},
@@ -235,6 +484,51 @@ def test_wrong_values_are_refused_by_name(values: dict[str, Any], sentence: str)
     with pytest.raises(HelmError) as refusal:
         render(values)
     assert sentence in str(refusal.value)
+
+
+FREE = ("resources", "podSecurityContext", "securityContext", "labels")  # of which an admin may take any part out
+
+
+def _paths(values: dict[str, Any], *path: str) -> Iterator[tuple[str, ...]]:
+    """Give the paths of all sections and values, but for what is free in them."""
+    for name, value in values.items():
+        if name in FREE:
+            continue
+        yield (*path, name)
+        if isinstance(value, dict):
+            yield from _paths(value, *path, name)
+
+
+def _nest(path: tuple[str, ...], value: Any) -> Any:
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+def _merge(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    nested = {name: _merge(values.get(name) or {}, each) for name, each in more.items() if isinstance(each, dict)}
+    return values | more | nested
+
+
+@functools.cache
+def _render_without(section: str = "") -> Any:
+    """Render with everything switched on but for one section."""
+    return render({name: value for name, value in ALL.items() if name != section})
+
+
+DEFAULTS = yaml.safe_load((chart.CHART / "values.yaml").read_text())
+
+
+@pytest.mark.parametrize("path", sorted(_paths(DEFAULTS)), ids=".".join)
+def test_what_an_older_chart_did_not_know_is_refused_with_the_flag_to_use(path: tuple[str, ...]) -> None:
+    """`--reuse-values` gives the templates the older chart's defaults in place of this one's: they lack what is new."""
+    try:
+        rendered = render(_merge(ALL, _nest(path, None)))
+    except HelmError as refusal:
+        said = str(refusal)
+        assert "--reset-then-reuse-values" in said or "etcd.endpoints is empty" in said
+    else:
+        assert rendered == _render_without(*path[:1] if path == (path[0], "enabled") else ())
 
 
 def test_every_value_is_documented_and_in_the_schema() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.jupiter import Jupiter
+from grpc_etcd.registry.layout import KeyValue
 from testbed.build import ROOT
 from testbed.etcd import EtcdServer
 from testbed.greeter import GreeterServer
@@ -24,17 +25,19 @@ def python_blocks(page: Path, *, tests: bool) -> list[str]:
 
 def register(etcd: EtcdServer, address: str) -> None:
     written = Jupiter().encode("greeter", Endpoint(name="greeter", address=address))
+    assert isinstance(written, KeyValue)
     etcd.etcdctl("put", written.key.decode(), written.value.decode())
 
 
 def test_every_block_of_the_tutorial_runs(etcd: EtcdServer, generated: Path) -> None:
-    program = "\n".join(python_blocks(TUTORIAL, tests=False)).replace("etcd:2379", etcd.endpoints)
+    program = "\n".join(python_blocks(TUTORIAL, tests=False)).replace('"etcd:2379"', f'"{etcd.endpoints}"')
     assert program.count("SayHello") >= 5
     environment = os.environ | {"GRPC_ETCD_ENDPOINTS": etcd.endpoints, "PYTHONPATH": str(generated)}
     with GreeterServer("127.0.0.1:0") as one, GreeterServer("127.0.0.1:0") as two:
         for server in (one, two):
             register(etcd, server.address)
         etcd.etcdctl("put", *SYNCED)
+        program = program.replace("localhost:50051", one.address)
         answer = subprocess.run(
             [sys.executable, "-W", "error", "-c", program],
             env=environment, capture_output=True, text=True, check=False, timeout=120,
@@ -48,6 +51,11 @@ def test_every_block_of_the_tutorial_runs(etcd: EtcdServer, generated: Path) -> 
     assert "True State.REGISTERED" in lines
     assert lines.count("127.0.0.1:50051") == 2
     assert one.calls + two.calls >= 5
+    assert lines.count(f"local {one.address}") == 2
+    assert any("did you mean 'prefix'?" in line for line in lines)
+    assert "2 endpoints now" in lines
+    assert "['greeter']" in lines
+    assert "2" in lines  # callable endpoints, on asyncio
 
 
 def test_the_tests_of_the_tutorial_pass(generated: Path, tmp_path: Path) -> None:
@@ -62,3 +70,19 @@ def test_the_tests_of_the_tutorial_pass(generated: Path, tmp_path: Path) -> None
     )  # fmt: skip
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "2 passed" in answer.stdout
+
+
+def test_the_setting_for_ones_own_machine_leads_there(generated: Path) -> None:
+    found = re.search(r'export GRPC_ETCD_STATIC="(.*)"', TUTORIAL.read_text())
+    assert found
+    (block,) = (block for block in python_blocks(TUTORIAL, tests=False) if 'grpc_etcd.insecure_channel("etcd:' in block)
+    program = f"import grpc_etcd\nfrom greeter_pb2 import *\nfrom greeter_pb2_grpc import *\n{block}"
+    with GreeterServer("127.0.0.1:0") as server:
+        setting = found[1].replace("localhost:50051", server.address)
+        answer = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program],
+            env=os.environ | {"GRPC_ETCD_STATIC": setting, "PYTHONPATH": str(generated)},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stderr
+        assert server.calls == 1

@@ -16,8 +16,10 @@ import yaml
 from testbed.apiserver import ApiServer
 from testbed.build import ROOT, binary
 from testbed.chart import CHART
+from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
-from testbed.manifests import apply_crd
+from testbed.kubelet import Kubelet
+from testbed.manifests import apply_crd, wait_established
 from tests.docs.test_links import PAGES
 
 
@@ -83,30 +85,32 @@ def test_every_whole_manifest_in_a_page_is_accepted(apiserver: ApiServer, namesp
 
 
 def etcdctl_lines(page: Path) -> list[list[str]]:
-    found = re.findall(r"^etcdctl (role .*|user .*)$", page.read_text(), re.MULTILINE)
+    found = re.findall(r"^etcdctl (role .*|user .*|auth .*)$", page.read_text(), re.MULTILINE)
     return [line.split() for line in found]
 
 
 def test_the_roles_allow_what_they_are_for_and_no_more(own_etcd: EtcdServer) -> None:
-    for command in etcdctl_lines(ROOT / "docs/operations.md"):
+    lines = etcdctl_lines(ROOT / "docs/operations.md")
+    assert lines.pop() == ["auth", "enable"], "what is typed later needs a user"
+    for command in lines:
         if command[:2] == ["user", "add"]:
             command[2] += ":secret"  # the page lets etcdctl ask for it
         own_etcd.etcdctl(*command)
     own_etcd.etcdctl("user", "add", "reader:secret")
     own_etcd.etcdctl("user", "grant-role", "reader", "grpc-client")
-    own_etcd.enable_auth("rootpass")
+    own_etcd.etcdctl("auth", "enable")
     writer, reader = "grpc-etcd-operator:secret", "reader:secret"
     for key in ("/jupiter/greeter/providers/grpc://10.0.0.1:1", "/grpc-etcd/leader/x", "/grpc-etcd/synced/x"):
         own_etcd.etcdctl("put", key, "1", user=writer)
     assert own_etcd.etcdctl("get", "--prefix", "/jupiter/greeter/", user=reader)
     assert own_etcd.etcdctl("get", "--prefix", "/grpc-etcd/synced/", user=reader)
-    for user, command in (
+    for user, refused in (
         (writer, ("put", "/registry/secrets/x", "1")),
         (reader, ("put", "/jupiter/greeter/x", "1")),
         (reader, ("get", "/grpc-etcd/owner/x")),
     ):
         with pytest.raises(RuntimeError, match="permission denied"):
-            own_etcd.etcdctl(*command, user=user)
+            own_etcd.etcdctl(*refused, user=user)
 
 
 # What a page tells people to type and this test does not: where else it is run.
@@ -116,6 +120,7 @@ RUN_ELSEWHERE = {
     "cd": "the next command is what matters; examples/jupiter-client runs in tests/interop",
     "docker build": "tests/image builds the same file with buildah, and runs what it has built",
     "kubectl logs": "needs a kubelet; `make test-cluster` reads logs",
+    "kubectl --namespace grpc-etcd exec": "needs a kubelet; tests/chart/test_install.py has the settings",
     "etcdctl": "test_the_roles_allow_what_they_are_for_and_no_more",
 }
 PROGRAMS = ("helm", "kubectl", *(command.split()[0] for command in RUN_ELSEWHERE))
@@ -133,7 +138,7 @@ def shell(own_apiserver: ApiServer, tmp_path: Path) -> Callable[[str], str]:
     """Type a command as an admin of a cluster would, in a folder with charts, examples and the files that are named."""
     for name in ("charts", "crds", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("password", "ca.crt", "tls.crt", "tls.key"):
+    for name in ("password", "client-password", "ca.crt", "tls.crt", "tls.key"):
         (tmp_path / name).write_text("x")
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -154,7 +159,7 @@ def shell(own_apiserver: ApiServer, tmp_path: Path) -> Callable[[str], str]:
     return run
 
 
-def test_every_command_of_every_page_works_as_typed(shell: Callable[[str], str]) -> None:
+def test_every_command_of_every_page_works_as_typed(own_apiserver: ApiServer, shell: Callable[[str], str]) -> None:
     """Each page is typed from its top; what it has installed goes before the next, but the CRD, which stays."""
     seen = 0
     for page in PAGES:
@@ -164,10 +169,19 @@ def test_every_command_of_every_page_works_as_typed(shell: Callable[[str], str])
             if command.startswith("helm upgrade --install"):
                 uninstall(shell)
             shell(command)
-            shell("kubectl wait --for=condition=Established crd/grpcservices.grpc-etcd.dev")
+            wait_established(own_apiserver.client)
             seen += 1
         uninstall(shell)
     assert seen > 10
+
+
+def test_gates_can_be_opened_by_hand_as_the_page_says(own_apiserver: ApiServer, shell: Callable[[str], str]) -> None:
+    gate = "grpc-etcd.dev/registered"
+    (loop,) = (block for block in blocks(ROOT / "docs/operations.md", "") if "--subresource=status" in block)
+    with Kubelet(own_apiserver) as kubelet:
+        pods = [kubelet.create_pod(gates=[gate], serve=False) for _ in range(2)]
+        shell(loop)
+        wait_until(lambda: all(pod.gate_states.get(gate) and pod.is_ready for pod in pods), "the Pods are ready")
 
 
 def uninstall(shell: Callable[[str], str]) -> None:
@@ -177,7 +191,7 @@ def uninstall(shell: Callable[[str], str]) -> None:
 
 def test_every_subcommand_that_a_page_names_exists() -> None:
     text = "".join(page.read_text() for page in PAGES)
-    named = set(re.findall(r"`(grpc-etcd(?:-operator)?) ([a-z]+)\b", text))
+    named = set(re.findall(r"`(grpc-etcd(?:-operator)?) ([a-z]+(?:-[a-z]+)*)\b", text))
     assert len(named) >= 5
     for program, subcommand in sorted(named):
         command = [Path(sys.executable).with_name(program), subcommand, "--help"]

@@ -1,14 +1,22 @@
 {{/* The alert rules: spec of the PrometheusRule, and what promtool tests. One section of docs/operations.md belongs to each. */}}
 {{- define "grpc-etcd.runbook" -}}
-runbook_url: {{ .Values.prometheusRule.runbookBaseUrl }}{{ lower .alert }}
+{{- with .Values.prometheusRule.runbookBaseUrl -}}
+runbook_url: {{ . }}{{ lower $.alert }}
+{{- end }}
+{{- end }}
+
+{{/* The replicas of this installation, as labels: others may be in the same Prometheus, even in the same namespace. */}}
+{{- define "grpc-etcd.replicas" -}}
+namespace="{{ .Release.Namespace }}", pod=~"{{ include "grpc-etcd.fullname" . }}-[a-z0-9]+-[a-z0-9]+"
 {{- end }}
 
 {{- define "grpc-etcd.alerts" -}}
+{{- $of := include "grpc-etcd.replicas" . }}
 groups:
   - name: grpc-etcd
     rules:
       - alert: GrpcEtcdOperatorDown
-        expr: absent(grpc_etcd_leader)
+        expr: absent(grpc_etcd_leader{ {{- $of -}} })
         for: 5m
         labels: {severity: critical}
         annotations:
@@ -17,7 +25,7 @@ groups:
             Keys live on until their leases run out ({{ .Values.leaseTtlSeconds }} s after the last replica died); then the registry empties.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdOperatorDown") .) | nindent 10 }}
       - alert: GrpcEtcdRegistryUnreachable
-        expr: max by (namespace, registry) (grpc_etcd_registry_up) == 0
+        expr: max by (namespace, registry) (grpc_etcd_registry_up{ {{- $of -}} }) == 0
         for: 2m
         labels: {severity: critical}
         annotations:
@@ -25,40 +33,47 @@ groups:
           description: >-
             No change of readiness gets into etcd. After {{ .Values.leaseTtlSeconds }} s without keep-alives keys begin to expire; clients keep their last good set.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdRegistryUnreachable") .) | nindent 10 }}
+{{- if not .Values.dryRun }}
       - alert: GrpcEtcdNoLeader
-        expr: sum by (namespace, registry) (grpc_etcd_leader) == 0
+        expr: >-
+          sum by (namespace, registry) (grpc_etcd_leader{ {{- $of -}} }) == 0
+          or min by (namespace, registry) (grpc_etcd_no_leader_seconds{ {{- $of -}} }) > 15
         for: 1m
         labels: {severity: critical}
         annotations:
           summary: 'Nobody writes the registry {{`{{ $labels.registry }}`}}'
-          description: Replicas run, but none holds the leader key of this registry. A takeover takes 15 s at most.
+          description: >-
+            Replicas run, but none holds the leader key of this registry. A takeover takes seconds. Keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNoLeader") .) | nindent 10 }}
+{{- end }}
+{{- if not .Values.dryRun }}
       - alert: GrpcEtcdNotSynced
-        expr: max by (namespace, registry) (grpc_etcd_synced) == 0
+        expr: max by (namespace, registry) (grpc_etcd_synced{ {{- $of -}} }) == 0
         for: 5m
         labels: {severity: warning}
         annotations:
           summary: 'The registry {{`{{ $labels.registry }}`}} is not in step with the cluster'
           description: The leader has overdue work or an incomplete view, so the synced mark is withheld and clients keep what they have.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNotSynced") .) | nindent 10 }}
+{{- end }}
       - alert: GrpcEtcdEventStreamStale
-        expr: max by (namespace, pod, resource) (grpc_etcd_last_event_age_seconds) > 120
+        expr: max by (namespace, pod, resource) (grpc_etcd_last_event_age_seconds{ {{- $of -}} }) > 120
         for: 1m
         labels: {severity: warning}
         annotations:
           summary: '{{`{{ $labels.pod }}`}} has not heard of {{`{{ $labels.resource }}`}} for two minutes'
-          description: The API server sends a bookmark each minute even when nothing changes. At three minutes liveness fails and the container is restarted.
+          description: The API server sends a bookmark each minute even when nothing changes, and a watch that is silent for longer begins anew with a list; neither came.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdEventStreamStale") .) | nindent 10 }}
       - alert: GrpcEtcdDriftFound
-        expr: sum by (namespace, registry) (increase(grpc_etcd_drift_total[15m])) > 0
+        expr: sum by (namespace) (increase(grpc_etcd_drift_total{ {{- $of -}} }[15m])) > 0
         labels: {severity: warning}
         annotations:
-          summary: 'A sweep had to mend the registry {{`{{ $labels.registry }}`}}'
+          summary: A sweep had to mend what the operator knew of the cluster
           description: Events should have kept it true. What was wrong is in the log, one line per record.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdDriftFound") .) | nindent 10 }}
       - alert: GrpcEtcdRegistrationSlow
         expr: >-
-          histogram_quantile(0.99, sum by (namespace, registry, change, le) (rate(grpc_etcd_registration_seconds_bucket[10m])))
+          histogram_quantile(0.99, sum by (namespace, registry, change, le) (rate(grpc_etcd_registration_seconds_bucket{ {{- $of -}} }[10m])))
           > {{ .Values.prometheusRule.registrationSloSeconds }}
         for: 10m
         labels: {severity: warning}
@@ -67,7 +82,7 @@ groups:
           description: 'The 99th percentile is {{`{{ $value | humanizeDuration }}`}}; the objective is {{ .Values.prometheusRule.registrationSloSeconds }} s.'
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdRegistrationSlow") .) | nindent 10 }}
       - alert: GrpcEtcdConflict
-        expr: max by (namespace, registry) (grpc_etcd_conflicts) > 0
+        expr: max by (namespace, registry) (grpc_etcd_conflicts{ {{- $of -}} }) > 0
         for: 10m
         labels: {severity: warning}
         annotations:
@@ -75,17 +90,88 @@ groups:
           description: The conditions and Events of the GrpcServices say which, and who.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdConflict") .) | nindent 10 }}
       - alert: GrpcEtcdMassDeletion
-        expr: sum by (namespace, registry) (increase(grpc_etcd_mass_deletions_total[15m])) > 0
+        expr: sum by (namespace) (increase(grpc_etcd_mass_deletions_total{ {{- $of -}} }[15m])) > 0
         labels: {severity: warning}
         annotations:
-          summary: 'More than half of the registry {{`{{ $labels.registry }}`}} was about to be deleted'
+          summary: More than half of the Pods that have keys were missing from a list
           description: The operator confirmed each Pod by a read of its own before it deleted anything.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdMassDeletion") .) | nindent 10 }}
       - alert: GrpcEtcdCertificateExpiring
-        expr: min by (namespace, registry, file) (grpc_etcd_certificate_expiry_timestamp_seconds) - time() < {{ mul .Values.prometheusRule.certificateDays 86400 }}
+        expr: min by (namespace, registry, file) (grpc_etcd_certificate_expiry_timestamp_seconds{ {{- $of -}} }) - time() < {{ mul .Values.prometheusRule.certificateDays 86400 }}
         labels: {severity: warning}
         annotations:
           summary: '{{`{{ $labels.file }}`}} for the registry {{`{{ $labels.registry }}`}} runs out in {{`{{ $value | humanizeDuration }}`}}'
           description: Renew the certificate in its Secret. The operator takes it up without a restart.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdCertificateExpiring") .) | nindent 10 }}
+{{- if not .Values.dryRun }}
+      - alert: GrpcEtcdReadyNotRegistered
+        expr: max by (namespace, registry) (grpc_etcd_ready_not_registered{ {{- $of -}} }) > 0
+        for: 2m
+        labels: {severity: critical}
+        annotations:
+          summary: '{{`{{ $value }}`}} ready Pods are not in the registry {{`{{ $labels.registry }}`}}'
+          description: GrpcServices want them there, and clients do not find them. The conditions of the GrpcServices say why.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdReadyNotRegistered") .) | nindent 10 }}
+{{- end }}
+      - alert: GrpcEtcdNotAccepted
+        # Names that somebody else holds have an alert of their own.
+        expr: max by (namespace, reason) (grpc_etcd_not_accepted{ {{- $of -}}, reason!="NameTaken"}) > 0
+        for: 10m
+        labels: {severity: warning}
+        annotations:
+          summary: '{{`{{ $value }}`}} GrpcServices are not accepted: {{`{{ $labels.reason }}`}}'
+          description: What they ask for cannot be done. The condition Accepted says what to change.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNotAccepted") .) | nindent 10 }}
+      - alert: GrpcEtcdGatesWaiting
+        expr: max by (namespace) (grpc_etcd_gates_waiting{ {{- $of -}} }) > 0
+        for: 2m
+        labels: {severity: critical}
+        annotations:
+          summary: '{{`{{ $value }}`}} Pods are ready but for the gate grpc-etcd.dev/registered'
+          description: They get no traffic and their rollouts stand still, until their keys can be written and the operator may open the gate.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdGatesWaiting") .) | nindent 10 }}
+      - alert: GrpcEtcdCampaignFailing
+        expr: sum by (namespace, registry, code) (rate(grpc_etcd_campaign_errors_total{ {{- $of -}} }[2m])) > 0
+        for: 3m
+        labels: {severity: critical}
+        annotations:
+          summary: 'No replica can become the leader of the registry {{`{{ $labels.registry }}`}}: {{`{{ $labels.code }}`}}'
+          description: >-
+            Where nobody leads nothing is written, and keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader. The log has the remedy.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdCampaignFailing") .) | nindent 10 }}
+      - alert: GrpcEtcdForeignCluster
+        expr: max by (namespace, registry) (grpc_etcd_foreign_cluster{ {{- $of -}} }) > 0
+        labels: {severity: critical}
+        annotations:
+          summary: 'The cluster id belongs to another cluster in the registry {{`{{ $labels.registry }}`}}'
+          description: This installation writes nothing there, since the two would delete each other's keys. Give one of them another clusterId.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdForeignCluster") .) | nindent 10 }}
+      - alert: GrpcEtcdUnexpectedErrors
+        # A series that is new has grown from nothing, which increase() does not see.
+        expr: >-
+          sum by (namespace, part) (
+          increase(grpc_etcd_unexpected_errors_total{ {{- $of -}} }[15m]) > 0
+          or (grpc_etcd_unexpected_errors_total{ {{- $of -}} } unless grpc_etcd_unexpected_errors_total{ {{- $of -}} } offset 15m)
+          ) > 0
+        labels: {severity: warning}
+        annotations:
+          summary: 'An error that nobody foresaw in {{`{{ $labels.part }}`}}'
+          description: Everything else goes on, and what failed is tried again. The log has the traceback and names the object.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdUnexpectedErrors") .) | nindent 10 }}
+      - alert: GrpcEtcdNamespacesUnreadable
+        expr: max by (namespace) (grpc_etcd_namespaces_unreadable{ {{- $of -}} }) > 0
+        for: 5m
+        labels: {severity: warning}
+        annotations:
+          summary: '{{`{{ $value }}`}} watched namespaces cannot be read'
+          description: Keys of their Pods stay as they are. The log names the namespaces and the right that is missing.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNamespacesUnreadable") .) | nindent 10 }}
+      - alert: GrpcEtcdPrefixesRefused
+        expr: max by (namespace, registry) (grpc_etcd_prefixes_refused{ {{- $of -}} }) > 0
+        for: 2m
+        labels: {severity: warning}
+        annotations:
+          summary: 'etcd refuses {{`{{ $value }}`}} key prefixes in the registry {{`{{ $labels.registry }}`}}'
+          description: The GrpcServices that write there are not programmed; all others are. Their conditions have the grant to give.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdPrefixesRefused") .) | nindent 10 }}
 {{- end }}

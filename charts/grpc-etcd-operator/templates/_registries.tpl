@@ -6,7 +6,12 @@
 {{- if .Values.etcd.bundled.enabled -}}
 {{- $default = dict "endpoints" (list (printf "%s-etcd.%s:2379" (include "grpc-etcd.fullname" .) .Release.Namespace)) -}}
 {{- end -}}
-{{- merge (dict "default" $default) .Values.registries | toJson -}}
+{{- merge (dict "default" $default) (.Values.registries | default dict) | toJson -}}
+{{- end }}
+
+{{/* Key of the CA in a registry's Secret, from its `tls`: empty only where a value says so. */}}
+{{- define "grpc-etcd.caKey" -}}
+{{ ternary .caKey "ca.crt" (hasKey . "caKey") }}
 {{- end }}
 
 {{/* Settings of one registry by the operator's names, from (dict "name" "registry"). */}}
@@ -15,11 +20,16 @@
 {{- $auth := .registry.auth | default dict -}}
 endpoints: {{ join "," .registry.endpoints | quote }}
 {{- if $tls.secretName }}
-ca: /etc/grpc-etcd/{{ .name }}/tls/{{ $tls.caKey | default "ca.crt" }}
+{{- with include "grpc-etcd.caKey" $tls }}
+ca: /etc/grpc-etcd/{{ $.name }}/tls/{{ . }}
+{{- end }}
 {{- if $tls.certKey }}
 cert: /etc/grpc-etcd/{{ .name }}/tls/{{ $tls.certKey }}
 key: /etc/grpc-etcd/{{ .name }}/tls/{{ $tls.keyKey }}
 {{- end }}
+{{- end }}
+{{- with $tls.serverName }}
+serverName: {{ . | quote }}
 {{- end }}
 {{- if $auth.user }}
 user: {{ $auth.user | quote }}
@@ -32,7 +42,7 @@ passwordFile: /etc/grpc-etcd/{{ .name }}/auth/{{ $auth.passwordKey | default "pa
 {{- if .Values.registries }}
 - --config=/etc/grpc-etcd/config/config.yaml
 {{- else }}
-{{- $flags := dict "endpoints" "etcd-endpoints" "ca" "etcd-ca" "cert" "etcd-cert" "key" "etcd-key" "user" "etcd-user" "passwordFile" "etcd-password-file" }}
+{{- $flags := dict "endpoints" "etcd-endpoints" "ca" "etcd-ca" "cert" "etcd-cert" "key" "etcd-key" "serverName" "etcd-server-name" "user" "etcd-user" "passwordFile" "etcd-password-file" }}
 {{- $registry := get (include "grpc-etcd.registries" . | fromJson) "default" }}
 {{- range $key, $value := include "grpc-etcd.registry" (dict "name" "default" "registry" $registry) | fromYaml }}
 - --{{ get $flags $key }}={{ $value }}
@@ -53,6 +63,21 @@ passwordFile: /etc/grpc-etcd/{{ .name }}/auth/{{ $auth.passwordKey | default "pa
 - --log-level={{ .Values.logLevel }}
 {{- if .Values.dryRun }}
 - --dry-run
+{{- end }}
+{{- end }}
+
+{{/* The registry `default` as variables, so that `kubectl exec deploy/... -- grpc-etcd ls` works as it is. */}}
+{{- define "grpc-etcd.env" -}}
+{{- $variables := dict "endpoints" "ENDPOINTS" "ca" "CA" "cert" "CERT" "key" "KEY" "serverName" "SERVER_NAME" "user" "USER" "passwordFile" "PASSWORD_FILE" }}
+{{- $registry := get (include "grpc-etcd.registries" . | fromJson) "default" }}
+{{- range $key, $value := include "grpc-etcd.registry" (dict "name" "default" "registry" $registry) | fromYaml }}
+- {name: GRPC_ETCD_{{ get $variables $key }}, value: {{ $value | quote }}}
+{{- end }}
+{{- if .Values.registries }}
+- {name: GRPC_ETCD_CONFIG, value: /etc/grpc-etcd/config/config.yaml}
+{{- end }}
+{{- with .Values.prefix }}
+- {name: GRPC_ETCD_PREFIX, value: {{ . | quote }}}
 {{- end }}
 {{- end }}
 
@@ -84,7 +109,7 @@ passwordFile: /etc/grpc-etcd/{{ .name }}/auth/{{ $auth.passwordKey | default "pa
     secretName: {{ .secretName }}
     defaultMode: 0440
     items:
-      {{- range compact (list (.caKey | default "ca.crt") .certKey .keyKey) }}
+      {{- range compact (list (include "grpc-etcd.caKey" .) .certKey .keyKey) }}
       - {key: {{ . }}, path: {{ . }}}
       {{- end }}
 {{- end }}
@@ -102,11 +127,16 @@ passwordFile: /etc/grpc-etcd/{{ .name }}/auth/{{ $auth.passwordKey | default "pa
 {{- end }}
 {{- end }}
 
-{{/* The operator's settings file, needed only where there are several registries. */}}
+{{/*
+The operator's settings file, needed only where there are several registries. With `outlives` it has those alone that
+are still there when the release is gone.
+*/}}
 {{- define "grpc-etcd.config" -}}
 registries:
 {{- range $name, $registry := include "grpc-etcd.registries" . | fromJson }}
+{{- if not (and $.outlives $.Values.etcd.bundled.enabled (eq $name "default")) }}
   {{ $name }}:
     {{- include "grpc-etcd.registry" (dict "name" $name "registry" $registry) | nindent 4 }}
+{{- end }}
 {{- end }}
 {{- end }}
