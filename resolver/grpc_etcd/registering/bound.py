@@ -21,7 +21,7 @@ from grpc import aio
 
 from grpc_etcd.registering.address import NO_PORT, Machine, advertised_address, listening_address
 from grpc_etcd.registering.health import HealthSocket, HealthWatch
-from grpc_etcd.registering.loop_end import call_at_end
+from grpc_etcd.registering.loop_end import WholeServer, stop_at_end
 from grpc_etcd.registering.offloop import in_own_thread
 from grpc_etcd.registering.registrar import (
     STOP_SECONDS,
@@ -45,6 +45,7 @@ STOPPED_BEFORE = "%s is not started: it was stopped before, as by a signal"
 DRAIN_SECONDS = 2.0
 # Kubernetes kills after 30 s: 5 s to withdraw and drain (STOP_SECONDS), 20 s for calls, the rest to close and exit.
 GRACE_SECONDS = 20.0
+AGES_SECONDS = 1e9  # for "no timeout", where gRPC would take the end of whoever waits for that of the server
 LOOK_SECONDS = 0.1  # arbitrary: how often a server is looked at that was told to stop before it has started
 
 
@@ -295,7 +296,8 @@ class BoundAioServer(aio.Server):
         self._health = Health(binding)
         self._turn = asyncio.Lock()  # of starting and stopping
         self._is_begun = False
-        self._stop_asked = asyncio.Event()
+        self._whole = WholeServer(server)
+        self._stopped = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<BoundAioServer {self._binding!r}>"
@@ -337,22 +339,14 @@ class BoundAioServer(aio.Server):
         self._is_begun = True
         self._health.open(self._server.add_insecure_port)
         try:
-            await self._server.start()
+            await self._whole.start()
             self._binding.register()
             self._health.follow()
-            self._follow_end()
+            await stop_at_end(self, self._whole, self._stopped, partial(_abandon, self._binding, self._health))
         except BaseException:
             _abandon(self._binding, self._health)
-            await self._server.stop(None)
+            await self._whole.stop_now()
             raise
-
-    def _follow_end(self) -> None:
-        """Withdraw when the loop ends, or nobody refers to the server any more, which gRPC then ends: nobody serves.
-
-        Whoever kept gRPC's server longer, or stopped it while the loop ends, would end the process (SIGSEGV) or hang:
-        its tasks are cancelled with all others, and its core answers to what has been freed with them.
-        """
-        call_at_end(self, self._stop_asked, partial(_abandon, self._binding, self._health))
 
     def _is_never_to_start(self) -> bool:
         return self._binding.is_over and not self._is_begun
@@ -363,7 +357,6 @@ class BoundAioServer(aio.Server):
 
     async def stop(self, grace: float | None) -> None:
         """Withdraw, drain, stop. Cancelled, it stops at once; the withdrawal is begun in any case."""
-        self._stop_asked.set()
         self._health.close()
         withdrawn = self._binding.begin_withdrawal()
         try:
@@ -371,10 +364,13 @@ class BoundAioServer(aio.Server):
                 is_confirmed = await self._is_confirmed(withdrawn)
                 if is_confirmed:
                     await asyncio.sleep(self._binding.drain_seconds)
-            await self._server.stop(grace)  # outside the lock: a second stop may shorten the grace of the first
+            # Outside the lock: a second stop may shorten the grace of the first.
+            await self._whole.stop(grace)
         except asyncio.CancelledError:
-            await self._server.stop(None)
+            await self._whole.stop_now()
             raise
+        finally:
+            self._stopped.set()
 
     async def _is_confirmed(self, withdrawn: Sequence[Registration]) -> bool:
         try:
@@ -384,7 +380,9 @@ class BoundAioServer(aio.Server):
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - as grpc.aio
         """As grpc.aio.Server; there is nothing to wait for where `stop` has come before `start`."""
-        return not self._is_never_to_start() and await self._server.wait_for_termination(timeout)
+        if self._is_never_to_start():
+            return False
+        return await self._server.wait_for_termination(AGES_SECONDS if timeout is None else timeout)
 
 
 def check_server(server: object, *, is_aio: bool) -> None:

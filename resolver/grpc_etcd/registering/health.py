@@ -102,7 +102,8 @@ class HealthWatch:
             elif rpc.code() not in PASSING:
                 self._tell_refused(rpc)
         except Exception:  # noqa: BLE001  the server serves on as it was registered last
-            _LOG.exception("%s: its health cannot be followed; it is tried again", self._name)
+            if not self._closed.is_set():
+                _LOG.exception("%s: its health cannot be followed; it is tried again", self._name)
 
     def _open(self) -> Any:
         """Open the stream; the codec is the identity: the two messages have one field each."""

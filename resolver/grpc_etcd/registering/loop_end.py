@@ -1,23 +1,114 @@
-"""What is done when an event loop ends, or an object of it: `asyncio.run` cancels all tasks, and runs no other code."""
+"""What a `grpc.aio` server needs where its event loop ends, or it is dropped: to be stopped while the loop still runs.
+
+`asyncio.run` cancels all tasks, waits for them, and closes the loop. gRPC's core writes into what the server's own
+tasks hold: cancelled, they free it, and the process ends by SIGSEGV. So those are kept out of asyncio's list of tasks,
+and one of ours, which is cancelled in their place, stops the server.
+"""
 
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any
+
+from grpc import aio
+
+# The coroutines of gRPC's server that must not be cancelled (grpc/_cython/_cygrpc/aio/server.pyx.pxi).
+_OF_GRPC = frozenset({"_server_main_loop", "_request_call"})
 
 
-def call_at_end(owner: object, ended: asyncio.Event, then: Callable[[], None]) -> None:
-    """Call `then` once: when the running loop ends, `owner` is freed, to which it must not refer, or `ended` is set."""
+_TasksOfGrpc = weakref.WeakSet[asyncio.Task[Any]]
+_TASKS: ContextVar[_TasksOfGrpc] = ContextVar("grpc-etcd-tasks-of-grpc")
+_LAST_STEPS_SECONDS = 1.0  # arbitrary: for what gRPC's tasks do once their server has stopped
+
+
+class _Hiding:
+    """A task factory that hides gRPC's own tasks from `asyncio.all_tasks`, and leaves all else to the one before."""
+
+    def __init__(self, make: Callable[..., Any] | None) -> None:
+        self._make = make
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+        make = self._make
+        task = asyncio.Task(coro, loop=loop, **options) if make is None else make(loop, coro, **options)
+        if getattr(coro, "__name__", "") in _OF_GRPC and (tasks := _TASKS.get(None)) is not None:
+            tasks.add(task)
+            asyncio._unregister_task(task)  # documented for makers of tasks  # noqa: SLF001
+        return task
+
+
+class WholeServer:
+    """A `grpc.aio` server that is started and stopped to the end, whoever is cancelled meanwhile."""
+
+    def __init__(self, server: aio.Server) -> None:
+        self._server = server
+        self._tasks = _TasksOfGrpc()
+
+    async def start(self) -> None:
+        """Start; cancelled meanwhile, it has started all the same."""
+        loop = asyncio.get_running_loop()
+        if not isinstance(before := loop.get_task_factory(), _Hiding):
+            loop.set_task_factory(_Hiding(before))
+        await _to_the_end(self._start())
+
+    async def _start(self) -> None:
+        _TASKS.set(self._tasks)  # for the tasks that gRPC makes from here on: each has its maker's context
+        await self._server.start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Stop; cancelled meanwhile, it goes on."""
+        await asyncio.shield(_hidden(self._server.stop(grace)))
+
+    async def stop_now(self) -> None:
+        """Stop at once; cancelled meanwhile, it has stopped all the same."""
+        await _to_the_end(self._stop_now())
+
+    async def _stop_now(self) -> None:
+        await self._server.stop(None)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_LAST_STEPS_SECONDS)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await what must not be left half done; who is cancelled meanwhile hears of it afterwards."""
+    task = _hidden(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled:
+        raise cancelled
+    task.result()
+
+
+def _hidden(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Make a task that nobody cancels who cancels all."""
+    task = asyncio.get_running_loop().create_task(work)
+    asyncio._unregister_task(task)  # noqa: SLF001
+    return task
+
+
+async def stop_at_end(owner: object, server: WholeServer, ended: asyncio.Event, then: Callable[[], None]) -> None:
+    """Call `then` and stop `server` when the running loop ends, `owner` is freed or `ended` is set.
+
+    Neither `server` nor `then` may refer to `owner`.
+    """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(_call(ended, then), name="grpc-etcd-end-of-loop")
+    task = loop.create_task(_stop_at_end(server, ended, then), name="grpc-etcd-end-of-loop")
     weakref.finalize(owner, _wake, loop, ended, task).atexit = False
+    await asyncio.sleep(0)  # a task that is cancelled before its first step does nothing
 
 
-async def _call(ended: asyncio.Event, then: Callable[[], None]) -> None:
+async def _stop_at_end(server: WholeServer, ended: asyncio.Event, then: Callable[[], None]) -> None:
     try:
-        await ended.wait()
-    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await ended.wait()
+    finally:  # also where a loop is closed whose tasks nobody has cancelled
         then()
+    await server.stop_now()
 
 
 def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event, _task: asyncio.Task[None]) -> None:

@@ -214,28 +214,84 @@ async def test_an_aio_server_that_nobody_refers_to_is_withdrawn(admin: Admin, re
 
 
 LOOPS = """
-import asyncio, sys
+import asyncio, contextlib, sys
 import grpc, grpc_etcd
-async def main(registry):
+kept, ports = [], []
+def bind(registry):
     server = registry.aio.bind(grpc.aio.server(), "greeter", drain_seconds=0, allow_unroutable=True)
-    server.add_insecure_port("127.0.9.7:0")
+    ports.append(server.add_insecure_port("127.0.9.7:0"))
+    return server
+async def dropped(registry):
+    await bind(registry).start()
+async def referred_to(registry):
+    kept.append(bind(registry))
+    await kept[-1].start()
+async def cancelled_in_start(registry):
+    starting = asyncio.create_task(bind(registry).start())
+    for _ in range(len(ports) % 8):
+        await asyncio.sleep(0)
+async def cancelled_in_stop(registry):
+    server = bind(registry)
     await server.start()
+    stopping = asyncio.create_task(server.stop(5))
+    for _ in range(len(ports) % 8):
+        await asyncio.sleep(0)
+async def waited_for(registry):
+    server = bind(registry)
+    await server.start()
+    waiting = asyncio.create_task(server.wait_for_termination())
+    await asyncio.sleep(0)
+async def in_a_call(registry):
+    begun = asyncio.Event()
+    async def answer(request, context):
+        begun.set()
+        await asyncio.sleep(60)
+    handlers = {"Hello": grpc.unary_unary_rpc_method_handler(answer)}
+    server = bind(registry)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Slow", handlers)])
+    await server.start()
+    channel = grpc.aio.insecure_channel(f"127.0.9.7:{ports[-1]}")
+    call = channel.unary_unary("/test.Slow/Hello")(b"")
+    await begun.wait()
+async def all_cancelled_twice(registry):
+    server = bind(registry)
+    await server.start()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.sleep(0)
+async def is_refused(port):
+    with contextlib.suppress(OSError):
+        await asyncio.open_connection("127.0.9.7", port)
+        return False
+    return True
 with grpc_etcd.Registry(sys.argv[1]) as registry:
     for _ in range(300):
-        asyncio.run(main(registry))
-print("over", flush=True)
+        asyncio.run(globals()[sys.argv[2]](registry))
+print([port for port in ports if not asyncio.run(is_refused(port))], flush=True)
 """
 
 
-def test_event_loops_that_end_while_a_server_serves_leave_the_process_alive(
-    etcd_admin: Admin, etcd: EtcdServer
+@pytest.mark.parametrize(
+    "how",
+    [
+        "dropped",
+        "referred_to",
+        "cancelled_in_start",
+        "cancelled_in_stop",
+        "waited_for",
+        "in_a_call",
+        "all_cancelled_twice",
+    ],
+)
+def test_event_loops_that_end_leave_the_process_alive_and_no_server(
+    etcd_admin: Admin, etcd: EtcdServer, how: str
 ) -> None:
-    """As those of tests do: gRPC's own tasks are cancelled with all others, and its core has not heard of it."""
+    """As those of tests do: what gRPC's own tasks hold must not be freed before its core has let go of it."""
     ended = subprocess.run(
-        [sys.executable, "-c", LOOPS, etcd.endpoints],
+        [sys.executable, "-c", LOOPS, etcd.endpoints, how],
         capture_output=True, text=True, cwd=Path.cwd(), timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
-    assert (ended.stdout.strip(), ended.returncode) == ("over", 0), ended.stderr
+    assert (ended.stdout.strip(), ended.returncode, ended.stderr) == ("[]", 0, "")
     assert etcd_admin.records() == {}
 
 
