@@ -11,9 +11,9 @@ Rule 5: no answer is larger than gRPC takes (4 MB), or it would drop the stream,
         cannot be written.
 Rule 6: resources are written again only when those of their service have been replaced, and looked up only for the
         services that are said to have changed, since many services may share a stream.
-Rule 7: what an answer holds that is on its way, is also in all answers after it, though it is wanted no longer: where
-        the client wants it again meanwhile, it takes it from the one answer, and for deleted by the next that has it
-        not. What a client does not want it passes over.
+Rule 7: an answer of listeners or clusters waits until the client has accepted or refused the one before, and then holds
+        what it wants by now: where it had given up a resource that the first answer holds, and wants it again
+        meanwhile, it would take it from the first, and for deleted by a second that has it not.
 """
 
 import re
@@ -68,8 +68,6 @@ class Conversation:
         self._due: set[str] = set()
         # The last answer of each type, until the client has accepted or refused it.
         self._unanswered: dict[str, str] = {}
-        # What is wanted no longer, but was told by answers that are on their way, which count as the last (rule 7).
-        self._left: dict[str, dict[str, bytes]] = {type_url: {} for type_url in _ORDER}
         self._sent = 0
         self._refusals: list[Refusal] = []
         self.owners: frozenset[ServiceName] = frozenset()
@@ -84,7 +82,6 @@ class Conversation:
             return
         if self._unanswered.get(request.type_url) == request.nonce:
             del self._unanswered[request.type_url]
-            self._left[request.type_url] = {}
         if request.refusal:
             self._refusals += _refusals(request, self._wanted[request.type_url].values())
         requested = frozenset(request.names)
@@ -107,15 +104,9 @@ class Conversation:
         stale = {name: None for name in self._stale[request.type_url] if name in wanted}
         self._stale[request.type_url] = stale | dict.fromkeys(name for name in wanted if name not in before)
         self.owners = frozenset(name.owner for wanted in self._wanted.values() for name in wanted.values())
-        self._leave_out(request.type_url)
+        told = self._told[request.type_url]
+        self._told[request.type_url] = {name: each for name, each in told.items() if name in wanted}
         self._due.add(request.type_url)
-
-    def _leave_out(self, type_url: str) -> None:
-        """Keep nothing of what is wanted no longer, but what answers hold that are on their way."""
-        told, wanted = self._told[type_url], self._wanted[type_url]
-        self._told[type_url] = {name: each for name, each in told.items() if name in wanted}
-        if type_url in self._unanswered:
-            self._left[type_url] |= {name: each.body for name, each in told.items() if each.body and name not in wanted}
 
     @property
     def is_answered(self) -> bool:
@@ -139,6 +130,8 @@ class Conversation:
             else:
                 stale |= dict.fromkeys(name for owner in changed for name in names.get(owner, ()))
         for type_url in _ORDER:
+            if type_url != resources.ASSIGNMENT and type_url in self._unanswered:
+                continue
             for bodies in _parcels(type_url, self._news(type_url)):
                 self._sent += 1
                 self._unanswered[type_url] = str(self._sent)
@@ -162,8 +155,7 @@ class Conversation:
         self._due.discard(type_url)
         if type_url == resources.ASSIGNMENT or not (changed or is_due):
             return changed
-        left = (body for name, body in self._left[type_url].items() if name not in told)
-        return _fill_up([each.body for each in told.values() if each.body is not None], left)
+        return [each.body for each in told.values() if each.body is not None]
 
     def _write(self, source: Resources, type_url: str, requested: str, name: ResourceName) -> bytes | None:
         try:
@@ -181,16 +173,6 @@ def _fitting(body: bytes | None) -> bytes | None:
     if body and len(body) > _LARGEST_BODY_BYTES:
         raise ValueError(f"{len(body)} bytes are more than gRPC takes")
     return body
-
-
-def _fill_up(bodies: list[bytes], others: Iterable[bytes]) -> list[bytes]:
-    """Add what there is room for: an answer that is too large would cost everything."""
-    size = sum(map(len, bodies))
-    for body in others:
-        if (size := size + len(body)) > _LARGEST_BODY_BYTES:
-            break
-        bodies.append(body)
-    return bodies
 
 
 def _parcels(type_url: str, bodies: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

@@ -10,7 +10,7 @@ import pytest
 from grpc_etcd.xds import wire
 from grpc_etcd.xds.conversation import Refusal
 from grpc_etcd.xds.names import ResourceName, ServiceName
-from grpc_etcd.xds.resources import LISTENER
+from grpc_etcd.xds.resources import ASSIGNMENT
 from grpc_etcd.xds.server import AdsServer, Listener
 from testbed.conditions import wait_until
 
@@ -61,7 +61,7 @@ class Board:
 
 def follow(channel: grpc.Channel, service: str, over: threading.Event) -> Iterator[bytes]:
     def requests() -> Iterator[bytes]:
-        yield wire.text(3, service) + wire.text(4, LISTENER)
+        yield wire.text(3, service) + wire.text(4, ASSIGNMENT)
         over.wait(120)
 
     method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(METHOD)

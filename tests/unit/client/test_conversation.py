@@ -78,6 +78,7 @@ def test_how_calls_are_balanced_is_told_anew_once_weights_differ() -> None:
     conversation = Conversation(board.look_up)
     ask(conversation, CLUSTER, CLUSTER_NAME)
     ((_, (even,)),) = told(conversation)
+    ask(conversation, CLUSTER, CLUSTER_NAME, nonce="1")
     heavy = Dialable(Endpoint(name="greeter", address="10.0.0.3:1", weight=7), (Socket("10.0.0.3", 1),))
     light = Dialable(Endpoint(name="greeter", address="10.0.0.1:1", weight=2), (Socket("10.0.0.1", 1),))
     board[GREETER] = make_service_resources([heavy, light], Policy(), (), Here())
@@ -101,6 +102,7 @@ def test_an_answer_of_listeners_holds_all_of_them_and_one_of_endpoints_only_the_
     ask(conversation, LISTENER, "greeter", "other")
     ask(conversation, ASSIGNMENT, "greeter", "other")
     assert [len(bodies) for _, bodies in told(conversation)] == [2, 2]
+    ask(conversation, LISTENER, "greeter", "other", nonce="1")
     route = MethodRoute("/a/b", addresses={"10.0.0.2:1": 1})
     board[other] = resources("10.0.0.2", "10.0.0.3", routes=(route,))
     assert [(type_url, len(bodies)) for type_url, bodies in told(conversation)] == [(LISTENER, 2), (ASSIGNMENT, 1)]
@@ -353,15 +355,15 @@ def test_what_a_client_wants_again_is_never_taken_for_deleted(steps: list[str]) 
     assert client.conversation.is_answered
 
 
-def test_an_answer_has_room_first_for_what_is_wanted() -> None:
-    class Large(ServiceResources):
-        def answer(self, *_: object) -> bytes:
-            return bytes(2 << 20)
-
-    names = NAMES[:2]
-    board = Board({parse_resource_name(name, CLUSTER).owner: Large() for name in names})  # type: ignore[union-attr]  # a name of this cluster
-    conversation = Conversation(board.look_up)
-    for name in names:  # the one before is on its way still
-        ask(conversation, CLUSTER, name)
-        ((_, bodies),) = told(conversation)
-        assert len(bodies) == 1
+@pytest.mark.parametrize("refusal", ["", "no"])
+@pytest.mark.parametrize("type_url", [LISTENER, CLUSTER])
+def test_an_answer_waits_until_the_one_before_is_accepted_or_refused(type_url: str, refusal: str) -> None:
+    conversation = Conversation(Board().look_up)
+    ask(conversation, type_url, "greeter")
+    assert len(told(conversation)) == 1
+    for wanted in (["greeter", "other"], ["other"], ["other", "third"]):
+        ask(conversation, type_url, *wanted)
+        assert told(conversation) == []
+    ask(conversation, type_url, "other", "third", nonce="1", refusal=refusal)
+    ((_, bodies),) = told(conversation)
+    assert len(bodies) == 2
