@@ -24,7 +24,7 @@ from bench import many_services as many
 from bench.client_worker import METHOD, SERVICE
 from bench.rolling import BACKENDS, LEAST_CALLS, THREADS, rolling_restart
 from grpc_etcd.etcd import Etcd, ops
-from grpc_etcd.registry.jupiter import Jupiter
+from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.xds.localities import LARGEST_SET
 from testbed.conditions import free_port

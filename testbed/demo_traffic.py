@@ -14,8 +14,8 @@ import grpc
 
 import grpc_etcd
 from grpc_etcd.etcd import Changed, Etcd, Listed, Put
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.layouts import make_layout
 from testbed.greeter import say_hello
 
 PAUSE_SECONDS = 0.002

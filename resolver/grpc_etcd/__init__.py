@@ -14,14 +14,21 @@ from typing import TYPE_CHECKING, Any
 from grpc_etcd import logs
 
 if TYPE_CHECKING:
-    from grpc_etcd.changes import ChangeSubscription
-    from grpc_etcd.client import Registry, RegistryOptions
-    from grpc_etcd.compound import CompoundRegistry
-    from grpc_etcd.default import default_registry, insecure_channel, secure_channel
+    from grpc_etcd import aio as aio
+    from grpc_etcd import testing as testing
+    from grpc_etcd.client.ads import serve
+    from grpc_etcd.client.changes import ChangeSubscription
+    from grpc_etcd.client.compound import CompoundRegistry
+    from grpc_etcd.client.default import default_registry, insecure_channel, secure_channel
+    from grpc_etcd.client.registry import Registry, RegistryOptions
+    from grpc_etcd.client.selection import SelectedRegistry
+    from grpc_etcd.client.static import StaticRegistry
+    from grpc_etcd.client.stats import Metric, RegistryStats, ServiceStats
+    from grpc_etcd.discovery.services_watch import ServicesWatch
     from grpc_etcd.etcd.endpoints import Tls
     from grpc_etcd.etcd.errors import EtcdError
-    from grpc_etcd.registering.bound import stop_aio_on_sigterm, stop_on_sigterm
-    from grpc_etcd.registering.registrar import RegisterOptions, Registration, State, Status
+    from grpc_etcd.registration.registrar import RegisterOptions, Registration, State, Status
+    from grpc_etcd.registration.server import stop_aio_on_sigterm, stop_on_sigterm
     from grpc_etcd.registry.endpoint import Endpoint
     from grpc_etcd.registry.layout import Layout
     from grpc_etcd.registry.policy import (
@@ -36,37 +43,33 @@ if TYPE_CHECKING:
         ZonePreference,
     )
     from grpc_etcd.registry.snapshot import Snapshot
-    from grpc_etcd.selecting import SelectedRegistry
-    from grpc_etcd.serving import serve
     from grpc_etcd.settings import SettingsError
-    from grpc_etcd.static import StaticRegistry
-    from grpc_etcd.stats import Metric, RegistryStats, ServiceStats
-    from grpc_etcd.watching import ServicesWatch
     from grpc_etcd.xds.service import MethodRoute
 
+_MODULES = ("aio", "testing")
 _HOMES = {
-    "Registry": "client",
-    "RegistryOptions": "client",
-    "StaticRegistry": "static",
-    "SelectedRegistry": "selecting",
-    "ChangeSubscription": "changes",
-    "ServicesWatch": "watching",
+    "Registry": "client.registry",
+    "RegistryOptions": "client.registry",
+    "StaticRegistry": "client.static",
+    "SelectedRegistry": "client.selection",
+    "ChangeSubscription": "client.changes",
+    "ServicesWatch": "discovery.services_watch",
     "EtcdError": "etcd.errors",
     "Tls": "etcd.endpoints",
-    "CompoundRegistry": "compound",
-    "default_registry": "default",
-    "insecure_channel": "default",
-    "secure_channel": "default",
-    "serve": "serving",
-    "RegistryStats": "stats",
-    "ServiceStats": "stats",
-    "Metric": "stats",
-    "RegisterOptions": "registering.registrar",
-    "Registration": "registering.registrar",
-    "State": "registering.registrar",
-    "Status": "registering.registrar",
-    "stop_on_sigterm": "registering.bound",
-    "stop_aio_on_sigterm": "registering.bound",
+    "CompoundRegistry": "client.compound",
+    "default_registry": "client.default",
+    "insecure_channel": "client.default",
+    "secure_channel": "client.default",
+    "serve": "client.ads",
+    "RegistryStats": "client.stats",
+    "ServiceStats": "client.stats",
+    "Metric": "client.stats",
+    "RegisterOptions": "registration.registrar",
+    "Registration": "registration.registrar",
+    "State": "registration.registrar",
+    "Status": "registration.registrar",
+    "stop_on_sigterm": "registration.server",
+    "stop_aio_on_sigterm": "registration.server",
     "Endpoint": "registry.endpoint",
     "Layout": "registry.layout",
     "Snapshot": "registry.snapshot",
@@ -129,6 +132,8 @@ if not TYPE_CHECKING:  # else a misspelt name would be Any to a type checker
 
     def __getattr__(name: str) -> Any:
         """Load a public name from its module."""
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -137,4 +142,4 @@ if not TYPE_CHECKING:  # else a misspelt name would be Any to a type checker
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_MODULES})

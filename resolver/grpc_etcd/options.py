@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.endpoint import address_fault, name_fault
 from grpc_etcd.registry.layout import Layout
-from grpc_etcd.registry.layouts import make_layout
 
 ParamsT = ParamSpec("ParamsT")
 ReturnT = TypeVar("ReturnT")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grpc_etcd import options
-from grpc_etcd.registry.layouts import LAYOUT_NAMES
+from grpc_etcd.layouts.index import LAYOUT_NAMES
 
 PREFIX = "GRPC_ETCD_"
 _BOOTSTRAP_FILE = "GRPC_XDS_BOOTSTRAP"

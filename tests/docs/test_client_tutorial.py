@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
 from testbed.build import ROOT
 from testbed.etcd import EtcdServer

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
 from testbed.apiserver import ApiServer
 from testbed.conditions import existing, wait_until

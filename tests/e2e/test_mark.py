@@ -11,8 +11,8 @@ from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.errors import DeadlineExceeded
 from grpc_etcd.etcd.model import Record, TransactionResult
+from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import synced_key
 from grpc_etcd_operator.core.desired import Desired, Unit, Wanted

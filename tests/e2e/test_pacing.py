@@ -9,7 +9,7 @@ from threading import Event, Thread
 import pytest
 
 from grpc_etcd.etcd import Changed, Deleted, Etcd, Listed
-from grpc_etcd.registry.layouts import make_layout
+from grpc_etcd.layouts.index import make_layout
 from testbed.conditions import PATIENCE_SECONDS, wait_until
 from tests.e2e.conftest import Scene
 

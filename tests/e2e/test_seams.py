@@ -15,9 +15,9 @@ from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.model import LeaseId, TransactionResult
-from grpc_etcd.registry.jupiter import Jupiter
+from grpc_etcd.layouts.index import LAYOUT_NAMES
+from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue, Pace
-from grpc_etcd.registry.layouts import LAYOUT_NAMES
 from grpc_etcd.registry.own import OwnerRecord, leader_key, owner_key, owner_prefix
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope

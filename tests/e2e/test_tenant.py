@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from grpc_etcd.etcd import Etcd
-from grpc_etcd.registry.layouts import LAYOUT_NAMES
+from grpc_etcd.layouts.index import LAYOUT_NAMES
 from grpc_etcd_operator.writer.station import TIDY_SECONDS
 from testbed.apiserver import ApiServer
 from testbed.conditions import PATIENCE_SECONDS, wait_until

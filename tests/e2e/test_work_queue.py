@@ -15,7 +15,7 @@ from grpc_etcd.etcd import NoSpace, ops
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.model import TransactionResult
-from grpc_etcd.registry.jupiter import Jupiter
+from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.own import owner_key, owner_prefix
 from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
 from grpc_etcd_operator.core.leases import lease_id

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from grpc_etcd.etcd import Etcd
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import Layout
-from grpc_etcd.registry.layouts import make_layout
 from testbed.conditions import PATIENCE_SECONDS, free_port
 from testbed.etcd import EtcdServer
 from testbed.interop_program import InteropProgram

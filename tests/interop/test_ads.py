@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from grpc_etcd.etcd import Etcd
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
-from grpc_etcd.registry.layouts import make_layout
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
 from testbed.interop_program import InteropProgram

@@ -2,9 +2,9 @@
 
 import pytest
 
-from grpc_etcd.registry.configurators import ConsumerConfig, ProviderConfig, RouteConfig, encode_configurator
+from grpc_etcd.layouts.configurators import ConsumerConfig, ProviderConfig, RouteConfig, encode_configurator
+from grpc_etcd.layouts.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.layout import KeyValue
 from testbed.conditions import wait_until
 from tests.interop.conftest import Interop

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from grpc_etcd.etcd import Op, ops
+from grpc_etcd.layouts.pace import CATCH_UP, Change, PacedQueue
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
-from grpc_etcd.registry.pace import CATCH_UP, Change, PacedQueue
 from testbed.conditions import wait_until
 from tests.interop.conftest import Backends, Interop
 

@@ -17,10 +17,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from grpc_etcd.registry.configurators import METRIC_PREFIX
-from grpc_etcd.registry.jupiter_v2 import GOVERNOR_SCHEME, JupiterV2
+from grpc_etcd.layouts.configurators import METRIC_PREFIX
+from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
+from grpc_etcd.layouts.jupiter_v2 import GOVERNOR_SCHEME, JupiterV2
 from grpc_etcd.registry.layout import Layout
-from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
 from grpc_etcd.registry.own import ROOT, policy_key
 from grpc_etcd_operator.core.services import DEFAULT_PREFIX, Spec
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from grpc_etcd.registry.configurators import metric_target, route_record
+from grpc_etcd.layouts.configurators import metric_target, route_record
 from grpc_etcd.registry.endpoint import EMPTY, Endpoint, join_address, join_host
 from grpc_etcd.registry.layout import Layout, Rejected
 from grpc_etcd.registry.own import policy_key

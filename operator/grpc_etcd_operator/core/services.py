@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
+from grpc_etcd.layouts.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.endpoint import name_fault, scheme_fault
-from grpc_etcd.registry.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.layout import Layout
-from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
 from grpc_etcd.registry.policy import parse_policy, write_policy
 from grpc_etcd_operator.core.selector import Selector, parse_selector
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 
-from grpc_etcd.registry.pace import Change, PacedQueue
+from grpc_etcd.layouts.pace import Change, PacedQueue
 from grpc_etcd_operator.core.plan import Plan
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound
 from grpc_etcd.etcd.model import Event
-from grpc_etcd.registry.pace import PacedQueue
+from grpc_etcd.layouts.pace import PacedQueue
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
 from grpc_etcd_operator.writer.applier import OPERATIONS
 from grpc_etcd_operator.writer.parts import Parts

@@ -18,7 +18,7 @@ from dataclasses import replace
 from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.model import Listing
-from grpc_etcd.registry.pace import PacedQueue
+from grpc_etcd.layouts.pace import PacedQueue
 from grpc_etcd_operator.core.desired import Desired
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.plan import Contest, Plan, make_plan

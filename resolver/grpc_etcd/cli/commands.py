@@ -13,10 +13,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from grpc_etcd.cli.connecting import Connection, before_commands, connected, output_option
-from grpc_etcd.cli.diagnosis import GRANT_OWNERS, UNREADABLE_OWNERS, Finding, Level, find_faults
 from grpc_etcd.cli.editing import edit_endpoint
-from grpc_etcd.cli.entries import Entry, entry_json, snapshot_json
-from grpc_etcd.cli.explaining import explain
 from grpc_etcd.cli.following import follow_all
 from grpc_etcd.cli.printing import (
     BadUsage,
@@ -30,17 +27,20 @@ from grpc_etcd.cli.printing import (
     print_mapping,
     print_table,
 )
-from grpc_etcd.cli.probing import describe_absence, explain_failure, gather_facts
-from grpc_etcd.cli.reading import grant, granted_prefix, list_prefix, read_all, read_owners, read_service
+from grpc_etcd.client.ads import serve
+from grpc_etcd.client.targets import service_name
 from grpc_etcd.etcd import EtcdError, PermissionDenied
-from grpc_etcd.registering.registrar import Registration, State, Status
+from grpc_etcd.inspect.checks import GRANT_OWNERS, UNREADABLE_OWNERS, Finding, Level, find_faults
+from grpc_etcd.inspect.entries import Entry, entry_json, snapshot_json
+from grpc_etcd.inspect.probes import describe_absence, explain_failure, gather_facts
+from grpc_etcd.inspect.reading import grant, granted_prefix, list_prefix, read_all, read_owners, read_service
+from grpc_etcd.inspect.remedies import explain
+from grpc_etcd.registration.registrar import Registration, State, Status
 from grpc_etcd.registry.catalog import list_root
 from grpc_etcd.registry.endpoint import MAX_PORT, Endpoint, name_fault
 from grpc_etcd.registry.escaping import escape_bytes
 from grpc_etcd.registry.layout import Rejected
 from grpc_etcd.registry.snapshot import Snapshot, diff
-from grpc_etcd.serving import serve
-from grpc_etcd.targets import service_name
 
 LOOK_SECONDS = 0.2  # how soon a change of a registration is told. Arbitrary
 PROGRAM = "grpc-etcd"

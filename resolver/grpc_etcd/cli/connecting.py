@@ -14,12 +14,12 @@ import click
 import yaml
 from click.core import ParameterSource
 
-from grpc_etcd.cli.explaining import explain
 from grpc_etcd.cli.printing import OUTPUTS, BadUsage, Failure
-from grpc_etcd.client import Registry
+from grpc_etcd.client.registry import Registry
 from grpc_etcd.etcd import Etcd, EtcdError
+from grpc_etcd.inspect.remedies import explain
+from grpc_etcd.layouts.index import LAYOUT_NAMES
 from grpc_etcd.registry.layout import Layout
-from grpc_etcd.registry.layouts import LAYOUT_NAMES
 from grpc_etcd.settings import ClientSettings, SettingsError, read_settings
 
 Command = Callable[..., Any]

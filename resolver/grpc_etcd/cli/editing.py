@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from grpc_etcd.cli.connecting import Connection
-from grpc_etcd.cli.diagnosis import GRANT_OWNERS, UNREADABLE_OWNERS
-from grpc_etcd.cli.entries import Entry
 from grpc_etcd.cli.printing import Failure
-from grpc_etcd.cli.reading import read_service
 from grpc_etcd.etcd import LeaseNotFound, compare, ops
+from grpc_etcd.inspect.checks import GRANT_OWNERS, UNREADABLE_OWNERS
+from grpc_etcd.inspect.entries import Entry
+from grpc_etcd.inspect.reading import read_service
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.escaping import escape_bytes
 from grpc_etcd.registry.layout import Layout, Rejected

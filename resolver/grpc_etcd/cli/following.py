@@ -7,8 +7,8 @@ import queue
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from grpc_etcd.cli.reading import list_prefix
 from grpc_etcd.etcd import Changed, Etcd, EtcdError, Listed, Lost, News, PermissionDenied, Put, Revision
+from grpc_etcd.inspect.reading import list_prefix
 from grpc_etcd.registry.catalog import list_root, service_of
 from grpc_etcd.registry.layout import Layout
 from grpc_etcd.registry.snapshot import Snapshot, SnapshotBuilder

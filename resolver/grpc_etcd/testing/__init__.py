@@ -9,7 +9,7 @@ It is a `grpc_etcd.Registry` in all but where its records are kept, and passes t
 `grpc_etcd_registry` gives one for each test and makes it the default registry meanwhile.
 """
 
-from grpc_etcd.testing.memory import MemoryEtcd
+from grpc_etcd.memory.store import MemoryEtcd
 from grpc_etcd.testing.registry import MemoryRegistry, as_default
 
 __all__ = ["MemoryEtcd", "MemoryRegistry", "as_default"]

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Unpack
 
-from grpc_etcd import default
-from grpc_etcd.client import Registry, RegistryOptions
+from grpc_etcd.client import default
+from grpc_etcd.client.registry import Registry, RegistryOptions
+from grpc_etcd.client.targets import service_name
 from grpc_etcd.etcd import ops
+from grpc_etcd.memory.store import MemoryEtcd
 from grpc_etcd.options import taking
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Rejected
-from grpc_etcd.targets import service_name
-from grpc_etcd.testing.memory import MemoryEtcd
 
 
 class MemoryRegistry(Registry):

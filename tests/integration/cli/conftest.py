@@ -12,8 +12,8 @@ import pytest
 
 from grpc_etcd import Endpoint
 from grpc_etcd.etcd import Etcd
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import KeyValue
-from grpc_etcd.registry.layouts import make_layout
 from testbed.conditions import PATIENCE_SECONDS
 from testbed.etcd import EtcdServer
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from grpc_etcd import Endpoint
 from grpc_etcd.cli.commands import cli
 from grpc_etcd.etcd import Etcd
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import KeyValue
-from grpc_etcd.registry.layouts import make_layout
 from grpc_etcd.registry.own import OWNER_PREFIX, SYNCED_PREFIX
 from testbed.etcd import EtcdServer
 from testbed.examples import examples

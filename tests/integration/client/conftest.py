@@ -13,8 +13,8 @@ import pytest
 
 import grpc_etcd
 from grpc_etcd.etcd import Etcd
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import KeyValue, Layout
-from grpc_etcd.registry.layouts import make_layout
 from grpc_etcd.testing import MemoryEtcd, MemoryRegistry
 from testbed.conditions import PATIENCE_SECONDS, wait_until
 from testbed.etcd import EtcdServer

@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 import grpc_etcd
+from grpc_etcd.discovery.publisher import _PAUSE_SECONDS
 from grpc_etcd.etcd import ops
-from grpc_etcd.publishing import _PAUSE_SECONDS
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.policy import Policy
 from testbed.conditions import free_port, wait_until
@@ -91,7 +91,7 @@ def test_names_that_no_registry_can_hold_are_refused(world: World) -> None:
 def test_several_registries_and_prefixes_share_one_process(world: World) -> None:
     here = world.serve(1)[0]
     other = world.registry(prefix="wsd-reg")
-    world.layout = grpc_etcd.registry.jupiter.Jupiter("wsd-reg")
+    world.layout = grpc_etcd.layouts.jupiter.Jupiter("wsd-reg")
     there = world.serve(1)[0]
     assert set(answers(world.channel(world.registry()))) == {here.address}
     assert set(answers(world.channel(other))) == {there.address}
@@ -141,7 +141,7 @@ def test_duplicates_and_drained_endpoints_do_no_harm(world: World) -> None:
     world.put(good.address)
     world.put(light.address, weight=0)
     world.put(off.address, enable=False)
-    naming = grpc_etcd.registry.layouts.make_layout("etcd-naming")
+    naming = grpc_etcd.layouts.index.make_layout("etcd-naming")
     record = naming.encode(SERVICE, grpc_etcd.Endpoint(name=SERVICE, address=good.address))
     assert isinstance(record, KeyValue)
     world.etcd.put(*record)

@@ -10,8 +10,8 @@ import pytest
 
 import grpc_etcd
 from grpc_etcd.etcd import Etcd, ops
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import KeyValue
-from grpc_etcd.registry.layouts import make_layout
 from grpc_etcd.registry.own import policy_key, synced_key
 from grpc_etcd.registry.policy import Policy, write_policy
 from testbed.conditions import free_port, wait_until

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from grpc_etcd.serving import serve
+from grpc_etcd.client.ads import serve
 from grpc_etcd.testing import MemoryRegistry
 from grpc_etcd.xds.board import ServiceBoard
 from grpc_etcd.xds.bootstrap import merge_bootstrap

@@ -17,7 +17,7 @@ from grpc_etcd import (
     SlowStart,
     ZonePreference,
 )
-from grpc_etcd.registry.configurators import RouteConfig, encode_configurator
+from grpc_etcd.layouts.configurators import RouteConfig, encode_configurator
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import policy_key
 from grpc_etcd.registry.policy import write_policy

@@ -369,7 +369,7 @@ def test_the_default_registry_has_aio_channels_too(world: World) -> None:
     server = world.serve(1)[0]
     program = """
     import asyncio
-    import grpc_etcd.aio
+    import grpc_etcd.client.aio
     async def main():
         async with grpc_etcd.aio.insecure_channel("etcd:///greeter") as channel:
             print(await say_hello(channel)("x", timeout=30, wait_for_ready=True))

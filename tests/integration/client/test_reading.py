@@ -10,7 +10,7 @@ import pytest
 
 import grpc_etcd
 from grpc_etcd.etcd import Unavailable, ops
-from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
+from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
 from grpc_etcd.settings import read_settings
 from testbed.conditions import existing, until, wait_until
 from testbed.etcd import EtcdServer

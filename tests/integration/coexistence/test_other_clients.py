@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from grpc_etcd.etcd import Etcd
+from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
 from testbed.environments import AETCD, CSLAB_ETCD3, ETCD3, NEWEST, environment, variables
 from testbed.etcd import EtcdServer

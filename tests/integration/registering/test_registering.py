@@ -9,8 +9,8 @@ import pytest
 
 from grpc_etcd import CompoundRegistry, Endpoint, Registry
 from grpc_etcd.etcd import Etcd, Record
-from grpc_etcd.registering.registrar import Registrar, State
-from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
+from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
+from grpc_etcd.registration.registrar import Registrar, State
 from grpc_etcd.settings import host_name
 from testbed.conditions import existing, free_port, wait_until
 from testbed.etcd import EtcdServer

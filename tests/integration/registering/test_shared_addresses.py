@@ -15,7 +15,7 @@ import pytest
 
 from grpc_etcd import Endpoint, Policy, Registry, Retry, RetryOn
 from grpc_etcd.etcd import Changed, Deleted, Etcd, News
-from grpc_etcd.registering.registrar import State
+from grpc_etcd.registration.registrar import State
 from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
 from testbed.greeter import say_hello

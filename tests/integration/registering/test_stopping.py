@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from grpc_etcd import CompoundRegistry, Endpoint, EtcdError, Registry
-from grpc_etcd.registering.bound import GRACE_SECONDS
-from grpc_etcd.registering.registrar import STOP_SECONDS
+from grpc_etcd.registration.registrar import STOP_SECONDS
+from grpc_etcd.registration.server import GRACE_SECONDS
 from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
 from testbed.proxy import TcpProxy

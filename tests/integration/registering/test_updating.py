@@ -15,7 +15,7 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from grpc_etcd import CompoundRegistry, Endpoint, Registry
-from grpc_etcd.registering.registrar import State
+from grpc_etcd.registration.registrar import State
 from grpc_etcd.registry.endpoint import Kind
 from testbed.conditions import existing, free_port, until, wait_until
 from testbed.etcd import EtcdServer

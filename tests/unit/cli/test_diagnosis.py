@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from grpc_etcd.cli.diagnosis import Facts, Finding, Level, find_faults, is_outdated, unroutable
-from grpc_etcd.cli.entries import Entry
-from grpc_etcd.cli.probing import fold
+from grpc_etcd.inspect.checks import Facts, Finding, Level, find_faults, is_outdated, unroutable
+from grpc_etcd.inspect.entries import Entry
+from grpc_etcd.inspect.probes import fold
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue, Rejected
-from grpc_etcd.registry.layouts import make_layout
 
 JUPITER = make_layout("jupiter")
 ADDRESS = "10.0.0.7:9000"

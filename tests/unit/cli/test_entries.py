@@ -6,7 +6,7 @@ import math
 from types import MappingProxyType
 
 from grpc_etcd import Endpoint
-from grpc_etcd.cli.entries import endpoint_json
+from grpc_etcd.inspect.entries import endpoint_json
 from grpc_etcd.registry.endpoint import Kind, ServiceDescription
 
 FULL = Endpoint(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from grpc_etcd.cache import Cache, CachedRecords
+from grpc_etcd.discovery.disk_cache import Cache, CachedRecords
 
 
 def written(folder: Path) -> Path:

@@ -10,11 +10,11 @@ import grpc
 import pytest
 
 from grpc_etcd import CompoundRegistry, Endpoint
+from grpc_etcd.discovery.registry_watch import SharedRange
+from grpc_etcd.discovery.state import SYNCED
 from grpc_etcd.etcd import Listed, Lost, News, PermissionDenied, Progress, Revision
-from grpc_etcd.registry_watch import SharedRange
+from grpc_etcd.memory.hub import MemorySubscription
 from grpc_etcd.testing import MemoryEtcd, MemoryRegistry
-from grpc_etcd.testing.memory_hub import MemorySubscription
-from grpc_etcd.view import SYNCED
 from testbed.conditions import until, wait_until
 from testbed.greeter import say_hello
 

@@ -10,10 +10,10 @@ import pytest
 
 import grpc_etcd
 from grpc_etcd import CompoundRegistry, Registry, RegistryOptions, SettingsError, StaticRegistry, Tls
+from grpc_etcd.client.targets import is_address, service_name
+from grpc_etcd.layouts.kratos import Kratos
 from grpc_etcd.options import parse_static
-from grpc_etcd.registry.kratos import Kratos
 from grpc_etcd.settings import ClientSettings, read_settings
-from grpc_etcd.targets import is_address, service_name
 from grpc_etcd.testing import MemoryRegistry
 
 ANY: Any = Registry

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from grpc_etcd.feed import ViewSource
-from grpc_etcd.publishing import FollowedService, Publisher, Wishes
+from grpc_etcd.client.stats import make_service_stats
+from grpc_etcd.discovery.publisher import FollowedService, Publisher, Wishes
+from grpc_etcd.discovery.state import Source, View
+from grpc_etcd.discovery.subscription import ViewSource
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Policy, SlowStart
 from grpc_etcd.registry.snapshot import Snapshot
-from grpc_etcd.stats import make_service_stats
-from grpc_etcd.view import Source, View
 from grpc_etcd.xds.hosts import HostNames
 from grpc_etcd.xds.localities import Here
 from testbed.conditions import wait_until

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from grpc_etcd.reasons import Cause, Facts, explain, nearest
+from grpc_etcd.discovery.reasons import Cause, Facts, explain, nearest
+from grpc_etcd.discovery.state import Source, View
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.snapshot import Snapshot
-from grpc_etcd.view import Source, View
 
 WHERE = "/jupiter/greeter/ in etcd at etcd:2379"
 

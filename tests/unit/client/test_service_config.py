@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpc_etcd.client.service_config import ChannelConfig, MethodConfig, parse_service_config, split_options
 from grpc_etcd.registry.policy import Retry, RetryOn
-from grpc_etcd.service_config import ChannelConfig, MethodConfig, parse_service_config, split_options
 from grpc_etcd.xds.resources import ClusterShare, Route
 from grpc_etcd.xds.retries import apply_retries, read_retries, write_retries
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from grpc_etcd.cache import Cache
+from grpc_etcd.discovery.disk_cache import Cache
 from grpc_etcd.settings import SettingsError, read_settings
 from grpc_etcd.xds.bootstrap import BootstrapError, merge_bootstrap
 from grpc_etcd.xds.hosts import look_up, read_socket

@@ -11,9 +11,9 @@ import grpc
 import pytest
 from grpc import aio
 
-from grpc_etcd import aio as following_aio
-from grpc_etcd import channels
-from grpc_etcd.registering.bound import BoundAioServer, BoundServer
+from grpc_etcd.client import aio as following_aio
+from grpc_etcd.client import channels
+from grpc_etcd.registration.server import BoundAioServer, BoundServer
 
 STAND_INS: list[tuple[type, type]] = [
     (channels.FollowingChannel, grpc.Channel),

@@ -12,12 +12,12 @@ import grpc
 import pytest
 
 from grpc_etcd import CompoundRegistry, Endpoint
-from grpc_etcd.cache import Cache, CachedRecords
+from grpc_etcd.discovery.disk_cache import Cache, CachedRecords
 from grpc_etcd.etcd import Etcd, Lost, News
 from grpc_etcd.etcd.blocking.hub import WatchHub
-from grpc_etcd.registering.health import SERVING, HealthWatch
-from grpc_etcd.registering.registrar import Registrar
-from grpc_etcd.registry.jupiter import Jupiter
+from grpc_etcd.layouts.jupiter import Jupiter
+from grpc_etcd.registration.health import SERVING, HealthWatch
+from grpc_etcd.registration.registrar import Registrar
 from grpc_etcd.testing import MemoryEtcd, MemoryRegistry
 from grpc_etcd.xds.hosts import HostNames
 from grpc_etcd.xds.plane import Plane

@@ -51,6 +51,14 @@ def test_right_use_leaves_no_public_name_out(module: ModuleType) -> None:
     assert [name for name in module.__all__ if not re.search(rf"\b{name}\b", text)] == []
 
 
+def test_the_modules_that_the_docs_name_come_with_the_package() -> None:
+    program = (
+        "import grpc_etcd; print(grpc_etcd.aio.insecure_channel.__name__, grpc_etcd.testing.MemoryRegistry.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["insecure_channel", "MemoryRegistry"]
+
+
 def test_every_public_name_can_be_loaded() -> None:
     assert [name for name in grpc_etcd.__all__ if getattr(grpc_etcd, name).__doc__ is None] == []
     assert set(dir(grpc_etcd)) >= set(grpc_etcd.__all__)
@@ -76,7 +84,7 @@ def test_the_wheel_says_that_it_is_typed_and_brings_the_fixture(tmp_path: Path) 
         "grpc_etcd/py.typed",
         "grpc_etcd_operator/py.typed",
         "grpc_etcd/pytest_plugin.py",
-        "grpc_etcd/testing/memory.py",
+        "grpc_etcd/memory/store.py",
     } <= set(names)
     assert "[pytest11]" in text
     assert not [name for name in names if name.startswith(("tests/", "testbed/", "bench/"))]

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.compound import merge_views
-from grpc_etcd.positions import Position
-from grpc_etcd.registry.configurators import RouteConfig, encode_configurator
+from grpc_etcd.client.compound import merge_views
+from grpc_etcd.discovery.positions import Position
+from grpc_etcd.discovery.state import SYNCED, Range, Reader, Source, View
+from grpc_etcd.layouts.configurators import RouteConfig, encode_configurator
+from grpc_etcd.layouts.index import make_layout
+from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue, Layout
-from grpc_etcd.registry.layouts import make_layout
 from grpc_etcd.registry.own import SYNCED_PREFIX, policy_key, synced_key
 from grpc_etcd.registry.policy import Policy, write_policy
-from grpc_etcd.view import SYNCED, Range, Reader, Source, View
 
 LAYOUT = Jupiter()
 OTHER_LAYOUT = make_layout("kratos")

@@ -13,14 +13,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from grpc_etcd.positions import Position
+from grpc_etcd.discovery.positions import Position
+from grpc_etcd.discovery.state import SYNCED, Range, Reader, Source
+from grpc_etcd.layouts.index import make_layout
+from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
-from grpc_etcd.registry.layouts import make_layout
 from grpc_etcd.registry.own import policy_key, synced_key
 from grpc_etcd.registry.policy import Policy, write_policy
-from grpc_etcd.view import SYNCED, Range, Reader, Source
 from grpc_etcd.xds.localities import is_callable
 from testbed.examples import examples
 

@@ -25,9 +25,9 @@ from grpc_etcd import (
     RetryOn,
     ZonePreference,
 )
+from grpc_etcd.client.configuration import check_wishes
 from grpc_etcd.registry.policy import parse_policy, read_policy, write_policy
 from grpc_etcd.testing import MemoryRegistry
-from grpc_etcd.wishes import check_wishes
 from grpc_etcd.xds import resources
 from grpc_etcd.xds.localities import Here
 from grpc_etcd.xds.names import ResourceName, ServiceName

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from grpc_etcd.registry.layouts import LAYOUT_NAMES
+from grpc_etcd.layouts.index import LAYOUT_NAMES
 from grpc_etcd_operator.core.desired import MOST_BYTES, make_pod_desired, make_service_desired
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.services import GrpcService

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpc_etcd.layouts.index import LAYOUT_NAMES
+from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue
-from grpc_etcd.registry.layouts import LAYOUT_NAMES
 from grpc_etcd.registry.own import OwnerRecord, owner_key
 from grpc_etcd_operator.core.desired import Desired, Unit, Wanted, make_pod_desired
 from grpc_etcd_operator.core.leases import lease_id

@@ -8,8 +8,8 @@ from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from grpc_etcd.layouts.pace import PacedQueue
 from grpc_etcd.registry.layout import Pace
-from grpc_etcd.registry.pace import PacedQueue
 from grpc_etcd_operator.core.plan import DeleteEdit, Plan, PutEdit
 from grpc_etcd_operator.core.work import Work
 from testbed.examples import examples

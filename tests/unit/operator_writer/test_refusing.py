@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from grpc_etcd.cli import reading
+from grpc_etcd.inspect import reading
 from grpc_etcd.registry.endpoint import name_fault
 from grpc_etcd_operator.writer import refusing
 

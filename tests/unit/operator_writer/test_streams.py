@@ -1,7 +1,7 @@
 """What the readers of a prefix bear, whichever layouts come to it."""
 
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import Pace
-from grpc_etcd.registry.layouts import make_layout
 from grpc_etcd_operator.writer.streams import AT_EASE, Streams
 
 PREFIX = b"/micro/registry/greeter/"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from grpc_etcd.registering.address import Machine, advertised_address, listening_address, probe_machine
+from grpc_etcd.registration.address import Machine, advertised_address, listening_address, probe_machine
 from grpc_etcd.registry.layout import Rejected
 
 MACHINE = Machine(ipv4="10.1.2.3", ipv6="2001:db8::7")

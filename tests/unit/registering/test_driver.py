@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from grpc_etcd.etcd import Compare, DeadlineExceeded, News, Op, Record, TransactionResult
-from grpc_etcd.registering.processes import process_key
-from grpc_etcd.registering.registrar import Registrar, State
+from grpc_etcd.layouts.jupiter import Jupiter
+from grpc_etcd.registration.processes import process_key
+from grpc_etcd.registration.registrar import Registrar, State
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.jupiter import Jupiter
 from grpc_etcd.testing import MemoryEtcd
 from testbed.conditions import wait_until
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from grpc_etcd.registering.claims import Claim, Group, Held, Leases, Values, Verdict, make_claim, verdict
-from grpc_etcd.registering.keeper import Keeper
-from grpc_etcd.registering.processes import process_key, process_prefix
-from grpc_etcd.registering.steps import Grant, Read, Rest, Touch, Write
+from grpc_etcd.layouts.index import make_layout
+from grpc_etcd.registration.processes import process_key, process_prefix
+from grpc_etcd.registration.reconciler import Keeper
+from grpc_etcd.registration.records import Claim, Group, Held, Leases, Values, Verdict, make_claim, verdict
+from grpc_etcd.registration.steps import Grant, Read, Rest, Touch, Write
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.layouts import make_layout
 
 JUPITER = make_layout("jupiter")
 OURS, FORMER, THEIRS = 7, 6, 9

@@ -17,12 +17,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from grpc_etcd.registering.claims import Claim, Held, make_claim
-from grpc_etcd.registering.keeper import Keeper, Standing
-from grpc_etcd.registering.processes import process_key, process_prefix, registered_key
-from grpc_etcd.registering.steps import Grant, Read, Rest, Touch, Write
+from grpc_etcd.layouts.index import make_layout
+from grpc_etcd.registration.processes import process_key, process_prefix, registered_key
+from grpc_etcd.registration.reconciler import Keeper, Standing
+from grpc_etcd.registration.records import Claim, Held, make_claim
+from grpc_etcd.registration.steps import Grant, Read, Rest, Touch, Write
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.layouts import make_layout
 from testbed.examples import examples
 
 PROCESSES = 3

@@ -3,8 +3,8 @@
 import logging
 
 from grpc_etcd.etcd import PermissionDenied, Unavailable
-from grpc_etcd.registering.keeper import Standing
-from grpc_etcd.registering.transitions import Fact, Transitions
+from grpc_etcd.registration.reconciler import Standing
+from grpc_etcd.registration.transitions import Fact, Transitions
 
 KEY = b"/k"
 

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
 from grpc_etcd.registry.catalog import Catalog, service_of
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
-from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
 
 LAYOUTS = {name: make_layout(name, None if name != "etcd-naming" else "naming") for name in LAYOUT_NAMES}
 SERVICES = ("greeter", "users", "users.v2")

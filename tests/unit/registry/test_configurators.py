@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.registry.configurators import (
+from grpc_etcd.layouts.configurators import (
     Configurator,
     ConsumerConfig,
     ProviderConfig,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
-from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
 
 PAGE = (Path(__file__).parents[3] / "docs/wire-format.md").read_text()
 RECORDS = {

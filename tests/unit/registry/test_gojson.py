@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.registry import gojson
+from grpc_etcd.layouts import gojson
 
 FIELDS = gojson.fold_names("appId", "name", "weight", "kind", "enable", "metadata")
 

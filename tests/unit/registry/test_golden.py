@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from grpc_etcd.registry.configurators import (
+from grpc_etcd.layouts.configurators import (
     PARTS_WITH_ADDRESS,
     PARTS_WITHOUT_ADDRESS,
     metric_target,
     parse_metric_target,
 )
+from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
 from grpc_etcd.registry.endpoint import Endpoint, Kind
 from grpc_etcd.registry.layout import KeyValue, Layout, Rejected
-from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
 
 Record = dict[str, Any]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.registry.gourl import parse_url
+from grpc_etcd.layouts.gourl import parse_url
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from grpc_etcd.layouts.jupiter import Jupiter
+from grpc_etcd.layouts.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.endpoint import Endpoint, Kind, ServiceDescription
-from grpc_etcd.registry.jupiter import Jupiter
-from grpc_etcd.registry.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.layout import KeyValue, Rejected
 
 JUPITER = Jupiter()

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
+from grpc_etcd.layouts.jupiter import Jupiter
+from grpc_etcd.layouts.jupiter_v2 import JupiterV2
+from grpc_etcd.layouts.naming import EtcdNaming
 from grpc_etcd.registry.endpoint import Endpoint, Kind, ServiceDescription
-from grpc_etcd.registry.jupiter import Jupiter
-from grpc_etcd.registry.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.layout import KeyValue, Layout, Rejected
-from grpc_etcd.registry.layouts import LAYOUT_NAMES, make_layout
-from grpc_etcd.registry.naming import EtcdNaming
 
 LAYOUTS = {name: make_layout(name) for name in LAYOUT_NAMES}
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())

@@ -5,8 +5,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpc_etcd.layouts.pace import CATCH_UP, OPERATIONS_PER_TRANSACTION, Change, PacedQueue
 from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, Pace
-from grpc_etcd.registry.pace import CATCH_UP, OPERATIONS_PER_TRANSACTION, Change, PacedQueue
 
 JUPITER = Pace(keys_per_transaction=8, keys_per_second=500, settling_touch=True)
 MICRO = Pace(keys_per_transaction=1, keys_per_second=500)

@@ -5,11 +5,11 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpc_etcd.layouts.index import make_layout
+from grpc_etcd.layouts.jupiter import Jupiter
+from grpc_etcd.layouts.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.endpoint import Endpoint, Kind
-from grpc_etcd.registry.jupiter import Jupiter
-from grpc_etcd.registry.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.layout import KeyValue, Layout
-from grpc_etcd.registry.layouts import make_layout
 from grpc_etcd.registry.snapshot import Snapshot, SnapshotBuilder, diff
 
 JUPITER = Jupiter()

@@ -1,0 +1,21 @@
+"""The ADS server on a port of its own: a registry for anything that speaks xDS, in any language."""
+
+from grpc_etcd.client.base import Following
+from grpc_etcd.xds.board import ServiceBoard
+from grpc_etcd.xds.limits import check_gevent
+from grpc_etcd.xds.names import DEFAULT_REGISTRY
+from grpc_etcd.xds.server import AdsServer
+
+
+def serve(listen: str, registry: Following) -> AdsServer:
+    """Serve the registry's services on `host:port` or `unix:/path`; services are followed when they are asked for.
+
+    A client's bootstrap names the address as its `server_uri`; `xds:///greeter` is then the service, and so is
+    `xds://etcd/default/greeter` where the bootstrap has the authority `etcd`. Any port may be 0: see `port`.
+    Channels of this process, and other servers, are not touched by it, nor by its end.
+    """
+    check_gevent()
+    board = ServiceBoard()
+    server = AdsServer(listen, board, on_stop=lambda: registry.leave_board(board))
+    registry.serve_on(DEFAULT_REGISTRY, board)
+    return server

@@ -1,0 +1,498 @@
+"""The registry for asyncio: the same one, with `grpc.aio` channels and awaits in place of blocking.
+
+Feeds and the ADS server are threads in either world, so a blocked event loop never makes a channel deaf, and one
+registry serves any number of loops.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+import grpc
+from grpc import aio
+
+from grpc_etcd.client.channels import FIRST_ANSWER_SECONDS, Renewable, StreamedAnswer, UnaryAnswer
+from grpc_etcd.client.configuration import check_least, read_wait
+from grpc_etcd.client.targets import is_address, service_name
+from grpc_etcd.discovery.state import WAIT_SECONDS, View
+from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.options import taking
+from grpc_etcd.registration.offloop import in_own_thread
+from grpc_etcd.registration.registrar import RegisterOptions, withdraw_all_async
+from grpc_etcd.registration.server import DRAIN_SECONDS, BoundAioServer, check_server
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from grpc_etcd.client.base import ChannelOptions, Following
+    from grpc_etcd.client.compound import CompoundRegistry
+    from grpc_etcd.client.registry import Registry
+    from grpc_etcd.client.stats import RegistryStats
+    from grpc_etcd.discovery.publisher import FollowedService
+    from grpc_etcd.registration.registrar import Registration
+    from grpc_etcd.registry.policy import Policy
+    from grpc_etcd.xds.service import MethodRoute
+
+
+class _AioUnaryAnswer(UnaryAnswer):
+    """The first calls of a channel may come before the registry has said what their timeout is.
+
+    A call must be returned at once, and an event loop must not be held up. So these calls go over a second channel to
+    the same target, whose innermost interceptor waits for the registry; from its answer on there are none.
+    """
+
+    def __init__(self, channel: "AioChannel", kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__(channel, kind, args, kwargs)
+        self._asked = channel
+
+    def _bounded(self, native: Any, timeout: float | None) -> tuple[Any, float | None]:
+        if timeout is None and self._limit is None and not self._channel.knows_timeout():
+            kind, args, kwargs = self._what
+            return getattr(self._asked.first.current(), kind)(*args, **kwargs), None
+        return native, self._timeout(timeout)
+
+
+class UnaryUnary(_AioUnaryAnswer, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]  # no generic when it runs
+    """One request, one answer."""
+
+
+class StreamUnary(_AioUnaryAnswer, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]  # no generic when it runs
+    """Many requests, one answer."""
+
+    def __call__(self, request_iterator: Any = None, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # gRPC's name
+        """Make the call; without an iterator the requests are written to it one by one."""
+        return super().__call__(request_iterator, *args, **kwargs)
+
+
+class UnaryStream(StreamedAnswer, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]  # no generic when it runs
+    """One request, many answers."""
+
+
+class StreamStream(StreamedAnswer, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]  # no generic when it runs
+    """Many requests, many answers."""
+
+
+class AioChannel(Renewable[aio.Channel]):
+    """A native channel, and the one for calls before the registry has answered, made when there is such a call."""
+
+    def __init__(
+        self,
+        registry: "Following",
+        service: str,
+        options: "ChannelOptions",
+        make: Callable[[str, "ChannelOptions", list[Any]], aio.Channel],
+    ) -> None:
+        self._all = registry, service, options, make
+        self._first: Renewable[aio.Channel] | None = None
+        super().__init__(registry, service, options, lambda target, more: make(target, more, []))
+
+    @property
+    def first(self) -> Renewable[aio.Channel]:
+        """Give the channel for such calls."""
+        if self._first is None:
+            registry, service, options, make = self._all
+            waiting = [_UnaryWaiting(registry, service), _StreamWaiting(registry, service)]
+            self._first = Renewable(registry, service, options, lambda target, more: make(target, more, waiting))
+        return self._first
+
+    async def close(self, grace: float | None) -> None:
+        """Close both; what was inherited through a fork is left to the process that made it."""
+        for channel in (self, self._first):
+            if channel and channel.is_current:
+                await channel.native.close(grace)
+                channel.release()
+
+
+class _Waiting:
+    """Gives a call without a timeout the service's default, once the registry has answered or is out of reach."""
+
+    def __init__(self, registry: "Following", service: str) -> None:
+        self._registry = registry
+        self._service = service
+
+    async def _bounded(self, details: aio.ClientCallDetails) -> aio.ClientCallDetails:
+        if details.timeout is not None:
+            return details
+        begun = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_ANSWER_SECONDS):
+                await self._wait()
+        timeout = self._registry.default_timeout(self._service)
+        if timeout is None:
+            return details
+        left = max(0.0, timeout - (time.monotonic() - begun))
+        return aio.ClientCallDetails(
+            details.method, left, details.metadata, details.credentials, details.wait_for_ready
+        )
+
+    async def _wait(self) -> None:
+        with self._registry.pinned(self._service) as followed:
+            async for _ in _views(followed.feed):
+                if self._registry.is_policy_known(self._service):
+                    return
+
+
+class _UnaryWaiting(_Waiting, aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self, continuation: Callable[..., Any], client_call_details: aio.ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(await self._bounded(client_call_details), request)
+
+
+class _StreamWaiting(_Waiting, aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(
+        self, continuation: Callable[..., Any], client_call_details: aio.ClientCallDetails, request_iterator: Any
+    ) -> Any:
+        return await continuation(await self._bounded(client_call_details), request_iterator)
+
+
+class FollowingAioChannel(aio.Channel):
+    """A `grpc.aio.Channel` that follows a service of a registry."""
+
+    def __init__(self, channel: AioChannel) -> None:
+        self._channel = channel
+
+    def __repr__(self) -> str:
+        return f"<FollowingAioChannel {self._channel.service!r}>"
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> UnaryUnary:
+        """As grpc.aio.Channel."""
+        return UnaryUnary(self._channel, "unary_unary", args, kwargs)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> UnaryStream:
+        """As grpc.aio.Channel."""
+        return UnaryStream(self._channel, "unary_stream", args, kwargs)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> StreamUnary:
+        """As grpc.aio.Channel."""
+        return StreamUnary(self._channel, "stream_unary", args, kwargs)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> StreamStream:
+        """As grpc.aio.Channel."""
+        return StreamStream(self._channel, "stream_stream", args, kwargs)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - as grpc
+        """As grpc.aio.Channel."""
+        return self._channel.current().get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """As grpc.aio.Channel."""
+        await self._channel.current().wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """As grpc.aio.Channel."""
+        await self._channel.current().channel_ready()
+
+    async def close(self, grace: float | None = None) -> None:
+        """As grpc.aio.Channel; a channel inherited through a fork is left to the process that made it."""
+        await self._channel.close(grace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+
+class AioRegistry:
+    """What `Registry.aio` gives; it lives and is closed with its registry."""
+
+    def __init__(self, registry: "Following") -> None:
+        self._registry = registry
+
+    def __repr__(self) -> str:
+        return f"<AioRegistry of {self._registry!r}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As `Registry.close`, in a thread: while etcd is away, withdrawing what is registered may take seconds."""
+        await in_own_thread(self._registry.close)
+
+    def configure(
+        self,
+        service: str,
+        policy: "Policy | None" = None,
+        *,
+        routes: "Iterable[MethodRoute] | None" = None,
+        strict_removal: bool | None = None,
+    ) -> None:
+        """As `Registry.configure`; does not block."""
+        self._registry.configure(service, policy, routes=routes, strict_removal=strict_removal)
+
+    def stats(self) -> "RegistryStats":
+        """As `Registry.stats`; does not block."""
+        return self._registry.stats()
+
+    def ready(self) -> bool:
+        """As `Registry.ready`; does not block."""
+        return self._registry.ready()
+
+    @property
+    def closed(self) -> bool:
+        """As `Registry.closed`."""
+        return self._registry.closed
+
+    def target(self, service: str) -> str:
+        """As `Registry.target`; does not block."""
+        return self._registry.target(service)
+
+    def insecure_channel(
+        self,
+        service: str,
+        options: "ChannelOptions | None" = None,
+        compression: grpc.Compression | None = None,
+        interceptors: Sequence[aio.ClientInterceptor] | None = None,
+    ) -> aio.Channel:
+        """Give a channel to the service that follows the registry; as `grpc.aio.insecure_channel` otherwise."""
+        service = service_name(service)
+        return self._channel(
+            service,
+            options,
+            lambda target, more, waiting: aio.insecure_channel(  # by keyword, where OpenTelemetry adds its own
+                target, more, compression, interceptors=[*(interceptors or ()), *waiting]
+            ),
+        )
+
+    def secure_channel(
+        self,
+        service: str,
+        credentials: grpc.ChannelCredentials,
+        options: "ChannelOptions | None" = None,
+        compression: grpc.Compression | None = None,
+        interceptors: Sequence[aio.ClientInterceptor] | None = None,
+    ) -> aio.Channel:
+        """Give a channel over TLS; the name that the servers' certificates must carry is the service's."""
+        service = service_name(service)
+        return self._channel(
+            service,
+            options,
+            lambda target, more, waiting: aio.secure_channel(
+                target, credentials, more, compression, interceptors=[*(interceptors or ()), *waiting]
+            ),
+        )
+
+    def _channel(
+        self,
+        service: str,
+        options: "ChannelOptions | None",
+        make: Callable[[str, "ChannelOptions", list[Any]], aio.Channel],
+    ) -> aio.Channel:
+        return FollowingAioChannel(AioChannel(self._registry, service, options or (), make))
+
+    async def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
+        """As `Registry.endpoints`."""
+        with self._registry.pinned(service) as followed:
+            return await _wait(followed, followed.feed, lambda view: view.snapshot is not None, timeout_seconds)
+
+    async def wait_for_endpoints(
+        self, service: str, timeout_seconds: float | None = WAIT_SECONDS, *, at_least: int = 1
+    ) -> Snapshot:
+        """As `Registry.wait_for_endpoints`."""
+        check_least(at_least)
+        with self._registry.pinned(service) as followed:
+            return await _wait(followed, followed.told, lambda view: view.has_endpoints(at_least), timeout_seconds)
+
+    def watch_services(self, service: str) -> AsyncIterator[Snapshot]:
+        """Do what `watch` does, whose older name this is."""
+        return self.watch(service)
+
+    async def watch(self, service: str) -> AsyncIterator[Snapshot]:
+        """As `Registry.watch`."""
+        with self._registry.pinned(service) as followed:
+            last: Snapshot | None = None
+            async for view in _views(followed.feed):
+                if view.snapshot is not None and view.snapshot != last:
+                    last = view.snapshot
+                    yield last
+
+
+class AioEtcdRegistry(AioRegistry):
+    """The part that only a registry with an etcd of its own has."""
+
+    def __init__(self, registry: "Registry") -> None:
+        super().__init__(registry)
+        self._etcd_registry = registry
+
+    def select(self, *, metadata: Mapping[str, str]) -> AioRegistry:
+        """As `Registry.select`; does not block."""
+        return self._etcd_registry.select(metadata=metadata).aio
+
+    async def register(self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]") -> "Registration":
+        """As `Registry.register`; a thread keeps it, so a blocked event loop never loses the lease."""
+        return self._etcd_registry.register(endpoint, **options)  # returns at once, so it cannot be cancelled halfway
+
+    async def unregister(self, which: "Registration | Endpoint", timeout_seconds: float | None = None) -> bool:
+        """As `Registry.unregister`; it is begun whatever becomes of the task."""
+        return all(await withdraw_all_async(self._etcd_registry.registrar.find(which), timeout_seconds))
+
+    @contextlib.asynccontextmanager
+    async def registered(
+        self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]"
+    ) -> "AsyncIterator[Registration]":
+        """As `Registry.registered`."""
+        registration = await self.register(endpoint, **options)
+        try:
+            yield registration
+        finally:
+            await registration.unregister_async()
+
+    @taking(RegisterOptions, "aio.bind")
+    def bind(
+        self,
+        server: aio.Server,
+        endpoint: Endpoint | str,
+        *,
+        drain_seconds: float = DRAIN_SECONDS,
+        health: bool | str = False,
+        **options: "Unpack[RegisterOptions]",
+    ) -> BoundAioServer:
+        """As `Registry.bind`, for a `grpc.aio.Server`."""
+        check_server(server, is_aio=True)
+        endpoint = service_name(endpoint) if isinstance(endpoint, str) else endpoint
+        return BoundAioServer(server, self._etcd_registry.make_binding(endpoint, options, drain_seconds, health))
+
+    async def list_services(self, service: str) -> tuple[Endpoint, ...]:
+        """Do what `read_endpoints` does, whose older name this is; `services` lists the services."""
+        return await self.read_endpoints(service)
+
+    async def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
+        """As `Registry.read_endpoints`."""
+        return await asyncio.to_thread(self._etcd_registry.read_endpoints, service)
+
+    async def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
+        """As `Registry.services`."""
+        return await asyncio.to_thread(self._etcd_registry.services)
+
+    async def watch_all(self) -> AsyncIterator[Mapping[str, tuple[Endpoint, ...]]]:
+        """As `Registry.watch_all`; takes a thread of the loop's executor for as long as it runs."""
+        watch = self._etcd_registry.watch_all()  # returns at once, so it cannot be cancelled halfway
+        try:
+            while (services := await asyncio.to_thread(next, watch, None)) is not None:
+                yield services
+        finally:
+            watch.close()
+
+
+class AioCompoundRegistry(AioRegistry):
+    """The part that several registries have as one."""
+
+    def __init__(self, compound: "CompoundRegistry") -> None:
+        super().__init__(compound)
+        self._compound = compound
+
+    async def register(self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]") -> "tuple[Registration, ...]":
+        """As `CompoundRegistry.register`; threads keep it, so a blocked event loop never loses the leases."""
+        return self._compound.register(endpoint, **options)
+
+    async def unregister(
+        self, registrations: "Iterable[Registration]", timeout_seconds: float | None = None
+    ) -> tuple[bool, ...]:
+        """As `CompoundRegistry.unregister`; it is begun whatever becomes of the task."""
+        return await withdraw_all_async(tuple(registrations), timeout_seconds)
+
+    @contextlib.asynccontextmanager
+    async def registered(
+        self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]"
+    ) -> "AsyncIterator[tuple[Registration, ...]]":
+        """As `CompoundRegistry.registered`."""
+        registrations = await self.register(endpoint, **options)
+        try:
+            yield registrations
+        finally:
+            await self.unregister(registrations)
+
+    @taking(RegisterOptions, "aio.bind")
+    def bind(
+        self,
+        server: aio.Server,
+        endpoint: Endpoint | str,
+        *,
+        drain_seconds: float = DRAIN_SECONDS,
+        health: bool | str = False,
+        **options: "Unpack[RegisterOptions]",
+    ) -> BoundAioServer:
+        """As `CompoundRegistry.bind`, for a `grpc.aio.Server`."""
+        check_server(server, is_aio=True)
+        endpoint = service_name(endpoint) if isinstance(endpoint, str) else endpoint
+        return BoundAioServer(server, self._compound.make_binding(endpoint, options, drain_seconds, health))
+
+    async def list_services(self, service: str) -> tuple[Endpoint, ...]:
+        """Do what `read_endpoints` does, whose older name this is; `services` lists the services."""
+        return await self.read_endpoints(service)
+
+    async def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
+        """As `CompoundRegistry.read_endpoints`."""
+        return await asyncio.to_thread(self._compound.read_endpoints, service)
+
+    async def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
+        """As `CompoundRegistry.services`."""
+        return await asyncio.to_thread(self._compound.services)
+
+
+def insecure_channel(
+    target: str,
+    options: "ChannelOptions | None" = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[aio.ClientInterceptor] | None = None,
+) -> aio.Channel:
+    """Give a channel of the default registry to `etcd:///name`, or just `name`; an address is left to `grpc.aio`."""
+    if is_address(target):
+        return aio.insecure_channel(target, options, compression, interceptors=interceptors)
+    return _default_registry().aio.insecure_channel(target, options, compression, interceptors)
+
+
+def secure_channel(
+    target: str,
+    credentials: grpc.ChannelCredentials,
+    options: "ChannelOptions | None" = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[aio.ClientInterceptor] | None = None,
+) -> aio.Channel:
+    """Give a channel of the default registry over TLS to `etcd:///name`; an address is left to `grpc.aio`."""
+    if is_address(target):
+        return aio.secure_channel(target, credentials, options, compression, interceptors=interceptors)
+    return _default_registry().aio.secure_channel(target, credentials, options, compression, interceptors)
+
+
+def _default_registry() -> "Registry":
+    from grpc_etcd.client import default  # noqa: PLC0415 - it needs the registries, which need this module
+
+    return default.default_registry()
+
+
+async def _wait(
+    followed: "FollowedService",
+    source: ViewSource,
+    is_enough: Callable[[View], bool],
+    timeout_seconds: float | None,
+) -> Snapshot:
+    try:
+        async with asyncio.timeout(read_wait(timeout_seconds)):
+            async for view in _views(source):
+                if view.snapshot and is_enough(view):
+                    return view.snapshot
+    except TimeoutError:
+        pass
+    raise TimeoutError(followed.explain(timeout_seconds))
+
+
+async def _views(feed: ViewSource) -> AsyncIterator[View]:
+    """Give the present view and each newer one, until the feed is closed; what comes too fast is left out."""
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # a loop that was closed under an unfinished iteration
+            loop.call_soon_threadsafe(changed.set)
+
+    with feed.notifying(wake):
+        while not feed.closed:
+            changed.clear()
+            yield feed.view
+            await changed.wait()

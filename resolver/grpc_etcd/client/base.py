@@ -1,0 +1,359 @@
+"""Channels and views of followed services: what every kind of registry gives, wherever its endpoints come from.
+
+Nothing starts before the first use, and everything starts anew in a forked child. Thread-safe.
+"""
+
+import abc
+import math
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from grpc_etcd.client.aio import AioRegistry
+from grpc_etcd.client.changes import Changes, ChangeSubscription
+from grpc_etcd.client.channels import FollowingChannel, Renewable
+from grpc_etcd.client.configuration import check_least, check_wishes, read_wait
+from grpc_etcd.client.runtime import Running
+from grpc_etcd.client.stats import RegistryStats, make_service_stats
+from grpc_etcd.client.targets import service_name
+from grpc_etcd.discovery.publisher import FollowedService, Wishes
+from grpc_etcd.discovery.state import WAIT_SECONDS, Source, View
+from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.registry.policy import Policy
+from grpc_etcd.registry.snapshot import Snapshot
+from grpc_etcd.xds import plane
+from grpc_etcd.xds.board import ServiceBoard
+from grpc_etcd.xds.limits import check_gevent
+from grpc_etcd.xds.localities import Here
+from grpc_etcd.xds.names import DEFAULT_REGISTRY, ServiceName, format_target
+from grpc_etcd.xds.retries import MethodRetries
+from grpc_etcd.xds.service import MethodRoute
+
+ChannelOptions = Sequence[tuple[str, Any]]
+_NO_WISHES = Wishes()
+
+
+class Following(abc.ABC):
+    """Follows services and gives channels to them; a subclass says where the news come from."""
+
+    def __init__(self, name: str | None, here: Here) -> None:
+        self._process = plane.this_process()
+        self.name = name or self._process.free_name(DEFAULT_REGISTRY)
+        self.here = here
+        self._lock = threading.RLock()
+        self._wishes: dict[str, Wishes] = {}
+        self._inside: Running | None = None
+        self._aside: list[object] = []
+        self._changes = Changes()
+        self._closed = False
+        self._last_timeouts: Mapping[str, float | None] = {}  # what channels that outlive the registry go by
+
+    @abc.abstractmethod
+    def _open(self) -> Any:
+        """Open what the feeds of this process share."""
+
+    @abc.abstractmethod
+    def _close(self, opened: Any) -> None:
+        """Close what `_open` gave."""
+
+    @abc.abstractmethod
+    def _make_feed(self, service: str, changed: Callable[[], None]) -> ViewSource:
+        """Make the feed of a service, not started yet."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and self._inside and self._inside.generation == self._process.forks:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    # Channels
+
+    def insecure_channel(
+        self, service: str, options: ChannelOptions | None = None, compression: grpc.Compression | None = None
+    ) -> grpc.Channel:
+        """Give a channel to the service that follows the registry; as `grpc.insecure_channel` otherwise."""
+        service = service_name(service)
+        return self._channel(service, options, lambda target, more: grpc.insecure_channel(target, more, compression))
+
+    def secure_channel(
+        self,
+        service: str,
+        credentials: grpc.ChannelCredentials,
+        options: ChannelOptions | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> grpc.Channel:
+        """Give a channel over TLS; the name that the servers' certificates must carry is the service's."""
+        service = service_name(service)
+        return self._channel(
+            service, options, lambda target, more: grpc.secure_channel(target, credentials, more, compression)
+        )
+
+    def _channel(
+        self, service: str, options: ChannelOptions | None, make: Callable[[str, ChannelOptions], grpc.Channel]
+    ) -> grpc.Channel:
+        return FollowingChannel(Renewable(self, service, options or (), make))
+
+    @property
+    def aio(self) -> AioRegistry:
+        """The same registry for asyncio."""
+        return AioRegistry(self)
+
+    def lead(self, service: str, options: ChannelOptions, retries: MethodRetries) -> plane.Lead:
+        """Begin to follow a service, and say how a channel with such options and retries of its own gets to it."""
+        with self._lock:
+            followed = self.follow(service)
+            let_go = followed.hold()
+            owner = ServiceName(self._enter().address, service)
+        try:
+            lead = self._process.plane.lead(owner, options, retries)
+        except BaseException:
+            let_go()
+            raise
+
+        def release() -> None:
+            lead.release()
+            let_go()
+
+        return lead._replace(release=release)
+
+    def target(self, service: str) -> str:
+        """Give the target to build a channel of one's own with, such as `xds://etcd/default/greeter`.
+
+        Over TLS such a channel also needs the option `("grpc.default_authority", service)`, and behind a proxy
+        `("grpc.enable_http_proxy", 0)`; the channels made here have both.
+        """
+        service = service_name(service)
+        self.follow(service)
+        self._process.plane.channel_options()
+        return format_target(ServiceName(self._enter().address, service))
+
+    def default_timeout(self, service: str) -> float | None:
+        """Give the timeout in seconds of calls to the service that name none; None: they have none."""
+        inside = self._inside
+        followed = inside.services.get(service) if inside else None
+        wished = (followed.wishes if followed else self._wishes.get(service, _NO_WISHES)).policy.timeout_seconds
+        said = followed.feed.view.policy.timeout_seconds if followed else self._last_timeouts.get(service)
+        timeout = said if wished is None else wished
+        return None if timeout == math.inf else timeout  # gRPC takes an infinite timeout for one that is over
+
+    def is_policy_known(self, service: str) -> bool:
+        """Tell whether the default timeout cannot be another one by what the registry's first answer may say."""
+        inside = self._inside
+        followed = inside.services.get(service) if inside else None
+        return followed is None or followed.wishes.policy.timeout_seconds is not None or _is_heard(followed)
+
+    def wait_for_policy(self, service: str, timeout_seconds: float) -> None:
+        """Wait until the policy is known, or the registry is out of reach."""
+        inside = self._inside
+        if inside and (followed := inside.services.get(service)):
+            followed.feed.wait_until(lambda _: _is_heard(followed), timeout_seconds)
+
+    def configure(
+        self,
+        service: str,
+        policy: Policy | None = None,
+        *,
+        routes: Iterable[MethodRoute] | None = None,
+        strict_removal: bool | None = None,
+    ) -> None:
+        """Set what this program wishes for a service; it goes before what the registry says, field by field.
+
+        `strict_removal` makes channels leave a set that has been replaced as a whole at once, instead of when one of
+        the new endpoints has been reached. Raises TypeError or ValueError for what can never work.
+        """
+        service = service_name(service)
+        routes = None if routes is None else tuple(routes)
+        check_wishes(policy, routes, strict_removal)
+        with self._lock:
+            wishes = self._wishes.get(service, Wishes())
+            self._wishes[service] = Wishes(
+                wishes.policy if policy is None else policy,
+                wishes.routes if routes is None else routes,
+                wishes.strict_removal if strict_removal is None else strict_removal,
+            )
+            inside = self._inside
+            if inside and (followed := inside.services.get(service)):
+                followed.wishes = self._wishes[service]
+                inside.publisher.changed(followed)
+
+    # Reading
+
+    def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
+        """Give what channels to the service follow now; raises TimeoutError while nothing is known of it."""
+        with self.pinned(service) as followed:
+            return _wait(followed, followed.feed, lambda view: view.snapshot is not None, timeout_seconds)
+
+    def wait_for_endpoints(
+        self, service: str, timeout_seconds: float | None = WAIT_SECONDS, *, at_least: int = 1
+    ) -> Snapshot:
+        """Block until channels are told of so many endpoints that may be called; TimeoutError says why they are not.
+
+        Endpoints that are disabled, not healthy or of no weight are in the snapshot, but do not count. A timeout of
+        None waits for ever; the default is 30 seconds.
+        """
+        check_least(at_least)
+        with self.pinned(service) as followed:
+            return _wait(followed, followed.told, lambda view: view.has_endpoints(at_least), timeout_seconds)
+
+    def on_change(self, service: str, callback: Callable[[Snapshot], object]) -> ChangeSubscription:
+        """Call back with the service's snapshots: the present one, as soon as it is known, then each newer one.
+
+        The service is followed until the subscription, which is given back, or the registry is closed. All callbacks of
+        a registry run in one thread of its own, one after the other; an exception is logged. A slow one misses what is
+        between, never the newest.
+        """
+        return self._changes.subscribe(self.pinned(service), callback)
+
+    def watch_services(self, service: str) -> Iterator[Snapshot]:
+        """Do what `watch` does, whose older name this is."""
+        return self.watch(service)
+
+    def watch(self, service: str) -> Iterator[Snapshot]:
+        """Give the service's snapshots: the present one, then each newer one. Ends when the registry is closed.
+
+        A slow consumer misses what is between, never the newest.
+        """
+        with self.pinned(service) as followed:
+            last: Snapshot | None = None
+            while True:
+                followed.feed.wait_until(lambda view, last=last: view.snapshot not in (None, last), None)  # type: ignore[misc]  # it binds a value
+                snapshot = followed.feed.view.snapshot
+                if followed.feed.closed or snapshot is None:
+                    return
+                last = snapshot
+                yield snapshot
+
+    @contextmanager
+    def pinned(self, service: str) -> Iterator[FollowedService]:
+        """Follow a service for as long as the block runs."""
+        followed, release = self._hold(service)
+        try:
+            yield followed
+        finally:
+            release()
+
+    def _hold(self, service: str) -> tuple[FollowedService, Callable[[], None]]:
+        with self._lock:
+            followed = self.follow(service)
+            return followed, followed.hold()
+
+    def stats(self) -> RegistryStats:
+        """Say what is known of each followed service, how fresh it is, and what was wrong."""
+        inside = self._inside
+        if inside is None:
+            return RegistryStats(self.name, ())
+        services = tuple(make_service_stats(each, wanted=inside.wants(each)) for each in inside.services.values())
+        return RegistryStats(self.name, services)
+
+    def ready(self) -> bool:
+        """Tell whether every service with an open channel has an endpoint that calls may go to: for readiness probes.
+
+        It does not ask whether etcd is in reach: the last good sets outlive it. `stats().unready` says what is missing.
+        A registry that has been closed is not ready.
+        """
+        return not self._closed and not self.stats().unready
+
+    # Following
+
+    def exclusively(self) -> AbstractContextManager[Any]:
+        """Give the lock under which services begin to be followed."""
+        return self._lock
+
+    def follow(self, service: str) -> FollowedService:
+        """Begin to follow a service; returns at once, with nothing known yet at the first time."""
+        service = service_name(service)
+        with self._lock:
+            inside = self._enter()
+            followed = inside.services.get(service)
+            if followed is None:
+                followed = FollowedService(
+                    service, lambda changed: self._make_feed(service, changed), inside.publisher.changed
+                )
+                followed.wishes = self._wishes.get(service, Wishes())
+                inside.add(followed)
+            followed.needed_at = time.monotonic()
+            return followed
+
+    def serve_on(self, name: str, board: ServiceBoard) -> None:
+        """Answer under that name on the board of a server of one's own."""
+        with self._lock:
+            self._enter().show_on(name, board, self)
+
+    def leave_board(self, board: ServiceBoard) -> None:
+        """Answer there no more: its server has stopped."""
+        if inside := self._inside:
+            inside.hide_from(board)
+
+    def refused(self, service: str, reason: str) -> None:
+        """Take note that gRPC refused what it was told about the service."""
+        inside = self._inside
+        if inside and (followed := inside.services.get(service)):
+            followed.note_refusal(reason)
+
+    def forked(self) -> None:
+        """Be a forked child's: a thread that is not there may have held the lock."""
+        self._lock = threading.RLock()
+        self._changes = Changes()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
+    def _enter(self) -> Running:
+        """Give what runs in this process; start it at the first use, and again in a forked child."""
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self!r} cannot be used any more")
+            check_gevent()
+            if self._inside and self._inside.generation == self._process.forks:
+                return self._inside
+            self._aside.append(self._inside)  # inherited threads and connections are the parent's: never touched
+            opened = self._open()
+            try:
+                self._inside = Running(self.name, self, opened, self.here)
+            except BaseException:
+                self._close(opened)
+                raise
+            return self._inside
+
+    def close(self) -> None:
+        """Stop following. Channels that are still open keep what they know until they are closed themselves."""
+        with self._lock:
+            self._closed = True
+            inside = self._inside
+            if inside:
+                said = ((name, each.feed.view.policy) for name, each in inside.services.items())
+                self._last_timeouts = {name: policy.timeout_seconds for name, policy in said}
+            self._inside = None  # at last: calls take no lock
+        self._changes.close()
+        if inside and inside.generation == self._process.forks:
+            inside.close()
+            self._close(inside.opened)
+
+
+def _is_heard(followed: FollowedService) -> bool:
+    """Tell whether waiting for the registry's first answer is over, or vain: calls fail then, with the reason."""
+    return followed.feed.view.source is not Source.UNKNOWN or followed.is_hopeless
+
+
+def _wait(
+    followed: FollowedService, source: ViewSource, is_enough: Callable[[View], bool], timeout_seconds: float | None
+) -> Snapshot:
+    in_time = source.wait_until(is_enough, read_wait(timeout_seconds))
+    snapshot = source.view.snapshot
+    if in_time and snapshot:
+        return snapshot
+    raise TimeoutError(followed.explain(timeout_seconds))

@@ -1,0 +1,80 @@
+"""Channels without a registry at hand: `grpc_etcd.insecure_channel("etcd:///greeter")`.
+
+The default registry is made from the environment by the first such call and lives as long as the process; when it has
+been closed, the next call makes another one. A target that is an address is passed on to gRPC.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from grpc_etcd import settings
+from grpc_etcd.client.base import ChannelOptions
+from grpc_etcd.client.registry import Registry
+from grpc_etcd.client.targets import is_address
+
+
+class _Default:
+    """The default registry of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._registry: Registry | None = None
+        self._stands_in = False
+
+    def get(self) -> Registry:
+        with self._lock:
+            if self._registry is None or (self._registry.closed and not self._stands_in):
+                self._registry = Registry.from_environ()
+            return self._registry
+
+    def exchange(self, registry: Registry | None, *, stands_in: bool) -> tuple[Registry | None, bool]:
+        with self._lock:
+            former = self._registry, self._stands_in
+            self._registry, self._stands_in = registry, stands_in
+            return former
+
+
+_default = _Default()
+
+
+@contextmanager
+def standing_in(registry: Registry) -> Iterator[None]:
+    """Let a registry be the default one, and what `Registry.from_environ` follows, for as long as the block runs."""
+    former, stood_in = _default.exchange(registry, stands_in=True)
+    try:
+        with settings.standing_in(registry):
+            yield
+    finally:
+        _default.exchange(former, stands_in=stood_in)
+
+
+def default_registry() -> Registry:
+    """Give the registry of the GRPC_ETCD_* environment; raises SettingsError when it is not complete.
+
+    One that has been closed is followed by a new one.
+    """
+    return _default.get()
+
+
+def insecure_channel(
+    target: str, options: ChannelOptions | None = None, compression: grpc.Compression | None = None
+) -> grpc.Channel:
+    """Give a channel to the service `etcd:///name`, or just `name`; to an address as `grpc.insecure_channel` does."""
+    if is_address(target):
+        return grpc.insecure_channel(target, options, compression)
+    return default_registry().insecure_channel(target, options, compression)
+
+
+def secure_channel(
+    target: str,
+    credentials: grpc.ChannelCredentials,
+    options: ChannelOptions | None = None,
+    compression: grpc.Compression | None = None,
+) -> grpc.Channel:
+    """Give a channel over TLS to `etcd:///name`, or just `name`; to an address as `grpc.secure_channel` does."""
+    if is_address(target):
+        return grpc.secure_channel(target, credentials, options, compression)
+    return default_registry().secure_channel(target, credentials, options, compression)

@@ -1,0 +1,377 @@
+"""The registry as an application sees it: names in, channels out, and its own servers in as well."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self, TypedDict, Unpack
+
+import grpc
+
+from grpc_etcd import options as checks
+from grpc_etcd import settings
+from grpc_etcd.client import etcd_options
+from grpc_etcd.client.aio import AioEtcdRegistry
+from grpc_etcd.client.base import Following
+from grpc_etcd.client.compound import UnionFeed
+from grpc_etcd.client.selection import SelectedRegistry, check_metadata
+from grpc_etcd.client.targets import service_name
+from grpc_etcd.discovery.disk_cache import Cache
+from grpc_etcd.discovery.registry_watch import EtcdReader, RegistryWatch
+from grpc_etcd.discovery.services_watch import ServicesWatch
+from grpc_etcd.discovery.state import Reader
+from grpc_etcd.discovery.subscription import Feed, ViewSource
+from grpc_etcd.etcd import Etcd, Tls
+from grpc_etcd.etcd.blocking.client import TIMEOUT_SECONDS
+from grpc_etcd.registration.registrar import (
+    LEASE_TTL_SECONDS,
+    STOP_SECONDS,
+    RegisterOptions,
+    Registrar,
+    Registration,
+    check_times,
+    withdrawing,
+)
+from grpc_etcd.registration.server import DRAIN_SECONDS, Binding, BoundServer, check_server
+from grpc_etcd.registry.catalog import Catalog
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.layout import Layout
+from grpc_etcd.registry.snapshot import SnapshotBuilder
+from grpc_etcd.xds.localities import Here
+
+
+class RegistryOptions(TypedDict, total=False):
+    """Everything a `Registry` can be told besides where etcd is; anything else is a TypeError.
+
+    * `prefix`: the key prefix of the layouts that have one; None, the default, is the layout's own.
+    * `layouts`: the formats to read (and to register in), the preferred one first: names or `Layout`s, or one of them.
+      Default: `jupiter`.
+    * `name`: what this registry is called in targets; None, the default, is `default`, then `default-2`, ...
+    * `user`, and `password` or `password_file`: how to log in to etcd. A password may be a text, a Path, or a function
+      that gives it; it is read again at each log-in.
+    * `tls`, or `ca`, `cert`, `key` (files) and `server_name`: turn TLS to etcd on, as `Tls` says.
+    * `etcd_timeout_seconds`: how long etcd may take for one answer (above 0; default 5).
+    * `zone`, `region`, `cluster`: where this client runs, for policies that prefer what is near. `cluster` is what the
+      endpoints' metadata `cluster` says of its Kubernetes cluster.
+    * `client_id`: which endpoints of a large set this client takes. Default: the host's name.
+    * `cache_dir`: a folder for last good sets, so that a cold start works while etcd is away. Default: none.
+    * `pod_ip`: the IP address to register in place of 0.0.0.0.
+    * `schemes`: which endpoints to take, one scheme or several. Default: `grpc`.
+    * `lease_ttl_seconds`: how long a server that was killed stays registered (default 30).
+    * `stop_seconds`: what withdrawing, draining and closing may take in all (default 5).
+    * `static`: services that are at fixed addresses whatever etcd holds: `{"greeter": "localhost:50051"}`.
+    """
+
+    prefix: str | None
+    layouts: str | Layout | Sequence[str | Layout]
+    name: str | None
+    user: str
+    password: str | Path | Callable[[], str]
+    password_file: str | Path | None
+    tls: Tls | None
+    ca: str | Path | None
+    cert: str | Path | None
+    key: str | Path | None
+    server_name: str
+    etcd_timeout_seconds: float
+    zone: str
+    region: str
+    cluster: str
+    client_id: str
+    cache_dir: str | Path | None
+    pod_ip: str
+    schemes: str | Iterable[str]
+    lease_ttl_seconds: int
+    stop_seconds: float
+    static: Mapping[str, str | Sequence[str]]
+
+
+class Registry(Following):
+    """A registry of gRPC services in etcd: `Registry("etcd:2379", ca="ca.crt", user="app", password_file="secret")`.
+
+    Takes etcd's endpoints, or an etcd client of `grpc_etcd.etcd` (which stays the caller's to close), and the options
+    of `RegistryOptions`. Raises TypeError or ValueError for what can never work; connects at the first use. One per
+    process is enough: it is thread-safe, and starts anew in a forked child.
+    """
+
+    @checks.taking(RegistryOptions, "Registry")
+    def __init__(self, etcd: str | Sequence[str] | EtcdReader, **options: Unpack[RegistryOptions]) -> None:
+        if isinstance(etcd, str | Sequence):
+            etcd_options.check_endpoints(etcd)
+        elif not callable(getattr(etcd, "list_watch", None)):
+            raise TypeError(
+                f"{etcd!r} is neither etcd's endpoints, such as 'etcd:2379', nor a client of grpc_etcd.etcd"
+            )
+        checks.check_options(options)
+        self._source = etcd
+        self._options = options
+        self._prefix = options.get("prefix")
+        self._password = etcd_options.choose_password(options)
+        self._tls = etcd_options.choose_tls(options)
+        self.layouts = checks.choose_layouts(options.get("layouts", "jupiter"), self._prefix)
+        self._schemes = checks.choose_schemes(options.get("schemes", "grpc"))
+        self._static_names = checks.choose_static(options.get("static", {}))
+        self._static: Registry | None = None
+        client_id = options.get("client_id", "") or settings.host_name()
+        self._registrars: dict[int, Registrar] = {}
+        self._registry_watches: dict[int, RegistryWatch] = {}
+        self.stop_seconds = options.get("stop_seconds", STOP_SECONDS)
+        self._lease_ttl_seconds = options.get("lease_ttl_seconds", LEASE_TTL_SECONDS)
+        check_times(self._lease_ttl_seconds, self.stop_seconds)
+        self._watches: list[ServicesWatch] = []
+        self._selections: dict[frozenset[tuple[str, str]], SelectedRegistry] = {}
+        place = (options.get("zone", ""), options.get("region", ""), client_id, options.get("cluster", ""))
+        super().__init__(options.get("name"), Here(*place))
+
+    @classmethod
+    @checks.taking(settings.ClientSettings, "Registry.from_environ")
+    def from_environ(cls, **overrides: Any) -> Self:
+        """Make a registry from GRPC_ETCD_ENDPOINTS and the other variables; overrides have the settings' names.
+
+        Raises SettingsError, which has a sentence for every fault. While `testing.as_default` stands in, as under the
+        pytest fixture `grpc_etcd_registry`, the registry follows what that one does.
+        """
+        original = settings.stand_in()
+        if isinstance(original, Registry):
+            own = {
+                name: overrides[name]
+                for name in ("name", "zone", "region", "cluster", "client_id")
+                if overrides.get(name)
+            }
+            return cls(original._source, **{**original._options, "name": None, **own})  # noqa: SLF001  of this class
+        return cls.from_settings(settings.read_settings(find_more=etcd_options.settings_faults, **overrides))
+
+    @classmethod
+    def from_settings(cls, chosen: settings.ClientSettings) -> Self:
+        """Make a registry from settings. Without etcd's endpoints, only what is static is there."""
+        from grpc_etcd.client.static import static_store  # noqa: PLC0415 - it needs this module
+
+        return cls(
+            chosen.endpoints or static_store({}),
+            prefix=chosen.prefix,
+            layouts=chosen.layouts,
+            name=chosen.name,
+            user=chosen.user,
+            password=chosen.password,
+            password_file=chosen.password_file or None,
+            ca=chosen.ca or None,
+            cert=chosen.cert or None,
+            key=chosen.key or None,
+            server_name=chosen.server_name,
+            etcd_timeout_seconds=chosen.timeout,
+            zone=chosen.zone,
+            region=chosen.region,
+            cluster=chosen.cluster,
+            client_id=chosen.client_id,
+            cache_dir=chosen.cache_dir or None,
+            pod_ip=chosen.pod_ip,
+            static=chosen.static,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Registry {self.name!r} at {self._source!r}{' closed' if self._closed else ''}>"
+
+    @property
+    def aio(self) -> AioEtcdRegistry:
+        """The same registry for asyncio."""
+        return AioEtcdRegistry(self)
+
+    def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
+        """Read the service's endpoints from etcd now, sorted by address; raises EtcdError when it cannot be read."""
+        service = service_name(service)
+        if static := self._static_part(service):
+            return static.read_endpoints(service)
+        builder = SnapshotBuilder(service, self.layouts, schemes=self._schemes)
+        listings = [self.etcd.get_prefix(prefix) for prefix in builder.prefixes]
+        records = [(record.key, record.value) for listing in listings for record in listing.records]
+        builder.replace(records, max(listing.revision for listing in listings))
+        return builder.snapshot().endpoints
+
+    def list_services(self, service: str) -> tuple[Endpoint, ...]:
+        """Do what `read_endpoints` does, whose older name this is; `services` lists the services."""
+        return self.read_endpoints(service)
+
+    def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
+        """Read all services from etcd now: their endpoints by name. Raises EtcdError when they cannot be read.
+
+        A service none of whose records can be read has no endpoints. Needs the right to read the layouts' whole prefix.
+        """
+        catalog = Catalog(self.layouts, self._schemes)
+        for prefix in catalog.prefixes:
+            listing = self.etcd.get_prefix(prefix)
+            catalog.apply(((record.key, record.value) for record in listing.records), listing.revision)
+        fixed = {name: self.read_endpoints(name) for name in self._static_names}
+        return MappingProxyType(dict(sorted({**catalog.services(), **fixed}.items())))
+
+    def watch_all(self) -> ServicesWatch:
+        """Follow all services: give what `services` gives now, then again after each change.
+
+        Of static services nothing is said, since they do not change. Ends when it or the registry is closed. Raises
+        PermissionDenied where the layouts' whole prefix may not be read. While etcd is away nothing comes, and what has
+        been missed comes afterwards.
+        """
+        watch = ServicesWatch(self.etcd, Catalog(self.layouts, self._schemes))
+        with self._lock:
+            self._watches = [*(each for each in self._watches if not each.closed), watch]
+        return watch
+
+    def select(self, *, metadata: Mapping[str, str]) -> SelectedRegistry:
+        """Give the same registry with those endpoints only that have these metadata, such as `{"version": "v2"}`.
+
+        The same metadata give the same object, which is closed with this registry. Where no endpoint matches, calls
+        fail as where there is none. Raises TypeError for metadata that are none, ValueError once it is closed.
+        """
+        wanted = frozenset(check_metadata(metadata).items())
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self!r} cannot be used any more")
+            if wanted not in self._selections or self._selections[wanted].closed:
+                self._selections[wanted] = SelectedRegistry(self, metadata, self.here)
+            return self._selections[wanted]
+
+    @property
+    def etcd(self) -> Any:
+        """The etcd client of this registry in this process; made at the first use."""
+        return self._enter().opened
+
+    # Registering
+
+    @property
+    def registrar(self) -> Registrar:
+        """What keeps this process's own endpoints registered; made at the first use, and anew in a forked child."""
+        etcd = self.etcd
+        with self._lock:
+            if self._process.forks not in self._registrars:
+                registrar = Registrar(
+                    etcd,
+                    self.layouts,
+                    pod_ip=self._options.get("pod_ip", ""),
+                    lease_ttl_seconds=self._lease_ttl_seconds,
+                    stop_seconds=self.stop_seconds,
+                    prefix=self._prefix,
+                )
+                self._registrars = {self._process.forks: registrar}
+            return self._registrars[self._process.forks]
+
+    def _static_part(self, service: str) -> "Registry | None":
+        """Give the registry of static services, for those that are; made at the first use."""
+        from grpc_etcd.client.static import StaticRegistry  # noqa: PLC0415 - it needs this module
+
+        if service not in self._static_names:
+            return None
+        with self._lock:
+            if self._static is None:
+                self._static = StaticRegistry(self._static_names, name=f"{self.name}-static")
+            return self._static
+
+    @checks.taking(RegisterOptions, "Registry.register")
+    def register(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> Registration:
+        """Keep an endpoint registered from now on, as `Registrar.register` says; returns at once."""
+        return self.registrar.register(endpoint, **options)
+
+    def unregister(self, which: Registration | Endpoint, timeout_seconds: float | None = None) -> bool:
+        """Withdraw an endpoint of this process; False when etcd did not confirm it in time (`stop_seconds`)."""
+        return self.registrar.unregister(which, timeout_seconds)
+
+    @checks.taking(RegisterOptions, "Registry.registered")
+    def registered(
+        self, endpoint: Endpoint, **options: Unpack[RegisterOptions]
+    ) -> AbstractContextManager[Registration]:
+        """Keep an endpoint registered for as long as the block runs."""
+        return withdrawing(self.register(endpoint, **options))
+
+    @checks.taking(RegisterOptions, "Registry.bind")
+    def bind(
+        self,
+        server: grpc.Server,
+        endpoint: Endpoint | str,
+        *,
+        drain_seconds: float = DRAIN_SECONDS,
+        health: bool | str = False,
+        **options: Unpack[RegisterOptions],
+    ) -> BoundServer:
+        """Give a server that is registered from its `start` to its `stop`.
+
+        With a name in place of an endpoint, or an endpoint whose address is empty, the first port that is added is
+        registered. `stop` withdraws, then waits `drain_seconds`, so that callers have left before the server does.
+        With `health` it is registered only while its health service (grpc.health.v1) says SERVING: True asks for the
+        server as a whole, a name for that service.
+        """
+        check_server(server, is_aio=False)
+        endpoint = service_name(endpoint) if isinstance(endpoint, str) else endpoint
+        return BoundServer(server, self.make_binding(endpoint, options, drain_seconds, health))
+
+    def make_binding(
+        self,
+        endpoint: Endpoint | str,
+        options: RegisterOptions,
+        drain_seconds: float,
+        health: bool | str,  # noqa: FBT001 - as `bind` has it
+    ) -> Binding:
+        """Say what a bound server registers."""
+        return Binding(
+            lambda: (self.registrar,),
+            endpoint,
+            options,
+            drain_seconds=drain_seconds,
+            stop_seconds=self.stop_seconds,
+            health=health,
+        )
+
+    def _make_feed(self, service: str, changed: Callable[[], None]) -> ViewSource:
+        if static := self._static_part(service):
+            return UnionFeed(service, (static,), changed)
+        prefix = "jupiter" if self._prefix is None else self._prefix  # where the operator keeps the policy by default
+        reader = Reader(service, self.layouts, prefix, self._schemes)
+        folder = self._options.get("cache_dir")
+        cache = Cache(Path(folder), f"{self._source}{self._prefix}", service) if folder else None
+        return Feed(service, reader, self._registry_watch(), changed, cache)
+
+    def _registry_watch(self) -> RegistryWatch:
+        """What the feeds of this process share; made at the first use, and anew in a forked child."""
+        etcd = self.etcd
+        with self._lock:
+            if self._process.forks not in self._registry_watches:
+                where = self._source if isinstance(self._source, str) else ", ".join(map(str, _listed(self._source)))
+                self._registry_watches = {self._process.forks: RegistryWatch(etcd, where)}
+                self._process.take_along(self._registry_watches[self._process.forks])
+            return self._registry_watches[self._process.forks]
+
+    def _open(self) -> Any:
+        if not isinstance(self._source, str | Sequence):
+            return self._source
+        return Etcd(
+            self._source,
+            user=self._options.get("user", ""),
+            password=self._password,
+            tls=self._tls,
+            timeout_seconds=self._options.get("etcd_timeout_seconds", TIMEOUT_SECONDS),
+        )
+
+    def close(self) -> None:
+        """Stop following, and withdraw what is registered.
+
+        Channels that are still open keep what they know until they are closed themselves.
+        """
+        with self._lock:
+            self._closed = True
+            selections = tuple(self._selections.values())
+        for selection in selections:
+            selection.close()
+        super().close()
+
+    def _close(self, opened: Any) -> None:
+        if registrar := self._registrars.pop(self._process.forks, None):
+            registrar.close()
+        if opened is not self._source:
+            opened.close()  # first, since the others wait for calls that are under way
+        if registry_watch := self._registry_watches.pop(self._process.forks, None):
+            registry_watch.close()
+        for watch in self._watches:
+            watch.close()
+        if self._static:
+            self._static.close()
+
+
+def _listed(source: Sequence[str] | EtcdReader) -> Sequence[object]:
+    return source if isinstance(source, Sequence) else (source,)

@@ -1,0 +1,154 @@
+"""What a registry runs in one process: its connection, its publisher, and the services that it follows there.
+
+A forked child gets a new one; the inherited one is the parent's and is never touched again.
+"""
+
+import threading
+import time
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from grpc_etcd.discovery.publisher import FollowedService, Publisher
+from grpc_etcd.xds import plane
+from grpc_etcd.xds.board import Followable, ServiceBoard
+from grpc_etcd.xds.localities import Here
+from grpc_etcd.xds.names import ServiceName
+from grpc_etcd.xds.service import ServiceResources
+
+_LINGER_SECONDS = 60.0  # arbitrary: how long a service is followed after the last one who wanted it
+
+
+class Inheritable(Followable, Protocol):
+    """A registry, as what runs for it sees it."""
+
+    def exclusively(self) -> AbstractContextManager[object]:
+        """Let nobody begin to follow a service meanwhile."""
+
+    def forked(self) -> None:
+        """Be a forked child's."""
+
+
+class Running:
+    """Thread-safe. `services` is replaced, never changed."""
+
+    def __init__(self, name: str, registry: Inheritable, opened: Any, here: Here) -> None:
+        process = plane.this_process()
+        self._registry = registry
+        self.opened = opened
+        self.generation = process.forks
+        self.services: dict[str, FollowedService] = {}
+        self._name = name
+        self._lock = threading.Lock()
+        self._plane = process.plane
+        self._board = process.plane.board
+        self._boards: tuple[tuple[str, ServiceBoard], ...] = ()
+        self.publisher = Publisher(here, self._publish, self._sweep, self._has_answered)
+        self.publisher.start()  # before the name is taken, so that it stays free where no thread may be started
+        try:
+            self.address = self._take_name()
+        except BaseException:
+            self.publisher.close()
+            raise
+        process.take_along(self)
+
+    def __repr__(self) -> str:
+        return f"<Running {self._name!r} services={sorted(self.services)}>"
+
+    def _take_name(self) -> str:
+        """Be followed under the registry's name, and under the one by which channels ask for it, which is given."""
+        self._board.add(self._name, self._registry)
+        address = self._board.find_address(self._name)
+        if address != self._name:
+            self._board.add(address, self._registry)
+        self._boards = ((address, self._board),)
+        return address
+
+    def add(self, followed: FollowedService) -> None:
+        """Begin to follow a service."""
+        with self._lock:
+            self.services = self.services | {followed.name: followed}
+            self.publisher.follow(self.services.values())
+        try:
+            followed.feed.start()
+        except BaseException:  # such as a registry that is a part of this one and closed: it is asked again next time
+            self._drop(followed)
+            raise
+        self.publisher.changed(followed)
+
+    def show_on(self, name: str, board: ServiceBoard, registry: Followable) -> None:
+        """Publish on another server's board too, under that name."""
+        board.add(name, registry)
+        with self._lock:
+            self._boards = (*self._boards, (name, board))
+        for followed in self.services.values():
+            if followed.published:
+                board.publish(ServiceName(name, followed.name), followed.published)
+
+    def hide_from(self, board: ServiceBoard) -> None:
+        """Publish no more on a server's board."""
+        with self._lock:
+            self._boards = tuple(each for each in self._boards if each[1] is not board)
+
+    def close(self) -> None:
+        """Stop everything. What was published stays for open channels, until another registry has the name."""
+        self._board.remove(self._name)
+        for name, board in self._boards:
+            board.remove(name)
+        self.publisher.close()
+        for followed in self.services.values():
+            followed.close()
+            if not self.wants(followed):
+                self._forget(followed)
+
+    def before_fork(self) -> None:
+        """Do nothing: no thread of this object is ever in gRPC."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+
+    def after_fork_in_child(self) -> None:
+        """Leave everything to the parent."""
+        self._registry.forked()
+
+    def _publish(self, followed: FollowedService, resources: ServiceResources) -> None:
+        for name, board in self._boards:
+            board.publish(ServiceName(name, followed.name), resources)
+
+    def _has_answered(self, followed: FollowedService) -> bool | None:
+        """Tell whether the channels of this process have taken what they were told of a service last."""
+        return self._board.has_answered(ServiceName(self.address, followed.name))
+
+    def _sweep(self) -> None:
+        """Let go of services that nobody has wanted for a while, and see to it that channels find their server."""
+        self._plane.look_after()
+        self._plane.keep_socket()
+        for followed in self.services.values():
+            followed.feed.look_after()
+            self.let_go(followed, _LINGER_SECONDS)
+
+    def let_go(self, followed: FollowedService, linger_seconds: float) -> None:
+        """Follow a service no longer that nobody has wanted for so long."""
+        with self._registry.exclusively():
+            now = time.monotonic()
+            if self.wants(followed):
+                followed.needed_at = now
+            elif now - followed.needed_at >= linger_seconds and self.services.get(followed.name) is followed:
+                self._drop(followed)
+
+    def wants(self, followed: FollowedService) -> bool:
+        """Tell whether anybody wants a service now: by an open channel, a stream, or by waiting for it."""
+        return bool(followed.pins or self._followers(followed))
+
+    def _drop(self, followed: FollowedService) -> None:
+        with self._lock:
+            self.services = {name: each for name, each in self.services.items() if each is not followed}
+            self.publisher.follow(self.services.values())
+        followed.close()
+        self._forget(followed)
+
+    def _forget(self, followed: FollowedService) -> None:
+        for name, board in self._boards:
+            board.forget(ServiceName(name, followed.name))
+
+    def _followers(self, followed: FollowedService) -> int:
+        return sum(board.followers(ServiceName(name, followed.name)) for name, board in self._boards)

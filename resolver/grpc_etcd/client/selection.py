@@ -1,0 +1,123 @@
+"""A part of every service, chosen by metadata: `registry.select(metadata={"version": "v2"})`.
+
+It is a registry that follows another one and leaves out what does not match, so channels, policies and callbacks work
+with it as with any. Where nothing matches there is no endpoint: a selection never falls back to the others.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from grpc_etcd.client.base import Following
+from grpc_etcd.discovery.state import View
+from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.xds.localities import Here
+
+if TYPE_CHECKING:
+    from grpc_etcd.client.registry import Registry
+
+
+class SelectedRegistry(Following):
+    """What `Registry.select` gives: the same services with those endpoints only whose metadata match.
+
+    `configure` is its own: it does not take over what the program asked of the registry that it was selected from, with
+    which it is closed.
+    """
+
+    def __init__(self, parent: "Registry", metadata: Mapping[str, str], here: Here) -> None:
+        self._parent = parent
+        self.metadata = check_metadata(metadata)
+        super().__init__(None, here)
+
+    def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
+        """Read the service's endpoints from etcd now, but for those that do not match."""
+        return tuple(each for each in self._parent.read_endpoints(service) if matches(each, self.metadata))
+
+    def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
+        """Read all services from etcd now that have endpoints which match: these, by name."""
+        narrowed = {
+            name: tuple(each for each in endpoints if matches(each, self.metadata))
+            for name, endpoints in self._parent.services().items()
+        }
+        return MappingProxyType({name: endpoints for name, endpoints in narrowed.items() if endpoints})
+
+    def __repr__(self) -> str:
+        return f"<SelectedRegistry {self.name!r} of {self._parent.name!r} where {self.metadata}>"
+
+    def _open(self) -> Any:
+        return None
+
+    def _close(self, opened: Any) -> None:
+        pass
+
+    def _make_feed(self, service: str, changed: Callable[[], None]) -> "SelectedFeed":
+        return SelectedFeed(service, self._parent, self.metadata, changed)
+
+
+class SelectedFeed(ViewSource):
+    """The feed of another registry, narrowed."""
+
+    def __init__(
+        self, service: str, parent: Following, metadata: Mapping[str, str], on_change: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._service = service
+        self._parent = parent
+        self._metadata = metadata
+        self._on_change = on_change
+        self._pins = ExitStack()
+        self._narrowing = threading.Lock()
+        self._source: ViewSource | None = None
+
+    def __repr__(self) -> str:
+        return f"<SelectedFeed {self._service!r} where {self._metadata}>"
+
+    def start(self) -> None:
+        """Begin to follow the service."""
+        self._source = self._pins.enter_context(self._parent.pinned(self._service)).feed
+        self._pins.enter_context(self._source.notifying(self._narrow))
+        self._narrow()
+
+    def close(self) -> None:
+        """Stop following."""
+        self._pins.close()
+        super().close()
+
+    def _narrow(self) -> None:
+        if self._source is None:
+            return
+        with self._narrowing:
+            source = self._source
+            self.freshness, self.heard_at, self.fault = source.freshness, source.heard_at, source.fault
+            wanted = ", ".join(f"{key}={value}" for key, value in sorted(self._metadata.items()))
+            self.whereabouts = f"{source.whereabouts} with the metadata {wanted}"
+            self.names = source.names
+            self._announce(narrow(source.view, self._metadata))
+        self._on_change()
+
+
+def narrow(view: View, metadata: Mapping[str, str]) -> View:
+    """Leave out the endpoints that do not match."""
+    if view.snapshot is None:
+        return view
+    endpoints = tuple(each for each in view.snapshot.endpoints if matches(each, metadata))
+    return replace(view, snapshot=replace(view.snapshot, endpoints=endpoints))
+
+
+def matches(endpoint: Endpoint, metadata: Mapping[str, str]) -> bool:
+    """Tell whether an endpoint has all of the metadata."""
+    return metadata.items() <= endpoint.metadata.items()
+
+
+def check_metadata(metadata: object) -> dict[str, str]:
+    """Refuse what no endpoint can have."""
+    if not isinstance(metadata, Mapping) or not metadata:
+        raise TypeError(f"metadata: {metadata!r} is not a mapping such as {{'version': 'v2'}}")
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"metadata: {key!r}: {value!r} are not strings, which all metadata are")
+    return dict(metadata)

@@ -1,0 +1,73 @@
+"""Services at fixed addresses: for one's own machine and for tests, where no etcd is at hand.
+
+    registry = grpc_etcd.StaticRegistry({"greeter": "localhost:50051", "users": ["localhost:50061", "localhost:50062"]})
+
+It is a `Registry` on a store in memory, so everything works with it: channels, policies, servers that register
+themselves, several registries as one. `GRPC_ETCD_STATIC="greeter=localhost:50051;users=localhost:50061"` makes one of
+`Registry.from_environ()`; where `GRPC_ETCD_ENDPOINTS` is set too, it goes before etcd for the services that it names.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, Unpack
+
+from grpc_etcd.client.registry import Registry, RegistryOptions
+from grpc_etcd.layouts.jupiter import Jupiter
+from grpc_etcd.memory.store import MemoryEtcd
+from grpc_etcd.options import choose_static, taking
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.layout import Rejected
+
+# What would change nothing here, and so was meant for a registry in etcd.
+ABOUT_ETCD = (
+    "prefix",
+    "layouts",
+    "user",
+    "password",
+    "password_file",
+    "tls",
+    "ca",
+    "cert",
+    "key",
+    "server_name",
+    "etcd_timeout_seconds",
+    "cache_dir",
+    "static",
+)
+
+
+class StaticRegistry(Registry):
+    """A registry of services at fixed addresses: `StaticRegistry({"greeter": "localhost:50051"})`.
+
+    A service has one `host:port`, or a sequence of them. Takes the options of `Registry` that are not about etcd, such
+    as `name`, `zone`, `region`, `cluster`, `client_id` and `pod_ip`; the others are a TypeError. Raises TypeError or
+    ValueError, which name the service.
+    """
+
+    @taking(RegistryOptions, "StaticRegistry")
+    def __init__(self, services: Mapping[str, str | Sequence[str]], **options: Unpack[RegistryOptions]) -> None:
+        if given := [name for name in ABOUT_ETCD if options.get(name) is not None]:
+            raise TypeError(
+                f"StaticRegistry has no option {given[0]!r}, which is about etcd: it has addresses and nothing else; "
+                "Registry('etcd:2379', static={...}) has both"
+            )
+        super().__init__(static_store(choose_static(services)), **options)
+
+    @classmethod
+    def from_environ(cls, **_: Any) -> Self:
+        """Refuse: what the environment says may name an etcd too."""
+        raise TypeError("Registry.from_environ() reads GRPC_ETCD_STATIC; a StaticRegistry is given its services")
+
+    def __repr__(self) -> str:
+        return f"<StaticRegistry {self.name!r}{' closed' if self.closed else ''}>"
+
+
+def static_store(services: Mapping[str, Sequence[str]]) -> MemoryEtcd:
+    """Make a store that holds these services."""
+    store = MemoryEtcd()
+    for name, addresses in services.items():
+        for address in addresses:
+            written = Jupiter().encode(name, Endpoint(name=name, address=address))
+            if isinstance(written, Rejected):
+                raise ValueError(written.reason)  # noqa: TRY004 - the address is at fault, not its type
+            store.put(written.key, written.value)
+    return store

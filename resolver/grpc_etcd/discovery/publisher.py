@@ -1,0 +1,408 @@
+"""From what is known of services to what their channels are told: one thread per registry.
+
+The first change of a service goes out at once. What follows is gathered for a while that grows with the set, because an
+update costs gRPC time in proportion to it (6 ms of CPU at 10 endpoints, 0.1 s at 1,000): a registry that changes a
+thousand times a second must not eat a client's CPU.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from grpc_etcd.discovery.reasons import OUTAGES, Cause, Facts, Reason, explain
+from grpc_etcd.discovery.state import View
+from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.layouts.configurators import RouteConfig
+from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.policy import Policy
+from grpc_etcd.threads import start_thread
+from grpc_etcd.xds.hosts import HostNames, read_socket
+from grpc_etcd.xds.localities import Dialable, Here, Past, is_callable
+from grpc_etcd.xds.resources import Socket
+from grpc_etcd.xds.service import MethodRoute, ServiceResources, make_service_resources
+from grpc_etcd.xds.warming import Warming
+
+_LOG = logging.getLogger("grpc_etcd")
+_PAUSE_SECONDS = 0.01
+_PAUSE_SECONDS_PER_ENDPOINT = (
+    0.0003  # three times what an update costs gRPC: it never takes more than a third of a core
+)
+_RETRY_SECONDS = 1.0  # arbitrary: after an unforeseen error about one service, doubled each time
+_LONGEST_RETRY_SECONDS = 60.0
+# gRPC answers what it is told within milliseconds, and asks for the endpoints of a cluster once it has taken that.
+# Arbitrary: how often it is looked at, for how long everything must have been answered, and the longest wait.
+_LOOK_SECONDS = 0.001
+_QUIET_SECONDS = 0.01
+_ANSWER_SECONDS = 1.0
+_SWEEP_SECONDS = 10.0  # arbitrary: how often followed services are looked at whether anybody still wants them
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the program asks for one service; it goes before what the registry says."""
+
+    policy: Policy = field(default_factory=Policy)
+    routes: tuple[MethodRoute, ...] | None = None
+    strict_removal: bool = False
+
+
+class Told(ViewSource):
+    """The view that a service's channels have taken last: who waits in order to call waits for this one."""
+
+    def start(self) -> None:
+        """Do nothing: the publisher tells."""
+
+    def tell(self, view: View) -> None:
+        """Note what channels have been told."""
+        if view is not self.view:
+            self._announce(view)
+
+
+@dataclass(slots=True)
+class _Telling:
+    """What the channels to a service have been told and may not have taken yet: `by` then, or when all is quiet."""
+
+    view: View
+    by: float
+    quiet_at: float = math.inf
+
+
+class FollowedService:
+    """One service of one registry: its feed, the program's wishes, and what was published last."""
+
+    def __init__(
+        self,
+        name: str,
+        make_feed: Callable[[Callable[[], None]], ViewSource],
+        changed: Callable[["FollowedService"], None],
+    ) -> None:
+        self.name = name
+        self.wishes = Wishes()
+        self.feed = make_feed(lambda: changed(self))
+        self.told = Told()
+        self.published: ServiceResources | None = None
+        self.policy = Policy()
+        self.unusable: Mapping[str, str] = {}
+        self.updates = 0
+        self.refusals = 0
+        self.last_refusal = ""
+        self.needed_at = time.monotonic()
+        self.reason = Reason(Cause.NONE, "")
+        self.not_before = 0.0
+        self._holders: dict[object, None] = {}
+        self._fault = ""
+        self._failures = 0
+        self.due = math.inf  # when it is to be rendered again though nothing has changed
+        self._sockets: frozenset[Socket] = frozenset()
+        self._generation = 0
+        self._warming = Warming()
+
+    def __repr__(self) -> str:
+        return f"<FollowedService {self.name!r} updates={self.updates} {self.feed!r}>"
+
+    def close(self) -> None:
+        """Follow it no longer, and let nobody wait for it."""
+        self.feed.close()
+        self.told.close()
+
+    def hosts(self) -> set[str]:
+        """Give the host names among the addresses."""
+        snapshot = self.feed.view.snapshot
+        read = (read_socket(endpoint.address) for endpoint in snapshot.endpoints) if snapshot else ()
+        return {found[0] for found in read if found and not isinstance(found, Socket)}
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Tell whether nothing is to be expected soon of a registry that has said nothing yet."""
+        return bool(self.feed.freshness.error or self.feed.view.is_denied or self.feed.fault)
+
+    @property
+    def pins(self) -> int:
+        """Count who holds the service: open channels, and whoever waits for it."""
+        return len(self._holders)
+
+    def hold(self) -> Callable[[], None]:
+        """Have the service followed until the function that is given back is called, by whatever thread.
+
+        Neither takes a lock: a finalizer may run in the midst of anything.
+        """
+        holder = object()
+        self._holders[holder] = None
+        return lambda: self._let_go(holder)
+
+    def _let_go(self, holder: object) -> None:
+        self.needed_at = time.monotonic()
+        self._holders.pop(holder, None)
+
+    def render(self, names: HostNames, here: Here) -> ServiceResources | None:
+        """Decide what the channels are told now; None means: nothing yet."""
+        view, self.due = self.feed.view, math.inf
+        self.policy = self.wishes.policy.over(view.policy)
+        if view.snapshot is None:
+            self._give_reason()
+            if not self.is_hopeless:
+                return None
+            return ServiceResources(self.policy, clusters={}, reason=self.reason.text)
+        dialables, unusable, pending = _resolve(view.snapshot.endpoints, names)
+        self._report(unusable)
+        self._fault = ""
+        self._give_reason()
+        if pending and not dialables:
+            return None
+        self._note_sockets(frozenset(socket for dialable in dialables for socket in dialable.sockets))
+        past = Past(self._generation, self._warm_up(view.snapshot.endpoints))
+        routes = map(_method_route, view.routes) if self.wishes.routes is None else self.wishes.routes
+        made = make_service_resources(dialables, self.policy, routes, here, past)
+        self._failures = 0
+        return replace(made, reason=self.reason.text)
+
+    def _warm_up(self, endpoints: Iterable[Endpoint]) -> Mapping[str, float]:
+        now = time.monotonic()
+        self._warming.note((endpoint.address for endpoint in endpoints if is_callable(endpoint)), now)
+        self.due = self._warming.due(self.policy.slow_start, now)
+        return self._warming.shares(self.policy.slow_start, now)
+
+    def note_failure(self, error: Exception) -> float:
+        """Take note that rendering failed unforeseen; say after how many seconds it is worth trying again."""
+        self._failures += 1
+        self._fault = f"internal error: {type(error).__name__}: {error}"
+        self._give_reason()
+        return min(_LONGEST_RETRY_SECONDS, _RETRY_SECONDS * 2.0 ** min(self._failures - 1, 16))
+
+    def facts(self) -> Facts:
+        """Gather what an explanation goes by."""
+        feed = self.feed
+        return Facts(
+            view=feed.view,
+            whereabouts=feed.whereabouts,
+            error=feed.freshness.error,
+            remedy=feed.freshness.remedy,
+            since=feed.freshness.since,
+            heard_at=feed.heard_at,
+            fault=feed.fault or self._fault,
+            unusable=self.unusable,
+            names=feed.names,
+        )
+
+    def _give_reason(self) -> None:
+        """Explain the service anew, and log when the cause has changed."""
+        before, self.reason = self.reason, explain(self.name, self.facts())
+        if self.reason.cause is before.cause:
+            return
+        if self.reason.cause is Cause.NONE:
+            _LOG.info("%s: all is well again (it was: %s)", self.name, before.cause)
+        elif self.reason.cause in OUTAGES and self.feed.view.snapshot:
+            _LOG.debug("%s: %s", self.name, self.reason.text)  # the registry has logged it once for all services
+        elif self.reason.cause is not Cause.PENDING:
+            _LOG.warning("%s: %s", self.name, self.reason.text)
+
+    def pause_seconds(self) -> float:
+        """Say how long the next update has to wait after this one."""
+        told = self.published.size if self.published else 0
+        return _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * told
+
+    def explain(self, timeout_seconds: float | None) -> str:
+        """Say why the service is not there, to somebody who has waited for it."""
+        if self.feed.closed:
+            return f"{self.name!r} was waited for in vain: the registry has been closed meanwhile"
+        reason = explain(self.name, self.facts()).text or f"it has {self.feed.view.callables} endpoints"
+        return f"{self.name!r} is not there after {timeout_seconds} s: {reason}"
+
+    def note_refusal(self, reason: str) -> None:
+        """Take note that gRPC refused a set whole, and stays on the one before."""
+        self.refusals += 1
+        self.last_refusal = reason
+        _LOG.error("%s: gRPC refused the set it was told: %s", self.name, reason)
+
+    def _note_sockets(self, sockets: frozenset[Socket]) -> None:
+        """With strict removal, a set without a survivor is a new generation: the old one is left at once.
+
+        Otherwise gRPC goes on with the removed endpoints until one of the new set can be reached, at most 20 s.
+        """
+        if self.wishes.strict_removal and self._sockets and sockets and not self._sockets & sockets:
+            self._generation += 1
+        self._sockets = sockets
+
+    def _report(self, unusable: Mapping[str, str]) -> None:
+        for address in unusable.keys() - self.unusable.keys():
+            _LOG.warning("%s: the endpoint %s is left out: %s", self.name, address, unusable[address])
+        self.unusable = unusable
+
+
+def _method_route(config: RouteConfig) -> MethodRoute:
+    return MethodRoute(config.uri, config.groups or {}, config.nodes or {})
+
+
+def _resolve(endpoints: Iterable[Endpoint], names: HostNames) -> tuple[list[Dialable], dict[str, str], bool]:
+    """Give what can be dialled, why the rest cannot be, and whether some host names are still being looked up."""
+    dialables: list[Dialable] = []
+    unusable: dict[str, str] = {}
+    pending = False
+    for endpoint in endpoints:
+        match read_socket(endpoint.address):
+            case Socket() as socket:
+                dialables.append(Dialable(endpoint, (socket,)))
+            case None:
+                unusable[endpoint.address] = f"{endpoint.address!r} is not host:port with a port of 1 to 65535"
+            case host, port:
+                pending |= names.is_pending(host)
+                if sockets := names.sockets(host, port):  # also the last answer of a name server that is away now
+                    dialables.append(Dialable(endpoint, sockets))
+                elif fault := names.fault(host):
+                    unusable[endpoint.address] = fault
+    return dialables, unusable, pending
+
+
+class Publisher:
+    """Renders changed services and hands them on. What it is given is called by this object's thread.
+
+    `has_answered` tells whether the channels to a service have taken what was published of it; None: there are none.
+    """
+
+    def __init__(
+        self,
+        here: Here,
+        publish: Callable[[FollowedService, ServiceResources], None],
+        sweep: Callable[[], None],
+        has_answered: Callable[[FollowedService], bool | None] = lambda _: None,
+    ) -> None:
+        self._here = here
+        self._publish = publish
+        self._sweep = sweep
+        self._has_answered = has_answered
+        self._telling: dict[FollowedService, _Telling] = {}
+        self._names = HostNames(self._names_changed)
+        self._condition = threading.Condition()
+        self._dirty: dict[FollowedService, None] = {}
+        self._services: Mapping[FollowedService, None] = {}
+        self._hosts: dict[FollowedService, set[str]] = {}  # the host names of those services that have some
+        self._later: dict[FollowedService, float] = {}  # when to render again though nothing has changed
+        self._closed = False
+
+    def start(self) -> None:
+        """Begin to publish."""
+        start_thread(self._run, name="grpc-etcd-publisher")
+
+    def close(self) -> None:
+        """Publish no more."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._names.close()
+
+    def follow(self, services: Iterable[FollowedService]) -> None:
+        """Say which services there are now."""
+        self._services = followed = dict.fromkeys(services)
+        for service in tuple(self._hosts):
+            if service not in followed:
+                self.changed(service)  # so that its names are looked up no longer
+
+    def changed(self, service: FollowedService) -> None:
+        """Have a service published soon. Returns at once; any thread may call it."""
+        with self._condition:
+            self._dirty[service] = None
+            self._condition.notify()
+
+    def _names_changed(self) -> None:
+        for service in tuple(self._hosts):
+            self.changed(service)
+
+    def _run(self) -> None:
+        next_sweep = time.monotonic() + _SWEEP_SECONDS
+        while not self._closed:
+            due = self._wait(self._next_look(next_sweep))
+            now = time.monotonic()
+            for service in dict.fromkeys([*due, *(each for each, then in self._later.items() if then <= now)]):
+                self._try_to_render(service)
+            self._tell_who_waits()
+            if time.monotonic() >= next_sweep:
+                next_sweep = time.monotonic() + _SWEEP_SECONDS
+                self._try_to_sweep()
+
+    def _next_look(self, next_sweep: float) -> float:
+        look = time.monotonic() + _LOOK_SECONDS if self._telling else next_sweep
+        return min(look, next_sweep, *self._later.values())
+
+    def _tell_who_waits(self) -> None:
+        """Tell of the sets that channels have taken: a call before that would still meet the set before."""
+        for service, telling in tuple(self._telling.items()):
+            now, answered = time.monotonic(), self._ask_whether_answered(service)
+            quiet_at = now + _QUIET_SECONDS if answered else now
+            telling.quiet_at = math.inf if answered is False else min(telling.quiet_at, quiet_at)
+            if now >= min(telling.by, telling.quiet_at):
+                del self._telling[service]
+                service.told.tell(telling.view)
+
+    def _ask_whether_answered(self, service: FollowedService) -> bool | None:
+        try:
+            return self._has_answered(service)
+        except Exception:  # noqa: BLE001 - whoever waits is told at once
+            _LOG.exception("%s: an unexpected error while its channels take what they were told", service.name)
+            return None
+
+    def _try_to_render(self, service: FollowedService) -> None:
+        """Render a service; whatever goes wrong concerns it alone, and is tried again."""
+        try:
+            self._render(service)
+        except Exception as error:  # noqa: BLE001
+            _LOG.exception("%s: an unexpected error; all other services go on, this one is tried again", service.name)
+            service.not_before = time.monotonic() + service.note_failure(error)
+            self.changed(service)
+
+    def _try_to_sweep(self) -> None:
+        try:
+            self._sweep()
+        except Exception:  # noqa: BLE001
+            _LOG.exception("an unexpected error while services are looked after; it is tried again")
+
+    def _wait(self, until: float) -> list[FollowedService]:
+        """Wait for a service that is due, and take those that are."""
+        with self._condition:
+            now = time.monotonic()
+            soonest = min((service.not_before for service in self._dirty), default=until)
+            if soonest > now and not self._closed:
+                self._condition.wait(min(soonest, until) - now)
+            now = time.monotonic()
+            due = [service for service in self._dirty if service.not_before <= now]
+            for service in due:
+                del self._dirty[service]
+            return due
+
+    def _render(self, service: FollowedService) -> None:
+        self._later.pop(service, None)
+        is_followed = service in self._services and not service.feed.closed
+        self._note_hosts(service, service.hosts() if is_followed else set())
+        if not is_followed:
+            return  # nobody wants it any more: what was put up now would stay, and be told to who comes later
+        view = service.feed.view
+        resources = service.render(self._names, self._here)
+        if service.due < math.inf:
+            self._later[service] = service.due
+        if resources is None:
+            return
+        if view.callables <= service.told.view.callables:  # nobody is to count on those that go
+            self._telling.pop(service, None)
+            service.told.tell(view)
+        if resources != service.published:
+            self._hand_on(service, resources)
+        if view is not service.told.view:
+            before = self._telling.get(service)
+            self._telling[service] = _Telling(view, before.by if before else time.monotonic() + _ANSWER_SECONDS)
+
+    def _hand_on(self, service: FollowedService, resources: ServiceResources) -> None:
+        before, service.published = service.published, resources
+        service.updates += before is None or replace(before, reason=resources.reason) != resources
+        self._publish(service, resources)
+        service.not_before = time.monotonic() + service.pause_seconds()
+
+    def _note_hosts(self, service: FollowedService, hosts: set[str]) -> None:
+        """Have host names looked up. What the other services have is not looked at again, however many they are."""
+        if hosts == self._hosts.get(service, set()):
+            return
+        known = {each: names for each, names in self._hosts.items() if each in self._services and each is not service}
+        found = known | {service: hosts} if hosts else known
+        self._names.use({host for names in found.values() for host in names})
+        self._hosts = found  # at last: where no thread may be started, it is tried again

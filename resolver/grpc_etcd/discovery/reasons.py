@@ -1,0 +1,200 @@
+"""Why a service is as it is, in a sentence that says what to do: for failed calls, waits, stats and log lines. Pure.
+
+The first row that fits counts:
+
+    something unforeseen went wrong                     INTERNAL
+    endpoints of the last good set are kept             UNVOUCHED
+    nothing is known, and the keys may not be read      DENIED
+    etcd is out of reach                                UNREACHABLE, by its error: TLS, UNKNOWN_HOST, AUTHENTICATION
+    nothing is known yet                                PENDING
+    nothing is listed                                   MISSING, with names that are nearly the same
+    only records that cannot be read                    BROKEN, with the first one's reason
+    all endpoints are disabled, unhealthy or weigh 0    DISABLED
+    no endpoint has an address that can be dialled      UNUSABLE
+    some keys may not be read                           DENIED
+    all is well                                         NONE, without a text
+"""
+
+import difflib
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from grpc_etcd.discovery.state import Source, View
+from grpc_etcd.registry.escaping import quote_argument
+from grpc_etcd.registry.snapshot import Snapshot
+
+_MOST_NAMES = 3  # arbitrary
+_CERTIFICATE = ("certificate", "handshake", "ssl", "tls")
+_NAME = (
+    "dns resolution failed",
+    "name resolution",
+    "name or service not known",
+    "domain name",
+    "getaddrinfo",
+)
+
+
+class Cause(enum.StrEnum):
+    """What kind of thing is wrong."""
+
+    NONE = "none"
+    INTERNAL = "internal error"
+    UNVOUCHED = "unvouched"
+    DENIED = "permission denied"
+    UNREACHABLE = "etcd unreachable"
+    TLS = "TLS to etcd failed"
+    UNKNOWN_HOST = "unknown host name"
+    AUTHENTICATION = "log-in refused"
+    PENDING = "not known yet"
+    MISSING = "no such service"
+    BROKEN = "only broken records"
+    DISABLED = "no endpoint may be called"
+    UNUSABLE = "no endpoint can be dialled"
+
+
+OUTAGES = frozenset({Cause.UNREACHABLE, Cause.TLS, Cause.UNKNOWN_HOST, Cause.AUTHENTICATION})
+
+
+class Reason(NamedTuple):
+    """A cause, and the sentence about it; the sentence of `NONE` is empty."""
+
+    cause: Cause
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that an explanation goes by. `since` (Unix seconds) is when etcd was lost, or last heard."""
+
+    view: View
+    whereabouts: str = ""
+    error: str = ""
+    remedy: str = ""
+    since: float = 0.0
+    heard_at: float = 0.0  # when the set was last known to be etcd's (Unix seconds); 0: never
+    fault: str = ""
+    unusable: Mapping[str, str] | None = None
+    names: tuple[str, ...] = ()  # services that there are, as far as that was looked up
+
+    @property
+    def callables(self) -> int:
+        """Count the endpoints that calls may go to and that can be dialled."""
+        snapshot, unusable = self.view.snapshot, self.unusable or {}
+        return sum(each.is_callable and each.address not in unusable for each in snapshot.endpoints) if snapshot else 0
+
+
+def explain(service: str, facts: Facts) -> Reason:
+    """Say what is wrong with a service and what to do about it."""
+    view = facts.view
+    if facts.fault:
+        return Reason(Cause.INTERNAL, f"{facts.fault}; it is tried again, and the log has the traceback")
+    if view.source is Source.KEPT:
+        return Reason(Cause.UNVOUCHED, view.reason)
+    if view.is_denied:
+        return _denied(view, "")
+    if facts.error:
+        return _unreachable(facts)
+    if view.snapshot is None:
+        return Reason(Cause.PENDING, f"etcd has not answered yet about {facts.whereabouts or service}")
+    return _lacking(service, facts, view.snapshot) or _half_denied(view)
+
+
+def _lacking(service: str, facts: Facts, snapshot: Snapshot) -> Reason | None:
+    if not snapshot.endpoints:
+        return _broken(snapshot.rejected) if snapshot.rejected else _missing(service, facts)
+    if not facts.view.callables:
+        count = len(snapshot.endpoints)
+        return Reason(
+            Cause.DISABLED,
+            f"all {count} registered endpoints are disabled, not healthy or have weight 0: enable one, or add another",
+        )
+    if facts.unusable and not facts.callables:
+        address, why = next(iter(sorted(facts.unusable.items())))
+        return Reason(Cause.UNUSABLE, f"no registered endpoint can be dialled; {address}: {why}")
+    return None
+
+
+def _missing(service: str, facts: Facts) -> Reason:
+    # Its own name is among them where its last endpoint has gone since they were looked up.
+    others = [name for name in facts.names if name != service]
+    near = difflib.get_close_matches(service, others, _MOST_NAMES)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        command = f"grpc-etcd check {quote_argument(service)}"
+        hint = f"check the name, the prefix and the layout: {command} says what is wrong"
+    return Reason(Cause.MISSING, f"the registry has 0 endpoints under {facts.whereabouts or service}; {hint}")
+
+
+def _broken(rejected: Mapping[bytes, str]) -> Reason:
+    key, why = next(iter(sorted(rejected.items())))
+    count = f"all {len(rejected)} records are" if len(rejected) > 1 else "the only record is"
+    return Reason(Cause.BROKEN, f"{count} broken; {key.decode(errors='replace')}: {why}")
+
+
+def _denied(view: View, tail: str) -> Reason:
+    names = " and ".join(prefix.decode(errors="replace") for prefix, _ in view.refused)
+    why = view.refused[0][1].rstrip(".")
+    return Reason(Cause.DENIED, f"etcd lets nobody read {names} with these credentials: {why}{tail}")
+
+
+def _half_denied(view: View) -> Reason:
+    return _denied(view, "; what else there is, is used") if view.refused else Reason(Cause.NONE, "")
+
+
+def _unreachable(facts: Facts) -> Reason:
+    known = ""
+    if facts.view.snapshot is not None:
+        age = f" of {_time(facts.heard_at)}" if facts.heard_at else ""
+        known = f"; the last set{age} is used ({len(facts.view.snapshot.endpoints)} endpoints)"
+    cause = _cause(facts.error)
+    remedy = _REMEDIES.get(cause, facts.remedy).rstrip(".")
+    text = f"{_WORDS[cause]} since {_time(facts.since)}: {facts.error.rstrip('.')}. {remedy}{known}"
+    return Reason(cause, text)
+
+
+_WORDS = {
+    Cause.UNREACHABLE: "etcd cannot be followed",
+    Cause.TLS: "etcd cannot be followed, because TLS to it fails,",
+    Cause.UNKNOWN_HOST: "etcd cannot be followed, because its host name cannot be resolved,",
+    Cause.AUTHENTICATION: "etcd cannot be followed, because it refuses the log-in,",
+}
+
+
+_REMEDIES = {
+    Cause.TLS: "Check whether etcd speaks TLS, then the CA, the client's certificate and key, and the server name",
+    Cause.UNKNOWN_HOST: "Check the names in etcd's endpoints (some hold in one namespace only), and the name server",
+}
+
+
+def _cause(error: str) -> Cause:
+    """Tell errors of the connection apart; gRPC does by their text alone."""
+    text = error.lower()
+    if any(word in text for word in _NAME):
+        return Cause.UNKNOWN_HOST
+    if any(word in text for word in _CERTIFICATE):
+        return Cause.TLS
+    if "authentication" in text or "password" in text or "user name" in text or "auth token" in text:
+        return Cause.AUTHENTICATION
+    return Cause.UNREACHABLE
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S UTC")
+
+
+def nearest(service: str, keys: Iterable[bytes], prefixes: Iterable[bytes]) -> tuple[str, ...]:
+    """Give the services whose keys stand where those of `service` would, by the place of its name in the prefixes."""
+    found: dict[str, None] = {}
+    for prefix in prefixes:
+        head, name, tail = prefix.rpartition(service.encode())
+        if not name or not tail:
+            continue
+        for key in keys:
+            rest = key.removeprefix(head)
+            if rest != key and tail in rest:
+                found[rest.split(tail, 1)[0].decode(errors="replace")] = None
+    return tuple(found)

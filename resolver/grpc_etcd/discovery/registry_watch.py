@@ -1,0 +1,195 @@
+"""What all feeds of one registry share in one process: a watch hub, and the ranges that decide about every service.
+
+The hub has a few threads and one stream, however many services are followed. All consumers are called by one thread of
+it, so what they hold needs no locks. Before a fork every thread leaves gRPC; afterwards the parent's go on where they
+were. A forked child makes a registry watch of its own and never touches the inherited one.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from grpc_etcd.discovery.state import Range
+from grpc_etcd.etcd import Changed, Closed, Deleted, EtcdError, Listed, Lost, News, Progress, Record
+
+_LOG = logging.getLogger("grpc_etcd")
+_MOST_KEYS = 1000  # arbitrary: what is read at most to find names like one that cannot be found
+
+
+class Subscription(Protocol):
+    """What a hub gives for a range that is followed."""
+
+    def close(self) -> None:
+        """Follow the range no longer."""
+
+    def await_revision(self, revision: int) -> None:
+        """Have Progress told as soon as the range is known up to that revision."""
+
+    def list_again(self) -> None:
+        """Have the range listed again, after a pause."""
+
+
+class Hub(Protocol):
+    """What is needed of a watch hub."""
+
+    def follow(self, prefix: bytes, on_news: Callable[[News], None]) -> Any:
+        """Follow all keys of a prefix; gives a `Subscription`."""
+
+    def follow_key(self, key: bytes, on_news: Callable[[News], None]) -> Any:
+        """Follow one key; gives a `Subscription`."""
+
+    def ask_keys(self, prefix: bytes, limit: int, on_keys: Callable[[Sequence[bytes]], None]) -> None:
+        """Read the first keys of a prefix once, for the thread that calls the consumers."""
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Have something done by the thread that calls the consumers."""
+
+    def hang_up(self) -> None:
+        """Begin to leave the network."""
+
+    def wait_quiet(self, timeout_seconds: float) -> bool:
+        """Wait until it has been left."""
+
+    def go_on(self) -> None:
+        """Enter the network again."""
+
+    def close(self) -> None:
+        """End all watches and threads."""
+
+
+class EtcdReader(Protocol):
+    """What is needed of an etcd client to follow services."""
+
+    def watch_hub(self) -> Any:
+        """Give a `Hub`."""
+
+
+class SharedRange:
+    """A range that is followed once for all feeds; who joins late is told first what is known. For the hub's thread."""
+
+    def __init__(self, which: Range, hub: Hub) -> None:
+        self._records: dict[bytes, Record] = {}
+        self._known: Listed | None = None
+        self._lost: Lost | None = None
+        self._members: dict[object, Callable[[News], None]] = {}
+        self._awaiting: dict[object, int] = {}
+        self.subscription: Subscription = follow(hub, which, self._take)
+
+    def join(self, member: object, on_news: Callable[[News], None]) -> None:
+        """Tell a member of all news from now on."""
+        self._members[member] = on_news
+        if self._known:
+            on_news(Listed(tuple(self._records.values()), self._known.revision, self._known.history))
+        if self._lost:
+            on_news(self._lost)
+
+    def leave(self, member: object) -> None:
+        """Tell a member of no news any more."""
+        self._members.pop(member, None)
+        self._awaiting.pop(member, None)
+
+    def await_revision(self, member: object, revision: int) -> None:
+        """Have Progress told to a member as soon as the range is known up to that revision."""
+        self._awaiting[member] = revision
+        self.subscription.await_revision(revision)
+
+    def _take(self, news: News) -> None:
+        self._lost = news if isinstance(news, Lost) else None
+        match news:
+            case Listed(records):
+                self._known = news
+                self._records = {record.key: record for record in records}
+            case Changed(events, revision) if self._known:
+                for event in events:
+                    if isinstance(event, Deleted):
+                        self._records.pop(event.key, None)
+                    else:
+                        self._records[event.key] = event.record
+                self._known = self._known._replace(revision=revision)
+            case Progress(revision) if self._known:
+                self._known = self._known._replace(revision=revision)
+        for on_news in self._concerned(news):
+            on_news(news)
+
+    def _concerned(self, news: News) -> Sequence[Callable[[News], None]]:
+        """Give who is to hear: of Progress those alone who await it, or each loss of one service would cost all."""
+        if isinstance(news, Listed):
+            self._awaiting.clear()
+        elif not isinstance(news, Lost):
+            reached = [member for member, revision in self._awaiting.items() if revision <= news.revision]
+            for member in reached:
+                del self._awaiting[member]
+            if reached and isinstance(news, Progress):
+                return [self._members[member] for member in reached]
+        return tuple(self._members.values())
+
+
+class RegistryWatch:
+    """The hub of one registry. `run` may be called from any thread; all else by the hub's own."""
+
+    def __init__(self, etcd: EtcdReader, whereabouts: str) -> None:
+        self.whereabouts = whereabouts
+        self._hub: Hub = etcd.watch_hub()
+        self._shared: dict[Range, SharedRange] = {}
+        self._outage: EtcdError | None = None
+
+    def __repr__(self) -> str:
+        return f"<RegistryWatch of {self.whereabouts}>"
+
+    def run(self, work: Callable[[], object]) -> bool:
+        """Have something done by the hub's thread; False when the watch is closed already."""
+        try:
+            self._hub.run(work)
+        except Closed:
+            return False
+        return True
+
+    def follow(self, which: Range, on_news: Callable[[News], None]) -> Subscription:
+        """Follow a range for one consumer alone."""
+        return follow(self._hub, which, on_news)
+
+    def ask_keys(self, prefix: bytes, on_keys: Callable[[Sequence[bytes]], None]) -> None:
+        """Read the first keys of a prefix once."""
+        self._hub.ask_keys(prefix, _MOST_KEYS, on_keys)
+
+    def share(self, which: Range) -> SharedRange:
+        """Give a range that is followed for all."""
+        if which not in self._shared:
+            self._shared[which] = SharedRange(which, self._hub)
+        return self._shared[which]
+
+    def note_outage(self, error: EtcdError) -> None:
+        """Log once that etcd is out of reach, however many services hear of it."""
+        if type(self._outage) is not type(error):
+            _LOG.warning("etcd (%s) cannot be followed: %s. %s", self.whereabouts, error, error.remedy)
+        self._outage = error
+
+    def note_contact(self) -> None:
+        """Log once that it is in reach again."""
+        if self._outage:
+            _LOG.info("etcd (%s) is followed again", self.whereabouts)
+        self._outage = None
+
+    def close(self) -> None:
+        """Follow nothing any more."""
+        self._hub.close()
+
+    # Forks.
+
+    def before_fork(self) -> Callable[[float], object]:
+        """Get every thread out of gRPC: while one is in it, gRPC skips its fork handlers, and the child crashes."""
+        self._hub.hang_up()
+        return self._hub.wait_quiet
+
+    def after_fork_in_parent(self) -> None:
+        """Follow on."""
+        self._hub.go_on()
+
+    def after_fork_in_child(self) -> None:
+        """Leave everything to the parent."""
+
+
+def follow(hub: Hub, which: Range, on_news: Callable[[News], None]) -> Subscription:
+    """Follow a range with a hub."""
+    subscription: Subscription = (hub.follow_key if which.is_key else hub.follow)(which.start, on_news)
+    return subscription

@@ -1,0 +1,247 @@
+"""What is wrong with a registry, from facts. Pure: `probing` gathers the facts, `commands` prints the findings.
+
+A finding is a fault (callers fail, or will), a warning (something to look into) or a note. Each names its subject and
+says in one sentence what to do.
+"""
+
+import enum
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from grpc_etcd.inspect.entries import Entry
+from grpc_etcd.registry.endpoint import Endpoint, split_address
+from grpc_etcd.registry.escaping import escape, escape_bytes
+from grpc_etcd.registry.layout import Rejected
+
+
+class Level(enum.Enum):
+    """How bad a finding is."""
+
+    FAULT = "fault"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, where, and what to do."""
+
+    level: Level
+    subject: str
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that is known of one registry, or of one service in it."""
+
+    service: str | None  # None: the whole registry was asked for
+    sought: tuple[str, ...]  # where it was looked for: layouts and prefixes
+    entries: tuple[Entry, ...]
+    elsewhere: Mapping[str, int] = field(default_factory=dict)  # options that would have found it -> records there
+    similar: tuple[str, ...] = ()  # services whose name differs in case, white space or punctuation
+    unreachable: Mapping[str, str] = field(default_factory=dict)  # address -> why nothing answered there
+    has_owners: bool | None = False  # None: may not be read
+    missing_keys: tuple[str, ...] = ()  # keys that an owner record names and that are not there
+    synced: tuple[str, ...] | None = None  # clusters whose synced mark is there; None: may not be read
+    version: str = ""
+    alarms: tuple[str, ...] = ()
+
+
+def find_faults(facts: Facts) -> list[Finding]:
+    """Say everything that is wrong, the worst first."""
+    findings = [
+        *_server(facts),
+        *_absence(facts),
+        *_values(facts.entries),
+        *_addresses(facts),
+        *_leases(facts.entries),
+        *_drained(facts),
+        *_operator(facts),
+    ]
+    return sorted(findings, key=lambda finding: list(Level).index(finding.level))
+
+
+def _server(facts: Facts) -> Iterator[Finding]:
+    for alarm in facts.alarms:
+        yield Finding(
+            Level.FAULT,
+            "etcd",
+            f"it raises the alarm {alarm}",
+            "Make room (compact, defragment), then: etcdctl alarm disarm.",
+        )
+    if facts.version and is_outdated(facts.version):
+        yield Finding(
+            Level.WARNING, "etcd", f"version {facts.version} loses watch events or leases in known cases", UPGRADE
+        )
+
+
+UNREADABLE_OWNERS = "this user may not read /grpc-etcd/owner/, where operators keep what they have written."
+GRANT_OWNERS = "Grant it to people: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/"
+UPGRADE = "Upgrade to 3.5.33, 3.6.14 or newer."
+# etcd's change logs: lost events, leases renewed though revoked, permissions too wide; fixed in these.
+SOUND = {(3, 5): 33, (3, 6): 14}
+
+
+def is_outdated(version: str) -> bool:
+    """Tell whether a release of etcd has faults that were mended later in its line."""
+    numbers = [int(part) for part in version.partition("-")[0].split(".") if part.isdigit()]
+    if len(numbers) < 3:  # noqa: PLR2004 - major, minor, patch
+        return False
+    line = (numbers[0], numbers[1])
+    return line < min(SOUND) or numbers[2] < SOUND.get(line, 0)
+
+
+def _absence(facts: Facts) -> Iterator[Finding]:
+    if facts.entries:
+        return
+    what = f"service {facts.service!r}" if facts.service else "registry"
+    where = ", ".join(facts.sought)
+    yield from (
+        Finding(
+            Level.FAULT, what, f"nothing is at {where}, but {number(count, 'record')} with {options}", f"Use {options}."
+        )
+        for options, count in facts.elsewhere.items()
+    )
+    yield from (
+        Finding(Level.FAULT, what, f"there is no such name, but there is {name!r}", f"Use the name {name!r} as it is.")
+        for name in facts.similar
+    )
+    if not facts.elsewhere and not facts.similar:
+        yield Finding(
+            Level.FAULT, what, f"there are no records at {where}", "Check the name, the prefix and that servers run."
+        )
+
+
+def number(count: int, noun: str) -> str:
+    """Write a number with its noun."""
+    return f"there is {count} {noun}" if count == 1 else f"there are {count} {noun}s"
+
+
+def _values(entries: Sequence[Entry]) -> Iterator[Finding]:
+    for entry in entries:
+        if isinstance(entry.read, Rejected):
+            yield Finding(
+                Level.FAULT,
+                escape_bytes(entry.key),
+                f"the value cannot be used: {entry.read.reason}",
+                "Mend or delete the key; other endpoints are not affected in our clients, but may be in others.",
+            )
+        elif (named := escape_bytes(entry.key).rpartition("://"))[1] and named[2] != escape(entry.read.address):
+            yield Finding(
+                Level.FAULT,
+                escape_bytes(entry.key),
+                f"the key says {named[2]}, the value says {entry.read.address}",
+                "Make both equal: Go clients dial the value's address and delete by the key's.",
+            )
+
+
+def _addresses(facts: Facts) -> Iterator[Finding]:
+    for endpoint, entry in _endpoints(facts.entries):
+        host = (split_address(endpoint.address) or ("", 0))[0]
+        if kind := unroutable(host):
+            yield Finding(
+                Level.FAULT,
+                endpoint.address,
+                f"{entry.service} is registered at {kind}, which only its own machine can dial",
+                "Register the Pod's IP or a routable address: set POD_IP, or listen on 0.0.0.0 and let it be chosen.",
+            )
+        elif reason := facts.unreachable.get(endpoint.address):
+            yield Finding(
+                Level.FAULT,
+                endpoint.address,
+                f"{entry.service} does not answer there: {reason}",
+                "Check that the server runs, that its port is right, and that network policies let this machine in.",
+            )
+
+
+def unroutable(host: str) -> str | None:
+    """Say why nobody else can dial a host; None where nothing can be said."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return "a loopback name" if host == "localhost" else None
+    kinds = (
+        ("a wildcard", ip.is_unspecified),
+        ("a loopback address", ip.is_loopback),
+        ("a link-local one", ip.is_link_local),
+    )
+    return next((kind for kind, matches in kinds if matches), None)
+
+
+def _leases(entries: Sequence[Entry]) -> Iterator[Finding]:
+    for entry in entries:
+        if not entry.lease and isinstance(entry.read, Endpoint):
+            yield Finding(
+                Level.FAULT,
+                escape_bytes(entry.key),
+                "the key has no lease: it stays when its server is dead",
+                "Let the operator or Registry.register write it; delete it if its server is gone.",
+            )
+
+
+def _drained(facts: Facts) -> Iterator[Finding]:
+    services: dict[str, list[Endpoint]] = {}
+    for endpoint, entry in _endpoints(facts.entries):
+        services.setdefault(entry.service, []).append(endpoint)
+    for service, endpoints in services.items():
+        if not any(each.is_callable for each in endpoints):
+            yield Finding(
+                Level.FAULT,
+                f"service {service!r}",
+                f"all {len(endpoints)} endpoints are disabled, not healthy or have weight 0",
+                "Enable one: spec.enable and spec.weight of the GrpcService, or the admin tool that disabled them.",
+            )
+        elif unhealthy := [each.address for each in endpoints if not each.healthy]:
+            yield Finding(
+                Level.WARNING,
+                f"service {service!r}",
+                f"{len(unhealthy)} of {len(endpoints)} endpoints say that they are not healthy: {', '.join(unhealthy)}",
+                "They get no calls until whoever writes their keys says `healthy: true`.",
+            )
+
+
+def _operator(facts: Facts) -> Iterator[Finding]:
+    for key in facts.missing_keys:
+        yield Finding(
+            Level.WARNING,
+            key,
+            "the operator has written it, but it is not there",
+            "See the operator's log and metrics.",
+        )
+    if facts.has_owners is None:
+        yield Finding(Level.NOTE, "owner records", f"unknown: {UNREADABLE_OWNERS}", GRANT_OWNERS)
+    if facts.synced is None:
+        yield Finding(
+            Level.WARNING,
+            "synced mark",
+            "unknown: this user may not read /grpc-etcd/synced/; its clients take an outage for an empty service",
+            "Grant it: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/synced/",
+        )
+    elif facts.has_owners is None and not facts.synced:
+        yield Finding(
+            Level.WARNING,
+            "synced mark",
+            "no operator is in step with this registry; unknown whether one should be",
+            f"{GRANT_OWNERS} Then check again.",
+        )
+    elif facts.has_owners and not facts.synced:
+        yield Finding(
+            Level.FAULT,
+            "synced mark",
+            "there are records of an operator, but none that is in step keeps them",
+            "See that the operator runs: kubectl get pods, then its log and /readyz.",
+        )
+    elif not facts.synced:
+        yield Finding(
+            Level.NOTE,
+            "synced mark",
+            "no operator keeps this registry; clients cannot tell empty from unattended",
+            "None is needed where all servers register themselves.",
+        )
+
+
+def _endpoints(entries: Sequence[Entry]) -> Iterator[tuple[Endpoint, Entry]]:
+    return ((entry.read, entry) for entry in entries if isinstance(entry.read, Endpoint))

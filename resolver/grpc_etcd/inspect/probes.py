@@ -1,0 +1,209 @@
+"""Gather the facts that `diagnosis` judges: from etcd, from its endpoints, and by knocking at registered addresses."""
+
+import contextlib
+import shlex
+import socket
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from grpc_etcd.etcd import DeadlineExceeded, Etcd, EtcdError, PermissionDenied, Unavailable, UnreadableFile
+from grpc_etcd.etcd.dialing import PEM
+from grpc_etcd.etcd.endpoints import is_target, parse_endpoint, split
+from grpc_etcd.inspect.checks import Facts, Finding, Level, number
+from grpc_etcd.inspect.entries import make_entries
+from grpc_etcd.inspect.reading import read_all, read_owners, read_service
+from grpc_etcd.inspect.remedies import explain
+from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
+from grpc_etcd.registry.catalog import list_root, service_of
+from grpc_etcd.registry.endpoint import Endpoint, split_address
+from grpc_etcd.registry.escaping import escape_bytes
+from grpc_etcd.registry.layout import Layout
+from grpc_etcd.registry.own import ROOT, SYNCED_PREFIX
+from grpc_etcd.settings import ClientSettings
+
+KNOCK_SECONDS = 1.0
+KNOCKERS = 32
+# Jupiter's own default, and the one that its documentation and its admin tool use.
+KNOWN_PREFIXES = ("jupiter", "wsd-reg")
+
+
+def gather_facts(etcd: Etcd, layouts: Sequence[Layout], service: str | None) -> Facts:
+    """Read the registry and knock at its addresses; raises EtcdError when it cannot be read."""
+    status = etcd.status()
+    scopes = tuple(each.prefix(service) if service else list_root(each) for each in layouts)
+    entries = read_service(etcd, layouts, service) if service else read_all(etcd, layouts)
+    owners = read_owners(etcd)
+    return Facts(
+        service=service,
+        sought=tuple(f"{each.name} {scope.decode()!r}" for each, scope in zip(layouts, scopes, strict=True)),
+        entries=tuple(entries),
+        elsewhere={} if entries else _look_elsewhere(etcd, layouts, service),
+        similar=() if entries or not service else _similar(etcd, layouts, service),
+        unreachable=knock({entry.read.address for entry in entries if isinstance(entry.read, Endpoint)}),
+        has_owners=None if owners is None else bool(owners),
+        missing_keys=_missing(etcd, scopes, owners or ()),
+        synced=_read_synced(etcd),
+        version=status.version,
+        alarms=status.errors,
+    )
+
+
+def describe_absence(etcd: Etcd, layouts: Sequence[Layout], service: str | None) -> str:
+    """Say where nothing is, and with which options there would be something."""
+    scopes = ((each, each.prefix(service) if service else list_root(each)) for each in layouts)
+    sought = ", ".join(f"{escape_bytes(scope) or 'any key'} ({layout.name})" for layout, scope in scopes)
+    found = _look_elsewhere(etcd, layouts, service)
+    others = ", ".join(f"{number(count, 'record')} with {options}" for options, count in found.items())
+    return f"nothing is registered under {sought}" + (f", but {others}" if others else "")
+
+
+def _missing(etcd: Etcd, scopes: tuple[bytes, ...], owned: Iterable[bytes]) -> tuple[str, ...]:
+    """Name the keys that owner records speak of and that are not there."""
+    present = {record.key for scope in scopes for record in etcd.get_prefix(scope, keys_only=True).records}
+    return tuple(escape_bytes(key) for key in sorted(owned) if key.startswith(scopes) and key not in present)
+
+
+def _look_elsewhere(etcd: Etcd, layouts: Sequence[Layout], service: str | None) -> dict[str, int]:
+    """Find the options that would have found something: other layouts, and other prefixes."""
+    tried = {(each.name, list_root(each)) for each in layouts}
+    found = {}
+    for options, layout in _candidates(etcd, layouts):
+        if (layout.name, list_root(layout)) in tried or (not service and not list_root(layout)):
+            continue
+        tried.add((layout.name, list_root(layout)))
+        with contextlib.suppress(PermissionDenied):
+            records = etcd.get_prefix(layout.prefix(service) if service else list_root(layout)).records
+            entries = [each for each in make_entries(layout, records) if isinstance(each.read, Endpoint)]
+            if entries:
+                found[options] = len(entries)
+    return found
+
+
+def _candidates(etcd: Etcd, layouts: Sequence[Layout]) -> Iterator[tuple[str, Layout]]:
+    """Give the options to try, each with what it means: all that a layout depends on, so that it can be typed as is."""
+    given = [prefix for each in layouts if (prefix := getattr(each, "prefix_name", None))]
+    for name in LAYOUT_NAMES:
+        for prefix in dict.fromkeys((None, *given)):
+            layout = make_layout(name, prefix)
+            yield describe_options(layout), layout
+    for prefix in (*KNOWN_PREFIXES, *_roots(etcd)):
+        layout = make_layout("jupiter", prefix)
+        yield describe_options(layout), layout
+
+
+def describe_options(layout: Layout) -> str:
+    """Write the options that choose a layout with its prefix, where it has one."""
+    prefix = getattr(layout, "prefix_name", None)
+    if prefix is None:
+        return f"--layout {layout.name}"
+    if not prefix:
+        return f"--layout {layout.name} and no prefix (no --prefix, no GRPC_ETCD_PREFIX)"
+    return f"--layout {layout.name} --prefix {shlex.quote(prefix)}"
+
+
+def _roots(etcd: Etcd) -> list[str]:
+    """Find the prefixes of keys that look like Jupiter's, if this user may see all keys."""
+    try:
+        keys = [record.key for record in etcd.get_prefix(b"/", keys_only=True).records]
+    except PermissionDenied:
+        return []
+    # /{prefix}/{service}/providers/...; a prefix may hold slashes, a service's name may not.
+    heads = {key.partition(b"/providers/")[0].rpartition(b"/")[0] for key in keys if b"/providers/" in key}
+    roots = {head.decode(errors="replace").strip("/") for head in heads if not head.startswith(ROOT)}
+    return sorted(root for root in roots if root and root.isprintable())
+
+
+def _similar(etcd: Etcd, layouts: Sequence[Layout], service: str) -> tuple[str, ...]:
+    names = set()
+    for layout in layouts:
+        with contextlib.suppress(PermissionDenied):
+            keys = [record.key for record in etcd.get_prefix(list_root(layout), keys_only=True).records]
+            names |= {service_of(layout, key) for key in keys}
+    return tuple(sorted(name for name in names if name and name != service and fold(name) == fold(service)))
+
+
+def fold(name: str) -> str:
+    """Reduce a name to what people mix up: case, white space, dashes, underscores, dots."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def _read_synced(etcd: Etcd) -> tuple[str, ...] | None:
+    try:
+        records = etcd.get_prefix(SYNCED_PREFIX).records
+    except PermissionDenied:
+        return None
+    return tuple(escape_bytes(record.key[len(SYNCED_PREFIX) :]) for record in records)
+
+
+def knock(addresses: set[str]) -> dict[str, str]:
+    """Try to connect to each address; give those where nothing answers, with the reason."""
+    with ThreadPoolExecutor(KNOCKERS) as pool:
+        answers = zip(addresses, pool.map(_knock, addresses), strict=True)
+    return {address: reason for address, reason in answers if reason}
+
+
+def _knock(address: str) -> str | None:
+    parts = split_address(address)
+    if parts is None:
+        return "it is not host:port"
+    try:
+        socket.create_connection(parts, KNOCK_SECONDS).close()
+    except OSError as error:
+        return str(error.strerror or error)
+    except UnicodeError:
+        return "it is no name that can be looked up"
+    return None
+
+
+def explain_failure(settings: ClientSettings, error: EtcdError) -> Iterator[Finding]:
+    """Say why etcd cannot be read with these settings."""
+    if isinstance(error, UnreadableFile) or not isinstance(error, Unavailable | DeadlineExceeded):
+        yield Finding(Level.FAULT, "etcd", *explain(error, settings))
+        return
+    for endpoint in split(settings.endpoints):
+        problem, remedy = _explain_endpoint(endpoint.strip(), settings, error)
+        yield Finding(Level.FAULT, endpoint.strip(), problem, remedy)
+
+
+def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError) -> tuple[str, str]:
+    parts = None if is_target(endpoint) else parse_endpoint(endpoint)
+    if parts is None:
+        return explain(error, settings)
+    uses_tls = bool(settings.ca or settings.cert or settings.server_name) or endpoint.startswith("https")
+    try:
+        socket.create_connection(parts, KNOCK_SECONDS).close()
+    except OSError as failure:
+        return f"nobody answers there: {failure.strerror or failure}", error.remedy
+    speaks, complaint = _try_tls(parts, settings.ca if uses_tls else "", settings.server_name or parts[0])
+    if speaks and not uses_tls:
+        return "the server speaks TLS, the client does not", "Give --ca (and --cert, --key where clients need one)."
+    if uses_tls and complaint:
+        return f"TLS fails: {complaint}", "Check --ca, and that the server's certificate names this host and is valid."
+    if uses_tls and not speaks:
+        return (
+            "the client speaks TLS, the server does not",
+            "Leave out --ca, --cert, --key, and write http:// or no scheme.",
+        )
+    return f"something answers there, but not as etcd does: {error}", error.remedy
+
+
+def _try_tls(address: tuple[str, int], ca: str, name: str) -> tuple[bool, str]:
+    """Shake hands; say whether TLS is spoken at all, and what is wrong with the certificate."""
+    is_pem = ca.lstrip().startswith(PEM)
+    try:
+        context = ssl.create_default_context(cafile=ca or None) if not is_pem else ssl.create_default_context(cadata=ca)
+    except OSError as failure:
+        return True, f"the CA certificate cannot be used: {failure}"
+    if not ca:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(address, KNOCK_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=name),
+        ):
+            return True, ""
+    except ssl.SSLCertVerificationError as failure:
+        return True, failure.verify_message
+    except OSError:
+        return False, ""

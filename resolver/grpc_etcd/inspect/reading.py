@@ -1,0 +1,66 @@
+"""Read a registry from etcd, each record with its lease and its owner."""
+
+from collections.abc import Sequence
+
+from grpc_etcd.etcd import Etcd, Listing, PermissionDenied
+from grpc_etcd.inspect.entries import Entry, make_entries
+from grpc_etcd.registry.catalog import list_root
+from grpc_etcd.registry.escaping import escape_bytes, quote_argument
+from grpc_etcd.registry.layout import Layout
+from grpc_etcd.registry.own import OWNER_PREFIX, OwnerRecord
+
+
+class ReadDenied(PermissionDenied):
+    """A prefix may not be read; `remedy` is the command that grants it, for readers."""
+
+    def __init__(self, prefix: bytes, granted: bytes, error: PermissionDenied) -> None:
+        super().__init__(f"may not read {escape_bytes(prefix)}: {error.details}", error.code)
+        self.remedy = grant("read", granted)
+
+
+def grant(right: str, *prefixes: bytes) -> str:
+    """Write the commands that give a role a right."""
+    arguments = (quote_argument(escape_bytes(each)) for each in prefixes)
+    commands = (f"etcdctl role grant-permission ROLE --prefix=true {right} {each}" for each in arguments)
+    return f"Grant it to a role of the user: {'; '.join(commands)}"
+
+
+def granted_prefix(layout: Layout, service: str) -> bytes:
+    """Return what a role is granted for a service: all services of its layout, where they have a prefix."""
+    return list_root(layout) or layout.prefix(service)
+
+
+def list_prefix(etcd: Etcd, prefix: bytes, granted: bytes | None = None) -> Listing:
+    """Read a prefix; may raise ReadDenied, which advises to grant `granted`."""
+    try:
+        return etcd.get_prefix(prefix)
+    except PermissionDenied as error:
+        raise ReadDenied(prefix, prefix if granted is None else granted, error) from error
+
+
+def read_service(etcd: Etcd, layouts: Sequence[Layout], service: str) -> list[Entry]:
+    """Read all records of one service."""
+    owners = read_owners(etcd)
+    return [
+        entry
+        for layout in layouts
+        for entry in make_entries(
+            layout, list_prefix(etcd, layout.prefix(service), granted_prefix(layout, service)).records, owners
+        )
+        if entry.service == service
+    ]
+
+
+def read_all(etcd: Etcd, layouts: Sequence[Layout]) -> list[Entry]:
+    """Read all records of all services."""
+    return [entry for layout in layouts for entry in make_entries(layout, list_prefix(etcd, list_root(layout)).records)]
+
+
+def read_owners(etcd: Etcd) -> dict[bytes, OwnerRecord] | None:
+    """Read which key belongs to whom; None where that may not be read."""
+    try:
+        records = etcd.get_prefix(OWNER_PREFIX).records
+    except PermissionDenied:
+        return None
+    owners = [OwnerRecord.from_json(record.value) for record in records]
+    return {key: owner for owner in owners if isinstance(owner, OwnerRecord) for key in owner.keys}

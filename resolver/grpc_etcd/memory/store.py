@@ -1,0 +1,315 @@
+"""A key-value store in memory with the methods and the rules of the etcd client that registries use.
+
+Everything is a transaction; what it changed is told to the list-watches before the next one begins. Leases last until
+they are revoked: a process that tests itself does not die before it has finished. Thread-safe; nothing blocks.
+"""
+
+import itertools
+import operator
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from grpc_etcd.etcd import (
+    Changed,
+    Compare,
+    Deleted,
+    EtcdError,
+    Event,
+    LeaseId,
+    LeaseNotFound,
+    Listed,
+    Listing,
+    Lost,
+    News,
+    Op,
+    Progress,
+    Put,
+    Record,
+    Revision,
+    TimeToLive,
+    TransactionResult,
+    Unavailable,
+    ops,
+)
+from grpc_etcd.etcd.model import NO_LEASE, disjoint
+from grpc_etcd.etcd.ops import DeleteOp, GetOp, PutOp
+from grpc_etcd.memory.hub import MemoryHub, MemorySubscription
+
+_FIRST_REVISION = Revision(1)  # as in an etcd that has just been started
+_NOWHERE = Record(b"", b"", NO_LEASE, Revision(0), Revision(0), 0)  # what a key that is not there compares as
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+class MemoryEtcd:
+    """Stands in for `grpc_etcd.etcd.Etcd`; `stop` and `start` make it go away and come back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._lease_ids = itertools.count(1)
+        self._watches: tuple[MemoryWatch, ...] = ()
+        self._hubs: tuple[MemoryHub, ...] = ()
+        self._history = 0
+        self._away: EtcdError | None = None
+        self._forget()
+
+    def __repr__(self) -> str:
+        return "<MemoryEtcd>"  # what is cached of it is found again by this, whether it is stopped or not
+
+    def _forget(self) -> None:
+        self._records: dict[bytes, Record] = {}
+        self._leases: dict[int, int] = {}
+        self._revision = _FIRST_REVISION
+
+    # Outages
+
+    def stop(self) -> None:
+        """Answer nobody any more."""
+        with self._lock:
+            self._away = Unavailable("the etcd in memory has been stopped")
+            self._introduce_all()
+
+    def start(self, *, fresh: bool = False) -> None:
+        """Answer again, with all that was there, or `fresh`: as an etcd that has lost its data."""
+        with self._lock:
+            self._away = None
+            if fresh:
+                self._forget()
+                self._history += 1
+            self._introduce_all()
+
+    def _introduce_all(self) -> None:
+        for watch in self._watches:
+            watch.tell(self._introduction(watch))
+        for hub in self._hubs:
+            for subscription in hub.subscriptions:
+                self.introduce(subscription)
+
+    # Keys
+
+    def get(self, key: bytes) -> Record | None:
+        """Read one key; None when it is not there."""
+        listing = self.transaction((), [ops.get(key)]).responses[0]
+        return listing.records[0] if isinstance(listing, Listing) and listing.records else None
+
+    def get_prefix(self, prefix: bytes) -> Listing:
+        """Read all records of a prefix."""
+        listing = self.transaction((), [ops.get_prefix(prefix)]).responses[0]
+        assert isinstance(listing, Listing)  # noqa: S101 - the answer to a get
+        return listing
+
+    def put(self, key: bytes, value: bytes, *, lease: int = 0) -> Revision:
+        """Put one key."""
+        return self.transaction((), [ops.put(key, value, lease)]).revision
+
+    def delete(self, key: bytes) -> bool:
+        """Delete one key and say whether it was there."""
+        return self.transaction((), [ops.delete(key)]).responses[0] == 1
+
+    def transaction(
+        self, compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
+    ) -> TransactionResult:
+        """Run `success` when all comparisons hold, else `failure`."""
+        with self._reached():
+            succeeded = all(map(self._holds, compare))
+            chosen = success if succeeded else failure
+            for op in chosen:
+                if isinstance(op, PutOp) and op.lease:
+                    self._known(op.lease)
+            events: list[Event] = []
+            responses = tuple(self._run(op, Revision(self._revision + 1), events) for op in chosen)
+            self._publish(events)
+            return TransactionResult(succeeded, self._revision, responses)
+
+    # Leases
+
+    def lease(self, ttl_seconds: int) -> LeaseId:
+        """Grant a lease, which lasts until it is revoked."""
+        with self._reached():
+            lease = LeaseId(next(self._lease_ids))
+            self._leases[lease] = ttl_seconds
+            return lease
+
+    def revoke(self, lease_id: int) -> None:
+        """Revoke a lease: all its keys are deleted in one revision."""
+        with self._reached():
+            self._known(lease_id)
+            del self._leases[lease_id]
+            self.transaction((), [ops.delete(record.key) for record in self._held_by(lease_id)])
+
+    def leases(self) -> tuple[LeaseId, ...]:
+        """List the ids of all leases."""
+        with self._reached():
+            return tuple(map(LeaseId, self._leases))
+
+    def time_to_live(self, lease_id: int) -> TimeToLive | None:
+        """Say how long a lease was granted for, and which keys it has; None when there is no such lease."""
+        with self._reached():
+            ttl = self._leases.get(lease_id)
+            keys = tuple(record.key for record in self._held_by(lease_id))
+            return None if ttl is None else TimeToLive(ttl, ttl, keys)
+
+    def keep_alive(self, on_lost: Callable[[LeaseId], object], *, streams: int = 1) -> "MemoryKeepAlive":  # noqa: ARG002
+        """Return what would keep leases alive if they could run out."""
+        return MemoryKeepAlive()
+
+    # Watches
+
+    def list_watch(self, *prefixes: bytes) -> "MemoryWatch":
+        """List some prefixes and follow them until the watch is closed."""
+        with self._lock:
+            watch = MemoryWatch(disjoint(prefixes), self._forget_watch)
+            self._watches = (*self._watches, watch)
+            watch.tell(self._introduction(watch))
+            return watch
+
+    def watch_hub(self) -> MemoryHub:
+        """Return a hub that follows any number of prefixes and keys; they may come and go."""
+        with self._lock:
+            hub = MemoryHub(self)
+            self._hubs = (*self._hubs, hub)
+            return hub
+
+    def join(self, hub: MemoryHub, subscription: MemorySubscription) -> None:
+        """Tell a subscription what there is, and from now on what changes."""
+        with self._lock:
+            hub.subscriptions = (*hub.subscriptions, subscription)
+            self.introduce(subscription)
+
+    def introduce(self, subscription: MemorySubscription) -> None:
+        """Tell a subscription what there is now."""
+        with self._lock:
+            if self._away:
+                subscription.put(Lost(self._away, time.time()))
+                return
+            found = (record for key, record in sorted(self._records.items()) if subscription.holds(key))
+            subscription.put(Listed(tuple(found), self._revision, self._history))
+
+    def keys(self, prefix: bytes) -> Sequence[bytes]:
+        """List the keys of a prefix."""
+        with self._lock:
+            return [key for key in sorted(self._records) if key.startswith(prefix)]
+
+    def tell_progress(self, subscription: MemorySubscription) -> None:
+        """Tell a subscription up to where everything is told."""
+        with self._lock:
+            if not self._away:
+                subscription.put(Progress(self._revision))
+
+    def leave(self, hub: MemoryHub) -> None:
+        """Tell a hub nothing any more."""
+        with self._lock:
+            self._hubs = tuple(each for each in self._hubs if each is not hub)
+
+    def _forget_watch(self, watch: "MemoryWatch") -> None:
+        with self._lock:
+            self._watches = tuple(each for each in self._watches if each is not watch)
+
+    def _introduction(self, watch: "MemoryWatch") -> News:
+        if self._away:
+            return Lost(self._away, time.time())
+        found = (record for _, record in sorted(self._records.items()) if record.key.startswith(watch.prefixes))
+        return Listed(tuple(found), self._revision)
+
+    def _publish(self, events: Sequence[Event]) -> None:
+        if events:
+            self._revision = events[-1].revision
+        for hub in self._hubs:
+            hub.publish(events, self._revision)
+        for watch in self._watches:
+            for prefix in watch.prefixes:
+                if seen := tuple(event for event in events if event.key.startswith(prefix)):
+                    watch.tell(Changed(seen, self._revision))
+
+    # Inside a transaction
+
+    def _reached(self) -> threading.RLock:
+        """Give the lock, unless nobody is to be answered."""
+        if self._away:
+            raise self._away
+        return self._lock
+
+    def _known(self, lease: int) -> None:
+        if lease not in self._leases:
+            raise LeaseNotFound("requested lease not found")
+
+    def _held_by(self, lease: int) -> list[Record]:
+        return [record for record in self._records.values() if record.lease == lease]
+
+    def _holds(self, compare: Compare) -> bool:
+        end = compare.range_end or compare.key + b"\0"
+        records = [record for key, record in self._records.items() if compare.key <= key < end]
+        if not records and compare.target == "value":
+            return False
+        found = (getattr(record, compare.target) for record in records or [_NOWHERE])
+        return all(_OPERATORS[compare.operator](each, compare.operand) for each in found)
+
+    def _run(self, op: Op, revision: Revision, events: list[Event]) -> "Listing | Revision | int":
+        match op:
+            case PutOp(key, value, lease):
+                old = self._records.get(key)
+                created, version = (old.create_revision, old.version + 1) if old else (revision, 1)
+                record = Record(key, value, LeaseId(lease), created, revision, version)
+                self._records[key] = record
+                events.append(Put(record))
+                return revision
+            case DeleteOp(key, end):
+                gone = self._range(key, end)
+                for record in gone:
+                    del self._records[record.key]
+                    events.append(Deleted(record.key, revision))
+                return len(gone)
+            case GetOp(key, end):
+                return Listing(self._range(key, end), self._revision)
+
+    def _range(self, start: bytes, end: bytes) -> tuple[Record, ...]:
+        """Give the records from a key on: without an end that key alone, and a zero byte is the end of all keys."""
+        if not end:
+            return (self._records[start],) if start in self._records else ()
+        keys = (key for key in sorted(self._records) if start <= key and (end == b"\0" or key < end))
+        return tuple(self._records[key] for key in keys)
+
+
+class MemoryWatch:
+    """An endless iterator of news that another thread may close."""
+
+    def __init__(self, prefixes: tuple[bytes, ...], closed: Callable[["MemoryWatch"], None]) -> None:
+        self.prefixes = prefixes
+        self._closed = closed
+        self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> News:
+        news = self._news.get()
+        if news is None:
+            self._news.put(None)  # it stays closed
+            raise StopIteration
+        return news
+
+    def tell(self, news: News) -> None:
+        """Give these news next."""
+        self._news.put(news)
+
+    def close(self) -> None:
+        """End the iteration, also while it waits."""
+        self._closed(self)
+        self._news.put(None)
+
+
+class MemoryKeepAlive:
+    """Has nothing to do: leases in memory do not run out."""
+
+    def add(self, lease: LeaseId, ttl_seconds: int, remaining_seconds: float = 0) -> None:
+        """Keep a lease alive."""
+
+    def close(self) -> None:
+        """Keep none alive any more."""

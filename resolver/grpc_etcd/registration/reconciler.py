@@ -1,0 +1,479 @@
+"""The brain of registering: facts in, the next step out. Pure; the driver beside it has the thread, the clock and etcd.
+
+Rule 1: nothing is written before one complete listing of the claimed keys.
+Rule 2: every write compares the mod revisions that it was decided on; a refused write brings what is there instead.
+Rule 3: withdrawals go first, and never by revoking a lease that still has keys: readers lose events in such bursts.
+Rule 4: each write keeps to what the readers of its group bear; a burst is followed by one settling touch.
+Rule 5: what other processes register too is handed over and not deleted (`claims`). A key is deleted only where no
+        process key but our own is there: whoever has not heard of another one yet is refused, and reads it then.
+Rule 6: an answer to a write or a read is newer than news of the watch from before its revision, which are passed over.
+        What became of a write that was not answered, and what a listing from before an answer says, is read anew.
+Rule 7: a key is gone only once an answer from after the last write to it says so. One that comes under a lease of
+        ours and that nobody wants is withdrawn, whatever put it there.
+Rule 8: an admin's edit is what neither a write of ours, answered or not, nor a handover to us can have put.
+"""
+
+import enum
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from grpc_etcd.registration.processes import about, process_key, process_prefix, registered_key
+from grpc_etcd.registration.records import (
+    Claim,
+    Group,
+    Held,
+    Leases,
+    Values,
+    Verdict,
+    adopt_edit,
+    handed_over,
+    reads_alike,
+    verdict,
+)
+from grpc_etcd.registration.steps import Grant, Leased, Read, Rest, Step, Touch, Write
+from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS
+
+# etcd takes 128 operations in a transaction (--max-txn-ops); each key has up to two here, and two reads if refused.
+KEYS_PER_TRANSACTION = 32
+
+
+class Standing(enum.Enum):
+    """Where one key stands."""
+
+    PENDING = enum.auto()
+    REGISTERED = enum.auto()
+    SHARED = enum.auto()  # it is there as claimed, under the lease of another process that registers it too
+    TAKEN = enum.auto()
+    GONE = enum.auto()
+
+
+@dataclass(slots=True)
+class _Traffic:
+    """What was lately written to a group."""
+
+    last: float = 0.0
+    events: int = 0
+    next_write: float = 0.0
+
+
+@dataclass(slots=True)
+class Keeper:
+    """Wanted claims, what etcd holds, and the lease; `next_step` says what brings the two together.
+
+    All times are seconds of one monotonic clock that the caller reads. Without `shares` there are no process keys.
+    """
+
+    leases: Leases = field(default_factory=Leases)
+    shares: bool = True
+    _claims: dict[bytes, Claim] = field(default_factory=dict)  # with what an admin has edited
+    _wishes: dict[bytes, Claim] = field(default_factory=dict)  # the same without
+    _leaving: dict[bytes, Claim] = field(default_factory=dict)
+    _had: set[bytes] = field(default_factory=set)  # keys that have been under a lease of ours
+    _values: defaultdict[bytes, Values] = field(default_factory=lambda: defaultdict(Values))
+    _edited: set[bytes] = field(default_factory=set)
+    _held: dict[bytes, Held] = field(default_factory=dict)
+    _processes: dict[bytes, dict[bytes, Held]] = field(default_factory=dict)
+    _listed: frozenset[bytes] = frozenset()
+    _listed_at: int = 0  # the revision of that
+    _answered: dict[bytes, int] = field(default_factory=dict)  # by key or prefix: as of which revision it was answered
+    _doubted: set[bytes] = field(default_factory=set)  # keys to be read, since a write to them was not answered
+    _former: dict[bytes, Claim] = field(default_factory=dict)  # what is gone, for the case that it comes again
+    _traffic: dict[Group, _Traffic] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> frozenset[bytes]:
+        """Give every key whose record must be known."""
+        return frozenset(self._claims) | frozenset(self._leaving)
+
+    @property
+    def prefixes(self) -> frozenset[bytes]:
+        """Give all that must be followed: the keys, and the process keys beside them."""
+        return self.keys | frozenset(map(process_prefix, self.keys) if self.shares else ())
+
+    def claim(self, claims: Iterable[Claim]) -> None:
+        """Want these records, in place of what was wanted, or edited by an admin, under the same keys."""
+        for claim in claims:
+            self._claims[claim.key] = self._wishes[claim.key] = claim
+            self._leaving.pop(claim.key, None)
+            self._former.pop(claim.key, None)
+            self._edited.discard(claim.key)
+            if held := self._held.get(claim.key):
+                self._note_ours(claim.key, held)
+                self._values[claim.key].begin_with(held.value)
+
+    def release(self, keys: Iterable[bytes]) -> None:
+        """Want these records no more; those that are ours are deleted, or left to other processes."""
+        for key in keys:
+            if claim := self._claims.pop(key, None):
+                self._leaving[key] = claim
+                del self._wishes[key]
+        self._forget_left()
+
+    def share(self, *, shares: bool) -> None:
+        """Keep process keys, or do without them where they may not be written."""
+        self.shares = shares
+        self._processes.clear()
+        self._forget_left()
+
+    def listed(self, keys: frozenset[bytes], records: Mapping[bytes, Held], revision: int) -> None:
+        """Note all that etcd held under `keys` at a revision; what was believed before is void.
+
+        But for what an answer has said of a later one. A listing may be late, or of an etcd that was restored and
+        counts from before; so such keys are read.
+        """
+        self._answered = {key: at for key, at in self._answered.items() if at > revision}
+        self._listed, self._listed_at = keys, revision
+        self._former = {key: claim for key, claim in self._former.items() if key in keys}
+        for key in self._values.keys() - self.keys - keys:
+            del self._values[key]
+        self._held = {key: held for key, held in self._held.items() if key in keys and self._is_newer(key, revision)}
+        self._processes = {
+            key: {each: held for each, held in known.items() if self._is_newer(each, revision)}
+            for key, known in self._processes.items()
+        }
+        self._doubted |= {about(key) for key in self._answered} & self.keys
+        for key, record in records.items():
+            if not self._is_newer(key, revision):
+                self._note(key, record)
+            self._take_told(key, record)
+        self._forget_left()
+
+    def seen(self, key: bytes, held: Held | None, revision: int) -> None:
+        """Note what an event of a revision has put under one key, or that it deleted it (None)."""
+        if not self._is_newer(key, revision - 1):
+            self._note(key, held)
+        self._take_told(key, held)
+        if revision >= self._answered.get(key, revision):
+            self._answered.pop(key, None)
+        self._forget_left()
+
+    def begun(self, write: Write) -> None:
+        """Note that a write is on its way: until it is answered, nobody knows what it has done."""
+        self._doubted |= {key for key in write.revisions if registered_key(key) is None}
+        for key, value in (*write.puts.items(), *write.announced.items()):
+            if key in write.puts or about(key) not in self._edited:
+                self._values[about(key)].expect(value)  # others hand over what is announced
+
+    def refused(self, write: Write) -> None:
+        """Note that etcd has not carried out a write, without a word on what is there."""
+        self._doubted.difference_update(write.revisions)
+        self._forget_left()
+
+    def read(
+        self, keys: Iterable[bytes], prefixes: Iterable[bytes], records: Mapping[bytes, Held], revision: int
+    ) -> None:
+        """Note what an answer says of these keys and prefixes: what is not among the records is not there."""
+        within = tuple(prefixes)
+        known = {each for processes in self._processes.values() for each in processes if each.startswith(within)}
+        self._answered.update(dict.fromkeys(within, revision))
+        for key in {*keys, *known, *records}:
+            self._answer(key, records.get(key), revision)
+        self._doubted.difference_update(keys)
+        self._forget_left({key for key in keys if not self.shares or process_prefix(key) in within})
+
+    def granted(self, lease: int) -> None:
+        """Note the lease of this process."""
+        self.leases = Leases(lease, self.leases.former)
+
+    def lease_lost(self, lease: int) -> None:
+        """Note that etcd no longer knows `lease`."""
+        if lease and lease == self.leases.current:
+            self.leases = Leases(0, self.leases.former | {lease})
+
+    def wrote(self, write: Write, revision: int, now: float) -> None:
+        """Note that a write succeeded at `revision`."""
+        for key in write.deletes | write.retracted:
+            self._answer(key, None, revision)
+        for key, value in (*write.puts.items(), *write.announced.items()):
+            self._answer(key, Held(value, write.lease, revision), revision)
+        for key, left in write.handovers.items():
+            self._answer(key, Held(left.value, left.lease, revision), revision)
+        self._doubted.difference_update(write.revisions)
+        self._forget_left(write.revisions)
+        self._count(write.group, len(write.puts) + len(write.deletes) + len(write.handovers), now)
+
+    def touched(self, touch: Touch) -> None:
+        """Note that a burst has been settled."""
+        self._traffic.pop(touch.group, None)
+
+    def standing(self, key: bytes) -> Standing:
+        """Tell where a key stands."""
+        if key not in self._claims:
+            return Standing.PENDING if key in self._leaving else Standing.GONE
+        match self._verdict(key):
+            case Verdict.KEEP:
+                return Standing.REGISTERED
+            case Verdict.YIELD:
+                return Standing.SHARED if self._is_shared(key) else Standing.TAKEN
+        return Standing.PENDING
+
+    def value(self, key: bytes) -> bytes:
+        """Give the value that is claimed, with what an admin has edited; empty where nothing is."""
+        return self._claims[key].value if key in self._claims else b""
+
+    def is_registered(self, key: bytes) -> bool:
+        """Tell whether the record is in etcd as claimed, under our lease or that of a process which shares the key."""
+        return self.standing(key) in (Standing.REGISTERED, Standing.SHARED)
+
+    def is_taken(self, key: bytes) -> bool:
+        """Tell whether another process took the key from us."""
+        return self.standing(key) is Standing.TAKEN
+
+    def is_gone(self, key: bytes) -> bool:
+        """Tell whether a released record is known to be out of etcd, or another's."""
+        return self.standing(key) is Standing.GONE
+
+    @property
+    def leaving(self) -> frozenset[bytes]:
+        """Give the keys that are to be withdrawn and not known to be gone."""
+        return frozenset(self._leaving)
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether nothing is claimed, nothing is left to withdraw, and no burst is unsettled."""
+        return not self.keys and not any(self._is_unsettled(group) for group in self._traffic)
+
+    def follow_edits(self) -> None:
+        """Make the claims what an admin has edited in keys that others hold; read first what may be told in parts."""
+        for key, wish in self._wishes.items():
+            held, process = self._held.get(key), self._process_of_holder(key)
+            if held is None or process is None or not self._is_known(key):
+                continue
+            known_at = max(process.revision, self._listed_at, self._answered.get(process_prefix(key), 0))
+            if process.value != held.value and known_at < held.revision:
+                self._doubted.add(key)  # the holder may have changed both in one transaction
+                continue
+            edited = adopt_edit(wish, held.value, [process.value])
+            if edited.value != self._claims[key].value:
+                (self._edited.discard if edited.value == wish.value else self._edited.add)(key)
+                self._claim_edited(edited)
+
+    def next_step(self, now: float) -> Step:
+        """Say what to do now."""
+        self.follow_edits()
+        if doubted := frozenset(self._doubted & self._listed & self.keys):
+            return self._read(doubted)
+        leaving = [key for key in self._leaving if key in self._listed]  # else _forget_left() had dropped it
+        puts = [key for key in self._claims if self._verdict(key) is Verdict.PUT or self._is_unannounced(key)]
+        if puts and not self.leases.current:
+            return Grant()
+        waits = []
+        for keys in (leaving, puts):
+            for group in {self._group(key): None for key in keys}:
+                ready = self._traffic.get(group, _Traffic()).next_write
+                if ready <= now:
+                    return self._write(group, leaving, puts)
+                waits.append(ready)
+        return self._settle(now, waits)
+
+    # What is known
+
+    def _note(self, key: bytes, held: Held | None) -> None:
+        registered = registered_key(key)
+        known = self._held if registered is None else self._processes.setdefault(registered, {})
+        if held is None:
+            known.pop(key, None)
+        elif about(key) in self._listed:
+            known[key] = held
+            self._want_back(about(key), held)
+            if registered is None:
+                self._adopt_edit(key, held)
+                self._note_ours(key, held)
+
+    def _want_back(self, key: bytes, held: Held) -> None:
+        """Withdraw again what comes under a lease of ours though it was gone: a write may be carried out late."""
+        if held.lease in self.leases and key in self._former:
+            self._leaving[key] = self._former.pop(key)
+
+    def _take_told(self, key: bytes, held: Held | None) -> None:
+        if held and held.lease == self.leases.current:
+            self._values[about(key)].told(held.value)
+
+    def _note_ours(self, key: bytes, held: Held) -> None:
+        if held.lease in self.leases and key in self._claims:
+            self._had.add(key)
+
+    def _adopt_edit(self, key: bytes, held: Held) -> None:
+        """Make the claim what an admin has edited, in place or by a put without a lease."""
+        claim = self._claims.get(key)
+        if claim and (held.lease or key in self._had) and self._is_edit(claim, held):
+            edited = adopt_edit(claim, held.value, self._values[key])
+            if edited.value != claim.value:
+                self._edited.add(key)
+                self._claim_edited(edited)
+
+    def _claim_edited(self, edited: Claim) -> None:
+        """Claim an edit; what was there before it is one too from now on, should an admin put it."""
+        self._claims[edited.key] = edited
+        self._values[edited.key] = Values(edited.value)
+
+    def _process_of_holder(self, key: bytes) -> Held | None:
+        """Give the process key of who holds a key, where that is another one."""
+        held = self._held.get(key)
+        if held is None or not held.lease or held.lease in self.leases:
+            return None
+        process = self._processes.get(key, {}).get(process_key(key, held.lease)) if self.shares else None
+        return process if process and process.lease == held.lease else None
+
+    def _is_edit(self, claim: Claim, held: Held) -> bool:
+        """Tell whether nothing that this process wrote, or that others handed over to it, can have put this value.
+
+        What stands under a lease that we had before may be news of an etcd whose data were lost since.
+        """
+        if held.lease not in (0, self.leases.current):
+            return False
+        return held.value != claim.value and held.value not in self._values[claim.key]
+
+    def _answer(self, key: bytes, held: Held | None, revision: int) -> None:
+        self._answered[key] = revision
+        self._note(key, held)
+
+    def _is_newer(self, key: bytes, revision: int) -> bool:
+        """Tell whether an answer has said of a later revision what is under this key."""
+        registered = registered_key(key)
+        beside = self._answered.get(process_prefix(registered), 0) if registered is not None else 0
+        return max(self._answered.get(key, 0), beside) > revision
+
+    def _is_known(self, key: bytes) -> bool:
+        return key in self._listed and key not in self._doubted
+
+    def _forget_left(self, answered: Collection[bytes] = ()) -> None:
+        """Drop leaving keys of which an answer says that they are gone, or another's that nobody hands back to us.
+
+        What was ours is read where only news say so: they may be of an etcd that has lost its data since.
+        """
+        for key in [key for key in self._leaving if self._is_known(key)]:
+            if self._is_ours(key) or self._own_process_keys(key):
+                continue
+            if key in self._had and key not in answered:
+                self._doubted.add(key)
+                continue
+            self._former[key] = self._leaving.pop(key)
+            self._had.discard(key)
+            self._edited.discard(key)
+
+    def _is_ours(self, key: bytes) -> bool:
+        return key in self._held and self._held[key].lease in self.leases
+
+    def _own_process_keys(self, key: bytes) -> frozenset[bytes]:
+        known = self._processes.get(key, {}) if self.shares else {}
+        return frozenset(each for each, held in known.items() if held.lease in self.leases)
+
+    def _others(self, key: bytes) -> Iterator[tuple[bytes, Held]]:
+        """Give the process keys of others, under their leases."""
+        known = self._processes.get(key, {}) if self.shares else {}
+        return ((each, held) for each, held in known.items() if held.lease and held.lease not in self.leases)
+
+    def _is_shared(self, key: bytes) -> bool:
+        """Tell whether the process that holds the key registers it as we do."""
+        held = self._held[key]
+        return reads_alike(self._claims[key], held.value) and any(
+            other.lease == held.lease for _, other in self._others(key)
+        )
+
+    def _is_unannounced(self, key: bytes) -> bool:
+        """Tell whether our process key is to be written."""
+        if not self.shares or key not in self._listed:
+            return False
+        held = self._processes.get(key, {}).get(process_key(key, self.leases.current))
+        return held is None or held.lease != self.leases.current or held.value != self._wishes[key].value
+
+    def _verdict(self, key: bytes) -> Verdict | None:
+        """Judge one claim; None before its record is known."""
+        if key not in self._listed or key not in self._claims:
+            return None
+        return verdict(self._claims[key], self._held.get(key), self.leases, had=key in self._had)
+
+    def _group(self, key: bytes) -> Group:
+        return (self._leaving[key] if key in self._leaving else self._claims[key]).group
+
+    # What to do
+
+    def _read(self, doubted: frozenset[bytes]) -> Read:
+        chosen = frozenset(sorted(doubted)[:KEYS_PER_TRANSACTION])
+        return Read(chosen, frozenset(map(process_prefix, chosen) if self.shares else ()))
+
+    def _write(self, group: Group, leaving: list[bytes], puts: list[bytes]) -> Write:
+        """Put as many of a group's edits into one transaction as its readers bear, withdrawals first."""
+        edits = [key for key in (*leaving, *(puts if self.leases.current else ())) if self._group(key) == group]
+        chosen = edits[: min(group.pace.keys_per_transaction, KEYS_PER_TRANSACTION)]
+        ours = [key for key in chosen if key in self._leaving and self._is_ours(key)]
+        if strays := self._strays(ours):
+            return Write(group, self.leases.current, retracted=frozenset(strays), revisions=strays)
+        heirs = {key: heir for key in ours if (heir := self._heir(key))}
+        wanted = [key for key in chosen if key in self._claims]
+        return Write(
+            group,
+            self.leases.current,
+            {key: self._claims[key].value for key in wanted if self._verdict(key) is Verdict.PUT},
+            frozenset(ours) - frozenset(heirs),
+            {key: self._held[key].revision if key in self._held else 0 for key in chosen}
+            | {heir: held.revision for heir, held in heirs.values()},
+            {key: self._handover(key, held) for key, (_, held) in heirs.items()},
+            {
+                process_key(key, self.leases.current): self._wishes[key].value
+                for key in wanted
+                if self._is_unannounced(key)
+            },
+            frozenset(each for key in chosen if key in self._leaving for each in self._own_process_keys(key)),
+            {
+                process_prefix(key): lease
+                for key in ours
+                if key not in heirs and (lease := self._own_lease(key)) is not None
+            },
+        )
+
+    def _strays(self, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """Give the revisions of process keys without a lease, such as a restored dump has: nobody's, and in the way."""
+        known = (self._processes.get(key, {}) for key in keys) if self.shares else ()
+        strays = ((each, held.revision) for processes in known for each, held in processes.items() if not held.lease)
+        return dict(itertools.islice(strays, KEYS_PER_TRANSACTION))
+
+    def _own_lease(self, key: bytes) -> int | None:
+        """Give the lease of our process keys, 0 where there are none; None where several make that no condition."""
+        if not self.shares:
+            return None
+        leases = {self._processes[key][each].lease for each in self._own_process_keys(key)}
+        return None if len(leases) > 1 else max(leases, default=0)
+
+    def _heir(self, key: bytes) -> tuple[bytes, Held] | None:
+        """Choose who gets a key of ours: the newest of the others, as if it had just taken it."""
+        return max(self._others(key), key=lambda other: other[1].revision, default=None)
+
+    def _handover(self, key: bytes, heir: Held) -> Leased:
+        """Say what the heir gets; an admin's edit may be as young as the answer to a refused write."""
+        claim, held = self._leaving[key], self._held[key]
+        is_edited_now = self._is_edit(claim, held)
+        if not is_edited_now and key not in self._edited:
+            return Leased(heir.value, heir.lease)
+        claim = adopt_edit(claim, held.value, self._values[key]) if is_edited_now else claim
+        meant = [self._processes[key][each].value for each in self._own_process_keys(key)]
+        return Leased(handed_over(claim, heir.value, meant), heir.lease)
+
+    def _count(self, group: Group, events: int, now: float) -> None:
+        """Remember what was written, for the pace and for the settling touch. Process keys have no readers."""
+        if not events:
+            return
+        traffic = self._traffic.setdefault(group, _Traffic())
+        if now - traffic.last > BURST_SECONDS:
+            traffic.events = 0
+        traffic.events += events
+        traffic.last = now
+        if rate := group.pace.keys_per_second:
+            traffic.next_write = now + events / rate
+
+    def _is_unsettled(self, group: Group) -> bool:
+        """Tell whether a group's readers need a settling touch: after two or more events close together."""
+        return group.settled is not None and group.pace.settling_touch and self._traffic[group].events > 1
+
+    def _settle(self, now: float, waits: list[float]) -> Step:
+        """Touch a group whose burst has been quiet for long enough, or rest until one is due."""
+        for group in [group for group in self._traffic if self._is_unsettled(group)]:
+            due = self._traffic[group].last + SETTLE_SECONDS
+            if due > now:
+                waits.append(due)
+            elif group.settled is not None and self.leases.current:
+                return Touch(group, group.settled, self.leases.current)
+        return Rest(min(waits, default=None))

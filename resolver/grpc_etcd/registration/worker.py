@@ -1,0 +1,496 @@
+"""The keeper's hands: one daemon thread with the clock, the lease, the watch and etcd.
+
+All state is behind one lock, which is never held during a call to etcd. News of the watch is applied between steps
+only, so that what a write did and what the watch then says of it come in this order. A step that fails is decided anew
+after a pause, for ever, whatever it failed of: a registration that gives up is the fault that this package exists to
+end.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar, assert_never
+
+from grpc_etcd.etcd import (
+    AuthFailed,
+    Changed,
+    Compare,
+    EtcdError,
+    InvalidRequest,
+    LeaseId,
+    LeaseNotFound,
+    Listed,
+    Listing,
+    Lost,
+    News,
+    NoSpace,
+    Op,
+    PermissionDenied,
+    Put,
+    Record,
+    TooManyRequests,
+    TransactionResult,
+    compare,
+    ops,
+)
+from grpc_etcd.registration.reconciler import Keeper
+from grpc_etcd.registration.records import Claim, Held
+from grpc_etcd.registration.steps import Grant, Read, Rest, Step, Touch, Write
+from grpc_etcd.registration.transitions import Fact, Transitions
+from grpc_etcd.threads import start_thread
+from grpc_etcd.xds.plane import this_process
+
+_LOG = logging.getLogger("grpc_etcd")
+
+NO_SHARING = (
+    "this user may not write the process keys under /grpc-etcd/registered-by, so where several processes serve at one "
+    "address, calls may fail for a moment when one of them ends (docs/operations.md has the role): %s"
+)
+
+OF_THE_PARENT = (
+    "this was registered by the process that this one is a fork of, which keeps it: "
+    "register it here by the same registry, and change what that gives"
+)
+
+# Arbitrary: soon enough not to be noticed after a blip, seldom enough for a fleet and an etcd that is away.
+FIRST_RETRY_SECONDS = 0.2
+LAST_RETRY_SECONDS = 5.0
+REOPEN_SECONDS = 1.0
+SHARE_SECONDS = 300.0  # how often it is tried whether process keys may be written meanwhile
+
+
+# Answers that say of a write that it has not been carried out; after any other one it may have been.
+NOT_CARRIED_OUT = (AuthFailed, InvalidRequest, LeaseNotFound, NoSpace, PermissionDenied, TooManyRequests)
+
+T = TypeVar("T")
+
+
+class WritableEtcd(Protocol):
+    """What is needed of an etcd client to register."""
+
+    def list_watch(self, *prefixes: bytes) -> Any:
+        """Give an iterator of news that another thread may close."""
+
+    def keep_alive(self, on_lost: Callable[[LeaseId], object], *, streams: int = 1) -> Any:
+        """Give an object that keeps leases alive."""
+
+    def lease(self, ttl_seconds: int) -> LeaseId:
+        """Grant a lease."""
+
+    def revoke(self, lease_id: int) -> None:
+        """Revoke a lease."""
+
+    def put(self, key: bytes, value: bytes, *, lease: int = 0) -> Any:
+        """Put one key."""
+
+    def transaction(
+        self, compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
+    ) -> TransactionResult:
+        """Run `success` when all comparisons hold, else `failure`."""
+
+
+class Driver:
+    """Runs a keeper on an etcd from the first claim until `stop`. Thread-safe."""
+
+    def __init__(self, etcd: WritableEtcd, ttl_seconds: int) -> None:
+        self._etcd = etcd
+        self._ttl_seconds = ttl_seconds
+        self._keeper = Keeper()
+        self._transitions = Transitions()
+        self._labels: dict[bytes, str] = {}
+        self._changed = threading.Condition()
+        self._inbox: list[Callable[[], None]] = []
+        self._retry_seconds = 0.0
+        self._not_before = self._reopen_at = self._share_at = 0.0
+        self._leave_by: dict[bytes, float] = {}
+        self._busy = self._paused = self._ending = False
+        self.is_inherited = False  # by a forked child, whose parent keeps what is registered
+        self._thread: threading.Thread | None = None
+        self._watched: frozenset[bytes] = frozenset()
+        self._watch: Any = None
+        self._left: list[Any] = []  # watches to be closed, which may take as long as a call to etcd
+        self._keep_alive: Any = None
+        self._kept = LeaseId(0)
+        self._watch_fault: EtcdError | None = None
+        self._write_fault: EtcdError | None = None
+        self._refused: Write | None = None  # the last step, if etcd has refused it
+
+    @property
+    def fault(self) -> EtcdError | None:
+        """What etcd answered last; None while nothing is wrong."""
+        return self._write_fault or self._watch_fault
+
+    def claim(self, claims: Iterable[Claim]) -> None:
+        """Keep these records from now on."""
+        with self._changed:
+            if self.is_inherited:
+                raise ValueError(OF_THE_PARENT)
+            if self._thread is None:
+                self._thread = start_thread(self._run, name="grpc-etcd-registrar")
+                this_process().take_along(self)
+            for claim in claims:
+                self._keeper.claim((claim,))
+                self._labels[claim.key] = make_label(claim)
+                self._leave_by.pop(claim.key, None)
+            self._changed.notify_all()
+
+    def release(self, keys: Iterable[bytes], within_seconds: float) -> None:
+        """Withdraw these records; `within_seconds` is for how long `stop` would wait for that, from now on."""
+        if self.is_inherited:
+            return
+        with self._changed:
+            by = time.monotonic() + within_seconds
+            for key in keys:
+                self._keeper.release((key,))
+                self._leave_by.setdefault(key, by)
+            self._changed.notify_all()
+
+    def ask(self, question: Callable[[Keeper], T]) -> T:
+        """Ask the keeper something."""
+        with self._changed:
+            return question(self._keeper)
+
+    def wait_until(
+        self,
+        question: Callable[[Keeper], bool],
+        timeout_seconds: float | None,
+        is_given_up: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Wait until the keeper's answer is yes; False when the time is up first, or everything has been stopped."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._ending or self.is_inherited or is_given_up() or question(self._keeper),
+                None if timeout_seconds is None else max(0.0, timeout_seconds),
+            )
+            return question(self._keeper)
+
+    def wake(self) -> None:
+        """Let all who wait ask again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Withdraw everything, give the lease back, and end the thread; False when etcd did not confirm it in time.
+
+        What is being withdrawn already has no second time: this waits no longer than that began to.
+        """
+        with self._changed:
+            begun = [self._leave_by[key] for key in self._keeper.leaving]
+            deadline = min((time.monotonic() + timeout_seconds, *begun))
+            self.release(self._keeper.keys, timeout_seconds)
+            gone = self._thread is None or self.wait_until(self._is_done, deadline - time.monotonic())
+            self._ending = True
+            self._changed.notify_all()
+        if self._thread:
+            self._thread.join(max(0.1, deadline - time.monotonic()))
+        return gone
+
+    def _is_done(self, keeper: Keeper) -> bool:
+        return keeper.is_done or (not keeper.keys and self.fault is not None)
+
+    # Forks: while a thread is in gRPC, gRPC skips its fork handlers, and the child crashes.
+
+    def before_fork(self) -> Callable[[float], object]:
+        """Leave gRPC."""
+        with self._changed:
+            self._paused = True
+            self._changed.notify_all()
+            streams = (self._watch, self._keep_alive)
+        for stream in streams:
+            getattr(stream, "begin_close", lambda: None)()
+        return self._wait_quiet
+
+    def _wait_quiet(self, seconds: float) -> None:
+        self._hang_up()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy, seconds)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    def after_fork_in_child(self) -> None:
+        """Leave what is registered to the parent, also when the child ends."""
+        self._changed = threading.Condition()
+        self._thread = None
+        self.is_inherited = True
+
+    # The thread
+
+    def _run(self) -> None:
+        while not self._ending:
+            step: Step | None = None
+            try:
+                if step := self._next_step():
+                    self._carry_out(step)
+                    self._succeeded(step)
+                self._close_left()
+            except EtcdError as error:
+                self._failed(error, step)
+            except Exception as error:  # noqa: BLE001  whatever it is: registrations that nobody keeps run out
+                _LOG.exception("registering failed unexpectedly and is tried again")
+                self._failed(EtcdError(f"unexpected: {error!r}"), step)
+            finally:
+                with self._changed:
+                    self._busy = False
+        self._hang_up()
+        self._give_lease_back()
+
+    def _next_step(self) -> Step | None:
+        """Wait for something to do; None when all is over, or there are watches to close."""
+        with self._changed:
+            while not self._ending:
+                while self._inbox:
+                    self._inbox.pop(0)()
+                now = time.monotonic()
+                step: Step = Rest(self._not_before) if now < self._not_before else self._keeper.next_step(now)
+                if isinstance(step, Rest) and now >= self._not_before:
+                    self._write_fault, self._retry_seconds = None, 0.0
+                self._report(now)
+                self._changed.notify_all()
+                if not self._paused:
+                    self._follow(now)
+                    if not isinstance(step, Rest):
+                        self._busy = True
+                        if isinstance(step, Write):
+                            self._keeper.begun(step)
+                        return step
+                    if self._left:
+                        self._busy = True
+                        return None
+                self._rest(step.until if isinstance(step, Rest) else None, now)
+            return None
+
+    def _rest(self, until: float | None, now: float) -> None:
+        """Wait for news, or for whatever is due first."""
+        times = (until, self._transitions.due, self._reopen_at, None if self._keeper.shares else self._share_at)
+        due = min((each for each in times if each is not None and each > now), default=None)
+        self._changed.wait(None if due is None else due - now)
+
+    def _report(self, now: float) -> None:
+        """Log what has become different."""
+        keeper = self._keeper
+        facts = {
+            key: Fact(self._labels[key], keeper.standing(key), keeper.value(key))
+            for key in (*self._transitions.keys, *keeper.keys)
+        }
+        lines = self._transitions.observe(facts, now)
+        for line in (*self._transitions.observe_fault(self.fault, self._ttl_seconds, now), *lines):
+            _LOG.log(line.level, "%s", line.text)
+
+    def _carry_out(self, step: Step) -> None:
+        match step:
+            case Grant():
+                lease = self._etcd.lease(self._ttl_seconds)
+                with self._changed:
+                    self._keeper.granted(lease)
+            case Write():
+                self._write(step)
+            case Read():
+                self._read(step)
+            case Touch(_, record, lease):
+                self._with_lease(lease, lambda: self._etcd.put(record.key, record.value, lease=lease))
+                with self._changed:
+                    self._keeper.touched(step)
+            case Rest():
+                raise AssertionError(step)
+            case _:
+                assert_never(step)
+
+    def _write(self, write: Write) -> None:
+        """Carry out a transaction; where it is refused, take note of what is there instead."""
+        keys = sorted(write.revisions)
+        guards = [compare.mod_revision(key, "==", write.revisions[key]) for key in keys]
+        guards += [compare.leases(prefix, "==", lease) for prefix, lease in sorted(write.alone.items())]
+        reads = make_reads(keys, write.alone)
+        result = self._with_lease(write.lease, lambda: self._etcd.transaction(guards, make_edits(write), reads))
+        with self._changed:
+            if result is None:
+                self._keeper.refused(write)
+            elif result.succeeded:
+                self._keeper.wrote(write, result.revision, time.monotonic())
+            else:
+                self._learn(keys, write.alone, result)
+        self._note_refusal(write, is_refused=result is not None and not result.succeeded)
+
+    def _read(self, step: Read) -> None:
+        result = self._etcd.transaction((), make_reads(step.keys, step.prefixes))
+        with self._changed:
+            self._learn(step.keys, step.prefixes, result)
+
+    def _learn(self, keys: Iterable[bytes], prefixes: Iterable[bytes], result: TransactionResult) -> None:
+        """Take note of what the answer says of all that was asked, also of what is not there."""
+        records = [record for listing in result.responses if isinstance(listing, Listing) for record in listing.records]
+        self._keeper.read(keys, prefixes, {record.key: make_held(record) for record in records}, result.revision)
+
+    def _note_refusal(self, write: Write, *, is_refused: bool) -> None:
+        """Refuse to repeat a transaction at once whose refusal has taught nothing: etcd is not to be flooded by it."""
+        before, self._refused = self._refused, write if is_refused else None
+        if is_refused and before == write:
+            raise EtcdError("etcd refuses a transaction again and again, though what it compares is as it was read")
+
+    def _with_lease(self, lease: int, call: Callable[[], Any]) -> Any:
+        """Call etcd; a lease that it does not know is lost, and no failure."""
+        try:
+            return call()
+        except LeaseNotFound:
+            with self._changed:
+                self._keeper.lease_lost(lease)
+            return None
+
+    def _succeeded(self, step: Step) -> None:
+        if isinstance(step, Read):
+            return  # what failed was a write
+        with self._changed:
+            self._write_fault = None
+            self._retry_seconds = 0.0
+
+    def _failed(self, error: EtcdError, step: Step | None) -> None:
+        with self._changed:
+            if isinstance(step, Write) and isinstance(error, NOT_CARRIED_OUT):
+                self._keeper.refused(step)
+            if touches_process_keys(step) and self._stops_sharing(error):
+                return
+            self._write_fault = error
+            self._retry_seconds = min(max(self._retry_seconds * 2, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
+            self._not_before = time.monotonic() + self._retry_seconds
+
+    def _stops_sharing(self, error: EtcdError) -> bool:
+        """Do without process keys where they are what is refused; it is not known before that was tried."""
+        if not isinstance(error, PermissionDenied) or not self._keeper.shares:
+            return False
+        _LOG.info("%s", NO_SHARING % error)
+        self._share_at = time.monotonic() + SHARE_SECONDS
+        self._keeper.share(shares=False)
+        return True
+
+    # The streams
+
+    def _follow(self, now: float) -> None:
+        """See to it that every key is watched and the lease kept alive."""
+        if not self._keeper.shares and now >= self._share_at:
+            self._keeper.share(shares=True)
+        wanted = self._keeper.prefixes
+        if now >= self._reopen_at and (self._watch is None or not wanted <= self._watched):
+            self._open_watch(wanted)
+        lease = LeaseId(self._keeper.leases.current)
+        if lease and lease != self._kept:
+            if self._keep_alive is None:
+                self._keep_alive = self._etcd.keep_alive(self._lose, streams=1)
+            self._keep_alive.add(lease, self._ttl_seconds, remaining_seconds=0)
+            self._kept = lease
+
+    def _open_watch(self, wanted: frozenset[bytes]) -> None:
+        """Follow these from now on; the watch before is kept while there is no thread to listen to another."""
+        watch = self._etcd.list_watch(*sorted(wanted))
+        try:
+            start_thread(self._listen, watch, self._keeper.keys, name="grpc-etcd-registrar-watch")
+        except RuntimeError:
+            self._reopen_at = time.monotonic() + REOPEN_SECONDS
+            self._left.append(watch)
+            raise
+        if self._watch is not None:
+            self._left.append(self._watch)
+        self._watch, self._watched = watch, wanted
+
+    def _hang_up(self) -> None:
+        with self._changed:
+            watch, self._watch = self._watch, None
+            keep_alive, self._keep_alive, self._kept = self._keep_alive, None, LeaseId(0)
+        for stream in (watch, keep_alive):
+            if stream is not None:
+                stream.close()
+        self._close_left()
+
+    def _close_left(self) -> None:
+        """Close what is listened to no longer; never under the lock, since it waits for who is in a call to etcd."""
+        with self._changed:
+            left, self._left = self._left, []
+        for watch in left:
+            watch.close()
+
+    def _lose(self, lease: LeaseId) -> None:
+        with self._changed:
+            self._inbox.append(lambda: self._keeper.lease_lost(lease))
+            self._changed.notify_all()
+
+    def _listen(self, watch: Iterator[News], keys: frozenset[bytes]) -> None:
+        try:
+            for news in watch:
+                with self._changed:
+                    if watch is not self._watch:
+                        return
+                    self._inbox.append(lambda news=news: self._hear(watch, news, keys))  # type: ignore[misc]  # it binds a value
+                    self._changed.notify_all()
+        except Exception as error:  # noqa: BLE001  whatever it is, the keys are to be followed
+            _LOG.exception("the watch of registered keys failed unexpectedly and is opened anew")
+            with self._changed:
+                self._reopen(watch, EtcdError(f"unexpected: {error!r}"))
+
+    def _reopen(self, watch: Any, fault: EtcdError | None) -> None:
+        if watch is self._watch:
+            self._watch, self._watch_fault = None, fault
+            self._reopen_at = time.monotonic() + (REOPEN_SECONDS if fault else 0.0)
+            self._left.append(watch)
+            self._changed.notify_all()
+
+    def _hear(self, watch: Any, news: News, keys: frozenset[bytes]) -> None:
+        if watch is not self._watch:
+            return
+        match news:
+            case Listed(records, revision):
+                self._keeper.listed(keys, {record.key: make_held(record) for record in records}, revision)
+            case Changed(events, _):
+                for event in events:
+                    held = make_held(event.record) if isinstance(event, Put) else None
+                    self._keeper.seen(event.key, held, event.revision)
+                self._keeper.follow_edits()  # before the holder and its key may be gone, as the next news may say
+            case Lost(error, _):
+                if self._stops_sharing(error):
+                    self._reopen(watch, None)
+                else:
+                    self._watch_fault = error
+                return
+        self._watch_fault = None
+
+    def _give_lease_back(self) -> None:
+        if lease := self._keeper.leases.current:
+            try:
+                self._etcd.revoke(lease)
+            except EtcdError as error:
+                _LOG.info("lease %x was not revoked and will run out: %s", lease, error)
+
+
+def make_edits(write: Write) -> list[Op]:
+    """Give a write's operations: what goes first."""
+    edits: list[Op] = [ops.delete(key) for key in sorted(write.deletes | write.retracted)]
+    edits += [ops.put(key, left.value, lease=left.lease) for key, left in write.handovers.items()]
+    edits += [ops.put(key, value, lease=write.lease) for key, value in write.puts.items()]
+    return edits + [ops.put(key, value, lease=write.lease) for key, value in write.announced.items()]
+
+
+def make_reads(keys: Iterable[bytes], prefixes: Iterable[bytes]) -> list[Op]:
+    """Give the operations that read all this."""
+    return [*map(ops.get, sorted(keys)), *map(ops.get_prefix, sorted(prefixes))]
+
+
+def touches_process_keys(step: Step | None) -> bool:
+    """Tell whether a step needs the right to process keys."""
+    if isinstance(step, Read):
+        return bool(step.prefixes)
+    return isinstance(step, Write) and bool(step.announced or step.retracted or step.alone)
+
+
+def make_held(record: Record) -> Held:
+    """Give what the keeper needs to know of a record."""
+    return Held(record.value, record.lease, record.mod_revision)
+
+
+def make_label(claim: Claim) -> str:
+    """Name a claim for the log."""
+    if claim.endpoint is None or claim.layout is None:
+        return f"metric target {claim.value.decode(errors='replace')}"
+    return f"{claim.endpoint.name} at {claim.endpoint.address} ({claim.layout.name})"
