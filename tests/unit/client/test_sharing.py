@@ -78,8 +78,10 @@ def test_a_listener_has_a_virtual_host_for_each_service_and_one_where_others_wai
 def test_a_service_that_comes_later_is_told_to_who_has_the_listener(board: ServiceBoard) -> None:
     listener = board.open_channel(owner("users"), shares=True)
     conversation = Conversation(board.look_up)
-    conversation.receive(DiscoveryRequest(LISTENER, (ResourceName(listener).format(LISTENER),)))
+    wanted = (ResourceName(listener).format(LISTENER),)
+    conversation.receive(DiscoveryRequest(LISTENER, wanted))
     assert told(conversation, LISTENER)
+    conversation.receive(DiscoveryRequest(LISTENER, wanted, nonce="1"))
     board.open_channel(owner("orders"), shares=True)
     (body,) = told(conversation, LISTENER)
     assert "orders" in hosts(body)
@@ -97,6 +99,7 @@ def test_what_is_unchanged_is_not_written_again() -> None:
     conversation = Conversation(found.__getitem__)
     conversation.receive(DiscoveryRequest(CLUSTER, ("users", "orders")))
     assert list(conversation.replies())
+    conversation.receive(DiscoveryRequest(CLUSTER, ("users", "orders"), nonce="1"))
     found[owner("users")] = Counted()
     list(conversation.replies())
     assert written == ["users", "orders", "users"]
@@ -180,8 +183,10 @@ def test_all_that_the_routes_of_many_services_lead_to_is_never_more_than_grpc_ta
         board.publish(owner(service), routed(400))
         assert board.open_channel(owner(service), shares=True) == listener
     conversation = Conversation(board.look_up)
-    conversation.receive(DiscoveryRequest(LISTENER, (ResourceName(listener).format(LISTENER),)))
+    wanted = (ResourceName(listener).format(LISTENER),)
+    conversation.receive(DiscoveryRequest(LISTENER, wanted))
     found = hosts(told(conversation, LISTENER)[0])
+    conversation.receive(DiscoveryRequest(LISTENER, wanted, nonce="1"))
     clusters = tuple(cluster for each in found.values() for cluster in each)
     conversation.receive(DiscoveryRequest(CLUSTER, clusters))
     (reply,) = conversation.replies()
