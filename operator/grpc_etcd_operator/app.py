@@ -572,7 +572,7 @@ class Operator:
         yield "grpc_etcd_records", label, len(station.mirror.owners)
         yield "grpc_etcd_leader", label, election.is_leading
         yield "grpc_etcd_foreign_cluster", label, election.is_foreign
-        yield "grpc_etcd_prefixes_refused", label, len(list(station.refusing.refusals))
+        yield "grpc_etcd_prefixes_refused", label, station.refusing.count
         yield "grpc_etcd_no_leader_seconds", label, election.vacant_seconds
         # Where another leads, it counts: a standby may remember a wish that a restart has made the leader forget.
         stands_by = election.is_leader_known and not election.is_leading

@@ -1,5 +1,6 @@
 """What etcd refuses is the fault of the GrpcService that wants it, which is told the way out; all others go on."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.faults
 USER, ROOT_WORD = "operator", "root-password"
 PREFIX = "/microservices/"
 PODS, MANY = 160, 45
+OWN = ("leader", "standby", "synced", "cluster", "policy")
 
 
 class Guarded:
@@ -211,6 +213,120 @@ def test_a_right_that_is_taken_away_keeps_no_settling_touch_from_other_readers(g
         scene.kubelet.ready(pod)
     touch = f"/jupiter/greeter/settled/{scene.cluster}".encode()
     wait_until(lambda: guarded.client.get(touch), "the other is touched too")
+
+
+def restrict_own_records(guarded: Guarded) -> None:
+    """Let the operator read its owner records and not write them, and leave it every other right."""
+    for part in OWN:
+        guarded.allow("readwrite", f"/grpc-etcd/{part}/")
+    guarded.allow("read", "/grpc-etcd/owner/")
+    guarded.deny("/grpc-etcd/")
+
+
+def warnings_of(replica: Replica) -> list[str]:
+    return [str(line) for line in replica.lines() if line["level"] == "warning"]
+
+
+def test_own_records_that_may_not_be_written_are_told_as_such_and_keep_nobody_from_being_withdrawn(
+    guarded: Guarded,
+) -> None:
+    scene = guarded.scene
+    replica = guarded.start().wait_leading()
+    scene.apply()
+    pods = [scene.pod() for _ in range(20)]
+    guarded.registry.wait_addresses(*(pod.address for pod in pods))
+    scene.wait_condition("Programmed", "True", "Programmed")
+    restrict_own_records(guarded)
+    told = len(warnings_of(replica))
+    late = [scene.pod() for _ in range(5)]
+    scene.apply(weight=7)
+    scene.wait_condition("Programmed", "False", "RegistryUnavailable")
+    scene.kubelet.unready(pods[0])
+    guarded.registry.wait_addresses(*(pod.address for pod in pods[1:]))
+    before, began = replica.metric("grpc_etcd_etcd_errors_total", code="PermissionDenied"), time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 5, "it has had time to hammer")
+    assert replica.metric("grpc_etcd_etcd_errors_total", code="PermissionDenied") - before <= 5
+    assert "its own records under /grpc-etcd/owner/" in guarded.message("greeter")
+    assert "readwrite /grpc-etcd/" in guarded.message("greeter")
+    assert {event["reason"] for event in scene.events()} == {"RegistryUnavailable"}
+    assert replica.metric("grpc_etcd_prefixes_refused") == 0
+    assert replica.get("/readyz")[0] == 503
+    new = warnings_of(replica)[told:]
+    assert len(new) == 1
+    assert "readwrite /grpc-etcd/" in new[0]
+    guarded.allow("readwrite", "/grpc-etcd/")
+    guarded.registry.wait_addresses(*(pod.address for pod in (*pods[1:], *late)))
+    scene.wait_condition("Programmed", "True", "Programmed")
+    wait_until(guarded.has_mark, "in step")
+
+
+def test_an_operator_that_may_not_even_read_its_own_records_blames_no_service(guarded: Guarded) -> None:
+    """Each try compares the leader's key, so that etcd refuses it whatever it is about."""
+    scene = guarded.scene
+    replica = guarded.start().wait_leading()
+    scene.apply()
+    pod = scene.pod()
+    guarded.registry.wait_addresses(pod.address)
+    guarded.deny("/grpc-etcd/")
+    late = scene.pod()
+    scene.wait_condition("Programmed", "False", "NoLeader")
+    assert "readwrite /grpc-etcd/" in guarded.message("greeter")
+    assert "PermissionDenied" not in {event["reason"] for event in scene.events()}
+    assert replica.metric("grpc_etcd_prefixes_refused") == 0
+    assert not [line for line in replica.lines() if "/jupiter/" in str(line.get("refused", ""))]
+    guarded.allow("readwrite", "/grpc-etcd/")
+    guarded.registry.wait_addresses(pod.address, late.address)
+    scene.wait_condition("Programmed", "True", "Programmed")
+
+
+def test_pods_with_keys_where_a_right_was_taken_away_are_not_tried_one_by_one_for_ever(guarded: Guarded) -> None:
+    scene = guarded.scene
+    guarded.allow("readwrite", PREFIX)
+    replica = guarded.start().wait_leading()
+    scene.apply()
+    scene.apply("moved", layouts=["kratos"])
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(lambda _: scene.pod(), range(MANY)))
+    wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == MANY, "all are written")
+    guarded.deny(PREFIX)
+    told = len(warnings_of(replica))
+    scene.apply(weight=7)
+    scene.wait_condition("Programmed", "False", "PermissionDenied")
+    wait_until(lambda: replica.metric("grpc_etcd_in_flight", registry="default") == 0, "it rests")
+
+    def count() -> float:
+        return replica.metric("grpc_etcd_etcd_errors_total", code="PermissionDenied")
+
+    before, began = count(), time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 8, "it has had time to hammer")
+    assert count() - before <= 8
+    assert len(warnings_of(replica)) - told <= 3
+    assert PREFIX in guarded.message("greeter")
+    guarded.allow("readwrite", PREFIX)
+    for name in ("greeter", "moved"):
+        scene.wait_condition("Programmed", "True", "Programmed", name)
+
+
+def test_a_settling_touch_that_is_refused_stays_owed_until_the_right_is_given(guarded: Guarded) -> None:
+    scene = guarded.scene
+    guarded.allow("read", "/jupiter/")
+    guarded.allow("readwrite", "/jupiter/greeter/providers/")
+    replica = guarded.start().wait_leading()
+    scene.apply()
+    scene.wait_condition("Accepted", "True", "Accepted")
+    pods = [scene.pod(ready=False) for _ in range(4)]
+    for pod in pods:
+        scene.kubelet.ready(pod)
+    guarded.registry.wait_addresses(*(pod.address for pod in pods))
+    text = "etcd refuses the settling touch of a service, whose readers may miss changes; it is tried again"
+    wait_until(lambda: replica.lines(text), "it is told")
+    assert "readwrite /jupiter/greeter/" in replica.lines(text)[0]["remedy"]
+    scene.wait_condition("Programmed", "True", "Programmed")
+    wait_until(guarded.has_mark, "in step")
+    guarded.allow("readwrite", "/jupiter/")
+    touch = f"/jupiter/greeter/settled/{scene.cluster}".encode()
+    wait_until(lambda: guarded.client.get(touch), "its readers are told all", 90)
+    assert len(replica.lines(text)) == 1
 
 
 def test_a_withdrawal_that_is_refused_is_told(guarded: Guarded) -> None:

@@ -14,18 +14,23 @@ from grpc_etcd_operator.core.desired import Desired, Fault
 # Seconds before the next try, doubled from the first to the last. Arbitrary: a try is one small request.
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 5.0
 MOST_REMEMBERED = 10_000  # keys on trial of which it is known how often they have failed. Arbitrary
-MOST_AT_ONCE = 16  # that are tried before others are written again. Arbitrary
+MOST_AT_ONCE = 16  # that are tried before others are written again, and in a second. Arbitrary
+ROUND_SECONDS = 60.0  # within which each has its turn, be there more than are tried in a second until then. Arbitrary
 
 
 @dataclass(slots=True)
 class Refusal:
-    """Why a prefix or key is refused, how often in a row, when to ask again, and which units go without it."""
+    """Why a prefix or key is refused, how often in a row, when to ask again, and which units go without it.
+
+    `binds_leases` says that etcd takes no put under a lease with a key there.
+    """
 
     reason: str
     message: str
     failures: int = 0
     until: float = 0.0
     units: set[str] = field(default_factory=set)
+    binds_leases: bool = False
 
 
 class Refusals:
@@ -34,6 +39,8 @@ class Refusals:
     def __init__(self) -> None:
         self._of: dict[bytes, Refusal] = {}
         self._failures: dict[bytes, int] = {}
+        self._rest_until = -math.inf
+        self.ended = 0  # how many were refused and are no more, trials apart
 
     def __bool__(self) -> bool:
         return bool(self._of)
@@ -44,12 +51,13 @@ class Refusals:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._of)
 
-    def note(self, key: bytes, reason: str, message: str, now: float) -> None:
+    def note(self, key: bytes, reason: str, message: str, now: float) -> Refusal:
         """Take it that a prefix or key is refused; the pause grows with each in a row. Infinity: do not ask again."""
         refusal = self._of.setdefault(key, Refusal(reason, message, self._failures.pop(key, 0)))
         refusal.reason, refusal.message = reason, message
         refusal.until = now + min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(refusal.failures, 8))
         refusal.failures += 1
+        return refusal
 
     def end(self, key: bytes, *, is_trial: bool = False) -> set[str]:
         """Take it that a prefix or key is no longer refused; give the units that went without it.
@@ -57,6 +65,7 @@ class Refusals:
         After a trial, which may fail, the pauses go on where they were.
         """
         refusal = self._of.pop(key, None)
+        self.ended += bool(refusal and not is_trial)
         if refusal and is_trial:
             self._failures[key] = refusal.failures
             if len(self._failures) > MOST_REMEMBERED:
@@ -69,12 +78,16 @@ class Refusals:
 
     def due(self, now: float) -> list[bytes]:
         """Give what is to be tried again, at most a few: nothing is written meanwhile, and there may be thousands."""
+        if now < self._rest_until:
+            return []
         due = [(refusal.until, key) for key, refusal in self._of.items() if refusal.until <= now]
+        if len(due) >= MOST_AT_ONCE:
+            self._rest_until = now + min(1.0, MOST_AT_ONCE * ROUND_SECONDS / len(self._of))
         return [key for _, key in heapq.nsmallest(MOST_AT_ONCE, due)]
 
     def next_at(self) -> float:
         """Say when the next is to be tried again; infinity for never."""
-        return min((refusal.until for refusal in self._of.values()), default=math.inf)
+        return max(min((refusal.until for refusal in self._of.values()), default=math.inf), self._rest_until)
 
 
 def spare(desired: Desired, held: Iterable[bytes], find: Callable[[bytes], Refusal | None]) -> Desired:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from grpc_etcd.etcd import ops
-from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, NoSpace, TooManyOperations
+from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, NoSpace, PermissionDenied, TooManyOperations
 from grpc_etcd.etcd.model import LeaseId, Listing, Record, Revision, TransactionResult
 from grpc_etcd.registry.own import ROOT, owner_prefix
 from grpc_etcd_operator.core.plan import Plan
@@ -71,6 +71,8 @@ class Applier:
             await self._try_to_deliver(plans, term)
         except REFUSED as error:
             self._trouble.count(error)
+            if isinstance(error, PermissionDenied) and await self._is_for_own_records(plans):
+                return
             is_too_much = isinstance(error, TooManyOperations) and self._take_smaller_steps(plans)
             if not await self._divide(plans, term):
                 if is_too_much:
@@ -84,6 +86,21 @@ class Applier:
         except Exception as error:  # noqa: BLE001  nobody foresaw it; it is told on the unit that it is about
             if not await self._divide(plans, term):
                 self._outcomes.isolate(plans[0].uid, "writer", error)
+
+    async def _is_for_own_records(self, plans: Sequence[Plan]) -> bool:
+        """Say whether etcd refuses the operator's own records, and so any such batch: there is nothing to divide."""
+        try:
+            are_refused = await self._parts.refusing.are_own_refused()
+        except EtcdError as error:
+            self._failed(plans, error)
+            return True
+        is_for_them = are_refused and any(plan.puts or self._touches_own(plan) for plan in plans)
+        if is_for_them:
+            self._come_again(plans)
+        return is_for_them
+
+    def _touches_own(self, plan: Plan) -> bool:
+        return any(edit.key.startswith(self._owners) for edit in plan.deletes)
 
     async def _deliver_withdrawals(self, plans: Sequence[Plan], term: int, error: NoSpace) -> None:
         """Send what only deletes by itself: an etcd without space takes that, and refuses whatever puts beside it."""
@@ -139,9 +156,9 @@ class Applier:
             self._enqueue(self._parts.mirror.expect_no_more(announcement))
 
     def _failed(self, plans: Sequence[Plan], error: EtcdError) -> None:
-        self._trouble.note(error)
+        level = logging.WARNING if self._trouble.note(error) else logging.DEBUG
         fields = {"registry": self._parts.registry, "error": str(error)}
-        log.warning("writing failed; it goes on", extra={"fields": fields})
+        log.log(level, "writing failed; it goes on", extra={"fields": fields})
         self._come_again(plans)
 
     async def _refused(self, plan: Plan, error: EtcdError) -> None:
@@ -149,11 +166,9 @@ class Applier:
         owner = self._parts.mirror.owner(plan.uid)
         held = {*(owner.keys if owner else ()), *self._parts.mirror.unnamed(plan.lease)}
         try:
-            trouble = await self._parts.refusing.find_culprits(plan, error, sorted(held))
+            await self._parts.refusing.find_culprits(plan, error, sorted(held))
         except EtcdError as another:
-            trouble = another
-        if trouble:
-            self._failed([plan], trouble)
+            self._failed([plan], another)
         else:
             # They are told also where nothing is wanted of them any more, and a withdrawal was refused.
             self._enqueue(self._parts.refusing.users({*plan.keys, *held}))

@@ -127,7 +127,8 @@ class Station:
         """Say why the registry cannot be read or written just now."""
         if trouble := self.feed.trouble:
             return trouble.error
-        return self.writer.trouble.error or self.feed.refused.get(self._owners) or self.election.refused
+        unread = self.feed.refused.get(self._owners)
+        return self.writer.trouble.error or unread or self.refusing.own or self.election.refused
 
     @property
     def store(self) -> Store:

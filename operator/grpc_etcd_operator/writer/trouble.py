@@ -24,14 +24,15 @@ class Trouble:
         name = type(error).__name__
         self.counts[name] = self.counts.get(name, 0) + 1
 
-    def note(self, error: EtcdError) -> None:
-        """Take a failure; the pause grows with each in a row."""
+    def note(self, error: EtcdError) -> bool:
+        """Take a failure; the pause grows with each in a row. Say whether it is the first of its kind."""
         self.count(error)
-        began, self.error = self.error is None, error
+        is_new, began, self.error = type(self.error) is not type(error), self.error is None, error
         self.until = time.monotonic() + PAUSES[min(self.failures, len(PAUSES) - 1)]
         self.failures += 1
         if began:
             self.on_change()
+        return is_new
 
     def end(self, *, has_put: bool = True) -> None:
         """Take a success. One that has put nothing ends no lack of space."""

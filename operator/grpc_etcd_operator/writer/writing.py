@@ -216,7 +216,7 @@ class Writer:
             return
         held = (*(owner.keys if owner else ()), *nameless)
         spared = self._parts.refusing.spare(desired, held) if refusals else desired
-        plan = self._make_plan(spared, self._applier.operations)
+        plan = self._make_plan(spared, self._applier.operations, held)
         self._parts.mirror.contest(uid, plan.contested)
         if plan.deletes and not self._parts.facts.has_seen_all():
             self._work.hold_back(uid, since)
@@ -226,12 +226,12 @@ class Writer:
         if self._parts.election.is_leading and (plan.puts or desired.is_awaited or (owner and not desired.gone)):
             self._parts.leases.want(plan.lease)
 
-    def _make_plan(self, desired: Desired, most: int | None) -> Plan:
+    def _make_plan(self, desired: Desired, most: int | None, held: Iterable[bytes] = ()) -> Plan:
         contest = self._make_contest(desired.unit.uid)
         plan = make_plan(desired, self._parts.cluster, self._parts.mirror, contest, most)
         if not self._parts.refusing.refusals:
             return plan
-        plan = self._parts.refusing.leave_out_puts(desired, plan)
+        plan = self._parts.refusing.leave_out_puts(desired, plan, held)
         refused = {fault.source for fault in plan.faults if fault.reason in ("PermissionDenied", "Unwritable")}
         return replace(plan, written=plan.written - refused)
 
@@ -329,7 +329,7 @@ class Writer:
             # The leader's lease seemed to have run out, by its own clock. It may turn out to live, which nobody tells.
             times.append(now + RESUME_SECONDS)
         if leads:
-            times += [at for at in (self._queue.ask_again_at(), self._queue.touch_at()) if at is not None]
+            times += [self._touches.next_at(), *(at for at in (self._queue.ask_again_at(),) if at is not None)]
         # Whoever is under way calls when it ends: to look before that would be to look in vain, again and again.
         # Who lost the leadership while a write was under way asks too: what it could not write is another's now.
         is_idle = not (self._work.in_flight or self._has_more_to_write())

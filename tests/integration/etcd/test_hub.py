@@ -3,11 +3,15 @@
 import asyncio
 import contextlib
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from grpc_etcd.etcd import (
     Compacted,
@@ -20,6 +24,7 @@ from grpc_etcd.etcd import (
     PermissionDenied,
     Progress,
     Unavailable,
+    aio,
 )
 from grpc_etcd.etcd.aio import WatchHub
 from grpc_etcd.etcd.aio.link import Link
@@ -34,7 +39,9 @@ from testbed.proxy import TcpProxy
 from .conftest import Follower, Hub, Opened
 
 ADMIN = "root:secret"
+WORD = "first"
 STREAM_LIMIT = 100
+REFUSED = 400
 
 
 @pytest.fixture
@@ -52,7 +59,7 @@ def guarded(closing: contextlib.ExitStack) -> EtcdServer:
     """An etcd with authentication; the user app may use app/ only."""
     server = closing.enter_context(EtcdServer.start())
     server.enable_auth("secret")
-    server.add_user("app", "first", ["app/"], admin=ADMIN)
+    server.add_user("app", WORD, ["app/"], admin=ADMIN)
     return server
 
 
@@ -161,6 +168,30 @@ def test_a_refused_range_disturbs_no_other_and_is_taken_up_once_granted(guarded:
 
 
 @pytest.mark.faults
+def test_many_refused_ranges_are_tried_again_on_uvloop_without_a_fault(guarded: EtcdServer) -> None:
+    """Where there is much to be tried again something is soon due at once, and uvloop's handle is another then."""
+    faults, refused = list[Exception](), Counter[int]()
+
+    async def follow() -> None:
+        async with aio.Etcd(guarded.endpoints, user="app", password=WORD) as client:
+            hub = client.watch_hub(on_error=lambda _key, error: faults.append(error))
+            for number in range(REFUSED):
+                hub.follow(b"other/%d/" % number, partial(take, number))
+            hub.follow(b"app/", partial(take, REFUSED))
+            await until(lambda: len(refused) == REFUSED)
+            began = time.monotonic()
+            await until(lambda: bool(faults) or time.monotonic() - began > 10.0)
+            await hub.close()
+
+    def take(number: int, news: News) -> None:
+        refused.update([number] if isinstance(news, Lost) else [])
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(follow())
+    assert not faults
+    assert refused[REFUSED] == 0
+
+
 def test_a_right_that_is_taken_while_the_stream_is_away_stops_its_range_only(
     guarded: EtcdServer, opened: Opened, closing: contextlib.ExitStack
 ) -> None:

@@ -38,7 +38,8 @@ class WatchHub:
         self._stream: Any = None
         self._requests: asyncio.Queue[Any] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # which uvloop does not tell of one that is due at once
         self._is_pumping = False
         self._is_closed = False
 
@@ -112,10 +113,11 @@ class WatchHub:
     def _arm(self) -> None:
         """Wake up when something is due. A timer that comes too early does no harm, so it is not always set anew."""
         due = self._core.wake_at()
-        if self._is_closed or (self._timer and self._timer.when() <= due):
+        if self._is_closed or (self._timer and self._timer_at <= due):
             return
         if self._timer:
             self._timer.cancel()
+        self._timer_at = due
         self._timer = asyncio.get_running_loop().call_at(due, self._wake) if due < float("inf") else None
 
     def _wake(self) -> None:
