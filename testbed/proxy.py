@@ -1,4 +1,4 @@
-"""A TCP proxy whose network can fail: cut, refuse, swallow, heal.
+"""A TCP proxy whose network can fail: cut, refuse, swallow, heal; or be slow.
 
 It stands between a client and a real server, for faults that killing the server does not show: a connection that is
 reset while the server lives, and one that stays open while nothing comes through. It runs in a thread of its own.
@@ -20,6 +20,7 @@ from testbed.conditions import free_port
 
 T = TypeVar("T")
 CHUNK_BYTES = 65536
+SLOW_CHUNK_BYTES = 8192
 BACKLOG = 100  # as asyncio's
 # Close by reset, as a firewall or a dead peer does, not by an orderly end of stream.
 RESET = struct.pack("ii", 1, 0)
@@ -35,8 +36,10 @@ def reset(writer: asyncio.StreamWriter) -> None:
 class TcpProxy:
     """Forwards `address` to `upstream` (both host:port); its faults take effect before the call returns."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, bytes_per_second: int = 0) -> None:
+        """Let each connection bring so many bytes to whoever has opened it; 0: as many as it can."""
         host, _, port = upstream.rpartition(":")
+        self._bytes_per_second = bytes_per_second
         self._upstream = (host, int(port))
         self._port = free_port()
         self.address = f"127.0.0.1:{self._port}"
@@ -51,9 +54,9 @@ class TcpProxy:
         self._flowing = self._run(self._start())
 
     @classmethod
-    def start(cls, upstream: str) -> Self:
+    def start(cls, upstream: str, *, bytes_per_second: int = 0) -> Self:
         """Start forwarding to an address."""
-        return cls(upstream)
+        return cls(upstream, bytes_per_second)
 
     def __repr__(self) -> str:
         return f"<TcpProxy {self.address} -> {self._upstream[0]}:{self._upstream[1]}>"
@@ -165,13 +168,22 @@ class TcpProxy:
             self._drop(writer)
             return
         try:
-            there, back = await asyncio.open_connection(*self._upstream)
+            there, back = await self._open()
         except OSError:
             self._drop(writer)
             return
         self._writers.add(back)
-        for source, sink in ((reader, back), (there, writer)):
-            self._note(asyncio.ensure_future(self._pump(source, sink, (writer, back))))
+        for source, sink, rate in ((reader, back, 0), (there, writer, self._bytes_per_second)):
+            self._note(asyncio.ensure_future(self._pump(source, sink, (writer, back), rate)))
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if not self._bytes_per_second:
+            return await asyncio.open_connection(*self._upstream)
+        opened = socket.socket()  # with little room: what waits there would come long after whoever asked has gone
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_CHUNK_BYTES)
+        opened.setblocking(False)  # noqa: FBT003 (the socket module's own)
+        await self._loop.sock_connect(opened, self._upstream)
+        return await asyncio.open_connection(sock=opened, limit=SLOW_CHUNK_BYTES)
 
     def _note(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -190,10 +202,16 @@ class TcpProxy:
         del self._ending[writer]
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, both: tuple[asyncio.StreamWriter, ...]
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        both: tuple[asyncio.StreamWriter, ...],
+        rate: int,
     ) -> None:
         with contextlib.suppress(OSError):
-            while data := await source.read(CHUNK_BYTES):
+            while data := await source.read(SLOW_CHUNK_BYTES if rate else CHUNK_BYTES):
+                if rate:
+                    await asyncio.sleep(len(data) / rate)
                 await self._flowing.wait()
                 sink.write(data)
                 await sink.drain()

@@ -12,7 +12,7 @@ import uuid
 from grpc_etcd.etcd import compare, ops
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
-from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound
+from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, PermissionDenied
 from grpc_etcd.registry.own import OwnerRecord, cluster_key, owner_prefix, standby_prefix, synced_key
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, read_fingerprint
@@ -31,7 +31,10 @@ class LeadLostError(Exception):
 
 
 async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leader_ttl_seconds: int) -> None:
-    """Become leader, delete all owned keys and owner records, then the mark. May raise ForeignClusterError."""
+    """Become leader, delete all owned keys and owner records, then the mark.
+
+    May raise ForeignClusterError, and PermissionDenied where keys were refused; all others are withdrawn then.
+    """
     holder = await etcd.get(cluster_key(cluster))
     if holder and not fingerprint.is_same(read_fingerprint(holder.value)):
         raise ForeignClusterError(
@@ -50,8 +53,9 @@ async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leade
         fence = election.fence(election.revision)
         await _keep_mark(etcd, cluster, fence, election.lease)
         listing = await etcd.get_prefix(owner_prefix(cluster))
-        for record in listing.records:
-            await _withdraw(etcd, cluster, record.key, record.value, fence)
+        left = [await _withdraw(etcd, cluster, record.key, record.value, fence) for record in listing.records]
+        if refused := next(filter(None, left), None):
+            raise refused  # only now, so that one prefix keeps nothing in another; what is left can be withdrawn later
         await _commit(etcd, fence, ops.delete(synced_key(cluster)), ops.delete(cluster_key(cluster)))
         await _revoke(etcd, lease_id(cluster, SETTLED))
         await etcd.delete_prefix(standby_prefix(cluster))
@@ -71,21 +75,32 @@ async def _commit(etcd: Etcd, fence: Compare, *operations: ops.Op) -> None:
         raise LeadLostError("the leadership was lost")
 
 
-async def _withdraw(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Compare) -> None:
+async def _withdraw(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Compare) -> PermissionDenied | None:
     """Delete one unit's keys that still carry its lease, or none by an admin's edit, its owner record, and its lease.
 
-    The revoke cannot be fenced, so it comes after a deletion that was.
+    The revoke cannot be fenced, so it comes after a deletion that was. Where etcd refuses a key that is returned, and
+    the owner record stays.
     """
     uid = key.removeprefix(owner_prefix(cluster)).decode(errors="replace")
     lease = lease_id(cluster, uid)
     owner = OwnerRecord.from_json(value)
+    refused: PermissionDenied | None = None
     for owned in owner.keys if isinstance(owner, OwnerRecord) else ():
-        for held in (lease, 0):
-            conditions = [fence, compare.lease(owned, "==", held)]
-            if (await etcd.transaction(conditions, [ops.delete(owned)])).succeeded:
-                break
-    await _commit(etcd, fence, ops.delete(key))
-    await _revoke(etcd, lease)
+        try:
+            await _delete(etcd, owned, lease, fence)
+        except PermissionDenied as error:
+            refused = PermissionDenied(f"{owned.decode(errors='replace')} stays: {error.details}", error.code)
+    if refused is None:
+        await _commit(etcd, fence, ops.delete(key))
+        await _revoke(etcd, lease)
+    return refused
+
+
+async def _delete(etcd: Etcd, key: bytes, lease: int, fence: Compare) -> None:
+    for held in (lease, 0):
+        conditions = [fence, compare.lease(key, "==", held)]
+        if (await etcd.transaction(conditions, [ops.delete(key)])).succeeded:
+            return
 
 
 async def _revoke(etcd: Etcd, lease: int) -> None:

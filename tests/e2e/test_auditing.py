@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from grpc_etcd.etcd.aio import Etcd
-from grpc_etcd.etcd.model import Revision
+from grpc_etcd.etcd.model import LeaseId, Record, Revision
 from grpc_etcd.registry.own import OwnerRecord, owner_key, owner_prefix
 from grpc_etcd_operator.writer.auditing import Audit
 from grpc_etcd_operator.writer.mirror import Mirror
 from testbed.etcd import EtcdServer
 
+WORD = "word"
 CLUSTER, PREFIX = "c1", b"/jupiter/greeter/providers/"
 KEYS = [PREFIX + b"grpc://10.0.0.%d:9000" % number for number in range(1, 5)]
 
@@ -57,3 +58,18 @@ async def test_a_record_of_a_later_revision_than_etcd_has_is_corrected(client: E
     audit = Audit(client, mirror, lambda: [PREFIX], lambda _: None, grace_seconds=0.0)
     await audit.compare()
     assert mirror.record(KEYS[0]) == listing.records[0]
+
+
+async def test_a_prefix_that_may_not_be_read_any_more_keeps_no_other_from_being_compared(own_etcd: EtcdServer) -> None:
+    admin = own_etcd.enable_auth("secret")
+    own_etcd.add_user("operator", WORD, [PREFIX.decode()], admin=admin)
+    async with Etcd(own_etcd.endpoints, user="operator", password=WORD) as client:
+        mirror, concerned = Mirror(CLUSTER), set[str]()
+        record = OwnerRecord(namespace="shop", keys=(KEYS[0],)).to_json()
+        owner = Record(owner_key(CLUSTER, "p1"), record, LeaseId(0), Revision(1), Revision(1), 1)
+        mirror.replace((owner_prefix(CLUSTER),), [owner], Revision(1))
+        await client.put(KEYS[0], b"new")
+        prefixes = [b"/jupiter/refused/", PREFIX]
+        audit = Audit(client, mirror, lambda: prefixes, concerned.update, grace_seconds=0.0)
+        await audit.compare()
+    assert (audit.missed, concerned) == (1, {"p1"})

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
+from grpc_etcd.etcd.errors import PermissionDenied
 from grpc_etcd.etcd.model import LeaseId, TransactionResult
 from grpc_etcd.layouts.index import LAYOUT_NAMES
 from grpc_etcd.layouts.jupiter import Jupiter
@@ -38,6 +39,7 @@ from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service
 
 PROVIDERS = b"/jupiter/greeter/providers/"
 SETTLED = b"/settled/"
+ROOT_WORD, WORD = "secret", "word"
 
 
 class SlowEtcd(Etcd):
@@ -375,3 +377,25 @@ async def test_what_nobody_has_named_is_found_of_pods_that_were_judged_before_it
         await admin.put(PROVIDERS + b"grpc://10.0.0.1:9000", b"{}", lease=lease)
     async with parts(etcd, begin=lambda reconciler: note_pod(reconciler, "nameless", ready=False)) as made:
         assert not await made.addresses(), "the mark is put, so all is true"
+
+
+async def test_a_cleanup_leaves_only_what_it_may_not_withdraw_and_says_so(own_etcd: EtcdServer) -> None:
+    admin = own_etcd.enable_auth(ROOT_WORD)
+    own_etcd.add_user("operator", WORD, ["/jupiter/", "/grpc-etcd/"], admin=admin)
+    refused, *withdrawn = b"/microservices/greeter/a", b"/jupiter/greeter/a", b"/jupiter/greeter/b"
+    async with (
+        Etcd(own_etcd.endpoints, user="root", password=ROOT_WORD) as root,
+        Etcd(own_etcd.endpoints, user="operator", password=WORD) as client,
+    ):
+        for uid, keys in (("1", (refused, withdrawn[0])), ("2", (withdrawn[1],))):
+            lease = await root.lease(60, lease_id("rights", uid))
+            for key in keys:
+                await root.put(key, b"value", lease=lease)
+            await root.put(owner_key("rights", uid), OwnerRecord(namespace="shop", keys=keys).to_json(), lease=lease)
+        with pytest.raises(PermissionDenied, match="/microservices/greeter/a"):
+            await withdraw_all(client, "rights", Fingerprint(), 5)
+        assert [await root.get(key) for key in withdrawn] == [None, None]
+        own_etcd.etcdctl("role", "grant-permission", "--prefix=true", "operator", "readwrite", "/m", user=admin)
+        await withdraw_all(client, "rights", Fingerprint(), 5)
+        assert await root.get(refused) is None
+        assert not (await root.get_prefix(owner_prefix("rights"))).records

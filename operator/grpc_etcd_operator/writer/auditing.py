@@ -6,11 +6,13 @@ way, so it is looked at once more after a while; what still differs has been mis
 
 import asyncio
 import bisect
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.errors import PermissionDenied
 from grpc_etcd.etcd.model import Record
 from grpc_etcd_operator.writer.mirror import Mirror
 
@@ -46,14 +48,18 @@ class Audit:
             await self.compare()
 
     async def compare(self) -> None:
-        """Compare once, and correct what has been missed."""
+        """Compare once, and correct what has been missed; a prefix that may not be read any more is left out."""
         known = sorted(self._mirror.records)
         for prefix in tuple(self._prefixes()):
-            if suspects := await self._find_differing(prefix, known):
-                await asyncio.sleep(self._grace_seconds)
-                lasting = suspects & await self._find_differing(prefix, known)
-                for key, _ in sorted(lasting):
-                    await self._correct(key)
+            with contextlib.suppress(PermissionDenied):
+                await self._compare(prefix, known)
+
+    async def _compare(self, prefix: bytes, known: Sequence[bytes]) -> None:
+        if suspects := await self._find_differing(prefix, known):
+            await asyncio.sleep(self._grace_seconds)
+            lasting = suspects & await self._find_differing(prefix, known)
+            for key, _ in sorted(lasting):
+                await self._correct(key)
 
     async def _find_differing(self, prefix: bytes, known: Sequence[bytes]) -> set[tuple[bytes, int]]:
         """Give keys that differ, with the revision at which they stand in etcd (0: they are not there)."""

@@ -23,6 +23,10 @@ T = TypeVar("T")
 PAGE_BYTES = 7 << 17
 FIRST_PAGE_KEYS = 1_000
 MOST_PAGE_KEYS = 10_000
+# By how much pages become smaller each time that one has not come in time, and how often. An etcd that was away for all
+# looks alike, so the smallest must not make a listing much slower: 62 keys at first, then 56 KiB. Arbitrary.
+SMALLER_PAGE = 4
+MOST_SHRINKING = 2
 
 TARGETS = {"version": 0, "create_revision": 1, "mod_revision": 2, "value": 3, "lease": 4}
 RESULTS = {"==": 0, ">": 1, "<": 2, "!=": 3}
@@ -276,15 +280,17 @@ def some_keys(prefix: bytes, limit: int) -> Call[tuple[bytes, ...]]:
     return Call(range_method(), request, lambda reply: tuple(kv.key for kv in reply.kvs))
 
 
-def get_prefix(prefix: bytes, *, revision: int = 0, keys_only: bool = False) -> Steps[Listing]:
-    """Read a prefix."""
-    return get_range(model.range_start(prefix), model.prefix_end(prefix), revision=revision, keys_only=keys_only)
+def get_prefix(prefix: bytes, *, revision: int = 0, keys_only: bool = False, late: int = 0) -> Steps[Listing]:
+    """Read a prefix, as get_range() does."""
+    start, end = model.range_start(prefix), model.prefix_end(prefix)
+    return get_range(start, end, revision=revision, keys_only=keys_only, late=late)
 
 
-def get_range(key: bytes, end: bytes, *, revision: int = 0, keys_only: bool = False) -> Steps[Listing]:
+def get_range(key: bytes, end: bytes, *, revision: int = 0, keys_only: bool = False, late: int = 0) -> Steps[Listing]:
     """Read a range in pages, all at the first page's revision; records are made while the next page is on its way.
 
-    Without an `end` the range is one key.
+    Without an `end` the range is one key. `late` (up to MOST_SHRINKING) is how often in a row a page has not come
+    in time: where the values are large, or the way is slow, smaller ones may.
     """
     records: list[Record] = []
     pages: list[Any] = []
@@ -293,7 +299,8 @@ def get_range(key: bytes, end: bytes, *, revision: int = 0, keys_only: bool = Fa
         while pages:
             records.extend(make_records(pages.pop().kvs))
 
-    limit = FIRST_PAGE_KEYS
+    smaller = SMALLER_PAGE**late
+    limit = FIRST_PAGE_KEYS // smaller
     while True:
         request = message("RangeRequest")(key=key, range_end=end, revision=revision, limit=limit, keys_only=keys_only)
         page = yield Call(range_method(), request, read_reply, catch_up)
@@ -304,7 +311,7 @@ def get_range(key: bytes, end: bytes, *, revision: int = 0, keys_only: bool = Fa
             catch_up()
             return Listing(tuple(records), Revision(revision))
         key = page.kvs[-1].key + b"\x00"
-        limit = next_limit(limit, page.ByteSize())
+        limit = next_limit(limit, page.ByteSize(), PAGE_BYTES // smaller)
 
 
 def one(call: Call[T]) -> Steps[T]:
@@ -318,6 +325,6 @@ def read_reply(reply: Any) -> Any:
     return reply
 
 
-def next_limit(limit: int, page_bytes: int) -> int:
+def next_limit(limit: int, page_bytes: int, wanted_bytes: int) -> int:
     """Return how many keys to ask for next, from what the last page of `limit` keys weighed."""
-    return max(1, min(MOST_PAGE_KEYS, limit * PAGE_BYTES // max(1, page_bytes)))
+    return max(1, min(MOST_PAGE_KEYS, limit * wanted_bytes // max(1, page_bytes)))

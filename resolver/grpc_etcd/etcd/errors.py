@@ -292,8 +292,9 @@ CODES: dict[str, type[EtcdError]] = {
 
 def make_error(code: str, details: str) -> EtcdError:
     """Return the error of the tree for a gRPC code and etcd's words."""
-    kind = next((kind for words, kind in WORDS if words in details), CODES.get(code, EtcdError))
-    error = kind(details, code)
+    said = next((kind for words, kind in WORDS if words in details), CODES.get(code, EtcdError))
+    # gRPC says "Stream removed" as well where a part of the answer has come in time; etcd itself never has this code.
+    error = (DeadlineExceeded if code == "DEADLINE_EXCEEDED" else said)(details, code)
     for of, words, remedy in REMEDIES:
         if isinstance(error, of) and words in details:
             error.remedy = remedy

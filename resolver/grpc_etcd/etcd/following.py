@@ -92,6 +92,7 @@ class Following:
         self._opened_at = 0
         self._witness: tuple[bytes, Record | None] | None = None
         self._failures = Failures()
+        self._late = 0  # how often in a row a listing did not come in time
         self.state = model.State(connected=False, stale_since=clock())
 
     def commands(self) -> Commands:
@@ -135,12 +136,13 @@ class Following:
         records: list[Record] = []
         revision = 0
         for prefix in self._prefixes:
-            listing = yield from asked(calls.get_prefix(prefix, revision=revision))
+            listing = yield from asked(calls.get_prefix(prefix, revision=revision, late=self._late))
             revision = listing.revision
             records += listing.records
         self._next = dict.fromkeys(self._prefixes, revision + 1)
         newest = max(records, key=lambda record: record.mod_revision, default=None)
         self._witness = (newest.key, newest) if newest else None
+        self._late = max(0, self._late - 1)
         self._connect()
         yield Tell(Listed(tuple(records), Revision(revision)))
 
@@ -157,6 +159,8 @@ class Following:
     def _after(self, error: EtcdError) -> Commands:
         if isinstance(error, errors.TOKEN_DOUBTS):
             yield LogIn()
+        if isinstance(error, errors.DeadlineExceeded):
+            self._late = min(calls.MOST_SHRINKING, self._late + 1)
         lost = self._lose(error)
         if lost:
             yield Tell(lost)

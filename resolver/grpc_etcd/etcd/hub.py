@@ -2,6 +2,8 @@
 
 Rule 1: each range is listed at a revision R, some ranges at a time, and then watched from R + 1. All watches share one
         stream, told apart by ids that are never used twice.
+        What has not come in time may be too much for the way: fewer ranges are listed together then, and in smaller
+        pages.
 Rule 2: a broken stream resumes each range at its last event's revision + 1. A header's revision moves that only on a
         progress reply; one that speaks for all counts for the watches that etcd knew when it was asked. It answers in
         order, but not each request, and does not say which: so an answer counts for what the oldest of them could know,
@@ -152,6 +154,7 @@ class Watch:
         self.has_resumed = False
         self.has_reopened = False
         self.is_alone = False  # it is listed by a call of its own
+        self.late = 0  # how often in a row its listing did not come in time
         self.failures = 0
         self.faults = 0
         self.faulted = -CALM_SECONDS
@@ -317,6 +320,7 @@ class Core:
         self._listings = 0
         self._list_failures = Failures()
         self._list_at = 0.0
+        self._together = LISTED_TOGETHER
         # The stream.
         self._phase = Phase.CLOSED
         self._number = 0
@@ -494,7 +498,7 @@ class Core:
     def _next_to_list(self) -> list[Watch]:
         """Take out ranges to be listed together: one that is large or was refused is listed alone."""
         watches: list[Watch] = []
-        while self._to_list and len(watches) < LISTED_TOGETHER and not (watches and self._to_list[0].is_alone):
+        while self._to_list and len(watches) < self._together and not (watches and self._to_list[0].is_alone):
             watch = self._to_list.popleft()
             if watch.stage is Stage.WAITING and watch not in watches:
                 watches.append(watch)
@@ -515,7 +519,7 @@ class Core:
             self._listings -= 1
             self._not_listed(watch, error, now)
 
-        self._commands.append(Ask(calls.get_range(watch.key, watch.end), answered, failed))
+        self._commands.append(Ask(calls.get_range(watch.key, watch.end, late=watch.late), answered, failed))
 
     def _begin_listings(self, watches: Sequence[Watch]) -> None:
         """List several ranges in one transaction. What cannot be listed so is listed alone."""
@@ -526,6 +530,7 @@ class Core:
 
         def answered(listings: Sequence[Listing | None], now: float) -> None:
             self._listings -= 1
+            self._together = min(LISTED_TOGETHER, self._together * calls.SMALLER_PAGE)
             for watch, listing in zip(watches, listings, strict=True):
                 if listing:
                     self._listed(watch, listing, epoch, seen, now)
@@ -535,6 +540,8 @@ class Core:
         def failed(error: EtcdError, now: float) -> None:
             self._listings -= 1
             if isinstance(error, SHARED) and not isinstance(error, errors.TooManyRequests):
+                if isinstance(error, errors.DeadlineExceeded):
+                    self._together = max(1, len(watches) // calls.SMALLER_PAGE)
                 for watch in watches:
                     self._list_again(watch)
                 self._fail_all_listings(error, now)
@@ -563,6 +570,7 @@ class Core:
         watch.note_listing(listing, self._epoch)
         self._seen = max(self._seen, listing.revision)
         watch.stage, watch.has_resumed = Stage.READY, self.state.error is not None
+        watch.late = max(0, watch.late - 1)
         self._awaited.pop(watch, None)
         watch.connect()
         self._ready[watch] = None
@@ -570,6 +578,8 @@ class Core:
 
     def _not_listed(self, watch: Watch, error: EtcdError, now: float) -> None:
         if isinstance(error, SHARED):
+            if isinstance(error, errors.DeadlineExceeded):
+                watch.late = min(calls.MOST_SHRINKING, watch.late + 1)
             self._list_again(watch)
             self._fail_all_listings(error, now)
         elif isinstance(error, OTHER_HISTORY):

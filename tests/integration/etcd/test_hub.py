@@ -25,6 +25,7 @@ from grpc_etcd.etcd import (
     Progress,
     Unavailable,
     aio,
+    ops,
 )
 from grpc_etcd.etcd.aio import WatchHub
 from grpc_etcd.etcd.aio.link import Link
@@ -42,6 +43,7 @@ ADMIN = "root:secret"
 WORD = "first"
 STREAM_LIMIT = 100
 REFUSED = 400
+BYTES_PER_SECOND = 150_000
 
 
 @pytest.fixture
@@ -102,6 +104,21 @@ def test_each_range_gets_its_own_keys_and_overlapping_ones_theirs(etcd: EtcdServ
     assert narrow.view() == {}
     assert key.view() == {b"a/1": b"new"}
     wait_until(lambda: hub.state.connected, "connected")
+
+
+def test_what_is_too_much_for_a_slow_way_is_listed_in_smaller_parts(
+    own_etcd: EtcdServer, closing: contextlib.ExitStack, opened: Opened, writer: Etcd
+) -> None:
+    for number in range(1_000):  # one page, which takes two seconds, of ranges that take four together
+        writer.put(f"large/{number}".encode(), bytes(200))
+    groups = [f"group/{number}/".encode() for number in range(60)]
+    for prefix in groups:
+        writer.transaction([], [ops.put(prefix + str(number).encode(), bytes(500)) for number in range(15)])
+    slow = closing.enter_context(TcpProxy.start(own_etcd.members[0].endpoint, bytes_per_second=BYTES_PER_SECOND))
+    hub = opened(slow.address, timeout_seconds=1.0).hub()
+    followers = follow_all(hub, [*groups, b"large/"])
+    assert [len(follower.view()) for follower in followers] == [15] * len(groups) + [1_000]
+    wait_until(lambda: hub.state.connected, "etcd counts as in reach", 60)
 
 
 def test_a_thousand_ranges_need_one_stream(closing: contextlib.ExitStack, opened: Opened) -> None:

@@ -9,6 +9,7 @@ from grpc_etcd.etcd.credentials import Credentials, read_password
 from grpc_etcd.etcd.dialing import read
 from grpc_etcd.etcd.errors import (
     AuthFailed,
+    DeadlineExceeded,
     EtcdError,
     NotServing,
     PermissionDenied,
@@ -35,6 +36,7 @@ CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
         ("UNAVAILABLE", "certificate required", Unavailable, "client certificate"),
         ("UNKNOWN", "Stream removed", Unavailable, "broke while the call"),
         ("UNAVAILABLE", "Stream removed (Socket closed)", Unavailable, "broke while the call"),
+        ("DEADLINE_EXCEEDED", "Stream removed (Deadline Exceeded)", DeadlineExceeded, "read back"),
         ("UNAVAILABLE", "connection refused", Unavailable, "Check that etcd runs"),
         ("FAILED_PRECONDITION", "etcdserver: rpc not supported for learner", NotServing, "member promote"),
         ("FAILED_PRECONDITION", "etcdserver: not capable", NotServing, "client URL"),
