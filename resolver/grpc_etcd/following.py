@@ -25,7 +25,7 @@ from grpc_etcd.registry.snapshot import Snapshot
 from grpc_etcd.running import Running
 from grpc_etcd.stats import RegistryStats, make_service_stats
 from grpc_etcd.targets import service_name
-from grpc_etcd.view import WAIT_SECONDS, Source, View
+from grpc_etcd.view import WAIT_SECONDS, View
 from grpc_etcd.wishes import check_least, check_wishes, read_wait
 from grpc_etcd.xds import plane
 from grpc_etcd.xds.board import ServiceBoard
@@ -346,7 +346,7 @@ class Following(abc.ABC):
 
 def _is_heard(followed: FollowedService) -> bool:
     """Tell whether waiting for the registry's first answer is over, or vain: calls fail then, with the reason."""
-    return followed.feed.view.source is not Source.UNKNOWN or followed.is_hopeless
+    return not followed.feed.is_waiting
 
 
 def _wait(
