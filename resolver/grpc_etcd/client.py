@@ -13,7 +13,7 @@ from grpc_etcd import options as checks
 from grpc_etcd.aio import AioEtcdRegistry
 from grpc_etcd.cache import Cache
 from grpc_etcd.compound import UnionFeed
-from grpc_etcd.etcd import Etcd, Tls
+from grpc_etcd.etcd import Etcd, Listing, Tls
 from grpc_etcd.etcd.blocking.client import TIMEOUT_SECONDS
 from grpc_etcd.feed import Feed, ViewSource
 from grpc_etcd.following import Following
@@ -181,7 +181,7 @@ class Registry(Following):
         if static := self._static_part(service):
             return static.read_endpoints(service)
         builder = SnapshotBuilder(service, self.layouts, schemes=self._schemes)
-        listings = [self.etcd.get_prefix(prefix) for prefix in builder.prefixes]
+        listings = list_at_once(self.etcd, builder.prefixes)
         records = [(record.key, record.value) for listing in listings for record in listing.records]
         builder.replace(records, max(listing.revision for listing in listings))
         return builder.snapshot().endpoints
@@ -196,8 +196,7 @@ class Registry(Following):
         A service none of whose records can be read has no endpoints. Needs the right to read the layouts' whole prefix.
         """
         catalog = Catalog(self.layouts, self._schemes)
-        for prefix in catalog.prefixes:
-            listing = self.etcd.get_prefix(prefix)
+        for listing in list_at_once(self.etcd, catalog.prefixes):
             catalog.apply(((record.key, record.value) for record in listing.records), listing.revision)
         fixed = {name: self.read_endpoints(name) for name in self._static_names}
         return MappingProxyType(dict(sorted({**catalog.services(), **fixed}.items())))
@@ -370,6 +369,13 @@ class Registry(Following):
             watch.close()
         if self._static:
             self._static.close()
+
+
+def list_at_once(etcd: Any, prefixes: Sequence[bytes]) -> tuple[Listing, ...]:
+    """Read prefixes at one revision: what moves from one to another is in either."""
+    first, *others = prefixes
+    listing = etcd.get_prefix(first)
+    return (listing, *(etcd.get_prefix(prefix, revision=listing.revision) for prefix in others))
 
 
 def _listed(source: Sequence[str] | EtcdReader) -> Sequence[object]:
