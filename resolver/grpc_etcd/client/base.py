@@ -23,7 +23,7 @@ from grpc_etcd.client.runtime import Running
 from grpc_etcd.client.stats import RegistryStats, make_service_stats
 from grpc_etcd.client.targets import service_name
 from grpc_etcd.discovery.publisher import FollowedService, Wishes
-from grpc_etcd.discovery.state import WAIT_SECONDS, Source, View
+from grpc_etcd.discovery.state import WAIT_SECONDS, View
 from grpc_etcd.discovery.subscription import ViewSource
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.registry.snapshot import Snapshot
@@ -346,7 +346,7 @@ class Following(abc.ABC):
 
 def _is_heard(followed: FollowedService) -> bool:
     """Tell whether waiting for the registry's first answer is over, or vain: calls fail then, with the reason."""
-    return followed.feed.view.source is not Source.UNKNOWN or followed.is_hopeless
+    return not followed.feed.is_waiting
 
 
 def _wait(

@@ -5,11 +5,11 @@ name the same address, the registry given first is believed; its policy goes bef
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
@@ -21,7 +21,8 @@ from grpc_etcd.client.aio import AioCompoundRegistry
 from grpc_etcd.client.base import Following
 from grpc_etcd.client.targets import service_name
 from grpc_etcd.discovery.state import Source, View
-from grpc_etcd.discovery.subscription import Freshness, ViewSource
+from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.discovery.waiting import OVER
 from grpc_etcd.etcd import EtcdError
 from grpc_etcd.registration.registrar import RegisterOptions, Registration, register_all, withdraw_all
 from grpc_etcd.registration.server import DRAIN_SECONDS, Binding, BoundServer, check_server
@@ -178,9 +179,15 @@ class UnionFeed(ViewSource):
         self._pins = ExitStack()
         self._merging = threading.Lock()
         self.whereabouts = f"{len(parts)} registries"
+        self._is_waiting = True
 
     def __repr__(self) -> str:
         return f"<UnionFeed {self._service!r} of {len(self._parts)}>"
+
+    @property
+    def waits_until(self) -> float:
+        """Whether to wait: the parts say when that changes."""
+        return math.inf if self._is_waiting else OVER
 
     def start(self) -> None:
         """Begin to follow the service in every part."""
@@ -199,30 +206,21 @@ class UnionFeed(ViewSource):
         """Join what the parts know; many threads call, and one at a time reads and tells."""
         with self._merging:
             feeds = [followed.feed for followed in self._followed]
-            self.freshness = merge_freshness([(feed.view, feed.freshness) for feed in feeds])
+            self.freshness = min((feed.freshness for feed in feeds), key=lambda fresh: (fresh.connected, fresh.since))
             self.heard_at = min(feed.heard_at for feed in feeds)
             self.fault = "; ".join(feed.fault for feed in feeds if feed.fault)
             self.names = tuple(dict.fromkeys(name for feed in feeds for name in feed.names))
-            self._announce(
-                merge_views(self._service, [feed.view for feed in feeds], [has_failed(feed) for feed in feeds])
-            )
+            waiting = [feed.is_waiting for feed in feeds]  # before the views: whoever answers meanwhile calls again
+            views = [feed.view for feed in feeds]
+            self._is_waiting = is_waiting(views, waiting)
+            self._announce(merge_views(self._service, views, [not each for each in waiting]))
         self._on_change()
 
 
-def has_failed(feed: ViewSource) -> bool:
-    """Tell whether a part that knows nothing will not know anything soon."""
-    return bool(feed.freshness.error or feed.fault or feed.view.is_denied)
-
-
-def merge_freshness(parts: Sequence[tuple[View, Freshness]]) -> Freshness:
-    """Give the freshness of the part that is worst off; of an outage, only once nothing more is to be expected.
-
-    A part that has not answered yet may know endpoints, whatever became of the others.
-    """
-    worst = min((fresh for _, fresh in parts), key=lambda fresh: (fresh.connected, fresh.since))
-    is_open = any(view.snapshot is None and not fresh.error and not view.is_denied for view, fresh in parts)
-    is_known = any(view.snapshot is not None and view.snapshot.endpoints for view, _ in parts)
-    return replace(worst, error="") if is_open and not is_known else worst
+def is_waiting(views: Sequence[View], waiting: Sequence[bool]) -> bool:
+    """Tell whether a part may yet say whom to call, and none that waits no longer knows anybody."""
+    known = any(view.callables for view, waits in zip(views, waiting, strict=True) if not waits)
+    return any(waiting) and not known
 
 
 def _by_address(read: Sequence[Sequence[Endpoint]]) -> tuple[Endpoint, ...]:
@@ -234,14 +232,14 @@ def _by_address(read: Sequence[Sequence[Endpoint]]) -> tuple[Endpoint, ...]:
 def merge_views(service: str, views: Sequence[View], failed: Sequence[bool] = ()) -> View:
     """Join what several registries say of one service.
 
-    Unknown while all of them are; also while those that have answered know no endpoint, and another one has neither
-    answered nor failed.
+    Unknown while all of them are; also while those that have answered know no endpoint that may be called, and another
+    one has neither answered nor failed.
     """
     known = [(view, view.snapshot) for view in views if view.snapshot is not None]
     refused = tuple(each for view in views for each in view.refused)
     has_failed = [*failed, *[False] * (len(views) - len(failed))]
     is_open = any(view.snapshot is None and not gone for view, gone in zip(views, has_failed, strict=True))
-    if not known or (is_open and not any(snapshot.endpoints for _, snapshot in known)):
+    if not known or (is_open and not any(view.callables for view, _ in known)):
         return View(refused=refused, is_denied=not is_open and any(view.is_denied for view in views))
     endpoints = {each.address: each for _, snapshot in reversed(known) for each in snapshot.endpoints}
     snapshot = Snapshot(

@@ -21,7 +21,7 @@ from grpc_etcd.discovery.registry_watch import EtcdReader, RegistryWatch
 from grpc_etcd.discovery.services_watch import ServicesWatch
 from grpc_etcd.discovery.state import Reader
 from grpc_etcd.discovery.subscription import Feed, ViewSource
-from grpc_etcd.etcd import Etcd, Tls
+from grpc_etcd.etcd import Etcd, Listing, Tls
 from grpc_etcd.etcd.blocking.client import TIMEOUT_SECONDS
 from grpc_etcd.registration.registrar import (
     LEASE_TTL_SECONDS,
@@ -182,7 +182,7 @@ class Registry(Following):
         if static := self._static_part(service):
             return static.read_endpoints(service)
         builder = SnapshotBuilder(service, self.layouts, schemes=self._schemes)
-        listings = [self.etcd.get_prefix(prefix) for prefix in builder.prefixes]
+        listings = list_at_once(self.etcd, builder.prefixes)
         records = [(record.key, record.value) for listing in listings for record in listing.records]
         builder.replace(records, max(listing.revision for listing in listings))
         return builder.snapshot().endpoints
@@ -197,8 +197,7 @@ class Registry(Following):
         A service none of whose records can be read has no endpoints. Needs the right to read the layouts' whole prefix.
         """
         catalog = Catalog(self.layouts, self._schemes)
-        for prefix in catalog.prefixes:
-            listing = self.etcd.get_prefix(prefix)
+        for listing in list_at_once(self.etcd, catalog.prefixes):
             catalog.apply(((record.key, record.value) for record in listing.records), listing.revision)
         fixed = {name: self.read_endpoints(name) for name in self._static_names}
         return MappingProxyType(dict(sorted({**catalog.services(), **fixed}.items())))
@@ -371,6 +370,13 @@ class Registry(Following):
             watch.close()
         if self._static:
             self._static.close()
+
+
+def list_at_once(etcd: Any, prefixes: Sequence[bytes]) -> tuple[Listing, ...]:
+    """Read prefixes at one revision: what moves from one to another is in either."""
+    first, *others = prefixes
+    listing = etcd.get_prefix(first)
+    return (listing, *(etcd.get_prefix(prefix, revision=listing.revision) for prefix in others))
 
 
 def _listed(source: Sequence[str] | EtcdReader) -> Sequence[object]:

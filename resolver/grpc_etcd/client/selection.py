@@ -4,6 +4,7 @@ It is a registry that follows another one and leaves out what does not match, so
 with it as with any. Where nothing matches there is no endpoint: a selection never falls back to the others.
 """
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -72,9 +73,15 @@ class SelectedFeed(ViewSource):
         self._pins = ExitStack()
         self._narrowing = threading.Lock()
         self._source: ViewSource | None = None
+        self._source_waits_until = math.inf
 
     def __repr__(self) -> str:
         return f"<SelectedFeed {self._service!r} where {self._metadata}>"
+
+    @property
+    def waits_until(self) -> float:
+        """Until when the other feed waits, or this one: of what is on the disk nothing may match."""
+        return max(self._source_waits_until, super().waits_until)
 
     def start(self) -> None:
         """Begin to follow the service."""
@@ -93,6 +100,8 @@ class SelectedFeed(ViewSource):
         with self._narrowing:
             source = self._source
             self.freshness, self.heard_at, self.fault = source.freshness, source.heard_at, source.fault
+            self.begun, self.lost_at = source.begun, source.lost_at
+            self._source_waits_until = source.waits_until
             wanted = ", ".join(f"{key}={value}" for key, value in sorted(self._metadata.items()))
             self.whereabouts = f"{source.whereabouts} with the metadata {wanted}"
             self.names = source.names

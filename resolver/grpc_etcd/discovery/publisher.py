@@ -86,6 +86,7 @@ class FollowedService:
         self.published: ServiceResources | None = None
         self.policy = Policy()
         self.unusable: Mapping[str, str] = {}
+        self._awaited: tuple[str, ...] = ()
         self.updates = 0
         self.refusals = 0
         self.last_refusal = ""
@@ -115,11 +116,6 @@ class FollowedService:
         return {found[0] for found in read if found and not isinstance(found, Socket)}
 
     @property
-    def is_hopeless(self) -> bool:
-        """Tell whether nothing is to be expected soon of a registry that has said nothing yet."""
-        return bool(self.feed.freshness.error or self.feed.view.is_denied or self.feed.fault)
-
-    @property
     def pins(self) -> int:
         """Count who holds the service: open channels, and whoever waits for it."""
         return len(self._holders)
@@ -139,18 +135,24 @@ class FollowedService:
 
     def render(self, names: HostNames, here: Here) -> ServiceResources | None:
         """Decide what the channels are told now; None means: nothing yet."""
-        view, self.due = self.feed.view, math.inf
+        self.feed.look_after()
+        self.due = math.inf
+        waits_until = self.feed.waits_until  # read before the view: what comes in between is rendered next
+        view = self.feed.view
         self.policy = self.wishes.policy.over(view.policy)
+        if time.monotonic() < waits_until:
+            self.due = waits_until
+            self._give_reason()
+            return None
         if view.snapshot is None:
             self._give_reason()
-            if not self.is_hopeless:
-                return None
             return ServiceResources(self.policy, clusters={}, reason=self.reason.text)
         dialables, unusable, pending = _resolve(view.snapshot.endpoints, names)
         self._report(unusable)
         self._fault = ""
+        self._awaited = _awaited(dialables, pending, self.policy.match_metadata or {})
         self._give_reason()
-        if pending and not dialables:
+        if self._awaited:
             return None
         self._note_sockets(frozenset(socket for dialable in dialables for socket in dialable.sockets))
         past = Past(self._generation, self._warm_up(view.snapshot.endpoints))
@@ -185,6 +187,8 @@ class FollowedService:
             fault=feed.fault or self._fault,
             unusable=self.unusable,
             names=feed.names,
+            is_waiting=feed.is_waiting,
+            awaited=self._awaited,
         )
 
     def _give_reason(self) -> None:
@@ -236,11 +240,11 @@ def _method_route(config: RouteConfig) -> MethodRoute:
     return MethodRoute(config.uri, config.groups or {}, config.nodes or {})
 
 
-def _resolve(endpoints: Iterable[Endpoint], names: HostNames) -> tuple[list[Dialable], dict[str, str], bool]:
-    """Give what can be dialled, why the rest cannot be, and whether some host names are still being looked up."""
+def _resolve(endpoints: Iterable[Endpoint], names: HostNames) -> tuple[list[Dialable], dict[str, str], list[Endpoint]]:
+    """Give what can be dialled, why the rest cannot be, and whose host names are still being looked up."""
     dialables: list[Dialable] = []
     unusable: dict[str, str] = {}
-    pending = False
+    pending: list[Endpoint] = []
     for endpoint in endpoints:
         match read_socket(endpoint.address):
             case Socket() as socket:
@@ -248,12 +252,29 @@ def _resolve(endpoints: Iterable[Endpoint], names: HostNames) -> tuple[list[Dial
             case None:
                 unusable[endpoint.address] = f"{endpoint.address!r} is not host:port with a port of 1 to 65535"
             case host, port:
-                pending |= names.is_pending(host)
+                if names.is_pending(host):
+                    pending.append(endpoint)
                 if sockets := names.sockets(host, port):  # also the last answer of a name server that is away now
                     dialables.append(Dialable(endpoint, sockets))
                 elif fault := names.fault(host):
                     unusable[endpoint.address] = fault
     return dialables, unusable, pending
+
+
+def _awaited(dialables: Iterable[Dialable], pending: Iterable[Endpoint], wanted: Mapping[str, str]) -> tuple[str, ...]:
+    """Give the addresses of which one must be looked up before the service can be told as it is.
+
+    That is so while all that may be called is being looked up, or all that may be called and has the metadata wanted.
+    """
+    for metadata in ({}, wanted) if pending else ():
+        known = any(_fits(dialable.endpoint, metadata) for dialable in dialables)
+        if not known and (awaited := tuple(each.address for each in pending if _fits(each, metadata))):
+            return awaited
+    return ()
+
+
+def _fits(endpoint: Endpoint, metadata: Mapping[str, str]) -> bool:
+    return is_callable(endpoint) and metadata.items() <= endpoint.metadata.items()
 
 
 class Publisher:

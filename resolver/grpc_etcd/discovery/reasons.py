@@ -5,11 +5,13 @@ The first row that fits counts:
     something unforeseen went wrong                     INTERNAL
     endpoints of the last good set are kept             UNVOUCHED
     nothing is known, and the keys may not be read      DENIED
+    the first answer is waited for                      PENDING, with what is wrong meanwhile
     etcd is out of reach                                UNREACHABLE, by its error: TLS, UNKNOWN_HOST, AUTHENTICATION
-    nothing is known yet                                PENDING
+    nothing is known                                    PENDING
     nothing is listed                                   MISSING, with names that are nearly the same
     only records that cannot be read                    BROKEN, with the first one's reason
     all endpoints are disabled, unhealthy or weigh 0    DISABLED
+    the host names of the others are being looked up    PENDING
     no endpoint has an address that can be dialled      UNUSABLE
     some keys may not be read                           DENIED
     all is well                                         NONE, without a text
@@ -78,6 +80,8 @@ class Facts:
     fault: str = ""
     unusable: Mapping[str, str] | None = None
     names: tuple[str, ...] = ()  # services that there are, as far as that was looked up
+    is_waiting: bool = False  # for the registry's first answer
+    awaited: tuple[str, ...] = ()  # addresses whose host names channels wait for
 
     @property
     def callables(self) -> int:
@@ -95,11 +99,16 @@ def explain(service: str, facts: Facts) -> Reason:
         return Reason(Cause.UNVOUCHED, view.reason)
     if view.is_denied:
         return _denied(view, "")
-    if facts.error:
+    if facts.error and not facts.is_waiting:
         return _unreachable(facts)
-    if view.snapshot is None:
-        return Reason(Cause.PENDING, f"etcd has not answered yet about {facts.whereabouts or service}")
+    if facts.is_waiting or view.snapshot is None:
+        return _pending(service, facts)
     return _lacking(service, facts, view.snapshot) or _half_denied(view)
+
+
+def _pending(service: str, facts: Facts) -> Reason:
+    error = f": {facts.error.rstrip('.')}; it is tried again" if facts.error else ""
+    return Reason(Cause.PENDING, f"etcd has not answered yet about {facts.whereabouts or service}{error}")
 
 
 def _lacking(service: str, facts: Facts, snapshot: Snapshot) -> Reason | None:
@@ -111,6 +120,8 @@ def _lacking(service: str, facts: Facts, snapshot: Snapshot) -> Reason | None:
             Cause.DISABLED,
             f"all {count} registered endpoints are disabled, not healthy or have weight 0: enable one, or add another",
         )
+    if facts.awaited:
+        return Reason(Cause.PENDING, f"no host name has been looked up yet of {', '.join(facts.awaited[:_MOST_NAMES])}")
     if facts.unusable and not facts.callables:
         address, why = next(iter(sorted(facts.unusable.items())))
         return Reason(Cause.UNUSABLE, f"no registered endpoint can be dialled; {address}: {why}")

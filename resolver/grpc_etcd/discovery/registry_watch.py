@@ -6,6 +6,7 @@ were. A forked child makes a registry watch of its own and never touches the inh
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -132,6 +133,7 @@ class RegistryWatch:
         self._hub: Hub = etcd.watch_hub()
         self._shared: dict[Range, SharedRange] = {}
         self._outage: EtcdError | None = None
+        self.heard_at = -math.inf  # when a feed has heard of etcd last, by `time.monotonic()`
 
     def __repr__(self) -> str:
         return f"<RegistryWatch of {self.whereabouts}>"

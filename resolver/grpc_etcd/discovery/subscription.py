@@ -19,6 +19,7 @@ from grpc_etcd.discovery.positions import Position
 from grpc_etcd.discovery.reasons import nearest
 from grpc_etcd.discovery.registry_watch import RegistryWatch, Subscription
 from grpc_etcd.discovery.state import Range, Reader, Source, View
+from grpc_etcd.discovery.waiting import waits_until
 from grpc_etcd.etcd import Changed, Deleted, Event, Listed, Lost, News, Progress, errors
 
 _LOG = logging.getLogger("grpc_etcd")
@@ -52,6 +53,9 @@ class ViewSource(abc.ABC):
         self.heard_at = 0.0  # when etcd was last heard, in Unix seconds
         self.fault = ""  # what went wrong unforeseen, until it goes well again
         self.closed = False
+        self.begun = time.monotonic()
+        self.lost_at: float | None = None  # since when etcd cannot be followed, on the same clock
+        self._has_waited = False
         self.names: tuple[str, ...] = ()  # of other services, where this one is nowhere to be found
         self.whereabouts = ""  # where and under which prefixes the service is looked for
 
@@ -65,8 +69,22 @@ class ViewSource(abc.ABC):
             self.closed = True
             self._notify()
 
-    def look_after(self) -> None:  # noqa: B027 - nothing to do for a source that only joins others
-        """Do what is due; called now and then."""
+    @property
+    def waits_until(self) -> float:
+        """Until when the first answer is waited for, by `time.monotonic()`: channels are told nothing before."""
+        return waits_until(self.view, self.fault, self.begun, self.lost_at)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the first answer is waited for."""
+        return time.monotonic() < self.waits_until
+
+    def look_after(self) -> None:
+        """Do what is due, such as to tell whoever waits that it is in vain; called now and then."""
+        if not self._has_waited and not self.is_waiting:
+            with self._changed:
+                self._has_waited = True
+                self._notify()
 
     def wait_until(self, is_enough: Callable[[View], bool], timeout_seconds: float | None) -> bool:
         """Block until the view is enough; False when time is up or the source is closed first."""
@@ -144,7 +162,8 @@ class Feed(ViewSource):
             self._cache.flush()
 
     def look_after(self) -> None:
-        """Have endpoints dropped that have not come back long after etcd lost its data."""
+        """Have endpoints dropped, too, that have not come back long after etcd lost its data."""
+        super().look_after()
         if time.monotonic() >= self._settles_at:
             self._watch.run(self._settle)
 
@@ -253,19 +272,21 @@ class Feed(ViewSource):
         if isinstance(lost.error, _LISTED_NEXT):
             return self._reader.view  # etcd is there; a listing follows at once
         self._watch.note_outage(lost.error)
-        before, self.freshness = self.freshness, _stale(lost)
+        before = self.freshness
+        self._note_freshness(_stale(lost))
         if before.error != self.freshness.error:
             self._tell()
         return self._reader.view
 
     def _heard(self, which: Range) -> None:
+        self._watch.heard_at = time.monotonic()
         self._lost.pop(which, None)
         self._freshen()
 
     def _freshen(self) -> None:
         out = [lost for lost in self._lost.values() if not isinstance(lost.error, _LISTED_NEXT)]
         was_out = self.freshness.error
-        self.freshness = (
+        self._note_freshness(
             _stale(min(out, key=lambda lost: lost.since)) if out else Freshness(connected=True, since=time.time())
         )
         if not out:
@@ -273,6 +294,14 @@ class Feed(ViewSource):
             self._watch.note_contact()
             if was_out:
                 self._tell()
+
+    def _note_freshness(self, freshness: Freshness) -> None:
+        lost_at = time.monotonic() - max(0.0, time.time() - freshness.since)
+        if freshness.connected:
+            self.lost_at = None
+        elif self.lost_at is None:
+            self.lost_at = max(lost_at, self._watch.heard_at)  # one range may be lost while others are answered
+        self.freshness = freshness
 
     def _tell(self) -> None:
         self._announce(self._reader.view)

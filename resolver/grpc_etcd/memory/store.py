@@ -99,8 +99,8 @@ class MemoryEtcd:
         listing = self.transaction((), [ops.get(key)]).responses[0]
         return listing.records[0] if isinstance(listing, Listing) and listing.records else None
 
-    def get_prefix(self, prefix: bytes) -> Listing:
-        """Read all records of a prefix."""
+    def get_prefix(self, prefix: bytes, *, revision: int = 0) -> Listing:  # noqa: ARG002 - as Etcd has it
+        """Read all records of a prefix, whatever the revision: there is no history here."""
         listing = self.transaction((), [ops.get_prefix(prefix)]).responses[0]
         assert isinstance(listing, Listing)  # noqa: S101 - the answer to a get
         return listing

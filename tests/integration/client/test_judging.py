@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 import grpc_etcd
-from grpc_etcd.etcd import Etcd, ops
+from grpc_etcd.etcd import Etcd, Listing, ops
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import policy_key, synced_key
@@ -113,6 +113,38 @@ def test_keys_that_move_to_another_layout_in_one_transaction_are_never_missed(wo
             world.put("10.0.0.2:1")
             wait_until(lambda: len(registry.endpoints(SERVICE).endpoints) == 2, "the last change")
         assert all(recorder.seen)
+
+
+class Moving(Etcd):
+    """A client that is slow: after each listing the key has moved on to the other layout."""
+
+    turn = 0
+
+    def get_prefix(self, prefix: bytes, *, revision: int = 0, keys_only: bool = False) -> Listing:
+        listing = super().get_prefix(prefix, revision=revision, keys_only=keys_only)
+        self.turn += 1
+        old, new = (make_layout(name).encode(SERVICE, MOVING) for name in LAYOUTS[:: 1 if self.turn % 2 else -1])
+        assert isinstance(old, KeyValue)
+        assert isinstance(new, KeyValue)
+        self.transaction([], [ops.delete(old.key), ops.put(new.key, new.value)])
+        return listing
+
+
+MOVING = grpc_etcd.Endpoint(name=SERVICE, address="10.0.0.1:1")
+LAYOUTS = ("kratos", "jupiter")
+
+
+def test_keys_that_move_while_they_are_read_are_never_missed(etcd_world: World) -> None:
+    record = make_layout("kratos").encode(SERVICE, MOVING)
+    assert isinstance(record, KeyValue)
+    etcd_world.etcd.put(record.key, record.value)
+    with (
+        Moving(etcd_world.server.endpoints) as etcd,
+        grpc_etcd.Registry(etcd, layouts=("jupiter", "kratos")) as registry,
+    ):
+        for _ in range(2):
+            assert [each.address for each in registry.read_endpoints(SERVICE)] == [MOVING.address]
+            assert [each.address for each in registry.services()[SERVICE]] == [MOVING.address]
 
 
 def test_a_store_that_lost_its_data_and_has_overtaken_them_takes_nothing_away(own_etcd_world: World) -> None:

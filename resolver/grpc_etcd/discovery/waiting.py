@@ -1,0 +1,35 @@
+"""Until when the first answer about a service is waited for. Pure.
+
+Waiting is a state of its own, and never an empty set: a channel that is told of an empty set fails its calls, one that
+is told nothing lets them wait. The first row that fits counts:
+
+    something unforeseen went wrong, or no provider keys may be read      no longer: calls fail with the reason
+    the registry has answered                                             no longer: its word counts
+    the disk has endpoints to call, and etcd cannot be followed           no longer: they are called
+    the disk has endpoints to call                                        until etcd had the time to answer
+    etcd cannot be followed                                               until that has lasted for a while
+    nothing has been heard                                                for as long as gRPC itself would wait
+
+So a connection that breaks just when a service is asked for, or a set on disk that is older than etcd's, costs the
+first calls a moment at most, while those in an outage that lasts fail at once. Times are seconds on any clock that
+never goes back.
+"""
+
+import math
+
+from grpc_etcd.discovery.state import Source, View
+
+OVER = -math.inf
+# Arbitrary: for a few tries, each of which takes a connection, and less than people wait for a call.
+PATIENCE_SECONDS = 1.0
+# Before gRPC itself gives up, after 15 s, and says that there is no such resource.
+SILENCE_SECONDS = 14.0
+
+
+def waits_until(view: View, fault: str, begun: float, lost_at: float | None) -> float:
+    """Give until when to wait, of what has been followed since `begun`; `lost_at` is since when etcd cannot be."""
+    if fault or view.is_denied or view.source not in (Source.UNKNOWN, Source.CACHE):
+        return OVER
+    if view.callables:
+        return begun + PATIENCE_SECONDS if lost_at is None else OVER
+    return min(begun + SILENCE_SECONDS, math.inf if lost_at is None else lost_at + PATIENCE_SECONDS)
