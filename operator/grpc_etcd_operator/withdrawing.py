@@ -2,21 +2,24 @@
 
 It leads while it works, so that no operator writes the keys anew, and lets its leadership run out at the end instead of
 handing it over: a standby that dies a second later must not take over. Readers see empty sets while the synced mark
-still stands, and obey; the mark goes last.
+still stands, and obey; the mark goes last. Keys that the role may not write stay with the owner records that name them,
+for another cleanup to find.
 """
 
 import asyncio
 import logging
 import uuid
+from collections.abc import Iterable
 
 from grpc_etcd.etcd import compare, ops
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
-from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound
+from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, PermissionDenied
 from grpc_etcd.registry.own import OwnerRecord, cluster_key, owner_prefix, standby_prefix, synced_key
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, read_fingerprint
 from grpc_etcd_operator.writer.electing import Election, Outlook
+from grpc_etcd_operator.writer.refusing import grant
 
 log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 60.0
@@ -28,6 +31,10 @@ class ForeignClusterError(Exception):
 
 class LeadLostError(Exception):
     """Somebody else leads by now: what is left must not be touched."""
+
+
+class RefusedError(Exception):
+    """Some keys may not be withdrawn; all others are."""
 
 
 async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leader_ttl_seconds: int) -> None:
@@ -45,20 +52,31 @@ async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leade
     election = Election(etcd, cluster, candidate, leader_ttl_seconds, elected.set, outlook)
     campaign = asyncio.create_task(election.run_alone())
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await elected.wait()
+        await _wait(elected, election)
         fence = election.fence(election.revision)
         await _keep_mark(etcd, cluster, fence, election.lease)
         listing = await etcd.get_prefix(owner_prefix(cluster))
+        refused = set[bytes]()
         for record in listing.records:
-            await _withdraw(etcd, cluster, record.key, record.value, fence)
-        await _commit(etcd, fence, ops.delete(synced_key(cluster)), ops.delete(cluster_key(cluster)))
+            refused |= await _withdraw(etcd, cluster, record.key, record.value, fence)
+        last = [] if refused else [ops.delete(cluster_key(cluster))]
+        await _commit(etcd, fence, ops.delete(synced_key(cluster)), *last)
         await _revoke(etcd, lease_id(cluster, SETTLED))
         await etcd.delete_prefix(standby_prefix(cluster))
+        if refused:
+            raise RefusedError(_tell(refused))
         log.info("everything is withdrawn", extra={"fields": {"units": len(listing.records)}})
     finally:
         campaign.cancel()
         await asyncio.gather(campaign, return_exceptions=True)
+
+
+async def _wait(elected: asyncio.Event, election: Election) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await elected.wait()
+    except TimeoutError:
+        raise election.error or TimeoutError from None
 
 
 async def _keep_mark(etcd: Etcd, cluster: str, fence: Compare, lease: int) -> None:
@@ -71,21 +89,37 @@ async def _commit(etcd: Etcd, fence: Compare, *operations: ops.Op) -> None:
         raise LeadLostError("the leadership was lost")
 
 
-async def _withdraw(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Compare) -> None:
+def _tell(refused: Iterable[bytes]) -> str:
+    rights = "; ".join(map(grant, sorted(refused)))
+    return f"all is withdrawn but what etcd does not let this user write: {rights}; then run cleanup again"
+
+
+async def _withdraw(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Compare) -> set[bytes]:
     """Delete one unit's keys that still carry its lease, or none by an admin's edit, its owner record, and its lease.
 
-    The revoke cannot be fenced, so it comes after a deletion that was.
+    The prefixes are returned where that is refused; then owner record and lease stay. The revoke cannot be fenced, so
+    it comes after a deletion that was.
     """
     uid = key.removeprefix(owner_prefix(cluster)).decode(errors="replace")
     lease = lease_id(cluster, uid)
     owner = OwnerRecord.from_json(value)
+    refused = set[bytes]()
     for owned in owner.keys if isinstance(owner, OwnerRecord) else ():
-        for held in (lease, 0):
-            conditions = [fence, compare.lease(owned, "==", held)]
-            if (await etcd.transaction(conditions, [ops.delete(owned)])).succeeded:
-                break
-    await _commit(etcd, fence, ops.delete(key))
-    await _revoke(etcd, lease)
+        try:
+            await _delete(etcd, owned, lease, fence)
+        except PermissionDenied:
+            directory = owned.partition(b"://")[0]
+            refused.add(directory[: directory.rfind(b"/") + 1] or owned)
+    if not refused:
+        await _commit(etcd, fence, ops.delete(key))
+        await _revoke(etcd, lease)
+    return refused
+
+
+async def _delete(etcd: Etcd, key: bytes, lease: int, fence: Compare) -> None:
+    for held in (lease, 0):
+        if (await etcd.transaction([fence, compare.lease(key, "==", held)], [ops.delete(key)])).succeeded:
+            return
 
 
 async def _revoke(etcd: Etcd, lease: int) -> None:
