@@ -611,7 +611,7 @@ async def _withdraw_from(
     etcd, where = open_etcd(registry), f"registry {registry.name} at {','.join(registry.endpoints)}"
     try:
         await withdrawing.withdraw_all(etcd, cluster, fingerprint, settings.leader_ttl_seconds)
-    except withdrawing.ForeignClusterError as error:
+    except (withdrawing.ForeignClusterError, withdrawing.RefusedError) as error:
         return f"{where}: {error}"
     except (TimeoutError, withdrawing.LeadLostError):
         return (

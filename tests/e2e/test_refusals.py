@@ -13,6 +13,7 @@ from testbed.conditions import PATIENCE_SECONDS, wait_until
 from testbed.etcd import EtcdServer
 from testbed.replica import RegistryView, Replica
 from tests.e2e.conftest import MakeScene, Scene
+from tests.e2e.test_commands import run
 
 pytestmark = pytest.mark.faults
 USER, ROOT_WORD = "operator", "root-password"
@@ -327,6 +328,32 @@ def test_a_settling_touch_that_is_refused_stays_owed_until_the_right_is_given(gu
     touch = f"/jupiter/greeter/settled/{scene.cluster}".encode()
     wait_until(lambda: guarded.client.get(touch), "its readers are told all", 90)
     assert len(replica.lines(text)) == 1
+
+
+def test_a_cleanup_withdraws_all_but_what_may_not_be_written_and_names_the_right(guarded: Guarded) -> None:
+    scene = guarded.scene
+    guarded.allow("readwrite", PREFIX)
+    replica = guarded.start().wait_leading()
+    scene.apply()
+    scene.apply("moved", layouts=["kratos"], selector={"matchLabels": {"app": "moved"}})
+    moved = [scene.pod(labels={"app": "moved"}) for _ in range(3)]
+    pods = [scene.pod() for _ in range(5)]
+    guarded.registry.wait_addresses(*(pod.address for pod in pods))
+    wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == len(moved), "they are written")
+    replica.process.stop()
+    guarded.deny(PREFIX)
+    flags = [f"--cluster-id={scene.cluster}", f"--etcd-endpoints={scene.etcd.endpoints}", *guarded.flags]
+    answer = run("cleanup", *flags, "--leader-ttl=3")
+    assert answer.returncode == 2
+    assert "readwrite /microservices/moved/" in answer.stderr + answer.stdout
+    assert guarded.registry.addresses() == []
+    left = guarded.client.get_prefix(f"/grpc-etcd/owner/{scene.cluster}/".encode()).records
+    assert {record.key.decode().rpartition("/")[2] for record in left} == {pod.uid for pod in moved}
+    assert not guarded.has_mark()
+    guarded.allow("readwrite", PREFIX)
+    wait_until(lambda: not guarded.registry.keys("/grpc-etcd/leader/"), "nobody leads")
+    assert run("cleanup", *flags).returncode == 0
+    assert set(guarded.registry.keys("/")) <= {f"/grpc-etcd/leader/{scene.cluster}"}
 
 
 def test_a_withdrawal_that_is_refused_is_told(guarded: Guarded) -> None:
