@@ -14,12 +14,15 @@ from typing import Any
 
 from grpc import aio
 
+from grpc_etcd.threads import start_thread
+
 # The coroutines of gRPC's server that must not be cancelled (grpc/_cython/_cygrpc/aio/server.pyx.pxi).
 _OF_GRPC = frozenset({"_server_main_loop", "_request_call"})
 
 
 _TasksOfGrpc = weakref.WeakSet[asyncio.Task[Any]]
 _TASKS: ContextVar[_TasksOfGrpc] = ContextVar("grpc-etcd-tasks-of-grpc")
+_NEVER_SECONDS = 1e9
 _LAST_STEPS_SECONDS = 1.0  # arbitrary: for what gRPC's tasks do once their server has stopped
 
 
@@ -97,16 +100,42 @@ async def stop_at_end(owner: object, server: WholeServer, ended: asyncio.Event, 
     Neither `server` nor `then` may refer to `owner`.
     """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(_stop_at_end(server, ended, then), name="grpc-etcd-end-of-loop")
+    closing = _at_close(loop, then)
+    task = loop.create_task(_stop_at_end(server, ended, then, closing), name="grpc-etcd-end-of-loop")
     weakref.finalize(owner, _wake, loop, ended, task).atexit = False
     await asyncio.sleep(0)  # a task that is cancelled before its first step does nothing
 
 
-async def _stop_at_end(server: WholeServer, ended: asyncio.Event, then: Callable[[], None]) -> None:
+def _at_close(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> "weakref.finalize[..., _Sign]":
+    """Call `then` when a loop is closed, or freed, whose tasks nobody has cancelled: it frees what it was to call."""
+    sign = _Sign()
+    loop.call_later(_NEVER_SECONDS, sign)
+    closing = weakref.finalize(sign, _call_apart, then)
+    closing.atexit = False
+    return closing
+
+
+class _Sign:
+    """What a loop is to call that it never calls."""
+
+    def __call__(self) -> None:
+        """Do nothing."""
+
+
+def _call_apart(then: Callable[[], None]) -> None:
+    """Call by a thread: whoever frees something may hold any lock."""
+    with contextlib.suppress(RuntimeError):  # no thread may be started, as at the end of the program
+        start_thread(then, name="grpc-etcd-end-of-loop")
+
+
+async def _stop_at_end(
+    server: WholeServer, ended: asyncio.Event, then: Callable[[], None], closing: "weakref.finalize[..., _Sign]"
+) -> None:
     try:
         with contextlib.suppress(asyncio.CancelledError):
             await ended.wait()
-    finally:  # also where a loop is closed whose tasks nobody has cancelled
+    finally:
+        closing.detach()
         then()
     await server.stop_now()
 

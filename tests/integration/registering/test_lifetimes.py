@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import subprocess
 import sys
 import weakref
@@ -290,9 +291,44 @@ def test_event_loops_that_end_leave_the_process_alive_and_no_server(
     ended = subprocess.run(
         [sys.executable, "-c", LOOPS, etcd.endpoints, how],
         capture_output=True, text=True, cwd=Path.cwd(), timeout=PATIENCE_SECONDS, check=False,
+        env=os.environ | {"GRPC_VERBOSITY": "ERROR"},  # else it tells of connections that the server has ended
     )  # fmt: skip
     assert (ended.stdout.strip(), ended.returncode, ended.stderr) == ("[]", 0, "")
     assert etcd_admin.records() == {}
+
+
+CLOSED = """
+import asyncio, sys
+import grpc, grpc_etcd
+kept = []
+async def serve(registry):
+    server = registry.aio.bind(grpc.aio.server(), "greeter", drain_seconds=0, allow_unroutable=True)
+    server.add_insecure_port("127.0.9.7:0")
+    await server.start()
+    assert await server.registrations[0].wait_async(60)
+    waiting = asyncio.create_task(server.wait_for_termination())
+    kept.extend([server, waiting])
+    await asyncio.sleep(0)
+registry = grpc_etcd.Registry(sys.argv[1])
+loop = asyncio.new_event_loop()
+loop.run_until_complete(serve(registry))
+loop.close()
+print("closed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_server_whose_loop_is_closed_is_withdrawn_though_nobody_cancels_its_tasks(
+    etcd_admin: Admin, etcd: EtcdServer
+) -> None:
+    """The port stays open, for gRPC cannot close it any more, and nobody answers there."""
+    command = [sys.executable, "-c", CLOSED, etcd.endpoints]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "closed\n"
+        wait_until(lambda: not etcd_admin.records(), "the withdrawal", 30)
+        process.communicate("", PATIENCE_SECONDS)
 
 
 # Asked in vain
