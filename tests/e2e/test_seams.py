@@ -31,7 +31,7 @@ from grpc_etcd_operator.metrics import Timings
 from grpc_etcd_operator.reconciling import GRANT_SECONDS, PODS, SERVICES, Reconciler
 from grpc_etcd_operator.withdrawing import LeadLostError, withdraw_all
 from grpc_etcd_operator.writer.marking import OVERDUE_SECONDS
-from grpc_etcd_operator.writer.station import Station, Views
+from grpc_etcd_operator.writer.station import TIDY_SECONDS, Station, Views
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 from tests.e2e.conftest import Scene
@@ -416,3 +416,26 @@ async def test_a_standby_hears_that_somebody_else_has_put_what_it_would_put(own_
             await until(lambda: made.reconciler.tally.counts("s1").faults)
             [faults] = made.reconciler.tally.counts("s1").faults.values()
             assert [fault.reason for fault in faults] == [KEY_TAKEN]
+
+
+async def test_a_key_without_an_owner_record_goes_though_its_service_has_moved_while_nobody_led(
+    own_etcd: EtcdServer,
+) -> None:
+    key, lease = PROVIDERS + b"grpc://10.0.0.1:9000", lease_id("c1", "p1")
+    async with Etcd(own_etcd.endpoints) as client:
+        await client.put(leader_key("c1"), write_leader(Candidate("leader")), lease=await client.lease(300))
+        await client.lease(300, lease)
+        await client.put(key, b"value", lease=lease)
+        record = OwnerRecord(namespace="shop", pod="pod-p1", grpc_services=("shop/greeter",), keys=(key,))
+        await client.put(owner_key("c1", "p1"), record.to_json(), lease=lease)
+        async with parts(own_etcd, leads=False) as made:
+            note_pod(made.reconciler, "p1", ip="10.0.0.1")
+            await until(lambda: made.station.has_settled and made.station.mirror.record(key))
+            await client.delete(owner_key("c1", "p1"))
+            await until(lambda: not made.station.mirror.owners)
+            made.reconciler.note_service("MODIFIED", make_raw_service("s1", layouts=["kratos"]))
+            await asyncio.sleep(2 * TIDY_SECONDS)
+            await client.delete(leader_key("c1"))
+            async with asyncio.timeout(60):
+                while await client.get(key):  # noqa: ASYNC110  etcd decides
+                    await asyncio.sleep(0.05)
