@@ -20,7 +20,8 @@ from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue, Pace
 from grpc_etcd.registry.own import OwnerRecord, leader_key, owner_key, owner_prefix
 from grpc_etcd_operator.core.leases import lease_id
-from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope
+from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, write_leader
+from grpc_etcd_operator.core.tally import KEY_TAKEN
 from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.messages import message_class
@@ -29,7 +30,7 @@ from grpc_etcd_operator.metrics import Timings
 from grpc_etcd_operator.reconciling import GRANT_SECONDS, PODS, SERVICES, Reconciler
 from grpc_etcd_operator.withdrawing import LeadLostError, RefusedError, withdraw_all
 from grpc_etcd_operator.writer.marking import OVERDUE_SECONDS
-from grpc_etcd_operator.writer.station import Station, Views
+from grpc_etcd_operator.writer.station import TIDY_SECONDS, Station, Views
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 from tests.e2e.conftest import Scene
@@ -97,6 +98,7 @@ async def parts(
     tenant: Callable[[Reconciler], Coroutine[Any, Any, None]] | None = None,
     begin: Callable[[Reconciler], None] = lambda _: None,
     grant_seconds: float = GRANT_SECONDS,
+    leads: bool = True,
 ) -> AsyncIterator[Parts]:
     timings, isolation = Timings(CollectorRegistry()), Isolation()
     reconciler = Reconciler(World(["default"]), {}, timings, grant_seconds=grant_seconds)
@@ -136,7 +138,7 @@ async def parts(
         reconciler.note_service("ADDED", make_raw_service("s2", name="other"))
     begin(reconciler)
     tasks = [asyncio.create_task(station.run()), *([asyncio.create_task(tenant(reconciler))] if tenant else [])]
-    await until(lambda: station.mark.is_put)
+    await until(lambda: station.mark.is_put or not leads)
     yield Parts(reconciler, station, client)
     for task in tasks:
         task.cancel()
@@ -398,3 +400,41 @@ async def test_a_cleanup_leaves_only_what_it_may_not_withdraw_and_says_so(own_et
         await withdraw_all(client, "rights", Fingerprint(), 5)
         assert await root.get(refused) is None
         assert not (await root.get_prefix(owner_prefix("rights"))).records
+
+
+async def test_a_standby_hears_that_somebody_else_has_put_what_it_would_put(own_etcd: EtcdServer) -> None:
+    key = PROVIDERS + b"grpc://10.0.0.1:9000"
+    async with Etcd(own_etcd.endpoints) as client:
+        await client.put(leader_key("c1"), write_leader(Candidate("leader")), lease=await client.lease(300))
+        async with parts(own_etcd, leads=False) as made:
+            await until(lambda: made.station.has_settled)
+            note_pod(made.reconciler, "p1", ip="10.0.0.1")
+            await until(lambda: made.station.writer.is_waiting("p1") and made.station.writer.has_judged_all)
+            await client.put(key, b"of the server itself", lease=await client.lease(300))
+            await until(lambda: made.station.mirror.record(key))
+            await until(lambda: made.reconciler.tally.counts("s1").faults)
+            [faults] = made.reconciler.tally.counts("s1").faults.values()
+            assert [fault.reason for fault in faults] == [KEY_TAKEN]
+
+
+async def test_a_key_without_an_owner_record_goes_though_its_service_has_moved_while_nobody_led(
+    own_etcd: EtcdServer,
+) -> None:
+    key, lease = PROVIDERS + b"grpc://10.0.0.1:9000", lease_id("c1", "p1")
+    async with Etcd(own_etcd.endpoints) as client:
+        await client.put(leader_key("c1"), write_leader(Candidate("leader")), lease=await client.lease(300))
+        await client.lease(300, lease)
+        await client.put(key, b"value", lease=lease)
+        record = OwnerRecord(namespace="shop", pod="pod-p1", grpc_services=("shop/greeter",), keys=(key,))
+        await client.put(owner_key("c1", "p1"), record.to_json(), lease=lease)
+        async with parts(own_etcd, leads=False) as made:
+            note_pod(made.reconciler, "p1", ip="10.0.0.1")
+            await until(lambda: made.station.has_settled and made.station.mirror.record(key))
+            await client.delete(owner_key("c1", "p1"))
+            await until(lambda: not made.station.mirror.owners)
+            made.reconciler.note_service("MODIFIED", make_raw_service("s1", layouts=["kratos"]))
+            await asyncio.sleep(2 * TIDY_SECONDS)
+            await client.delete(leader_key("c1"))
+            async with asyncio.timeout(60):
+                while await client.get(key):  # noqa: ASYNC110  etcd decides
+                    await asyncio.sleep(0.05)

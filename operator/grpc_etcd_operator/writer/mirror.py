@@ -80,6 +80,11 @@ class Mirror:
         return held is not None and key in self.unnamed(held.lease)
 
     @property
+    def bereft(self) -> list[bytes]:
+        """Give the keys that stand under the lease of a unit whose owner record has named them, and is gone."""
+        return [key for lease in self._bereft for key in self._unnamed.get(lease, ())]
+
+    @property
     def has_unnamed(self) -> bool:
         """Say whether there are keys that no owner record names, be they ours or not."""
         return bool(self._unnamed)

@@ -9,6 +9,7 @@ prefix is dropped as its new listing comes, leases are taken to exist no longer,
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import time
@@ -321,8 +322,9 @@ class Station:
         if not self._unused:
             return
         under = tuple(self._unused)
-        owned = (key for owner in self.mirror.owners.values() for key in owner.keys if key.startswith(under))
-        held = {self.streams.find(key) for key in owned}
+        named = itertools.chain.from_iterable(owner.keys for owner in self.mirror.owners.values())
+        owned = itertools.chain(named, self.mirror.bereft)
+        held = {self.streams.find(key) for key in owned if key.startswith(under)}
         for prefix in self._unused - held:
             self._let_go(prefix)
 

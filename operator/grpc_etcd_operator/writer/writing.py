@@ -217,7 +217,7 @@ class Writer:
         held = (*(owner.keys if owner else ()), *nameless)
         spared = self._parts.refusing.spare(desired, held) if refusals else desired
         plan = self._make_plan(spared, self._applier.operations, held)
-        self._parts.mirror.contest(uid, plan.contested)
+        self._parts.mirror.contest(uid, self._find_awaited(plan))
         if plan.deletes and not self._parts.facts.has_seen_all():
             self._work.hold_back(uid, since)
             return
@@ -225,6 +225,14 @@ class Writer:
         # Whatever has records is kept alive, also if its lease was let go with others of a transaction that failed.
         if self._parts.election.is_leading and (plan.puts or desired.is_awaited or (owner and not desired.gone)):
             self._parts.leases.want(plan.lease)
+
+    def _find_awaited(self, plan: Plan) -> tuple[bytes, ...]:
+        """Give the keys of which any news concern a unit: those of others, and of a standby what it does not put.
+
+        That somebody else has put one no owner record of ours tells, nor a transaction that is never sent.
+        """
+        puts = () if self._parts.election.is_leading else tuple(put.key for put in plan.puts)
+        return (*plan.contested, *puts)
 
     def _make_plan(self, desired: Desired, most: int | None, held: Iterable[bytes] = ()) -> Plan:
         contest = self._make_contest(desired.unit.uid)
