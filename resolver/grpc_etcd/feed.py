@@ -296,11 +296,10 @@ class Feed(ViewSource):
                 self._tell()
 
     def _note_freshness(self, freshness: Freshness) -> None:
-        lost_at = time.monotonic() - max(0.0, time.time() - freshness.since)
         if freshness.connected:
             self.lost_at = None
         elif self.lost_at is None:
-            self.lost_at = max(lost_at, self._watch.heard_at)  # one range may be lost while others are answered
+            self.lost_at = max(self._watch.lost_at, self._watch.heard_at)  # some ranges may be answered meanwhile
         self.freshness = freshness
 
     def _tell(self) -> None:
