@@ -20,7 +20,7 @@ from grpc_etcd.positions import Position
 from grpc_etcd.reasons import nearest
 from grpc_etcd.registry_watch import RegistryWatch, Subscription
 from grpc_etcd.view import Range, Reader, Source, View
-from grpc_etcd.waiting import waits_until
+from grpc_etcd.waiting import OVER, waits_until
 
 _LOG = logging.getLogger("grpc_etcd")
 # What concerns one range alone; anything else tells of the way to etcd or of its history, and so of all.
@@ -72,7 +72,7 @@ class ViewSource(abc.ABC):
     @property
     def waits_until(self) -> float:
         """Until when the first answer is waited for, by `time.monotonic()`: channels are told nothing before."""
-        return waits_until(self.view, self.fault, self.begun, self.lost_at)
+        return OVER if self.closed else waits_until(self.view, self.fault, self.begun, self.lost_at)
 
     @property
     def is_waiting(self) -> bool:
