@@ -51,7 +51,7 @@ def _hide_tasks_of_grpc(loop: asyncio.AbstractEventLoop) -> None:
         set_before(make if isinstance(make, _Hiding) else _Hiding(make))
 
     with contextlib.suppress(AttributeError):  # a loop that is no class of Python's has its own for good
-        loop.set_task_factory = set_task_factory  # type: ignore[method-assign, assignment]
+        loop.set_task_factory = set_task_factory  # type: ignore[method-assign, assignment]  # of this one loop
     set_before(_Hiding(before))
 
 
