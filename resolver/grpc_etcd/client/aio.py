@@ -371,10 +371,10 @@ class AioEtcdRegistry(AioRegistry):
         return await asyncio.to_thread(self._etcd_registry.services)
 
     async def watch_all(self) -> AsyncIterator[Mapping[str, tuple[Endpoint, ...]]]:
-        """As `Registry.watch_all`; takes a thread of the loop's executor for as long as it runs."""
+        """As `Registry.watch_all`; takes a thread of its own for each set that is waited for."""
         watch = self._etcd_registry.watch_all()  # returns at once, so it cannot be cancelled halfway
         try:
-            while (services := await asyncio.to_thread(next, watch, None)) is not None:
+            while (services := await in_own_thread(lambda: next(watch, None), daemon=True)) is not None:
                 yield services
         finally:
             watch.close()

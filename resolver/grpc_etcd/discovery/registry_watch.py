@@ -7,6 +7,7 @@ were. A forked child makes a registry watch of its own and never touches the inh
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -134,6 +135,7 @@ class RegistryWatch:
         self._shared: dict[Range, SharedRange] = {}
         self._outage: EtcdError | None = None
         self.heard_at = -math.inf  # when a feed has heard of etcd last, by `time.monotonic()`
+        self.lost_at = -math.inf  # when the last outage was noticed, by the same clock
 
     def __repr__(self) -> str:
         return f"<RegistryWatch of {self.whereabouts}>"
@@ -162,6 +164,8 @@ class RegistryWatch:
 
     def note_outage(self, error: EtcdError) -> None:
         """Log once that etcd is out of reach, however many services hear of it."""
+        if self._outage is None:
+            self.lost_at = time.monotonic()
         if type(self._outage) is not type(error):
             _LOG.warning("etcd (%s) cannot be followed: %s. %s", self.whereabouts, error, error.remedy)
         self._outage = error

@@ -19,7 +19,7 @@ from grpc_etcd.discovery.positions import Position
 from grpc_etcd.discovery.reasons import nearest
 from grpc_etcd.discovery.registry_watch import RegistryWatch, Subscription
 from grpc_etcd.discovery.state import Range, Reader, Source, View
-from grpc_etcd.discovery.waiting import waits_until
+from grpc_etcd.discovery.waiting import OVER, waits_until
 from grpc_etcd.etcd import Changed, Deleted, Event, Listed, Lost, News, Progress, errors
 
 _LOG = logging.getLogger("grpc_etcd")
@@ -72,7 +72,7 @@ class ViewSource(abc.ABC):
     @property
     def waits_until(self) -> float:
         """Until when the first answer is waited for, by `time.monotonic()`: channels are told nothing before."""
-        return waits_until(self.view, self.fault, self.begun, self.lost_at)
+        return OVER if self.closed else waits_until(self.view, self.fault, self.begun, self.lost_at)
 
     @property
     def is_waiting(self) -> bool:
@@ -296,11 +296,10 @@ class Feed(ViewSource):
                 self._tell()
 
     def _note_freshness(self, freshness: Freshness) -> None:
-        lost_at = time.monotonic() - max(0.0, time.time() - freshness.since)
         if freshness.connected:
             self.lost_at = None
         elif self.lost_at is None:
-            self.lost_at = max(lost_at, self._watch.heard_at)  # one range may be lost while others are answered
+            self.lost_at = max(self._watch.lost_at, self._watch.heard_at)  # some ranges may be answered meanwhile
         self.freshness = freshness
 
     def _tell(self) -> None:

@@ -20,8 +20,9 @@ import math
 from grpc_etcd.discovery.state import Source, View
 
 OVER = -math.inf
-# Arbitrary: for a few tries, each of which takes a connection, and less than people wait for a call.
-PATIENCE_SECONDS = 1.0
+# With its defaults etcd has elected a leader anew after 1 to 2 s, and meanwhile answers nobody.
+PATIENCE_SECONDS = 3.0
+CACHE_SECONDS = 1.0  # arbitrary: an etcd that is in reach has answered by then
 # Before gRPC itself gives up, after 15 s, and says that there is no such resource.
 SILENCE_SECONDS = 14.0
 
@@ -31,5 +32,5 @@ def waits_until(view: View, fault: str, begun: float, lost_at: float | None) -> 
     if fault or view.is_denied or view.source not in (Source.UNKNOWN, Source.CACHE):
         return OVER
     if view.callables:
-        return begun + PATIENCE_SECONDS if lost_at is None else OVER
+        return begun + CACHE_SECONDS if lost_at is None else OVER
     return min(begun + SILENCE_SECONDS, math.inf if lost_at is None else lost_at + PATIENCE_SECONDS)

@@ -41,6 +41,20 @@ class _Hiding:
         return task
 
 
+def _hide_tasks_of_grpc(loop: asyncio.AbstractEventLoop) -> None:
+    """Make the loop hide them from now on, also where the program sets a task factory of its own later."""
+    if isinstance(before := loop.get_task_factory(), _Hiding):
+        return
+    set_before = loop.set_task_factory
+
+    def set_task_factory(make: Callable[..., Any] | None) -> None:
+        set_before(make if isinstance(make, _Hiding) else _Hiding(make))
+
+    with contextlib.suppress(AttributeError):  # a loop that is no class of Python's has its own for good
+        loop.set_task_factory = set_task_factory  # type: ignore[method-assign, assignment]  # of this one loop
+    set_before(_Hiding(before))
+
+
 class WholeServer:
     """A `grpc.aio` server that is started and stopped to the end, whoever is cancelled meanwhile."""
 
@@ -50,9 +64,7 @@ class WholeServer:
 
     async def start(self) -> None:
         """Start; cancelled meanwhile, it has started all the same."""
-        loop = asyncio.get_running_loop()
-        if not isinstance(before := loop.get_task_factory(), _Hiding):
-            loop.set_task_factory(_Hiding(before))
+        _hide_tasks_of_grpc(asyncio.get_running_loop())
         await _to_the_end(self._start())
 
     async def _start(self) -> None:

@@ -14,10 +14,11 @@ from grpc_etcd.threads import start_thread
 ResultT = TypeVar("ResultT")
 
 
-async def in_own_thread(work: Callable[[], ResultT]) -> ResultT:
+async def in_own_thread(work: Callable[[], ResultT], *, daemon: bool = False) -> ResultT:
     """Await what a function gives or raises; cancelled, it leaves the function to end by itself.
 
-    The end of the program waits for it, as for a thread of the executor: what is being withdrawn is withdrawn.
+    The end of the program waits for it, as for a thread of the executor: what is being withdrawn is withdrawn. It does
+    not for a `daemon`, which may wait for ever.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[ResultT] = loop.create_future()
@@ -35,5 +36,5 @@ async def in_own_thread(work: Callable[[], ResultT]) -> ResultT:
         else:
             tell(lambda: answer.set_result(result))
 
-    start_thread(run, name="grpc-etcd-wait", daemon=False)
+    start_thread(run, name="grpc-etcd-wait", daemon=daemon)
     return await answer

@@ -158,7 +158,7 @@ class Registration:
 
     async def wait_async(self, timeout_seconds: float | None = None) -> bool:
         """Wait as `wait` does, without blocking the event loop."""
-        return await self._ask_in_thread(self._is_registered, timeout_seconds, self._is_over)
+        return await self._ask_in_thread(self._is_registered, timeout_seconds, self._is_over, daemon=True)
 
     def release(self) -> None:
         """Begin to delete the keys; returns at once."""
@@ -188,7 +188,12 @@ class Registration:
         return self.stop_seconds if timeout_seconds is None else timeout_seconds
 
     async def _ask_in_thread(
-        self, question: Callable[[Keeper], bool], timeout_seconds: float | None, is_over: Callable[[], bool]
+        self,
+        question: Callable[[Keeper], bool],
+        timeout_seconds: float | None,
+        is_over: Callable[[], bool],
+        *,
+        daemon: bool = False,
     ) -> bool:
         """Wait in a thread, which ends with the task that waits for it: else the program could not end."""
         given_up = False
@@ -197,7 +202,7 @@ class Registration:
             return self._driver.wait_until(question, timeout_seconds, lambda: given_up or is_over())
 
         try:
-            return await in_own_thread(ask)
+            return await in_own_thread(ask, daemon=daemon)
         finally:
             given_up = True
             self._driver.wake()

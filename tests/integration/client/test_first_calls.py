@@ -133,6 +133,15 @@ class Silent(MemoryEtcd):
         pass
 
 
+def test_a_registry_that_is_closed_is_waited_for_no_longer() -> None:
+    closed, empty = MemoryRegistry(Silent()), MemoryRegistry()
+    with closed, empty, grpc_etcd.CompoundRegistry([closed, empty]) as both, both.insecure_channel(SERVICE) as channel:
+        call = say_hello(channel).future("x", timeout=60)
+        wait_until(lambda: empty.stats()[SERVICE].source == "registry", "the answer of one")
+        closed.close()
+        assert "the registry has 0 endpoints" in call.details()
+
+
 def test_a_first_call_that_has_waited_in_vain_says_for_what() -> None:
     """Not that there is no such resource, as gRPC says after 15 seconds."""
     with MemoryRegistry(Silent()) as registry:

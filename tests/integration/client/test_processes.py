@@ -250,6 +250,36 @@ def test_a_program_that_closes_nothing_ends_at_once(world: World, world_of_calls
     assert time.time() - float(printed) < 4.0  # on a busy machine; less than any time-out that it could wait for
 
 
+WAITS = {
+    "watch_all": "async for _ in registry.aio.watch_all(): begun.set()",
+    "wait_async": """
+        registration = away.register(grpc_etcd.Endpoint(name="greeter", address="10.0.0.1:1"))
+        waiting = asyncio.create_task(registration.wait_async(None))
+        while not any(each.name == "grpc-etcd-wait" for each in threading.enumerate()):
+            await asyncio.sleep(0.01)
+        begun.set()
+        await waiting
+    """,
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_program_whose_daemon_threads_wait_on_event_loops_ends(world: World, wait: str) -> None:
+    """Nobody cancels their tasks."""
+    program = """
+    import asyncio, threading
+    begun = threading.Event()
+    away = grpc_etcd.Registry("127.0.0.1:1", stop_seconds=0.1)
+    async def main():
+        WAIT
+    threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
+    begun.wait(60)
+    print("end", flush=True)
+    """
+    waiting = textwrap.indent(textwrap.dedent(WAITS[wait]).strip(), " " * 8).strip()
+    assert lines(world, program.replace("WAIT", waiting)) == ["end"]
+
+
 def test_a_program_leaves_no_socket_behind(world: World, tmp_path: Path) -> None:
     world.serve(1)
     lines(world, 'call(registry.insecure_channel("greeter"))', {"TMPDIR": str(tmp_path)})

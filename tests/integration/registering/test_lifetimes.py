@@ -260,6 +260,19 @@ async def all_cancelled_twice(registry):
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
     await asyncio.sleep(0)
+async def factory_set_later(registry):
+    async def answer(request, context):
+        return b"hello"
+    handlers = {"Hello": grpc.unary_unary_rpc_method_handler(answer)}
+    server = bind(registry)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Fast", handlers)])
+    await server.start()
+    asyncio.get_running_loop().set_task_factory(lambda loop, coro, **more: asyncio.Task(coro, loop=loop, **more))
+    channel = grpc.aio.insecure_channel(f"127.0.9.7:{ports[-1]}")
+    assert await channel.unary_unary("/test.Fast/Hello")(b"") == b"hello"
+    await channel.close()
+    while any("_schedule_rpc_coro" in repr(task) for task in asyncio.all_tasks()):
+        await asyncio.sleep(0)
 async def is_refused(port):
     with contextlib.suppress(OSError):
         await asyncio.open_connection("127.0.9.7", port)
@@ -282,6 +295,7 @@ print([port for port in ports if not asyncio.run(is_refused(port))], flush=True)
         "waited_for",
         "in_a_call",
         "all_cancelled_twice",
+        "factory_set_later",
     ],
 )
 def test_event_loops_that_end_leave_the_process_alive_and_no_server(

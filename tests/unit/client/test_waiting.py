@@ -5,7 +5,7 @@ import pytest
 from grpc_etcd.client.compound import is_waiting, merge_views
 from grpc_etcd.discovery.reasons import Cause, Facts, explain
 from grpc_etcd.discovery.state import Source, View
-from grpc_etcd.discovery.waiting import OVER, PATIENCE_SECONDS, SILENCE_SECONDS, waits_until
+from grpc_etcd.discovery.waiting import CACHE_SECONDS, OVER, PATIENCE_SECONDS, SILENCE_SECONDS, waits_until
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.snapshot import Snapshot
 
@@ -31,7 +31,7 @@ def test_what_names_nobody_to_call_is_waited_with_until_an_outage_lasts(known: V
 
 
 def test_a_set_on_disk_is_used_when_etcd_does_not_answer_soon() -> None:
-    assert waits_until(CACHED, "", BEGUN, None) == BEGUN + PATIENCE_SECONDS
+    assert waits_until(CACHED, "", BEGUN, None) == BEGUN + CACHE_SECONDS
     assert waits_until(CACHED, "", BEGUN, LOST) == OVER
 
 
