@@ -44,17 +44,17 @@ from grpc_etcd_operator.kube.client import VERSION, ApiError, Client
 from grpc_etcd_operator.kube.connecting import Connection, NoClusterError
 from grpc_etcd_operator.kube.freshness import Freshness
 from grpc_etcd_operator.kube.granting import Granter
-from grpc_etcd_operator.kube.list_watch import ListWatch
 from grpc_etcd_operator.kube.noting import Noting, identify_pod, identify_service
 from grpc_etcd_operator.kube.probing import Prober
 from grpc_etcd_operator.kube.statuses import Reporter
 from grpc_etcd_operator.kube.sweeping import Sweeper
-from grpc_etcd_operator.kube.watching import make_registry, take_signals, watch_for_ever
 from grpc_etcd_operator.metrics import Sample, Samples, Timings, exposition
 from grpc_etcd_operator.previewing import CRD_MISSING, PLAN_SECONDS, Reading, Standstill
 from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.remedies import remedy
 from grpc_etcd_operator.settings import RegistrySettings, Settings
+from grpc_etcd_operator.sources.kopf_source import make_registry, take_signals, watch_for_ever
+from grpc_etcd_operator.sources.reflector import Reflector
 from grpc_etcd_operator.writer.station import Station, Views
 from grpc_etcd_operator.writer.turns import Turns
 
@@ -424,7 +424,7 @@ class Operator:
         try:
             async with asyncio.TaskGroup() as group:
                 for namespace in self._settings.namespaces or ("",):
-                    watch = ListWatch(client, self._freshness.stream(PODS, namespace), selector, note, take)
+                    watch = Reflector(client, self._freshness.stream(PODS, namespace), selector, note, take)
                     group.create_task(supervise(f"watch of {PODS}", watch.run, self._isolation))
         finally:
             note.close()

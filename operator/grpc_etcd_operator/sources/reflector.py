@@ -16,7 +16,6 @@ import aiohttp
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.kube.client import ApiError, Client
 from grpc_etcd_operator.kube.freshness import SILENCE_SECONDS, Stream
-from grpc_etcd_operator.reconciling import PODS
 
 log = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.1
@@ -29,7 +28,7 @@ BACKOFFS = (0.2, 0.5, 1.0, 2.0)
 JITTER = 0.5  # of a pause, so that many replicas do not come at once
 
 
-class ListWatch:
+class Reflector:
     """Follows the Pods of one namespace (empty: of all).
 
     `note` takes an event's kind (None: listed) and Pod, `on_listed` the UIDs of a list after all its Pods. `stream` is
@@ -103,7 +102,8 @@ class ListWatch:
             self._limit = None
 
     def _fail(self, error: Exception) -> None:
-        fields = {"of": PODS, "namespace": self._stream.namespace, "error": f"{type(error).__name__}: {error}"}
+        stream = self._stream
+        fields = {"of": stream.resource, "namespace": stream.namespace, "error": f"{type(error).__name__}: {error}"}
         if isinstance(error, ApiError) and error.status in FORGOTTEN:
             if self._selector and not self._version:  # a list names no version: what is bad about it is the selector
                 fields["remedy"] = SELECTOR_REMEDY.format(self._selector)
