@@ -19,7 +19,7 @@ from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import uvloop
@@ -33,14 +33,15 @@ from grpc_etcd_operator import logs, withdrawing
 from grpc_etcd_operator.certificates import expiries
 from grpc_etcd_operator.core.claims import Rules, parse_etcds
 from grpc_etcd_operator.core.plan import Plan
-from grpc_etcd_operator.core.pods import Pod
+from grpc_etcd_operator.core.pods import Pod, PodMessage
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, make_identity
+from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.standing import find_unready
 from grpc_etcd_operator.core.sweeps import Seen
 from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.health import serve
 from grpc_etcd_operator.isolation import Isolation, supervise
-from grpc_etcd_operator.kube.client import VERSION, ApiError, Client
+from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
 from grpc_etcd_operator.kube.connecting import Connection, NoClusterError
 from grpc_etcd_operator.kube.freshness import Freshness
 from grpc_etcd_operator.kube.granting import Granter
@@ -53,11 +54,13 @@ from grpc_etcd_operator.previewing import CRD_MISSING, PLAN_SECONDS, Reading, St
 from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.remedies import remedy
 from grpc_etcd_operator.settings import RegistrySettings, Settings
-from grpc_etcd_operator.sources.kopf_source import make_registry, take_signals, watch_for_ever
+from grpc_etcd_operator.sources.kopf_source import Kind, KopfSource, take_signals
 from grpc_etcd_operator.sources.reflector import Reflector
+from grpc_etcd_operator.sources.source import Receiver, Source
 from grpc_etcd_operator.writer.station import Station, Views
 from grpc_etcd_operator.writer.turns import Turns
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 EXIT_UNUSABLE = 2
 RETRY_SECONDS = 2.0
@@ -223,6 +226,10 @@ def count_waiting_gates(pods: Iterable[Pod], now: float) -> int:
     """Count the Pods that have been ready but for our readiness gate for longer than any registration takes."""
     waiting = (pod for pod in pods if pod.gated and pod.ready and not (pod.gate_open or pod.terminating))
     return sum(now - pod.since > GATE_SECONDS for pod in waiting)
+
+
+def _pass_over(_: str, __: frozenset[str]) -> None:
+    """Take no list: after those of GrpcServices a sweep makes one of its own."""
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -419,16 +426,21 @@ class Operator:
 
     async def _watch_pods(self) -> None:
         client = Client(self._connection.server, self._connection.session(self._freshness.trace()))
-        selector, take = self._settings.pod_selector, self._sweeper.take_list
         note = Noting(PODS, self._sweeper.note_pod, identify_pod, self._isolation)
         try:
-            async with asyncio.TaskGroup() as group:
-                for namespace in self._settings.namespaces or ("",):
-                    watch = Reflector(client, self._freshness.stream(PODS, namespace), selector, note, take)
-                    group.create_task(supervise(f"watch of {PODS}", watch.run, self._isolation))
+            sources = [self._make_pod_source(client, namespace) for namespace in self._settings.namespaces or ("",)]
+            await self._run_sources(sources, Receiver(note, self._sweeper.take_list))
         finally:
             note.close()
             await client.close()
+
+    def _make_pod_source(self, client: Client, namespace: str) -> Source[PodMessage]:
+        return Reflector(client, self._freshness.stream(PODS, namespace), self._settings.pod_selector)
+
+    async def _run_sources(self, sources: Iterable[Source[T]], receiver: Receiver[T]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for each in sources:
+                group.create_task(supervise(f"watch of {each.kind}", partial(each.run, receiver), self._isolation))
 
     async def _probe(self) -> None:
         client = Client(self._connection.server, self._connection.session())
@@ -438,17 +450,25 @@ class Operator:
             await client.close()
 
     async def _watch_services(self, stop: asyncio.Event) -> None:
-        note = Noting(SERVICES, self._reconciler.note_service, identify_service, self._isolation)
+        note = Noting(SERVICES, self._reconciler.take_service, identify_service, self._isolation)
         try:
-            async with asyncio.TaskGroup() as group:
-                for namespace in self._settings.namespaces or ("",):
-                    stream = self._freshness.stream(SERVICES, namespace)
-                    make = partial(make_registry, note, self._connection, self._freshness, stream)
-                    group.create_task(watch_for_ever(make, self._wait_until_served, stream, stop.set))
+            sources = [self._make_service_source(namespace, stop) for namespace in self._settings.namespaces or ("",)]
+            await self._run_sources(sources, Receiver(note, _pass_over))
         finally:
             note.close()
 
-    async def _wait_until_served(self) -> None:
+    def _make_service_source(self, namespace: str, stop: asyncio.Event) -> Source[GrpcService]:
+        has_service = self._reconciler.has_service
+        how = Kind(
+            names=(GROUP, VERSION, SERVICES),
+            parse=self._reconciler.read_service,
+            # What a list tells counts in any case: others of its kind may have come back with it.
+            is_known=lambda kind, uid, version: kind not in (None, "DELETED") and has_service(uid, version),
+        )
+        stream, connection = self._freshness.stream(SERVICES, namespace), self._connection
+        return KopfSource(how, stream, connection, self._freshness, self._isolation, self._wait_until_served, stop.set)
+
+    async def _wait_until_served(self, _: Receiver[GrpcService]) -> None:
         """Wait for the API server and our CRD: waiting can help, so nothing else is done about it."""
         while True:
             self._freshness.note_attempt(SERVICES)
