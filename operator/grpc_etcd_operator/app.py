@@ -53,7 +53,8 @@ from grpc_etcd_operator.metrics import Sample, Samples, Timings, exposition
 from grpc_etcd_operator.previewing import CRD_MISSING, PLAN_SECONDS, Reading, Standstill
 from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.remedies import remedy
-from grpc_etcd_operator.settings import RegistrySettings, Settings
+from grpc_etcd_operator.settings import DIRECT, KOPF, RegistrySettings, Settings
+from grpc_etcd_operator.sources.json_pods import read_pod
 from grpc_etcd_operator.sources.kopf_source import Kind, KopfSource, take_signals
 from grpc_etcd_operator.sources.reflector import Reflector
 from grpc_etcd_operator.sources.source import Receiver, Source
@@ -326,8 +327,9 @@ class Operator:
         try:
             async with asyncio.TaskGroup() as group:
                 runs = {f"station {station.name}": station.run for station in self._stations.values()}
-                runs |= {"sweep": self._sweeper.run, "status": self._reporter.run, "Pods": self._watch_pods}
-                runs |= {"GrpcServices": partial(self._watch_services, stop), "probe": self._probe}
+                runs |= {"sweep": self._sweeper.run, "status": self._reporter.run}
+                runs |= {"Pods": partial(self._watch_pods, stop), "probe": self._probe}
+                runs |= {"GrpcServices": partial(self._watch_services, stop)}
                 runs |= {
                     "sight": self._reporter.look_at_sight,
                     "claims": self._granter.run,
@@ -397,7 +399,7 @@ class Operator:
             f"station {name}": station.run_dry for name, station in self._stations.items()
         }
         self._reconciler.grants_in_memory = True
-        runs |= {"sweep": self._sweeper.run, "Pods": self._watch_pods, "probe": self._probe}
+        runs |= {"sweep": self._sweeper.run, "Pods": partial(self._watch_pods, stop), "probe": self._probe}
         runs |= {"GrpcServices": partial(self._watch_services, stop)}
         parts = [asyncio.create_task(supervise(part, run, self._isolation)) for part, run in runs.items()]
         try:
@@ -424,18 +426,31 @@ class Operator:
         listed = all(station.is_listed and station.writer.has_judged_all for station in stations)
         return listed and self._reconciler.has_seen_all() and self._sweeper.has_checked_owners
 
-    async def _watch_pods(self) -> None:
-        client = Client(self._connection.server, self._connection.session(self._freshness.trace()))
+    async def _watch_pods(self, stop: asyncio.Event) -> None:
         note = Noting(PODS, self._sweeper.note_pod, identify_pod, self._isolation)
-        try:
-            sources = [self._make_pod_source(client, namespace) for namespace in self._settings.namespaces or ("",)]
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(note.close)
+            sources = []
+            for namespace in self._settings.namespaces or ("",):
+                # So that Retry-After, told to one of them, holds for our list and for Kopf's watch.
+                session = self._connection.session(self._freshness.trace(), purpose=f"{PODS}/{namespace}")
+                client = Client(self._connection.server, session)
+                stack.push_async_callback(client.close)
+                sources.append(self._make_pod_source(client, namespace, stop))
             await self._run_sources(sources, Receiver(note, self._sweeper.take_list))
-        finally:
-            note.close()
-            await client.close()
 
-    def _make_pod_source(self, client: Client, namespace: str) -> Source[PodMessage]:
-        return Reflector(client, self._freshness.stream(PODS, namespace), self._settings.pod_selector)
+    def _make_pod_source(self, client: Client, namespace: str, stop: asyncio.Event) -> Source[PodMessage]:
+        stream, selector = self._freshness.stream(PODS, namespace), self._settings.pod_selector
+        reflector, has_pod = Reflector(client, stream, selector), self._reconciler.has_pod
+        if self._settings.pod_watch == DIRECT:
+            return reflector
+        how = Kind(
+            names=("", "v1", PODS),
+            parse=read_pod,
+            is_known=lambda kind, uid, version: kind != "DELETED" and has_pod(uid, version),
+            selector=selector,
+        )
+        return KopfSource(how, stream, self._connection, self._freshness, self._isolation, reflector.list_all, stop.set)
 
     async def _run_sources(self, sources: Iterable[Source[T]], receiver: Receiver[T]) -> None:
         async with asyncio.TaskGroup() as group:
@@ -489,7 +504,8 @@ class Operator:
     # -- who is told of what ------------------------------------------------------------------------------------------
 
     def _watch_opened(self, resource: str, namespace: str) -> None:
-        if resource == SERVICES:
+        """Find what went in the gap before a watch of Kopf's; the reflector compares its own list."""
+        if resource == SERVICES or self._settings.pod_watch == KOPF:
             self._sweeper.sweep_soon(resource, namespace)
 
     def _not_found(self, resource: str) -> None:

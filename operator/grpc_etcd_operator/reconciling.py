@@ -110,6 +110,11 @@ class Reconciler:
             self.on_status(self.tally.note_selected(uid, {}))
             self._enqueue([uid], urgent=True)
 
+    def has_pod(self, uid: str, version: str) -> bool:
+        """Say whether a Pod is known in just this version, and as one that our selector finds."""
+        known = self.world.pods.get(uid)
+        return known is not None and bool(version) and known.resource_version == version and not known.outside
+
     def has_service(self, uid: str, version: str) -> bool:
         """Say whether it is the echo of what we wrote ourselves: parsing it again costs as much as a registration."""
         known = self.world.services.get(uid)
