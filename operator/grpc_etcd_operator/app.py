@@ -53,7 +53,7 @@ from grpc_etcd_operator.metrics import Sample, Samples, Timings, exposition
 from grpc_etcd_operator.previewing import CRD_MISSING, PLAN_SECONDS, Reading, Standstill
 from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.remedies import remedy
-from grpc_etcd_operator.settings import DIRECT, KOPF, RegistrySettings, Settings
+from grpc_etcd_operator.settings import DIRECT, RegistrySettings, Settings
 from grpc_etcd_operator.sources.json_pods import read_pod
 from grpc_etcd_operator.sources.kopf_source import Kind, KopfSource, take_signals
 from grpc_etcd_operator.sources.reflector import Reflector
@@ -483,8 +483,8 @@ class Operator:
         stream, connection = self._freshness.stream(SERVICES, namespace), self._connection
         return KopfSource(how, stream, connection, self._freshness, self._isolation, self._wait_until_served, stop.set)
 
-    async def _wait_until_served(self, _: Receiver[GrpcService]) -> None:
-        """Wait for the API server and our CRD: waiting can help, so nothing else is done about it."""
+    async def _wait_until_served(self, _: Receiver[GrpcService]) -> str:
+        """Wait for the API server and our CRD: waiting can help, so nothing else is done about it. Kopf lists."""
         while True:
             self._freshness.note_attempt(SERVICES)
             try:
@@ -494,7 +494,7 @@ class Operator:
             else:
                 if state.served:
                     self._complained = False
-                    return
+                    return ""
                 self._sweeper.note_crd_away()
                 if not self._complained:
                     self._complained = True
@@ -504,8 +504,7 @@ class Operator:
     # -- who is told of what ------------------------------------------------------------------------------------------
 
     def _watch_opened(self, resource: str, namespace: str) -> None:
-        """Find what went in the gap before a watch of Kopf's; the reflector compares its own list."""
-        if resource == SERVICES or self._settings.pod_watch == KOPF:
+        if resource == SERVICES:
             self._sweeper.sweep_soon(resource, namespace)
 
     def _not_found(self, resource: str) -> None:

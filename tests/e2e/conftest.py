@@ -1,5 +1,6 @@
 """What the end-to-end tests share: a scene with a namespace, a kubelet, an empty registry and replicas."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -172,7 +173,7 @@ def audited() -> Iterator[ApiServer]:
 @pytest.fixture
 def pod_watch(request: pytest.FixtureRequest) -> str:
     """Who delivers Pods to the replicas; see pod_watches.py."""
-    return str(getattr(request, "param", DIRECT))
+    return str(getattr(request, "param", os.environ.get("POD_WATCH", DIRECT)))
 
 
 @pytest.fixture

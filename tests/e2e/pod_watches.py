@@ -1,6 +1,6 @@
 """Who delivers Pods in a test: what concerns how they come is held with both, by long tests in turns.
 
-Such a test's id says with whom it ran; POD_WATCH repeats that.
+Such a test's id says with whom it ran; POD_WATCH=kopf repeats that, and runs with Kopf whatever else there is.
 """
 
 import os

@@ -5,8 +5,9 @@ gone, permission was taken away); the loop here starts it anew, for ever, while 
 was started anew lists everything again, as it does after a gap in the watch. Each namespace has a Kopf of its own: what
 is wrong with one of them ends no other's.
 
-What is known already is dropped before it is read. Kopf works through a list one object after the other, each with a
-task of its own; so whoever has thousands lists them before Kopf starts (`prepare`), and waits for none of that.
+Kopf works through a list one object after the other, each with a task of its own. So whoever has thousands lists them
+before Kopf starts (`prepare`); Kopf then watches from that list's version on. What is known all the same is dropped
+before it is read.
 """
 
 import asyncio
@@ -14,11 +15,13 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import aiohttp
 import kopf
+from aiohttp import ClientResponse
 
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.connecting import Connection
@@ -31,6 +34,7 @@ log = logging.getLogger(__name__)
 RESTARTS = (1.0, 2.0, 5.0, 10.0)  # seconds; each with up to half of it in addition
 CALM_SECONDS = 60.0  # whatever ran for so long is started again after the shortest pause. Arbitrary
 BACKOFFS = (0.2, 0.5, 1.0, 2.0, 2.0, 2.0)
+NOBODY = "metadata.name=_"  # no name of an object may be that
 CHUNK = 250  # objects in a page of a list: the head of an answer must come in time
 
 
@@ -106,8 +110,9 @@ def make_settings(names: tuple[str, str, str], selector: str) -> kopf.OperatorSe
 class KopfSource(Generic[T]):
     """Delivers the objects of one kind in one namespace (empty: in all), a stream's, by handlers of Kopf.
 
-    `prepare` is awaited before each start of Kopf; it may list, or wait until there is something to watch. `on_signal`
-    is called for SIGTERM and SIGINT, which Kopf takes for itself.
+    `prepare` is awaited before each start of Kopf. It may wait until there is something to watch, or list all and
+    return the list's version (empty: Kopf lists). `on_signal` is called for SIGTERM and SIGINT, which Kopf takes for
+    itself.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  what to read and how, and all that it stands between
@@ -117,7 +122,7 @@ class KopfSource(Generic[T]):
         connection: Connection,
         freshness: Freshness,
         isolation: Isolation,
-        prepare: Callable[[Receiver[T]], Awaitable[None]],
+        prepare: Callable[[Receiver[T]], Awaitable[str]],
         on_signal: Callable[[], None],
     ) -> None:
         self._how, self._stream, self._connection, self._freshness = how, stream, connection, freshness
@@ -132,10 +137,10 @@ class KopfSource(Generic[T]):
         """Run Kopf, and run it again whenever it ends, once all is prepared; until cancelled."""
         failures = 0
         while True:
-            await self._prepare(receiver)
+            version = await self._prepare(receiver)
             began = time.monotonic()
             try:
-                is_asked = await self._run_kopf(receiver)
+                is_asked = await self._run_kopf(receiver, version)
             except Exception as error:  # noqa: BLE001  the loop that retries: whatever ended Kopf, it is started anew
                 fields = {"of": self.kind, "namespace": self._stream.namespace, "error": _first_line(error)}
                 log.warning("the watches ended; they start anew", extra={"fields": fields})
@@ -144,16 +149,16 @@ class KopfSource(Generic[T]):
             failures = 0 if is_calm else min(failures + 1, len(RESTARTS) - 1)
             await asyncio.sleep(0 if is_asked else RESTARTS[failures] * random.uniform(1.0, 1.5))  # noqa: S311  no secret
 
-    async def _run_kopf(self, receiver: Receiver[T]) -> bool:
+    async def _run_kopf(self, receiver: Receiver[T], version: str) -> bool:
         """Run Kopf until one of its tasks ends, or the watch shall begin with a list; say whether it was that.
 
         Not `kopf.run_tasks`: at its end that cancels every task of the event loop, ours included.
         """
-        asked = asyncio.Event()
+        asked, listed = asyncio.Event(), _Listed(self._stream, version)
         self._stream.list_anew = asked.set
         note = Noting(self.kind, make_note(self._how, receiver), identify_raw, self._isolation)
         tasks = await kopf.spawn_tasks(
-            registry=self._make_registry(note),
+            registry=self._make_registry(note, [listed] if version else ()),
             settings=make_settings(self._how.names, self._how.selector),
             standalone=True,
             # Unused without peering, but else Kopf looks up the user's name, which a container's user does not have.
@@ -162,20 +167,25 @@ class KopfSource(Generic[T]):
             namespaces=(self._stream.namespace,) if self._stream.namespace else (),
         )
         take_signals(self._on_signal)  # Kopf has just taken them for itself
-        waiting = asyncio.create_task(asked.wait())
+        waiting = [asyncio.create_task(asked.wait()), asyncio.create_task(listed.is_over.wait())]
         try:
-            done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {waiting}:
+            done, _ = await asyncio.wait([*tasks, *waiting], return_when=asyncio.FIRST_COMPLETED)
+            for task in done.difference(waiting):
                 task.result()
         finally:
-            waiting.cancel()
+            for each in waiting:
+                each.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=5)  # to be cancelled meanwhile is to end: it is not to be swallowed
             note.close()
         return asked.is_set()
 
-    def _make_registry(self, note: Callable[[str | None, Mapping[str, Any]], None]) -> kopf.OperatorRegistry:
+    def _make_registry(
+        self,
+        note: Callable[[str | None, Mapping[str, Any]], None],
+        middlewares: Sequence[aiohttp.ClientMiddlewareType],
+    ) -> kopf.OperatorRegistry:
         """Register the event handler and the log-in."""
         registry, stream, connection = kopf.OperatorRegistry(), self._stream, self._connection
 
@@ -184,12 +194,40 @@ class KopfSource(Generic[T]):
             note(event["type"], event["object"])
 
         async def log_in(**_: Any) -> kopf.AiohttpSession:
-            session = connection.session(self._freshness.trace(), purpose=f"{self.kind}/{stream.namespace}")
+            purpose = f"{self.kind}/{stream.namespace}"
+            session = connection.session(self._freshness.trace(), purpose=purpose, middlewares=middlewares)
             return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)
 
         kopf.on.event(*self._how.names, registry=registry, id=self.kind)(take_event)
         kopf.on.login(registry=registry, id="login")(log_in)
         return registry
+
+
+class _Listed:
+    """Answers a list of Kopf's with nothing but the version of the list that has been made before it.
+
+    The API server gives that: a list as of just that version, of objects with a name that none can have. So Kopf
+    watches from there, and nothing falls between the two lists. When it wants to list once more (its watch has been
+    told 410, say), `is_over` is set: it is to be started anew, after a list of our own.
+    """
+
+    def __init__(self, stream: Stream, version: str) -> None:
+        self._stream, self._has_answered, self.is_over = stream, False, asyncio.Event()
+        self._query = {"resourceVersion": version, "resourceVersionMatch": "Exact", "fieldSelector": NOBODY}
+
+    async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> ClientResponse:
+        """Send a request, a list as another one."""
+        if not request.url.path.endswith(f"/{self._stream.resource}") or "watch" in request.url.query:
+            return await handler(request)
+        if self._has_answered:
+            fields = {"of": self._stream.resource, "namespace": self._stream.namespace}
+            log.warning("the watch starts anew with a list", extra={"fields": fields})
+            self.is_over.set()
+            await asyncio.Event().wait()  # until cancelled, with all of Kopf
+        request.url = request.url.update_query(self._query)
+        response = await handler(request)
+        self._has_answered = response.ok
+        return response
 
 
 def make_note(how: Kind[T], receiver: Receiver[T]) -> Callable[[str | None, Mapping[str, Any]], None]:

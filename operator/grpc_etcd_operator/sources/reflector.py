@@ -59,13 +59,13 @@ class Reflector:
             await self._try(self._follow, receiver)
             await self._pause()
 
-    async def list_all(self, receiver: Receiver[PodMessage]) -> None:
-        """Deliver all that there are, once; whatever fails is tried again."""
+    async def list_all(self, receiver: Receiver[PodMessage]) -> str:
+        """Deliver all that there are, once; whatever fails is tried again. Return the list's version."""
         self._version = ""
         while True:
             await self._try(self._list, receiver)
             if self._version:
-                return
+                return self._version
             await self._pause()
 
     async def _try(
