@@ -19,7 +19,7 @@ from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import uvloop
@@ -33,31 +33,35 @@ from grpc_etcd_operator import logs, withdrawing
 from grpc_etcd_operator.certificates import expiries
 from grpc_etcd_operator.core.claims import Rules, parse_etcds
 from grpc_etcd_operator.core.plan import Plan
-from grpc_etcd_operator.core.pods import Pod
+from grpc_etcd_operator.core.pods import Pod, PodMessage
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, make_identity
+from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.standing import find_unready
 from grpc_etcd_operator.core.sweeps import Seen
 from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.health import serve
 from grpc_etcd_operator.isolation import Isolation, supervise
-from grpc_etcd_operator.kube.client import VERSION, ApiError, Client
+from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
 from grpc_etcd_operator.kube.connecting import Connection, NoClusterError
 from grpc_etcd_operator.kube.freshness import Freshness
 from grpc_etcd_operator.kube.granting import Granter
-from grpc_etcd_operator.kube.list_watch import ListWatch
 from grpc_etcd_operator.kube.noting import Noting, identify_pod, identify_service
 from grpc_etcd_operator.kube.probing import Prober
 from grpc_etcd_operator.kube.statuses import Reporter
 from grpc_etcd_operator.kube.sweeping import Sweeper
-from grpc_etcd_operator.kube.watching import make_registry, take_signals, watch_for_ever
 from grpc_etcd_operator.metrics import Sample, Samples, Timings, exposition
 from grpc_etcd_operator.previewing import CRD_MISSING, PLAN_SECONDS, Reading, Standstill
 from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.remedies import remedy
-from grpc_etcd_operator.settings import RegistrySettings, Settings
+from grpc_etcd_operator.settings import DIRECT, RegistrySettings, Settings
+from grpc_etcd_operator.sources.json_pods import read_pod
+from grpc_etcd_operator.sources.kopf_source import Kind, KopfSource, take_signals
+from grpc_etcd_operator.sources.reflector import Reflector
+from grpc_etcd_operator.sources.source import Receiver, Source
 from grpc_etcd_operator.writer.station import Station, Views
 from grpc_etcd_operator.writer.turns import Turns
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 EXIT_UNUSABLE = 2
 RETRY_SECONDS = 2.0
@@ -225,6 +229,10 @@ def count_waiting_gates(pods: Iterable[Pod], now: float) -> int:
     return sum(now - pod.since > GATE_SECONDS for pod in waiting)
 
 
+def _pass_over(_: str, __: frozenset[str]) -> None:
+    """Take no list: after those of GrpcServices a sweep makes one of its own."""
+
+
 def _print(lines: Iterable[str]) -> None:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
@@ -319,8 +327,9 @@ class Operator:
         try:
             async with asyncio.TaskGroup() as group:
                 runs = {f"station {station.name}": station.run for station in self._stations.values()}
-                runs |= {"sweep": self._sweeper.run, "status": self._reporter.run, "Pods": self._watch_pods}
-                runs |= {"GrpcServices": partial(self._watch_services, stop), "probe": self._probe}
+                runs |= {"sweep": self._sweeper.run, "status": self._reporter.run}
+                runs |= {"Pods": partial(self._watch_pods, stop), "probe": self._probe}
+                runs |= {"GrpcServices": partial(self._watch_services, stop)}
                 runs |= {
                     "sight": self._reporter.look_at_sight,
                     "claims": self._granter.run,
@@ -390,7 +399,7 @@ class Operator:
             f"station {name}": station.run_dry for name, station in self._stations.items()
         }
         self._reconciler.grants_in_memory = True
-        runs |= {"sweep": self._sweeper.run, "Pods": self._watch_pods, "probe": self._probe}
+        runs |= {"sweep": self._sweeper.run, "Pods": partial(self._watch_pods, stop), "probe": self._probe}
         runs |= {"GrpcServices": partial(self._watch_services, stop)}
         parts = [asyncio.create_task(supervise(part, run, self._isolation)) for part, run in runs.items()]
         try:
@@ -417,18 +426,36 @@ class Operator:
         listed = all(station.is_listed and station.writer.has_judged_all for station in stations)
         return listed and self._reconciler.has_seen_all() and self._sweeper.has_checked_owners
 
-    async def _watch_pods(self) -> None:
-        client = Client(self._connection.server, self._connection.session(self._freshness.trace()))
-        selector, take = self._settings.pod_selector, self._sweeper.take_list
+    async def _watch_pods(self, stop: asyncio.Event) -> None:
         note = Noting(PODS, self._sweeper.note_pod, identify_pod, self._isolation)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for namespace in self._settings.namespaces or ("",):
-                    watch = ListWatch(client, self._freshness.stream(PODS, namespace), selector, note, take)
-                    group.create_task(supervise(f"watch of {PODS}", watch.run, self._isolation))
-        finally:
-            note.close()
-            await client.close()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(note.close)
+            sources = []
+            for namespace in self._settings.namespaces or ("",):
+                # So that Retry-After, told to one of them, holds for our list and for Kopf's watch.
+                session = self._connection.session(self._freshness.trace(), purpose=f"{PODS}/{namespace}")
+                client = Client(self._connection.server, session)
+                stack.push_async_callback(client.close)
+                sources.append(self._make_pod_source(client, namespace, stop))
+            await self._run_sources(sources, Receiver(note, self._sweeper.take_list))
+
+    def _make_pod_source(self, client: Client, namespace: str, stop: asyncio.Event) -> Source[PodMessage]:
+        stream, selector = self._freshness.stream(PODS, namespace), self._settings.pod_selector
+        reflector, has_pod = Reflector(client, stream, selector), self._reconciler.has_pod
+        if self._settings.pod_watch == DIRECT:
+            return reflector
+        how = Kind(
+            names=("", "v1", PODS),
+            parse=read_pod,
+            is_known=lambda kind, uid, version: kind != "DELETED" and has_pod(uid, version),
+            selector=selector,
+        )
+        return KopfSource(how, stream, self._connection, self._freshness, self._isolation, reflector.list_all, stop.set)
+
+    async def _run_sources(self, sources: Iterable[Source[T]], receiver: Receiver[T]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for each in sources:
+                group.create_task(supervise(f"watch of {each.kind}", partial(each.run, receiver), self._isolation))
 
     async def _probe(self) -> None:
         client = Client(self._connection.server, self._connection.session())
@@ -438,18 +465,26 @@ class Operator:
             await client.close()
 
     async def _watch_services(self, stop: asyncio.Event) -> None:
-        note = Noting(SERVICES, self._reconciler.note_service, identify_service, self._isolation)
+        note = Noting(SERVICES, self._reconciler.take_service, identify_service, self._isolation)
         try:
-            async with asyncio.TaskGroup() as group:
-                for namespace in self._settings.namespaces or ("",):
-                    stream = self._freshness.stream(SERVICES, namespace)
-                    make = partial(make_registry, note, self._connection, self._freshness, stream)
-                    group.create_task(watch_for_ever(make, self._wait_until_served, stream, stop.set))
+            sources = [self._make_service_source(namespace, stop) for namespace in self._settings.namespaces or ("",)]
+            await self._run_sources(sources, Receiver(note, _pass_over))
         finally:
             note.close()
 
-    async def _wait_until_served(self) -> None:
-        """Wait for the API server and our CRD: waiting can help, so nothing else is done about it."""
+    def _make_service_source(self, namespace: str, stop: asyncio.Event) -> Source[GrpcService]:
+        has_service = self._reconciler.has_service
+        how = Kind(
+            names=(GROUP, VERSION, SERVICES),
+            parse=self._reconciler.read_service,
+            # What a list tells counts in any case: others of its kind may have come back with it.
+            is_known=lambda kind, uid, version: kind not in (None, "DELETED") and has_service(uid, version),
+        )
+        stream, connection = self._freshness.stream(SERVICES, namespace), self._connection
+        return KopfSource(how, stream, connection, self._freshness, self._isolation, self._wait_until_served, stop.set)
+
+    async def _wait_until_served(self, _: Receiver[GrpcService]) -> str:
+        """Wait for the API server and our CRD: waiting can help, so nothing else is done about it. Kopf lists."""
         while True:
             self._freshness.note_attempt(SERVICES)
             try:
@@ -459,7 +494,7 @@ class Operator:
             else:
                 if state.served:
                     self._complained = False
-                    return
+                    return ""
                 self._sweeper.note_crd_away()
                 if not self._complained:
                     self._complained = True

@@ -23,7 +23,7 @@ _LOUD = {
 }
 
 
-# What Kopf says when a watch of its fails: kube/watching.py says the same once, with what is done about it.
+# What Kopf says when a watch of its fails: sources/kopf_source.py says the same once, with what is done about it.
 _TOLD_BY_US = re.compile(r"Request attempt|.* has failed: |.* has finished unexpectedly")
 
 

@@ -110,13 +110,33 @@ class Reconciler:
             self.on_status(self.tally.note_selected(uid, {}))
             self._enqueue([uid], urgent=True)
 
+    def has_pod(self, uid: str, version: str) -> bool:
+        """Say whether a Pod is known in just this version, and as one that our selector finds."""
+        known = self.world.pods.get(uid)
+        return known is not None and bool(version) and known.resource_version == version and not known.outside
+
+    def has_service(self, uid: str, version: str) -> bool:
+        """Say whether it is the echo of what we wrote ourselves: parsing it again costs as much as a registration."""
+        known = self.world.services.get(uid)
+        return known is not None and bool(version) and known.resource_version == version
+
+    def read_service(self, raw: Mapping[str, Any]) -> GrpcService:
+        """Read a GrpcService as the settings have it read."""
+        return parse_service(raw, self._prefixes, self._etcds)
+
     def note_service(self, kind: str | None, raw: Mapping[str, Any]) -> None:
+        """Take a GrpcService that we have read ourselves, or that was answered to what we wrote."""
+        uid, version = raw["metadata"]["uid"], str(raw["metadata"].get("resourceVersion", ""))
+        if kind in (None, "DELETED") or not self.has_service(uid, version):
+            self.take_service(kind, self.read_service(raw))
+
+    def take_service(self, kind: str | None, service: GrpcService) -> None:
         """Take a GrpcService's watch event. A deletion is only a hint: with its CRD every object goes."""
+        uid, version = service.uid, service.resource_version
         if kind is None:
-            self._echoes.pop(raw["metadata"]["uid"], None)
-        elif kind != "DELETED" and (self._is_known(raw["metadata"]) or self._is_overtaken(raw["metadata"])):
+            self._echoes.pop(uid, None)
+        elif kind != "DELETED" and (self.has_service(uid, version) or self._is_overtaken(uid, version)):
             return
-        service = parse_service(raw, self._prefixes, self._etcds)
         if kind is None:  # a list of the watch, so newer than what it told before: a backup may have been restored
             self.world.gone.pop(service.uid, None)
         if service.uid in self.world.gone:
@@ -140,11 +160,6 @@ class Reconciler:
             self._returned.add(service.reference)
         return self.world.note_service(service)
 
-    def _is_known(self, metadata: Mapping[str, Any]) -> bool:
-        """Say whether it is the echo of what we wrote ourselves: parsing it again costs as much as a registration."""
-        known, version = self.world.services.get(metadata["uid"]), metadata.get("resourceVersion")
-        return known is not None and bool(version) and known.resource_version == version
-
     def note_written(self, raw: Mapping[str, Any]) -> None:
         """Take the answer to a status that we have written: what comes now is older, what has come may be newer."""
         uid, version = raw["metadata"]["uid"], str(raw["metadata"].get("resourceVersion"))
@@ -155,18 +170,18 @@ class Reconciler:
         if version.isdigit() and uid in self.world.services:
             self._echoes[uid] = version
 
-    def _is_overtaken(self, metadata: Mapping[str, Any]) -> bool:
+    def _is_overtaken(self, uid: str, version: str) -> bool:
         """Say whether an event is older than an answer that was taken: it would take back a claim that was granted.
 
         What a list says (it has no kind) always counts, as does the first event that is new enough: an API server that
         was restored may begin to count at an older version again.
         """
-        echo, version = self._echoes.get(metadata["uid"]), str(metadata.get("resourceVersion"))
+        echo = self._echoes.get(uid)
         if echo is None:
             return False
         if is_older(version, echo):
             return True
-        del self._echoes[metadata["uid"]]
+        del self._echoes[uid]
         return False
 
     def _find_replaced(self, new: GrpcService) -> list[str]:

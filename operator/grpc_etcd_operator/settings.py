@@ -17,6 +17,7 @@ import yaml
 
 VARIABLE_PREFIX = "GRPC_ETCD_"
 DEFAULT_REGISTRY = "default"
+DIRECT, KOPF = "direct", "kopf"  # who delivers Pods
 LAST_PORT = 65_535
 # Settings of the client library, and what Kubernetes itself sets for a Service called grpc-etcd: not ours to judge.
 _NOT_OURS = re.compile(
@@ -59,6 +60,7 @@ class Settings:
     allowed_prefixes: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
     pod_selector: str = ""
+    pod_watch: str = DIRECT
     shared_names: bool = False
     lease_ttl_seconds: int = 300
     leader_ttl_seconds: int = 5
@@ -249,6 +251,14 @@ SETTINGS: tuple[Setting, ...] = (
         read=str,
         help="A label selector; the API server sends only Pods that match it. Keys of Pods that a new one leaves out "
         "are withdrawn, unless that would be most of them. Default: all Pods.",
+    ),
+    Setting(
+        name="pod-watch",
+        field="pod_watch",
+        read=_one_of(DIRECT, KOPF),
+        default=DIRECT,
+        help="Who delivers Pods: `direct` is the operator's own list and watch in protobuf, `kopf` are handlers of "
+        "Kopf after the same list. Both tell the same; Kopf takes more CPU for each change.",
     ),
     Setting(
         name="allow-shared-names",

@@ -60,6 +60,7 @@ MATRIX = {
         "allowSharedNames": True,
         "allowedPrefixes": ["wsd-reg", "teams/a"],
         "podSelector": "grpc in (yes)",
+        "podWatch": "kopf",
         "prefix": "wsd-reg",
     },
 }

@@ -1,5 +1,6 @@
 """What the end-to-end tests share: a scene with a namespace, a kubelet, an empty registry and replicas."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from grpc_etcd.etcd import Etcd
 from grpc_etcd_operator.core.leases import lease_id
+from grpc_etcd_operator.settings import DIRECT
 from testbed.apiserver import ApiServer
 from testbed.conditions import PATIENCE_SECONDS, wait_until
 from testbed.etcd import EtcdServer
@@ -24,8 +26,17 @@ Object = dict[str, Any]
 class Scene:
     """One namespace of one API server, one registry, and the replicas that the test starts. Ends all it started."""
 
-    def __init__(self, api: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str, folder: Path) -> None:
+    def __init__(  # noqa: PLR0917  all that a scene is set with
+        self,
+        api: ApiServer,
+        etcd: EtcdServer,
+        kubelet: Kubelet,
+        namespace: str,
+        folder: Path,
+        pod_watch: str = DIRECT,
+    ) -> None:
         self.api, self.etcd, self.kubelet, self.namespace, self.folder = api, etcd, kubelet, namespace, folder
+        self.pod_watch = pod_watch
         self.cluster = f"test-{namespace}"
         self._stack = ExitStack()
         self.client = self._stack.enter_context(Etcd(etcd.endpoints, timeout_seconds=PATIENCE_SECONDS))
@@ -38,7 +49,12 @@ class Scene:
         self, *flags: str, etcd: str = "", kubeconfig: Path | None = None, program: Sequence[str | Path] = PROGRAM
     ) -> Replica:
         """Make a replica that serves this namespace only; the test starts it."""
-        mine = (f"--namespace={self.namespace}", f"--cluster-id={self.cluster}", *flags)
+        mine = (
+            f"--namespace={self.namespace}",
+            f"--cluster-id={self.cluster}",
+            f"--pod-watch={self.pod_watch}",
+            *flags,
+        )
         where = kubeconfig or self.api.kubeconfig, etcd or self.etcd.endpoints
         replica = Replica(self.folder, *where, mine, program)
         self._stack.callback(replica.process.kill)
@@ -155,17 +171,29 @@ def audited() -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def scene(
-    apiserver: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str, tmp_path: Path, _crd: None
+def pod_watch(request: pytest.FixtureRequest) -> str:
+    """Who delivers Pods to the replicas; see pod_watches.py."""
+    return str(getattr(request, "param", os.environ.get("POD_WATCH", DIRECT)))
+
+
+@pytest.fixture
+def scene(  # noqa: PLR0917  all that a scene is set with
+    apiserver: ApiServer,
+    etcd: EtcdServer,
+    kubelet: Kubelet,
+    namespace: str,
+    tmp_path: Path,
+    _crd: None,
+    pod_watch: str,
 ) -> Iterator[Scene]:
     """A scene on the shared API server and etcd."""
-    made = Scene(apiserver, etcd, kubelet, namespace, tmp_path)
+    made = Scene(apiserver, etcd, kubelet, namespace, tmp_path, pod_watch)
     yield made
     made.close()
 
 
 @pytest.fixture
-def make_scene(tmp_path: Path) -> Iterator[MakeScene]:
+def make_scene(tmp_path: Path, pod_watch: str) -> Iterator[MakeScene]:
     """Make a scene on servers of the test's own."""
     with ExitStack() as stack:
 
@@ -173,7 +201,8 @@ def make_scene(tmp_path: Path) -> Iterator[MakeScene]:
             install_crd(api)
             metadata = {"name": f"{tmp_path.name.replace('_', '-')[:40]}-own"}
             api.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-            scene = Scene(api, etcd, stack.enter_context(Kubelet(api)), metadata["name"], tmp_path)
+            kubelet = stack.enter_context(Kubelet(api))
+            scene = Scene(api, etcd, kubelet, metadata["name"], tmp_path, pod_watch)
             stack.callback(scene.close)
             return scene
 

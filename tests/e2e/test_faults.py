@@ -17,6 +17,7 @@ from testbed.kubernetes_api import ApiError
 from testbed.manifests import wait_established
 from testbed.replica import RegistryView, Replica
 from tests.e2e.conftest import MakeScene, Scene
+from tests.e2e.pod_watches import with_both, with_one
 
 CRD = Path(__file__).resolve().parents[2] / "crds" / "grpcservices.yaml"
 pytestmark = pytest.mark.faults
@@ -33,6 +34,7 @@ def three_pods(scene: Scene) -> list[Pod]:
     return pods
 
 
+@with_both
 def test_an_api_server_that_is_away_changes_nothing_and_is_caught_up_with(
     own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
@@ -59,6 +61,7 @@ def is_gone(scene: Scene, resource_version: str) -> bool:
     return kind == "ERROR" and item["code"] == HTTPStatus.GONE
 
 
+@with_both
 def test_a_deletion_in_a_gap_of_the_watch_is_found(
     own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
@@ -93,6 +96,7 @@ def test_a_crd_that_is_deleted_and_put_back_withdraws_nothing(
     assert {key: revision for key, revision in revisions(scene).items() if key in before} == before
 
 
+@with_one()
 def test_permissions_that_are_taken_away_and_given_back(
     own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
@@ -249,6 +253,7 @@ def flap(scene: Scene, workers: ThreadPoolExecutor, pods: list[Pod], rounds: int
         list(workers.map(scene.kubelet.ready, pods))
 
 
+@with_both
 def test_a_frozen_api_server_makes_nobody_withdraw_anything(
     own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:

@@ -12,8 +12,9 @@ from testbed.etcd import EtcdServer
 from testbed.kubelet import Pod
 from testbed.replica import Replica
 from tests.e2e.conftest import MakeScene, Scene
+from tests.e2e.pod_watches import with_one
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, with_one()]
 
 
 def start(scene: Scene, replicas: int) -> list[Replica]:

@@ -10,6 +10,7 @@ from testbed.conditions import existing, wait_until
 from testbed.kubelet import Pod, random_loopback_ip
 from testbed.kubernetes_api import ApiError
 from tests.e2e.conftest import Scene
+from tests.e2e.pod_watches import with_both
 
 
 def key_of(pod: Pod) -> str:
@@ -41,6 +42,7 @@ def test_a_ready_pod_has_key_value_lease_and_owner_record(scene: Scene) -> None:
     )
 
 
+@with_both
 def test_not_ready_terminating_and_deleted_pods_have_no_key(scene: Scene) -> None:
     scene.start()
     scene.apply()
@@ -75,6 +77,7 @@ def test_the_lease_of_a_pod_waits_for_it_to_turn_ready_and_goes_with_it(scene: S
     assert has_lease(late)
 
 
+@with_both
 def test_a_new_ip_replaces_the_old_key(scene: Scene) -> None:
     scene.start()
     scene.apply()
@@ -96,6 +99,7 @@ def test_an_address_moves_from_a_deleted_pod_to_the_one_that_has_it_now(scene: S
     wait_until(lambda: (r := scene.registry.keys().get(key)) and r.lease == scene.lease(new.uid), "it moved")
 
 
+@with_both
 def test_addresses_that_move_from_pod_to_pod_within_a_second_are_never_lost(scene: Scene) -> None:
     scene.apply()
     scene.start()
@@ -111,6 +115,7 @@ def test_addresses_that_move_from_pod_to_pod_within_a_second_are_never_lost(scen
         )
 
 
+@with_both
 def test_ports_are_found_by_name_and_number(scene: Scene) -> None:
     scene.start()
     ports = {"grpc": 9000, "admin": 9100}
@@ -135,6 +140,7 @@ def test_two_services_on_one_pod_share_its_lease(scene: Scene) -> None:
     assert scene.registry.addresses("two") == [pod.address]
 
 
+@with_both
 def test_a_restart_writes_nothing_but_its_own_election(scene: Scene) -> None:
     first = scene.start().wait_leading()
     scene.apply()
@@ -155,6 +161,7 @@ def test_a_restart_writes_nothing_but_its_own_election(scene: Scene) -> None:
     assert scene.registry.revision() == settled + 1, second.text()
 
 
+@with_both
 def test_what_happened_while_no_operator_ran_is_made_good(scene: Scene) -> None:
     first = scene.start()
     scene.apply()

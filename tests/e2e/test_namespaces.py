@@ -8,8 +8,9 @@ import pytest
 from testbed.conditions import wait_until
 from testbed.proxy import TcpProxy
 from tests.e2e.conftest import Scene
+from tests.e2e.pod_watches import with_both
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, with_both]
 RBAC = "rbac.authorization.k8s.io"
 RULES = [
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},

@@ -18,6 +18,7 @@ from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
 from testbed.conditions import until, wait_until
 from testbed.kubelet import Pod, pod_manifest, random_loopback_ip
 from tests.e2e.conftest import Scene
+from tests.e2e.pod_watches import with_both
 from tests.e2e.test_lists import open_client
 
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -27,6 +28,7 @@ def label(scene: Scene, pod: Pod, value: str | None) -> None:
     scene.api.client.patch(pod.item, {"metadata": {"labels": {"tier": value}}})
 
 
+@with_both
 def test_a_pod_that_leaves_the_selector_is_withdrawn_and_comes_back_as_soon_as_it_is_selected(scene: Scene) -> None:
     replica = scene.start("--pod-selector=tier=grpc").wait_leading()
     scene.apply()
@@ -47,6 +49,7 @@ def test_a_pod_that_leaves_the_selector_is_withdrawn_and_comes_back_as_soon_as_i
     assert replica.metric("grpc_etcd_unexpected_errors_total", part="sweep") == 0
 
 
+@with_both
 def test_a_pod_that_left_the_selector_while_nobody_looked_is_withdrawn_and_not_taken_for_gone(scene: Scene) -> None:
     first = scene.start("--pod-selector=tier=grpc").wait_leading()
     scene.apply()
@@ -65,6 +68,7 @@ def condition(kind: str, status: str, when: datetime, **more: str) -> dict[str, 
     return {"type": kind, "status": status, "lastTransitionTime": when.strftime("%Y-%m-%dT%H:%M:%SZ"), **more}
 
 
+@with_both
 def test_a_gated_pod_whose_node_dies_is_withdrawn(scene: Scene) -> None:
     """No kubelet plays along: a dead one recomputes nothing."""
     scene.start().wait_leading()

@@ -18,6 +18,7 @@ from testbed.kubelet import Pod
 from testbed.kubernetes_api import Object, object_path
 from testbed.replica import Replica
 from tests.e2e.conftest import MakeScene, Scene
+from tests.e2e.pod_watches import with_both
 
 GATE = "grpc-etcd.dev/registered"
 READS = {"get", "list", "watch"}
@@ -81,7 +82,8 @@ class Trial:
             }
         )
         kubeconfig = scene.api.service_account_kubeconfig("default", account)
-        self.replica = Replica(scene.folder, kubeconfig, scene.etcd.endpoints, ("--leader-ttl=3",))
+        flags = ("--leader-ttl=3", f"--pod-watch={scene.pod_watch}")
+        self.replica = Replica(scene.folder, kubeconfig, scene.etcd.endpoints, flags)
 
     def requests(self) -> list[Object]:
         user = f"system:serviceaccount:default:{self.account}"
@@ -146,6 +148,7 @@ def make_trial(
                 audited.client.call("DELETE", path, {"gracePeriodSeconds": 0})
 
 
+@with_both
 def test_every_right_is_used_and_none_is_missing(
     make_trial: Callable[[str, list[Object]], Trial], chart_rules: list[Object]
 ) -> None:

@@ -5,6 +5,7 @@ import time
 
 from testbed.conditions import existing, wait_until
 from tests.e2e.conftest import Scene
+from tests.e2e.pod_watches import with_both
 
 
 def make_namespace(scene: Scene) -> str:
@@ -14,6 +15,7 @@ def make_namespace(scene: Scene) -> str:
     return name
 
 
+@with_both
 def test_with_namespaces_set_nothing_outside_of_them_is_served_or_told(scene: Scene) -> None:
     other = make_namespace(scene)
     scene.start().wait_leading()
@@ -43,6 +45,7 @@ def test_a_name_is_shared_across_namespaces_where_the_admin_allows_it(scene: Sce
     scene.registry.wait_addresses(mine.address)
 
 
+@with_both
 def test_a_pod_selector_limits_what_is_seen(scene: Scene) -> None:
     replica = scene.start("--pod-selector=tier=grpc").wait_leading()
     scene.apply()
@@ -52,6 +55,7 @@ def test_a_pod_selector_limits_what_is_seen(scene: Scene) -> None:
     wait_until(lambda: replica.metric("grpc_etcd_pods") == 1, "memory holds one Pod")
 
 
+@with_both
 def test_a_pod_selector_that_cannot_be_read_is_told_with_its_setting(scene: Scene) -> None:
     replica = scene.start("--pod-selector=tier in (grpc")
     named = "--pod-selector (podSelector in the chart's values)"

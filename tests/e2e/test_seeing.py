@@ -14,6 +14,7 @@ from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
 from tests.e2e.conftest import MakeScene, Scene
 from tests.e2e.front import Front, is_watch
+from tests.e2e.pod_watches import with_both, with_one
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 # A sweep comes each minute, reads again what differs, and withdraws what it has not found twice.
@@ -33,6 +34,7 @@ def front(scene: Scene, tmp_path: Path) -> Iterator[Front]:
         scene.close()  # so that nobody connects while it ends: asyncio would lose such a socket
 
 
+@with_one()
 @pytest.mark.parametrize("overtakes", [False, True], ids=["behind", "overtaken"])
 def test_what_a_restored_backup_no_longer_has_is_withdrawn_and_what_it_has_again_is_registered(
     scene: Scene, tmp_path: Path, *, overtakes: bool
@@ -68,6 +70,7 @@ def weights(scene: Scene) -> set[str]:
     return {str(value["weight"]) for value in scene.registry.values("/jupiter/greeter/").values()}
 
 
+@with_both
 def test_an_api_server_that_hung_for_a_while_is_caught_up_with(scene: Scene) -> None:
     scene.start().wait_leading()
     scene.apply()
@@ -82,6 +85,7 @@ def test_an_api_server_that_hung_for_a_while_is_caught_up_with(scene: Scene) -> 
     scene.registry.wait_addresses(pod.address, late.address, name="other")
 
 
+@with_both
 def test_a_watch_that_is_never_answered_is_asked_for_again(scene: Scene, front: Front) -> None:
     front.hangs = lambda request: is_watch(request) and front.count(0) < 4  # the first of each, and one more
     scene.start(kubeconfig=front.kubeconfig)
@@ -91,6 +95,7 @@ def test_a_watch_that_is_never_answered_is_asked_for_again(scene: Scene, front: 
     assert front.count(0) >= 2
 
 
+@with_both
 def test_an_identity_that_is_refused_for_a_while_is_tried_about_once_a_second_and_taken_again_at_once(
     scene: Scene, front: Front
 ) -> None:
@@ -111,6 +116,7 @@ def test_an_identity_that_is_refused_for_a_while_is_tried_about_once_a_second_an
     assert replica.process.is_running
 
 
+@with_both
 def test_a_server_that_asks_for_patience_is_given_it(scene: Scene, front: Front) -> None:
     scene.start(kubeconfig=front.kubeconfig).wait_leading()
     scene.apply()
@@ -126,6 +132,7 @@ def test_a_server_that_asks_for_patience_is_given_it(scene: Scene, front: Front)
     scene.registry.wait_addresses(pod.address, late.address)
 
 
+@with_both
 def test_health_is_told_from_the_start_while_the_api_server_is_away(scene: Scene) -> None:
     scene.api.kill()
     replica = scene.start()
@@ -139,6 +146,7 @@ def test_health_is_told_from_the_start_while_the_api_server_is_away(scene: Scene
     wait_until(lambda: replica.get("/readyz")[0] == 200, "it is ready")
 
 
+@with_both
 def test_who_sees_nothing_of_kubernetes_says_so_and_sees_again(scene: Scene) -> None:
     replica = scene.start().wait_leading()
     assert replica.metric("grpc_etcd_kubernetes_unseen_seconds") == 0
@@ -148,6 +156,27 @@ def test_who_sees_nothing_of_kubernetes_says_so_and_sees_again(scene: Scene) -> 
     wait_until(lambda: replica.metric("grpc_etcd_kubernetes_unseen_seconds") == 0, "it sees again")
 
 
+@pytest.mark.parametrize("pod_watch", ["kopf"], indirect=True)
+def test_who_goes_between_our_own_list_and_that_of_kopf_is_withdrawn(scene: Scene, front: Front) -> None:
+    """Neither tells it: one has listed the Pod, the other lists and watches what is there later."""
+    before = scene.start().wait_leading()
+    scene.apply()
+    goes, stays = scene.pod(), scene.pod()
+    scene.registry.wait_addresses(goes.address, stays.address)
+    before.process.stop()
+    front.hangs = lambda request: request.path.endswith("/pods") and "protobuf" not in request.headers["Accept"]
+    replica = scene.start(kubeconfig=front.kubeconfig).wait_leading()
+    wait_until(lambda: front.count(0), "Kopf asks for its list")
+    scene.api.client.delete(goes.item, grace_seconds=0)
+    front.hangs = lambda _: False
+    # Sooner than by the sweep of each minute.
+    wait_until(lambda: scene.registry.addresses() == [stays.address], "it is withdrawn", 40)
+    late = scene.pod()
+    scene.registry.wait_addresses(stays.address, late.address)
+    assert replica.process.is_running
+
+
+@with_one()
 def test_a_rotated_ca_is_followed(scene: Scene, tmp_path: Path) -> None:
     api = scene.api
     ca = tmp_path / "operator-ca.pem"

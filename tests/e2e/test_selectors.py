@@ -3,6 +3,7 @@
 from testbed.conditions import wait_until
 
 from .conftest import Scene
+from .pod_watches import with_one
 
 PATIENCE_SECONDS = 60.0
 
@@ -11,6 +12,7 @@ def warnings(scene: Scene) -> list[str]:
     return [event["message"] for event in scene.events() if event["reason"] == "NoPods"]
 
 
+@with_one()
 def test_a_selector_that_matches_nothing_is_told_of_and_a_gap_in_a_rollout_is_not(scene: Scene) -> None:
     scene.start().wait_leading()
     scene.apply("wrong", selector={"matchLabels": {"app": "nobody"}})
@@ -36,6 +38,7 @@ def test_a_selector_that_matches_nothing_is_told_of_and_a_gap_in_a_rollout_is_no
     scene.wait_condition("Programmed", "True", "Programmed", "wrong")
 
 
+@with_one()
 def test_pods_that_were_relabelled_leave_no_success_behind(scene: Scene) -> None:
     """The rollout of a template whose labels have a slip: nobody edited the GrpcService."""
     scene.start().wait_leading()

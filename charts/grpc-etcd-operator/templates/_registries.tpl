@@ -60,6 +60,7 @@ passwordFile: /etc/grpc-etcd/{{ .name }}/auth/{{ $auth.passwordKey | default "pa
 {{- with .Values.podSelector }}
 - {{ printf "--pod-selector=%s" . | quote }}
 {{- end }}
+- --pod-watch={{ .Values.podWatch }}
 - --log-level={{ .Values.logLevel }}
 {{- if .Values.dryRun }}
 - --dry-run

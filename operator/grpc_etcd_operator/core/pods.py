@@ -7,7 +7,9 @@ the same records, so an event that changes no fact is dropped at once.
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
+
+from grpc_etcd_operator.core.pod_message import Condition, Container, ObjectMeta, PodSpec, PodStatus
 
 GATE = "grpc-etcd.dev/registered"
 WEIGHT_ANNOTATION = "grpc-etcd.dev/weight"
@@ -17,19 +19,19 @@ MOST_SHARED = 4096  # lists of ports; beyond that they are of what is long gone,
 
 
 class PodMessage(Protocol):
-    """A Pod as the API server sends it in protobuf; an object of JSON is none."""
+    """A Pod as sources deliver it; an object of JSON is none."""
 
     @property
-    def metadata(self) -> Any:
-        """Its ObjectMeta."""
+    def metadata(self) -> ObjectMeta:
+        """What every object has."""
 
     @property
-    def spec(self) -> Any:
-        """Its PodSpec."""
+    def spec(self) -> PodSpec:
+        """What it was asked to be."""
 
     @property
-    def status(self) -> Any:
-        """Its PodStatus."""
+    def status(self) -> PodStatus:
+        """What has become of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def parse_pod(pod: PodMessage, known: Pod | None = None) -> Pod:
     )
 
 
-def _is_ready(gates: list[str], conditions: Mapping[str, Any], *, ready_followed: bool) -> bool:
+def _is_ready(gates: list[str], conditions: Mapping[str, Condition], *, ready_followed: bool) -> bool:
     """Judge readiness; a Pod that waits for our own gate is judged by its containers and its other gates."""
     if GATE not in gates:
         return _is_true(conditions, "Ready")
@@ -129,7 +131,7 @@ def _is_ready(gates: list[str], conditions: Mapping[str, Any], *, ready_followed
 WAITING_FOR_GATES = "ReadinessGatesNotReady"
 
 
-def _has_ready_followed(conditions: Mapping[str, Any], known: Pod | None) -> bool:
+def _has_ready_followed(conditions: Mapping[str, Condition], known: Pod | None) -> bool:
     """Say whether Ready has been worked out anew since our gate opened: from then on it counts.
 
     When the gate opens, Ready is False and stays so until the kubelet has seen it. A False that came later is another
@@ -149,13 +151,13 @@ def _has_ready_followed(conditions: Mapping[str, Any], known: Pod | None) -> boo
     return bool(is_later and ready.reason != WAITING_FOR_GATES)
 
 
-def _ready_since(gates: list[str], conditions: Mapping[str, Any]) -> int:
+def _ready_since(gates: list[str], conditions: Mapping[str, Condition]) -> int:
     """Say when the readiness that `_is_ready` judges last changed."""
     judged = ["Ready"] if GATE not in gates else ["ContainersReady", *(gate for gate in gates if gate != GATE)]
     return max((conditions[kind].lastTransitionTime.seconds for kind in judged if kind in conditions), default=0)
 
 
-def _is_true(conditions: Mapping[str, Any], kind: str) -> bool:
+def _is_true(conditions: Mapping[str, Condition], kind: str) -> bool:
     condition = conditions.get(kind)
     return condition is not None and condition.status == "True"
 
@@ -169,7 +171,7 @@ def _parse_labels(found: Mapping[str, str], known: Mapping[str, str]) -> Mapping
 _PORTS: dict[tuple[Port, ...], tuple[Port, ...]] = {}
 
 
-def _parse_ports(containers: Iterable[Any], inits: Iterable[Any]) -> tuple[Port, ...]:
+def _parse_ports(containers: Iterable[Container], inits: Iterable[Container]) -> tuple[Port, ...]:
     """Collect container ports, those of sidecars (init containers that restart) last."""
     sidecars = (container for container in inits if container.restartPolicy == "Always")
     ports = tuple(

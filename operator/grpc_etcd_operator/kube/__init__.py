@@ -1,1 +1,1 @@
-"""The only place that talks to Kubernetes: credentials, watches, lists, statuses, gates, Events; Kopf is used here."""
+"""The only place that talks to Kubernetes, beside `sources`: credentials, lists, statuses, gates, Events."""

@@ -17,12 +17,13 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, Fingerprint
+from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, ClientResponse, Fingerprint
 from kubernetes import config as kube_config
 from kubernetes.client import Configuration
 
@@ -64,16 +65,19 @@ class Connection:
         """Give the API server's URL."""
         return self._server
 
-    def session(self, *traces: aiohttp.TraceConfig, purpose: str = "") -> aiohttp.ClientSession:
+    def session(
+        self, *traces: aiohttp.TraceConfig, purpose: str = "", middlewares: Sequence[ClientMiddlewareType] = ()
+    ) -> aiohttp.ClientSession:
         """Open a session that carries this identity; whoever asks for it closes it.
 
-        Those of one purpose (if it has a name) keep the same Retry-After, also when one follows another.
+        Those of one purpose (if it has a name) keep the same Retry-After, also when one follows another. Middlewares
+        see each request first.
         """
         later = self._laters.setdefault(purpose, _Later()) if purpose else _Later()
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket),
             request_class=self._request_class(),
-            middlewares=[later.wait, self._authorize],
+            middlewares=[*middlewares, later.wait, self._authorize],
             trace_configs=list(traces) or None,
             trust_env=False,
         )

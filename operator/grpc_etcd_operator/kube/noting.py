@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from grpc_etcd_operator.core.pods import PodMessage
+from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.isolation import Isolation, pause_seconds
 
 T = TypeVar("T")
@@ -19,8 +20,13 @@ def identify_pod(pod: PodMessage) -> tuple[str, str]:
     return pod.metadata.uid, f"{pod.metadata.namespace}/{pod.metadata.name}"
 
 
-def identify_service(raw: Mapping[str, Any]) -> tuple[str, str]:
+def identify_service(service: GrpcService) -> tuple[str, str]:
     """Tell a GrpcService's UID and name."""
+    return service.uid, service.reference
+
+
+def identify_raw(raw: Mapping[str, Any]) -> tuple[str, str]:
+    """Tell UID and name of an object that has not been read yet."""
     metadata = raw["metadata"]
     return str(metadata["uid"]), f"{metadata.get('namespace')}/{metadata.get('name')}"
 

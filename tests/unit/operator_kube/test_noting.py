@@ -3,7 +3,7 @@
 from typing import Any
 
 from grpc_etcd_operator.isolation import Isolation
-from grpc_etcd_operator.kube.noting import Noting, identify_service
+from grpc_etcd_operator.kube.noting import Noting, identify_raw
 from testbed.conditions import until
 
 
@@ -26,7 +26,7 @@ def item(name: str, uid: str) -> dict[str, Any]:
 
 async def test_the_latest_event_of_an_object_in_trouble_is_tried_again() -> None:
     book, isolation = Notebook(), Isolation()
-    noting = Noting("pods", book.note, identify_service, isolation)
+    noting = Noting("pods", book.note, identify_raw, isolation)
     noting("ADDED", item("poison-old", "1"))
     noting("MODIFIED", item("poison-new", "1"))
     noting("ADDED", item("good", "2"))
@@ -40,7 +40,7 @@ async def test_the_latest_event_of_an_object_in_trouble_is_tried_again() -> None
 
 async def test_an_event_that_heals_ends_the_trying_again() -> None:
     book, isolation = Notebook(), Isolation()
-    noting = Noting("pods", book.note, identify_service, isolation)
+    noting = Noting("pods", book.note, identify_raw, isolation)
     noting("ADDED", item("poison", "1"))
     noting("MODIFIED", item("mended", "1"))
     assert book.noted == [("MODIFIED", "mended")]

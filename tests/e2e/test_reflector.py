@@ -13,8 +13,9 @@ import pytest
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.kube.client import Client
 from grpc_etcd_operator.kube.freshness import Freshness, Stream
-from grpc_etcd_operator.kube.list_watch import ListWatch
 from grpc_etcd_operator.kube.messages import message_class
+from grpc_etcd_operator.sources.reflector import Reflector
+from grpc_etcd_operator.sources.source import Receiver
 from testbed.conditions import until
 from testbed.kubernetes_api import Object
 from testbed.proxy import TcpProxy
@@ -69,7 +70,7 @@ async def following(scene: Scene, proxy: TcpProxy, selector: str = "", **more: f
     async with aiohttp.ClientSession(connector=connector, headers=headers, trace_configs=[trace]) as session:
         client = Client(f"https://{proxy.address}", session)
         task = asyncio.create_task(
-            ListWatch(client, told.stream(scene.namespace), selector, told.note, told.take_list, **more).run()
+            Reflector(client, told.stream(scene.namespace), selector, **more).run(Receiver(told.note, told.take_list))
         )
         try:
             yield told

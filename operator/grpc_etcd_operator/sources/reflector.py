@@ -1,14 +1,14 @@
-"""The list-watch on Pods: all that there are, then each change, for ever. Each is noted, and nothing else is done.
+"""A source that lists and watches Pods itself: all that there are, then each change, for ever, in protobuf.
 
 It lists in pages and watches from the list's version on. A watch that ends goes on where it was; where the API server
 has forgotten that version, or the watch was silent beyond its bookmarks, it begins with a list, and who is told of the
-list finds what went in the gap. Not Kopf's, which keeps a task with queue and timers for each object (docs/decisions).
+list finds what went in the gap.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import aiohttp
@@ -16,7 +16,7 @@ import aiohttp
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.kube.client import ApiError, Client
 from grpc_etcd_operator.kube.freshness import SILENCE_SECONDS, Stream
-from grpc_etcd_operator.reconciling import PODS
+from grpc_etcd_operator.sources.source import Receiver
 
 log = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.1
@@ -29,29 +29,22 @@ BACKOFFS = (0.2, 0.5, 1.0, 2.0)
 JITTER = 0.5  # of a pause, so that many replicas do not come at once
 
 
-class ListWatch:
-    """Follows the Pods of one namespace (empty: of all).
+class Reflector:
+    """Delivers the Pods of one namespace (empty: of all), a stream's. The stream is told each version."""
 
-    `note` takes an event's kind (None: listed) and Pod, `on_listed` the UIDs of a list after all its Pods. `stream` is
-    told each version, and gets to know how to begin with a list.
-    """
-
-    def __init__(  # noqa: PLR0913  whom to follow, whom to tell, and a limit that tests shorten
-        self,
-        client: Client,
-        stream: Stream,
-        selector: str,
-        note: Callable[[str | None, PodMessage], None],
-        on_listed: Callable[[str, frozenset[str]], None],
-        *,
-        silence_seconds: float = SILENCE_SECONDS,
+    def __init__(
+        self, client: Client, stream: Stream, selector: str, *, silence_seconds: float = SILENCE_SECONDS
     ) -> None:
         self._client, self._stream, self._selector = client, stream, selector
-        self._note, self._on_listed, self._silence_seconds = note, on_listed, silence_seconds
+        self._silence_seconds = silence_seconds
         self._limit: asyncio.Timeout | None = None
         self._version = ""
         self._failures = 0
-        stream.list_anew = self.list_anew
+
+    @property
+    def kind(self) -> str:
+        """Name the kind as Kubernetes' URLs do."""
+        return self._stream.resource
 
     def list_anew(self) -> None:
         """Begin with a list: the watch is not to be trusted."""
@@ -59,31 +52,52 @@ class ListWatch:
         if self._limit is not None:
             self._limit.reschedule(0.0)
 
-    async def run(self) -> None:
-        """Follow until cancelled."""
+    async def run(self, receiver: Receiver[PodMessage]) -> None:
+        """Deliver until cancelled."""
+        self._stream.list_anew = self.list_anew
         while True:
-            self._failures += 1  # until something is told
-            try:
-                if not self._version:
-                    await self._list()
-                await self._watch()
-            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                self._fail(error)
-            pause = BACKOFFS[min(self._failures, len(BACKOFFS)) - 1] if self._failures else PAUSE_SECONDS
-            await asyncio.sleep(pause * (1 + JITTER * random.random()))  # noqa: S311  no secret
+            await self._try(self._follow, receiver)
+            await self._pause()
 
-    async def _list(self) -> None:
+    async def list_all(self, receiver: Receiver[PodMessage]) -> str:
+        """Deliver all that there are, once; whatever fails is tried again. Return the list's version."""
+        self._version = ""
+        while True:
+            await self._try(self._list, receiver)
+            if self._version:
+                return self._version
+            await self._pause()
+
+    async def _try(
+        self, deliver: Callable[[Receiver[PodMessage]], Awaitable[None]], receiver: Receiver[PodMessage]
+    ) -> None:
+        self._failures += 1  # until something is told
+        try:
+            await deliver(receiver)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            self._fail(error)
+
+    async def _pause(self) -> None:
+        pause = BACKOFFS[min(self._failures, len(BACKOFFS)) - 1] if self._failures else PAUSE_SECONDS
+        await asyncio.sleep(pause * (1 + JITTER * random.random()))  # noqa: S311  no secret
+
+    async def _follow(self, receiver: Receiver[PodMessage]) -> None:
+        if not self._version:
+            await self._list(receiver)
+        await self._watch(receiver)
+
+    async def _list(self, receiver: Receiver[PodMessage]) -> None:
         version, listed = "", set()
         async for page in self._client.list_pods(self._stream.namespace, self._selector):
             version = page.version
             for pod in page.items:
-                self._note(None, pod)
+                receiver.note(None, pod)
                 listed.add(pod.metadata.uid)
         self._version, self._failures = version, 0
         self._stream.note_version(version)
-        self._on_listed(self._stream.namespace, frozenset(listed))
+        receiver.take_list(self._stream.namespace, frozenset(listed))
 
-    async def _watch(self) -> None:
+    async def _watch(self, receiver: Receiver[PodMessage]) -> None:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._silence_seconds) as self._limit:
@@ -92,7 +106,7 @@ class ListWatch:
                         self._limit.reschedule(loop.time() + self._silence_seconds)
                         self._stream.note_version(event.version)
                     else:
-                        self._note(event.kind, event.pod)
+                        receiver.note(event.kind, event.pod)
                     self._version = event.version
                     self._failures = 0
         except TimeoutError:
@@ -103,7 +117,8 @@ class ListWatch:
             self._limit = None
 
     def _fail(self, error: Exception) -> None:
-        fields = {"of": PODS, "namespace": self._stream.namespace, "error": f"{type(error).__name__}: {error}"}
+        stream = self._stream
+        fields = {"of": stream.resource, "namespace": stream.namespace, "error": f"{type(error).__name__}: {error}"}
         if isinstance(error, ApiError) and error.status in FORGOTTEN:
             if self._selector and not self._version:  # a list names no version: what is bad about it is the selector
                 fields["remedy"] = SELECTOR_REMEDY.format(self._selector)
