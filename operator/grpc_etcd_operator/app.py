@@ -280,6 +280,7 @@ class Operator:
         self._printed: list[str] | None = None
         self._reconciler.stations.update(self._stations)
         self._reconciler.on_status = self._reporter.look_at
+        self._reconciler.on_other_status = self._note_other_status
         self._reconciler.on_gate = self._reporter.look_at_gate
         self._reconciler.on_claims = self._granter.look
         self._reconciler.on_service_deleted = self._sweeper.check_deleted
@@ -552,6 +553,12 @@ class Operator:
         if led:
             return next((each for each in led if not each.is_long_lost), led[0]).election.may_speak
         return all(station.standing.reason for station in self._stations.values())
+
+    def _note_other_status(self, service: GrpcService) -> None:
+        """Take it that a status has been written that this replica did not write: it may speak no longer."""
+        if not self._reporter.is_writing(service):
+            for station in self._stations.values():
+                station.election.note_other_speaker()
 
     def _down(self) -> Mapping[str, str]:
         return {name: text for name, station in self._stations.items() if (text := station.complaint)}

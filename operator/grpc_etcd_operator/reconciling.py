@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from grpc_etcd_operator.core.claims import Claim, claims_of, read_claims
-from grpc_etcd_operator.core.conditions import PORTLESS, is_portless
+from grpc_etcd_operator.core.conditions import PORTLESS, is_portless, is_same_judgement
 from grpc_etcd_operator.core.desired import KEEPING, Desired, Unit, leads_elsewhere
 from grpc_etcd_operator.core.gates import Claimant, Gate, judge_gate
 from grpc_etcd_operator.core.leases import lease_id
@@ -53,6 +53,7 @@ class Reconciler:
         self.blindness: Callable[[str, str], str | None] = _see
         self._prefixes, self._timings, self._etcds = prefixes, timings, etcds
         self.on_status: Callable[[Collection[str]], None] = _ignore
+        self.on_other_status: Callable[[GrpcService], None] = _ignore
         self.on_gate: Callable[[str], None] = _ignore
         self.on_claims: Callable[[], None] = _do_nothing
         self.grants_in_memory = False  # for a dry run, which writes no status
@@ -124,14 +125,17 @@ class Reconciler:
         """Read a GrpcService as the settings have it read."""
         return parse_service(raw, self._prefixes, self._etcds)
 
-    def note_service(self, kind: str | None, raw: Mapping[str, Any]) -> None:
-        """Take a GrpcService that we have read ourselves, or that was answered to what we wrote."""
+    def note_service(self, kind: str | None, raw: Mapping[str, Any], *, is_ours: bool = False) -> None:
+        """Take a GrpcService that we have read ourselves, or (`is_ours`) that was answered to what we wrote."""
         uid, version = raw["metadata"]["uid"], str(raw["metadata"].get("resourceVersion", ""))
         if kind in (None, "DELETED") or not self.has_service(uid, version):
-            self.take_service(kind, self.read_service(raw))
+            self.take_service(kind, self.read_service(raw), is_ours=is_ours)
 
-    def take_service(self, kind: str | None, service: GrpcService) -> None:
-        """Take a GrpcService's watch event. A deletion is only a hint: with its CRD every object goes."""
+    def take_service(self, kind: str | None, service: GrpcService, *, is_ours: bool = False) -> None:
+        """Take a GrpcService's watch event. A deletion is only a hint: with its CRD every object goes.
+
+        `is_ours` says that its status is what this replica has just written.
+        """
         uid, version = service.uid, service.resource_version
         if kind is None:
             self._echoes.pop(uid, None)
@@ -152,6 +156,8 @@ class Reconciler:
         self._services_changed(concerned)
         if was and was.status != service.status:  # a backup was restored, or somebody else has written it
             self.on_status([service.uid])
+            if not (is_ours or is_same_judgement(was.status, service.status)):
+                self.on_other_status(service)
         for uid in replaced:
             self.forget_service(uid)
 
@@ -166,7 +172,7 @@ class Reconciler:
         known = self.world.services.get(uid)
         if known and is_older(version, known.resource_version):
             return
-        self.note_service("MODIFIED", raw)
+        self.note_service("MODIFIED", raw, is_ours=True)
         if version.isdigit() and uid in self.world.services:
             self._echoes[uid] = version
 

@@ -1,5 +1,6 @@
 """What a replica says and does once the network, etcd and the API server are well again after a bad day."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,33 @@ def test_a_write_that_fails_after_the_leadership_was_lost_leaves_no_trouble_behi
     proxy.heal()
     wait_until(lambda: cut_off.get("/readyz")[0] == 200, "it can do its part again")
     assert scene.registry.addresses() == sorted([pod.address, other.address])
+
+
+def test_who_is_cut_off_from_etcd_leaves_the_word_to_whoever_leads_by_then(scene: Scene, proxy: TcpProxy) -> None:
+    cut_off = scene.start(etcd=proxy.address).wait_leading()
+    scene.apply()
+    scene.registry.wait_addresses(scene.pod().address)
+    standby = scene.start()
+    wait_until(lambda: standby.lines("started") and standby.get("/readyz")[0] == 200, "it stands by")
+    proxy.black_hole()
+    scene.wait_condition("Programmed", "False", "RegistryUnavailable")
+    wait_until(lambda: metric(standby, "leader"), "the standby leads")
+    scene.wait_condition("Programmed", "True", "Programmed")
+    late, told, began = scene.pod(), list[tuple[str, str]](), time.monotonic()
+
+    def look() -> bool:
+        now = scene.condition("Programmed")
+        if told[-1:] != [now]:
+            told.append(now)
+        return time.monotonic() - began > 25
+
+    wait_until(look, "it has had time to speak", 60)
+    assert late.address in scene.registry.addresses()
+    assert [each[1] for each in told].count("RegistryUnavailable") <= 1, "but for a status that was under way"
+    assert told[-1] == ("True", "Programmed")
+    assert cut_off.get("/readyz")[0] == 503
+    proxy.heal()
+    wait_until(lambda: cut_off.get("/readyz")[0] == 200, "it can do its part again")
 
 
 def test_a_refusal_that_a_former_leader_has_met_is_no_longer_told_once_it_is_mended(guarded: Guarded) -> None:

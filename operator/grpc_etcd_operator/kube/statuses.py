@@ -107,6 +107,7 @@ class Reporter:
         self._gates: dict[str, float] = {}
         self._told_gates: dict[str, ToldGate] = {}
         self._warnings: dict[tuple[str, str], Warned] = {}
+        self._writing: dict[str, dict[str, Any]] = {}  # statuses that are under way
         self._next_look = math.inf
         self._wake = asyncio.Event()
         self._requests = Overtaking("statuses", self._isolation, self._wake.set)
@@ -120,6 +121,11 @@ class Reporter:
             self._forget(uid for uid in services if uid not in known)
         if living and self._spacing.note(living, time.monotonic()) < self._next_look:
             self._wake.set()
+
+    def is_writing(self, service: GrpcService) -> bool:
+        """Say whether a status that a watch tells of may be the one that is just being written."""
+        under_way = self._writing.get(service.uid)
+        return under_way is not None and is_same_judgement(under_way, service.status)
 
     def look_at_gate(self, pod: str) -> None:
         """Look at a Pod's gate now."""
@@ -331,6 +337,7 @@ class Reporter:
 
     async def _write_status(self, service: GrpcService, status: dict[str, Any]) -> None:
         self._spacing.wrote(service.uid, time.monotonic())
+        self._writing[service.uid] = status
         try:
             written = await self._client.patch_service_status(service.namespace, service.name, service.uid, status)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
@@ -342,6 +349,8 @@ class Reporter:
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._failed(service, error)
             return
+        finally:
+            self._writing.pop(service.uid, None)
         try:
             self._reconciler.note_written(written)
             await self._post_events(service, status)

@@ -14,6 +14,7 @@ that was frozen and wakes up changes nothing. The cluster's key is compared by t
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -50,6 +51,7 @@ BLIND_SECONDS = 5.0  # so long may a watch be between two connections; who sees 
 # as the leader has said so before.
 RESIGN_SECONDS = 13.0
 SPEAK_SECONDS = 60.0  # for how long a leader that has lost etcd tells so beside a standby. Arbitrary
+SILENT_SECONDS = 600.0  # for which who has lost etcd says nothing once another is heard. Arbitrary
 WAIT_TTLS = 2  # times to live for which others come first
 LOGIN_SECONDS = 10.0  # between two looks of a standby at whether it is still let in. Arbitrary
 
@@ -102,6 +104,7 @@ class Election:
         self._vacant_since = time.monotonic()
         self._not_before = self._renewed_at = self._said_at = 0.0
         self._has_resigned = False
+        self._silent_until = -math.inf
         self._keep_alive = etcd.keep_alive(self._lost_lease, streams=1)
         self._told: set[str] = set()
         self._judged: tuple[Record | None, Candidate, Relation | None] = (None, candidate, None)
@@ -210,12 +213,21 @@ class Election:
     def may_speak(self) -> bool:
         """Say whether this replica speaks for the registry: it leads, or was the last to, as far as anybody can know.
 
-        Who has lost etcd and knows of an able standby leaves the word to it after a while: it may have taken over.
+        Who has lost etcd leaves the word to whoever else is heard, and after a while to an able standby that it knows of
+        in any case: it may have taken over.
         """
         if self.is_leading:
             return True
-        is_last = self.relation is Relation.ITSELF
+        is_last = self.relation is Relation.ITSELF and time.monotonic() >= self._silent_until
         return is_last and (not self._others() or time.monotonic() - self._vacant_since < SPEAK_SECONDS)
+
+    def note_other_speaker(self) -> None:
+        """Take it that somebody else speaks: another replica leads, which etcd has not told this one yet.
+
+        It may have been a person; so it is forgotten after a while.
+        """
+        if not self.is_leading:
+            self._silent_until = time.monotonic() + SILENT_SECONDS
 
     def fence(self, term: int) -> Compare:
         """Give the condition of every write of a term."""
@@ -243,7 +255,7 @@ class Election:
         """Take who leads, as far as is known."""
         if record is None and self._leader is not None:
             self._vacant_since = time.monotonic()
-        self._leader = record
+        self._leader, self._silent_until = record, -math.inf
         if record is not None:
             self.last_leader = record.value
             self.error = None
@@ -419,7 +431,7 @@ class Election:
         self.note_read(leader, result.revision)
 
     def _win(self, revision: int) -> None:
-        self.revision = revision
+        self.revision, self._silent_until = revision, -math.inf
         self.number += 1
         self.error = None
         self._told.clear()
