@@ -213,8 +213,8 @@ class Election:
     def may_speak(self) -> bool:
         """Say whether this replica speaks for the registry: it leads, or was the last to, as far as anybody can know.
 
-        Who has lost etcd leaves the word to whoever else is heard, and after a while to an able standby that it knows of
-        in any case: it may have taken over.
+        Who has lost etcd leaves the word to whoever else is heard; after a while, in any case, to an able standby that
+        it knows of: it may have taken over.
         """
         if self.is_leading:
             return True
