@@ -154,7 +154,7 @@ class KopfSource(Generic[T]):
 
         Not `kopf.run_tasks`: at its end that cancels every task of the event loop, ours included.
         """
-        asked, listed = asyncio.Event(), _Listed(self._stream, version)
+        asked, listed = asyncio.Event(), Listed(self._stream, version)
         self._stream.list_anew = asked.set
         note = Noting(self.kind, make_note(self._how, receiver), identify_raw, self._isolation)
         tasks = await kopf.spawn_tasks(
@@ -203,7 +203,7 @@ class KopfSource(Generic[T]):
         return registry
 
 
-class _Listed:
+class Listed:
     """Answers a list of Kopf's with nothing but the version of the list that has been made before it.
 
     The API server gives that: a list as of just that version, of objects with a name that none can have. So Kopf
