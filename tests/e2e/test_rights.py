@@ -67,9 +67,9 @@ class Trial:
     """One run of the operator under an account of its own, through everything that it needs rights for."""
 
     def __init__(self, scene: Scene, account: str, rules: list[Object]) -> None:
-        self.scene, self.account = scene, account
+        self.scene, self.account = scene, f"{account}-{scene.pod_watch}"
         client = scene.api.client
-        metadata = {"name": account, "namespace": "default"}
+        metadata = {"name": self.account, "namespace": "default"}
         client.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
         client.create({"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": metadata, "rules": rules})
         client.create(
@@ -77,11 +77,11 @@ class Trial:
                 "apiVersion": f"{RBAC}/v1",
                 "kind": "ClusterRoleBinding",
                 "metadata": metadata,
-                "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": account},
+                "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": self.account},
                 "subjects": [{"kind": "ServiceAccount", **metadata}],
             }
         )
-        kubeconfig = scene.api.service_account_kubeconfig("default", account)
+        kubeconfig = scene.api.service_account_kubeconfig("default", self.account)
         flags = ("--leader-ttl=3", f"--pod-watch={scene.pod_watch}")
         self.replica = Replica(scene.folder, kubeconfig, scene.etcd.endpoints, flags)
 
