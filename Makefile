@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
+PODS := $(addprefix tests/e2e/test_,seeing.py faults.py histories.py namespaces.py rights.py selectors.py)
 QUICK := not faults and not interop and not matrix
 
 .DEFAULT_GOAL := help
-.PHONY: help dev gen check fmt test test-unit test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-model test-interop test-matrix test-cluster hunt demo bench-etcd bench-operator bench-client image clean
+.PHONY: help dev gen check fmt test test-unit test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-cluster hunt demo bench-etcd bench-operator bench-client image clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,15 +52,19 @@ test-e2e: dev ## Run the tests of the whole on an API server and an etcd
 	$(RUN) -m testbed.build
 	$(RUN) -m pytest -m '$(QUICK)' tests/e2e
 
-test-faults: test-faults-e2e test-model test-faults-parts ## Run the slow tests that kill, freeze and cut off real processes
+test-faults: test-faults-e2e test-faults-pods test-model test-faults-parts ## Run the slow tests that kill, freeze and cut off real processes
 
 test-faults-parts: dev ## Run those of each part
 	$(RUN) -m testbed.build
 	$(RUN) -m pytest -m faults --ignore tests/e2e tests
 
-test-faults-e2e: dev ## Run those of the whole
+test-faults-e2e: dev ## Run those of the whole, but for the next ones
 	$(RUN) -m testbed.build
-	$(RUN) -m pytest -m faults --ignore tests/e2e/model tests/e2e
+	$(RUN) -m pytest -m faults --ignore tests/e2e/model $(PODS:%=--ignore %) tests/e2e
+
+test-faults-pods: dev ## Run those of how Pods are seen, with either source
+	$(RUN) -m testbed.build
+	$(RUN) -m pytest -m faults $(PODS)
 
 test-model: dev ## Run the random model of bad days for five minutes, with a seed that it prints
 	$(RUN) -m testbed.build
