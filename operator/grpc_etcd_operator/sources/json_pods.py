@@ -5,10 +5,12 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
+from google.protobuf.message import Message
+
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.kube.messages import message_class
 
-_Fill = Callable[[Any, str, Any], None]
+_Fill = Callable[[Message, str, Any], None]
 
 
 def read_pod(raw: Mapping[str, Any]) -> PodMessage:
@@ -21,7 +23,7 @@ def read_pod(raw: Mapping[str, Any]) -> PodMessage:
     return read
 
 
-def _fill(message: Any, raw: Mapping[str, Any]) -> None:
+def _fill(message: Message, raw: Mapping[str, Any]) -> None:
     for name, fill in _fields(message.DESCRIPTOR.name):
         value = raw.get(name)
         if value is not None:
@@ -45,20 +47,20 @@ def _choose(field: Any, empty: Any) -> _Fill:
     return _fill_each if hasattr(empty, "add") else _fill_one
 
 
-def _fill_map(message: Any, name: str, value: Mapping[str, str]) -> None:
+def _fill_map(message: Message, name: str, value: Mapping[str, str]) -> None:
     getattr(message, name).update(value)
 
 
-def _fill_time(message: Any, name: str, value: str) -> None:
+def _fill_time(message: Message, name: str, value: str) -> None:
     getattr(message, name).seconds = int(datetime.fromisoformat(value).timestamp())
 
 
-def _fill_one(message: Any, name: str, value: Mapping[str, Any]) -> None:
+def _fill_one(message: Message, name: str, value: Mapping[str, Any]) -> None:
     part = getattr(message, name)
     part.SetInParent()
     _fill(part, value)
 
 
-def _fill_each(message: Any, name: str, value: list[Mapping[str, Any]]) -> None:
+def _fill_each(message: Message, name: str, value: list[Mapping[str, Any]]) -> None:
     for each in value:
         _fill(getattr(message, name).add(), each)
