@@ -21,16 +21,16 @@ _VALUE = re.compile(r"( *)([A-Za-z]+):(?: |$)")
 HEAD = """<!-- Made by `make gen` from values.yaml; edit that. -->
 # grpc-etcd-operator
 
-Installs the operator that keeps a gRPC service registry in etcd true to the readiness of Pods.
+Installs an operator that keeps a gRPC service registry in etcd in sync with Pod readiness.
 
 ```
 helm install grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --create-namespace \\
   --set image.repository=REGISTRY/grpc-etcd-operator --set 'etcd.endpoints={etcd.infra.svc.cluster.local:2379}'
 ```
 
-Without an etcd of your own, `--set etcd.bundled.enabled=true` starts a single member for a trial.
-The values below are checked by a schema that refuses unknown names.
-[docs/operations.md](../../docs/operations.md) says how to size, secure, upgrade and watch the operator.
+If you have no etcd, `--set etcd.bundled.enabled=true` starts a single-member etcd for a trial.
+A schema validates the values below and rejects unknown names.
+[docs/operations.md](../../docs/operations.md) covers sizing, security, upgrades and monitoring.
 
 | value | default | what it is |
 | --- | --- | --- |
