@@ -6,7 +6,6 @@ may be a sync or an asyncio one, and TLS on its ports is no matter, for the way 
 
 import contextlib
 import logging
-import shutil
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +56,7 @@ class HealthSocket:
     def close(self) -> None:
         """Remove the socket."""
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
 
 class HealthWatch:

@@ -11,7 +11,6 @@ import atexit
 import itertools
 import logging
 import os
-import shutil
 import threading
 import time
 import weakref
@@ -31,7 +30,7 @@ from grpc_etcd.xds.names import Selection, ServiceName, format_target
 from grpc_etcd.xds.retries import MethodRetries, write_retries
 from grpc_etcd.xds.server import AdsServer
 from grpc_etcd.xds.sharing import can_share
-from grpc_etcd.xds.sockets import choose_address
+from grpc_etcd.xds.sockets import SocketFolder, choose_address
 
 Options = Sequence[tuple[str, Any]]
 T = TypeVar("T")
@@ -69,7 +68,7 @@ class Plane:
         self._lock = threading.RLock()
         self._server: AdsServer | None = None
         self._is_down = False  # since a fork, after which the server could not be started again
-        self._folder: Path | None = None
+        self._folder: SocketFolder | None = None
         self._address = ""
         self._bootstrap: str | None = None
 
@@ -134,7 +133,7 @@ class Plane:
 
     def _listen(self) -> None:
         if self._folder:
-            self._folder.mkdir(mode=0o700, exist_ok=True)  # a cleaner of temporary folders may have been here
+            self._folder.keep()  # a cleaner of temporary folders may have been here
         self._server, self._is_down = AdsServer(self._address, self.board), False
         if self._address.endswith(":0"):
             self._address = self._address[:-1] + str(self._server.port)
@@ -187,7 +186,7 @@ class Plane:
     def _clean_up(self) -> None:
         if self._folder and self._pid == os.getpid():
             folder, self._folder = self._folder, None  # so that nobody misses the socket and makes it anew
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
 
 
 class _Probe:
