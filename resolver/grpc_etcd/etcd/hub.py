@@ -40,6 +40,7 @@ from grpc_etcd.etcd.model import Changed, Listed, Listing, Lost, News, Progress,
 from grpc_etcd.etcd.renewing import ANSWER_SECONDS
 
 STREAM_STUCK = "the stream is stuck"
+OTHER_IDS = "watches get other ids than were asked for, as from an etcd grpc-proxy"
 # How many keys are tried, newest first, for one that may be read, before a proof is given up. Arbitrary.
 MOST_PROBES = 8
 # How many ranges are listed by one transaction: half of etcd's default --max-txn-ops.
@@ -424,6 +425,9 @@ class Core:
         if number != self._number:
             return
         self._heard = now
+        if self._has_other_id(reply):
+            self._refuse_server(now)
+            return
         if self._phase is Phase.OPENING:
             self._phase = Phase.PROVING
             self._prove()
@@ -431,6 +435,19 @@ class Core:
             self._held.append(reply)
         else:
             self._take(reply, now)
+
+    def _has_other_id(self, reply: Any) -> bool:
+        """Tell whether this is of a server that gives watches ids of its own: nobody knows whose its events are."""
+        if not reply.created or reply.canceled or reply.watch_id in self._by_id:
+            return False
+        return all(number != reply.watch_id for number, _ in self._pending)
+
+    def _refuse_server(self, now: float) -> None:
+        """Leave a server that cannot be followed; another endpoint may be an etcd."""
+        fault = errors.NotServing(OTHER_IDS)
+        fault.remedy = errors.NEEDS_ETCD
+        self._commands.append(HangUp(fault))
+        self._break(fault, now)
 
     def broken(self, number: int, error: EtcdError, now: float) -> None:
         """Take it that the stream of this number has ended or could not be opened."""
