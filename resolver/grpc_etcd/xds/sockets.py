@@ -12,7 +12,7 @@ if sys.platform != "win32":
     import fcntl
 
 _LONGEST_PATH = 100  # bytes; sockaddr_un holds 108
-_PREFIX = "grpc-etcd-"
+_PREFIX = "grpc-etcd-socket-"
 # None: wherever the environment says. Containers with a read-only file system have the last one all the same.
 _FOLDERS = (None, "/tmp", "/dev/shm")  # noqa: S108 - what is made there is this user's alone
 _SETTLED_SECONDS = 60.0  # a younger folder may be one whose owner has not locked it yet
@@ -95,5 +95,15 @@ def _is_settled(folder: Path) -> bool:
 def _remove_unlocked(folder: Path) -> None:
     lock = _lock(folder)
     if lock is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _remove_sockets(folder)
         os.close(lock)
+
+
+def _remove_sockets(folder: Path) -> None:
+    """Remove a folder of sockets; one that holds anything else is not of this module, or is used for more."""
+    found = list(folder.iterdir())
+    if all(each.is_socket() for each in found):
+        for each in found:
+            each.unlink()
+        folder.rmdir()

@@ -461,6 +461,24 @@ print(*folders())
     assert not list(tmp_path.glob("grpc-etcd-*"))
 
 
+def test_folders_of_others_in_the_temporary_folder_stay(world: World, tmp_path: Path) -> None:
+    """Also one that is called as those of the sockets are: such as the data of an etcd for tests."""
+    (server,) = world.serve(1)
+    theirs = [tmp_path / name / "data" for name in ("grpc-etcd-backup", "grpc-etcd-socket-notes")]
+    for file in theirs:
+        file.parent.mkdir()
+        file.write_text("precious")
+    (tmp_path / "grpc-etcd-empty").mkdir()
+    program = """
+age()
+with registry.insecure_channel("greeter") as channel:
+    print(call(channel))
+"""
+    assert lines(world, NEXT + program, {"TMPDIR": str(tmp_path)}) == [server.address]
+    assert [file.read_text() for file in theirs] == ["precious"] * 2
+    assert (tmp_path / "grpc-etcd-empty").is_dir()
+
+
 def test_the_sockets_of_living_processes_and_what_nobody_locks_yet_stay(world: World, tmp_path: Path) -> None:
     (server,) = world.serve(1)
     (tmp_path / "grpc-etcd-new").mkdir()
