@@ -27,26 +27,22 @@ Order: events of one range come in the order of their revisions; those of two ra
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any
 
-from grpc_etcd.etcd import calls, errors, model
-from grpc_etcd.etcd.calls import Steps
+from grpc_etcd.etcd import calls, errors
 from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.following import Failures, pause_seconds, progress_request, why_canceled
+from grpc_etcd.etcd.hub.commands import Ask, Command, HangUp, LogIn, Open, Tell, Write
+from grpc_etcd.etcd.hub.proofs import MOST_PROBES, Probe, make_proofs
+from grpc_etcd.etcd.hub.watch import CALM_SECONDS, Stage, Watch
 from grpc_etcd.etcd.messages import message
-from grpc_etcd.etcd.model import Changed, Listed, Listing, Lost, News, Progress, Record, Revision, State
+from grpc_etcd.etcd.model import Listed, Listing, News, Progress, Record, Revision, State
 from grpc_etcd.etcd.renewing import ANSWER_SECONDS
 
 STREAM_STUCK = "the stream is stuck"
-# How many keys are tried, newest first, for one that may be read, before a proof is given up. Arbitrary.
-MOST_PROBES = 8
 # How many ranges are listed by one transaction: half of etcd's default --max-txn-ops.
 LISTED_TOGETHER = 64
-# How many of a range's newest records are remembered: as many keys may come and go after the record that proves that
-# nothing older was lost. Arbitrary.
-RECENT_RECORDS = 8
 # etcd says nothing to a progress request while a watch catches up, which it does every 100 ms (syncWatchersLoop): when
 # somebody waits for the answer, it is asked for again after a while, which doubles up to a limit: well below what a
 # stream is given up after, which etcd would else never have been asked in again.
@@ -55,76 +51,9 @@ LONGEST_ASK_AGAIN_SECONDS = 1.0
 # Who waits for a range may have to wait so long for the next request, so that a busy store is not asked all the time.
 # Arbitrary.
 ASK_SPACING_SECONDS = 0.005
-# Failures that are further apart than this are not in a row. Arbitrary.
-CALM_SECONDS = 60.0
 # What tells of the connection, the cluster or the user, and so of all ranges.
 SHARED = (errors.Unavailable, errors.DeadlineExceeded, errors.AuthFailed, errors.TooManyRequests, errors.Closed)
 OTHER_HISTORY = (errors.FutureRevision, errors.HistoryChanged)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Make the unary calls of some steps and hand on what comes of them, with the time."""
-
-    steps: Steps[Any]
-    answered: Callable[[Any, float], None]
-    failed: Callable[[EtcdError, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Open the watch stream of this number, and read all its replies."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Send a request on the stream; requests may be written before the stream is open."""
-
-    request: Any
-
-
-@dataclass(frozen=True, slots=True)
-class HangUp:
-    """Close the stream; a fault is one that the stream's member is to answer for."""
-
-    fault: EtcdError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Hand this to the consumer of a range."""
-
-    watch: "Watch"
-    news: News
-
-
-@dataclass(frozen=True, slots=True)
-class LogIn:
-    """Drop the token: the next call needs a new one."""
-
-
-Command: TypeAlias = Ask | Open | Write | HangUp | Tell | LogIn
-
-
-class Witness(NamedTuple):
-    """The newest thing seen in a range: a key, its record (None: deleted), and when that happened."""
-
-    key: bytes
-    record: Record | None
-    revision: int
-
-
-class Stage(Enum):
-    """How far a range is."""
-
-    WAITING = auto()  # for its turn to be listed, or for a pause to end
-    LISTING = auto()
-    READY = auto()  # listed, and not on the stream
-    CREATING = auto()  # asked for on the stream
-    LIVE = auto()
-    CLOSED = auto()
 
 
 class Phase(Enum):
@@ -134,165 +63,6 @@ class Phase(Enum):
     OPENING = auto()  # no reply yet
     PROVING = auto()  # rule 3
     OPEN = auto()
-
-
-class Watch:
-    """One range that is followed, and what is known of it. `state` may be read from any thread."""
-
-    def __init__(self, key: bytes, end: bytes, on_news: Callable[[News], None], since: float) -> None:
-        self.key, self.end, self.on_news = key, end, on_news
-        self.is_closed = False  # set by whoever closes, at once and in any thread: no news begins after that
-        self.stage = Stage.WAITING
-        self.id = 0
-        self.next = 0  # the first revision that is not yet told; 0 must be listed
-        self.created_at = 0  # the revision from which on etcd was asked for events
-        self.known_at = 0  # etcd had this revision when it knew of the watch at the latest
-        self.witness: Witness | None = None
-        self._recent: dict[bytes, Record] = {}  # the newest records that are still there, the newest last
-        self.is_proven = False  # it was on a stream since it was listed
-        self.epoch = 0  # when it was listed
-        self.has_resumed = False
-        self.has_reopened = False
-        self.is_alone = False  # it is listed by a call of its own
-        self.late = 0  # how often in a row its listing did not come in time
-        self.failures = 0
-        self.faults = 0
-        self.faulted = -CALM_SECONDS
-        self.due = 0.0
-        self._state = State(connected=False, stale_since=since)
-
-    def __repr__(self) -> str:
-        return f"<Watch {self.key!r} {self.stage.name} next={self.next}>"
-
-    @property
-    def revision(self) -> Revision:
-        """The revision up to which all is told."""
-        return Revision(max(self.next - 1, 0))
-
-    @property
-    def state(self) -> State:
-        """How fresh the news of the range are."""
-        known = self._state
-        return State(known.connected, known.stale_since, known.error, self.revision)
-
-    def connect(self) -> None:
-        """Note that the range is in step."""
-        if not self._state.connected:
-            self._state = State(connected=True, stale_since=None)
-
-    def lose(self, error: EtcdError, now: float) -> Lost | None:
-        """Note that it is not; return what is to be told, unless that was told already."""
-        known = self._state
-        since = now if known.stale_since is None else known.stale_since
-        self._state = State(connected=False, stale_since=since, error=error)
-        return None if type(known.error) is type(error) else Lost(error, since)
-
-    def note_listing(self, listing: Listing, epoch: int) -> None:
-        """Take a listing."""
-        self.next, self.is_proven, self.epoch = listing.revision + 1, False, epoch
-        newest = heapq.nlargest(RECENT_RECORDS, listing.records, key=lambda record: record.mod_revision)
-        self._recent = {record.key: record for record in reversed(newest)}
-        self.witness = self.newest_record
-
-    def take_events(self, messages: Any) -> Changed | None:
-        """Take a reply's events, without those that were told before."""
-        first = self.next
-        events = tuple(event for event in map(calls.make_event, messages) if event.revision >= first)
-        if not events:
-            return None
-        for event in events:
-            self._remember(event)
-        last = events[-1]
-        self.next = last.revision + 1
-        self.witness = Witness(last.key, last.record if isinstance(last, model.Put) else None, last.revision)
-        return Changed(events, last.revision)
-
-    @property
-    def newest_record(self) -> Witness | None:
-        """The newest record that is still there, if it is remembered."""
-        record = next(reversed(self._recent.values()), None)
-        return Witness(record.key, record, record.mod_revision) if record else None
-
-    def _remember(self, event: model.Event) -> None:
-        self._recent.pop(event.key, None)
-        if isinstance(event, model.Put):
-            self._recent[event.key] = event.record
-            if len(self._recent) > RECENT_RECORDS:
-                del self._recent[next(iter(self._recent))]
-
-    def forget(self) -> None:
-        """Forget all that was seen, so that it is listed again."""
-        self.next, self.witness = 0, None
-        self._recent.clear()
-
-    def create_request(self) -> Any:
-        """Return the request that watches the range from where it is."""
-        return message("WatchRequest")(
-            create_request=message("WatchCreateRequest")(
-                key=self.key, range_end=self.end, start_revision=self.created_at, progress_notify=True, watch_id=self.id
-            )
-        )
-
-
-class Probe(NamedTuple):
-    """A read that proves the history: what was seen in a range, and at which revision to look (0: now)."""
-
-    watch: Watch
-    witness: Witness | None
-    revision: int
-
-    @property
-    def key(self) -> bytes:
-        """The key to read."""
-        return self.witness.key if self.witness else self.watch.key
-
-
-def make_proofs(watches: Sequence[Watch]) -> Iterator[deque[Probe]]:
-    """Return the proofs that these ranges' history has not changed, each as some keys of which one must be read."""
-    newest = sorted(watches, key=lambda watch: watch.witness.revision if watch.witness else 0, reverse=True)
-    if not newest:
-        return
-    yield deque(Probe(each, each.witness, each.revision if each.witness else 0) for each in newest[:MOST_PROBES])
-    if newest[0].witness and newest[0].witness.record is None:
-        # A key that came and went proves little by being away: the newest that is still there must be what it was.
-        found = [Probe(each, each.newest_record, each.revision) for each in watches if each.newest_record]
-        found.sort(key=lambda probe: probe.witness.revision if probe.witness else 0, reverse=True)
-        yield deque(found[:MOST_PROBES])
-
-
-class SubscriptionDriver(Protocol):
-    """A driver, as the subscriptions that it gives see it."""
-
-    def note(self, note: Callable[["Core", float], None]) -> None:
-        """Let the core note something soon."""
-
-
-class Subscription:
-    """What a consumer holds of a range that it follows. All of it may be used from any thread of the driver's world."""
-
-    def __init__(self, watch: Watch, driver: SubscriptionDriver) -> None:
-        self._watch, self._driver = watch, driver
-
-    def __repr__(self) -> str:
-        return f"<Subscription {self._watch.key!r} {self._watch.stage.name}>"
-
-    @property
-    def state(self) -> State:
-        """How fresh the news are."""
-        return self._watch.state
-
-    def close(self) -> None:
-        """Follow the range no longer, at etcd too; no news begins after this. May be called from within a callback."""
-        self._watch.is_closed = True
-        self._driver.note(lambda core, _: core.close(self._watch))
-
-    def await_revision(self, revision: int) -> None:
-        """Have Progress told as soon as the range is known up to that revision, which etcd has reached already."""
-        self._driver.note(lambda core, now: core.await_revision(self._watch, revision, now))
-
-    def list_again(self) -> None:
-        """Take it that the consumer has failed at news: the range is listed again, after a pause."""
-        self._driver.note(lambda core, now: core.fault(self._watch, now))
 
 
 class Core:
