@@ -91,8 +91,8 @@ class Plane:
         names = {name for name, _ in [*ours, *options]}
         has_own = bool(retries) or bool(names & {"grpc.default_authority", _BOOTSTRAP_OPTION})
         shares = can_share(owner.service) and not has_own
-        listener = self.board.open_channel(owner, shares=shares)
-        target = format_target(listener) + (f"/{Selection.RETRIES}/{write_retries(retries)}" if retries else "")
+        tail = f"/{Selection.RETRIES}/{write_retries(retries)}" if retries else ""
+        target = format_target(self.board.open_channel(owner, shares=shares)) + tail
         authority = ("grpc.default_authority", quote(owner.service, safe=""))  # else it would be the path's last part
         return Lead(target, [*ours, authority, *options], lambda: self.board.close_channel(owner, shares=shares))
 
