@@ -460,6 +460,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"etcd": {"endpoints": ["e:1"], "tls": {"secretName": "s"}}},
         "--set-file clientConfig.ca=ca.crt",
     ),
+    "a repository with its tag": (
+        ETCD | {"image": {"repository": "registry.example.com/grpc-etcd-operator:0.1.0"}},
+        "write it in image.tag or image.digest",
+    ),
+    "a repository of etcd with its digest": (
+        {"etcd": {"bundled": {"enabled": True, "image": {"repository": "registry.example.com:5000/etcd@sha256:0"}}}},
+        "write it in etcd.bundled.image.tag or etcd.bundled.image.digest",
+    ),
     "a path as CA": (ETCD | {"clientConfig": {"ca": "/ca.crt"}}, "/clientConfig/ca"),
     "users, but none for clients": (
         {"etcd": {"endpoints": ["e:1"], "auth": {"user": "u", "secretName": "s"}}},
