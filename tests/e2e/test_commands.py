@@ -31,13 +31,13 @@ def run(*arguments: str, kubeconfig: Path | str = "", **environment: str) -> sub
 
 
 def test_unknown_and_faulty_settings_are_all_named_and_end_with_code_2() -> None:
-    answer = run("run", "--lease-ttl=1", "--prefix=a b", GRPC_ETCD_ENDPOINT="x:1")
+    answer = run("run", "--lease-ttl=1", "--prefix=a b", GRPC_ETCD_OPERATOR_ENDPOINT="x:1")
     assert answer.returncode == 2
     for part in (
         "--lease-ttl=1",
         "--prefix=a b",
-        "GRPC_ETCD_ENDPOINT",
-        "did you mean GRPC_ETCD_ENDPOINTS",
+        "GRPC_ETCD_OPERATOR_ENDPOINT",
+        "did you mean GRPC_ETCD_OPERATOR_ENDPOINTS",
         "--etcd-endpoints is missing",
     ):
         assert part in answer.stderr
