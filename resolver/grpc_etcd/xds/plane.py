@@ -126,7 +126,7 @@ class Plane:
             existing = settings.read_xds_bootstrap()
             settings.write_xds_bootstrap(merge_bootstrap(existing, self._address, node))
         if existing and not self._is_read():
-            _LOG.warning(_TOO_LATE)
+            _LOG.warning(_TOO_LATE, extra={"event": "bootstrap_too_late"})
             self._bootstrap = own
         if self._bootstrap or not existing:
             self.board.use_words()
@@ -146,7 +146,11 @@ class Plane:
         with self._lock:
             if self._server is None or self._folder is None or Path(self._address.removeprefix("unix:")).exists():
                 return
-            _LOG.warning("the socket %s has been removed from outside; it is made anew", self._address)
+            _LOG.warning(
+                "the socket %s has been removed from outside; it is made anew",
+                self._address,
+                extra={"event": "socket_removed"},
+            )
             self._server.stop()
             self._listen()
 
@@ -294,7 +298,7 @@ def _tried(hook: Callable[[], T]) -> T | None:
     try:
         return hook()
     except Exception:  # noqa: BLE001 - logged
-        _LOG.exception("%r failed", hook)
+        _LOG.exception("%r failed", hook, extra={"event": "fork_hook_failed"})
         return None
 
 
