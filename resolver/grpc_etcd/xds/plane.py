@@ -31,7 +31,7 @@ from grpc_etcd.xds.names import Selection, ServiceName, format_target
 from grpc_etcd.xds.retries import MethodRetries, write_retries
 from grpc_etcd.xds.server import AdsServer
 from grpc_etcd.xds.sharing import can_share
-from grpc_etcd.xds.sockets import choose_address
+from grpc_etcd.xds.sockets import choose_address, make_private
 
 Options = Sequence[tuple[str, Any]]
 T = TypeVar("T")
@@ -134,7 +134,7 @@ class Plane:
 
     def _listen(self) -> None:
         if self._folder:
-            self._folder.mkdir(mode=0o700, exist_ok=True)  # a cleaner of temporary folders may have been here
+            make_private(self._folder)
         self._server, self._is_down = AdsServer(self._address, self.board), False
         if self._address.endswith(":0"):
             self._address = self._address[:-1] + str(self._server.port)
@@ -143,9 +143,13 @@ class Plane:
         """Listen anew where a cleaner of temporary folders has taken the socket away.
 
         Streams that are open would go on, but no other could begin: neither that of a new channel, nor of one at rest.
+        OSError: somebody else has made the folder meanwhile, and may listen there.
         """
         with self._lock:
-            if self._server is None or self._folder is None or Path(self._address.removeprefix("unix:")).exists():
+            if self._server is None or self._folder is None:
+                return
+            make_private(self._folder)
+            if Path(self._address.removeprefix("unix:")).exists():
                 return
             _LOG.warning("the socket %s has been removed from outside; it is made anew", self._address)
             self._server.stop()
