@@ -5,7 +5,9 @@ gRPC's round robin ignores the weight of an endpoint, but not that of a locality
   weights differ, <= 100    a locality per endpoint: exact, and a change of weight keeps the connection
   weights differ, more      a locality per zone and class of weight: a change of class reconnects, but the cost of an
                             update stays linear (with a locality each it is quadratic: 2 s at 1,000)
-  ring hash                 one locality per zone, since the ring reads the endpoint's own weight
+  ring hash                 one locality per zone, since the ring reads the endpoint's own weight; of another name for
+                            each set, so that gRPC makes a new ring: changing one under calls corrupts its memory
+                            (grpcio 1.85.3), and a process of many changes dies
   slow start                endpoints that are new: a locality each, weighing less than the rest at first
 Zones are priorities: gRPC goes to the next one when no endpoint of the one before can be reached. One unfit endpoint
 would make gRPC refuse the whole set, so nothing leaves here but distinct sockets with a positive weight.
@@ -236,8 +238,17 @@ def _localities(tier: list[Dialable], grouping: _Grouping, priority: int, suffix
         place = (_text(endpoint.region), _text(endpoint.zone), _sub_zone(endpoint, grouping) + suffix)
         groups[place].append(Target(sockets, weight if grouping.ring else 1))
         totals[place] += weight
-    for place, targets in groups.items():
-        yield Locality(*place, 1 if grouping.ring else totals[place], priority, tuple(targets))
+    ring = f"ring-{_fingerprint(groups)}" if grouping.ring else ""  # one of all zones: a name that stays keeps the ring
+    for (region, zone, sub_zone), targets in groups.items():
+        name = sub_zone + ring
+        weight = 1 if grouping.ring else totals[region, zone, sub_zone]
+        yield Locality(region, zone, name, weight, priority, tuple(targets))
+
+
+def _fingerprint(groups: Mapping[tuple[str, str, str], Iterable[Target]]) -> str:
+    """Name a set by what is in it."""
+    found = sorted(repr((place, target)) for place, targets in groups.items() for target in targets)
+    return blake2b("\n".join(found).encode(), digest_size=8).hexdigest()
 
 
 def _sub_zone(endpoint: Endpoint, grouping: _Grouping) -> str:

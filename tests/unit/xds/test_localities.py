@@ -103,6 +103,18 @@ def test_ring_hash_reads_the_endpoints_own_weights() -> None:
     assert [target.weight for target in locality.targets] == [1, 9]
 
 
+def test_a_ring_is_never_changed_but_replaced_in_every_zone() -> None:
+    """The core of gRPC 1.85.3 corrupts its memory when it changes a ring; one that shares a name is changed."""
+    policy = Policy(load_balancing=LoadBalancing(type=Balancing.RING_HASH))
+    before, after, again = (
+        {locality[:3] for locality in choose([make_dialable(each, zone="ab"[each % 2]) for each in numbers], policy)}
+        for numbers in ([0, 1, 2], [0, 1, 2, 3], [2, 0, 1])
+    )
+    assert len(before) == len(after) == 2
+    assert not before & after
+    assert before == again, "the same set is the same ring, in whatever order"
+
+
 def test_own_zone_first_then_own_region_then_the_rest() -> None:
     places = [("us", "a"), ("eu", "b"), ("eu", "a"), ("us", "z")]
     dialables = [make_dialable(number, region=region, zone=zone) for number, (region, zone) in enumerate(places)]
