@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,6 +19,18 @@ from grpc_etcd.etcd.dialing import Dialer, Facts
 from grpc_etcd.etcd.link import BaseLine, BaseLink
 
 T = TypeVar("T")
+
+
+class Stream(Protocol):
+    """What a client ends when it is closed."""
+
+    async def close(self) -> None:
+        """End it."""
+
+
+async def close_client(link: "Link", streams: Iterable[Stream]) -> None:
+    """End a client's streams, then its channels."""
+    await close_all([*(stream.close for stream in streams), link.close])
 
 
 class Line(BaseLine[grpc.aio.Channel]):
