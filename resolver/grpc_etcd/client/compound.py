@@ -83,7 +83,9 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
         for error in failures:
             if not isinstance(error, EtcdError) or len(failures) == len(readings):
                 raise error
-            _LOG.warning("%s: one of several registries cannot be read: %s", what, error)
+            _LOG.warning(
+                "%s: one of several registries cannot be read: %s", what, error, extra={"event": "registry_unreadable"}
+            )
         return [reading.result() for reading in readings if not reading.exception()]
 
     @checks.taking(RegisterOptions, ".register")

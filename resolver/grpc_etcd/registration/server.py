@@ -249,7 +249,7 @@ class BoundServer(_Bound, grpc.Server):
         """
         with self._turn:
             if self._is_never_to_start():
-                _LOG.info(STOPPED_BEFORE, self)
+                _LOG.info(STOPPED_BEFORE, self, extra={"event": "server_not_started"})
             elif self._is_begun:
                 self._server.start()  # gRPC refuses that, and serves on
             else:
@@ -310,7 +310,7 @@ class BoundAioServer(_Bound, aio.Server):
         """
         async with self._turn:
             if self._is_never_to_start():
-                _LOG.info(STOPPED_BEFORE, self)
+                _LOG.info(STOPPED_BEFORE, self, extra={"event": "server_not_started"})
             else:
                 await self._start()
 

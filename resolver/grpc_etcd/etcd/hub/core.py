@@ -42,6 +42,7 @@ from grpc_etcd.etcd.model import Listed, Listing, News, Progress, Record, Revisi
 from grpc_etcd.etcd.renewing import ANSWER_SECONDS
 
 STREAM_STUCK = "the stream is stuck"
+OTHER_IDS = "watches get other ids than were asked for, as from an etcd grpc-proxy"
 # What tells of the connection, the cluster or the user, and so of all ranges.
 SHARED = (errors.Unavailable, errors.DeadlineExceeded, errors.AuthFailed, errors.TooManyRequests, errors.Closed)
 OTHER_HISTORY = (errors.FutureRevision, errors.HistoryChanged)
@@ -162,6 +163,9 @@ class Core:
         if number != self._number:
             return
         self._progress.heard = now
+        if self._has_other_id(reply):
+            self._refuse_server(now)
+            return
         if self._phase is Phase.OPENING:
             self._phase = Phase.PROVING
             self._prove()
@@ -169,6 +173,19 @@ class Core:
             self._held.append(reply)
         else:
             self._take(reply, now)
+
+    def _has_other_id(self, reply: Any) -> bool:
+        """Tell whether this is of a server that gives watches ids of its own: nobody knows whose its events are."""
+        if not reply.created or reply.canceled or reply.watch_id in self._by_id:
+            return False
+        return all(number != reply.watch_id for number, _ in self._pending)
+
+    def _refuse_server(self, now: float) -> None:
+        """Leave a server that cannot be followed; another endpoint may be an etcd."""
+        fault = errors.NotServing(OTHER_IDS)
+        fault.remedy = errors.NEEDS_ETCD
+        self._commands.append(HangUp(fault))
+        self._break(fault, now)
 
     def broken(self, number: int, error: EtcdError, now: float) -> None:
         """Take it that the stream of this number has ended or could not be opened."""
