@@ -28,6 +28,7 @@ _LOCALITY_EACH = 100
 _CLASSES = 16
 _HEAVIEST = 10_000  # the largest weight a GrpcService can give; sums stay far below gRPC's limit of 2**32
 _WARM = 100  # what a warm endpoint weighs for each unit of weight while others are new: their share is in percent
+_HEAVIEST_SUM = 2**31  # of a set, half of what gRPC takes: shares are rounded
 _ALL_WARM: Mapping[str, float] = MappingProxyType({})
 _LONGEST_TEXT = 120  # arbitrary: longer than any zone's name, and far from what gRPC takes in one message
 CLUSTER = "cluster"  # the metadata by which endpoints say in which Kubernetes cluster they are
@@ -81,7 +82,7 @@ def choose_localities(
     tiers = _spill_over(_tiers(matching, policy, here), policy.locality_preference)
     chosen = _subset(tiers, policy.subset or LARGEST_SET, here.client_id)
     endpoints = [dialable.endpoint for tier in chosen for dialable in tier]
-    grouping = _grouping(endpoints, policy.load_balancing)._replace(warming=warming)
+    grouping = _warmed(_grouping(endpoints, policy.load_balancing), endpoints, warming)
     return tuple(
         locality
         for priority, tier in enumerate(chosen)
@@ -181,13 +182,14 @@ class _Grouping(NamedTuple):
     scale: float = 0  # 0: every endpoint counts as one
     classes_per_octave: int = 0  # 0: no classes
     warming: Mapping[str, float] = _ALL_WARM
+    warm: int = _WARM
 
     def share(self, endpoint: Endpoint) -> int:
         """Give its weight, reduced while it is new."""
         weight = self.weight(endpoint)
         if not self.warming:
             return weight
-        return max(1, round(weight * _WARM * self.warming.get(endpoint.address, 1.0)))
+        return max(1, round(weight * self.warm * self.warming.get(endpoint.address, 1.0)))
 
     def weight(self, endpoint: Endpoint) -> int:
         if not self.scale:
@@ -216,6 +218,14 @@ def _grouping(endpoints: Sequence[Endpoint], wish: LoadBalancing | None) -> _Gro
         return exact
     octaves = max(1.0, math.log2(max(scaled) / min(scaled)))
     return exact._replace(classes_per_octave=max(1, int((_CLASSES - 1) / octaves)))
+
+
+def _warmed(grouping: _Grouping, endpoints: Iterable[Endpoint], warming: Mapping[str, float]) -> _Grouping:
+    """Let new endpoints weigh less; in a large set of large weights the others weigh no more than gRPC takes."""
+    if not warming:
+        return grouping
+    total = sum(map(grouping.weight, endpoints))
+    return grouping._replace(warming=warming, warm=max(1, min(_WARM, _HEAVIEST_SUM // max(1, total))))
 
 
 def _localities(tier: list[Dialable], grouping: _Grouping, priority: int, suffix: str) -> Iterable[Locality]:

@@ -306,6 +306,19 @@ def test_new_endpoints_of_a_ring_have_a_share_of_their_weight() -> None:
     assert [target.weight for target in locality.targets] == [100, 25]
 
 
+@pytest.mark.parametrize("balancing", [Balancing.WEIGHTED, Balancing.RING_HASH])
+def test_new_endpoints_of_a_very_large_set_make_no_sum_that_grpc_refuses(balancing: Balancing) -> None:
+    policy = Policy(subset=100_000, load_balancing=LoadBalancing(type=balancing))
+    dialables = [make_dialable(number, weight=10_000 - number % 2) for number in range(6_000)]
+    new = dialables[0].endpoint.address
+    chosen = choose(dialables, policy, past=Past(warming={new: 0.5}))
+    weights = [target.weight for locality in chosen for target in locality.targets]
+    assert sum(locality.weight for locality in chosen) < 2**32
+    assert sum(weights) < 2**32
+    if balancing is Balancing.RING_HASH:
+        assert weights[0] / weights[2] == pytest.approx(0.5, rel=0.02)
+
+
 def test_many_new_endpoints_take_few_localities() -> None:
     dialables = [make_dialable(number) for number in range(900)]
     warming = {each.endpoint.address: (number % 10 + 1) / 11 for number, each in enumerate(dialables[100:])}
