@@ -47,7 +47,8 @@ class Paging:
                 self._most = max(1, size // CUT)
                 fields = {"of": request.url.path, "objects": size, "next": self._most}
                 log.warning(
-                    "a page of a list did not come in time; fewer objects are asked for", extra={"fields": fields}
+                    "a page of a list did not come in time; fewer objects are asked for",
+                    extra={"event": "page_cut", "fields": fields},
                 )
             else:
                 if time.monotonic() - began < self._quick_seconds:
