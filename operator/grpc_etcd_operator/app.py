@@ -29,37 +29,38 @@ from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.endpoints import Tls
 from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.registry.escaping import escape_json
-from grpc_etcd_operator import logs, withdrawing
-from grpc_etcd_operator.certificates import expiries
+from grpc_etcd_operator.controller import cleanup as withdrawing
+from grpc_etcd_operator.controller.claim_granter import Granter
+from grpc_etcd_operator.controller.dry_run import CRD_MISSING, PLAN_SECONDS, Reading, Standstill
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.registry_controller import Station, Views
+from grpc_etcd_operator.controller.resync import Sweeper
+from grpc_etcd_operator.controller.status_writer import Reporter
 from grpc_etcd_operator.core.claims import Rules, parse_etcds
+from grpc_etcd_operator.core.cluster import World
 from grpc_etcd_operator.core.plan import Plan
 from grpc_etcd_operator.core.pods import Pod, PodMessage
+from grpc_etcd_operator.core.resync import Seen
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, make_identity
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.standing import find_unready
-from grpc_etcd_operator.core.sweeps import Seen
-from grpc_etcd_operator.core.world import World
-from grpc_etcd_operator.health import serve
 from grpc_etcd_operator.isolation import Isolation, supervise
 from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
 from grpc_etcd_operator.kube.connecting import Connection, NoClusterError
 from grpc_etcd_operator.kube.freshness import Freshness
-from grpc_etcd_operator.kube.granting import Granter
-from grpc_etcd_operator.kube.noting import Noting, identify_pod, identify_service
 from grpc_etcd_operator.kube.probing import Prober
-from grpc_etcd_operator.kube.statuses import Reporter
-from grpc_etcd_operator.kube.sweeping import Sweeper
-from grpc_etcd_operator.metrics import Sample, Samples, Timings, exposition
-from grpc_etcd_operator.previewing import CRD_MISSING, PLAN_SECONDS, Reading, Standstill
-from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
-from grpc_etcd_operator.remedies import remedy
+from grpc_etcd_operator.registry.turns import Turns
 from grpc_etcd_operator.settings import DIRECT, RegistrySettings, Settings
 from grpc_etcd_operator.sources.json_pods import read_pod
 from grpc_etcd_operator.sources.kopf_source import Kind, KopfSource, take_signals
+from grpc_etcd_operator.sources.noting import Noting, identify_pod, identify_service
 from grpc_etcd_operator.sources.reflector import Reflector
 from grpc_etcd_operator.sources.source import Receiver, Source
-from grpc_etcd_operator.writer.station import Station, Views
-from grpc_etcd_operator.writer.turns import Turns
+from grpc_etcd_operator.telemetry import logs
+from grpc_etcd_operator.telemetry.certificates import expiries
+from grpc_etcd_operator.telemetry.health import serve
+from grpc_etcd_operator.telemetry.metrics import Sample, Samples, Timings, exposition
+from grpc_etcd_operator.telemetry.remedies import remedy
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

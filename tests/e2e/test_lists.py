@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from grpc_etcd_operator.core.sweeps import Seen
+from grpc_etcd_operator.core.resync import Seen
 from grpc_etcd_operator.kube.client import CHUNK, ApiError, Client
 from testbed.apiserver import ApiServer
 from tests.e2e.conftest import API_VERSION, Scene

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Relation, read_fingerprint, read_leader
-from grpc_etcd_operator.writer.electing import Election
+from grpc_etcd_operator.registry.election import Election
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 

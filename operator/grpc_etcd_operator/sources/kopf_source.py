@@ -26,7 +26,7 @@ from aiohttp import ClientResponse
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.connecting import Connection
 from grpc_etcd_operator.kube.freshness import SILENCE_SECONDS, Freshness, Stream
-from grpc_etcd_operator.kube.noting import Noting, identify_raw
+from grpc_etcd_operator.sources.noting import Noting, identify_raw
 from grpc_etcd_operator.sources.source import Receiver
 
 T = TypeVar("T")

@@ -11,18 +11,18 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from grpc_etcd_operator.controller.claim_granter import Granter
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.status_writer import Reporter
 from grpc_etcd_operator.core.claims import claims_of, write_claims
+from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.core.counts import Counts, Tally
 from grpc_etcd_operator.core.gates import OPEN, Gate
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.services import parse_service
-from grpc_etcd_operator.core.tally import Counts, Tally
-from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.client import Client
-from grpc_etcd_operator.kube.granting import Granter
-from grpc_etcd_operator.kube.statuses import Reporter
-from grpc_etcd_operator.metrics import Timings
-from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.telemetry.metrics import Timings
 from testbed.conditions import Condition, until
 from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service, read_raw_pod
 
