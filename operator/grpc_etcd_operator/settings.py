@@ -25,6 +25,10 @@ _NOT_OURS = re.compile(
 )
 
 
+class UnusableError(Exception):
+    """Something that waiting cannot help; the text says what to mend."""
+
+
 class SettingsError(Exception):
     """The settings cannot be used; `faults` holds one sentence for each thing to mend."""
 

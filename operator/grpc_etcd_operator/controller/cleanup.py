@@ -18,8 +18,12 @@ from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, PermissionDenied
 from grpc_etcd.registry.own import OwnerRecord, cluster_key, owner_prefix, standby_prefix, synced_key
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, read_fingerprint
+from grpc_etcd_operator.kube.cluster import find_fingerprint
+from grpc_etcd_operator.registry.connect import distinct, open_etcd
 from grpc_etcd_operator.registry.election import Election, Outlook
 from grpc_etcd_operator.registry.refusals import grant
+from grpc_etcd_operator.settings import RegistrySettings, Settings, UnusableError
+from grpc_etcd_operator.telemetry.remedies import remedy
 
 log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 60.0
@@ -35,6 +39,42 @@ class LeadLostError(Exception):
 
 class RefusedError(Exception):
     """Some keys may not be withdrawn; all others are."""
+
+
+async def clean_up(settings: Settings) -> None:
+    """Withdraw all that the cluster id owns, from every registry of the settings."""
+    if settings.dry_run:
+        log.info("dry run: nothing is withdrawn")
+        return
+    fingerprint = await find_fingerprint()
+    cluster = settings.cluster_id or fingerprint.kube_system
+    if not cluster:
+        raise UnusableError("--cluster-id is not set and the namespace kube-system cannot be read: set --cluster-id")
+    withdrawals = (_withdraw_from(registry, cluster, fingerprint, settings) for registry in distinct(settings))
+    # Side by side: one that is out of reach, or gone for good, keeps nothing in another.
+    if faults := list(filter(None, await asyncio.gather(*withdrawals))):
+        raise UnusableError("; ".join(faults))
+
+
+async def _withdraw_from(
+    registry: RegistrySettings, cluster: str, fingerprint: Fingerprint, settings: Settings
+) -> str | None:
+    """Withdraw all from one registry; say what is wrong if that cannot be done."""
+    etcd, where = open_etcd(registry), f"registry {registry.name} at {','.join(registry.endpoints)}"
+    try:
+        await withdraw_all(etcd, cluster, fingerprint, settings.leader_ttl_seconds)
+    except (ForeignClusterError, RefusedError) as error:
+        return f"{where}: {error}"
+    except (TimeoutError, LeadLostError):
+        return (
+            f"{where}: an operator still leads for cluster id {cluster}, or etcd is out of reach; "
+            "end the operator first (kubectl scale deployment --replicas=0), then run cleanup again"
+        )
+    except EtcdError as error:
+        return f"{where}: {error}. {remedy(error, registry)}"
+    finally:
+        await etcd.close()
+    return None
 
 
 async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leader_ttl_seconds: int) -> None:

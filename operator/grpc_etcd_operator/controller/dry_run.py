@@ -1,23 +1,34 @@
-"""What `plan` still has to read, how long it waits for that, and what it says when nothing comes.
+"""Prints what would be written, and writes nothing: once (`plan`), or again whenever it changes (`--dry-run`).
 
-`run` waits without an end, because waiting can help it. Whoever calls `plan` wants to hear what is wrong.
+`run` waits without an end for what is still to be read, because waiting can help it. Whoever calls `plan` wants to hear
+what is wrong.
 """
 
+import asyncio
+import contextlib
+import json
 import logging
+import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from grpc_etcd.etcd.errors import Unavailable
+from grpc_etcd.registry.escaping import escape_json
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.resync import Sweeper
+from grpc_etcd_operator.core.plan import Plan
 from grpc_etcd_operator.kube.freshness import Freshness
-from grpc_etcd_operator.settings import RegistrySettings
+from grpc_etcd_operator.settings import RegistrySettings, UnusableError
 from grpc_etcd_operator.telemetry.remedies import remedy
 
 log = logging.getLogger(__name__)
 # Several tries at etcd, each of which takes 5 s at most, and two at the API server. Arbitrary; operations.md names it.
 PLAN_SECONDS = 60.0
 CRD_MISSING = "the CRD grpcservices.grpc-etcd.dev is not installed: kubectl apply -f crds/grpcservices.yaml"
+LOOK_SECONDS = 0.1
+PREVIEW_SHARE = 20  # a dry run works out its plans anew for so small a part of the time. Arbitrary
 RIGHTS = "give the operator's account the rights that the chart's role has there"
 
 
@@ -92,3 +103,75 @@ class Reading:
                 fields = {"namespace": namespace, "of": resource, "error": said, "remedy": RIGHTS}
                 message = "a namespace is left out of the plan: not everything of it may be read"
                 log.warning(message, extra={"fields": fields})
+
+
+class DryRun:
+    """Prints plans. `read` is a context in which all that reads and plans runs, and nothing that writes."""
+
+    def __init__(
+        self, reading: Reading, sweeper: Sweeper, read: Callable[[], AbstractAsyncContextManager[None]], cluster: str
+    ) -> None:
+        self._reading, self._sweeper, self._read, self._cluster = reading, sweeper, read, cluster
+        self._reconciler = reading.reconciler
+        self._printed: list[str] | None = None
+
+    async def preview(self, stop: asyncio.Event) -> None:
+        """Print once what would be written, as JSON lines on standard output, and write nothing."""
+        async with self._read():
+            waiting, reading = Standstill(), self._reading
+            while not (self._is_judged() or stop.is_set()):
+                if waiting.lasts(reading.find_missing()):
+                    raise UnusableError(f"no plan, since nothing has come for {PLAN_SECONDS:g} s: {reading.explain()}")
+                await asyncio.sleep(LOOK_SECONDS)
+            if self._is_judged():  # else it was interrupted, and half a plan is none
+                reading.warn()
+                _print(self._plans())
+
+    async def rehearse(self, stop: asyncio.Event) -> None:
+        """Do as `run` does, but print what would be written, again whenever it changes, and write nothing."""
+        log.info("dry run: nothing is written", extra={"fields": {"cluster": self._cluster}})
+        async with self._read():
+            await self._print_changes(stop)
+
+    async def _print_changes(self, stop: asyncio.Event) -> None:
+        """Print the plans whenever they have become others, until `stop` is set."""
+        while not stop.is_set():
+            began = time.monotonic()
+            if self._is_judged() and (lines := self._plans()) != self._printed:
+                _print(lines)
+                self._printed = lines
+                log.info("dry run: waiting for changes", extra={"fields": {"plans": len(lines)}})
+            pause = max(LOOK_SECONDS, PREVIEW_SHARE * (time.monotonic() - began))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await stop.wait()
+
+    def _plans(self) -> list[str]:
+        stations = self._reconciler.stations
+        return [describe(name, plan) for name, station in stations.items() for plan in station.writer.preview()]
+
+    def _is_judged(self) -> bool:
+        stations = self._reconciler.stations.values()
+        listed = all(station.is_listed and station.writer.has_judged_all for station in stations)
+        return listed and self._reconciler.has_seen_all() and self._sweeper.has_checked_owners
+
+    def fault(self) -> str | None:
+        """Say why nothing is printed yet, or why changes of a registry may be missing in it."""
+        if missing := {PODS, SERVICES} - self._reconciler.complete:
+            return f"not all {' and '.join(sorted(missing))} have been seen yet"
+        stations = self._reconciler.stations.items()
+        faults = (f"registry {name}: {each.complaint}" for name, each in stations if each.complaint)
+        return next(faults, "not everything has been compared yet" if self._printed is None else None)
+
+
+def describe(registry: str, plan: Plan) -> str:
+    """Write a plan as one line of JSON."""
+    puts = {put.key.decode(errors="replace"): put.value.decode(errors="replace") for put in plan.puts}
+    deletes = [delete.key.decode(errors="replace") for delete in plan.deletes]
+    found = {"registry": registry, "uid": plan.uid, "put": puts, "delete": deletes}
+    return escape_json(json.dumps(found, ensure_ascii=False))
+
+
+def _print(lines: Iterable[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()

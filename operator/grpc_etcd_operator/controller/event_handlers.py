@@ -30,6 +30,7 @@ from grpc_etcd_operator.telemetry.metrics import Timings
 log = logging.getLogger(__name__)
 PODS, SERVICES = "pods", "grpcservices"
 GRANT_SECONDS = 30.0  # so long after the last grant is waited for claims that nobody grants. Arbitrary
+GATE_SECONDS = 30.0  # for which a Pod may be ready but for our gate before the metric counts it. Arbitrary
 HARMLESS = ("BadWeight",)  # faults with which the keys are written all the same
 
 
@@ -513,6 +514,12 @@ class Reconciler:
         portless = [u for u in world.services if world.verdict(u).accepted and is_portless(self.tally.counts(u))]
         seen = [uid for uid in portless if not self.why_unseen(PODS, world.services[uid].namespace)]
         return world.count_refusals() + Counter({PORTLESS: len(seen)})
+
+    def count_waiting_gates(self, now: float) -> int:
+        """Count the Pods that have been ready but for our readiness gate for longer than any registration takes."""
+        pods = self.world.pods.values()
+        waiting = (pod for pod in pods if pod.gated and pod.ready and not (pod.gate_open or pod.terminating))
+        return sum(now - pod.since > GATE_SECONDS for pod in waiting)
 
     def conflicts(self, registry: str) -> int:
         """Count keys and names that somebody else holds."""

@@ -36,6 +36,7 @@ from grpc_etcd_operator.registry.prefixes import Streams
 from grpc_etcd_operator.registry.refusals import Refusing, grant
 from grpc_etcd_operator.registry.synced_key import OVERDUE_SECONDS, Mark
 from grpc_etcd_operator.registry.watch import REFUSALS, Feed
+from grpc_etcd_operator.telemetry.samples import RegistryFigures
 
 log = logging.getLogger(__name__)
 TIDY_SECONDS = 5.0  # how often prefixes that no GrpcService names any more are looked at, while there are any
@@ -496,6 +497,30 @@ class Station:
         uid = self.mirror.unit_of_lease(lease)
         if uid:
             self.writer.enqueue([uid])
+
+    def figures(self, unregistered: int, conflicts: int) -> RegistryFigures:
+        """Give the figures of the metrics; so many Pods are ready and not registered, and so many keys another's."""
+        writer, election = self.writer, self.election
+        # Where another leads, it counts: a standby may remember a wish that a restart has made the leader forget.
+        stands_by = election.is_leader_known and not election.is_leading
+        return RegistryFigures(
+            queue_depth=writer.depth,
+            in_flight=writer.in_flight,
+            overdue_seconds=writer.overdue_seconds(),
+            leases=len(self.leases),
+            records=len(self.mirror.owners),
+            is_leader=election.is_leading,
+            is_foreign=election.is_foreign,
+            prefixes_refused=self.refusing.count,
+            no_leader_seconds=election.vacant_seconds,
+            unregistered=0 if stands_by else unregistered,
+            missed_changes=self.audit.missed,
+            is_synced=self.mark.is_put,
+            is_up=self.standing.reason is None and self.is_listed,
+            conflicts=conflicts,
+            campaign_errors=election.failures,
+            etcd_errors=writer.trouble.counts,
+        )
 
     async def close(self) -> None:
         """Close the client."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import grpc_etcd
-from grpc_etcd_operator.app import describe
+from grpc_etcd_operator.controller.dry_run import describe
 from grpc_etcd_operator.core.plan import Plan, PutEdit
 from grpc_etcd_operator.telemetry.logs import JsonFormatter
 
