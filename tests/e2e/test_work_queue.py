@@ -29,7 +29,7 @@ from grpc_etcd_operator.registry.election import Election
 from grpc_etcd_operator.registry.leases import Leases
 from grpc_etcd_operator.registry.prefixes import Streams
 from grpc_etcd_operator.registry.refusals import Refusing
-from grpc_etcd_operator.registry.trouble import PAUSES
+from grpc_etcd_operator.registry.trouble import BACKOFF
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 
@@ -277,7 +277,7 @@ async def test_all_that_only_goes_is_withdrawn_from_an_etcd_without_space_and_th
             made.wish("big")
             made.wish("two", key_of("stays"))
             await made.wait_keys([key_of("stays")])
-            await until(lambda: made.writer.trouble.failures > len(PAUSES))
+            await until(lambda: made.writer.trouble.failures > len(BACKOFF.pauses))
             assert made.troubles == [True], "there was no space all the while"
             assert isinstance(made.writer.trouble.error, NoSpace)
             await asyncio.to_thread(make_space, small)

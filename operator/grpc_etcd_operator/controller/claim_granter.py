@@ -22,7 +22,7 @@ import aiohttp
 from grpc_etcd_operator.controller.event_handlers import Reconciler
 from grpc_etcd_operator.core.claims import read_claims
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.isolation import Isolation, Overtaking, Request, pause_seconds
+from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
 from grpc_etcd_operator.kube.client import ApiError, Client
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Granter:
             self._failures.pop(uid, None)
             return
         self._failures[uid] += 1
-        self._later[uid] = time.monotonic() + min(pause_seconds(self._failures[uid]), LONGEST_PAUSE)
+        self._later[uid] = time.monotonic() + min(BACKOFF.after(self._failures[uid]), LONGEST_PAUSE)
 
     async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> bool:
         """Write claims; say whether they stand. What is unexpected about one object is that object's alone."""

@@ -16,13 +16,13 @@ from grpc_etcd.etcd.model import Event
 from grpc_etcd.layouts.pace import PacedQueue
 from grpc_etcd_operator.controller.applier import OPERATIONS
 from grpc_etcd_operator.controller.parts import Parts
+from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
 from grpc_etcd_operator.registry.refusals import REFUSED, grant
 from grpc_etcd_operator.registry.trouble import Trouble
 
 log = logging.getLogger(__name__)
-# Before one that was refused is tried again, doubled from the first to the last. Arbitrary.
-FIRST_SECONDS, LONGEST_SECONDS = 5.0, 60.0
+BACKOFF = Backoff((5.0, 10.0, 20.0, 40.0, 60.0))  # before one that was refused is tried again. Arbitrary
 REFUSED_AT_ONCE = 16  # that are tried again together, each by itself. Arbitrary
 
 
@@ -102,8 +102,8 @@ class Touches:
         if not refused.failures:
             text = "etcd refuses the settling touch of a service, whose readers may miss changes; it is tried again"
             log.warning(text, extra={"fields": {"registry": self._parts.registry, "remedy": grant(stream)}})
-        refused.until = time.monotonic() + min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(refused.failures, 8))
         refused.failures += 1
+        refused.until = time.monotonic() + BACKOFF.after(refused.failures)
 
     def _take_as_put(self, streams: Iterable[bytes]) -> None:
         for stream in streams:
@@ -142,7 +142,7 @@ class Touches:
     def _put_off(self, streams: Iterable[bytes]) -> None:
         """Let those of some touches that were refused before wait for their next try, whatever became of this one."""
         for refused in filter(None, map(self._refused.get, streams)):
-            refused.until = max(refused.until, time.monotonic() + FIRST_SECONDS)
+            refused.until = max(refused.until, time.monotonic() + BACKOFF.after(1))
 
     def _owe(self, streams: Iterable[bytes]) -> None:
         for stream in streams:

@@ -27,7 +27,7 @@ from grpc_etcd_operator.core.desired import Desired
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.plan import Contest, Plan, make_plan
 from grpc_etcd_operator.core.work import Work
-from grpc_etcd_operator.isolation import pause_seconds
+from grpc_etcd_operator.isolation import BACKOFF
 from grpc_etcd_operator.registry.refusals import REFUSED
 from grpc_etcd_operator.registry.transactions import divide
 from grpc_etcd_operator.registry.trouble import Trouble
@@ -44,7 +44,7 @@ class Writer:
         self._parts = parts
         self._term = 0
         self._queue: PacedQueue[bytes, str] = PacedQueue(parts.streams.pace)
-        self._work = Work(self._queue, pause_seconds)
+        self._work = Work(self._queue, BACKOFF)
         self._strangers: set[bytes] = set()
         self._wake = asyncio.Event()
         self.trouble = Trouble(on_trouble)

@@ -27,7 +27,7 @@ from grpc_etcd_operator.core.pods import Pod, PodMessage
 from grpc_etcd_operator.core.resync import BRAKE_COUNT, Seen, find_vanished, is_delivered, needs_brake
 from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.isolation import Isolation, pause_seconds
+from grpc_etcd_operator.isolation import BACKOFF, Isolation
 from grpc_etcd_operator.kube.client import ApiError, Client
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class Sweeper:
         except Exception as error:  # noqa: BLE001  the loop goes on, whatever it is
             self._isolation.caught(PART, " ".join(task), error)
             self._failures[task] = self._failures.get(task, 0) + 1
-            return max(RETRY_SECONDS, pause_seconds(self._failures[task]))
+            return max(RETRY_SECONDS, BACKOFF.after(self._failures[task]))
         self._failures.pop(task, None)
         return EVERY_SECONDS
 

@@ -40,7 +40,7 @@ from grpc_etcd_operator.core.pods import GATE, Pod
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.status_schedule import RETRY_SECONDS, Spacing
 from grpc_etcd_operator.core.vacancies import VACANT_SECONDS, Vacancies
-from grpc_etcd_operator.isolation import Isolation, Overtaking, Request, pause_seconds
+from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
 from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
 
 log = logging.getLogger(__name__)
@@ -294,7 +294,7 @@ class Reporter:
     def _failed(self, service: GrpcService, error: Exception) -> None:
         self._isolation.caught("statuses", service.reference, error)
         self._failures[service.uid] += 1
-        pause = pause_seconds(self._failures[service.uid])
+        pause = BACKOFF.after(self._failures[service.uid])
         self._spacing.failed(service.uid, time.monotonic(), max(RETRY_SECONDS, pause))
         what = f"the operator met an unexpected error with this object: {type(error).__name__}; its log has the rest"
         refused = f"the API server does not take this object's status, perhaps for want of this release's CRD: {error}"
@@ -414,14 +414,14 @@ class Reporter:
     def _gate_failed(self, pod: Pod, error: Exception) -> None:
         self._isolation.caught("gates", f"{pod.namespace}/{pod.name}", error)
         self._failures[pod.uid] += 1
-        self._gates[pod.uid] = time.monotonic() + pause_seconds(self._failures[pod.uid])
+        self._gates[pod.uid] = time.monotonic() + BACKOFF.after(self._failures[pod.uid])
 
     def _pause_after(self, uid: str, error: Exception) -> float:
         """Say when to try again: what is refused about one object is asked for less and less often."""
         if not (isinstance(error, ApiError) and error.status in REFUSED):
             return RETRY_SECONDS
         self._failures[uid] += 1
-        return max(RETRY_SECONDS, pause_seconds(self._failures[uid]))
+        return max(RETRY_SECONDS, BACKOFF.after(self._failures[uid]))
 
     async def _bring_gate(self, pod: Pod) -> None:
         """Write what a gate's condition ought to say, if it does not say so yet."""

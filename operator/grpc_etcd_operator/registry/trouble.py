@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from grpc_etcd.etcd.errors import EtcdError, NoSpace
+from grpc_etcd_operator.core.backoff import Backoff
 
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
+BACKOFF = Backoff((0.05, 0.1, 0.2, 0.5, 1.0))
 
 
 @dataclass(slots=True)
@@ -28,8 +29,8 @@ class Trouble:
         """Take a failure; the pause grows with each in a row. Say whether it is the first of its kind."""
         self.count(error)
         is_new, began, self.error = type(self.error) is not type(error), self.error is None, error
-        self.until = time.monotonic() + PAUSES[min(self.failures, len(PAUSES) - 1)]
         self.failures += 1
+        self.until = time.monotonic() + BACKOFF.after(self.failures)
         if began:
             self.on_change()
         return is_new

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.isolation import Isolation, pause_seconds
+from grpc_etcd_operator.isolation import BACKOFF, Isolation
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Noting(Generic[T]):
         uid, name = self._name(item)
         failures = self._forget(uid) + 1
         self._isolation.caught(self._part, name, error)
-        timer = asyncio.get_running_loop().call_later(pause_seconds(failures), self, kind, item)
+        timer = asyncio.get_running_loop().call_later(BACKOFF.after(failures), self, kind, item)
         self._waiting[uid] = failures, timer
 
     def _name(self, item: T) -> tuple[str, str]:
