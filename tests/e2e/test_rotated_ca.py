@@ -73,6 +73,6 @@ async def test_a_leader_that_may_not_read_kube_system_leaves_the_clusters_uid_kn
 
 def fingerprints(election: Election) -> set[Fingerprint]:
     """Give what a replica knows of the cluster behind the leader's key and the cluster's."""
-    leader, holder = election._leader, election.holder
+    leader, holder = election._leader, election.cluster_key.record
     found = read_leader(leader.value) if leader else None
     return {found.fingerprint if found else Fingerprint(), read_fingerprint(holder.value if holder else b"")}

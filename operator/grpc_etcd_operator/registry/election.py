@@ -31,18 +31,15 @@ from grpc_etcd.etcd.errors import (
     PermissionDenied,
 )
 from grpc_etcd.etcd.model import Changed, Deleted, LeaseId, Listed, Listing, Lost, News, Record, TransactionResult
-from grpc_etcd.registry.own import cluster_key, leader_key, standby_prefix, synced_key
+from grpc_etcd.registry.own import leader_key, standby_prefix, synced_key
 from grpc_etcd_operator.core.scope import (
     Candidate,
-    Fingerprint,
     Relation,
-    read_fingerprint,
     read_leader,
-    read_registry,
     relation,
-    write_holder,
     write_leader,
 )
+from grpc_etcd_operator.registry.cluster_key import ClusterKey
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
@@ -88,14 +85,14 @@ class Election:
         outlook: Outlook | None = None,
     ) -> None:
         self._etcd, self.candidate, self._ttl = etcd, candidate, ttl_seconds
-        self._key, self._cluster_key, self._synced_key = leader_key(cluster), cluster_key(cluster), synced_key(cluster)
+        self._key, self._synced_key = leader_key(cluster), synced_key(cluster)
         self._standby_prefix = standby_prefix(cluster)
         self._standby_key = self._standby_prefix + candidate.identity.encode()
         self._outlook = outlook or Outlook()
         self._on_change = on_change
         self._leader: Record | None = None
         self.last_leader = b""  # what the key of whoever led last said
-        self.holder: Record | None = None  # the cluster's key, which outlives all leaders
+        self.cluster_key = ClusterKey(cluster)
         self._standbys: set[bytes] = set()
         self._predecessor: Record | None = None
         self._listed: dict[bytes, int] = {}
@@ -167,8 +164,7 @@ class Election:
     def last_registry(self) -> str:
         """Name the registry, of whatever settings, as which this etcd was led last; empty where nobody knows."""
         leader = read_leader(self.last_leader)
-        written = read_registry(self.holder.value) if self.holder else ""
-        return written or (leader.registry if leader else "")
+        return self.cluster_key.registry or (leader.registry if leader else "")
 
     def is_apart_from(self, other: "Election", after_seconds: float) -> bool:
         """Say whether the other one's etcd is known to be another than this one's.
@@ -181,12 +177,13 @@ class Election:
             return False
         have_met = bool(self.last_leader) and self.last_leader == other.last_leader
         is_led_alone = other.is_leader_known and self.vacant_seconds > after_seconds
-        return is_led_alone or (self.holder != other.holder and not have_met)
+        return is_led_alone or (self.cluster_key.record != other.cluster_key.record and not have_met)
 
     @property
     def is_foreign(self) -> bool:
         """Say whether the cluster id is another Kubernetes cluster's."""
-        return self.relation is Relation.OTHER_CLUSTER or (self._is_held_by_another() and self._outlook.has_records())
+        is_anothers = self.cluster_key.is_anothers(self.candidate.fingerprint)
+        return self.relation is Relation.OTHER_CLUSTER or (is_anothers and self._outlook.has_records())
 
     @property
     def is_vacant(self) -> bool:
@@ -405,15 +402,15 @@ class Election:
         await self._ensure_lease()
         if self._has_resigned:
             return
-        holder = self.holder
         absent = compare.create_revision(self._key, "==", 0)
-        known = compare.mod_revision(self._cluster_key, "==", holder.mod_revision if holder else 0)
         wins: list[ops.Op] = [ops.put(self._key, write_leader(self.candidate), lease=self.lease)]
         # A mark that an earlier term has left behind says nothing of this one.
         wins += [ops.delete(self._synced_key), ops.delete(self._standby_key)]
         if self._is_unrecorded():
-            wins.append(ops.put(self._cluster_key, self._make_holder()))
-        result = await self._etcd.transaction([absent, known], wins, [self.read(), ops.get(self._cluster_key)])
+            wins.append(ops.put(self.cluster_key.key, self._make_holder()))
+        result = await self._etcd.transaction(
+            [absent, self.cluster_key.is_unchanged()], wins, [self.read(), self.cluster_key.read()]
+        )
         if not result.succeeded:
             self._take_reads(result)
         elif not self._has_resigned:  # else its lease has been given back, and the key has gone with it
@@ -478,12 +475,12 @@ class Election:
 
         By a CA of before, other replicas would take their leader for another cluster's.
         """
-        leader, holder = self._leader, self.holder
+        leader, record = self._leader, self.cluster_key.record
         values: dict[bytes, bytes] = {}
         if leader and (leader.value, leader.lease) != (write_leader(self.candidate), self.lease):
             values[self._key] = write_leader(self.candidate)
         if self._is_unrecorded():
-            values[self._cluster_key] = self._make_holder()
+            values[self.cluster_key.key] = self._make_holder()
         if not values:
             return
         puts = [ops.put(key, value, lease=self.lease if key == self._key else 0) for key, value in values.items()]
@@ -493,16 +490,12 @@ class Election:
         now = result.revision
         if leader and self._leader is leader and self._key in values:  # else the watch has told something newer
             self._leader = leader._replace(value=values[self._key], lease=self.lease, mod_revision=now)
-        if self.holder is holder and self._cluster_key in values:
-            self.holder = Record(self._cluster_key, values[self._cluster_key], LeaseId(0), now, now, 1)
+        if self.cluster_key.record is record and self.cluster_key.key in values:
+            self.cluster_key.note_put(values[self.cluster_key.key], now)
 
     def _is_unrecorded(self) -> bool:
-        """Say whether the cluster's key is to be written: it knows another CA of ours, or another name of this etcd."""
-        holder, mine = self.holder, self._fingerprint
-        if not mine.is_known:
-            return False
-        told = (read_fingerprint(holder.value), read_registry(holder.value)) if holder else None
-        return told != (mine, self._choose_name())
+        """Say whether the cluster's key is to be written."""
+        return self.cluster_key.is_to_be_written(self.candidate.fingerprint, self._choose_name())
 
     def _choose_name(self) -> str:
         """Choose the name of this etcd that comes first from now on: ours, once nobody asks for the last any more.
@@ -513,14 +506,14 @@ class Election:
         return last if last and last != mine and self._outlook.is_asked_for(last) else mine
 
     def _make_holder(self) -> bytes:
-        return write_holder(self._fingerprint, self._choose_name())
+        return self.cluster_key.make_value(self.candidate.fingerprint, self._choose_name())
 
     # -- news of etcd -------------------------------------------------------------------------------------------------
 
     @property
     def prefixes(self) -> tuple[bytes, ...]:
         """Give the prefixes whose news `take` must be given."""
-        return self._key, self._cluster_key, self._standby_prefix
+        return self._key, self.cluster_key.key, self._standby_prefix
 
     def forget(self) -> None:
         """Take it that etcd holds another history: what is listed next counts, whatever its revision."""
@@ -545,7 +538,7 @@ class Election:
         self._listed[prefix] = history
         if prefix == self._standby_prefix:
             self._standbys = {each for each, record in listed.items() if record.lease}
-        elif prefix == self._cluster_key:
+        elif prefix == self.cluster_key.key:
             self._note_holder(listed.get(prefix))
         elif is_first or is_other or revision >= self.revision:  # else it was read before this replica's own term
             self._told_at = revision
@@ -563,7 +556,7 @@ class Election:
         if prefix == self._standby_prefix:
             # One without a lease was put by hand, or copied from another etcd: nobody stands by there.
             (self._standbys.add if record and record.lease else self._standbys.discard)(key)
-        elif key == self._cluster_key:
+        elif key == self.cluster_key.key:
             self._note_holder(record)
         elif key == self._key and revision >= self.revision:
             self._told_at = revision
@@ -571,19 +564,9 @@ class Election:
         self._news.set()
 
     def _note_holder(self, record: Record | None) -> None:
-        self.holder = record
+        self.cluster_key.record = record
         if not self.revision and self.is_foreign:
             self._say_refusal()
-
-    def _is_held_by_another(self) -> bool:
-        holder = self.holder
-        return holder is not None and not self.candidate.fingerprint.is_same(read_fingerprint(holder.value))
-
-    @property
-    def _fingerprint(self) -> Fingerprint:
-        """What is known of this cluster, here or by whoever led before."""
-        mine, holder = self.candidate.fingerprint, self.holder
-        return mine.beside(read_fingerprint(holder.value)) if holder else mine
 
     def _say_refusal(self) -> None:
         now = time.monotonic()
@@ -594,7 +577,7 @@ class Election:
             text = (
                 "this cluster id is another Kubernetes cluster's, whose keys this replica would delete; it does not "
                 "lead: give one of the two another --cluster-id, or, if this cluster's CA was replaced or the other "
-                f"cluster is gone for good: etcdctl del {self._cluster_key.decode()}"
+                f"cluster is gone for good: etcdctl del {self.cluster_key.key.decode()}"
             )
         elif self.twin:
             text = (
@@ -606,7 +589,7 @@ class Election:
                 "another installation leads under this cluster id, with other namespaces or another selector; "
                 "this one stands back: give one of them another --cluster-id"
             )
-        held = self._leader or self.holder
+        held = self._leader or self.cluster_key.record
         log.error(text, extra={"fields": {"held_by": held.value.decode(errors="replace") if held else ""}})
 
     # -- the lease ----------------------------------------------------------------------------------------------------
