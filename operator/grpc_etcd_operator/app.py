@@ -24,6 +24,7 @@ from grpc_etcd_operator.controller.claim_granter import Granter
 from grpc_etcd_operator.controller.cleanup import clean_up
 from grpc_etcd_operator.controller.dry_run import PLAN_SECONDS, DryRun, Reading
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.gates import Gates
 from grpc_etcd_operator.controller.registry_controller import Station, Views
 from grpc_etcd_operator.controller.resync import Sweeper
 from grpc_etcd_operator.controller.safeguard import Safeguard
@@ -171,10 +172,18 @@ class Operator:
         etcds = parse_etcds({registry.name: registry.endpoints for registry in settings.registries})
         rules = Rules(settings.prefix, settings.allowed_prefixes)
         world = World(etcds, shared_names=settings.shared_names, rules=rules)
-        self._reconciler = Reconciler(world, prefixes, Timings(self._collector), etcds)
-        self._freshness = Freshness(self._watch_opened, product((PODS, SERVICES), settings.namespaces or ("",)))
+        expected = product((PODS, SERVICES), settings.namespaces or ("",))
+        self._freshness = Freshness(self._watch_opened, expected, self._not_found)
         self._registries = distinct(settings)
         self._stations: dict[str, Station] = {}
+        self._reconciler = Reconciler(
+            world,
+            prefixes,
+            Timings(self._collector),
+            etcds,
+            stations=self._stations,
+            blindness=self._freshness.blindness,
+        )
         self._turns = Turns(self._stations, etcds)
         self._stations.update({each.name: self._make_station(each) for each in self._registries})
         self._tell_aliases(etcds)
@@ -190,14 +199,12 @@ class Operator:
         is_crd_missing = self._watches.is_crd_missing
         reading = Reading(self._reconciler, self._freshness, self._registries, client.server, is_crd_missing)
         self.dry_run = DryRun(reading, self._sweeper, self._read, cluster)
-        self._reconciler.stations.update(self._stations)
         self._reconciler.on_status = self._reporter.look_at
         self._reconciler.on_other_status = self._note_other_status
         self._reconciler.on_gate = self._reporter.look_at_gate
         self._reconciler.on_claims = self._granter.look
         self._reconciler.on_service_deleted = self._sweeper.check_deleted
-        self._reconciler.blindness = self._freshness.blindness
-        self._freshness.on_not_found = self._not_found
+        self._gates = Gates(self._reconciler)
         self._collector.register(Samples(self._samples))
         ProcessCollector(registry=self._collector)
 
@@ -349,7 +356,7 @@ class Operator:
             drift=self._sweeper.drift,  # a sweep compares Kubernetes with memory, whatever registries there are
             mass_deletions=self._safeguard.count,
             gates_refused=self._reporter.refusals.count,
-            gates_waiting=reconciler.count_waiting_gates(time.time()),
+            gates_waiting=self._gates.count_waiting(time.time()),
             not_accepted=reconciler.count_refusals(),
             unexpected_errors=self._isolation.counts,
             event_ages={resource: freshness.event_age(resource) for resource in (PODS, SERVICES)},

@@ -13,14 +13,14 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from grpc_etcd_operator.controller.gates import Gates, is_serving_for
 from grpc_etcd_operator.controller.outcomes import Outcome
 from grpc_etcd_operator.controller.registry_controller import Station
 from grpc_etcd_operator.core.claims import Claim, claims_of, read_claims
-from grpc_etcd_operator.core.cluster import ASKING, World
+from grpc_etcd_operator.core.cluster import World
 from grpc_etcd_operator.core.conditions import PORTLESS, is_portless, is_same_judgement
 from grpc_etcd_operator.core.counts import KEY_TAKEN, Tally
 from grpc_etcd_operator.core.desired import KEEPING, Desired, Unit, leads_elsewhere
-from grpc_etcd_operator.core.gates import Claimant, Gate, judge_gate
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.pods import Pod, PodMessage, parse_pod, take_out_of_scope
 from grpc_etcd_operator.core.resync import Seen
@@ -30,28 +30,31 @@ from grpc_etcd_operator.telemetry.metrics import Timings
 log = logging.getLogger(__name__)
 PODS, SERVICES = "pods", "grpcservices"
 GRANT_SECONDS = 30.0  # so long after the last grant is waited for claims that nobody grants. Arbitrary
-GATE_SECONDS = 30.0  # for which a Pod may be ready but for our gate before the metric counts it. Arbitrary
-HARMLESS = ("BadWeight",)  # faults with which the keys are written all the same
 
 
 class Reconciler:
-    """Notes facts and passes on who is concerned. Implements what watches, sweeps and writers ask for."""
+    """Notes facts and passes on who is concerned. Implements what watches, sweeps and writers ask for.
 
-    def __init__(
+    `stations` are the registries that are written; `blindness` says why a resource of a namespace is not seen.
+    """
+
+    def __init__(  # noqa: PLR0913  what is known, and who is concerned
         self,
         world: World,
         prefixes: Mapping[str, str | None],
         timings: Timings,
         etcds: Mapping[str, str] = NO_ETCDS,
         *,
+        stations: dict[str, Station] | None = None,
+        blindness: Callable[[str, str], str | None] = lambda _resource, _namespace: None,
         grant_seconds: float = GRANT_SECONDS,
     ) -> None:
         self.world, self.tally = world, Tally()
-        self.stations: dict[str, Station] = {}
+        self.stations: dict[str, Station] = {} if stations is None else stations
         self.complete: set[str] = set()
         self.unlisted: dict[str, frozenset[str]] = {}  # by resource: namespaces of which nothing is known
         self.broken_objects = 0
-        self.blindness: Callable[[str, str], str | None] = _see
+        self.blindness = blindness
         self._prefixes, self._timings, self._etcds = prefixes, timings, etcds
         self.on_status: Callable[[Collection[str]], None] = _ignore
         self.on_other_status: Callable[[GrpcService], None] = _ignore
@@ -65,6 +68,7 @@ class Reconciler:
         self._refused_grants: set[str] = set()
         self._returned: set[str] | None = None  # the GrpcServices (by reference) that came, while others are awaited
         self._awaited: tuple[tuple[int, ...], set[str]] = (), set()  # the others' namespaces, and as of when
+        self._gates = Gates(self)
         self._keys: dict[str, tuple[int | None, dict[str, list[bytes]]]] = {}
         self.on_service_deleted: Callable[[GrpcService], None] = _ignore
 
@@ -237,7 +241,7 @@ class Reconciler:
 
     def _pod_changed(self, pod: Pod) -> None:
         services = self.world.selecting(pod)
-        ready = {each.uid: _is_serving(pod, each) for each in services}
+        ready = {each.uid: is_serving_for(pod, each) for each in services}
         changed = self.tally.note_selected(pod.uid, ready)
         self.on_status(changed)
         urgent = not any(ready.values())
@@ -255,7 +259,7 @@ class Reconciler:
         self._follow(services)  # ahead of their plans, which wait for what is not listed yet
         for uid in concerned:
             if pod := self.world.pods.get(uid):
-                ready = {each.uid: _is_serving(pod, each) for each in self.world.selecting(pod)}
+                ready = {each.uid: is_serving_for(pod, each) for each in self.world.selecting(pod)}
                 self.on_status(self.tally.note_selected(uid, ready))
                 self._consider_gate(pod)
         self.on_status(services)
@@ -359,6 +363,10 @@ class Reconciler:
             self._keys[station.name] = mirror.owners_version, found
         return found
 
+    def _consider_gate(self, pod: Pod) -> None:
+        if pod.gated and not pod.gate_open and not pod.terminating and self._gates.judge(pod, {}):
+            self.on_gate(pod.uid)
+
     def _enqueue(self, uids: Collection[str], *, urgent: bool = False) -> None:
         for station in self.stations.values():
             station.enqueue(uids, urgent=urgent)
@@ -368,7 +376,7 @@ class Reconciler:
     def desired(self, uid: str, registry: str) -> Desired | None:
         """Say what a unit ought to have in a registry; None means that it is not known."""
         pod = self.world.pods.get(uid)
-        if pod and not self._are_services_known(pod.namespace):
+        if pod and not self.are_services_known(pod.namespace):
             return None
         desired = self.world.desired(uid, registry)
         if desired and pod and self._returned is not None and pod.is_serving():
@@ -395,7 +403,7 @@ class Reconciler:
         """Say whether GrpcServices that were never seen may come again."""
         return self._returned is not None
 
-    def _is_return_awaited(self, namespace: str) -> bool:
+    def is_return_awaited(self, namespace: str) -> bool:
         """Say whether GrpcServices of a namespace are awaited that have keys: one of them may select any Pod there."""
         if self._returned is None:
             return False
@@ -414,7 +422,8 @@ class Reconciler:
         for pod in list(self.world.pods.values()):
             self._consider_gate(pod)
 
-    def _are_services_known(self, namespace: str) -> bool:
+    def are_services_known(self, namespace: str) -> bool:
+        """Say whether the GrpcServices of a namespace have been listed."""
         return namespace not in self.unlisted.get(SERVICES, ())
 
     def why_unseen(self, resource: str, namespace: str) -> str | None:
@@ -471,7 +480,7 @@ class Reconciler:
         pod = self.world.pods.get(uid)
         services = self.world.selecting(pod) if pod else []
         if pod or uid in self.world.gone:
-            serving = [each.uid for each in services if _is_serving(pod, each)]
+            serving = [each.uid for each in services if is_serving_for(pod, each)]
             wanting = {each: names for each in serving if pod and (names := self.world.registries_for(each, pod))}
             self.on_status(self.tally.note_registered(uid, registry, outcome.written, wanting))
             self.on_status(self.tally.note_standing(uid, registry, self._find_standing(registry, outcome)))
@@ -515,12 +524,6 @@ class Reconciler:
         seen = [uid for uid in portless if not self.why_unseen(PODS, world.services[uid].namespace)]
         return world.count_refusals() + Counter({PORTLESS: len(seen)})
 
-    def count_waiting_gates(self, now: float) -> int:
-        """Count the Pods that have been ready but for our readiness gate for longer than any registration takes."""
-        pods = self.world.pods.values()
-        waiting = (pod for pod in pods if pod.gated and pod.ready and not (pod.gate_open or pod.terminating))
-        return sum(now - pod.since > GATE_SECONDS for pod in waiting)
-
     def conflicts(self, registry: str) -> int:
         """Count keys and names that somebody else holds."""
         return self.world.taken + self.tally.count_faults(registry, KEY_TAKEN)
@@ -530,44 +533,6 @@ class Reconciler:
         owners = [station.mirror.owner(uid) for uid in uids for station in self.stations.values()]
         references = {reference for owner in owners if owner for reference in owner.grpc_services}
         return [service for reference in sorted(references) for service in self.world.named(reference)]
-
-    # -- readiness gates --------------------------------------------------------------------------------------------
-
-    def _consider_gate(self, pod: Pod) -> None:
-        if pod.gated and not pod.gate_open and not pod.terminating and self.gate_of(pod, {}):
-            self.on_gate(pod.uid)
-
-    def gate_of(self, pod: Pod, down: Mapping[str, str]) -> Gate | None:
-        """Say what a Pod's gate ought to be; None while nobody can know, or the Pod itself is not ready.
-
-        `down` names the registries that cannot be written, and why.
-        """
-        if not self.has_seen_all() or not self._are_services_known(pod.namespace):
-            return None
-        found = {each.uid: each for each in (*self.world.refused_for(pod), *self.world.selecting(pod))}
-        selecting = [each for each in found.values() if each.asked and each.asked.enable]
-        if not selecting and (self.why_unseen(SERVICES, pod.namespace) or self._is_return_awaited(pod.namespace)):
-            return None  # there may be one that is not seen
-        if any(not _is_serving(pod, each) for each in selecting):
-            return None
-        unavailable = [
-            f"{name}: {down[name]}"
-            for each in selecting
-            for name in self.world.registries_for(each.uid, pod)
-            if name in down
-        ]
-        return judge_gate([self._make_claimant(pod, each) for each in selecting], "; ".join(dict.fromkeys(unavailable)))
-
-    def _make_claimant(self, pod: Pod, service: GrpcService) -> Claimant:
-        registries, verdict = self.world.registries_for(service.uid, pod), self.world.verdict(service.uid)
-        if not registries:
-            is_asking = verdict is ASKING
-            return Claimant(service.reference, *(() if is_asking else (verdict.reason, verdict.message)))
-        if self.tally.is_registered(pod.uid, service.uid):
-            return Claimant(service.reference, is_registered=True)
-        faults = self.tally.faults_of(pod.uid, service.uid, registries)
-        fault = next((each for each in faults if each.reason not in HARMLESS), None)
-        return Claimant(service.reference, *((fault.reason, fault.message) if fault else ()))
 
 
 def is_older(version: str, other: str) -> bool:
@@ -581,15 +546,6 @@ def _ignore(_: Any) -> None:
 
 def _do_nothing() -> None:
     """Stand in until the composition root connects something."""
-
-
-def _see(resource: str, namespace: str) -> str | None:  # noqa: ARG001  as above
-    return None
-
-
-def _is_serving(pod: Pod | None, service: GrpcService) -> bool:
-    spec = service.spec or service.draft
-    return bool(pod and spec and pod.is_serving(publish_not_ready=spec.publish_not_ready))
 
 
 def _unit_of(seen: Seen, station: Station) -> Unit:

@@ -26,6 +26,7 @@ import aiohttp
 from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.controller.gate_refusals import GateRefusals
+from grpc_etcd_operator.controller.gates import Gates
 from grpc_etcd_operator.core.conditions import (
     NO_PODS,
     is_same_judgement,
@@ -96,6 +97,7 @@ class Reporter:
         patience_seconds: float = GATE_PATIENCE_SECONDS,
         vacant_seconds: float = VACANT_SECONDS,
         pod_selector: str = "",
+        gates: Gates | None = None,
     ) -> None:
         self._client, self._reconciler, self._patience_seconds = client, reconciler, patience_seconds
         self._may_report, self._down = may_report, down
@@ -104,6 +106,7 @@ class Reporter:
         self._spacing = Spacing()
         self._vacancies, self._pod_selector = Vacancies(vacant_seconds), pod_selector
         self.refusals = GateRefusals()
+        self._judge_gate = (gates or Gates(reconciler)).judge
         self._gates: dict[str, float] = {}
         self._told_gates: dict[str, ToldGate] = {}
         self._warnings: dict[tuple[str, str], Warned] = {}
@@ -425,7 +428,7 @@ class Reporter:
 
     async def _bring_gate(self, pod: Pod) -> None:
         """Write what a gate's condition ought to say, if it does not say so yet."""
-        gate = self._reconciler.gate_of(pod, self._down())
+        gate = self._judge_gate(pod, self._down())
         if gate is None:
             self._told_gates.pop(pod.uid, None)
             return

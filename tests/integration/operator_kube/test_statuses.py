@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from grpc_etcd_operator.controller.claim_granter import Granter
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.gates import Gates
 from grpc_etcd_operator.controller.status_writer import Reporter
 from grpc_etcd_operator.core.claims import claims_of, write_claims
 from grpc_etcd_operator.core.cluster import World
@@ -116,33 +117,34 @@ async def test_a_gate_that_meets_a_conflict_is_tried_again(api: tuple[ApiServer,
     assert server.patches("pod-p1")[-1]["status"]["conditions"][0]["status"] == "True"
 
 
-class ScriptedReconciler(Reconciler):
+class ScriptedGates(Gates):
     """Judges gates as the test says, and counts how often it was asked."""
 
     gate = Gate(is_open=False, reason="Registering", is_waiting=True)
     asked = 0
 
-    def gate_of(self, pod: Pod, down: Mapping[str, str]) -> Gate | None:  # noqa: ARG002  one answer for all
+    def judge(self, pod: Pod, down: Mapping[str, str]) -> Gate | None:  # noqa: ARG002  one answer for all
         self.asked += 1
         return self.gate
 
 
 async def test_a_gate_that_waits_opens_as_soon_as_there_is_news(api: tuple[ApiServer, Client]) -> None:
     server, client = api
-    reconciler = ScriptedReconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
+    reconciler = Reconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
+    gates = ScriptedGates(reconciler)
     raw = make_raw_pod()
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
     pod = read_raw_pod(raw)
     reconciler.world.note_pod(pod)
-    reporter = Reporter(client, reconciler, lambda: True, dict, patience_seconds=3600)
+    reporter = Reporter(client, reconciler, lambda: True, dict, patience_seconds=3600, gates=gates)
     running = asyncio.create_task(reporter.run())
     looks: tuple[Callable[[], None], ...] = (lambda: reporter.look_at_gate(pod.uid), reporter.look_at_all)
     for look in looks:
-        asked, patches = reconciler.asked, len(server.patches(pod.name))
-        reconciler.gate = ScriptedReconciler.gate
+        asked, patches = gates.asked, len(server.patches(pod.name))
+        gates.gate = ScriptedGates.gate
         reporter.look_at_gate(pod.uid)
-        await until(lambda asked=asked: reconciler.asked > asked)
-        reconciler.gate = OPEN
+        await until(lambda asked=asked: gates.asked > asked)
+        gates.gate = OPEN
         look()
         await until(lambda patches=patches: len(server.patches(pod.name)) > patches)
     running.cancel()
@@ -385,13 +387,14 @@ async def test_who_takes_over_tells_nothing_that_is_over(api: tuple[ApiServer, C
 
 async def test_a_gate_says_again_what_another_leader_has_overwritten(api: tuple[ApiServer, Client]) -> None:
     server, client = api
-    reconciler = ScriptedReconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
-    reconciler.gate = Gate(is_open=False, reason="PortNotFound", message="no port")
+    reconciler = Reconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
+    gates = ScriptedGates(reconciler)
+    gates.gate = Gate(is_open=False, reason="PortNotFound", message="no port")
     raw, leads = make_raw_pod(), True
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
     pod = read_raw_pod(raw)
     reconciler.world.note_pod(pod)
-    reporter = Reporter(client, reconciler, lambda: leads, dict)
+    reporter = Reporter(client, reconciler, lambda: leads, dict, gates=gates)
     server.objects[pod.name] = {"metadata": {"uid": pod.uid}}
     running = asyncio.create_task(reporter.run())
     reporter.look_at_all()

@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry
 
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.gates import Gates
 from grpc_etcd_operator.core.cluster import World
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.gates import OPEN
@@ -29,10 +30,10 @@ def test_no_gate_opens_for_want_of_a_grpcservice_where_they_may_not_be_read() ->
     reconciler.world.note_pod(pod)
     unseen: dict[str, str | None] = {SERVICES: REFUSED}
     reconciler.blindness = lambda resource, _: unseen.get(resource)
-    assert reconciler.gate_of(pod, {}) is None
+    assert Gates(reconciler).judge(pod, {}) is None
     for passing in ("", None):
         unseen[SERVICES] = passing
-        assert reconciler.gate_of(pod, {}) == OPEN, "no Pod waits for a watch that is just opened again"
+        assert Gates(reconciler).judge(pod, {}) == OPEN, "no Pod waits for a watch that is just opened again"
 
 
 def test_a_port_that_pods_lack_is_not_counted_where_pods_may_not_be_read() -> None:
