@@ -81,7 +81,7 @@ def _until_ended(work: Coroutine[Any, Any, None]) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # a sixth less CPU than asyncio's own loop
             runner.run(work)
     except (UnusableError, NoClusterError) as error:
-        log.error(str(error))  # noqa: TRY400  the sentence is for an admin; a traceback would hide it
+        log.error(str(error), extra={"event": "unusable"})  # noqa: TRY400  the sentence is for an admin; a traceback would hide it
         return EXIT_UNUSABLE
     return 0
 
@@ -238,12 +238,15 @@ class Operator:
             if name != first:
                 log.warning(
                     "two registries are one etcd: the second name stands for the first",
-                    extra={"fields": {"registry": name, "same as": first}},
+                    extra={"event": "registry_aliased", "fields": {"registry": name, "same as": first}},
                 )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run all parts until `stop` is set, then hand over; a part that fails is started again alone."""
-        log.info("started", extra={"fields": {"cluster": self._cluster, "registries": list(self._stations)}})
+        log.info(
+            "started",
+            extra={"event": "started", "fields": {"cluster": self._cluster, "registries": list(self._stations)}},
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 runs = {f"station {station.name}": station.run for station in self._stations.values()}
@@ -265,7 +268,7 @@ class Operator:
         finally:
             for station in self._stations.values():
                 await station.close()
-            log.info("ended")
+            log.info("ended", extra={"event": "stopped"})
 
     async def _follow_cluster(self) -> None:
         """Keep up with what tells this cluster from others: its CA may be renewed."""

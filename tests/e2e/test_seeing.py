@@ -136,7 +136,7 @@ def test_a_server_that_asks_for_patience_is_given_it(scene: Scene, front: Front)
 def test_health_is_told_from_the_start_while_the_api_server_is_away(scene: Scene) -> None:
     scene.api.kill()
     replica = scene.start()
-    wait_until(lambda: replica.lines("metrics and health are served"), "the port is open")
+    wait_until(lambda: replica.lines("port_opened"), "the port is open")
     assert replica.get("/healthz") == (200, "ok\n")
     status, text = replica.get("/readyz")
     assert (status, "API server" in text) == (503, True)

@@ -44,7 +44,7 @@ class RefusedError(Exception):
 async def clean_up(settings: Settings) -> None:
     """Withdraw all that the cluster id owns, from every registry of the settings."""
     if settings.dry_run:
-        log.info("dry run: nothing is withdrawn")
+        log.info("dry run: nothing is withdrawn", extra={"event": "cleanup_skipped"})
         return
     fingerprint = await find_fingerprint()
     cluster = settings.cluster_id or fingerprint.kube_system
@@ -105,7 +105,7 @@ async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leade
         await etcd.delete_prefix(standby_prefix(cluster))
         if refused:
             raise RefusedError(_tell(refused))
-        log.info("everything is withdrawn", extra={"fields": {"units": len(listing.records)}})
+        log.info("everything is withdrawn", extra={"event": "cleanup_done", "fields": {"units": len(listing.records)}})
     finally:
         campaign.cancel()
         await asyncio.gather(campaign, return_exceptions=True)
@@ -168,4 +168,7 @@ async def _revoke(etcd: Etcd, lease: int) -> None:
     except LeaseNotFound:
         pass
     except EtcdError as error:
-        log.debug("a lease could not be revoked; it runs out", extra={"fields": {"error": str(error)}})
+        log.debug(
+            "a lease could not be revoked; it runs out",
+            extra={"event": "lease_not_revoked", "fields": {"error": str(error)}},
+        )

@@ -102,7 +102,7 @@ class Reading:
             for namespace, said in self._unreadable(resource):
                 fields = {"namespace": namespace, "of": resource, "error": said, "remedy": RIGHTS}
                 message = "a namespace is left out of the plan: not everything of it may be read"
-                log.warning(message, extra={"fields": fields})
+                log.warning(message, extra={"event": "plan_incomplete", "fields": fields})
 
 
 class DryRun:
@@ -129,7 +129,9 @@ class DryRun:
 
     async def rehearse(self, stop: asyncio.Event) -> None:
         """Do as `run` does, but print what would be written, again whenever it changes, and write nothing."""
-        log.info("dry run: nothing is written", extra={"fields": {"cluster": self._cluster}})
+        log.info(
+            "dry run: nothing is written", extra={"event": "dry_run_started", "fields": {"cluster": self._cluster}}
+        )
         async with self._read():
             await self._print_changes(stop)
 
@@ -140,7 +142,9 @@ class DryRun:
             if self._is_judged() and (lines := self._plans()) != self._printed:
                 _print(lines)
                 self._printed = lines
-                log.info("dry run: waiting for changes", extra={"fields": {"plans": len(lines)}})
+                log.info(
+                    "dry run: waiting for changes", extra={"event": "dry_run_waiting", "fields": {"plans": len(lines)}}
+                )
             pause = max(LOOK_SECONDS, PREVIEW_SHARE * (time.monotonic() - began))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):

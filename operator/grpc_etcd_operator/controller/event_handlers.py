@@ -104,7 +104,7 @@ class Reconciler:
             return parse_pod(message, self.world.pods.get(message.metadata.uid))
         except ValueError:
             self.broken_objects += 1
-            log.exception("a Pod could not be read")
+            log.exception("a Pod could not be read", extra={"event": "pod_unreadable"})
             return None
 
     def forget_pod(self, uid: str) -> None:
@@ -231,7 +231,7 @@ class Reconciler:
         self.complete.add(resource)
         if resource == PODS:
             self._timings.begin()
-        log.info("a complete list has been seen", extra={"fields": {"resource": resource}})
+        log.info("a complete list has been seen", extra={"event": "listed", "fields": {"resource": resource}})
         for station in self.stations.values():
             station.writer.wake()
         if resource == SERVICES:
@@ -566,4 +566,7 @@ def _log_change(registry: str, world: World, outcome: Outcome) -> None:
         "put": [edit.key.decode(errors="replace") for edit in plan.puts],
         "deleted": [edit.key.decode(errors="replace") for edit in plan.deletes],
     }
-    log.info("written" if plan.puts else "withdrawn", extra={"fields": fields})
+    log.info(
+        "written" if plan.puts else "withdrawn",
+        extra={"event": "records_written" if plan.puts else "records_deleted", "fields": fields},
+    )

@@ -101,7 +101,13 @@ class Touches:
         refused = self._refused.setdefault(stream, Refused())
         if not refused.failures:
             text = "etcd refuses the settling touch of a service, whose readers may miss changes; it is tried again"
-            log.warning(text, extra={"fields": {"registry": self._parts.registry, "remedy": grant(stream)}})
+            log.warning(
+                text,
+                extra={
+                    "event": "flush_key_refused",
+                    "fields": {"registry": self._parts.registry, "remedy": grant(stream)},
+                },
+            )
         refused.failures += 1
         refused.until = time.monotonic() + BACKOFF.after(refused.failures)
 

@@ -437,7 +437,10 @@ class Station:
 
     def _start_over(self) -> None:
         """Drop all that is remembered, leases included."""
-        log.warning("etcd holds another history: it was restored, or its data were lost; all is compared anew")
+        log.warning(
+            "etcd holds another history: it was restored, or its data were lost; all is compared anew",
+            extra={"event": "history_changed"},
+        )
         self.has_settled = self._has_searched = False
         self._known_since = math.inf
         self._new.clear()
@@ -470,7 +473,7 @@ class Station:
             self.writer.wake()
             return
         fields = {"registry": self.name, "error": str(error), "remedy": self._advise(error)}
-        log.warning("etcd is out of reach; it is tried again", extra={"fields": fields})
+        log.warning("etcd is out of reach; it is tried again", extra={"event": "etcd_unavailable", "fields": fields})
         self._views.on_change()
 
     def _leadership_changed(self) -> None:

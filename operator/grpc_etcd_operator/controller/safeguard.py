@@ -23,7 +23,7 @@ class Safeguard:
         """Report that most of what is known has gone."""
         self.count += 1
         message = f"{len(missing)} of {total} objects are missing from a list; each is looked for before its keys go"
-        log.error(message, extra={"fields": {"missing": len(missing), "of": total}})
+        log.error(message, extra={"event": "deletion_safeguard", "fields": {"missing": len(missing), "of": total}})
         self._warn(self._find(seen.uid for seen in missing), "MassDeletion", message)
 
     def note_left_out(self, held: Sequence[Seen]) -> None:

@@ -135,7 +135,7 @@ class Watches:
                 self._sweeper.note_crd_away()
                 if not self._is_crd_missing:
                     self._is_crd_missing = True
-                    log.error("%s; the operator waits for it", CRD_MISSING)
+                    log.error("%s; the operator waits for it", CRD_MISSING, extra={"event": "crd_missing"})
             await asyncio.sleep(CRD_SECONDS)
 
 

@@ -55,7 +55,7 @@ def log_unreachable(client: Client, error: Exception) -> None:
     log.error(
         "the API server at %s cannot be reached: check KUBECONFIG and the network; it is tried again",
         client.server,
-        extra={"fields": {"error": f"{type(error).__name__}: {error}"}},
+        extra={"event": "api_server_unreachable", "fields": {"error": f"{type(error).__name__}: {error}"}},
     )
 
 

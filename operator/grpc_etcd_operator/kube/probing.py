@@ -75,5 +75,5 @@ def _compare(stream: Stream, version: int, found: str) -> None:
 
 
 def _list_anew(stream: Stream, message: str) -> None:
-    log.warning(message, extra={"fields": {"of": stream.resource, "namespace": stream.namespace}})
+    log.warning(message, extra={"event": "relisting", "fields": {"of": stream.resource, "namespace": stream.namespace}})
     stream.list_anew()

@@ -144,7 +144,7 @@ class KopfSource(Generic[T]):
                 is_asked = await self._run_kopf(receiver, version)
             except Exception as error:  # noqa: BLE001  the loop that retries: whatever ended Kopf, it is started anew
                 fields = {"of": self.kind, "namespace": self._stream.namespace, "error": _first_line(error)}
-                log.warning("the watches ended; they start anew", extra={"fields": fields})
+                log.warning("the watches ended; they start anew", extra={"event": "watch_restarting", "fields": fields})
                 is_asked = False
             is_calm = is_asked or time.monotonic() - began > CALM_SECONDS
             failures = 1 if is_calm else failures + 1
@@ -222,7 +222,7 @@ class Listed:
             return await handler(request)
         if self._has_answered:
             fields = {"of": self._stream.resource, "namespace": self._stream.namespace}
-            log.warning("the watch starts anew with a list", extra={"fields": fields})
+            log.warning("the watch starts anew with a list", extra={"event": "relisting", "fields": fields})
             self.is_over.set()
             await asyncio.Event().wait()  # until cancelled, with all of Kopf
         request.url = request.url.update_query(self._query)

@@ -124,6 +124,8 @@ class Reflector:
                 fields["remedy"] = SELECTOR_REMEDY.format(self._selector)
             self._version = ""
         if self._version:
-            log.warning("the watch failed; it goes on where it was", extra={"fields": fields})
+            log.warning(
+                "the watch failed; it goes on where it was", extra={"event": "watch_resuming", "fields": fields}
+            )
         else:
-            log.warning("the watch starts anew with a list", extra={"fields": fields})
+            log.warning("the watch starts anew with a list", extra={"event": "relisting", "fields": fields})

@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import grpc
 
-from grpc_etcd.client.aio import AioRegistry
 from grpc_etcd.client.changes import Changes, ChangeSubscription
 from grpc_etcd.client.channels import FollowingChannel, Renewable
 from grpc_etcd.client.configuration import check_least, check_wishes, read_wait
@@ -54,12 +53,11 @@ class Following(abc.ABC):
         self._closed = False
         self._last_timeouts: Mapping[str, float | None] = {}  # what channels that outlive the registry go by
 
-    @abc.abstractmethod
     def _open(self) -> Any:
-        """Open what the feeds of this process share."""
+        """Open what the feeds of this process share, if they share anything."""
+        return None
 
-    @abc.abstractmethod
-    def _close(self, opened: Any) -> None:
+    def _close(self, opened: Any) -> None:  # noqa: B027 - most have nothing to close
         """Close what `_open` gave."""
 
     @abc.abstractmethod
@@ -104,11 +102,6 @@ class Following(abc.ABC):
         self, service: str, options: ChannelOptions | None, make: Callable[[str, ChannelOptions], grpc.Channel]
     ) -> grpc.Channel:
         return FollowingChannel(Renewable(self, service, options or (), make))
-
-    @property
-    def aio(self) -> AioRegistry:
-        """The same registry for asyncio."""
-        return AioRegistry(self)
 
     def lead(self, service: str, options: ChannelOptions, retries: MethodRetries) -> plane.Lead:
         """Begin to follow a service, and say how a channel with such options and retries of its own gets to it."""

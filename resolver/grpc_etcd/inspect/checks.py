@@ -5,12 +5,11 @@ says in one sentence what to do.
 """
 
 import enum
-import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grpc_etcd.inspect.entries import Entry
-from grpc_etcd.registry.endpoint import Endpoint, split_address
+from grpc_etcd.registry.endpoint import Endpoint, split_address, unroutable
 from grpc_etcd.registry.escaping import escape, escape_bytes
 from grpc_etcd.registry.layout import Rejected
 
@@ -155,20 +154,6 @@ def _addresses(facts: Facts) -> Iterator[Finding]:
                 f"{entry.service} does not answer there: {reason}",
                 "Check that the server runs, that its port is right, and that network policies let this machine in.",
             )
-
-
-def unroutable(host: str) -> str | None:
-    """Say why nobody else can dial a host; None where nothing can be said."""
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return "a loopback name" if host == "localhost" else None
-    kinds = (
-        ("a wildcard", ip.is_unspecified),
-        ("a loopback address", ip.is_loopback),
-        ("a link-local one", ip.is_link_local),
-    )
-    return next((kind for kind, matches in kinds if matches), None)
 
 
 def _leases(entries: Sequence[Entry]) -> Iterator[Finding]:

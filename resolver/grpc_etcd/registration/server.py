@@ -235,7 +235,7 @@ class BoundServer(grpc.Server):
         """
         with self._turn:
             if self._is_never_to_start():
-                _LOG.info(STOPPED_BEFORE, self)
+                _LOG.info(STOPPED_BEFORE, self, extra={"event": "server_not_started"})
             elif self._is_begun:
                 self._server.start()  # gRPC refuses that, and serves on
             else:
@@ -330,7 +330,7 @@ class BoundAioServer(aio.Server):
         """
         async with self._turn:
             if self._is_never_to_start():
-                _LOG.info(STOPPED_BEFORE, self)
+                _LOG.info(STOPPED_BEFORE, self, extra={"event": "server_not_started"})
             else:
                 await self._start()
 

@@ -9,11 +9,14 @@ from typing import Any, assert_never
 
 import grpc
 
-from grpc_etcd.etcd import errors, hub, model
+from grpc_etcd.etcd import errors, model
 from grpc_etcd.etcd.aio.link import Link, is_being_cancelled
 from grpc_etcd.etcd.aio.streams import read
 from grpc_etcd.etcd.following import watch_method
-from grpc_etcd.etcd.hub import Subscription, Watch
+from grpc_etcd.etcd.hub import commands
+from grpc_etcd.etcd.hub.core import Core
+from grpc_etcd.etcd.hub.subscription import Subscription
+from grpc_etcd.etcd.hub.watch import Watch
 from grpc_etcd.etcd.model import News, State
 from grpc_etcd.etcd.reporting import log_unexpected
 
@@ -33,7 +36,7 @@ class WatchHub:
         self._link = link
         self._on_error = on_error or log_unexpected
         jitter = random.Random().random  # noqa: S311 (no secret)
-        self._core = hub.Core(time.time, jitter, progress_seconds, LISTINGS)
+        self._core = Core(time.time, jitter, progress_seconds, LISTINGS)
         self._session: asyncio.Task[None] | None = None
         self._stream: Any = None
         self._requests: asyncio.Queue[Any] = asyncio.Queue()
@@ -82,7 +85,7 @@ class WatchHub:
         self._take(lambda: self._core.add(watch))
         return Subscription(watch, self)
 
-    def note(self, note: Callable[[hub.Core, float], None]) -> None:
+    def note(self, note: Callable[[Core, float], None]) -> None:
         """Let the core note something: for the subscriptions."""
         self._take(lambda: note(self._core, time.monotonic()))
 
@@ -103,8 +106,8 @@ class WatchHub:
             return  # a callback has asked for something; the loop below sees to it
         self._is_pumping = True
         try:
-            while commands := self._core.advance(time.monotonic()):
-                for command in commands:
+            while due := self._core.advance(time.monotonic()):
+                for command in due:
                     self._carry_out(command)
         finally:
             self._is_pumping = False
@@ -124,19 +127,19 @@ class WatchHub:
         self._timer = None
         self._take(lambda: None)
 
-    def _carry_out(self, command: hub.Command) -> None:
+    def _carry_out(self, command: commands.Command) -> None:
         match command:
-            case hub.Tell(watch, news):
+            case commands.Tell(watch, news):
                 self._tell(watch, news)
-            case hub.Write(request):
+            case commands.Write(request):
                 self._requests.put_nowait(request)
-            case hub.Ask():
+            case commands.Ask():
                 self._start(self._ask(command))
-            case hub.Open(number):
+            case commands.Open(number):
                 self._session = self._start(self._read(number, self._requests))
-            case hub.HangUp(fault):
+            case commands.HangUp(fault):
                 self._hang_up(fault)
-            case hub.LogIn():
+            case commands.LogIn():
                 self._link.drop_token()
             case _:
                 assert_never(command)
@@ -163,7 +166,7 @@ class WatchHub:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ask(self, ask: hub.Ask) -> None:
+    async def _ask(self, ask: commands.Ask) -> None:
         try:
             answer = await self._link.run(ask.steps)
         except errors.EtcdError as error:

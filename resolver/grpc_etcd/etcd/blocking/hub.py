@@ -13,11 +13,14 @@ from typing import Any, TypeAlias, assert_never
 
 import grpc
 
-from grpc_etcd.etcd import errors, hub, model
+from grpc_etcd.etcd import errors, model
 from grpc_etcd.etcd.blocking.link import Link
 from grpc_etcd.etcd.blocking.streams import STREAM_ENDED, Requests
 from grpc_etcd.etcd.following import watch_method
-from grpc_etcd.etcd.hub import Subscription, Watch
+from grpc_etcd.etcd.hub import commands
+from grpc_etcd.etcd.hub.core import Core
+from grpc_etcd.etcd.hub.subscription import Subscription
+from grpc_etcd.etcd.hub.watch import Watch
 from grpc_etcd.etcd.model import News, State
 from grpc_etcd.etcd.reporting import log_unexpected
 from grpc_etcd.etcd.translating import translate
@@ -74,9 +77,9 @@ class WatchHub:
         self._link = link
         self._on_error = on_error or log_unexpected
         jitter = random.Random().random  # noqa: S311  an application's own sequence is not disturbed
-        self._core = hub.Core(time.time, jitter, progress_seconds, CALLERS)
+        self._core = Core(time.time, jitter, progress_seconds, CALLERS)
         self._inbox: queue.SimpleQueue[Note] = queue.SimpleQueue()
-        self._calls: queue.SimpleQueue[hub.Ask | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[commands.Ask | None] = queue.SimpleQueue()
         self._requests = Requests(())
         self._session: Session | None = None
         self._readers: set[threading.Thread] = set()
@@ -110,7 +113,7 @@ class WatchHub:
         """Read one key and follow it, until the subscription is closed."""
         return self._follow(key, b"", on_news)
 
-    def note(self, note: Callable[[hub.Core, float], None]) -> None:
+    def note(self, note: Callable[[Core, float], None]) -> None:
         """Let the core note something: for the subscriptions."""
         self._inbox.put(lambda: note(self._core, time.monotonic()))
 
@@ -220,26 +223,26 @@ class WatchHub:
         """Let the core note something, and do what follows. A fault in here must not end the hub."""
         try:
             note()
-            while commands := self._core.advance(time.monotonic()):
-                for command in commands:
+            while due := self._core.advance(time.monotonic()):
+                for command in due:
                     self._carry_out(command)
         except Exception as error:  # noqa: BLE001  whatever it is, all other watches go on
             self._on_error(b"", error)
             self._core.abandon(errors.EtcdError(f"unexpected: {error}"), time.monotonic())
 
-    def _carry_out(self, command: hub.Command) -> None:
+    def _carry_out(self, command: commands.Command) -> None:
         match command:
-            case hub.Tell(watch, news):
+            case commands.Tell(watch, news):
                 self._tell(watch, news)
-            case hub.Write(request):
+            case commands.Write(request):
                 self._requests.put(request)
-            case hub.Ask():
+            case commands.Ask():
                 self._calls.put(command)
-            case hub.Open(number):
+            case commands.Open(number):
                 self._open(number)
-            case hub.HangUp(fault):
+            case commands.HangUp(fault):
                 self._hang_up(fault)
-            case hub.LogIn():
+            case commands.LogIn():
                 self._link.drop_token()
             case _:
                 assert_never(command)
@@ -295,7 +298,7 @@ class WatchHub:
                     self._calling -= 1
                     self._none_calls.notify_all()
 
-    def _ask(self, ask: hub.Ask) -> Note:
+    def _ask(self, ask: commands.Ask) -> Note:
         try:
             answer = self._link.run(ask.steps)
         except errors.EtcdError as error:

@@ -9,7 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.etcd import errors, hub, model
+from grpc_etcd.etcd import errors, model
+from grpc_etcd.etcd.hub import commands
+from grpc_etcd.etcd.hub.core import Core
+from grpc_etcd.etcd.hub.watch import Stage, Watch
 from grpc_etcd.etcd.messages import message
 from grpc_etcd.etcd.model import Changed, Deleted, Listed, Lost, News, Progress
 
@@ -93,12 +96,12 @@ class World:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.core = hub.Core(lambda: self.now, lambda: 1.0, 5.0, LISTINGS)
+        self.core = Core(lambda: self.now, lambda: 1.0, 5.0, LISTINGS)
         self.store = Store()
         self.backup = self.store.copy()
         self.denied: set[bytes] = set()
         self.values = itertools.count()
-        self.asks: deque[hub.Ask] = deque()
+        self.asks: deque[commands.Ask] = deque()
         self.number = 0
         self.is_open = False
         self.requests: deque[Any] = deque()
@@ -106,12 +109,12 @@ class World:
         self.begun: dict[int, int] = {}
         self.behind: set[int] = set()  # watches that are yet to catch up
         self.ended: set[int] = set()  # watches that were compacted: etcd keeps them until they are cancelled
-        self.awaited: dict[hub.Watch, int] = {}
+        self.awaited: dict[Watch, int] = {}
         self.read_ahead: dict[int, Any] = {}
         self.was_restored = False
         self.replies = Replies()
-        self.consumers: dict[hub.Watch, list[News]] = {}
-        self.failing: set[hub.Watch] = set()
+        self.consumers: dict[Watch, list[News]] = {}
+        self.failing: set[Watch] = set()
 
     # etcd.
 
@@ -200,26 +203,26 @@ class World:
     # The driver.
 
     def pump(self) -> None:
-        while commands := self.core.advance(self.now):
-            for command in commands:
+        while due := self.core.advance(self.now):
+            for command in due:
                 self.carry_out(command)
         self.serve()
 
-    def carry_out(self, command: hub.Command) -> None:
+    def carry_out(self, command: commands.Command) -> None:
         match command:
-            case hub.Ask():
+            case commands.Ask():
                 self.asks.append(command)
-            case hub.Open(number):
+            case commands.Open(number):
                 self.number, self.is_open = number, True
-            case hub.Write(request):
+            case commands.Write(request):
                 self.requests.append(request)
-            case hub.HangUp():
+            case commands.HangUp():
                 self.drop_stream()
-            case hub.Tell(watch, news):
+            case commands.Tell(watch, news):
                 self.tell(watch, news)
 
-    def tell(self, watch: hub.Watch, news: News) -> None:
-        assert not watch.is_closed or watch.stage is hub.Stage.CLOSED
+    def tell(self, watch: Watch, news: News) -> None:
+        assert not watch.is_closed or watch.stage is Stage.CLOSED
         if watch.is_closed:
             return
         if watch in self.failing:
@@ -230,13 +233,13 @@ class World:
             if not self.was_restored:
                 self.check_told(watch)
 
-    def check_told(self, watch: hub.Watch) -> None:
+    def check_told(self, watch: Watch) -> None:
         """What a consumer has been told is what etcd held at the revision that it was told of."""
         told = [news for news in self.consumers[watch] if isinstance(news, Listed | Changed | Progress)]
         if told:
             assert view(told) == self.held(watch, told[-1].revision), (watch, told)
 
-    def held(self, watch: hub.Watch, revision: int) -> dict[bytes, tuple[bytes, int]]:
+    def held(self, watch: Watch, revision: int) -> dict[bytes, tuple[bytes, int]]:
         found = {key: (kv.value, kv.mod_revision) for key, kv in self.store.at(revision).items()}
         return {key: value for key, value in found.items() if within(key, watch.key, watch.end)}
 
@@ -263,7 +266,7 @@ class World:
         except errors.EtcdError as error:
             ask.failed(error, self.now)
 
-    def call(self, ask: hub.Ask) -> Any:
+    def call(self, ask: commands.Ask) -> Any:
         call = next(ask.steps)
         return call.read(self.serve_call(call.request))
 

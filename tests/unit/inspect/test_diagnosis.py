@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from grpc_etcd.inspect.checks import Facts, Finding, Level, find_faults, is_outdated, unroutable
+from grpc_etcd.inspect.checks import Facts, Finding, Level, find_faults, is_outdated
 from grpc_etcd.inspect.entries import Entry
 from grpc_etcd.inspect.probes import fold
 from grpc_etcd.layouts.index import make_layout
-from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.endpoint import Endpoint, unroutable
 from grpc_etcd.registry.layout import KeyValue, Rejected
 
 JUPITER = make_layout("jupiter")
@@ -121,7 +121,10 @@ def test_outdated_releases_of_etcd(version: str, outdated: bool) -> None:  # noq
     assert is_outdated(version) is outdated
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::", "169.254.1.1", "localhost"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "169.254.1.1", "224.0.0.1", "localhost", "LOCALHOST."],
+)
 def test_hosts_that_nobody_else_can_dial(host: str) -> None:
     assert unroutable(host)
 
