@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from grpc_etcd_operator.controller.claim_granter import Granter
 from grpc_etcd_operator.controller.cleanup import clean_up
+from grpc_etcd_operator.controller.deletions import Deletions
 from grpc_etcd_operator.controller.dry_run import PLAN_SECONDS, DryRun, Reading
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.controller.gates import Gates
@@ -29,12 +30,12 @@ from grpc_etcd_operator.controller.registry_controller import Station, Views
 from grpc_etcd_operator.controller.resync import Sweeper
 from grpc_etcd_operator.controller.safeguard import Safeguard
 from grpc_etcd_operator.controller.status_leader import StatusLeader
+from grpc_etcd_operator.controller.status_queue import StatusQueue
 from grpc_etcd_operator.controller.status_writer import Reporter
 from grpc_etcd_operator.controller.watches import Watches
 from grpc_etcd_operator.core.claims import Rules, parse_etcds
 from grpc_etcd_operator.core.cluster import World
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, make_identity
-from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.standing import find_unready
 from grpc_etcd_operator.isolation import Isolation, supervise
 from grpc_etcd_operator.kube.client import Client
@@ -176,6 +177,7 @@ class Operator:
         self._freshness = Freshness(self._watch_opened, expected, self._not_found)
         self._registries = distinct(settings)
         self._stations: dict[str, Station] = {}
+        self._statuses, self._claims, self._deletions = StatusQueue(world), asyncio.Event(), Deletions()
         self._reconciler = Reconciler(
             world,
             prefixes,
@@ -183,6 +185,9 @@ class Operator:
             etcds,
             stations=self._stations,
             blindness=self._freshness.blindness,
+            statuses=self._statuses,
+            claims=self._claims,
+            deletions=self._deletions,
         )
         self._turns = Turns(self._stations, etcds)
         self._stations.update({each.name: self._make_station(each) for each in self._registries})
@@ -190,20 +195,17 @@ class Operator:
         self._leader = leader = StatusLeader(tuple(self._stations.values()))
         parts = (client, self._reconciler)
         selector, isolation = settings.pod_selector, self._isolation
-        self._reporter = Reporter(*parts, leader.may_report, leader.down, isolation, pod_selector=selector)
-        self._granter = Granter(*parts, leader.may_grant, isolation)
+        self._reporter = Reporter(
+            *parts, self._statuses, leader.may_report, leader.down, isolation, pod_selector=selector
+        )
+        self._granter = Granter(*parts, self._claims, leader.may_grant, isolation)
         self._safeguard = safeguard = Safeguard(self._reconciler.services_behind, self._reporter.warn)
-        unreadable = self._freshness.unreadable
-        self._sweeper = Sweeper(*parts, scope, safeguard.note_missing, unreadable, isolation, safeguard.note_left_out)
+        unreadable, left_out = self._freshness.unreadable, safeguard.note_left_out
+        self._sweeper = Sweeper(*parts, scope, safeguard.note_missing, unreadable, isolation, left_out, self._deletions)
         self._watches = Watches(settings, connection, *parts, self._freshness, self._sweeper, isolation, on_signal)
         is_crd_missing = self._watches.is_crd_missing
         reading = Reading(self._reconciler, self._freshness, self._registries, client.server, is_crd_missing)
         self.dry_run = DryRun(reading, self._sweeper, self._read, cluster)
-        self._reconciler.on_status = self._reporter.look_at
-        self._reconciler.on_other_status = self._note_other_status
-        self._reconciler.on_gate = self._reporter.look_at_gate
-        self._reconciler.on_claims = self._granter.look
-        self._reconciler.on_service_deleted = self._sweeper.check_deleted
         self._gates = Gates(self._reconciler)
         self._collector.register(Samples(self._samples))
         ProcessCollector(registry=self._collector)
@@ -311,13 +313,8 @@ class Operator:
 
     def _station_changed(self) -> None:
         self._sweeper.check_owners()
-        self._reporter.look_at_all()
-        self._granter.look()
-
-    def _note_other_status(self, service: GrpcService) -> None:
-        """Take it that a status has been written that this replica did not write: it may speak no longer."""
-        if not self._reporter.is_writing(service):
-            self._leader.note_other()
+        self._statuses.look_at_all()
+        self._claims.set()
 
     # -- health -------------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "operator"
 NAME = "grpc_etcd_operator"
 # Fewer is better: lower these when you can, and say in a decision record why they had to be raised.
-MOST_ARROWS = 250  # imports of one module by another
-MOST_LATE = 5  # `part.on_something = ...` in the composition root: an event handler that is given no queue yet
+MOST_ARROWS = 260  # imports of one module by another
 
 
 def read(path: Path) -> ast.Module:
@@ -60,5 +59,5 @@ def test_there_are_no_more_arrows_between_modules() -> None:
     assert arrows <= MOST_ARROWS, arrows
 
 
-def test_no_more_is_bound_late() -> None:
-    assert len(late_bindings()) <= MOST_LATE, late_bindings()
+def test_nothing_is_bound_late() -> None:
+    assert late_bindings() == []

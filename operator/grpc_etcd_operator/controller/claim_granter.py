@@ -44,21 +44,22 @@ class Granter:
     """Grants claims and drops those that are over. `may_grant` says whether this replica is the one to do it."""
 
     def __init__(
-        self, client: Client, reconciler: Reconciler, may_grant: Callable[[], bool], isolation: Isolation
+        self,
+        client: Client,
+        reconciler: Reconciler,
+        wake: asyncio.Event,
+        may_grant: Callable[[], bool],
+        isolation: Isolation,
     ) -> None:
         self._client, self._reconciler, self._may_grant = client, reconciler, may_grant
         self._isolation, self._is_ending, self._writing = isolation, False, 0
-        self._wake = asyncio.Event()
+        self._wake = wake
         self._requests = Overtaking(PART, isolation, self._wake.set)
         self._last = EARLIEST
         self._failures: Counter[str] = Counter()
         self._later: dict[str, float] = {}
         self._empty: dict[str, list[dict[str, str]]] = {}
         self._next_release = 0.0
-
-    def look(self) -> None:
-        """Look soon: somebody asks, or this replica may grant now."""
-        self._wake.set()
 
     async def end(self, seconds: float) -> None:
         """Write no more claims, and wait for those that are being written, but not longer than this."""

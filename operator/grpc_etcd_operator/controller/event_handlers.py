@@ -4,6 +4,7 @@ the watches, sweeps  ->  note_*  ->  World  ->  the units concerned  ->  each st
 stations                 ->  take_outcome  ->  Tally  ->  statuses and gates that may have to be written
 """
 
+import asyncio
 import logging
 import time
 from bisect import bisect_left
@@ -13,9 +14,11 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from grpc_etcd_operator.controller.deletions import Deletions
 from grpc_etcd_operator.controller.gates import Gates, is_serving_for
 from grpc_etcd_operator.controller.outcomes import Outcome
 from grpc_etcd_operator.controller.registry_controller import Station
+from grpc_etcd_operator.controller.status_queue import StatusQueue
 from grpc_etcd_operator.core.claims import Claim, claims_of, read_claims
 from grpc_etcd_operator.core.cluster import World
 from grpc_etcd_operator.core.conditions import PORTLESS, is_portless, is_same_judgement
@@ -47,8 +50,13 @@ class Reconciler:
         *,
         stations: dict[str, Station] | None = None,
         blindness: Callable[[str, str], str | None] = lambda _resource, _namespace: None,
+        statuses: StatusQueue | None = None,
+        claims: asyncio.Event | None = None,
+        deletions: Deletions | None = None,
         grant_seconds: float = GRANT_SECONDS,
     ) -> None:
+        self.statuses, self.claims = statuses or StatusQueue(world), claims or asyncio.Event()
+        self.deletions = deletions or Deletions()
         self.world, self.tally = world, Tally()
         self.stations: dict[str, Station] = {} if stations is None else stations
         self.complete: set[str] = set()
@@ -56,10 +64,6 @@ class Reconciler:
         self.broken_objects = 0
         self.blindness = blindness
         self._prefixes, self._timings, self._etcds = prefixes, timings, etcds
-        self.on_status: Callable[[Collection[str]], None] = _ignore
-        self.on_other_status: Callable[[GrpcService], None] = _ignore
-        self.on_gate: Callable[[str], None] = _ignore
-        self.on_claims: Callable[[], None] = _do_nothing
         self.grants_in_memory = False  # for a dry run, which writes no status
         self._echoes: dict[str, str] = {}
         self._asking: set[str] = set()
@@ -70,7 +74,6 @@ class Reconciler:
         self._awaited: tuple[tuple[int, ...], set[str]] = (), set()  # the others' namespaces, and as of when
         self._gates = Gates(self)
         self._keys: dict[str, tuple[int | None, dict[str, list[bytes]]]] = {}
-        self.on_service_deleted: Callable[[GrpcService], None] = _ignore
 
     # -- facts of Kubernetes ----------------------------------------------------------------------------------------
 
@@ -112,8 +115,8 @@ class Reconciler:
         pod = self.world.pods.get(uid)
         if pod and self.world.forget_pod(uid):
             if pod.gated:
-                self.on_gate(uid)  # so that nothing is kept of it there
-            self.on_status(self.tally.note_selected(uid, {}))
+                self.statuses.look_at_gate(uid)  # so that nothing is kept of it there
+            self.statuses.look_at(self.tally.note_selected(uid, {}))
             self._enqueue([uid], urgent=True)
 
     def has_pod(self, uid: str, version: str) -> bool:
@@ -152,7 +155,7 @@ class Reconciler:
             return  # told late; whatever has its name now is another
         if kind == "DELETED":
             if service.uid in self.world.services:
-                self.on_service_deleted(service)
+                self.deletions.note(service)
             return
         replaced = [] if service.uid in self.world.services else self._find_replaced(service)
         was = self.world.services.get(service.uid)
@@ -160,11 +163,17 @@ class Reconciler:
         self._follow([service.uid])  # also where an earlier try has failed in here, and nothing is new any more
         self._services_changed(concerned)
         if was and was.status != service.status:  # a backup was restored, or somebody else has written it
-            self.on_status([service.uid])
+            self.statuses.look_at([service.uid])
             if not (is_ours or is_same_judgement(was.status, service.status)):
-                self.on_other_status(service)
+                self._note_other_status(service)
         for uid in replaced:
             self.forget_service(uid)
+
+    def _note_other_status(self, service: GrpcService) -> None:
+        """Take it that a status has been written that this replica did not write: it may speak no longer."""
+        if not self.statuses.is_writing(service):
+            for station in self.stations.values():
+                station.election.note_other_speaker()
 
     def _take_service(self, service: GrpcService) -> set[str]:
         if self._returned is not None:
@@ -207,7 +216,7 @@ class Reconciler:
         self.tally.forget_service(uid)
         for station in self.stations.values():
             station.unlearn(uid)
-        self.on_status([uid])  # so that nothing is kept of it there
+        self.statuses.look_at([uid])  # so that nothing is kept of it there
 
     def forget_owner(self, seen: Seen, station: Station) -> None:
         """Take it that the unit behind an owner record is gone for good, which was never seen alive."""
@@ -225,7 +234,7 @@ class Reconciler:
             self._enqueue([pod.uid for pod in pods])
             for pod in pods:
                 self._consider_gate(pod)
-            self.on_status([each.uid for each in self.world.services.values() if each.namespace in newly])
+            self.statuses.look_at([each.uid for each in self.world.services.values() if each.namespace in newly])
         if resource in self.complete:
             return
         self.complete.add(resource)
@@ -243,7 +252,7 @@ class Reconciler:
         services = self.world.selecting(pod)
         ready = {each.uid: is_serving_for(pod, each) for each in services}
         changed = self.tally.note_selected(pod.uid, ready)
-        self.on_status(changed)
+        self.statuses.look_at(changed)
         urgent = not any(ready.values())
         for station in self.stations.values():
             # Whom nobody selects any more may be on its way to etcd, which no owner record tells yet.
@@ -260,12 +269,12 @@ class Reconciler:
         for uid in concerned:
             if pod := self.world.pods.get(uid):
                 ready = {each.uid: is_serving_for(pod, each) for each in self.world.selecting(pod)}
-                self.on_status(self.tally.note_selected(uid, ready))
+                self.statuses.look_at(self.tally.note_selected(uid, ready))
                 self._consider_gate(pod)
-        self.on_status(services)
+        self.statuses.look_at(services)
         self._enqueue(concerned)
         if self.world.asking or self.world.releasing:
-            self.on_claims()
+            self.claims.set()
 
     def _note_asking(self, concerned: Iterable[str]) -> None:
         """Note since when each asks for what it asks for now: one that is renamed on and on asks anew each time."""
@@ -365,7 +374,7 @@ class Reconciler:
 
     def _consider_gate(self, pod: Pod) -> None:
         if pod.gated and not pod.gate_open and not pod.terminating and self._gates.judge(pod, {}):
-            self.on_gate(pod.uid)
+            self.statuses.look_at_gate(pod.uid)
 
     def _enqueue(self, uids: Collection[str], *, urgent: bool = False) -> None:
         for station in self.stations.values():
@@ -482,11 +491,11 @@ class Reconciler:
         if pod or uid in self.world.gone:
             serving = [each.uid for each in services if is_serving_for(pod, each)]
             wanting = {each: names for each in serving if pod and (names := self.world.registries_for(each, pod))}
-            self.on_status(self.tally.note_registered(uid, registry, outcome.written, wanting))
-            self.on_status(self.tally.note_standing(uid, registry, self._find_standing(registry, outcome)))
+            self.statuses.look_at(self.tally.note_registered(uid, registry, outcome.written, wanting))
+            self.statuses.look_at(self.tally.note_standing(uid, registry, self._find_standing(registry, outcome)))
         known = [each.uid for each in services] + ([uid] if uid in self.world.services else [])
         faults = [each for each in outcome.faults if each.source in self.world.services]  # others went meanwhile
-        self.on_status(self.tally.note_faults(uid, registry, faults, known))
+        self.statuses.look_at(self.tally.note_faults(uid, registry, faults, known))
         if pod:
             self._consider_gate(pod)
         if outcome.plan:
@@ -538,14 +547,6 @@ class Reconciler:
 def is_older(version: str, other: str) -> bool:
     """Say whether one resourceVersion of an object is older than another; what is no number cannot be compared."""
     return version.isdigit() and other.isdigit() and int(version) < int(other)
-
-
-def _ignore(_: Any) -> None:
-    """Stand in until the composition root connects something."""
-
-
-def _do_nothing() -> None:
-    """Stand in until the composition root connects something."""
 
 
 def _unit_of(seen: Seen, station: Station) -> Unit:

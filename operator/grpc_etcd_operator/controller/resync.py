@@ -20,6 +20,7 @@ from http import HTTPStatus
 
 import aiohttp
 
+from grpc_etcd_operator.controller.deletions import Deletions
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.controller.left_out import LeftOut
 from grpc_etcd_operator.controller.registry_controller import Station
@@ -35,7 +36,6 @@ EVERY_SECONDS = 60.0
 RETRY_SECONDS = 2.0
 DELIVERY_SECONDS = 3.0  # for how long a watch may still deliver what a list has already shown
 AT_ONCE = 16
-DELETION_DELAY_SECONDS = 1.0
 # So often it is asked during that delay whether the CRD is there: `kubectl replace --force` puts it back in less.
 CRD_LOOK_SECONDS = 0.05
 # How long GrpcServices are held that went with their CRD: time to apply them again once it is back. Arbitrary.
@@ -64,6 +64,7 @@ class Sweeper:
         unreadable: Callable[[str], Mapping[str, str]],
         isolation: Isolation,
         on_left_out: Callable[[Sequence[Seen]], None] = lambda _: None,
+        deletions: Deletions | None = None,
     ) -> None:
         self._client, self._reconciler, self._scope, self._on_brake = client, reconciler, scope, on_brake
         self._unreadable, self._isolation, self._on_left_out = unreadable, isolation, on_left_out
@@ -74,12 +75,10 @@ class Sweeper:
         self._listed: dict[str, set[str]] = {PODS: set(), SERVICES: set()}
         self._outside: dict[str, Seen] = {}
         self._left_out = LeftOut(reconciler)
-        self._deleted: dict[str, tuple[float, GrpcService]] = {}
+        self._deletions = deletions or Deletions()
         self._crd_gone_at: float | None = None
         self._went_with_crd: set[str] = set()
-        self._look_until = 0.0
-        self._has_deletions = asyncio.Event()
-        self._wake = asyncio.Event()
+        self._wake = self._deletions.wake
         self.drift = 0
         self.has_checked_owners = False
 
@@ -106,13 +105,6 @@ class Sweeper:
         self._due[OUTSIDE, ""] = 0.0
         self._wake.set()
 
-    def check_deleted(self, service: GrpcService) -> None:
-        """Find out whether a GrpcService was deleted on purpose."""
-        self._look_until = time.monotonic() + DELETION_DELAY_SECONDS
-        self._deleted.setdefault(service.uid, (self._look_until, service))
-        self._has_deletions.set()
-        self._wake.set()
-
     def note_crd_away(self) -> None:
         """Take it that the CRD is not served, or not for long: whatever was there goes with it, by nobody's wish."""
         known = self._reconciler.world.services
@@ -128,12 +120,12 @@ class Sweeper:
     async def look_at_crd(self) -> None:
         """While it is not decided on deletions, ask again and again whether the CRD is there. Until cancelled."""
         while True:
-            self._has_deletions.clear()
-            while time.monotonic() < self._look_until:
+            self._deletions.has_some.clear()
+            while time.monotonic() < self._deletions.look_until:
                 with contextlib.suppress(*_EXPECTED):
                     await self._ask_for_crd()
                 await asyncio.sleep(CRD_LOOK_SECONDS)
-            await self._has_deletions.wait()
+            await self._deletions.has_some.wait()
 
     async def _ask_for_crd(self) -> None:
         state = await self._client.crd_state()
@@ -164,7 +156,7 @@ class Sweeper:
                     await self._wake.wait()
 
     def _pause_seconds(self) -> float | None:
-        times = [*self._due.values(), *(at for at, _ in self._deleted.values())]
+        times = [*self._due.values(), *(at for at, _ in self._deletions.waiting.values())]
         if self._reconciler.has_seen_all() and not times:
             return None
         # Until all is known, a namespace that turns out to be unreadable tells nobody here.
@@ -277,7 +269,7 @@ class Sweeper:
         if resource == PODS:
             self._reconciler.forget_pod(seen.uid)
         elif service := self._reconciler.world.services.get(seen.uid):
-            self.check_deleted(service)
+            self._deletions.note(service)
 
     async def _await_delivery(
         self, resource: str, listed: Iterable[Seen], before: Mapping[str, Seen], gone: Collection[str]
@@ -444,11 +436,11 @@ class Sweeper:
         except Exception as error:  # noqa: BLE001  the loop goes on, whatever it is
             self._isolation.caught(PART, "deleted GrpcServices", error)
             later = time.monotonic() + EVERY_SECONDS
-            self._deleted = {uid: (later, service) for uid, (_, service) in self._deleted.items()}
+            self._deletions.waiting = {uid: (later, service) for uid, (_, service) in self._deletions.waiting.items()}
 
     async def _judge_deleted(self) -> None:
         """Decide on GrpcServices that were reported deleted: on purpose, or with their CRD."""
-        due = [service for at, service in self._deleted.values() if at <= time.monotonic()]
+        due = [service for at, service in self._deletions.waiting.values() if at <= time.monotonic()]
         if not due:
             return
         try:
@@ -470,11 +462,11 @@ class Sweeper:
         return None if self._is_held(service) else is_gone  # its CRD may have begun to go meanwhile
 
     def _take_judgement(self, service: GrpcService, *, is_gone: bool | None) -> None:
-        self._deleted.pop(service.uid)
+        self._deletions.waiting.pop(service.uid)
         if is_gone:
             self._reconciler.forget_service(service.uid)
         elif is_gone is None and service.uid in self._reconciler.world.services:
-            self._deleted[service.uid] = (time.monotonic() + RETRY_SECONDS, service)
+            self._deletions.waiting[service.uid] = (time.monotonic() + RETRY_SECONDS, service)
 
     async def _is_deleted(self, service: GrpcService) -> bool | None:
         """Say whether a GrpcService is gone; None where that cannot be known now."""

@@ -19,11 +19,6 @@ class StatusLeader:
         """Let the same replica write claims, which nothing has to be written for before."""
         return self._speaks()
 
-    def note_other(self) -> None:
-        """Take it that a status was written by another replica: this one may write them no longer."""
-        for station in self._stations:
-            station.election.note_other_speaker()
-
     def down(self) -> Mapping[str, str]:
         """Name the registries that cannot be written, and why."""
         return {station.name: text for station in self._stations if (text := station.complaint)}

@@ -13,9 +13,7 @@ import itertools
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -27,6 +25,7 @@ from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.controller.gate_refusals import GateRefusals
 from grpc_etcd_operator.controller.gates import Gates
+from grpc_etcd_operator.controller.status_queue import StatusQueue, ToldGate
 from grpc_etcd_operator.core.conditions import (
     NO_PODS,
     is_same_judgement,
@@ -36,11 +35,9 @@ from grpc_etcd_operator.core.conditions import (
     was_told_vacant,
     write_vacancy,
 )
-from grpc_etcd_operator.core.gates import Gate
 from grpc_etcd_operator.core.pods import GATE, Pod
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.core.status_schedule import RETRY_SECONDS, Spacing
-from grpc_etcd_operator.core.vacancies import VACANT_SECONDS, Vacancies
+from grpc_etcd_operator.core.status_schedule import RETRY_SECONDS
 from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
 from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
 
@@ -74,112 +71,58 @@ class Warned(NamedTuple):
     at: float
 
 
-@dataclass(slots=True)
-class ToldGate:
-    """What was last said of a Pod's gate, and when (monotonic seconds); `since` is how long it has been waiting."""
-
-    since: float
-    gate: Gate | None = None
-    written_at: float = -math.inf
-
-
 class Reporter:
     """Brings statuses and gates up to date. `may_report` says whether this replica is the one to do it."""
 
-    def __init__(  # noqa: PLR0913  what it reports, to whom, and when
+    def __init__(  # noqa: PLR0913, PLR0917  what it reports, to whom, and when
         self,
         client: Client,
         reconciler: Reconciler,
+        queue: StatusQueue,
         may_report: Callable[[], bool],
         down: Callable[[], Mapping[str, str]],
         isolation: Isolation | None = None,
         *,
         patience_seconds: float = GATE_PATIENCE_SECONDS,
-        vacant_seconds: float = VACANT_SECONDS,
         pod_selector: str = "",
         gates: Gates | None = None,
     ) -> None:
         self._client, self._reconciler, self._patience_seconds = client, reconciler, patience_seconds
         self._may_report, self._down = may_report, down
         self._isolation = isolation or Isolation()
-        self._failures: Counter[str] = Counter()
-        self._spacing = Spacing()
-        self._vacancies, self._pod_selector = Vacancies(vacant_seconds), pod_selector
+        self._queue, self._pod_selector = queue, pod_selector
+        self._vacancies = queue.vacancies
         self.refusals = GateRefusals()
         self._judge_gate = (gates or Gates(reconciler)).judge
-        self._gates: dict[str, float] = {}
-        self._told_gates: dict[str, ToldGate] = {}
         self._warnings: dict[tuple[str, str], Warned] = {}
-        self._writing: dict[str, dict[str, Any]] = {}  # statuses that are under way
-        self._next_look = math.inf
-        self._wake = asyncio.Event()
-        self._requests = Overtaking("statuses", self._isolation, self._wake.set)
-        self._gate_requests = Overtaking("gates", self._isolation, self._wake.set)
-
-    def look_at(self, services: Collection[str]) -> None:
-        """Look at these GrpcServices' statuses soon."""
-        known = self._reconciler.world.services
-        living = [uid for uid in services if uid in known]
-        if len(living) < len(services):  # a standby would keep all that it ever heard of
-            self._forget(uid for uid in services if uid not in known)
-        if living and self._spacing.note(living, time.monotonic()) < self._next_look:
-            self._wake.set()
-
-    def is_writing(self, service: GrpcService) -> bool:
-        """Say whether a status that a watch tells of may be the one that is just being written."""
-        under_way = self._writing.get(service.uid)
-        return under_way is not None and is_same_judgement(under_way, service.status)
-
-    def look_at_gate(self, pod: str) -> None:
-        """Look at a Pod's gate now."""
-        if pod in self._reconciler.world.pods:
-            self._want_gate(pod)
-            self._wake.set()
-        else:
-            self._forget_gate(pod)
-
-    def _forget_gate(self, pod: str) -> None:
-        for waiting in (self._gates, self._told_gates, self._failures):
-            waiting.pop(pod, None)
-
-    def _want_gate(self, pod: str) -> None:
-        """Let a gate be due: news ends the wait until there is something to say, but not the pause after a failure."""
-        if pod in self._failures:
-            self._gates.setdefault(pod, 0.0)
-        else:
-            self._gates[pod] = 0.0
+        self._requests = Overtaking("statuses", self._isolation, self._queue.wake.set)
+        self._gate_requests = Overtaking("gates", self._isolation, self._queue.wake.set)
 
     def warn(self, services: Iterable[GrpcService], reason: str, message: str) -> None:
         """Post a warning on GrpcServices, whose status does not say it; of several of a kind the last one."""
         self._warnings.update({(each.uid, reason): Warned(each, reason, message, time.time()) for each in services})
-        self._wake.set()
-
-    def look_at_all(self) -> None:
-        """Look at everything: leadership or a registry's state has changed."""
-        self.look_at(self._reconciler.world.services)
-        for uid, pod in self._reconciler.world.pods.items():
-            if pod.gated and not pod.gate_open:
-                self._want_gate(uid)
-        self._wake.set()
+        self._queue.wake.set()
 
     async def run(self) -> None:
         """Report until cancelled."""
         try:
             while True:
-                self._wake.clear()
+                self._queue.wake.clear()
                 await self._report()
-                self._next_look = self._find_next_look()
-                pause = None if self._next_look == math.inf else max(0.01, self._next_look - time.monotonic())
+                self._queue.next_look = self._find_next_look()
+                pause = (
+                    None if self._queue.next_look == math.inf else max(0.01, self._queue.next_look - time.monotonic())
+                )
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
-                        await self._wake.wait()
+                        await self._queue.wake.wait()
         finally:
             await asyncio.gather(self._requests.close(), self._gate_requests.close())
 
     async def _report(self) -> None:
         if not self._may_report():
             self._vacancies.clear()
-            self._told_gates.clear()  # another says now what a gate waits for, perhaps something else
+            self._queue.told_gates.clear()  # another says now what a gate waits for, perhaps something else
             return
         await self._tell_vacancies()
         await self._open_gates()
@@ -190,10 +133,10 @@ class Reporter:
         """Say when the first of what waits is due (monotonic seconds); never, unless somebody calls."""
         if not self._may_report():
             return math.inf
-        next_pass = self._spacing.next_pass_at()
+        next_pass = self._queue.spacing.next_pass_at()
         if not self._reconciler.may_write():  # whoever waits for a status waits for that, too
             next_pass = max(next_pass, time.monotonic() + RETRY_SECONDS)
-        return min(next_pass, min(self._gates.values(), default=math.inf), self._vacancies.next_at())
+        return min(next_pass, min(self._queue.gates.values(), default=math.inf), self._vacancies.next_at())
 
     async def _tell_vacancies(self) -> None:
         """Warn on GrpcServices that have had no Pod for long, and look at their statuses again, which then say so.
@@ -204,7 +147,9 @@ class Reporter:
         for service in due:
             if not self._is_vacant(service):
                 self._vacancies.forget(service.uid)
-                self._spacing.note([service.uid], time.monotonic())  # perhaps its Pods are just not seen for a moment
+                self._queue.spacing.note(
+                    [service.uid], time.monotonic()
+                )  # perhaps its Pods are just not seen for a moment
         vacant = [service for service in due if self._vacancies.is_long(service.uid)]
         tellings = (
             Request(each.uid, each.namespace, partial(self._tell_vacancy, each))
@@ -230,7 +175,7 @@ class Reporter:
             self._vacancies.note_told(service.uid)
         else:
             self._vacancies.tell_again(service.uid, time.monotonic() + EVENT_RETRY_SECONDS)
-        self._spacing.note([service.uid], time.monotonic())
+        self._queue.spacing.note([service.uid], time.monotonic())
 
     def _is_vacant(self, service: GrpcService) -> bool:
         world, tally = self._reconciler.world, self._reconciler.tally
@@ -244,7 +189,7 @@ class Reporter:
             await asyncio.sleep(SIGHT_SECONDS)
             now = self._find_unseen()
             if now != before:
-                self.look_at_all()
+                self._queue.look_at_all()
             before = now
 
     def _find_unseen(self) -> dict[tuple[str, str], str]:
@@ -257,7 +202,7 @@ class Reporter:
         return {where: reason for where, reason in found.items() if reason is not None}
 
     async def _write_statuses(self) -> None:
-        due = self._spacing.take(time.monotonic()) if self._reconciler.may_write() else []
+        due = self._queue.spacing.take(time.monotonic()) if self._reconciler.may_write() else []
         # Worked out only when their turn comes: of a thousand the last would be old news, and no gate waits for them.
         writes = (
             Request(uid, service.namespace, partial(self._write_status, service, made))
@@ -271,20 +216,14 @@ class Reporter:
         """Say whether a status has to wait for one that hangs; then it is looked at again after a pause."""
         is_held_up = self._requests.holds_up(service.uid, service.namespace)
         if is_held_up:
-            self._spacing.failed(service.uid, time.monotonic())
+            self._queue.spacing.failed(service.uid, time.monotonic())
         return is_held_up
 
     def _find(self, uid: str) -> GrpcService | None:
         service = self._reconciler.world.services.get(uid)
         if service is None:
-            self._forget([uid])
+            self._queue.forget([uid])
         return service
-
-    def _forget(self, services: Iterable[str]) -> None:
-        for uid in services:
-            self._spacing.forget(uid)
-            self._vacancies.forget(uid)
-            self._failures.pop(uid, None)
 
     def _try_status(self, service: GrpcService) -> dict[str, Any] | None:
         """Work out a status; what is unexpected about one GrpcService is told on it, and tried again."""
@@ -296,9 +235,9 @@ class Reporter:
 
     def _failed(self, service: GrpcService, error: Exception) -> None:
         self._isolation.caught("statuses", service.reference, error)
-        self._failures[service.uid] += 1
-        pause = BACKOFF.after(self._failures[service.uid])
-        self._spacing.failed(service.uid, time.monotonic(), max(RETRY_SECONDS, pause))
+        self._queue.failures[service.uid] += 1
+        pause = BACKOFF.after(self._queue.failures[service.uid])
+        self._queue.spacing.failed(service.uid, time.monotonic(), max(RETRY_SECONDS, pause))
         what = f"the operator met an unexpected error with this object: {type(error).__name__}; its log has the rest"
         refused = f"the API server does not take this object's status, perhaps for want of this release's CRD: {error}"
         message = refused if isinstance(error, ApiError) else what
@@ -312,7 +251,7 @@ class Reporter:
         self._note_vacancy(service)
         if unseen is not None and not unseen and is_vacant(service, verdict, counts):
             # That no Pod is known may mean nothing now, and be over before `look_at_sight` notices.
-            self._spacing.failed(uid, time.monotonic())
+            self._queue.spacing.failed(uid, time.monotonic())
             return None
         status = make_status(
             service,
@@ -327,10 +266,10 @@ class Reporter:
             unseen=unseen or "",
         )
         if is_same_status(service.status, status):
-            self._spacing.is_true(uid)
+            self._queue.spacing.is_true(uid)
             return None
         is_urgent = not is_same_judgement(service.status, status)
-        return status if is_urgent or self._spacing.may_write_counts(uid, time.monotonic()) else None
+        return status if is_urgent or self._queue.spacing.may_write_counts(uid, time.monotonic()) else None
 
     def _note_vacancy(self, service: GrpcService) -> None:
         if service.status.get("observedGeneration") != service.generation:
@@ -339,28 +278,28 @@ class Reporter:
         self._vacancies.note(service.uid, time.monotonic(), is_vacant=is_now, was_told=was_told)
 
     async def _write_status(self, service: GrpcService, status: dict[str, Any]) -> None:
-        self._spacing.wrote(service.uid, time.monotonic())
-        self._writing[service.uid] = status
+        self._queue.spacing.wrote(service.uid, time.monotonic())
+        self._queue.writing[service.uid] = status
         try:
             written = await self._client.patch_service_status(service.namespace, service.name, service.uid, status)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if await self._is_refused(error, SERVICES, service):
                 self._failed(service, error)
             elif _is_worth_trying_again(error):
-                self._spacing.failed(service.uid, time.monotonic(), self._pause_after(service.uid, error))
+                self._queue.spacing.failed(service.uid, time.monotonic(), self._pause_after(service.uid, error))
             return
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._failed(service, error)
             return
         finally:
-            self._writing.pop(service.uid, None)
+            self._queue.writing.pop(service.uid, None)
         try:
             self._reconciler.note_written(written)
             await self._post_events(service, status)
         except Exception as error:  # noqa: BLE001  the same
             self._failed(service, error)
         else:
-            self._failures.pop(service.uid, None)
+            self._queue.failures.pop(service.uid, None)
 
     async def _is_refused(self, error: Exception, resource: str, of: Pod | GrpcService) -> bool:
         """Say whether the API server finds fault with what was sent, and not because another object is there by now."""
@@ -373,9 +312,9 @@ class Reporter:
 
     async def _open_gates(self) -> None:
         now = time.monotonic()
-        due = [uid for uid, at in self._gates.items() if at <= now]
+        due = [uid for uid, at in self._queue.gates.items() if at <= now]
         for uid in due:
-            del self._gates[uid]
+            del self._queue.gates[uid]
         gates = (
             Request(uid, pod.namespace if pod else "", partial(self._try_gate, uid))
             for uid in due
@@ -388,51 +327,51 @@ class Reporter:
         """Say the same of a gate."""
         is_held_up = pod is not None and self._gate_requests.holds_up(uid, pod.namespace)
         if is_held_up:
-            self._gates.setdefault(uid, time.monotonic() + HELD_UP_SECONDS)
+            self._queue.gates.setdefault(uid, time.monotonic() + HELD_UP_SECONDS)
         return is_held_up
 
     async def _try_gate(self, uid: str) -> None:
         pod = self._reconciler.world.pods.get(uid)
         if pod is None or pod.gate_open or pod.terminating or not pod.gated:
-            self._told_gates.pop(uid, None)
-            self._failures.pop(uid, None)
+            self._queue.told_gates.pop(uid, None)
+            self._queue.failures.pop(uid, None)
             return
         if (until := self.refusals.until(pod.namespace)) > time.monotonic():
-            self._gates[uid] = until
+            self._queue.gates[uid] = until
             return
         try:
             await self._bring_gate(pod)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if _lacks_right(error):
-                self._gates[uid] = self.refusals.note(pod.namespace, time.monotonic())
+                self._queue.gates[uid] = self.refusals.note(pod.namespace, time.monotonic())
             elif await self._is_refused(error, PODS, pod):
                 self._gate_failed(pod, error)
             elif _is_worth_trying_again(error):
-                self._gates[uid] = time.monotonic() + self._pause_after(uid, error)
+                self._queue.gates[uid] = time.monotonic() + self._pause_after(uid, error)
         except Exception as error:  # noqa: BLE001  whatever it is, the other Pods go on
             self._gate_failed(pod, error)
         else:
-            self._failures.pop(uid, None)
+            self._queue.failures.pop(uid, None)
 
     def _gate_failed(self, pod: Pod, error: Exception) -> None:
         self._isolation.caught("gates", f"{pod.namespace}/{pod.name}", error)
-        self._failures[pod.uid] += 1
-        self._gates[pod.uid] = time.monotonic() + BACKOFF.after(self._failures[pod.uid])
+        self._queue.failures[pod.uid] += 1
+        self._queue.gates[pod.uid] = time.monotonic() + BACKOFF.after(self._queue.failures[pod.uid])
 
     def _pause_after(self, uid: str, error: Exception) -> float:
         """Say when to try again: what is refused about one object is asked for less and less often."""
         if not (isinstance(error, ApiError) and error.status in REFUSED):
             return RETRY_SECONDS
-        self._failures[uid] += 1
-        return max(RETRY_SECONDS, BACKOFF.after(self._failures[uid]))
+        self._queue.failures[uid] += 1
+        return max(RETRY_SECONDS, BACKOFF.after(self._queue.failures[uid]))
 
     async def _bring_gate(self, pod: Pod) -> None:
         """Write what a gate's condition ought to say, if it does not say so yet."""
         gate = self._judge_gate(pod, self._down())
         if gate is None:
-            self._told_gates.pop(pod.uid, None)
+            self._queue.told_gates.pop(pod.uid, None)
             return
-        now, told = time.monotonic(), self._told_gates.setdefault(pod.uid, ToldGate(time.monotonic()))
+        now, told = time.monotonic(), self._queue.told_gates.setdefault(pod.uid, ToldGate(time.monotonic()))
         if not gate.is_open:
             if gate == told.gate:
                 return
@@ -440,7 +379,7 @@ class Reporter:
             if told.gate and told.gate.reason == gate.reason:
                 due = max(due, told.written_at + GATE_SPACING_SECONDS)
             if due > now:
-                self._gates[pod.uid] = due
+                self._queue.gates[pod.uid] = due
                 return
         status = "True" if gate.is_open else "False"
         condition = {"type": GATE, "status": status, "reason": gate.reason, "lastTransitionTime": _rfc3339()}
@@ -474,8 +413,8 @@ class Reporter:
         posts = self._take_warnings()
         while some := list(itertools.islice(posts, STATUSES_AT_ONCE)):
             await asyncio.gather(self._open_gates(), self._requests.run(some))
-            if self._warnings and self._spacing.next_pass_at() <= time.monotonic():
-                self._wake.set()
+            if self._warnings and self._queue.spacing.next_pass_at() <= time.monotonic():
+                self._queue.wake.set()
                 return
 
     def _take_warnings(self) -> Iterator[Request]:

@@ -1,9 +1,12 @@
 """What is not seen of Kubernetes is neither judged nor counted."""
 
+from collections.abc import Collection
+
 from prometheus_client import CollectorRegistry
 
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
 from grpc_etcd_operator.controller.gates import Gates
+from grpc_etcd_operator.controller.status_queue import StatusQueue
 from grpc_etcd_operator.core.cluster import World
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.gates import OPEN
@@ -48,13 +51,26 @@ def test_a_port_that_pods_lack_is_not_counted_where_pods_may_not_be_read() -> No
     assert reconciler.count_refusals()["PortNotFound"] == 0
 
 
+class Looked(StatusQueue):
+    """Notes at which statuses it is told to look."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.looked: list[str] = []
+
+    def look_at(self, services: Collection[str]) -> None:
+        self.looked.extend(services)
+
+
 def test_who_is_seen_for_the_first_time_is_looked_at_again() -> None:
-    reconciler, looked = Reconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry())), list[str]()
+    world = World(["default"])
+    statuses = Looked(world)
+    reconciler = Reconciler(world, {"default": None}, Timings(CollectorRegistry()), statuses=statuses)
     reconciler.mark_complete(SERVICES)
     reconciler.mark_complete(PODS, ["shop"])
     reconciler.note_service("ADDED", make_raw_service("s1"))
     reconciler.note_service("ADDED", make_raw_service("s2", namespace="till"))
     assert [reconciler.why_unseen(PODS, each) for each in ("shop", "till")] == ["", None]
-    reconciler.on_status = looked.extend
+    statuses.looked.clear()
     reconciler.mark_complete(PODS)
-    assert looked == ["s1"]
+    assert statuses.looked == ["s1"]
