@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from grpc_etcd.etcd.aio import Etcd
-from grpc_etcd.etcd.aio.client import KEEP_ALIVE_STREAMS
+from grpc_etcd.etcd.client import KEEP_ALIVE_STREAMS
 from grpc_etcd.etcd.errors import EtcdError, LeaseExists, LeaseNotFound, Unavailable
 from grpc_etcd.etcd.model import LeaseId
 
