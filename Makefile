@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 dev: $(VENV)/.ready ## Make the virtual environment with everything that development needs
 
-gen: dev ## Write all generated files anew
+gen: dev ## Write all generated files
 	$(RUN) -m testbed.generate
 
 check: dev ## Lint, types, import rules, dependencies, dead code, freshness of generated files, fast tests (under a minute)

@@ -5,7 +5,7 @@ all its threads. The clients take turns in random order; figures are medians ove
 environments of their own, with the same grpcio and protobuf. etcdctl is there where it can do the work at all: it is a
 process a command, so its figures are those of a script that calls it.
 
-    python -m bench.bench_etcd --only listing     # some rows, measured anew
+    python -m bench.bench_etcd --only listing     # some rows, measured again
 """
 
 import argparse

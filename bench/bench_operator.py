@@ -2,7 +2,7 @@
 
     make bench-operator                  # all repeats, about 35 minutes
     make bench-operator QUICK=1          # one short repeat of everything, about 5 minutes: good for finding mistakes
-    python -m bench.bench_operator --only "storm 50" --only start    # some scenarios, measured anew
+    python -m bench.bench_operator --only "storm 50" --only start    # some scenarios, measured again
     python -m bench.bench_operator --quick --pods 1000    # fewer Pods in storms and at starts: does it run?
 
 Prints a table with the goals. The contestants take turns in alternating order, one at a time, in one API server;
@@ -66,7 +66,7 @@ class Collected:
         file.write_text(json.dumps(self._figures))
 
     def forget(self, scenario: str) -> None:
-        """Drop the figures of a scenario that is measured anew."""
+        """Drop the figures of a scenario that is measured again."""
         self._figures.pop(scenario, None)
 
     def add(self, scenario: str, contestant: str, figures: Figures) -> None:
@@ -282,7 +282,7 @@ def start_rows_of(found: Collected, size: Size, who: Contestant) -> list[Row]:
         row(f"start with {size.start_pods} Pods, all keys", f"<= {seconds:g} s", "all keys", seconds, "s"),
         row("its peak memory", f"<= {peak:g} MiB", "peak", peak, "MiB"),
         row(f"idle with {size.start_pods} Pods", "<= 2.5 % of a core", "idle", 2.5, "%"),
-        row(f"restart with {size.start_pods}, in step", "<= 5 s", "restart", 5, "s"),
+        row(f"restart with {size.start_pods}, synced", "<= 5 s", "restart", 5, "s"),
         row("its writes of provider keys", "0", "restart writes", 0, "keys"),
         row("a change made while down is seen", "<= 6 s", "change seen", 6, "s"),
         row(

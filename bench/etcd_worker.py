@@ -175,13 +175,13 @@ class OursThreads(Threads):
         keeper.close()
 
     def watch(self, prefix: bytes, seen: Callable[[bytes], None]) -> Callable[[], None]:
-        from grpc_etcd.etcd import Changed  # noqa: PLC0415
+        from grpc_etcd.etcd import WatchEvents  # noqa: PLC0415
 
         watch = self.client.list_watch(prefix)
 
         def follow() -> None:
             for news in watch:
-                if isinstance(news, Changed):
+                if isinstance(news, WatchEvents):
                     for event in news.events:
                         seen(event.key)
 
@@ -366,10 +366,10 @@ class OursAsyncio(Asyncio):
         await keeper.close()
 
     async def follow(self, prefix: bytes, seen: Callable[[bytes], None]) -> None:
-        from grpc_etcd.etcd import Changed  # noqa: PLC0415
+        from grpc_etcd.etcd import WatchEvents  # noqa: PLC0415
 
         async for news in self.client.list_watch(prefix):
-            if isinstance(news, Changed):
+            if isinstance(news, WatchEvents):
                 for event in news.events:
                     seen(event.key)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from grpc_etcd.etcd import Changed, Deleted, Etcd, Listed
+from grpc_etcd.etcd import Deleted, Etcd, WatchEvents, WatchSnapshot
 from grpc_etcd.etcd.model import Record
 from testbed.conditions import PATIENCE_SECONDS, wait_until
 
@@ -136,14 +136,14 @@ class Visibility:
         for news in self._watch:
             now = time.monotonic()
             match news:
-                case Listed(records=records):
+                case WatchSnapshot(records=records):
                     listed = {record.key for record in records}
                     for key in [key for key in self._by_key if key not in listed]:
                         self._see(key, frozenset(), now)
                     for record in records:
                         self._see_record(record, now)
                     self._listed.set()
-                case Changed(events=events):
+                case WatchEvents(events=events):
                     for event in events:
                         if isinstance(event, Deleted):
                             self._see(event.key, frozenset(), now)

@@ -34,7 +34,7 @@ TEMPLATE_NAME, TEMPLATE_APP, TEMPLATE_IP = "pod-00000", "app-00", "10.100.100.10
 
 @dataclass(slots=True)
 class BenchPod:
-    """One Pod: its number decides its name, address and service; its UID changes when it is made anew."""
+    """One Pod: its number decides its name, address and service; its UID changes when it is recreated."""
 
     number: int
     uid: str

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from bench.contestants import CLUSTER, OPERATORS, SYNCED, Contestant, Running, make_replica, open_operator, wait_settled
 from bench.measuring import cpu_seconds, peak_mib
 from bench.rig import BenchPod, Rig
-from grpc_etcd.etcd import Changed, Etcd, LeaseId, News, Put, Record
+from grpc_etcd.etcd import Etcd, LeaseId, Put, Record, WatchEvents, WatchUpdate
 from grpc_etcd.registry.own import synced_key
 from testbed.conditions import wait_until
 from testbed.replica import Replica
@@ -211,12 +211,14 @@ def repairs(rig: Rig) -> Figures:
             return {name: [repair(watch, next(victims), do) for _ in range(REPAIRS)] for name, do in damages.items()}
 
 
-def repair(watch: Iterator[News], record: Record, damage: Callable[[Record], object]) -> float:
+def repair(watch: Iterator[WatchUpdate], record: Record, damage: Callable[[Record], object]) -> float:
     """Damage a key; return after how many milliseconds it was as before."""
     since = time.monotonic()
     damage(record)
     for news in watch:
-        puts = [event.record for event in news.events if isinstance(event, Put)] if isinstance(news, Changed) else []
+        puts = (
+            [event.record for event in news.events if isinstance(event, Put)] if isinstance(news, WatchEvents) else []
+        )
         if any((put.key, put.value, put.lease) == (record.key, record.value, record.lease) for put in puts):
             return (time.monotonic() - since) * 1000
     raise AssertionError("a list-watch never ends by itself")

@@ -13,7 +13,7 @@ from typing import Self
 import grpc
 
 import grpc_etcd
-from grpc_etcd.etcd import Changed, Etcd, Listed, Put
+from grpc_etcd.etcd import Etcd, Put, WatchEvents, WatchSnapshot
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.endpoint import Endpoint
 from testbed.greeter import say_hello
@@ -120,10 +120,10 @@ class KeyWatcher:
     def _follow(self) -> None:
         for news in self._news:
             match news:
-                case Listed(records=records):
+                case WatchSnapshot(records=records):
                     for record in records:
                         self._see_put(record.key, record.value)
-                case Changed(events=events):
+                case WatchEvents(events=events):
                     for event in events:
                         if isinstance(event, Put):
                             self._see_put(event.key, event.record.value)

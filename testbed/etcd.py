@@ -180,7 +180,7 @@ class EtcdServer:
             member.kill()
 
     def restart(self, *, fresh: bool = False) -> None:
-        """Start all members again on the same ports; `fresh` first throws away their data, so revisions begin anew."""
+        """Start all members again on the same ports; `fresh` first throws away their data, so revisions begin again."""
         self.kill()
         if fresh:
             for member in self.members:
@@ -208,7 +208,7 @@ class EtcdServer:
         listed = json.loads(self._ask("member", "list", "--write-out=json", endpoints=others))["members"]
         old = next(each["ID"] for each in listed if each["name"] == member.name)
         self._ask("member", "remove", f"{old:x}", endpoints=others)
-        # etcd takes no new member before it has heard for a while that all others are well.
+        # etcd takes no new member before it has received for a while that all others are well.
         added = ("member", "add", member.name, "--learner", f"--peer-urls={member.peer_url}")
         wait_until(lambda: self._ask(*added, endpoints=others, check=False), "the new member is taken")
         member.configure(self._cluster, ["--initial-cluster-state=existing"])
@@ -221,7 +221,7 @@ class EtcdServer:
         listed = json.loads(self._ask("member", "list", "--write-out=json", endpoints=others))["members"]
         number = next(each["ID"] for each in listed if each["name"] == member.name)
         promoted = ("member", "promote", f"{number:x}")
-        wait_until(lambda: self._ask(*promoted, endpoints=others, check=False), "it is in step, and promoted")
+        wait_until(lambda: self._ask(*promoted, endpoints=others, check=False), "it is synced, and promoted")
 
     def _is_learner(self, member: Member) -> bool:
         found = self._ask("endpoint", "status", "--write-out=json", endpoints=member.client_url, check=False)

@@ -1,4 +1,4 @@
-"""Write every generated file anew, or say which are stale: `make gen`, and `--check` in `make check`.
+"""Write every generated file again, or say which are stale: `make gen`, and `--check` in `make check`.
 
 A generator is a function without arguments that returns the full text of each file it makes, by absolute path; a room
 that generates something adds its function to GENERATORS. Nothing is written whose text has not changed.

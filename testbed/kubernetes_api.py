@@ -153,7 +153,7 @@ class KubernetesApi:
     def patch(self, item: Object, change: Object, subresource: str = "", kind: str = MERGE) -> Object:
         """Patch the named object, or its subresource such as "status".
 
-        It asks for no version, so it is tried again where the API server has given up against other writers.
+        It asks for no version, so retrying where the API server has given up against other writers.
         """
         path = path_of(item) + (f"/{subresource}" if subresource else "")
         for _ in range(PATCH_TRIES - 1):

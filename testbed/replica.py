@@ -78,7 +78,7 @@ class Replica:
 
     def wait_leading(self) -> Self:
         """Wait until it leads and all it knows is written."""
-        wait_until(lambda: self.lines("synced_key_put"), f"the operator is in step\n{self.process}")
+        wait_until(lambda: self.lines("synced_key_put"), f"the operator is synced\n{self.process}")
         return self
 
 
@@ -89,7 +89,7 @@ class RegistryView:
         self.client = client
 
     def keys(self, prefix: str = "/jupiter/") -> dict[str, Record]:
-        """Give the records under a prefix, by key; settling touches are no one's business here."""
+        """Give the records under a prefix, by key; flush keys are no one's business here."""
         records = self.client.get_prefix(prefix.encode()).records
         return {r.key.decode(): r for r in records if b"/settled/" not in r.key}
 

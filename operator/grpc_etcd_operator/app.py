@@ -24,17 +24,17 @@ from grpc_etcd_operator.controller.claim_granter import Granter
 from grpc_etcd_operator.controller.cleanup import clean_up
 from grpc_etcd_operator.controller.deletions import Deletions
 from grpc_etcd_operator.controller.dry_run import PLAN_SECONDS, DryRun, Reading
-from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
 from grpc_etcd_operator.controller.gates import Gates
-from grpc_etcd_operator.controller.registry_controller import Station, Views
-from grpc_etcd_operator.controller.resync import Sweeper
+from grpc_etcd_operator.controller.registry_controller import RegistryController, Views
+from grpc_etcd_operator.controller.resync import ResyncController
 from grpc_etcd_operator.controller.safeguard import Safeguard
 from grpc_etcd_operator.controller.status_leader import StatusLeader
 from grpc_etcd_operator.controller.status_queue import StatusQueue
-from grpc_etcd_operator.controller.status_writer import Reporter
+from grpc_etcd_operator.controller.status_writer import StatusWriter
 from grpc_etcd_operator.controller.watches import Watches
 from grpc_etcd_operator.core.claims import Rules, parse_etcds
-from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, make_identity
 from grpc_etcd_operator.core.standing import find_unready
 from grpc_etcd_operator.isolation import Isolation, supervise
@@ -123,17 +123,20 @@ class Health:
         return self.operator.life_fault() if self.operator else None
 
     def readiness_fault(self) -> str | None:
-        """Say what is missing."""
+        """Return what is missing."""
         waiting = "waiting for the API server: check the network and KUBECONFIG; the log has its last error"
         return self.operator.readiness_fault() if self.operator else waiting
 
     def exposition(self) -> bytes:
-        """Give the metrics that there are."""
+        """Return the metrics that there are."""
         return self.operator.exposition() if self.operator else exposition(CollectorRegistry())
 
 
 async def _first(task: "asyncio.Task[tuple[str, str]]", stop: asyncio.Event, limit_seconds: float | None) -> bool:
-    """Wait for a task or for the signal to stop; say whether it was the signal. A limit that is reached is a fault."""
+    """Wait for a task or for the signal to stop; return whether it was the signal.
+
+    A limit that is reached is a fault.
+    """
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED, timeout=limit_seconds)
     stopping.cancel()
@@ -172,45 +175,47 @@ class Operator:
         prefixes = {registry.name: settings.prefix for registry in settings.registries}
         etcds = parse_etcds({registry.name: registry.endpoints for registry in settings.registries})
         rules = Rules(settings.prefix, settings.allowed_prefixes)
-        world = World(etcds, shared_names=settings.shared_names, rules=rules)
+        cluster_cache = ClusterCache(etcds, shared_names=settings.shared_names, rules=rules)
         expected = product((PODS, SERVICES), settings.namespaces or ("",))
         self._freshness = Freshness(self._watch_opened, expected, self._not_found)
         self._registries = distinct(settings)
-        self._stations: dict[str, Station] = {}
-        self._statuses, self._claims, self._deletions = StatusQueue(world), asyncio.Event(), Deletions()
-        self._reconciler = Reconciler(
-            world,
+        self._controllers: dict[str, RegistryController] = {}
+        self._statuses, self._claims, self._deletions = StatusQueue(cluster_cache), asyncio.Event(), Deletions()
+        self._reconciler = EventHandlers(
+            cluster_cache,
             prefixes,
             Timings(self._collector),
             etcds,
-            stations=self._stations,
+            controllers=self._controllers,
             blindness=self._freshness.blindness,
             statuses=self._statuses,
             claims=self._claims,
             deletions=self._deletions,
         )
-        self._turns = Turns(self._stations, etcds)
-        self._stations.update({each.name: self._make_station(each) for each in self._registries})
-        self._tell_aliases(etcds)
-        self._leader = leader = StatusLeader(tuple(self._stations.values()))
+        self._turns = Turns(self._controllers, etcds)
+        self._controllers.update({each.name: self._make_controller(each) for each in self._registries})
+        self._log_aliases(etcds)
+        self._leader = leader = StatusLeader(tuple(self._controllers.values()))
         parts = (client, self._reconciler)
         selector, isolation = settings.pod_selector, self._isolation
-        self._reporter = Reporter(
+        self._reporter = StatusWriter(
             *parts, self._statuses, leader.may_report, leader.down, isolation, pod_selector=selector
         )
         self._granter = Granter(*parts, self._claims, leader.may_grant, isolation)
         self._safeguard = safeguard = Safeguard(self._reconciler.services_behind, self._reporter.warn)
         unreadable, left_out = self._freshness.unreadable, safeguard.note_left_out
-        self._sweeper = Sweeper(*parts, scope, safeguard.note_missing, unreadable, isolation, left_out, self._deletions)
-        self._watches = Watches(settings, connection, *parts, self._freshness, self._sweeper, isolation, on_signal)
+        self._resync = ResyncController(
+            *parts, scope, safeguard.note_missing, unreadable, isolation, left_out, self._deletions
+        )
+        self._watches = Watches(settings, connection, *parts, self._freshness, self._resync, isolation, on_signal)
         is_crd_missing = self._watches.is_crd_missing
         reading = Reading(self._reconciler, self._freshness, self._registries, client.server, is_crd_missing)
-        self.dry_run = DryRun(reading, self._sweeper, self._read, cluster)
+        self.dry_run = DryRun(reading, self._resync, self._read, cluster)
         self._gates = Gates(self._reconciler)
         self._collector.register(Samples(self._samples))
         ProcessCollector(registry=self._collector)
 
-    def _make_station(self, registry: RegistrySettings) -> Station:
+    def _make_controller(self, registry: RegistrySettings) -> RegistryController:
         ttl = self._settings.lease_ttl_seconds
         views = Views(
             self._reconciler,
@@ -218,12 +223,12 @@ class Operator:
             self._freshness.blind_seconds,
             partial(remedy, registry=registry),
             self._reconciler.take_outcome,
-            self._station_changed,
+            self._controller_changed,
             partial(self._turns.is_turn, registry.name),
             self._reconciler.may_ask_for,
             self._reconciler.units,
         )
-        return Station(
+        return RegistryController(
             registry.name,
             self._cluster,
             open_etcd(registry),
@@ -235,11 +240,11 @@ class Operator:
             leader_ttl_seconds=min(self._settings.leader_ttl_seconds, max(3, ttl // 3)),
         )
 
-    def _tell_aliases(self, etcds: Mapping[str, str]) -> None:
+    def _log_aliases(self, etcds: Mapping[str, str]) -> None:
         for name, first in etcds.items():
             if name != first:
                 log.warning(
-                    "two registries are one etcd: the second name stands for the first",
+                    "Two registries are the same etcd: the second name is an alias of the first",
                     extra={"event": "registry_aliased", "fields": {"registry": name, "same as": first}},
                 )
 
@@ -247,49 +252,49 @@ class Operator:
         """Run all parts until `stop` is set, then hand over; a part that fails is started again alone."""
         log.info(
             "started",
-            extra={"event": "started", "fields": {"cluster": self._cluster, "registries": list(self._stations)}},
+            extra={"event": "started", "fields": {"cluster": self._cluster, "registries": list(self._controllers)}},
         )
         try:
             async with asyncio.TaskGroup() as group:
-                runs = {f"station {station.name}": station.run for station in self._stations.values()}
-                runs |= {"sweep": self._sweeper.run, "status": self._reporter.run}
+                runs = {f"registry {controller.name}": controller.run for controller in self._controllers.values()}
+                runs |= {"resync": self._resync.run, "status": self._reporter.run}
                 runs |= {"Pods": self._watches.watch_pods, "GrpcServices": self._watches.watch_services}
                 runs |= {"probe": self._watches.probe}
                 runs |= {
                     "sight": self._reporter.look_at_sight,
                     "claims": self._granter.run,
                     "cluster": self._follow_cluster,
-                    "CRD": self._sweeper.look_at_crd,
+                    "CRD": self._resync.look_at_crd,
                 }
                 parts = [group.create_task(supervise(part, run, self._isolation)) for part, run in runs.items()]
                 await stop.wait()
                 await self._granter.end(GRANT_SECONDS)
-                await asyncio.gather(*(station.hand_over() for station in self._stations.values()))
+                await asyncio.gather(*(controller.hand_over() for controller in self._controllers.values()))
                 for part in parts:
                     part.cancel()
         finally:
-            for station in self._stations.values():
-                await station.close()
+            for controller in self._controllers.values():
+                await controller.close()
             log.info("ended", extra={"event": "stopped"})
 
     async def _follow_cluster(self) -> None:
-        """Keep up with what tells this cluster from others: its CA may be renewed."""
+        """Keep up with what distinguishes this cluster from others: its CA may be renewed."""
         while True:
             await asyncio.sleep(CLUSTER_SECONDS)
             found = replace(self._candidate.fingerprint, authorities=self._connection.authorities())
             if found.authorities and found != self._candidate.fingerprint:  # none: the file is just being replaced
                 self._candidate = replace(self._candidate, fingerprint=found)
-                for station in self._stations.values():
-                    station.election.candidate = replace(self._candidate, registry=station.name)
+                for controller in self._controllers.values():
+                    controller.election.candidate = replace(self._candidate, registry=controller.name)
 
     @contextlib.asynccontextmanager
     async def _read(self) -> AsyncIterator[None]:
         """Run the parts that read and plan, and none that writes."""
         runs: dict[str, Callable[[], Awaitable[None]]] = {
-            f"station {name}": station.run_dry for name, station in self._stations.items()
+            f"registry {name}": controller.run_dry for name, controller in self._controllers.items()
         }
         self._reconciler.grants_in_memory = True
-        runs |= {"sweep": self._sweeper.run, "probe": self._watches.probe}
+        runs |= {"resync": self._resync.run, "probe": self._watches.probe}
         runs |= {"Pods": self._watches.watch_pods, "GrpcServices": self._watches.watch_services}
         parts = [asyncio.create_task(supervise(part, run, self._isolation)) for part, run in runs.items()]
         try:
@@ -298,42 +303,42 @@ class Operator:
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
-            for station in self._stations.values():
-                await station.close()
+            for controller in self._controllers.values():
+                await controller.close()
 
-    # -- who is told of what ------------------------------------------------------------------------------------------
+    # -- who is notified of what ---------------------------------------------------------------------------------------
 
     def _watch_opened(self, resource: str, namespace: str) -> None:
         if resource == SERVICES:
-            self._sweeper.sweep_soon(resource, namespace)
+            self._resync.resync_soon(resource, namespace)
 
     def _not_found(self, resource: str) -> None:
         if resource == SERVICES:
-            self._sweeper.note_crd_away()
+            self._resync.note_crd_away()
 
-    def _station_changed(self) -> None:
-        self._sweeper.check_owners()
+    def _controller_changed(self) -> None:
+        self._resync.check_owners()
         self._statuses.look_at_all()
         self._claims.set()
 
     # -- health -------------------------------------------------------------------------------------------------------
 
     def life_fault(self) -> str | None:
-        """Say why the process is of no use; None when it is."""
-        return "a watch is silent and nobody tries to open it again" if self._freshness.is_deaf() else None
+        """Return why the process is of no use; None when it is."""
+        return "a watch is silent and is not being reopened" if self._freshness.is_deaf() else None
 
     def readiness_fault(self) -> str | None:
-        """Say what is missing to do its part."""
+        """Return what is missing to do its part."""
         if self._settings.dry_run:
             return self.dry_run.fault()
-        stations = tuple(self._stations.values())
-        sight = stations[0].sight
-        fault = find_unready(sight, [each.lead for each in stations], [each.standing for each in stations])
-        told = [
+        controllers = tuple(self._controllers.values())
+        sight = controllers[0].sight
+        fault = find_unready(sight, [each.lead for each in controllers], [each.standing for each in controllers])
+        reported = [
             *self._freshness.unreadable().values(),
             *(f"{name}: {text}" for name, text in self._leader.down().items()),
         ]
-        return "; ".join([fault, *told]) if fault else None
+        return "; ".join([fault, *reported]) if fault else None
 
     def exposition(self) -> bytes:
         """Write all metrics."""
@@ -344,16 +349,16 @@ class Operator:
         for registry in self._registries:
             name = registry.name
             unregistered, conflicts = self._reconciler.count_unregistered(name), self._reconciler.conflicts(name)
-            yield from read_registry(registry, self._stations[name].figures(unregistered, conflicts))
+            yield from read_registry(registry, self._controllers[name].figures(unregistered, conflicts))
 
     def _figures(self) -> Figures:
         reconciler, freshness = self._reconciler, self._freshness
         return Figures(
             cluster=self._cluster,
-            pods=len(reconciler.world.pods),
-            grpc_services=len(reconciler.world.services),
+            pods=len(reconciler.cluster_cache.pods),
+            grpc_services=len(reconciler.cluster_cache.services),
             broken_objects=reconciler.broken_objects,
-            drift=self._sweeper.drift,  # a sweep compares Kubernetes with memory, whatever registries there are
+            drift=self._resync.drift,  # a resync compares Kubernetes with memory, whatever registries there are
             mass_deletions=self._safeguard.count,
             gates_refused=self._reporter.refusals.count,
             gates_waiting=self._gates.count_waiting(time.time()),

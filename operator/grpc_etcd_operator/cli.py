@@ -14,15 +14,15 @@ from grpc_etcd_operator.settings import SETTINGS, VARIABLE_PREFIX, Setting, Sett
 
 EXIT_UNUSABLE = 2
 PLAN_HELP = (
-    "Print once what `run` would write, and write nothing. It ends with code 2, and says what is missing, once nothing "
-    "of that has come for a minute."
+    "Print once what `run` would write, and write nothing. Exits with code 2 and the missing part if it makes "
+    "no progress for a minute."
 )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="grpc-etcd", prog_name="grpc-etcd-operator")
 def main() -> None:
-    """Keep a gRPC service registry in etcd true to the readiness of Pods."""
+    """Keep a gRPC service registry in etcd in sync with Pod readiness."""
 
 
 def _option(setting: Setting) -> click.Option:
@@ -80,6 +80,6 @@ def _cleanup(settings: Settings) -> int:
     return app.cleanup(settings)
 
 
-main.add_command(_command("run", "Watch Pods and GrpcServices, and keep the registries true to them.", _run))
+main.add_command(_command("run", "Watch Pods and GrpcServices, and keep the registries in sync.", _run))
 main.add_command(_command("plan", PLAN_HELP, _plan))
-main.add_command(_command("cleanup", "Withdraw everything that this cluster id owns in the registries.", _cleanup))
+main.add_command(_command("cleanup", "Delete everything that this cluster id owns in the registries.", _cleanup))

@@ -32,7 +32,7 @@ class Isolation:
         self.counts[part] += 1
         fields = {"part": part, "of": of, "error": f"{type(error).__name__}: {error}"}
         log.error(
-            "an unexpected error; everything else goes on",
+            "Unexpected error, everything else continues",
             exc_info=error,
             extra={"event": "unexpected_error", "fields": fields},
         )
@@ -81,7 +81,10 @@ class Overtaking:
         self._under_way: dict[asyncio.Task[object], Request] = {}
 
     def holds_up(self, uid: str, namespace: str) -> bool:
-        """Say whether an object has to wait: something hangs that is asked about it, or too much of its namespace."""
+        """Return whether an object has to wait.
+
+        Something hangs that is asked about it, or too much of its namespace.
+        """
         known = self._under_way.values()
         return any(uid == each.uid for each in known) or sum(namespace == each.namespace for each in known) >= MOST_LATE
 

@@ -1,7 +1,7 @@
 """All settings of the operator: one table, one frozen object, one place that reads the environment.
 
 A setting is given as a flag, as an environment variable or in a YAML file; the first of these that names it wins. What
-belongs to one registry stands in the file below `registries`, by the registry's name; the flags and variables speak of
+belongs to one registry is in the file below `registries`, by the registry's name; the flags and variables speak of
 the registry `default`. Every fault is found before any is reported, so that an admin mends them all in one go.
 """
 
@@ -37,7 +37,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrySettings:
-    """How to reach one etcd cluster that holds a registry. Files are read anew whenever they change."""
+    """How to reach one etcd cluster that holds a registry. Files are read again whenever they change."""
 
     name: str
     endpoints: tuple[str, ...]
@@ -88,17 +88,17 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """Give the command line's spelling."""
+        """Return the command line's spelling."""
         return f"--{self.name}"
 
     @property
     def variable(self) -> str:
-        """Give the environment's spelling."""
+        """Return the environment's spelling."""
         return VARIABLE_PREFIX + self.name.removeprefix("etcd-").replace("-", "_").upper()
 
     @property
     def key(self) -> str:
-        """Give the file's spelling."""
+        """Return the file's spelling."""
         first, *others = (self.name.removeprefix("etcd-") if self.of_registry else self.name).split("-")
         first = {"namespace": "namespaces"}.get(first, first)
         others = [{"prefix": "prefixes"}.get(other, other) if self.is_many else other for other in others]
@@ -231,13 +231,13 @@ SETTINGS: tuple[Setting, ...] = (
         field="password_file",
         read=_file,
         of_registry=True,
-        help="File with the etcd user's password; read anew when it changes.",
+        help="File with the etcd user's password; read again when it changes.",
     ),
     Setting(
         name="cluster-id",
         field="cluster_id",
         read=_matching(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "1 to 63 letters, digits, '-', '.' or '_'"),
-        help="The name under which this cluster's records are told from other clusters'. "
+        help="The name that distinguishes this cluster's records from those of other clusters. "
         "Default: the UID of the namespace kube-system.",
     ),
     Setting(
@@ -251,16 +251,16 @@ SETTINGS: tuple[Setting, ...] = (
         name="pod-selector",
         field="pod_selector",
         read=str,
-        help="A label selector; the API server sends only Pods that match it. Keys of Pods that a new one leaves out "
-        "are withdrawn, unless that would be most of them. Default: all Pods.",
+        help="A label selector; the API server sends only Pods that match it. Keys of Pods that a new selector "
+        "excludes are deleted, unless that would be most of them. Default: all Pods.",
     ),
     Setting(
         name="pod-watch",
         field="pod_watch",
         read=_one_of(DIRECT, KOPF),
         default=DIRECT,
-        help="Who delivers Pods: `direct` is the operator's own list and watch in protobuf, `kopf` are handlers of "
-        "Kopf after the same list. Both tell the same; Kopf takes more CPU for each change.",
+        help="The source of Pods: `direct` is the operator's own list and watch in protobuf, `kopf` are Kopf handlers "
+        "after the same list. Both deliver the same; Kopf takes more CPU for each change.",
     ),
     Setting(
         name="allow-shared-names",
@@ -275,29 +275,29 @@ SETTINGS: tuple[Setting, ...] = (
         field="lease_ttl_seconds",
         read=_number(10, 3600),
         default="300",
-        help="Seconds for which a Pod's keys outlive the last operator.",
+        help="Lease TTL in seconds: keys expire this long after the last replica has stopped.",
     ),
     Setting(
         name="leader-ttl",
         field="leader_ttl_seconds",
         read=_number(3, 60),
         default="5",
-        help="Seconds after which a standby takes over from a leader that vanished.",
+        help="Leader lease TTL in seconds: a standby takes over this long after the leader has stopped responding.",
     ),
     Setting(
         name="identity",
         field="identity",
         read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without white space"),
-        help="What tells this replica from the others and stays the same when it restarts in its place, such as the "
-        "Pod's UID: it then takes its predecessor's leadership over at once. Two replicas never share one. "
-        "Default: another one in each process, which waits until its predecessor's leadership has run out.",
+        help="A name of this replica that stays the same when it restarts in its place, such as the Pod's UID: it "
+        "then takes over its predecessor's leadership at once. Must be unique. Default: a new one for each "
+        "process, which waits until its predecessor's leadership has expired.",
     ),
     Setting(
         name="installation",
         field="installation",
         read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without white space"),
-        help="The name of this installation, such as the Helm release's namespace/name: its replicas know each other "
-        "by it, also while an upgrade changes --namespace or --pod-selector.",
+        help="The name of this installation, such as the Helm release's namespace/name: its replicas recognize each "
+        "other by it, even while an upgrade changes --namespace or --pod-selector.",
     ),
     Setting(
         name="metrics-port",
@@ -312,14 +312,14 @@ SETTINGS: tuple[Setting, ...] = (
         read=_truth,
         is_flag=True,
         default="false",
-        help="Print what would be written, again whenever it changes, and write nothing to etcd or Kubernetes.",
+        help="Print what would be written, again after each change, and write nothing to etcd or Kubernetes.",
     ),
     Setting(
         name="log-level",
         field="log_level",
         read=_one_of("debug", "info", "warning", "error"),
         default="info",
-        help="The least severity that is logged.",
+        help="The lowest severity that is logged.",
     ),
 )
 OF_REGISTRY = tuple(setting for setting in SETTINGS if setting.of_registry)
@@ -412,8 +412,8 @@ def _read_registries(source: _Source, document: Mapping[str, Any], faults: list[
     if not isinstance(sections, dict):
         faults.append("registries: it must map each registry's name to its settings.")
         return
-    speaks_of_default = any(source.flags.get(s.name) or source.environ.get(s.variable) for s in OF_REGISTRY)
-    names = [DEFAULT_REGISTRY] if speaks_of_default or not sections else []
+    has_default = any(source.flags.get(s.name) or source.environ.get(s.variable) for s in OF_REGISTRY)
+    names = [DEFAULT_REGISTRY] if has_default or not sections else []
     for name in dict.fromkeys([*names, *map(str, sections)]):
         section = sections.get(name) or {}
         if not re.fullmatch(_DNS_LABEL, name) or not isinstance(section, dict):

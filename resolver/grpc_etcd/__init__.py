@@ -1,4 +1,4 @@
-"""Real gRPC channels that follow an etcd registry.
+"""gRPC channels that resolve services from an etcd registry.
 
     registry = grpc_etcd.Registry("etcd:2379")
     with registry.insecure_channel("greeter") as channel:

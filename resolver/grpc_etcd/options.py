@@ -24,7 +24,7 @@ _LAYOUT_METHODS = ("prefix", "encode", "decode")
 
 
 def unknown_option(where: str, given: Iterable[str], known: Iterable[str]) -> str | None:
-    """Say which keyword is unknown, and which one may have been meant; None while all are known."""
+    """Return which keyword is unknown, and which one may have been meant; None while all are known."""
     known = tuple(known)
     for name in given:
         if name not in known:
@@ -101,12 +101,12 @@ def _check_timeout(seconds: object) -> None:
 
 
 def timeout_fault(seconds: float) -> str | None:
-    """Say why etcd cannot be given so many seconds to answer."""
+    """Return why etcd cannot be given so many seconds to answer."""
     return None if 0 < seconds < math.inf else f"{seconds} is not a time above 0 seconds"
 
 
 def pod_ip_fault(text: str) -> str | None:
-    """Say why this cannot be a Pod's address; empty means that there is none, which is no fault."""
+    """Return why this cannot be a Pod's address; empty means that there is none, which is no fault."""
     try:
         return None if not text else str(ipaddress.ip_address(text)) and None
     except ValueError:
@@ -114,7 +114,7 @@ def pod_ip_fault(text: str) -> str | None:
 
 
 def login_fault(user: str, password: object, password_file: str | Path | None) -> str | None:
-    """Say what is missing to log in to etcd, or is said twice."""
+    """Return what is missing to log in to etcd, or is said twice."""
     if password and password_file:
         return "password and password_file exclude each other: give one of them"
     if (password or password_file) and not user:
@@ -142,7 +142,7 @@ def _is_layout(each: object) -> bool:
 
 
 def choose_schemes(chosen: object) -> tuple[str, ...]:
-    """Give the schemes that are taken; one stands for itself."""
+    """Return the schemes that are taken; one stands for itself."""
     listed = (chosen,) if isinstance(chosen, str) else chosen
     if not isinstance(listed, Iterable) or not (schemes := tuple(listed)):
         raise TypeError(f"schemes: {chosen!r} is neither a scheme nor a sequence of some")
@@ -152,7 +152,7 @@ def choose_schemes(chosen: object) -> tuple[str, ...]:
 
 
 def choose_static(services: object) -> dict[str, tuple[str, ...]]:
-    """Give the addresses of each service of a static registry."""
+    """Return the addresses of each service of a static registry."""
     if not isinstance(services, Mapping):
         raise TypeError(f"{services!r} is not a mapping such as {{'greeter': 'localhost:50051'}}")
     found = {}
@@ -167,7 +167,7 @@ def choose_static(services: object) -> dict[str, tuple[str, ...]]:
 
 
 def static_address_fault(address: object) -> str | None:
-    """Say why a static service cannot be there."""
+    """Return why a static service cannot be there."""
     return address_fault(address) if isinstance(address, str) else f"{address!r} is not a string such as 'host:port'"
 
 

@@ -1,4 +1,4 @@
-"""What the client library is told by its environment: the only module that reads it.
+"""What the client library reads from its environment, and the only module that does.
 
 Every setting is an argument of `Registry` too; the environment is read only by `Registry.from_environ`, by
 `grpc_etcd.insecure_channel("etcd:///name")` and by the command line, and in each case when they are called.
@@ -93,7 +93,7 @@ def read_operators_variables(names: Iterable[str]) -> dict[str, str]:
 
 
 def _read_texts(found: dict[str, Any]) -> list[str]:
-    """Replace texts by what they say; what cannot be read is left out, and told."""
+    """Replace texts by what they say; what cannot be read is left out, and reported."""
     faults = []
     if isinstance(names := found.get("layouts"), str):
         found["layouts"] = tuple(name.strip() for name in names.split(",") if name.strip())
@@ -136,7 +136,7 @@ def _faults(chosen: ClientSettings) -> list[str]:
     return faults
 
 
-# The registry that stands in for the one of the environment, for tests; as the environment, it is the process's.
+# The registry that is in for the one of the environment, for tests; as the environment, it is the process's.
 _STAND_INS: list[object] = []
 
 
@@ -151,17 +151,17 @@ def standing_in(registry: object) -> Iterator[None]:
 
 
 def stand_in() -> object | None:
-    """Give the registry that stands in for the environment's."""
+    """Return the registry that is in for the environment's."""
     return _STAND_INS[-1] if _STAND_INS else None
 
 
 def host_name() -> str:
-    """Give the name of this host, in Kubernetes the Pod's."""
+    """Return the name of this host, in Kubernetes the Pod's."""
     return socket.gethostname()
 
 
 def read_xds_bootstrap() -> str | None:
-    """Give the application's own xDS bootstrap, if it has one; gRPC prefers the file (gRFC A27).
+    """Return the application's own xDS bootstrap, if it has one; gRPC prefers the file (gRFC A27).
 
     One that an outer process of this library left in the environment is none.
     """
@@ -172,7 +172,7 @@ def read_xds_bootstrap() -> str | None:
 
 
 def write_xds_bootstrap(text: str) -> None:
-    """Set what gRPC will read. Child processes inherit it; `read_xds_bootstrap` tells them whose it is."""
+    """Set what gRPC will read. Child processes inherit it; `read_xds_bootstrap` explains to them whose it is."""
     os.environ.pop(_BOOTSTRAP_FILE, None)
     os.environ[_BOOTSTRAP_TEXT] = text
 

@@ -302,7 +302,9 @@ def test_every_panel_of_the_dashboard_has_something_to_show(
             wait_registered(etcd, pod)
             before = operator.asks("/metrics")[1]
             etcd.kill()
-            wait_until(lambda: "grpc_etcd_etcd_errors_total{" in operator.asks("/metrics")[1], "a counted error")
+            wait_until(
+                lambda: "grpc_etcd_operator_etcd_errors_total{" in operator.asks("/metrics")[1], "a counted error"
+            )
             after = operator.asks("/metrics")[1]
     dashboard = json.loads((CHART / "files/dashboard.json").read_text())
     queries = {

@@ -21,51 +21,51 @@ PLACE = 'namespace="ops", pod="grpc-etcd-operator-6d5f7c9b8-x2k4z", job="grpc-et
 # Another release, in the same namespace of the same Prometheus.
 OTHER_PLACE = PLACE.replace("grpc-etcd-operator-6d5f7c9b8", "grpc-etcd-operator-too-58c4d7f6b")
 HEALTHY = {
-    "grpc_etcd_leader": "1x60",
-    "grpc_etcd_synced": "1x60",
-    "grpc_etcd_registry_up": "1x60",
-    "grpc_etcd_conflicts": "0x60",
-    "grpc_etcd_ready_not_registered": "0x60",
-    'grpc_etcd_not_accepted{reason="NameTaken"}': "1x60",
-    "grpc_etcd_gates_waiting": "0x60",
-    "grpc_etcd_foreign_cluster": "0x60",
-    "grpc_etcd_no_leader_seconds": "0x60",
-    "grpc_etcd_namespaces_unreadable": "0x60",
-    "grpc_etcd_prefixes_refused": "0x60",
-    'grpc_etcd_campaign_errors_total{code="Unavailable"}': "3x20 7x40",  # etcd was restarted
-    'grpc_etcd_unexpected_errors_total{part="sweep"}': "1x60",  # long ago
-    "grpc_etcd_drift_total": "7x60",
-    "grpc_etcd_mass_deletions_total": "1x60",
-    'grpc_etcd_last_event_age_seconds{resource="pods"}': "20x60",
-    'grpc_etcd_certificate_expiry_timestamp_seconds{file="tls.crt"}': "8640000x60",
-    'grpc_etcd_registration_seconds_bucket{change="ready", le="0.1"}': "0+100x60",
-    'grpc_etcd_registration_seconds_bucket{change="ready", le="10.0"}': "0+100x60",
-    'grpc_etcd_registration_seconds_bucket{change="ready", le="+Inf"}': "0+100x60",
+    "grpc_etcd_operator_leader": "1x60",
+    "grpc_etcd_operator_synced": "1x60",
+    "grpc_etcd_operator_registry_up": "1x60",
+    "grpc_etcd_operator_conflicts": "0x60",
+    "grpc_etcd_operator_ready_not_registered": "0x60",
+    'grpc_etcd_operator_not_accepted{reason="NameTaken"}': "1x60",
+    "grpc_etcd_operator_waiting_gates": "0x60",
+    "grpc_etcd_operator_foreign_cluster": "0x60",
+    "grpc_etcd_operator_no_leader_seconds": "0x60",
+    "grpc_etcd_operator_unreadable_namespaces": "0x60",
+    "grpc_etcd_operator_denied_prefixes": "0x60",
+    'grpc_etcd_operator_campaign_errors_total{code="Unavailable"}': "3x20 7x40",  # etcd was restarted
+    'grpc_etcd_operator_unexpected_errors_total{part="resync"}': "1x60",  # long ago
+    "grpc_etcd_operator_drift_total": "7x60",
+    "grpc_etcd_operator_mass_deletions_total": "1x60",
+    'grpc_etcd_operator_last_event_age_seconds{resource="pods"}': "20x60",
+    'grpc_etcd_operator_certificate_expiry_timestamp_seconds{file="tls.crt"}': "8640000x60",
+    'grpc_etcd_operator_registration_duration_seconds_bucket{change="ready", le="0.1"}': "0+100x60",
+    'grpc_etcd_operator_registration_duration_seconds_bucket{change="ready", le="10.0"}': "0+100x60",
+    'grpc_etcd_operator_registration_duration_seconds_bucket{change="ready", le="+Inf"}': "0+100x60",
 }
 # What is otherwise than in health when each alert fires; None takes every series away.
 SITUATIONS: dict[str, dict[str, str] | None] = {
     "GrpcEtcdOperatorDown": None,
-    "GrpcEtcdRegistryUnreachable": {"grpc_etcd_registry_up": "1x10 0x50"},
-    "GrpcEtcdNoLeader": {"grpc_etcd_leader": "1x10 0x50"},
-    "GrpcEtcdNotSynced": {"grpc_etcd_synced": "1x10 0x50"},
-    "GrpcEtcdEventStreamStale": {'grpc_etcd_last_event_age_seconds{resource="pods"}': "20x10 30+60x50"},
-    "GrpcEtcdDriftFound": {"grpc_etcd_drift_total": "7x20 9x40"},
+    "GrpcEtcdRegistryUnreachable": {"grpc_etcd_operator_registry_up": "1x10 0x50"},
+    "GrpcEtcdNoLeader": {"grpc_etcd_operator_leader": "1x10 0x50"},
+    "GrpcEtcdNotSynced": {"grpc_etcd_operator_synced": "1x10 0x50"},
+    "GrpcEtcdEventStreamStale": {'grpc_etcd_operator_last_event_age_seconds{resource="pods"}': "20x10 30+60x50"},
+    "GrpcEtcdDriftFound": {"grpc_etcd_operator_drift_total": "7x20 9x40"},
     "GrpcEtcdRegistrationSlow": {
-        'grpc_etcd_registration_seconds_bucket{change="ready", le="0.1"}': "0+50x60",
+        'grpc_etcd_operator_registration_duration_seconds_bucket{change="ready", le="0.1"}': "0+50x60",
     },
-    "GrpcEtcdConflict": {"grpc_etcd_conflicts": "0x10 2x50"},
-    "GrpcEtcdMassDeletion": {"grpc_etcd_mass_deletions_total": "1x20 2x40"},
-    "GrpcEtcdReadyNotRegistered": {"grpc_etcd_ready_not_registered": "0x10 3x50"},
-    "GrpcEtcdNotAccepted": {'grpc_etcd_not_accepted{reason="InvalidSpec"}': "_x10 1x50"},
-    "GrpcEtcdGatesWaiting": {"grpc_etcd_gates_waiting": "0x20 4x40"},
+    "GrpcEtcdConflict": {"grpc_etcd_operator_conflicts": "0x10 2x50"},
+    "GrpcEtcdMassDeletion": {"grpc_etcd_operator_mass_deletions_total": "1x20 2x40"},
+    "GrpcEtcdReadyNotRegistered": {"grpc_etcd_operator_ready_not_registered": "0x10 3x50"},
+    "GrpcEtcdNotAccepted": {'grpc_etcd_operator_not_accepted{reason="InvalidSpec"}': "_x10 1x50"},
+    "GrpcEtcdGatesWaiting": {"grpc_etcd_operator_waiting_gates": "0x20 4x40"},
     # A label's series appears with its first failure, and then a try is made each second or so.
-    "GrpcEtcdCampaignFailing": {'grpc_etcd_campaign_errors_total{code="PermissionDenied"}': "_x20 1+30x40"},
-    "GrpcEtcdForeignCluster": {"grpc_etcd_foreign_cluster": "0x25 1x35"},
-    "GrpcEtcdUnexpectedErrors": {'grpc_etcd_unexpected_errors_total{part="decoder"}': "_x25 1x35"},
-    "GrpcEtcdNamespacesUnreadable": {"grpc_etcd_namespaces_unreadable": "0x10 1x50"},
-    "GrpcEtcdPrefixesRefused": {"grpc_etcd_prefixes_refused": "0x20 1x40"},
+    "GrpcEtcdCampaignFailing": {'grpc_etcd_operator_campaign_errors_total{code="PermissionDenied"}': "_x20 1+30x40"},
+    "GrpcEtcdForeignCluster": {"grpc_etcd_operator_foreign_cluster": "0x25 1x35"},
+    "GrpcEtcdUnexpectedErrors": {'grpc_etcd_operator_unexpected_errors_total{part="decoder"}': "_x25 1x35"},
+    "GrpcEtcdNamespacesUnreadable": {"grpc_etcd_operator_unreadable_namespaces": "0x10 1x50"},
+    "GrpcEtcdPrefixesRefused": {"grpc_etcd_operator_denied_prefixes": "0x20 1x40"},
     "GrpcEtcdCertificateExpiring": {
-        'grpc_etcd_certificate_expiry_timestamp_seconds{file="tls.crt"}': "864000x60",
+        'grpc_etcd_operator_certificate_expiry_timestamp_seconds{file="tls.crt"}': "864000x60",
     },
 }
 LABELS = {name: labels for name, (_, labels) in (GAUGES | COUNTERS).items()} | {REGISTRATION[0]: REGISTRATION[2]}
@@ -128,12 +128,18 @@ def test_another_installation_neither_hides_a_fault_nor_is_taken_for_one(rules: 
 
 
 def test_a_dry_run_which_never_leads_raises_no_alert(tmp_path: Path) -> None:
-    idle = {"grpc_etcd_leader": "0x60", "grpc_etcd_synced": "0x60", "grpc_etcd_ready_not_registered": "5x60"}
+    idle = {
+        "grpc_etcd_operator_leader": "0x60",
+        "grpc_etcd_operator_synced": "0x60",
+        "grpc_etcd_operator_ready_not_registered": "5x60",
+    }
     assert firing(make_rules(dryRun=True), HEALTHY | idle, tmp_path) == set()
 
 
 def test_a_leader_that_only_its_own_replica_believes_in_is_none(rules: dict[str, Any], tmp_path: Path) -> None:
-    assert firing(rules, HEALTHY | {"grpc_etcd_no_leader_seconds": "0x10 10+60x50"}, tmp_path) == {"GrpcEtcdNoLeader"}
+    assert firing(rules, HEALTHY | {"grpc_etcd_operator_no_leader_seconds": "0x10 10+60x50"}, tmp_path) == {
+        "GrpcEtcdNoLeader"
+    }
 
 
 def test_every_alert_has_its_situation_its_runbook_and_its_section(rules: dict[str, Any]) -> None:
@@ -152,7 +158,11 @@ def test_alerts_and_dashboard_ask_only_for_metrics_that_the_operator_has(rules: 
     asked = {name for query in queries for name in re.findall(r"grpc_etcd_\w+", query)}
     assert asked <= NAMES
     # Nothing is measured that nobody looks at, but for what only explains another metric.
-    explaining = {"grpc_etcd_info", "grpc_etcd_registration_seconds_sum", "grpc_etcd_gates_refused_total"}
+    explaining = {
+        "grpc_etcd_operator_info",
+        "grpc_etcd_operator_registration_duration_seconds_sum",
+        "grpc_etcd_operator_denied_gates_total",
+    }
     assert NAMES - asked <= explaining
 
 

@@ -113,7 +113,7 @@ def test_the_roles_allow_what_they_are_for_and_no_more(own_etcd: EtcdServer) -> 
             own_etcd.etcdctl(*refused, user=user)
 
 
-# What a page tells people to type and this test does not: where else it is run.
+# What a page explains to people to type and this test does not: where else it is run.
 RUN_ELSEWHERE = {
     "make": "test_links.py looks each target up; CI runs check and test, tests/e2e the demo, tests/image the image",
     "git clone": "CI starts with it",

@@ -141,7 +141,7 @@ class Scene:
         return lease_id(self.cluster, uid)
 
     def has_mark(self) -> bool:
-        """Say whether the synced mark stands."""
+        """Say whether the synced key stands."""
         return self.client.get(f"/grpc-etcd/synced/{self.cluster}".encode()) is not None
 
     def events(self) -> list[Object]:

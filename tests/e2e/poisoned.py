@@ -14,9 +14,9 @@ from typing import Any
 from grpc_etcd_operator.cli import main
 from grpc_etcd_operator.controller import applier, event_handlers, reconciler, resync, status_writer
 from grpc_etcd_operator.controller.outcomes import Outcome
-from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.kube import pages
-from grpc_etcd_operator.registry.cache import Mirror
+from grpc_etcd_operator.registry.cache import RegistryCache
 from grpc_etcd_operator.registry.election import Election
 from grpc_etcd_operator.registry.leases import Leases
 
@@ -58,26 +58,26 @@ def everything(*_: object) -> None:
     """Give the name of what is of all objects."""
 
 
-def outcome_of(reconciler: event_handlers.Reconciler, _registry: str, outcome: Outcome) -> str:
-    pod = reconciler.world.pods.get(outcome.uid)
+def outcome_of(reconciler: event_handlers.EventHandlers, _registry: str, outcome: Outcome) -> str:
+    pod = reconciler.cluster_cache.pods.get(outcome.uid)
     return pod.name if pod else ""
 
 
-def service_of(world: World, uid: str, *_: object) -> str:
-    return world.services[uid].name if uid in world.services else ""
+def service_of(cluster_cache: ClusterCache, uid: str, *_: object) -> str:
+    return cluster_cache.services[uid].name if uid in cluster_cache.services else ""
 
 
 spoil(event_handlers, "parse_pod", "decoder of Pods", lambda message, *_: str(message.metadata.name))
 spoil(event_handlers, "parse_service", "decoder of GrpcServices", lambda raw, *_: str(raw["metadata"]["name"]))
 spoil(reconciler, "make_plan", "planner", lambda desired, *_: desired.unit.pod)
 spoil(applier, "make_transaction", "writer", lambda plans, *_: everything(plans))
-spoil(event_handlers.Reconciler, "take_outcome", "outcome", outcome_of)
+spoil(event_handlers.EventHandlers, "take_outcome", "outcome", outcome_of)
 spoil(status_writer, "make_status", "status writer", lambda service, *_: service.name)
-spoil(status_writer.Reporter, "_bring_gate", "gate", lambda _, pod: pod.name)
-spoil(World, "begin_grant", "claims", service_of)
-spoil(resync, "find_vanished", "sweep", everything)
+spoil(status_writer.StatusWriter, "_bring_gate", "gate", lambda _, pod: pod.name)
+spoil(ClusterCache, "begin_grant", "claims", service_of)
+spoil(resync, "find_vanished", "resync", everything)
 spoil(Leases, "ensure", "lease", everything)
-spoil(Mirror, "apply", "watch of etcd", everything)
+spoil(RegistryCache, "apply", "watch of etcd", everything)
 spoil(pages, "read_event", "watch of Pods", everything)
 spoil(Election, "_step", "election", everything)
 

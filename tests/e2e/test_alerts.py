@@ -112,9 +112,11 @@ def test_an_etcd_that_is_gone_raises_its_alerts_and_those_of_the_gates_that_wait
     scene.apply()
     doomed_etcd.kill()
     scene.pod(gates=[GATE])
-    wait_until(lambda: replica.metric("grpc_etcd_gates_waiting") == 1, "the gate has waited for half a minute", 90)
-    wait_until(lambda: not replica.metric("grpc_etcd_registry_up"), "etcd is out of reach")
-    wait_until(lambda: not replica.metric("grpc_etcd_synced"), "nobody vouches for it")
+    wait_until(
+        lambda: replica.metric("grpc_etcd_operator_waiting_gates") == 1, "the gate has waited for half a minute", 90
+    )
+    wait_until(lambda: not replica.metric("grpc_etcd_operator_registry_up"), "etcd is unavailable")
+    wait_until(lambda: not replica.metric("grpc_etcd_operator_synced"), "nobody confirms it for it")
     assert alerts(metrics(replica)) >= {"GrpcEtcdRegistryUnreachable", "GrpcEtcdGatesWaiting", "GrpcEtcdNotSynced"}
 
 
@@ -140,7 +142,7 @@ def test_an_operator_that_may_not_lead_raises_its_alerts(
     apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene, tmp_path: Path, alerts: Alerts
 ) -> None:
     replica = start_restricted(make_scene(apiserver, own_etcd), own_etcd, tmp_path, "/jupiter/")
-    tries = "grpc_etcd_campaign_errors_total"
+    tries = "grpc_etcd_operator_campaign_errors_total"
     texts = []
     for number in range(1, 7):  # once a minute it has tried again
         wait_until(lambda number=number: replica.metric(tries, code="PermissionDenied") >= number, "it tries again")
@@ -157,8 +159,10 @@ def test_a_key_that_a_stranger_holds_raises_its_alert(scene: Scene, alerts: Aler
     assert isinstance(own, KeyValue)
     scene.client.put(own.key, own.value)  # as a server that registers itself
     scene.apply()
-    wait_until(lambda: replica.metric("grpc_etcd_conflicts"), "the conflict is counted")
-    wait_until(lambda: not replica.metric("grpc_etcd_ready_not_registered"), "it is registered, if by somebody else")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_conflicts"), "the conflict is counted")
+    wait_until(
+        lambda: not replica.metric("grpc_etcd_operator_ready_not_registered"), "it is registered, if by somebody else"
+    )
     wait_alerts(alerts, replica, "GrpcEtcdConflict")
 
 
@@ -169,9 +173,9 @@ def test_a_prefix_that_etcd_refuses_raises_its_alerts(
     replica = start_restricted(scene, own_etcd, tmp_path, "/jupiter/", "/grpc-etcd/").wait_leading()
     scene.apply(layouts=["kratos"])
     scene.pod()
-    wait_until(lambda: replica.metric("grpc_etcd_prefixes_refused"), "the refusal is counted")
-    wait_until(lambda: replica.metric("grpc_etcd_ready_not_registered"), "the Pod is missed")
-    wait_until(lambda: replica.metric("grpc_etcd_synced"), "all else is written")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_denied_prefixes"), "the refusal is counted")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_ready_not_registered"), "the Pod is missed")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_synced"), "all else is written")
     wait_alerts(alerts, replica, "GrpcEtcdPrefixesRefused", "GrpcEtcdReadyNotRegistered")
 
 
@@ -184,7 +188,7 @@ def test_another_cluster_under_the_same_id_raises_its_alert(
     scene.apply()
     scene.registry.wait_addresses(scene.pod().address)
     stranger = reachable(scene.start(kubeconfig=own_apiserver.kubeconfig))
-    wait_until(lambda: stranger.metric("grpc_etcd_foreign_cluster"), "it knows")
+    wait_until(lambda: stranger.metric("grpc_etcd_operator_foreign_cluster"), "it knows")
     assert "GrpcEtcdForeignCluster" in alerts(metrics(stranger))
 
 
@@ -192,7 +196,7 @@ def test_another_cluster_under_the_same_id_raises_its_alert(
 def test_a_namespace_that_may_not_be_read_raises_its_alert(scene: Scene, alerts: Alerts) -> None:
     kubeconfig = make_account(scene, scene.namespace)
     replica = scene.start("--namespace=not-there", kubeconfig=kubeconfig).wait_leading()
-    wait_until(lambda: replica.metric("grpc_etcd_namespaces_unreadable") == 1, "it is counted")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_unreadable_namespaces") == 1, "it is counted")
     wait_alerts(alerts, replica, "GrpcEtcdNamespacesUnreadable")
 
 
@@ -205,9 +209,9 @@ def test_pods_that_vanish_in_a_gap_of_the_watch_raise_their_alerts(scene: Scene,
     before = metrics(replica)
     scene.let_vanish(pods)
     scene.registry.wait_addresses()
-    wait_until(lambda: replica.metric("grpc_etcd_drift_total"), "the sweep has found it", 90)
-    wait_until(lambda: replica.metric("grpc_etcd_mass_deletions_total"), "it is counted")
-    wait_until(lambda: replica.metric("grpc_etcd_synced"), "in step")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_drift_total"), "the sweep has found it", 90)
+    wait_until(lambda: replica.metric("grpc_etcd_operator_mass_deletions_total"), "it is counted")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_synced"), "synced")
     wait_alerts(alerts, replica, "GrpcEtcdDriftFound", "GrpcEtcdMassDeletion", before=[before, before])
 
 
@@ -228,7 +232,7 @@ def test_changes_that_come_late_raise_their_alert(
         wait_until(lambda ready_at=ready_at: time.monotonic() > ready_at + SLOW_SECONDS, "the change has waited")
         own_etcd.resume()
         scene.registry.wait_addresses(*(pod.address for pod in pods))
-        wait_until(lambda: replica.metric("grpc_etcd_synced"), "in step")
+        wait_until(lambda: replica.metric("grpc_etcd_operator_synced"), "synced")
         texts.append(metrics(replica))
     assert "GrpcEtcdRegistrationSlow" in alerts(*texts)
 
@@ -239,7 +243,7 @@ def test_an_api_server_that_says_nothing_raises_its_alert(
 ) -> None:
     replica = make_scene(own_apiserver, etcd).start().wait_leading()
     own_apiserver.pause()
-    age = "grpc_etcd_last_event_age_seconds"
+    age = "grpc_etcd_operator_last_event_age_seconds"
     wait_until(lambda: replica.metric(age, resource="pods") > 120, "two minutes of silence", 180)
     said = metrics(replica)
     own_apiserver.resume()
@@ -251,7 +255,9 @@ def test_a_certificate_that_runs_out_soon_raises_its_alert(scene: Scene, alerts:
         mine = existing(secured.authority).issue("operator", not_after=datetime.now(UTC) + timedelta(days=7))
         flags = [f"--etcd-ca={mine.ca}", f"--etcd-cert={mine.cert}", f"--etcd-key={mine.key}"]
         replica = scene.start(*flags, etcd=secured.endpoints.replace("https://", "")).wait_leading()
-        wait_until(lambda: replica.metric("grpc_etcd_certificate_expiry_timestamp_seconds"), "it has read the file")
+        wait_until(
+            lambda: replica.metric("grpc_etcd_operator_certificate_expiry_timestamp_seconds"), "it has read the file"
+        )
         wait_alerts(alerts, replica, "GrpcEtcdCertificateExpiring")
 
 
@@ -263,7 +269,7 @@ def test_an_error_that_nobody_foresaw_raises_its_alert(scene: Scene, alerts: Ale
     poison.write_text("planner")
     scene.apply("poison", selector={"matchLabels": {"app": "poison"}})
     scene.pod("poison", labels={"app": "poison"})
-    wait_until(lambda: replica.metric("grpc_etcd_unexpected_errors_total", part="planner"), "it is counted")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_unexpected_errors_total", part="planner"), "it is counted")
     assert "GrpcEtcdUnexpectedErrors" in alerts(before, before, metrics(replica))
 
 

@@ -25,7 +25,7 @@ def test_a_second_name_of_an_etcd_stands_for_the_first(scene: Scene) -> None:
     for name in ("one", "both"):
         scene.registry.wait_addresses(pod.address, name=name)
         scene.wait_condition("Programmed", "True", "Programmed", name)
-    wait_until(scene.has_mark, "the registry is vouched for")
+    wait_until(scene.has_mark, "the registry is confirmed")
     assert replica.get("/readyz")[0] == 200
     assert replica.lines("registry_aliased")
 
@@ -47,7 +47,7 @@ def test_a_second_name_that_nobody_can_tell_takes_nothing_away(scene: Scene) -> 
         scene.registry.wait_addresses(*addresses, name=name)
     scene.wait_condition("Programmed", "True", "Programmed", "one")
     scene.wait_condition("Programmed", "False", "ForeignLeader", "both")
-    wait_until(scene.has_mark, "the registry is vouched for")
+    wait_until(scene.has_mark, "the registry is confirmed")
     before = scene.registry.keys("/jupiter/one/")
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(*addresses[1:], name="one")
@@ -55,16 +55,16 @@ def test_a_second_name_that_nobody_can_tell_takes_nothing_away(scene: Scene) -> 
     wait_until(lambda: replicas[1].lines("leadership_acquired"), "the other takes over")
     scene.kubelet.ready(pods[0])
     scene.registry.wait_addresses(*addresses, name="one")
-    wait_until(scene.has_mark, "the registry is vouched for again")
+    wait_until(scene.has_mark, "the registry is confirmed again")
     after = scene.registry.keys("/jupiter/one/")
     kept = [f"/jupiter/one/providers/grpc://{address}" for address in addresses[1:]]
     assert [after[key].mod_revision for key in kept] == [before[key].mod_revision for key in kept]
     assert len(replicas[0].lines("leadership_acquired")) == 1
-    assert any("that of the registry default as well" in line["message"] for line in replicas[1].lines())
+    assert any("also that of the registry default" in line["message"] for line in replicas[1].lines())
 
 
 def test_where_the_first_of_two_names_comes_back_late_the_second_is_served_and_reported_on(scene: Scene) -> None:
-    """Whoever leads the etcd by its second name writes claims and statuses, though the first name is not led."""
+    """Whoever leads the etcd by its second name writes claims and statuses, though the first name has no leader."""
     config = scene.folder / "settings.yaml"
     config.write_text(yaml.safe_dump({"registries": {"second": {"endpoints": f"http://{scene.etcd.endpoints}"}}}))
     with TcpProxy.start(scene.etcd.endpoints) as proxy:
@@ -72,7 +72,7 @@ def test_where_the_first_of_two_names_comes_back_late_the_second_is_served_and_r
         replica = scene.start(f"--config={config}", "--leader-ttl=5", etcd=proxy.address)
         wait_until(lambda: replica.lines("leadership_acquired"), "the etcd is led by its second name")
         proxy.heal()
-        told = "that of the registry second as well"
+        told = "also that of the registry second"
         wait_until(lambda: any(told in line["message"] for line in replica.lines()), "both are known to be one")
         scene.apply("late", registries=["second"], selector={"matchLabels": {"app": "greeter"}})
         scene.apply("apart", selector={"matchLabels": {"app": "greeter"}})
@@ -161,7 +161,7 @@ def test_an_etcd_whose_endpoints_are_away_is_not_led_by_its_other_name(scene: Sc
         scene.apply()
         pod = scene.pod()
         scene.registry.wait_addresses(pod.address)
-        wait_until(scene.has_mark, "the registry is vouched for")
+        wait_until(scene.has_mark, "the registry is confirmed")
         before = scene.registry.keys()
         proxy.refuse()
         wait_until(lambda: replica.lines("registry_ambiguous"), "the second name waits")
@@ -175,7 +175,7 @@ def test_an_etcd_whose_endpoints_are_away_is_not_led_by_its_other_name(scene: Sc
         scene.registry.wait_addresses()
         scene.kubelet.ready(pod)
         scene.registry.wait_addresses(pod.address)
-        wait_until(scene.has_mark, "the registry is vouched for again")
+        wait_until(scene.has_mark, "the registry is confirmed again")
         assert set(scene.registry.keys()) == set(before)
         scene.close()  # before the proxy
 

@@ -8,7 +8,7 @@ from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.model import LeaseId, Record, Revision
 from grpc_etcd.registry.own import OwnerRecord, owner_key, owner_prefix
 from grpc_etcd_operator.registry.audit import Audit
-from grpc_etcd_operator.registry.cache import Mirror
+from grpc_etcd_operator.registry.cache import RegistryCache
 from testbed.etcd import EtcdServer
 
 WORD = "word"
@@ -22,10 +22,10 @@ async def client(etcd: EtcdServer) -> AsyncIterator[Etcd]:
         yield opened
 
 
-async def list_all(client: Etcd, mirror: Mirror) -> None:
+async def list_all(client: Etcd, registry_cache: RegistryCache) -> None:
     for prefix in (owner_prefix(CLUSTER), PREFIX):
         listing = await client.get_prefix(prefix)
-        mirror.replace((prefix,), listing.records, listing.revision)
+        registry_cache.replace((prefix,), listing.records, listing.revision)
 
 
 async def test_what_was_missed_is_found_and_told_to_whom_it_concerns(client: Etcd) -> None:
@@ -33,9 +33,9 @@ async def test_what_was_missed_is_found_and_told_to_whom_it_concerns(client: Etc
     await client.put(owner_key(CLUSTER, "p1"), owner.to_json())
     for key in KEYS[:3]:
         await client.put(key, b"old")
-    mirror, concerned = Mirror(CLUSTER), set[str]()
-    await list_all(client, mirror)
-    audit = Audit(client, mirror, lambda: [owner_prefix(CLUSTER), PREFIX], concerned.update, grace_seconds=0.0)
+    registry_cache, concerned = RegistryCache(CLUSTER), set[str]()
+    await list_all(client, registry_cache)
+    audit = Audit(client, registry_cache, lambda: [owner_prefix(CLUSTER), PREFIX], concerned.update, grace_seconds=0.0)
     await audit.compare()
     assert (audit.missed, concerned) == (0, set())
     await client.put(KEYS[0], b"new")
@@ -44,32 +44,32 @@ async def test_what_was_missed_is_found_and_told_to_whom_it_concerns(client: Etc
     await audit.compare()
     assert (audit.missed, concerned) == (3, {"p1"})
     held = {record.key: record for record in (await client.get_prefix(PREFIX)).records}
-    assert {key: record for key, record in mirror.records.items() if key.startswith(PREFIX)} == held
+    assert {key: record for key, record in registry_cache.records.items() if key.startswith(PREFIX)} == held
     await audit.compare()
     assert audit.missed == 3
 
 
 async def test_a_record_of_a_later_revision_than_etcd_has_is_corrected(client: Etcd) -> None:
     await client.put(KEYS[0], b"old")
-    mirror = Mirror(CLUSTER)
+    registry_cache = RegistryCache(CLUSTER)
     listing = await client.get_prefix(PREFIX)
     of_another_history = listing.records[0]._replace(mod_revision=Revision(listing.revision + 1000))
-    mirror.replace((PREFIX,), [of_another_history], listing.revision + 1000)
-    audit = Audit(client, mirror, lambda: [PREFIX], lambda _: None, grace_seconds=0.0)
+    registry_cache.replace((PREFIX,), [of_another_history], listing.revision + 1000)
+    audit = Audit(client, registry_cache, lambda: [PREFIX], lambda _: None, grace_seconds=0.0)
     await audit.compare()
-    assert mirror.record(KEYS[0]) == listing.records[0]
+    assert registry_cache.record(KEYS[0]) == listing.records[0]
 
 
 async def test_a_prefix_that_may_not_be_read_any_more_keeps_no_other_from_being_compared(own_etcd: EtcdServer) -> None:
     admin = own_etcd.enable_auth("secret")
     own_etcd.add_user("operator", WORD, [PREFIX.decode()], admin=admin)
     async with Etcd(own_etcd.endpoints, user="operator", password=WORD) as client:
-        mirror, concerned = Mirror(CLUSTER), set[str]()
+        registry_cache, concerned = RegistryCache(CLUSTER), set[str]()
         record = OwnerRecord(namespace="shop", keys=(KEYS[0],)).to_json()
         owner = Record(owner_key(CLUSTER, "p1"), record, LeaseId(0), Revision(1), Revision(1), 1)
-        mirror.replace((owner_prefix(CLUSTER),), [owner], Revision(1))
+        registry_cache.replace((owner_prefix(CLUSTER),), [owner], Revision(1))
         await client.put(KEYS[0], b"new")
         prefixes = [b"/jupiter/refused/", PREFIX]
-        audit = Audit(client, mirror, lambda: prefixes, concerned.update, grace_seconds=0.0)
+        audit = Audit(client, registry_cache, lambda: prefixes, concerned.update, grace_seconds=0.0)
         await audit.compare()
     assert (audit.missed, concerned) == (1, {"p1"})

@@ -78,7 +78,7 @@ def test_who_is_cut_off_from_etcd_leaves_the_word_to_whoever_leads_by_then(scene
 
 
 def test_a_refusal_that_a_former_leader_has_met_is_no_longer_told_once_it_is_mended(guarded: Guarded) -> None:
-    scene, name = guarded.scene, "grpc_etcd_prefixes_refused"
+    scene, name = guarded.scene, "grpc_etcd_operator_denied_prefixes"
     guarded.allow("read", PREFIX)
     former = guarded.start().wait_leading()
     scene.apply(layouts=["kratos"])

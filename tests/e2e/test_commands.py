@@ -166,15 +166,18 @@ def test_a_dry_run_stays_up_and_prints_the_plan_whenever_it_changes(scene: Scene
     wait_until(lambda: addresses() == {pod.address}, "the plan is printed")
     wait_until(lambda: replica.get("/readyz")[0] == 200, "it is ready")
     assert replica.get("/healthz")[0] == 200
-    assert replica.metric("grpc_etcd_registry_up") == 1
+    assert replica.metric("grpc_etcd_operator_registry_up") == 1
     second = scene.pod()
     wait_until(lambda: addresses() == {pod.address, second.address}, "the changed plan is printed")
     scene.kubelet.unready(pod)
     wait_until(lambda: addresses() == {second.address}, "and once more")
     assert replica.process.is_running
-    wait_until(lambda: replica.metric("grpc_etcd_no_leader_seconds") > 6, "nobody leads for longer than --leader-ttl")
+    wait_until(
+        lambda: replica.metric("grpc_etcd_operator_no_leader_seconds") > 6,
+        "no replica leads for longer than --leader-ttl",
+    )
     assert replica.get("/readyz")[0] == 200
-    assert replica.metric("grpc_etcd_registry_up") == 1
+    assert replica.metric("grpc_etcd_operator_registry_up") == 1
     assert replica.process.is_running
     assert scene.registry.revision() == before
     assert scene.status() == {}

@@ -10,9 +10,9 @@ from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.errors import EtcdError, NoSpace, PermissionDenied
 from grpc_etcd.etcd.model import TransactionResult
-from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
-from grpc_etcd_operator.controller.registry_controller import Station, Views
-from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
+from grpc_etcd_operator.controller.registry_controller import RegistryController, Views
+from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.telemetry.metrics import Timings
@@ -34,23 +34,23 @@ class RefusingEtcd(Etcd):
 
 
 async def test_what_is_told_of_a_registry_changes_with_the_reason(etcd: EtcdServer) -> None:
-    reconciler, told = Reconciler(World(["default"]), {}, Timings(CollectorRegistry())), list[str]()
+    reconciler, told = EventHandlers(ClusterCache(["default"]), {}, Timings(CollectorRegistry())), list[str]()
     client = RefusingEtcd(etcd.endpoints)
-    stations: list[Station] = []
+    controllers: list[RegistryController] = []
 
     def note() -> None:
-        told.extend(str(station.complaint) for station in stations)
+        told.extend(str(controller.complaint) for controller in controllers)
 
     views = Views(reconciler, lambda: True, lambda: 0.0, lambda _: "", lambda *_: None, note)
     ttls = {"lease_ttl_seconds": 30, "leader_ttl_seconds": 1}
-    station = Station("default", "complaining", client, Candidate("test"), views, Isolation(), **ttls)
-    stations.append(station)
+    controller = RegistryController("default", "complaining", client, Candidate("test"), views, Isolation(), **ttls)
+    controllers.append(controller)
     reconciler.mark_complete(PODS)
     reconciler.mark_complete(SERVICES)
-    running = asyncio.create_task(station.run())
-    await until(lambda: any("nobody leads" in text and "permission denied" in text for text in told))
+    running = asyncio.create_task(controller.run())
+    await until(lambda: any("no replica leads" in text and "permission denied" in text for text in told))
     client.refusal = NoSpace("etcdserver: mvcc: database space exceeded")
     await until(lambda: any("database space exceeded" in text for text in told))
     running.cancel()
     await asyncio.wait([running])
-    await station.close()
+    await controller.close()

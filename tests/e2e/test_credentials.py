@@ -64,12 +64,12 @@ def test_a_token_that_is_no_longer_valid_is_replaced_without_a_restart(
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator", "namespace": "default"}}
     own_apiserver.client.delete(account)  # a token is bound to its account's UID, so it is void from now on
     own_apiserver.restart()  # a watch that is open outlives its token
-    wait_until(lambda: not scene.has_mark(), "readers are told that nobody watches")
+    wait_until(lambda: not scene.has_mark(), "readers are notified that nobody watches")
     assert revisions(scene) == before
     make_account(own_apiserver, tmp_path)
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(pods[1].address)
-    wait_until(scene.has_mark, "in step again")
+    wait_until(scene.has_mark, "synced again")
     assert replica.process.is_running
 
 
@@ -96,7 +96,7 @@ def test_an_etcd_password_that_changes_is_picked_up_and_nothing_is_lost(
     own_etcd.etcdctl("user", "grant-role", "operator", "operator", user=admin)
     own_etcd.restart()  # it forgets the tokens that it gave for the old password
     late = scene.pod()
-    wait_until(lambda: replica.metric("grpc_etcd_registry_up", registry="default") == 0, "the metric says so")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_registry_up", registry="default") == 0, "the metric says so")
     scene.wait_condition("Programmed", "False", "RegistryUnavailable")
     assert keys() == {pod.address}
     password.write_text("second")
@@ -117,7 +117,7 @@ def test_a_standby_that_is_not_let_in_says_so_while_its_watch_lives(
     wait_until(lambda: standby.lines("started") and standby.get("/readyz")[0] == 200, "it stands by")
     own_etcd.etcdctl("user", "delete", "second", user=admin)
     wait_until(lambda: standby.get("/readyz")[0] == 503, "the standby is not let in")
-    assert standby.metric("grpc_etcd_registry_up", registry="default") == 0
+    assert standby.metric("grpc_etcd_operator_registry_up", registry="default") == 0
     assert leader.get("/readyz")[0] == 200
     own_etcd.etcdctl("user", "add", "second:secret", user=admin)
     own_etcd.etcdctl("user", "grant-role", "second", "second", user=admin)

@@ -43,13 +43,13 @@ def test_an_api_server_that_is_away_changes_nothing_and_is_caught_up_with(
     pods = three_pods(scene)
     before = revisions(scene)
     own_apiserver.kill()
-    wait_until(lambda: not scene.has_mark(), "readers are told that nobody watches")
+    wait_until(lambda: not scene.has_mark(), "readers are notified that nobody watches")
     assert revisions(scene) == before
     assert replica.get("/healthz")[0] == 200
     own_apiserver.restart()
     scene.api.client.delete(pods[0].item, grace_seconds=0)
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
-    wait_until(scene.has_mark, "in step again")
+    wait_until(scene.has_mark, "synced again")
 
 
 def is_gone(scene: Scene, resource_version: str) -> bool:
@@ -73,7 +73,7 @@ def test_a_deletion_in_a_gap_of_the_watch_is_found(
     assert is_gone(scene, seen), "a watch cannot go on from where the operator's was cut off"
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
     wait_until(lambda: replica.lines("deletion_missed"), "it was no event that told it")
-    assert replica.metric("grpc_etcd_drift_total") == 1
+    assert replica.metric("grpc_etcd_operator_drift_total") == 1
 
 
 def test_a_crd_that_is_deleted_and_put_back_withdraws_nothing(
@@ -131,12 +131,12 @@ def test_permissions_that_are_taken_away_and_given_back(
     before = revisions(scene)
     api.apply({**role, "rules": [{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}]})
     own_apiserver.restart()  # ends the watches, which are not cut when a permission goes
-    wait_until(lambda: not scene.has_mark(), "readers are told that nobody watches")
+    wait_until(lambda: not scene.has_mark(), "readers are notified that nobody watches")
     assert revisions(scene) == before
     api.apply(role)
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
-    wait_until(scene.has_mark, "in step again")
+    wait_until(scene.has_mark, "synced again")
 
 
 def test_etcd_away_at_start_and_later_is_waited_for(
@@ -154,7 +154,7 @@ def test_etcd_away_at_start_and_later_is_waited_for(
     scene.registry.wait_addresses(pod.address)
     scene.wait_condition("Programmed", "True", "Programmed")
     own_etcd.kill()
-    wait_until(lambda: replica.metric("grpc_etcd_registry_up", registry="default") == 0, "the metric says so")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_registry_up", registry="default") == 0, "the metric says so")
     scene.kubelet.unready(pod)
     other = scene.pod()
     own_etcd.restart()
@@ -231,11 +231,13 @@ def test_no_memory_grows_while_etcd_is_away_and_all_converges_soon_after_its_ret
         pods = list(workers.map(lambda _: scene.pod(), range(60)))
         scene.registry.wait_addresses(*(pod.address for pod in pods))
         own_etcd.kill()
-        wait_until(lambda: replica.metric("grpc_etcd_registry_up", registry="default") == 0, "the metric says so")
+        wait_until(
+            lambda: replica.metric("grpc_etcd_operator_registry_up", registry="default") == 0, "the metric says so"
+        )
         flap(scene, workers, pods, rounds=5)  # what is used once is allocated once
         before = memory_mib(replica)
         flap(scene, workers, pods, rounds=20)
-        assert replica.metric("grpc_etcd_queue_depth", registry="default") <= len(pods) + 1
+        assert replica.metric("grpc_etcd_operator_workqueue_depth", registry="default") <= len(pods) + 1
         # 2,400 changes of Pods of 3 kB; what is not collected yet comes to less than that, what piles up to more.
         assert memory_mib(replica) - before < 6
         list(workers.map(scene.kubelet.unready, pods[:20]))
@@ -262,13 +264,13 @@ def test_a_frozen_api_server_makes_nobody_withdraw_anything(
     pods = three_pods(scene)
     before = revisions(scene)
     own_apiserver.pause()
-    wait_until(lambda: not scene.has_mark(), "readers are told that nobody watches", 150)
+    wait_until(lambda: not scene.has_mark(), "readers are notified that nobody watches", 150)
     assert revisions(scene) == before
     assert replica.get("/healthz")[0] == 200, "it tries again and again, so it is not deaf"
     own_apiserver.resume()
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
-    wait_until(scene.has_mark, "in step again")
+    wait_until(scene.has_mark, "synced again")
 
 
 def test_a_learner_in_the_place_of_a_lost_member_is_passed_over(

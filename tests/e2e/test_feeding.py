@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from grpc_etcd.etcd import HistoryChanged, Listed, Lost, News, PermissionDenied, Put, Unavailable
+from grpc_etcd.etcd import Disconnected, HistoryChanged, PermissionDenied, Put, Unavailable, WatchSnapshot, WatchUpdate
 from grpc_etcd.etcd.aio import Etcd
-from grpc_etcd.etcd.model import Changed
-from grpc_etcd_operator.registry.watch import Feed
+from grpc_etcd.etcd.model import WatchEvents
+from grpc_etcd_operator.registry.watch import PrefixWatch
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 
@@ -22,23 +22,23 @@ class Collected:
     """A feed that runs, and all its news."""
 
     def __init__(self, etcd: Etcd) -> None:
-        self.news: list[tuple[bytes, News]] = []
+        self.news: list[tuple[bytes, WatchUpdate]] = []
         self.faults: list[bytes] = []
         self.fails_at = b""
-        self.feed = Feed(etcd, self._take, lambda key, _: self.faults.append(key))
+        self.feed = PrefixWatch(etcd, self._take, lambda key, _: self.faults.append(key))
 
-    def _take(self, prefixes: tuple[bytes, ...], news: News) -> None:
+    def _take(self, prefixes: tuple[bytes, ...], news: WatchUpdate) -> None:
         (prefix,) = prefixes
         self.news.append((prefix, news))
         if prefix == self.fails_at:
             self.fails_at = b""
             raise RuntimeError("unforeseen")
 
-    def of(self, kind: type, prefix: bytes) -> list[News]:
+    def of(self, kind: type, prefix: bytes) -> list[WatchUpdate]:
         return [news for each, news in self.news if each == prefix and isinstance(news, kind)]
 
     def keys(self, prefix: bytes) -> list[bytes]:
-        changes = [news for news in self.of(Changed, prefix) if isinstance(news, Changed)]
+        changes = [news for news in self.of(WatchEvents, prefix) if isinstance(news, WatchEvents)]
         return [event.key for change in changes for event in change.events if isinstance(event, Put)]
 
 
@@ -87,7 +87,7 @@ async def test_a_refused_prefix_is_told_of_alone_and_heals_by_a_grant_or_when_it
         feed.follow([b"/alien/", b"/ours/", b"/gone/"])
         await until(lambda: feed.has([b"/ours/"]) and len(feed.refused) > 1, LIMIT_SECONDS)
         assert isinstance(feed.refused[b"/alien/"], PermissionDenied)
-        assert collected.of(Lost, b"/alien/")
+        assert collected.of(Disconnected, b"/alien/")
         assert feed.trouble is None
         feed.unfollow([b"/gone/"])
         assert set(feed.refused) == {b"/alien/"}
@@ -96,8 +96,8 @@ async def test_a_refused_prefix_is_told_of_alone_and_heals_by_a_grant_or_when_it
         own_etcd.etcdctl("role", "grant-permission", "--prefix=true", "operator", "readwrite", "/alien/", user=ADMIN)
         await until(lambda: feed.has([b"/alien/"]), LIMIT_SECONDS)
         assert not feed.refused
-        assert collected.of(Listed, b"/alien/")
-        assert not collected.of(Lost, b"/ours/")
+        assert collected.of(WatchSnapshot, b"/alien/")
+        assert not collected.of(Disconnected, b"/ours/")
 
 
 @pytest.mark.faults
@@ -112,15 +112,15 @@ async def test_a_loss_of_connection_is_told_once_and_lost_data_list_everything_a
         own_etcd.kill()
         await until(lambda: feed.trouble, LIMIT_SECONDS)
         assert isinstance(feed.trouble and feed.trouble.error, Unavailable)
-        assert len([news for _, news in collected.news if isinstance(news, Lost)]) == 1
+        assert len([news for _, news in collected.news if isinstance(news, Disconnected)]) == 1
         own_etcd.restart(fresh=True)
-        await until(lambda: all(len(collected.of(Listed, prefix)) > 1 for prefix in prefixes), LIMIT_SECONDS)
+        await until(lambda: all(len(collected.of(WatchSnapshot, prefix)) > 1 for prefix in prefixes), LIMIT_SECONDS)
         await until(lambda: feed.has(prefixes) and feed.trouble is None, LIMIT_SECONDS)
-        lost = [news for _, news in collected.news if isinstance(news, Lost)]
+        lost = [news for _, news in collected.news if isinstance(news, Disconnected)]
         assert isinstance(lost[-1].error, HistoryChanged)
         for prefix in prefixes:
-            last = collected.of(Listed, prefix)[-1]
-            assert isinstance(last, Listed)
+            last = collected.of(WatchSnapshot, prefix)[-1]
+            assert isinstance(last, WatchSnapshot)
             assert last.history == 1
             assert not last.records
 
@@ -132,7 +132,7 @@ async def test_an_exception_about_one_prefix_ends_nothing(etcd: EtcdServer) -> N
         collected.fails_at = b"/bad/"
         await client.put(b"/bad/1", b"")
         await client.put(b"/good/1", b"")
-        await until(lambda: len(collected.of(Listed, b"/bad/")) > 1, LIMIT_SECONDS)
+        await until(lambda: len(collected.of(WatchSnapshot, b"/bad/")) > 1, LIMIT_SECONDS)
         await client.put(b"/bad/2", b"")
         await until(lambda: b"/bad/2" in collected.keys(b"/bad/"), LIMIT_SECONDS)
         assert collected.keys(b"/good/") == [b"/good/1"]

@@ -35,4 +35,4 @@ def test_connections_without_end_cost_nothing_else(scene: Scene, said: bytes) ->
         second = scene.pod()
         scene.registry.wait_addresses(first.address, second.address)
         wait_until(lambda: replica.get("/readyz")[0] == 200, "it is ready")
-        assert replica.metric("grpc_etcd_leader", registry="default") == 1
+        assert replica.metric("grpc_etcd_operator_leader", registry="default") == 1

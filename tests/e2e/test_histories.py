@@ -43,7 +43,7 @@ def wait_whole(scene: Scene, *addresses: str) -> None:
         assert not has_mark or found == sorted(addresses), "the mark stands beside keys that are not as wanted"
         return has_mark
 
-    wait_until(is_whole, "in step with all keys")
+    wait_until(is_whole, "in sync with all keys")
 
 
 def assert_leased(scene: Scene, pods: list[Pod]) -> None:
@@ -65,7 +65,7 @@ def test_an_etcd_that_has_lost_its_data_is_filled_again(
     own_etcd.restart(fresh=True)
     wait_whole(scene, *(pod.address for pod in pods))
     assert_leased(scene, pods)
-    assert any(replica.metric("grpc_etcd_leader", registry="default") for replica in started)
+    assert any(replica.metric("grpc_etcd_operator_leader", registry="default") for replica in started)
     scene.kubelet.unready(pods[0])
     wait_until(lambda: look(scene)[0] == sorted(pod.address for pod in pods[1:]), "it works on")
     for replica in started:
@@ -82,11 +82,11 @@ def test_an_etcd_that_was_restored_from_a_backup_is_brought_up_to_date(
     pods = [scene.pod() for _ in range(4)]
     scene.registry.wait_addresses(*(pod.address for pod in pods[:4]))
     own_etcd.save(tmp_path / "backup")
-    wait_until(lambda: look(scene)[1], "in step")
+    wait_until(lambda: look(scene)[1], "synced")
     scene.kubelet.unready(pods[0])
     more = [scene.pod() for _ in range(2)]
     addresses = [pod.address for pod in [*pods[1:], *more]]
-    wait_until(lambda: look(scene) == (sorted(addresses), True), "in step")
+    wait_until(lambda: look(scene) == (sorted(addresses), True), "synced")
     for _ in range(3):  # so that revisions go back
         scene.kubelet.ready(pods[0])
         wait_until(lambda: pods[0].address in look(scene)[0], "it is there")
@@ -94,8 +94,8 @@ def test_an_etcd_that_was_restored_from_a_backup_is_brought_up_to_date(
         wait_until(lambda: pods[0].address not in look(scene)[0], "it is gone")
     own_etcd.load(tmp_path / "backup")
     # The mark of the backup stands until its lease, which is as old, has run out: the leader's time to live.
-    wait_until(lambda: look(scene) == (sorted(addresses), True), "in step with all keys")
+    wait_until(lambda: look(scene) == (sorted(addresses), True), "in sync with all keys")
     assert_leased(scene, [*pods[1:], *more])
     scene.kubelet.unready(more[0])
     wait_until(lambda: more[0].address not in look(scene)[0], "it works on")
-    assert any(replica.metric("grpc_etcd_leader", registry="default") for replica in started)
+    assert any(replica.metric("grpc_etcd_operator_leader", registry="default") for replica in started)

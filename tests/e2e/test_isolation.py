@@ -17,8 +17,8 @@ from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import owner_key
 from grpc_etcd_operator.controller.outcomes import Outcome
-from grpc_etcd_operator.controller.registry_controller import Station, Views
-from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
+from grpc_etcd_operator.controller.registry_controller import RegistryController, Views
+from grpc_etcd_operator.core.desired import Desired, DesiredRecord, Owner
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation, supervise
@@ -53,7 +53,7 @@ class Facts:
     def desired(self, uid: str, registry: str) -> Desired:
         self.check("planner", uid)
         record = key_of(uid)
-        return Desired(Unit(uid, registry), (Wanted(record.key, record.value, f"service of {uid}", LAYOUT),))
+        return Desired(Owner(uid, registry), (DesiredRecord(record.key, record.value, f"service of {uid}", LAYOUT),))
 
     def outranks(self, uid: str, rival: str) -> bool:
         raise AssertionError(f"{uid} and {rival} want different keys")
@@ -92,7 +92,7 @@ class FailingEtcd(Etcd):
 
 @dataclass
 class Running:
-    station: Station
+    controller: RegistryController
     facts: Facts
     isolation: Isolation
     outcomes: dict[str, Outcome]
@@ -109,50 +109,50 @@ async def running(etcd: EtcdServer, *fails: str) -> AsyncIterator[Running]:
     client = FailingEtcd(etcd.endpoints)
     client.facts = facts
     views = Views(facts, lambda: True, lambda: 0.0, str, take, lambda: None)
-    station = Station(
+    controller = RegistryController(
         "default", CLUSTER, client, Candidate("test"), views, isolation, lease_ttl_seconds=30, leader_ttl_seconds=60
     )
-    station.feed.follow([station.streams.learn(LAYOUT, "greeter")])
-    task = asyncio.create_task(station.run())
-    station.enqueue([GOOD[0], POISONED, *GOOD[1:]])
-    yield Running(station, facts, isolation, outcomes)
+    controller.feed.follow([controller.streams.learn(LAYOUT, "greeter")])
+    task = asyncio.create_task(controller.run())
+    controller.enqueue([GOOD[0], POISONED, *GOOD[1:]])
+    yield Running(controller, facts, isolation, outcomes)
     task.cancel()
     await asyncio.wait([task])
-    await station.close()
+    await controller.close()
 
 
-async def has(station: Station, uids: Iterable[str]) -> bool:
-    return all([await station.etcd.get(key_of(uid).key) for uid in uids])
+async def has(controller: RegistryController, uids: Iterable[str]) -> bool:
+    return all([await controller.etcd.get(key_of(uid).key) for uid in uids])
 
 
-async def wait_written(station: Station, *uids: str) -> None:
+async def wait_written(controller: RegistryController, *uids: str) -> None:
     async with asyncio.timeout(60):
-        while not await has(station, uids):  # noqa: ASYNC110  etcd decides
+        while not await has(controller, uids):  # noqa: ASYNC110  etcd decides
             await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("edge", ["planner", "lease", "transaction"])
 async def test_a_unit_that_fails_is_told_alone_and_tried_again(etcd: EtcdServer, edge: str) -> None:
     async with running(etcd, edge) as run:
-        await wait_written(run.station, *GOOD)
-        await until(lambda: run.station.mark.is_put)
+        await wait_written(run.controller, *GOOD)
+        await until(lambda: run.controller.synced_key.is_put)
         await until(lambda: POISONED in run.outcomes)
         assert [fault.reason for fault in run.outcomes[POISONED].faults] == ["InternalError"]
         assert [fault.source for fault in run.outcomes[POISONED].faults] == [f"service of {POISONED}"]
         assert sum(run.isolation.counts.values()) > 0
         assert all(not run.outcomes[uid].faults for uid in GOOD)
         run.facts.fails.clear()
-        await wait_written(run.station, POISONED)
+        await wait_written(run.controller, POISONED)
         await until(lambda: not run.outcomes[POISONED].faults)
 
 
 @pytest.mark.parametrize("edges", [("outcome",), ("planner", "sources"), ("planner", "outcome")])
 async def test_what_fails_while_a_failure_is_told_ends_nothing(etcd: EtcdServer, edges: tuple[str, ...]) -> None:
     async with running(etcd, *edges) as run:
-        await wait_written(run.station, *GOOD)
+        await wait_written(run.controller, *GOOD)
         await until(lambda: sum(run.isolation.counts.values()) > 0)
         run.facts.fails.clear()
-        await wait_written(run.station, POISONED)
+        await wait_written(run.controller, POISONED)
 
 
 @pytest.mark.parametrize("value", [b"\xff\x00", b"{}", b"[" * 100_000, b'{"namespace":"x","keys":[7]}', b'{"keys":{}}'])
@@ -161,8 +161,8 @@ async def test_an_owner_record_that_nobody_can_read_holds_up_nobody(etcd: EtcdSe
         await writer.put(owner_key(CLUSTER, "stranger"), value)
         await writer.put(key_of(POISONED).key.replace(b"10.0.0.1", b"\xff\xfe"), value)
     async with running(etcd) as run:
-        await wait_written(run.station, POISONED, *GOOD)
-        await until(lambda: run.station.mark.is_put)
+        await wait_written(run.controller, POISONED, *GOOD)
+        await until(lambda: run.controller.synced_key.is_put)
 
 
 async def test_a_part_that_fails_is_started_again_alone() -> None:

@@ -82,7 +82,7 @@ def test_a_leaders_key_that_has_lost_its_lease_keeps_nobody_from_leading(scene: 
     scene.registry.wait_addresses()
 
 
-@pytest.mark.parametrize("turn", range(20))  # both hear of it at the same time, so it is a race if it is one
+@pytest.mark.parametrize("turn", range(20))  # both learn of it at the same time, so it is a race if it is one
 async def test_who_has_resigned_does_not_campaign_again(etcd: EtcdServer, turn: int) -> None:
     async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
         cluster = f"resigned-{turn}-{uuid.uuid4()}"
@@ -190,7 +190,7 @@ async def test_whoever_is_told_that_this_replica_leads_finds_a_leader(etcd: Etcd
         run = group.create_task(election.run_alone())
         await until(lambda: found)
         assert found == [True]  # whoever finds none here writes no claims, and is not called again
-        assert election.may_speak
+        assert election.may_report
         run.cancel()
 
 
@@ -198,7 +198,7 @@ async def test_who_does_not_lead_has_no_fence_to_write_behind(etcd: EtcdServer) 
     async with Etcd(etcd.endpoints) as client:
         election = Election(client, "c1", Candidate("a"), 60, lambda: None)
         assert election.term == 0
-        with pytest.raises(ValueError, match="no term"):  # "nobody leads" would hold whenever nobody does
+        with pytest.raises(ValueError, match="no term"):  # "no replica leads" would hold whenever nobody does
             election.fence(election.term)
 
 
@@ -285,9 +285,9 @@ def test_a_touch_that_a_killed_leader_owed_its_readers_is_put_by_the_next(scene:
         leader.process.pause()
         if touched() == before:
             break
-        leader.process.resume()  # the touch was put before the process could be frozen
+        leader.process.resume()  # the flush key was put before the process could be frozen
     leader.process.kill()
-    wait_until(lambda: touched() > before, "the next leader puts the touch")
+    wait_until(lambda: touched() > before, "the next leader puts the flush key")
 
 
 @pytest.mark.faults

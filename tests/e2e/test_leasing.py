@@ -115,7 +115,7 @@ async def test_what_a_leader_wrote_last_is_kept_alive_by_the_next_that_hears_of_
         lease = await made.client.lease(TTL_SECONDS, lease_id("c1", "unknown"))
         record = OwnerRecord(namespace="shop", pod="pod", keys=(b"/jupiter/greeter/providers/x",)).to_json()
         await made.client.put(owner_key("c1", "unknown"), record, lease=lease)
-        await until(lambda: lease in made.station.leases._kept)
+        await until(lambda: lease in made.controller.leases._kept)
 
 
 def test_keys_of_pods_outlive_a_change_of_the_lease_ttl(scene: Scene) -> None:

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from grpc_etcd_operator.core.resync import Seen
+from grpc_etcd_operator.core.resync import ObjectRef
 from grpc_etcd_operator.kube.client import CHUNK, ApiError, Client
 from testbed.apiserver import ApiServer
 from testbed.conditions import wait_until
@@ -30,17 +30,17 @@ async def open_client(api: ApiServer, token: str, kind: type[Client] = Client) -
         yield kind(api.url, session)
 
 
-def list_seen(api: ApiServer, token: str, resource: str, namespace: str, selector: str = "") -> set[Seen]:
-    async def read() -> set[Seen]:
+def list_seen(api: ApiServer, token: str, resource: str, namespace: str, selector: str = "") -> set[ObjectRef]:
+    async def read() -> set[ObjectRef]:
         async with open_client(api, token) as client:
             return {seen async for seen in client.list_seen(resource, [namespace], selector)}
 
     return asyncio.run(read())
 
 
-def as_seen(items: list[dict[str, dict[str, str]]]) -> set[Seen]:
+def as_seen(items: list[dict[str, dict[str, str]]]) -> set[ObjectRef]:
     fields = ("uid", "namespace", "name", "resourceVersion")
-    return {Seen(*(item["metadata"][field] for field in fields)) for item in items}
+    return {ObjectRef(*(item["metadata"][field] for field in fields)) for item in items}
 
 
 def test_a_list_of_several_pages_is_complete(scene: Scene) -> None:

@@ -28,8 +28,8 @@ def test_a_pod_with_more_keys_than_a_transaction_holds_is_registered_and_withdra
     wait_until(lambda: pod.is_ready, "the gate is open")
     for name in names:
         scene.wait_condition("Programmed", "True", "Programmed", name)
-    assert replica.metric("grpc_etcd_prefixes_refused") == 0
-    assert replica.metric("grpc_etcd_etcd_errors_total") == 0
+    assert replica.metric("grpc_etcd_operator_denied_prefixes") == 0
+    assert replica.metric("grpc_etcd_operator_etcd_errors_total") == 0
     scene.kubelet.unready(pod)
     wait_until(lambda: count_keys(scene, pod.uid) == 0, "all keys of the Pod are gone")
 

@@ -6,7 +6,7 @@ from testbed.conditions import wait_until
 from tests.e2e.conftest import Scene
 
 LATE_SECONDS = 5.0
-NAME = "grpc_etcd_registration_seconds"
+NAME = "grpc_etcd_operator_registration_duration_seconds"
 
 
 def wait_for(seconds: float) -> None:
@@ -32,7 +32,7 @@ def test_a_registration_that_comes_late_is_measured_late(scene: Scene) -> None:
     replica = scene.start("--leader-ttl=60").wait_leading()
     scene.apply()
     pod = scene.pod(ready=False)
-    wait_until(lambda: replica.metric("grpc_etcd_pods"), "the Pod is known")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_cached_pods"), "the Pod is known")
     replica.process.pause()
     scene.kubelet.ready(pod)
     wait_for(LATE_SECONDS)
@@ -45,7 +45,7 @@ def test_a_registration_that_comes_late_is_measured_late(scene: Scene) -> None:
 def test_the_age_of_a_pod_is_no_delay_of_a_new_grpcservice(scene: Scene) -> None:
     replica = scene.start().wait_leading()
     pod = scene.pod()
-    wait_until(lambda: replica.metric("grpc_etcd_pods"), "the Pod is known")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_cached_pods"), "the Pod is known")
     wait_for(LATE_SECONDS)
     began = time.time()
     scene.apply()

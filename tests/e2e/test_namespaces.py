@@ -68,13 +68,13 @@ def test_a_namespace_that_may_no_longer_be_read_stays_as_it_is_and_holds_up_no_o
     scene.apply("new", name="new")
     scene.registry.wait_addresses(mine.address, late.address, name="new")
     assert scene.registry.addresses("theirs") == [theirs.address], "unknown is not gone"
-    assert replica.metric("grpc_etcd_namespaces_unreadable") == 1
+    assert replica.metric("grpc_etcd_operator_unreadable_namespaces") == 1
     assert replica.get("/readyz")[0] == 200
     allow(scene, other)
     scene.registry.wait_addresses(name="theirs")
     scene.kubelet.ready(theirs)
     scene.registry.wait_addresses(theirs.address, name="theirs")
-    wait_until(lambda: replica.metric("grpc_etcd_namespaces_unreadable") == 0, "all may be read")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_unreadable_namespaces") == 0, "all may be read")
 
 
 def test_a_namespace_that_may_not_be_read_after_a_restart_loses_no_name(scene: Scene) -> None:
@@ -88,7 +88,7 @@ def test_a_namespace_that_may_not_be_read_after_a_restart_loses_no_name(scene: S
     replica.process.stop()
     scene.api.client.delete(binding(scene, other))
     scene.apply("thief", name="theirs")
-    scene.apply("later", name="later")  # where nobody's claim can be granted nothing would be in step
+    scene.apply("later", name="later")  # where nobody's claim can be granted nothing would be synced
     replica = scene.start(f"--namespace={other}", kubeconfig=kubeconfig).wait_leading()
     mine = scene.pod()
     scene.registry.wait_addresses(mine.address, name="later")
@@ -111,7 +111,7 @@ def test_a_permission_that_goes_while_the_operator_runs_ends_nothing_elsewhere(s
     scene.registry.wait_addresses(mine.address, name="mine")
     scene.registry.wait_addresses(theirs.address, name="theirs")
     scene.api.client.delete(binding(scene, other))
-    wait_until(lambda: replica.metric("grpc_etcd_namespaces_unreadable") == 1, "it is told")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_unreadable_namespaces") == 1, "it is told")
     scene.apply("new", name="new")
     scene.registry.wait_addresses(mine.address, name="new")
     scene.delete("mine")
@@ -181,7 +181,7 @@ def test_pods_that_may_be_listed_and_not_watched_are_said_to_be_unknown(scene: S
     scene.registry.wait_addresses(scene.pod().address, name="mine")
     scene.wait_condition("Programmed", "Unknown", "PodsUnreadable", "theirs", other)
     assert "watch: 403" in message(scene, "theirs", other)
-    wait_until(lambda: replica.metric("grpc_etcd_namespaces_unreadable") == 1, "it is told")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_unreadable_namespaces") == 1, "it is told")
     set_rules(scene, other, RULES)
     theirs = scene.pod(namespace=other)
     scene.registry.wait_addresses(theirs.address, name="theirs")

@@ -1,4 +1,4 @@
-"""Bursts go out as each layout's readers bear them, and end with one settling touch; a single change gets none."""
+"""Bursts go out as each layout's clients tolerate them, and end with one flush key; a single change gets none."""
 
 import collections
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 import pytest
 
-from grpc_etcd.etcd import Changed, Deleted, Etcd, Listed
+from grpc_etcd.etcd import Deleted, Etcd, WatchEvents, WatchSnapshot
 from grpc_etcd.layouts.index import make_layout
 from testbed.conditions import PATIENCE_SECONDS, wait_until
 from tests.e2e.conftest import Scene
@@ -23,7 +23,7 @@ class Reader:
         self._etcd = Etcd(endpoints)
         self._watch = self._etcd.list_watch(prefix)
         self.keys_by_revision: collections.Counter[int] = collections.Counter()
-        self.touches: list[int] = []
+        self.flushes: list[int] = []
         self._is_listed = Event()
         self._thread = Thread(target=self._follow)
         self._thread.start()
@@ -31,17 +31,17 @@ class Reader:
 
     def _follow(self) -> None:
         for news in self._watch:
-            if isinstance(news, Listed):
+            if isinstance(news, WatchSnapshot):
                 self._is_listed.set()
-            for event in news.events if isinstance(news, Changed) else ():
+            for event in news.events if isinstance(news, WatchEvents) else ():
                 if b"settled" in event.key:
-                    self.touches += [] if isinstance(event, Deleted) else [event.revision]
+                    self.flushes += [] if isinstance(event, Deleted) else [event.revision]
                 else:
                     self.keys_by_revision[event.revision] += 1
 
     def is_settled(self) -> bool:
         """Whether a touch came after all else; where the machine is busy one burst may have become several."""
-        return bool(self.touches) and self.touches[-1] > max(self.keys_by_revision)
+        return bool(self.flushes) and self.flushes[-1] > max(self.keys_by_revision)
 
     def close(self) -> None:
         self._watch.close()
@@ -68,11 +68,11 @@ def test_a_burst_is_split_as_the_layouts_readers_bear_it_and_settled(scene: Scen
         for change, total in ((scene.kubelet.ready, 40), (scene.kubelet.unready, 80)):
             list(workers.map(change, pods))
             wait_until(lambda total=total: reader.keys_by_revision.total() == total, "all keys have come or gone")
-            if layout.pace.settling_touch:
+            if layout.limits.flush_key:
                 wait_until(reader.is_settled, "readers are made to publish the full set")
-        if layout.pace.keys_per_transaction:
-            assert max(reader.keys_by_revision.values()) <= layout.pace.keys_per_transaction
-        assert reader.is_settled() == layout.pace.settling_touch
+        if layout.limits.keys_per_transaction:
+            assert max(reader.keys_by_revision.values()) <= layout.limits.keys_per_transaction
+        assert reader.is_settled() == layout.limits.flush_key
 
 
 def test_a_single_change_gets_no_touch(scene: Scene) -> None:
@@ -82,9 +82,9 @@ def test_a_single_change_gets_no_touch(scene: Scene) -> None:
     with reading(scene, b"/jupiter/greeter/") as reader:
         pod = scene.pod()
         scene.registry.wait_addresses(pod.address)
-        # A burst of another service has its touch later than one of ours would have come.
+        # A burst of another service has its flush key later than one of ours would have come.
         burst = [scene.pod(labels={"app": "busy"}) for _ in range(3)]
         scene.registry.wait_addresses(*(each.address for each in burst), name="busy")
-        touch = f"/jupiter/busy/settled/{scene.cluster}".encode()
-        wait_until(lambda: scene.client.get(touch), "the burst's touch")
-        assert reader.touches == []
+        flush = f"/jupiter/busy/settled/{scene.cluster}".encode()
+        wait_until(lambda: scene.client.get(flush), "the burst's touch")
+        assert reader.flushes == []

@@ -7,9 +7,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
-from grpc_etcd_operator.controller.resync import Sweeper
-from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
+from grpc_etcd_operator.controller.resync import ResyncController
+from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.pods import GATE, PodMessage
 from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.isolation import Isolation
@@ -44,9 +44,11 @@ def test_a_pod_that_leaves_the_selector_is_withdrawn_and_comes_back_as_soon_as_i
     scene.registry.wait_addresses(both[1])
     scene.api.client.delete(pods[1].item, grace_seconds=0)
     scene.registry.wait_addresses()
-    wait_until(lambda: replica.metric("grpc_etcd_leases") <= 1, "the lease of the one that is gone is given up")
+    wait_until(
+        lambda: replica.metric("grpc_etcd_operator_leases") <= 1, "the lease of the one that is gone is given up"
+    )
     assert replica.process.is_running
-    assert replica.metric("grpc_etcd_unexpected_errors_total", part="sweep") == 0
+    assert replica.metric("grpc_etcd_operator_unexpected_errors_total", part="resync") == 0
 
 
 @with_both
@@ -108,14 +110,16 @@ def test_a_gated_pod_whose_node_dies_is_withdrawn(scene: Scene) -> None:
 
 async def test_a_sweep_takes_up_a_pod_that_no_watch_has_told_of(scene: Scene) -> None:
     pods = [scene.pod() for _ in range(2)]
-    reconciler = Reconciler(World(["default"]), {}, Timings(CollectorRegistry()))
+    reconciler = EventHandlers(ClusterCache(["default"]), {}, Timings(CollectorRegistry()))
     async with open_client(scene.api, scene.api.token) as client:
-        sweeper = Sweeper(client, reconciler, Scope((scene.namespace,)), lambda _, __: None, lambda _: {}, Isolation())
-        sweeper.sweep_soon(PODS, scene.namespace)
-        sweeping = asyncio.create_task(sweeper.run())
-        await until(lambda: len(reconciler.world.pods) == len(pods) or sweeping.done())
+        resync = ResyncController(
+            client, reconciler, Scope((scene.namespace,)), lambda _, __: None, lambda _: {}, Isolation()
+        )
+        resync.resync_soon(PODS, scene.namespace)
+        sweeping = asyncio.create_task(resync.run())
+        await until(lambda: len(reconciler.cluster_cache.pods) == len(pods) or sweeping.done())
         sweeping.cancel()
-    assert {uid: pod.ready for uid, pod in reconciler.world.pods.items()} == {pod.uid: True for pod in pods}
+    assert {uid: pod.ready for uid, pod in reconciler.cluster_cache.pods.items()} == {pod.uid: True for pod in pods}
 
 
 class Counting(Client):
@@ -132,7 +136,7 @@ class Counting(Client):
         return await super().read(resource, namespace, name)
 
 
-class Telling(Sweeper):
+class Telling(ResyncController):
     """Counts its sweeps."""
 
     sweeps = 0
@@ -147,36 +151,36 @@ async def test_a_sweep_reads_again_what_is_remembered_in_another_version_and_not
     pods = [scene.pod() for _ in range(3)]
     for name in ("one", "two"):
         scene.apply(name)
-    reconciler = Reconciler(World(["default"]), {}, Timings(CollectorRegistry()))
-    world = reconciler.world
+    reconciler = EventHandlers(ClusterCache(["default"]), {}, Timings(CollectorRegistry()))
+    cluster_cache = reconciler.cluster_cache
     async with open_client(scene.api, scene.api.token, Counting) as client:
-        sweeper = Telling(client, reconciler, Scope((scene.namespace,)), lambda _, __: None, lambda _: {}, Isolation())
-        sweeping = asyncio.create_task(sweeper.run())
+        resync = Telling(client, reconciler, Scope((scene.namespace,)), lambda _, __: None, lambda _: {}, Isolation())
+        sweeping = asyncio.create_task(resync.run())
 
         async def sweep() -> tuple[int, int]:
             """Sweep both resources once; give how much was read singly, and how much was found."""
             assert isinstance(client, Counting)
-            reads, drift = client.reads, sweeper.drift
+            reads, drift = client.reads, resync.drift
             for resource in (PODS, SERVICES):
-                swept = sweeper.sweeps
-                sweeper.sweep_soon(resource, scene.namespace)
-                await until(lambda swept=swept: sweeper.sweeps > swept or sweeping.done())
-            return client.reads - reads, sweeper.drift - drift
+                swept = resync.sweeps
+                resync.resync_soon(resource, scene.namespace)
+                await until(lambda swept=swept: resync.sweeps > swept or sweeping.done())
+            return client.reads - reads, resync.drift - drift
 
         assert await sweep() == (5, 5)
         assert await sweep() == (0, 0)
         scene.kubelet.unready(pods[0])
         scene.apply("two", weight=3)
         assert await sweep() == (2, 2)
-        assert not world.pods[pods[0].uid].ready
-        assert {each.spec.weight for each in world.services.values() if each.spec} == {100, 3}
+        assert not cluster_cache.pods[pods[0].uid].ready
+        assert {each.spec.weight for each in cluster_cache.services.values() if each.spec} == {100, 3}
         scene.api.client.patch(pods[1].item, {"metadata": {"annotations": {"harmless": "change"}}})
         assert await sweep() == (1, 1)
         assert await sweep() == (0, 0)
         sweeping.cancel()
 
 
-class Picky(Reconciler):
+class Picky(EventHandlers):
     """Meets something that nobody foresaw in one Pod."""
 
     def note_listed_pod(self, message: PodMessage) -> None:
@@ -188,12 +192,14 @@ class Picky(Reconciler):
 async def test_a_pod_that_nobody_foresaw_ends_no_sweep(scene: Scene) -> None:
     scene.pod("poison")
     good = [scene.pod(name) for name in ("a-good", "z-good")]
-    reconciler, isolation = Picky(World(["default"]), {}, Timings(CollectorRegistry())), Isolation()
+    reconciler, isolation = Picky(ClusterCache(["default"]), {}, Timings(CollectorRegistry())), Isolation()
     async with open_client(scene.api, scene.api.token) as client:
-        sweeper = Sweeper(client, reconciler, Scope((scene.namespace,)), lambda _, __: None, lambda _: {}, isolation)
-        sweeper.sweep_soon(PODS, scene.namespace)
-        sweeping = asyncio.create_task(sweeper.run())
-        await until(lambda: (isolation.counts["sweep"] and len(reconciler.world.pods) == 2) or sweeping.done())
+        resync = ResyncController(
+            client, reconciler, Scope((scene.namespace,)), lambda _, __: None, lambda _: {}, isolation
+        )
+        resync.resync_soon(PODS, scene.namespace)
+        sweeping = asyncio.create_task(resync.run())
+        await until(lambda: (isolation.counts["resync"] and len(reconciler.cluster_cache.pods) == 2) or sweeping.done())
         assert not sweeping.done()
         sweeping.cancel()
-    assert reconciler.world.pods.keys() == {pod.uid for pod in good}
+    assert reconciler.cluster_cache.pods.keys() == {pod.uid for pod in good}

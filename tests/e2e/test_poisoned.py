@@ -27,7 +27,7 @@ OF_ALL = {
     "watch of etcd": "watch",
     "watch of Pods": "watch of pods",
     "election": "election",
-    "sweep": "sweep",
+    "resync": "resync",
 }
 
 
@@ -45,7 +45,7 @@ class Patient:
 
     def errors(self, part: str) -> float:
         """Count the unexpected errors of a part."""
-        return self.replica.metric("grpc_etcd_unexpected_errors_total", part=part)
+        return self.replica.metric("grpc_etcd_operator_unexpected_errors_total", part=part)
 
     def addresses(self, name: str) -> list[str]:
         """Give the addresses of a service."""
@@ -69,7 +69,7 @@ class Patient:
         assert len(self.replica.lines("started")) == 1
         assert self.replica.process.is_running
         wait_until(lambda: self.replica.get("/readyz")[0] == 200, "it is ready")
-        wait_until(self.scene.has_mark, "it is in step")
+        wait_until(self.scene.has_mark, "it is synced")
 
 
 def test_an_unexpected_exception_at_each_edge_in_turn_disturbs_nobody_else(scene: Scene) -> None:

@@ -55,7 +55,7 @@ class Guarded:
         )
 
     def has_mark(self) -> bool:
-        """Say whether the synced mark stands."""
+        """Say whether the synced key stands."""
         return self.client.get(f"/grpc-etcd/synced/{self.scene.cluster}".encode()) is not None
 
 
@@ -80,7 +80,7 @@ def test_a_prefix_that_may_not_be_read_concerns_one_grpcservice_and_heals(guarde
     guarded.registry.wait_addresses(pod.address, name="moved")
     scene.wait_condition("Programmed", "True", "Programmed")
     assert replica.get("/readyz")[0] == 200
-    wait_until(guarded.has_mark, "in step")
+    wait_until(guarded.has_mark, "synced")
     replica.process.kill()
     again = guarded.start().wait_leading()
     other = scene.pod()
@@ -99,12 +99,13 @@ def test_a_refused_grpcservice_that_is_deleted_leaves_nothing_behind(guarded: Gu
     scene.apply("moved", layouts=["kratos"])
     scene.pod()
     scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
-    wait_until(lambda: replica.metric("grpc_etcd_prefixes_refused", registry="default") == 1, "it is measured")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_denied_prefixes", registry="default") == 1, "it is measured")
     scene.delete("moved")
     wait_until(
-        lambda: replica.metric("grpc_etcd_prefixes_refused", registry="default") == 0, "nothing is refused any more"
+        lambda: replica.metric("grpc_etcd_operator_denied_prefixes", registry="default") == 0,
+        "nothing is refused any more",
     )
-    wait_until(guarded.has_mark, "in step")
+    wait_until(guarded.has_mark, "synced")
     assert replica.get("/readyz")[0] == 200
 
 
@@ -120,7 +121,7 @@ def test_a_prefix_that_may_be_read_and_not_written_concerns_one_grpcservice_and_
     scene.wait_condition("Programmed", "True", "Programmed")
     assert "readwrite /microservices/moved/" in guarded.message("moved")
     assert replica.get("/readyz")[0] == 200
-    wait_until(guarded.has_mark, "in step")
+    wait_until(guarded.has_mark, "synced")
     guarded.allow("readwrite", PREFIX)
     wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == len(pods), "all are written")
     scene.wait_condition("Programmed", "True", "Programmed", "moved")
@@ -161,7 +162,7 @@ def test_a_pod_with_keys_where_a_right_was_taken_away_is_withdrawn_elsewhere(gua
     guarded.registry.wait_addresses(addresses[1])
     scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
     scene.wait_condition("Programmed", "True", "Programmed")
-    wait_until(guarded.has_mark, "in step")
+    wait_until(guarded.has_mark, "synced")
     scene.apply(weight=7)  # what cannot be put is told
     scene.wait_condition("Programmed", "False", "PermissionDenied")
     assert PREFIX in guarded.message("greeter")
@@ -169,7 +170,7 @@ def test_a_pod_with_keys_where_a_right_was_taken_away_is_withdrawn_elsewhere(gua
     scene.apply("late", selector={"matchLabels": {"app": "late"}})
     guarded.registry.wait_addresses(late.address, name="late")
     scene.wait_condition("Programmed", "True", "Programmed", "late")
-    wait_until(guarded.has_mark, "in step")
+    wait_until(guarded.has_mark, "synced")
     assert replica.get("/readyz")[0] == 200
     guarded.allow("readwrite", PREFIX)
     wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == 1, "the other key goes as well")
@@ -188,8 +189,8 @@ def test_a_key_that_no_owner_record_names_and_etcd_does_not_let_go_is_tried_now_
     assert guarded.client.delete(f"/grpc-etcd/owner/{scene.cluster}/{pod.uid}".encode())
     scene.kubelet.unready(pod)
     scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
-    wait_until(lambda: replica.metric("grpc_etcd_in_flight", registry="default") == 0, "it rests")
-    wait_until(guarded.has_mark, "in step")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_workqueue_in_flight", registry="default") == 0, "it rests")
+    wait_until(guarded.has_mark, "synced")
     guarded.allow("readwrite", PREFIX)
     wait_until(lambda: not guarded.registry.keys("/microservices/moved/"), "it is withdrawn")
     wait_until(
@@ -244,13 +245,13 @@ def test_own_records_that_may_not_be_written_are_told_as_such_and_keep_nobody_fr
     scene.wait_condition("Programmed", "False", "RegistryUnavailable")
     scene.kubelet.unready(pods[0])
     guarded.registry.wait_addresses(*(pod.address for pod in pods[1:]))
-    before, began = replica.metric("grpc_etcd_etcd_errors_total", code="PermissionDenied"), time.monotonic()
+    before, began = replica.metric("grpc_etcd_operator_etcd_errors_total", code="PermissionDenied"), time.monotonic()
     wait_until(lambda: time.monotonic() - began > 5, "it has had time to hammer")
-    assert replica.metric("grpc_etcd_etcd_errors_total", code="PermissionDenied") - before <= 5
+    assert replica.metric("grpc_etcd_operator_etcd_errors_total", code="PermissionDenied") - before <= 5
     assert "its own records under /grpc-etcd/owner/" in guarded.message("greeter")
     assert "readwrite /grpc-etcd/" in guarded.message("greeter")
     assert {event["reason"] for event in scene.events()} == {"RegistryUnavailable"}
-    assert replica.metric("grpc_etcd_prefixes_refused") == 0
+    assert replica.metric("grpc_etcd_operator_denied_prefixes") == 0
     assert replica.get("/readyz")[0] == 503
     new = warnings_of(replica)[told:]
     assert len(new) == 1
@@ -258,7 +259,7 @@ def test_own_records_that_may_not_be_written_are_told_as_such_and_keep_nobody_fr
     guarded.allow("readwrite", "/grpc-etcd/")
     guarded.registry.wait_addresses(*(pod.address for pod in (*pods[1:], *late)))
     scene.wait_condition("Programmed", "True", "Programmed")
-    wait_until(guarded.has_mark, "in step")
+    wait_until(guarded.has_mark, "synced")
 
 
 def test_an_operator_that_may_not_even_read_its_own_records_blames_no_service(guarded: Guarded) -> None:
@@ -273,7 +274,7 @@ def test_an_operator_that_may_not_even_read_its_own_records_blames_no_service(gu
     scene.wait_condition("Programmed", "False", "NoLeader")
     assert "readwrite /grpc-etcd/" in guarded.message("greeter")
     assert "PermissionDenied" not in {event["reason"] for event in scene.events()}
-    assert replica.metric("grpc_etcd_prefixes_refused") == 0
+    assert replica.metric("grpc_etcd_operator_denied_prefixes") == 0
     assert not [line for line in replica.lines() if "/jupiter/" in str(line.get("refused", ""))]
     guarded.allow("readwrite", "/grpc-etcd/")
     guarded.registry.wait_addresses(pod.address, late.address)
@@ -293,10 +294,10 @@ def test_pods_with_keys_where_a_right_was_taken_away_are_not_tried_one_by_one_fo
     told = len(warnings_of(replica))
     scene.apply(weight=7)
     scene.wait_condition("Programmed", "False", "PermissionDenied")
-    wait_until(lambda: replica.metric("grpc_etcd_in_flight", registry="default") == 0, "it rests")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_workqueue_in_flight", registry="default") == 0, "it rests")
 
     def count() -> float:
-        return replica.metric("grpc_etcd_etcd_errors_total", code="PermissionDenied")
+        return replica.metric("grpc_etcd_operator_etcd_errors_total", code="PermissionDenied")
 
     before, began = count(), time.monotonic()
     wait_until(lambda: time.monotonic() - began > 8, "it has had time to hammer")
@@ -322,10 +323,10 @@ def test_a_settling_touch_that_is_refused_stays_owed_until_the_right_is_given(gu
     wait_until(lambda: replica.lines("flush_key_refused"), "it is logged")
     assert "readwrite /jupiter/greeter/" in replica.lines("flush_key_refused")[0]["remedy"]
     scene.wait_condition("Programmed", "True", "Programmed")
-    wait_until(guarded.has_mark, "in step")
+    wait_until(guarded.has_mark, "synced")
     guarded.allow("readwrite", "/jupiter/")
     touch = f"/jupiter/greeter/settled/{scene.cluster}".encode()
-    wait_until(lambda: guarded.client.get(touch), "its readers are told all", 90)
+    wait_until(lambda: guarded.client.get(touch), "its readers are notified all", 90)
     assert len(replica.lines("flush_key_refused")) == 1
 
 
@@ -350,7 +351,7 @@ def test_a_cleanup_withdraws_all_but_what_may_not_be_written_and_names_the_right
     assert {record.key.decode().rpartition("/")[2] for record in left} == {pod.uid for pod in moved}
     assert not guarded.has_mark()
     guarded.allow("readwrite", PREFIX)
-    wait_until(lambda: not guarded.registry.keys("/grpc-etcd/leader/"), "nobody leads")
+    wait_until(lambda: not guarded.registry.keys("/grpc-etcd/leader/"), "no replica leads")
     assert run("cleanup", *flags).returncode == 0
     assert set(guarded.registry.keys("/")) <= {f"/grpc-etcd/leader/{scene.cluster}"}
 
@@ -384,7 +385,7 @@ def test_a_record_that_etcd_finds_too_large_is_alone_with_its_fault(
         scene.registry.wait_addresses(*(pod.address for pod in pods))
         scene.wait_condition("Programmed", "False", "Unwritable", "large")
         scene.wait_condition("Programmed", "True", "Programmed")
-        wait_until(scene.has_mark, "in step")
+        wait_until(scene.has_mark, "synced")
         assert replica.get("/readyz")[0] == 200
         scene.apply("large", metadata={"text": "x"})
         scene.registry.wait_addresses(*(pod.address for pod in pods), name="large")

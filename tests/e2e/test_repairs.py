@@ -111,7 +111,7 @@ def test_of_two_services_that_want_one_key_the_older_one_writes(scene: Scene) ->
     scene.apply("younger", name="shared", weight=2)
     scene.wait_condition("Programmed", "False", "KeyShared", "younger")
     assert scene.registry.values()[key_of(pod, "shared")]["weight"] == 1
-    assert replica.metric("grpc_etcd_ready_not_registered") == 0  # clients do find it
+    assert replica.metric("grpc_etcd_operator_ready_not_registered") == 0  # clients do find it
 
 
 def test_a_sweep_finds_what_the_watch_missed_only_after_a_second_look(scene: Scene) -> None:

@@ -1,4 +1,4 @@
-"""What the operator tells people: statuses without noise, Events, one log line per change, and never a secret."""
+"""What the operator explains to people: statuses without noise, Events, one log line per change, and never a secret."""
 
 import json
 from datetime import datetime
@@ -14,7 +14,7 @@ from testbed.process import whole_lines
 from tests.e2e.conftest import MakeScene, Scene
 
 SERVICE = "grpc-etcd.dev/v1alpha1"
-SPACING_SECONDS = 2.0
+WRITE_SPACING_SECONDS = 2.0
 
 
 def resource_version(scene: Scene) -> str:
@@ -52,7 +52,7 @@ def test_a_status_is_written_at_most_once_in_two_seconds_and_ends_right(
     assert len(times) >= 2
     # The operator waits from its own clock's reading; the audit log has the moment at which the request arrived, which
     # may be late by itself. So what counts is how many came in all.
-    assert times[-1] - times[0] > SPACING_SECONDS * (len(times) - 2), times
+    assert times[-1] - times[0] > WRITE_SPACING_SECONDS * (len(times) - 2), times
 
 
 def test_a_status_is_not_written_when_nothing_in_it_changes(scene: Scene) -> None:
@@ -130,7 +130,7 @@ def test_when_most_pods_are_missing_each_is_looked_for_and_an_event_tells_it(
     scene.let_vanish(gone)
     scene.registry.wait_addresses(*(pod.address for pod in left))
     wait_until(lambda: any(each["reason"] == "MassDeletion" for each in scene.events()), "an Event tells it")
-    assert replica.metric("grpc_etcd_mass_deletions_total") >= 1
+    assert replica.metric("grpc_etcd_operator_mass_deletions_total") >= 1
     looked_for = {
         event["objectRef"]["name"]
         for event in audited.audit_events()
@@ -152,7 +152,7 @@ def test_a_pod_selector_that_leaves_most_pods_out_withdraws_nothing_and_is_told_
     first.process.stop()
     replica = scene.start("--pod-selector=tier=slip").wait_leading()
     wait_until(lambda: any(each["reason"] == "MassDeletion" for each in scene.events()), "an Event tells it", 150)
-    assert replica.metric("grpc_etcd_mass_deletions_total") >= 1
+    assert replica.metric("grpc_etcd_operator_mass_deletions_total") >= 1
     assert {key: record.mod_revision for key, record in scene.registry.keys().items()} == before
     scene.apply(weight=8)  # what its owner wishes is done, as ever
     wait_until(lambda: {each["weight"] for each in scene.registry.values().values()} in ({8}, {"8"}), "it is changed")

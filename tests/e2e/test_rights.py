@@ -211,7 +211,7 @@ def test_without_the_right_to_open_gates_all_else_goes_on_and_it_is_asked_for_ra
     assert 1 <= tries() <= max(tried_once, GATES_AT_ONCE)
     (refused,) = replica.lines("gate_refused")
     assert "readinessGate.enabled" in refused["message"]
-    wait_until(lambda: replica.metric("grpc_etcd_gates_refused_total") == tries(), "each refusal is counted")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_denied_gates_total") == tries(), "each refusal is counted")
     cluster_role = {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": trial.account}}
     scene.api.client.patch(cluster_role, {"rules": chart_rules})
     wait_until(lambda: all(pod.gate_states.get(GATE) for pod in pods), "the gates open once the right is given", 120)

@@ -52,7 +52,7 @@ def test_a_pod_selector_limits_what_is_seen(scene: Scene) -> None:
     scene.pod()
     seen = scene.pod(labels={"app": "greeter", "tier": "grpc"})
     scene.registry.wait_addresses(seen.address)
-    wait_until(lambda: replica.metric("grpc_etcd_pods") == 1, "memory holds one Pod")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_cached_pods") == 1, "memory holds one Pod")
 
 
 @with_both

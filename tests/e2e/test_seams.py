@@ -17,13 +17,13 @@ from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.model import LeaseId, TransactionResult
 from grpc_etcd.layouts.index import LAYOUT_NAMES
 from grpc_etcd.layouts.jupiter import Jupiter
-from grpc_etcd.registry.layout import KeyValue, Pace
+from grpc_etcd.registry.layout import KeyValue, WriteLimits
 from grpc_etcd.registry.own import OwnerRecord, leader_key, owner_key, owner_prefix
 from grpc_etcd_operator.controller.cleanup import LeadLostError, RefusedError, withdraw_all
-from grpc_etcd_operator.controller.event_handlers import GRANT_SECONDS, PODS, SERVICES, Reconciler
-from grpc_etcd_operator.controller.registry_controller import TIDY_SECONDS, Station, Views
-from grpc_etcd_operator.controller.resync import Sweeper
-from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.controller.event_handlers import GRANT_SECONDS, PODS, SERVICES, EventHandlers
+from grpc_etcd_operator.controller.registry_controller import TIDY_SECONDS, RegistryController, Views
+from grpc_etcd_operator.controller.resync import ResyncController
+from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.counts import KEY_TAKEN
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, write_leader
@@ -45,22 +45,22 @@ ROOT_WORD, WORD = "secret", "word"
 class SlowEtcd(Etcd):
     """A real client that sends what puts a Pod's key only while `sending` is set, as before an etcd that is frozen.
 
-    The same is true of settling touches and `touching`.
+    The same is true of flush keys and `touching`.
     """
 
     sending: asyncio.Event
     touching: asyncio.Event
-    waiting = touches = 0
+    waiting = flushes = 0
 
     async def transaction(
         self, compare: Sequence[Compare], success: Sequence[ops.Op], failure: Sequence[ops.Op] = ()
     ) -> TransactionResult:
         if any(isinstance(each, ops.PutOp) and SETTLED in each.key for each in success):
-            self.touches += 1
+            self.flushes += 1
             try:
                 await self.touching.wait()
             finally:
-                self.touches -= 1
+                self.flushes -= 1
         if any(isinstance(each, ops.PutOp) and each.key.startswith(PROVIDERS) for each in success):
             self.waiting += 1
             await self.sending.wait()
@@ -70,8 +70,8 @@ class SlowEtcd(Etcd):
 
 @dataclass
 class Parts:
-    reconciler: Reconciler
-    station: Station
+    reconciler: EventHandlers
+    controller: RegistryController
     client: SlowEtcd
 
     async def keys(self) -> set[bytes]:
@@ -84,7 +84,7 @@ class Parts:
         return {record.key.rpartition(b"://")[2] for record in found.records}
 
 
-def note_pod(reconciler: Reconciler, uid: str, **more: Any) -> None:
+def note_pod(reconciler: EventHandlers, uid: str, **more: Any) -> None:
     reconciler.note_listed_pod(json_format.ParseDict(make_raw_pod(uid, **more), message_class("Pod")()))
 
 
@@ -95,13 +95,13 @@ async def parts(
     *,
     grants: bool = True,
     overdue_seconds: float = OVERDUE_SECONDS,
-    tenant: Callable[[Reconciler], Coroutine[Any, Any, None]] | None = None,
-    begin: Callable[[Reconciler], None] = lambda _: None,
+    tenant: Callable[[EventHandlers], Coroutine[Any, Any, None]] | None = None,
+    begin: Callable[[EventHandlers], None] = lambda _: None,
     grant_seconds: float = GRANT_SECONDS,
     leads: bool = True,
 ) -> AsyncIterator[Parts]:
     timings, isolation = Timings(CollectorRegistry()), Isolation()
-    reconciler = Reconciler(World(["default"]), {}, timings, grant_seconds=grant_seconds)
+    reconciler = EventHandlers(ClusterCache(["default"]), {}, timings, grant_seconds=grant_seconds)
     reconciler.grants_in_memory = True
     client = SlowEtcd(etcd.endpoints)
     client.sending, client.touching = asyncio.Event(), asyncio.Event()
@@ -116,7 +116,7 @@ async def parts(
         lambda: None,
         units=reconciler.units,
     )
-    station = Station(
+    controller = RegistryController(
         "default",
         "c1",
         client,
@@ -128,8 +128,8 @@ async def parts(
         overdue_seconds=overdue_seconds,
     )
     if layout:
-        station.streams.learn(layout, "greeter")
-    reconciler.stations["default"] = station
+        controller.streams.learn(layout, "greeter")
+    reconciler.controllers["default"] = controller
     reconciler.mark_complete(PODS)
     reconciler.mark_complete(SERVICES)
     reconciler.note_service("ADDED", make_raw_service("s1"))
@@ -137,13 +137,13 @@ async def parts(
     if not grants:
         reconciler.note_service("ADDED", make_raw_service("s2", name="other"))
     begin(reconciler)
-    tasks = [asyncio.create_task(station.run()), *([asyncio.create_task(tenant(reconciler))] if tenant else [])]
-    await until(lambda: station.mark.is_put or not leads)
-    yield Parts(reconciler, station, client)
+    tasks = [asyncio.create_task(controller.run()), *([asyncio.create_task(tenant(reconciler))] if tenant else [])]
+    await until(lambda: controller.synced_key.is_put or not leads)
+    yield Parts(reconciler, controller, client)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    await station.close()
+    await controller.close()
 
 
 async def wait_addresses(made: Parts, *addresses: bytes) -> None:
@@ -164,9 +164,9 @@ async def test_a_pod_that_nobody_selects_any_more_while_its_key_is_on_its_way_is
 
 
 class Unhurried(Jupiter):
-    """Its readers bear so few changes a second that all of them take twice as long as what is overdue."""
+    """Its clients tolerate so few changes a second that all of them take twice as long as what is overdue."""
 
-    pace: ClassVar[Pace] = Pace(keys_per_second=4, keys_per_transaction=2)
+    limits: ClassVar[WriteLimits] = WriteLimits(keys_per_second=4, keys_per_transaction=2)
 
 
 async def test_a_long_queue_that_moves_is_not_overdue_and_one_that_stands_still_is(etcd: EtcdServer) -> None:
@@ -176,17 +176,17 @@ async def test_a_long_queue_that_moves_is_not_overdue_and_one_that_stands_still_
             note_pod(made.reconciler, address, ip=address)
         async with asyncio.timeout(60):
             while len(await made.addresses()) < len(pods):
-                assert made.station.mark.is_put, await made.addresses()
+                assert made.controller.synced_key.is_put, await made.addresses()
                 await asyncio.sleep(0.05)
         made.client.sending.clear()
         note_pod(made.reconciler, "late", ip="10.0.2.1")
-        await until(lambda: not made.station.mark.is_put)
+        await until(lambda: not made.controller.synced_key.is_put)
         made.client.sending.set()
-        await until(lambda: made.station.mark.is_put)
+        await until(lambda: made.controller.synced_key.is_put)
 
 
 class Unsettled(Jupiter):
-    """Fails, once, at something that nobody foresaw: its settling touch."""
+    """Fails, once, at something that nobody foresaw: its flush key."""
 
     failures = 1
 
@@ -204,14 +204,14 @@ async def test_a_writer_that_fails_takes_up_what_was_under_way(etcd: EtcdServer)
         made.client.sending.clear()
         note_pod(made.reconciler, "p4", ip="10.0.0.4")
         await until(lambda: made.client.waiting)
-        await until(lambda: not made.client.waiting or made.station.writer.in_flight == 0)
+        await until(lambda: not made.client.waiting or made.controller.writer.in_flight == 0)
         made.client.sending.set()
         await wait_addresses(made, *(f"10.0.0.{number}:9000".encode() for number in (1, 2, 3, 4)))
-        await until(lambda: made.station.writer.overdue_seconds() == 0 and made.station.writer.may_settle())
+        await until(lambda: made.controller.writer.overdue_seconds() == 0 and made.controller.writer.may_settle())
 
 
 class Fragile(Jupiter):
-    """Fails, once it is broken, at the settling touch of one service."""
+    """Fails, once it is broken, at the flush key of one service."""
 
     broken = False
 
@@ -225,18 +225,18 @@ class Fragile(Jupiter):
 async def test_a_settling_touch_that_is_under_way_when_the_writer_fails_is_put_later(etcd: EtcdServer) -> None:
     layout = Fragile()
     async with parts(etcd, layout) as made:
-        made.station.streams.learn(layout, "other")
+        made.controller.streams.learn(layout, "other")
         made.client.touching.clear()
         for number in (1, 2):
             note_pod(made.reconciler, f"p{number}", ip=f"10.0.0.{number}")
-        await until(lambda: made.client.touches)
+        await until(lambda: made.client.flushes)
         object.__setattr__(layout, "broken", True)
         made.reconciler.note_service(
             "ADDED", make_raw_service("s2", name="other", selector={"matchLabels": {"app": "other"}})
         )
         for number in (3, 4):
             note_pod(made.reconciler, f"p{number}", ip=f"10.0.0.{number}", labels={"app": "other"})
-        await until(lambda: not made.client.touches)
+        await until(lambda: not made.client.flushes)
         made.client.touching.set()
         async with asyncio.timeout(60):
             while not any(SETTLED in key for key in await made.keys()):  # noqa: ASYNC110  etcd decides
@@ -248,9 +248,9 @@ async def test_a_settling_touch_of_a_term_that_ends_meanwhile_is_put_in_the_next
         made.client.touching.clear()
         for number in (1, 2):
             note_pod(made.reconciler, f"p{number}", ip=f"10.0.0.{number}")
-        await until(lambda: made.client.touches)
+        await until(lambda: made.client.flushes)
         await made.client.delete(leader_key("c1"))
-        await until(lambda: made.station.election.number > 1)
+        await until(lambda: made.controller.election.number > 1)
         made.client.touching.set()
         async with asyncio.timeout(60):
             while not any(SETTLED in key for key in await made.keys()):  # noqa: ASYNC110  etcd decides
@@ -264,20 +264,20 @@ async def test_what_is_wrong_with_a_pod_ends_with_it_though_only_a_sweep_found_o
         note_pod(made.reconciler, "p1", namespace=scene.namespace, ports={"a": 1, "b": 2})
         raw = make_raw_service("s2", name="mine", namespace=scene.namespace, port="grpc")
         made.reconciler.note_service("ADDED", raw)
-        tally = made.reconciler.tally
-        await until(lambda: tally.counts("s2").faults)
-        made.reconciler.world.services.pop("s1")  # no such object: the sweep is about the Pod
-        sweeper = Sweeper(
+        endpoint_counts = made.reconciler.endpoint_counts
+        await until(lambda: endpoint_counts.counts("s2").faults)
+        made.reconciler.cluster_cache.services.pop("s1")  # no such object: the sweep is about the Pod
+        resync = ResyncController(
             client, made.reconciler, Scope((scene.namespace,)), lambda *_: None, lambda _: {}, Isolation()
         )
-        sweeper.sweep_soon(PODS, scene.namespace)
-        sweeping = asyncio.create_task(sweeper.run())
-        await until(lambda: "p1" not in made.reconciler.world.pods)
-        await until(lambda: not tally.counts("s2").faults)
+        resync.resync_soon(PODS, scene.namespace)
+        sweeping = asyncio.create_task(resync.run())
+        await until(lambda: "p1" not in made.reconciler.cluster_cache.pods)
+        await until(lambda: not endpoint_counts.counts("s2").faults)
         sweeping.cancel()
 
 
-async def ask_on_and_on(reconciler: Reconciler) -> None:
+async def ask_on_and_on(reconciler: EventHandlers) -> None:
     """Be a tenant whose GrpcServices come and go without a pause, each with names that have to be listed first."""
     for number in itertools.count():
         wish: dict[str, Any] = {"name": f"restless-{number}", "layouts": list(LAYOUT_NAMES)}
@@ -288,12 +288,12 @@ async def ask_on_and_on(reconciler: Reconciler) -> None:
 
 async def test_a_tenant_that_asks_on_and_on_keeps_no_new_leader_from_vouching(etcd: EtcdServer) -> None:
     async with parts(etcd, tenant=ask_on_and_on) as made:
-        assert made.station.has_settled
+        assert made.controller.has_settled
 
 
 async def test_a_claim_that_nobody_grants_holds_up_no_mark(etcd: EtcdServer) -> None:
     async with parts(etcd, grants=False, grant_seconds=0.5) as made:
-        assert list(made.reconciler.world.asking) == ["s2"]
+        assert list(made.reconciler.cluster_cache.asking) == ["s2"]
 
 
 class RobbedEtcd(Etcd):
@@ -340,13 +340,13 @@ async def test_what_is_in_force_is_watched_while_a_wish_cannot_be_obeyed(etcd: E
     async with parts(etcd) as made:
         note_pod(made.reconciler, "p1", ip="10.0.0.1")
         await wait_addresses(made, b"10.0.0.1:9000")
-        status = {"claims": made.reconciler.world.services["s1"].status["claims"]}
+        status = {"claims": made.reconciler.cluster_cache.services["s1"].status["claims"]}
         made.reconciler.note_service("MODIFIED", {**make_raw_service("s1", weight=-1), "status": status})
-        assert made.reconciler.world.verdict("s1").reason == "InvalidSpec"
+        assert made.reconciler.cluster_cache.verdict("s1").reason == "InvalidSpec"
         note_pod(made.reconciler, "p1", ip="10.0.0.1", ready=False)
         await wait_addresses(made)
-        await until(lambda: not made.station.mirror.owners)
-        made.station._tidy()
+        await until(lambda: not made.controller.registry_cache.owners)
+        made.controller._tidy()
         note_pod(made.reconciler, "p1", ip="10.0.0.1")
         await wait_addresses(made, b"10.0.0.1:9000")
         await made.client.delete_prefix(PROVIDERS)
@@ -361,14 +361,14 @@ async def test_a_pod_whose_owner_record_is_deleted_as_it_turns_unready_is_withdr
     async with parts(etcd) as made, Etcd(etcd.endpoints) as admin:
         note_pod(made.reconciler, "p1", ip="10.0.0.1")
         await wait_addresses(made, b"10.0.0.1:9000")
-        await until(lambda: "p1" in made.station.mirror.owners and made.station.writer.may_settle())
+        await until(lambda: "p1" in made.controller.registry_cache.owners and made.controller.writer.may_settle())
         deletion = asyncio.create_task(admin.delete(owner_key("c1", "p1")))
         for _ in range(turns):
             await asyncio.sleep(0)
         note_pod(made.reconciler, "p1", ip="10.0.0.1", ready=False)
         await deletion
         await wait_addresses(made)
-        await until(lambda: made.station.writer.may_settle() and not made.station.mirror.owners)
+        await until(lambda: made.controller.writer.may_settle() and not made.controller.registry_cache.owners)
 
 
 async def test_what_nobody_has_named_is_found_of_pods_that_were_judged_before_it_was_listed(etcd: EtcdServer) -> None:
@@ -407,13 +407,13 @@ async def test_a_standby_hears_that_somebody_else_has_put_what_it_would_put(own_
     async with Etcd(own_etcd.endpoints) as client:
         await client.put(leader_key("c1"), write_leader(Candidate("leader")), lease=await client.lease(300))
         async with parts(own_etcd, leads=False) as made:
-            await until(lambda: made.station.has_settled)
+            await until(lambda: made.controller.has_settled)
             note_pod(made.reconciler, "p1", ip="10.0.0.1")
-            await until(lambda: made.station.writer.is_waiting("p1") and made.station.writer.has_judged_all)
+            await until(lambda: made.controller.writer.is_waiting("p1") and made.controller.writer.has_judged_all)
             await client.put(key, b"of the server itself", lease=await client.lease(300))
-            await until(lambda: made.station.mirror.record(key))
-            await until(lambda: made.reconciler.tally.counts("s1").faults)
-            [faults] = made.reconciler.tally.counts("s1").faults.values()
+            await until(lambda: made.controller.registry_cache.record(key))
+            await until(lambda: made.reconciler.endpoint_counts.counts("s1").faults)
+            [faults] = made.reconciler.endpoint_counts.counts("s1").faults.values()
             assert [fault.reason for fault in faults] == [KEY_TAKEN]
 
 
@@ -429,9 +429,9 @@ async def test_a_key_without_an_owner_record_goes_though_its_service_has_moved_w
         await client.put(owner_key("c1", "p1"), record.to_json(), lease=lease)
         async with parts(own_etcd, leads=False) as made:
             note_pod(made.reconciler, "p1", ip="10.0.0.1")
-            await until(lambda: made.station.has_settled and made.station.mirror.record(key))
+            await until(lambda: made.controller.has_settled and made.controller.registry_cache.record(key))
             await client.delete(owner_key("c1", "p1"))
-            await until(lambda: not made.station.mirror.owners)
+            await until(lambda: not made.controller.registry_cache.owners)
             made.reconciler.note_service("MODIFIED", make_raw_service("s1", layouts=["kratos"]))
             await asyncio.sleep(2 * TIDY_SECONDS)
             await client.delete(leader_key("c1"))

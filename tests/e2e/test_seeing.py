@@ -151,11 +151,11 @@ def test_health_is_told_from_the_start_while_the_api_server_is_away(scene: Scene
 @with_both
 def test_who_sees_nothing_of_kubernetes_says_so_and_sees_again(scene: Scene) -> None:
     replica = scene.start().wait_leading()
-    assert replica.metric("grpc_etcd_kubernetes_unseen_seconds") == 0
+    assert replica.metric("grpc_etcd_operator_kubernetes_unavailable_seconds") == 0
     scene.api.pause()
-    wait_until(lambda: replica.metric("grpc_etcd_kubernetes_unseen_seconds") > 9, "it is blind")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_kubernetes_unavailable_seconds") > 9, "it is blind")
     scene.api.resume()
-    wait_until(lambda: replica.metric("grpc_etcd_kubernetes_unseen_seconds") == 0, "it sees again")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_kubernetes_unavailable_seconds") == 0, "it sees again")
 
 
 @pytest.mark.parametrize("pod_watch", ["kopf"], indirect=True)
@@ -200,7 +200,10 @@ def test_a_rotated_ca_is_followed(scene: Scene, tmp_path: Path) -> None:
     shutil.copy(issued.key, api.folder / "pki" / "kube-apiserver.key")
     api.restart()
     late = scene.pod()
-    wait_until(lambda: replica.metric("grpc_etcd_kubernetes_unseen_seconds") > 0, "the new certificate is not taken")
+    wait_until(
+        lambda: replica.metric("grpc_etcd_operator_kubernetes_unavailable_seconds") > 0,
+        "the new certificate is not taken",
+    )
     shutil.copy(other.ca, ca)
     scene.registry.wait_addresses(pod.address, late.address)
     scene.apply("other", name="other")
@@ -216,7 +219,9 @@ def test_who_was_cut_off_for_long_and_finds_nothing_new_sees_again_at_once(scene
         kubeconfig.write_text(json.dumps(settings))
         replica = scene.start(kubeconfig=kubeconfig).wait_leading()
         proxy.refuse()
-        wait_until(lambda: replica.metric("grpc_etcd_last_event_age_seconds", resource="pods") > 105, "long", 180)
+        wait_until(
+            lambda: replica.metric("grpc_etcd_operator_last_event_age_seconds", resource="pods") > 105, "long", 180
+        )
         proxy.heal()
         wait_until(lambda: replica.get("/readyz")[0] == 200, "it is ready again", 25)
-        wait_until(scene.has_mark, "in step again", 25)
+        wait_until(scene.has_mark, "synced again", 25)

@@ -48,7 +48,7 @@ def test_keys_stay_whatever_the_slip_before_and_after_a_restart(scene: Scene, sl
     scene.apply(**{**GOOD, **spec})
     scene.wait_condition("Accepted", "False", reason)
     assert scene.registry.addresses() == sorted(addresses)
-    assert replica.metric("grpc_etcd_not_accepted", reason=reason) == 1
+    assert replica.metric("grpc_etcd_operator_not_accepted", reason=reason) == 1
     wait_until(lambda: "stay" in message(scene, "Programmed"), "the status says so")
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(*addresses[1:])
@@ -184,4 +184,4 @@ def test_a_service_that_was_disabled_before_its_slip_is_not_missed(scene: Scene)
     wait_until(lambda: scene.status().get("endpoints", {}).get("ready") == 1, "its Pod is known")
     scene.apply(prefix="not/allowed", enable=True)
     scene.wait_condition("Accepted", "False", "PrefixNotAllowed")
-    assert replica.metric("grpc_etcd_ready_not_registered") == 0
+    assert replica.metric("grpc_etcd_operator_ready_not_registered") == 0

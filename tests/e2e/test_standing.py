@@ -116,11 +116,15 @@ def test_a_replica_is_ready_while_one_of_two_registries_is_down(
     pod = scene.pod()
     scene.wait_condition("Programmed", "False", "RegistryUnavailable")
     wait_until(lambda: replica.get("/readyz")[0] == 200, "it can do its part")
-    assert replica.metric("grpc_etcd_registry_up", registry="second") == 0
-    assert replica.metric("grpc_etcd_registry_up", registry="default") == 1
+    assert replica.metric("grpc_etcd_operator_registry_up", registry="second") == 0
+    assert replica.metric("grpc_etcd_operator_registry_up", registry="default") == 1
     scene.registry.wait_addresses(pod.address)
-    wait_until(lambda: replica.metric("grpc_etcd_ready_not_registered", registry="second") == 1, "the lack is counted")
-    wait_until(lambda: replica.metric("grpc_etcd_ready_not_registered", registry="default") == 0, "only where it is")
+    wait_until(
+        lambda: replica.metric("grpc_etcd_operator_ready_not_registered", registry="second") == 1, "the lack is counted"
+    )
+    wait_until(
+        lambda: replica.metric("grpc_etcd_operator_ready_not_registered", registry="default") == 0, "only where it is"
+    )
 
 
 @pytest.mark.faults
@@ -146,7 +150,7 @@ def test_authentication_that_is_turned_on_is_told_with_its_remedy(
     own_etcd.etcdctl("user", "add", "root:secret")
     own_etcd.etcdctl("user", "grant-role", "root", "root")
     own_etcd.etcdctl("auth", "enable")
-    wait_until(lambda: replica.metric("grpc_etcd_campaign_errors_total", code="TokenRefused"), "it is counted")
+    wait_until(lambda: replica.metric("grpc_etcd_operator_campaign_errors_total", code="TokenRefused"), "it is counted")
     wait_until(lambda: "etcd.auth.user" in replica.get("/readyz")[1], "the remedy is told")
     own_etcd.etcdctl("--user=root:secret", "auth", "disable")
     wait_until(lambda: replica.get("/readyz")[0] == 200, "it heals")
@@ -170,10 +174,10 @@ def test_a_leader_that_loses_the_api_server_lets_the_standby_lead(
     scene.registry.wait_addresses(pods[1].address)
     assert existing(leader_of(scene.client, scene)).create_revision != term
     assert standby.lines("leadership_acquired")
-    wait_until(scene.has_mark, "the new leader is in step")
+    wait_until(scene.has_mark, "the new leader is synced")
     wait_until(lambda: leader.get("/readyz")[0] == 503, "who is blind is not ready")
     assert leader.get("/healthz")[0] == 200
-    assert leader.metric("grpc_etcd_leader", registry="default") == 0
+    assert leader.metric("grpc_etcd_operator_leader", registry="default") == 0
     proxy.heal()
     wait_until(lambda: leader.get("/readyz")[0] == 200, "who sees again is ready")
     standby.process.kill()
@@ -195,15 +199,15 @@ def test_an_api_server_that_is_away_for_everybody_leaves_keys_and_leader_as_they
     own_apiserver.kill()
     for replica in (leader, standby):
         wait_until(lambda replica=replica: replica.get("/readyz")[0] == 503, "it is not ready")
-    wait_until(lambda: not scene.has_mark(), "readers are told that nobody watches")
+    wait_until(lambda: not scene.has_mark(), "readers are notified that nobody watches")
     assert existing(leader_of(scene.client, scene)).create_revision == term
     assert {key: record.mod_revision for key, record in scene.registry.keys().items()} == before
     own_apiserver.restart()
-    wait_until(scene.has_mark, "in step again")
+    wait_until(scene.has_mark, "synced again")
     assert {key: record.mod_revision for key, record in scene.registry.keys().items()} == before
 
 
-# -- nobody leads, or somebody else -----------------------------------------------------------------------------------
+# -- no replica leads, or somebody else --------------------------------------------------------------------------------
 
 
 @pytest.mark.faults
@@ -223,11 +227,12 @@ def test_a_registry_in_which_nobody_may_lead_is_told_everywhere_and_gets_no_leas
     scene.wait_condition("Programmed", "False", "NoLeader")
     wait_until(lambda: replica.get("/readyz")[0] == 503, "not ready")
     message = next(each["message"] for each in scene.status()["conditions"] if each["type"] == "Programmed")
-    assert "nobody leads" in message
+    assert "no replica leads" in message
     assert "grant-permission" in message
-    assert replica.metric("grpc_etcd_registry_up", registry="default") == 0
+    assert replica.metric("grpc_etcd_operator_registry_up", registry="default") == 0
     failed = wait_until(
-        lambda: replica.metric("grpc_etcd_campaign_errors_total", code="PermissionDenied") > 2, "tries are counted"
+        lambda: replica.metric("grpc_etcd_operator_campaign_errors_total", code="PermissionDenied") > 2,
+        "tries are counted",
     )
     assert failed
     warnings = [line for line in replica.lines("campaign_failed") if line["level"] == "warning"]
@@ -253,9 +258,9 @@ def test_a_second_cluster_under_the_same_id_refuses_to_lead_and_deletes_nothing(
     stranger = scene.start(kubeconfig=own_apiserver.kubeconfig)
     wait_until(lambda: "another Kubernetes cluster" in stranger.text(), "it says so")
     wait_until(lambda: stranger.get("/readyz")[0] == 503, "it is not ready")
-    assert stranger.metric("grpc_etcd_foreign_cluster", registry="default") == 1
+    assert stranger.metric("grpc_etcd_operator_foreign_cluster", registry="default") == 1
     leader.process.kill()
-    wait_until(lambda: leader_of(scene.client, scene) is None, "nobody leads")
+    wait_until(lambda: leader_of(scene.client, scene) is None, "no replica leads")
     again = scene.make()
     gone_at = time.monotonic()
     wait_until(lambda: time.monotonic() - gone_at > 3, "it has had the time to take over")
@@ -291,12 +296,15 @@ def test_an_outage_of_etcd_ends_though_what_failed_is_needed_no_longer(
     scene.kubelet.unready(pod)
     wait_until(lambda: replica.lines("write_failed"), "the write has failed")
     scene.kubelet.ready(pod)
-    wait_until(lambda: replica.metric("grpc_etcd_queue_depth", registry="default") == 0, "nothing is to be written")
+    wait_until(
+        lambda: replica.metric("grpc_etcd_operator_workqueue_depth", registry="default") == 0,
+        "nothing is to be written",
+    )
     own_etcd.restart()
     wait_until(lambda: replica.get("/readyz")[0] == 200, "ready again")
     with Etcd(own_etcd.endpoints) as client:
         key = f"/grpc-etcd/synced/{scene.cluster}".encode()
-        wait_until(lambda: client.get(key), "in step again")
+        wait_until(lambda: client.get(key), "synced again")
 
 
 def test_a_healthy_standby_has_no_queue_and_nothing_overdue(scene: Scene) -> None:
@@ -304,10 +312,10 @@ def test_a_healthy_standby_has_no_queue_and_nothing_overdue(scene: Scene) -> Non
     leader.process.pause()
     scene.apply()
     pods = [scene.pod() for _ in range(3)]
-    wait_until(lambda: standby.metric("grpc_etcd_pods") == len(pods), "the standby knows")
-    if not standby.metric("grpc_etcd_leader", registry="default"):
-        assert standby.metric("grpc_etcd_overdue_seconds", registry="default") == 0
-        assert standby.metric("grpc_etcd_queue_depth", registry="default") == 0
+    wait_until(lambda: standby.metric("grpc_etcd_operator_cached_pods") == len(pods), "the standby knows")
+    if not standby.metric("grpc_etcd_operator_leader", registry="default"):
+        assert standby.metric("grpc_etcd_operator_workqueue_longest_wait_seconds", registry="default") == 0
+        assert standby.metric("grpc_etcd_operator_workqueue_depth", registry="default") == 0
     leader.process.resume()
 
 
@@ -318,10 +326,14 @@ def test_a_leader_that_cannot_renew_says_that_it_leads_no_longer_before_another_
     scene = make_scene(apiserver, own_etcd)
     replica = scene.start("--leader-ttl=3").wait_leading()
     own_etcd.pause()
-    wait_until(lambda: replica.metric("grpc_etcd_leader", registry="default") == 0, "it does not lead any more")
-    assert replica.metric("grpc_etcd_synced", registry="default") == 0
+    wait_until(
+        lambda: replica.metric("grpc_etcd_operator_leader", registry="default") == 0, "it does not lead any more"
+    )
+    assert replica.metric("grpc_etcd_operator_synced", registry="default") == 0
     own_etcd.resume()
-    wait_until(lambda: replica.metric("grpc_etcd_synced", registry="default") == 1, "it leads and is in step again")
+    wait_until(
+        lambda: replica.metric("grpc_etcd_operator_synced", registry="default") == 1, "it leads and is synced again"
+    )
 
 
 # -- takeover ---------------------------------------------------------------------------------------------------------

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.registry.own import owner_prefix
 from grpc_etcd_operator.controller.parts import Parts
-from grpc_etcd_operator.controller.reconciler import Writer
-from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
+from grpc_etcd_operator.controller.reconciler import Reconciler
+from grpc_etcd_operator.core.desired import Desired, DesiredRecord, Owner
 from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation
-from grpc_etcd_operator.registry.cache import Mirror
+from grpc_etcd_operator.registry.cache import RegistryCache
 from grpc_etcd_operator.registry.election import Election
 from grpc_etcd_operator.registry.leases import Leases
 from grpc_etcd_operator.registry.prefixes import Streams
@@ -28,12 +28,12 @@ async def test_a_key_whose_lease_was_let_go_while_it_was_written_is_kept_alive(e
         made.client.sending.clear()
         note_pod(made.reconciler, "p1", ip="10.0.0.1")
         await until(lambda: made.client.waiting)
-        made.station.leases.release_all()  # as when a term ends that goes on before the answer has come
-        assert len(made.station.leases) == 0
+        made.controller.leases.release_all()  # as when a term ends that goes on before the answer has come
+        assert len(made.controller.leases) == 0
         made.client.sending.set()
         await wait_addresses(made, b"10.0.0.1:9000")
         written = (await made.client.get_prefix(PROVIDERS)).records
-        await until(lambda: len(made.station.leases))  # at the latest when the key has run out
+        await until(lambda: len(made.controller.leases))  # at the latest when the key has run out
         assert (await made.client.get_prefix(PROVIDERS)).records == written
 
 
@@ -50,7 +50,7 @@ class OneUnit:
     """The facts of a world with one unit, which wants one record."""
 
     def desired(self, uid: str, registry: str) -> Desired:
-        return Desired(Unit(uid, registry), (Wanted(f"/{registry}/{uid}".encode(), b"value", "s1"),))
+        return Desired(Owner(uid, registry), (DesiredRecord(f"/{registry}/{uid}".encode(), b"value", "s1"),))
 
     def outranks(self, uid: str, rival: str) -> bool:
         raise AssertionError(f"{uid} and {rival}: there is only one unit")
@@ -78,14 +78,14 @@ async def test_what_came_while_a_term_was_in_doubt_is_written_when_it_goes_on(et
             "doubt",
             client,
             OneUnit(),
-            Mirror("doubt"),
+            RegistryCache("doubt"),
             election,
             Leases(client, 30, lambda _lease: None),
             streams,
             Refusing(client, election, streams, owner_prefix("doubt")),
             Isolation(),
         )
-        writer = Writer(parts, outcomes.append, lambda: None)
+        writer = Reconciler(parts, outcomes.append, lambda: None)
         campaign, running = asyncio.create_task(election.run_alone()), asyncio.create_task(writer.run())
         await until(lambda: election.is_leading)
         campaign.cancel()  # it would look by itself, once a second, whether the lease has run out

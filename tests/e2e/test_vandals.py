@@ -217,4 +217,4 @@ def test_what_a_copy_of_etcd_has_without_leases_keeps_nobody_from_leading(scene:
         wait_until(lambda key=key: existing(scene.client.get(key.encode())).lease, f"{key} is under a lease again")
     assert_calm(second)
     second.process.kill()
-    wait_until(lambda: not scene.has_mark(), "nobody vouches")
+    wait_until(lambda: not scene.has_mark(), "nobody confirms it")

@@ -19,12 +19,12 @@ from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.own import owner_key, owner_prefix
 from grpc_etcd_operator.controller.outcomes import Outcome
 from grpc_etcd_operator.controller.parts import Parts as WriterParts
-from grpc_etcd_operator.controller.reconciler import Writer
-from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
+from grpc_etcd_operator.controller.reconciler import Reconciler
+from grpc_etcd_operator.core.desired import Desired, DesiredRecord, Owner
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation
-from grpc_etcd_operator.registry.cache import Mirror
+from grpc_etcd_operator.registry.cache import RegistryCache
 from grpc_etcd_operator.registry.election import Election
 from grpc_etcd_operator.registry.leases import Leases
 from grpc_etcd_operator.registry.prefixes import Streams
@@ -80,8 +80,8 @@ class Wishes:
     def desired(self, uid: str, registry: str) -> Desired | None:
         assert registry == "default"
         self.asked[uid] += 1
-        wanted = tuple(Wanted(key, b"value", f"service of {uid}") for key in self.keys.get(uid, ()))
-        return Desired(Unit(uid, "shop", uid), wanted, gone=uid not in self.keys)
+        wanted = tuple(DesiredRecord(key, b"value", f"service of {uid}") for key in self.keys.get(uid, ()))
+        return Desired(Owner(uid, "shop", uid), wanted, gone=uid not in self.keys)
 
     def outranks(self, uid: str, rival: str) -> bool:
         assert self.newest, f"{uid} and {rival}: no two want one key"
@@ -102,7 +102,7 @@ class Wishes:
 
 @dataclass
 class Parts:
-    writer: Writer
+    writer: Reconciler
     client: HeldEtcd
     wishes: Wishes
     isolation: Isolation
@@ -154,14 +154,14 @@ async def work(etcd: EtcdServer) -> AsyncIterator[Parts]:
             CLUSTER,
             client,
             wishes,
-            Mirror(CLUSTER),
+            RegistryCache(CLUSTER),
             election,
             Leases(client, 300, lambda _lease: None),
             streams,
             Refusing(client, election, streams, owner_prefix(CLUSTER)),
             isolation,
         )
-        writer = Writer(parts, outcomes.append, lambda: troubles.append(writer.trouble.error is not None))
+        writer = Reconciler(parts, outcomes.append, lambda: troubles.append(writer.trouble.error is not None))
         made = Parts(writer, client, wishes, isolation, outcomes, troubles, [])
         campaign = asyncio.create_task(election.run_alone())
         await until(lambda: election.is_leading)

@@ -53,7 +53,7 @@ def ads(etcd: EtcdServer, tmp_path: Path) -> Iterator[str]:
 
 
 def bootstrap_of_the_help(address: str) -> str:
-    """Take the bootstrap that the command's help tells people to use."""
+    """Take the bootstrap that the command's help explains to people to use."""
     told = subprocess.run([GRPC_ETCD, "ads", "--help"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"\{.*\}", told, re.DOTALL)
     assert found

@@ -1,4 +1,4 @@
-"""What stands beside endpoints: Jupiter's configurators, and the settling touch that every reader must pass over."""
+"""What stands beside endpoints: Jupiter's configurators, and the flush key that every reader must pass over."""
 
 import pytest
 
@@ -44,9 +44,9 @@ def test_jupiter_reads_our_configurators(interop: Interop) -> None:
 @pytest.mark.parametrize("interop", ["jupiter027", "jupiter011"], indirect=True)
 def test_the_settling_touch_makes_readers_publish_and_is_no_endpoint(interop: Interop) -> None:
     record = interop.layout.encode(GREETER, Endpoint(name=GREETER, address=ADDRESS))
-    touch = interop.layout.settled(GREETER, "c1")
+    flush = interop.layout.settled(GREETER, "c1")
     assert isinstance(record, KeyValue)
-    assert touch is not None
+    assert flush is not None
     wait_until(lambda: not interop.server.metric(WATCHERS), "the end of watches that earlier tests have left")
     with interop.run("watch").start() as watch:
         watch.wait_for("set")
@@ -54,8 +54,8 @@ def test_the_settling_touch_makes_readers_publish_and_is_no_endpoint(interop: In
         interop.etcd.put(*record)
         watch.wait_for_set({ADDRESS})
         before = len(watch.events("set"))
-        interop.etcd.put(*touch)
-        wait_until(lambda: len(watch.events("set")) == before + 1, "the touch to make it publish")
+        interop.etcd.put(*flush)
+        wait_until(lambda: len(watch.events("set")) == before + 1, "the flush key to make it publish")
         assert watch.last_set() == {ADDRESS}
 
 

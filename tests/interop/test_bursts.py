@@ -1,4 +1,4 @@
-"""Many endpoints of one service come and go at once, written the way each layout says that its readers bear it.
+"""Many endpoints of one service come and go at once, written the way each layout says that its clients tolerate it.
 
 Real clients of both Jupiters drop the newest state when events come too close together, and then miss new backends or
 call dead ones until the next event; go-micro's watchers take one event of each watch response.
@@ -10,7 +10,7 @@ import time
 import pytest
 
 from grpc_etcd.etcd import Op, ops
-from grpc_etcd.layouts.pace import CATCH_UP, Change, PacedQueue
+from grpc_etcd.layouts.rate_limits import CATCH_UP, Change, RateLimitedQueue
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
 from testbed.conditions import wait_until
@@ -31,14 +31,14 @@ def _key_values(interop: Interop, addresses: list[str]) -> dict[str, KeyValue]:
 
 
 class PacedWriter:
-    """Writes as the queue says, against the real clock, and puts the settling touch when it is due.
+    """Writes as the queue says, against the real clock, and puts the flush key when it is due.
 
     One that is `held_up` is late by as much as may be made up, again and again: what it writes comes in bursts.
     """
 
     def __init__(self, interop: Interop, *, held_up: bool = False) -> None:
         self._interop, self._held_up = interop, held_up
-        self._queue: PacedQueue[str, str] = PacedQueue(lambda _: interop.layout.pace)
+        self._queue: RateLimitedQueue[str, str] = RateLimitedQueue(lambda _: interop.layout.limits)
 
     def write(self, operations: dict[str, Op]) -> None:
         for address in operations:
@@ -51,17 +51,17 @@ class PacedWriter:
 
     def _hold_up_seconds(self) -> float:
         """Wait a little less than what is not made up any more."""
-        pace = self._interop.layout.pace
+        limits = self._interop.layout.limits
         share = 0.95 if self._held_up else 0.0
-        return share * CATCH_UP * pace.keys_per_transaction / (pace.keys_per_second or math.inf)
+        return share * CATCH_UP * limits.keys_per_transaction / (limits.keys_per_second or math.inf)
 
     def _touch(self) -> None:
-        while (at := self._queue.touch_at()) is not None:
+        while (at := self._queue.flush_at()) is not None:
             time.sleep(max(0.0, at - time.monotonic()))
-            for service in self._queue.touches_due(time.monotonic()):
-                touch = self._interop.layout.settled(service, "c1")
-                assert touch is not None
-                self._interop.etcd.put(*touch)
+            for service in self._queue.flushes_due(time.monotonic()):
+                flush = self._interop.layout.settled(service, "c1")
+                assert flush is not None
+                self._interop.etcd.put(*flush)
 
 
 @pytest.mark.parametrize("held_up", [False, True])

@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from grpc_etcd.etcd import Changed, Deleted, Listed, Put
+from grpc_etcd.etcd import Deleted, Put, WatchEvents, WatchSnapshot
 from grpc_etcd.registry.endpoint import Endpoint, Kind
 from grpc_etcd.registry.snapshot import Snapshot, SnapshotBuilder
 from testbed.conditions import wait_until
@@ -36,9 +36,9 @@ class Following:
     def _follow(self) -> None:
         for news in self._watch:
             match news:
-                case Listed(records, revision):
+                case WatchSnapshot(records, revision):
                     self._builder.replace(((record.key, record.value) for record in records), revision)
-                case Changed(events, revision):
+                case WatchEvents(events, revision):
                     self._builder.apply((_change(event) for event in events), revision)
                 case _:
                     continue

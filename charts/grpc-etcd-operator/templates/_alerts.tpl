@@ -16,7 +16,7 @@ groups:
   - name: grpc-etcd
     rules:
       - alert: GrpcEtcdOperatorDown
-        expr: absent(grpc_etcd_leader{ {{- $of -}} })
+        expr: absent(grpc_etcd_operator_leader{ {{- $of -}} })
         for: 5m
         labels: {severity: critical}
         annotations:
@@ -25,7 +25,7 @@ groups:
             Keys live on until their leases run out ({{ .Values.leaseTtlSeconds }} s after the last replica died); then the registry empties.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdOperatorDown") .) | nindent 10 }}
       - alert: GrpcEtcdRegistryUnreachable
-        expr: max by (namespace, registry) (grpc_etcd_registry_up{ {{- $of -}} }) == 0
+        expr: max by (namespace, registry) (grpc_etcd_operator_registry_up{ {{- $of -}} }) == 0
         for: 2m
         labels: {severity: critical}
         annotations:
@@ -36,44 +36,44 @@ groups:
 {{- if not .Values.dryRun }}
       - alert: GrpcEtcdNoLeader
         expr: >-
-          sum by (namespace, registry) (grpc_etcd_leader{ {{- $of -}} }) == 0
-          or min by (namespace, registry) (grpc_etcd_no_leader_seconds{ {{- $of -}} }) > 15
+          sum by (namespace, registry) (grpc_etcd_operator_leader{ {{- $of -}} }) == 0
+          or min by (namespace, registry) (grpc_etcd_operator_no_leader_seconds{ {{- $of -}} }) > 15
         for: 1m
         labels: {severity: critical}
         annotations:
-          summary: 'Nobody writes the registry {{`{{ $labels.registry }}`}}'
+          summary: 'No replica writes the registry {{`{{ $labels.registry }}`}}'
           description: >-
             Replicas run, but none holds the leader key of this registry. A takeover takes seconds. Keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNoLeader") .) | nindent 10 }}
 {{- end }}
 {{- if not .Values.dryRun }}
       - alert: GrpcEtcdNotSynced
-        expr: max by (namespace, registry) (grpc_etcd_synced{ {{- $of -}} }) == 0
+        expr: max by (namespace, registry) (grpc_etcd_operator_synced{ {{- $of -}} }) == 0
         for: 5m
         labels: {severity: warning}
         annotations:
-          summary: 'The registry {{`{{ $labels.registry }}`}} is not in step with the cluster'
-          description: The leader has overdue work or an incomplete view, so the synced mark is withheld and clients keep what they have.
+          summary: 'The registry {{`{{ $labels.registry }}`}} is not synced'
+          description: The leader has overdue work or an incomplete view, so the synced key is absent and clients keep their current endpoints.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNotSynced") .) | nindent 10 }}
 {{- end }}
       - alert: GrpcEtcdEventStreamStale
-        expr: max by (namespace, pod, resource) (grpc_etcd_last_event_age_seconds{ {{- $of -}} }) > 120
+        expr: max by (namespace, pod, resource) (grpc_etcd_operator_last_event_age_seconds{ {{- $of -}} }) > 120
         for: 1m
         labels: {severity: warning}
         annotations:
-          summary: '{{`{{ $labels.pod }}`}} has not heard of {{`{{ $labels.resource }}`}} for two minutes'
-          description: The API server sends a bookmark each minute even when nothing changes, and a watch that is silent for longer begins anew with a list; neither came.
+          summary: '{{`{{ $labels.pod }}`}} has received no event of {{`{{ $labels.resource }}`}} for two minutes'
+          description: The API server sends a bookmark each minute even when nothing changes, and a watch that is silent for longer relists; neither happened.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdEventStreamStale") .) | nindent 10 }}
       - alert: GrpcEtcdDriftFound
-        expr: sum by (namespace) (increase(grpc_etcd_drift_total{ {{- $of -}} }[15m])) > 0
+        expr: sum by (namespace) (increase(grpc_etcd_operator_drift_total{ {{- $of -}} }[15m])) > 0
         labels: {severity: warning}
         annotations:
-          summary: A sweep had to mend what the operator knew of the cluster
-          description: Events should have kept it true. What was wrong is in the log, one line per record.
+          summary: A resync had to correct the operator's cache
+          description: Events should have kept it current. The log has one line per corrected object.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdDriftFound") .) | nindent 10 }}
       - alert: GrpcEtcdRegistrationSlow
         expr: >-
-          histogram_quantile(0.99, sum by (namespace, registry, change, le) (rate(grpc_etcd_registration_seconds_bucket{ {{- $of -}} }[10m])))
+          histogram_quantile(0.99, sum by (namespace, registry, change, le) (rate(grpc_etcd_operator_registration_duration_seconds_bucket{ {{- $of -}} }[10m])))
           > {{ .Values.prometheusRule.registrationSloSeconds }}
         for: 10m
         labels: {severity: warning}
@@ -82,30 +82,30 @@ groups:
           description: 'The 99th percentile is {{`{{ $value | humanizeDuration }}`}}; the objective is {{ .Values.prometheusRule.registrationSloSeconds }} s.'
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdRegistrationSlow") .) | nindent 10 }}
       - alert: GrpcEtcdConflict
-        expr: max by (namespace, registry) (grpc_etcd_conflicts{ {{- $of -}} }) > 0
+        expr: max by (namespace, registry) (grpc_etcd_operator_conflicts{ {{- $of -}} }) > 0
         for: 10m
         labels: {severity: warning}
         annotations:
-          summary: 'Somebody else holds keys or names that GrpcServices ask for in {{`{{ $labels.registry }}`}}'
-          description: The conditions and Events of the GrpcServices say which, and who.
+          summary: 'Others own keys or names that GrpcServices ask for in {{`{{ $labels.registry }}`}}'
+          description: The conditions and Events of the GrpcServices name them and their owners.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdConflict") .) | nindent 10 }}
       - alert: GrpcEtcdMassDeletion
-        expr: sum by (namespace) (increase(grpc_etcd_mass_deletions_total{ {{- $of -}} }[15m])) > 0
+        expr: sum by (namespace) (increase(grpc_etcd_operator_mass_deletions_total{ {{- $of -}} }[15m])) > 0
         labels: {severity: warning}
         annotations:
           summary: More than half of the Pods that have keys were missing from a list
           description: The operator confirmed each Pod by a read of its own before it deleted anything.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdMassDeletion") .) | nindent 10 }}
       - alert: GrpcEtcdCertificateExpiring
-        expr: min by (namespace, registry, file) (grpc_etcd_certificate_expiry_timestamp_seconds{ {{- $of -}} }) - time() < {{ mul .Values.prometheusRule.certificateDays 86400 }}
+        expr: min by (namespace, registry, file) (grpc_etcd_operator_certificate_expiry_timestamp_seconds{ {{- $of -}} }) - time() < {{ mul .Values.prometheusRule.certificateDays 86400 }}
         labels: {severity: warning}
         annotations:
           summary: '{{`{{ $labels.file }}`}} for the registry {{`{{ $labels.registry }}`}} runs out in {{`{{ $value | humanizeDuration }}`}}'
-          description: Renew the certificate in its Secret. The operator takes it up without a restart.
+          description: Renew the certificate in its Secret. The operator loads it without a restart.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdCertificateExpiring") .) | nindent 10 }}
 {{- if not .Values.dryRun }}
       - alert: GrpcEtcdReadyNotRegistered
-        expr: max by (namespace, registry) (grpc_etcd_ready_not_registered{ {{- $of -}} }) > 0
+        expr: max by (namespace, registry) (grpc_etcd_operator_ready_not_registered{ {{- $of -}} }) > 0
         for: 2m
         labels: {severity: critical}
         annotations:
@@ -115,32 +115,32 @@ groups:
 {{- end }}
       - alert: GrpcEtcdNotAccepted
         # Names that somebody else holds have an alert of their own.
-        expr: max by (namespace, reason) (grpc_etcd_not_accepted{ {{- $of -}}, reason!="NameTaken"}) > 0
+        expr: max by (namespace, reason) (grpc_etcd_operator_not_accepted{ {{- $of -}}, reason!="NameTaken"}) > 0
         for: 10m
         labels: {severity: warning}
         annotations:
           summary: '{{`{{ $value }}`}} GrpcServices are not accepted: {{`{{ $labels.reason }}`}}'
-          description: What they ask for cannot be done. The condition Accepted says what to change.
+          description: Their specs are not applied. The condition Accepted says what to change.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNotAccepted") .) | nindent 10 }}
       - alert: GrpcEtcdGatesWaiting
-        expr: max by (namespace) (grpc_etcd_gates_waiting{ {{- $of -}} }) > 0
+        expr: max by (namespace) (grpc_etcd_operator_waiting_gates{ {{- $of -}} }) > 0
         for: 2m
         labels: {severity: critical}
         annotations:
           summary: '{{`{{ $value }}`}} Pods are ready but for the gate grpc-etcd.dev/registered'
-          description: They get no traffic and their rollouts stand still, until their keys can be written and the operator may open the gate.
+          description: They get no traffic and their rollouts stall, until their keys can be written and the operator may open the gate.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdGatesWaiting") .) | nindent 10 }}
       - alert: GrpcEtcdCampaignFailing
-        expr: sum by (namespace, registry, code) (rate(grpc_etcd_campaign_errors_total{ {{- $of -}} }[2m])) > 0
+        expr: sum by (namespace, registry, code) (rate(grpc_etcd_operator_campaign_errors_total{ {{- $of -}} }[2m])) > 0
         for: 3m
         labels: {severity: critical}
         annotations:
           summary: 'No replica can become the leader of the registry {{`{{ $labels.registry }}`}}: {{`{{ $labels.code }}`}}'
           description: >-
-            Where nobody leads nothing is written, and keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader. The log has the remedy.
+            Where no replica leads nothing is written, and keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader. The log has the remedy.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdCampaignFailing") .) | nindent 10 }}
       - alert: GrpcEtcdForeignCluster
-        expr: max by (namespace, registry) (grpc_etcd_foreign_cluster{ {{- $of -}} }) > 0
+        expr: max by (namespace, registry) (grpc_etcd_operator_foreign_cluster{ {{- $of -}} }) > 0
         labels: {severity: critical}
         annotations:
           summary: 'The cluster id belongs to another cluster in the registry {{`{{ $labels.registry }}`}}'
@@ -150,16 +150,16 @@ groups:
         # A series that is new has grown from nothing, which increase() does not see.
         expr: >-
           sum by (namespace, part) (
-          increase(grpc_etcd_unexpected_errors_total{ {{- $of -}} }[15m]) > 0
-          or (grpc_etcd_unexpected_errors_total{ {{- $of -}} } unless grpc_etcd_unexpected_errors_total{ {{- $of -}} } offset 15m)
+          increase(grpc_etcd_operator_unexpected_errors_total{ {{- $of -}} }[15m]) > 0
+          or (grpc_etcd_operator_unexpected_errors_total{ {{- $of -}} } unless grpc_etcd_operator_unexpected_errors_total{ {{- $of -}} } offset 15m)
           ) > 0
         labels: {severity: warning}
         annotations:
-          summary: 'An error that nobody foresaw in {{`{{ $labels.part }}`}}'
-          description: Everything else goes on, and what failed is tried again. The log has the traceback and names the object.
+          summary: 'Unexpected error in {{`{{ $labels.part }}`}}'
+          description: Everything else continues, and what failed is retried. The log has the traceback and names the object.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdUnexpectedErrors") .) | nindent 10 }}
       - alert: GrpcEtcdNamespacesUnreadable
-        expr: max by (namespace) (grpc_etcd_namespaces_unreadable{ {{- $of -}} }) > 0
+        expr: max by (namespace) (grpc_etcd_operator_unreadable_namespaces{ {{- $of -}} }) > 0
         for: 5m
         labels: {severity: warning}
         annotations:
@@ -167,7 +167,7 @@ groups:
           description: Keys of their Pods stay as they are. The log names the namespaces and the right that is missing.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNamespacesUnreadable") .) | nindent 10 }}
       - alert: GrpcEtcdPrefixesRefused
-        expr: max by (namespace, registry) (grpc_etcd_prefixes_refused{ {{- $of -}} }) > 0
+        expr: max by (namespace, registry) (grpc_etcd_operator_denied_prefixes{ {{- $of -}} }) > 0
         for: 2m
         labels: {severity: warning}
         annotations:

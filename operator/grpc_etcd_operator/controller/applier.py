@@ -1,7 +1,7 @@
-"""Applies plans to one registry: plan -> lease -> one transaction for several units -> mirror and outcome.
+"""Applies plans to one registry: plan -> lease -> one transaction for several owners -> cache and outcome.
 
 A transaction that etcd refuses, or that fails unexpectedly, is divided until the culprit is alone; its keys are then
-left out (core.refusals), or its unit is told. Whatever else fails comes back to the work queue.
+left out (core.refusals), or its owner is reported. Whatever else fails comes back to the work queue.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ LEAST_OPERATIONS = 8  # of a transaction, whatever etcd says; arbitrary
 
 
 class Applier:
-    """Sends what was taken from the work queue. `operations` is what a transaction may have; `enqueue` marks units."""
+    """Sends what was taken from the work queue. `operations` is what a transaction may have; `enqueue` marks owners."""
 
     def __init__(  # noqa: PLR0913, PLR0917  where plans come from, and whom their outcome concerns
         self,
@@ -49,11 +49,11 @@ class Applier:
         self.slots = asyncio.Semaphore(IN_FLIGHT)
 
     def free_slots(self) -> None:
-        """Take it that a run which failed took its transactions down with it."""
+        """Record that a run which failed took its transactions down with it."""
         self.slots = asyncio.Semaphore(IN_FLIGHT)
 
     def begin_history(self) -> None:
-        """Take it that etcd holds another history: what is under way speaks of the one before."""
+        """Record that etcd holds another history: what is under way speaks of the one before."""
         self._history += 1
 
     async def send(self, plans: Sequence[Plan], term: int) -> None:
@@ -83,12 +83,12 @@ class Applier:
             await self._deliver_withdrawals(plans, term, error)
         except EtcdError as error:
             self._failed(plans, error)
-        except Exception as error:  # noqa: BLE001  nobody foresaw it; it is told on the unit that it is about
+        except Exception as error:  # noqa: BLE001  nobody foresaw it; it is reported on the owner that it is about
             if not await self._divide(plans, term):
                 self._outcomes.isolate(plans[0].uid, "writer", error)
 
     async def _is_for_own_records(self, plans: Sequence[Plan]) -> bool:
-        """Say whether etcd refuses the operator's own records, and so any such batch: there is nothing to divide."""
+        """Return whether etcd refuses the operator's own records, and so any such batch: there is nothing to divide."""
         try:
             are_refused = await self._parts.refusing.are_own_refused()
         except EtcdError as error:
@@ -111,9 +111,9 @@ class Applier:
         self._failed(plans, error)
 
     def _take_smaller_steps(self, plans: Sequence[Plan]) -> bool:
-        """Take it that this etcd bears fewer operations than others; say whether that may help.
+        """Record that this etcd tolerates fewer operations than others; return whether that may help.
 
-        A plan that was made before that was known is larger than any transaction; it tells nothing new.
+        A plan that was made before that was known is larger than any transaction; it reports nothing new.
         """
         before, size = self.operations, sum(plan.size for plan in plans)
         if size > before:
@@ -122,7 +122,7 @@ class Applier:
         return self.operations < before
 
     async def _divide(self, plans: Sequence[Plan], term: int) -> bool:
-        """Send both halves of a batch; say whether there were two."""
+        """Send both halves of a batch; return whether there were two."""
         half = len(plans) // 2
         if half:
             await self._deliver(plans[:half], term)
@@ -135,7 +135,7 @@ class Applier:
             return
         transaction, history = make_transaction(plans, self._parts.election.fence(term)), self._history
         announcement = Announcement(transaction.puts, transaction.keys, transaction.deleted)
-        self._parts.mirror.expect(announcement)
+        self._parts.registry_cache.expect(announcement)
         try:
             await self._parts.leases.ensure(transaction.leases)
             if self._parts.election.term != term:
@@ -153,24 +153,24 @@ class Applier:
                 self._parts.leases.forget(lease)
             self._come_again(plans)
         finally:
-            self._enqueue(self._parts.mirror.expect_no_more(announcement))
+            self._enqueue(self._parts.registry_cache.expect_no_more(announcement))
 
     def _failed(self, plans: Sequence[Plan], error: EtcdError) -> None:
         level = logging.WARNING if self._trouble.note(error) else logging.DEBUG
         fields = {"registry": self._parts.registry, "error": str(error)}
-        log.log(level, "writing failed; it goes on", extra={"event": "write_failed", "fields": fields})
+        log.log(level, "Write failed, retrying", extra={"event": "write_failed", "fields": fields})
         self._come_again(plans)
 
     async def _refused(self, plan: Plan, error: EtcdError) -> None:
         """Find out which keys of a unit etcd refuses; the unit goes on without them, and nobody else is disturbed."""
-        owner = self._parts.mirror.owner(plan.uid)
-        held = {*(owner.keys if owner else ()), *self._parts.mirror.unnamed(plan.lease)}
+        owner = self._parts.registry_cache.owner(plan.uid)
+        held = {*(owner.keys if owner else ()), *self._parts.registry_cache.unnamed(plan.lease)}
         try:
             await self._parts.refusing.find_culprits(plan, error, sorted(held))
         except EtcdError as another:
             self._failed([plan], another)
         else:
-            # They are told also where nothing is wanted of them any more, and a withdrawal was refused.
+            # They are reported also where nothing is wanted of them any more, and a withdrawal was refused.
             self._enqueue(self._parts.refusing.users({*plan.keys, *held}))
             self._come_again([plan])
 
@@ -186,9 +186,11 @@ class Applier:
         for plan in transaction.plans:
             lease = LeaseId(plan.lease)
             for put in plan.puts:
-                again |= self._parts.mirror.note_put(plan.uid, Record(put.key, put.value, lease, now, now, 1))
+                again |= self._parts.registry_cache.note_put(plan.uid, Record(put.key, put.value, lease, now, now, 1))
             for delete in plan.deletes:
-                again |= self._parts.mirror.note_deleted(delete.key, now, is_followed=self._is_followed(delete.key))
+                again |= self._parts.registry_cache.note_deleted(
+                    delete.key, now, is_followed=self._is_followed(delete.key)
+                )
             self._committed(plan)
         self._enqueue(again)
 
@@ -201,7 +203,7 @@ class Applier:
             self._parts.leases.revoke(plan.lease)
         if plan.puts and not plan.gone and self._parts.election.is_leading:
             self._parts.leases.adopt(plan.lease)  # let go meanwhile, if the term was in doubt and goes on
-        self._outcomes.tell(Outcome(plan.uid, plan.written, plan.faults, plan, waited))
+        self._outcomes.report(Outcome(plan.uid, plan.written, plan.faults, plan, waited))
 
     def _take_reads(self, transaction: Transaction, result: TransactionResult) -> None:
         """Learn from a refused transaction: who leads, and what each key really holds."""
@@ -212,4 +214,4 @@ class Applier:
         ]
         self._parts.election.note_read(found[0], result.revision)
         for key, record in zip(transaction.keys, found[1:], strict=True):
-            self._enqueue(self._parts.mirror.note_seen(key, record, result.revision))
+            self._enqueue(self._parts.registry_cache.note_seen(key, record, result.revision))

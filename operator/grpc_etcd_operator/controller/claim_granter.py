@@ -1,4 +1,4 @@
-"""Writes claims into the status of GrpcServices, ahead of any key: what stands there is what everybody goes by.
+"""Writes claims into the status of GrpcServices, ahead of any key: what is there is what everybody goes by.
 
 Leaders only. The oldest GrpcService is served first. Each write holds the resource version that was judged, so what has
 changed meanwhile is judged again. A claim is dropped when nothing of it has been seen in etcd for a while.
@@ -19,7 +19,7 @@ from functools import partial
 
 import aiohttp
 
-from grpc_etcd_operator.controller.event_handlers import Reconciler
+from grpc_etcd_operator.controller.event_handlers import EventHandlers
 from grpc_etcd_operator.core.claims import read_claims
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
@@ -46,7 +46,7 @@ class Granter:
     def __init__(
         self,
         client: Client,
-        reconciler: Reconciler,
+        reconciler: EventHandlers,
         wake: asyncio.Event,
         may_grant: Callable[[], bool],
         isolation: Isolation,
@@ -87,22 +87,25 @@ class Granter:
             await self._requests.close()
 
     def _pause_seconds(self) -> float | None:
-        """Say for how long nothing can be done unless somebody calls; whoever may not grant is called when it may."""
+        """Return for how long nothing can be done unless somebody calls.
+
+        Whoever may not grant is called when it may.
+        """
         if not self._is_to_grant():
             return None
         if not self._reconciler.may_write():
             return HELD_UP_SECONDS  # nobody calls when the GrpcServices are known
         due = min(self._later.values(), default=None)
-        if self._reconciler.world.releasing:
+        if self._reconciler.cluster_cache.releasing:
             due = min(self._next_release, due or self._next_release)
         return None if due is None else max(0.01, due - time.monotonic())
 
     async def _grant_all(self) -> None:
-        world, now = self._reconciler.world, time.monotonic()
+        cluster_cache, now = self._reconciler.cluster_cache, time.monotonic()
         for uid in [uid for uid, at in self._later.items() if at <= now]:
             del self._later[uid]
-            world.asking.wait_again(uid)
-            if uid not in world.services:
+            cluster_cache.asking.wait_again(uid)
+            if uid not in cluster_cache.services:
                 self._failures.pop(uid, None)
         while self._is_to_grant() and (some := self._next_some()):
             await self._requests.run(some)
@@ -110,13 +113,13 @@ class Granter:
     def _next_some(self) -> list[Request]:
         """Take the next that ask, and reserve what they ask for, one after the other."""
         found: list[Request] = []
-        while len(found) < AT_ONCE and (uid := self._reconciler.world.asking.next()):
-            service = self._reconciler.world.services[uid]
+        while len(found) < AT_ONCE and (uid := self._reconciler.cluster_cache.asking.next()):
+            service = self._reconciler.cluster_cache.services[uid]
             if self._requests.holds_up(uid, service.namespace):
                 self._later[uid] = time.monotonic() + HELD_UP_SECONDS
                 continue
             try:
-                if self._reconciler.is_in_doubt(uid):  # nor is the mark to wait for what an admin has to mend
+                if self._reconciler.is_in_doubt(uid):  # nor is the synced key to wait for what an admin has to mend
                     self._later[uid] = time.monotonic() + LONGEST_PAUSE
                     self._reconciler.note_grant(uid, is_refused=True)
                     continue
@@ -130,8 +133,8 @@ class Granter:
         return found
 
     def _now(self) -> str:
-        """Give the time, later than that of any claim that is known: RFC 3339 with microseconds."""
-        known = _parse_time(self._reconciler.world.latest_claim)
+        """Return the time, later than that of any claim that is known: RFC 3339 with microseconds."""
+        known = _parse_time(self._reconciler.cluster_cache.latest_claim)
         self._last = max(datetime.now(UTC), max(self._last, known) + timedelta(microseconds=1))
         return self._last.strftime(TIME)
 
@@ -148,7 +151,7 @@ class Granter:
             self._come_again(service.uid)
 
     def _end(self, service: GrpcService) -> bool:
-        """Give back what was reserved; say whether nothing unexpected came of it."""
+        """Release what was reserved; return whether nothing unexpected came of it."""
         try:
             self._reconciler.end_grant(service.uid)
         except Exception as error:  # noqa: BLE001  the same
@@ -158,14 +161,14 @@ class Granter:
 
     def _come_again(self, uid: str) -> None:
         """Let one that was taken out of the queue be taken again, after a pause that grows."""
-        if uid not in self._reconciler.world.services:
+        if uid not in self._reconciler.cluster_cache.services:
             self._failures.pop(uid, None)
             return
         self._failures[uid] += 1
         self._later[uid] = time.monotonic() + min(BACKOFF.after(self._failures[uid]), LONGEST_PAUSE)
 
     async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> bool:
-        """Write claims; say whether they stand. What is unexpected about one object is that object's alone."""
+        """Write claims; return whether they stand. What is unexpected about one object is that object's alone."""
         where = service.namespace, service.name, service.uid
         self._writing += 1
         try:
@@ -175,7 +178,7 @@ class Granter:
             fields = {"of": service.reference, "error": str(error)}
             log.log(
                 _level(error),
-                "a claim was not taken; it is judged again",
+                "Claim not written, evaluating it again",
                 extra={"event": "claim_refused", "fields": fields},
             )
             if isinstance(error, ApiError) and self._failures[service.uid] >= REFUSALS:
@@ -193,26 +196,26 @@ class Granter:
 
     async def _release_some(self) -> None:
         """Drop claims of which nothing was left at the last look, nor is now."""
-        now, world = time.monotonic(), self._reconciler.world
-        if now < self._next_release or not world.releasing:
+        now, cluster_cache = time.monotonic(), self._reconciler.cluster_cache
+        if now < self._next_release or not cluster_cache.releasing:
             return
         self._next_release, before, self._empty = now + RELEASE_SECONDS, self._empty, {}
-        writes = (write for uid in list(world.releasing) if (write := self._release(uid, before.get(uid))))
+        writes = (write for uid in list(cluster_cache.releasing) if (write := self._release(uid, before.get(uid))))
         while self._is_to_grant() and (some := list(itertools.islice(writes, AT_ONCE))):
             await self._requests.run(some)
             await self._grant_all()  # whoever asks is not to wait until thousands have given back what they had
 
     def _release(self, uid: str, before: list[dict[str, str]] | None) -> Request | None:
         """Make the request that writes what is left of one's claims; None: there is nothing to drop, or not yet."""
-        world = self._reconciler.world
+        cluster_cache = self._reconciler.cluster_cache
         try:
-            rest = world.find_spare(uid, self._reconciler.has_keys)
+            rest = cluster_cache.find_spare(uid, self._reconciler.has_keys)
         except Exception as error:  # noqa: BLE001  the same; the next look tries again
             self._isolation.caught(PART, uid, error)
             return None
         if rest is None:
             return None
-        service = world.services[uid]
+        service = cluster_cache.services[uid]
         if rest != before or self._requests.holds_up(uid, service.namespace):
             self._empty[uid] = rest
             return None

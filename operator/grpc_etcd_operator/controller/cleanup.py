@@ -1,9 +1,9 @@
 """`cleanup`: withdraws everything that a cluster id owns in a registry, so that an uninstalled operator leaves nothing.
 
-It leads while it works, so that no operator writes the keys anew, and lets its leadership run out at the end instead of
-handing it over: a standby that dies a second later must not take over. Readers see empty sets while the synced mark
-still stands, and obey; the mark goes last. Keys that the role may not write stay with the owner records that name them,
-for another cleanup to find.
+It leads while it works, so that no operator writes the keys again, and lets its leadership run out at the end instead
+of handing it over: a standby that dies a second later must not take over. Readers see empty sets while the synced key
+still stands, and obey; the synced key goes last. Keys that the role may not write stay with the owner records that name
+them, for another cleanup to find.
 """
 
 import asyncio
@@ -44,14 +44,14 @@ class RefusedError(Exception):
 async def clean_up(settings: Settings) -> None:
     """Withdraw all that the cluster id owns, from every registry of the settings."""
     if settings.dry_run:
-        log.info("dry run: nothing is withdrawn", extra={"event": "cleanup_skipped"})
+        log.info("Dry run: deleting nothing", extra={"event": "cleanup_skipped"})
         return
     fingerprint = await find_fingerprint()
     cluster = settings.cluster_id or fingerprint.kube_system
     if not cluster:
         raise UnusableError("--cluster-id is not set and the namespace kube-system cannot be read: set --cluster-id")
     withdrawals = (_withdraw_from(registry, cluster, fingerprint, settings) for registry in distinct(settings))
-    # Side by side: one that is out of reach, or gone for good, keeps nothing in another.
+    # Side by side: one that is unavailable, or gone for good, keeps nothing in another.
     if faults := list(filter(None, await asyncio.gather(*withdrawals))):
         raise UnusableError("; ".join(faults))
 
@@ -59,7 +59,7 @@ async def clean_up(settings: Settings) -> None:
 async def _withdraw_from(
     registry: RegistrySettings, cluster: str, fingerprint: Fingerprint, settings: Settings
 ) -> str | None:
-    """Withdraw all from one registry; say what is wrong if that cannot be done."""
+    """Withdraw all from one registry; return what is wrong if that cannot be done."""
     etcd, where = open_etcd(registry), f"registry {registry.name} at {','.join(registry.endpoints)}"
     try:
         await withdraw_all(etcd, cluster, fingerprint, settings.leader_ttl_seconds)
@@ -67,7 +67,7 @@ async def _withdraw_from(
         return f"{where}: {error}"
     except (TimeoutError, LeadLostError):
         return (
-            f"{where}: an operator still leads for cluster id {cluster}, or etcd is out of reach; "
+            f"{where}: an operator still leads for cluster id {cluster}, or etcd is unavailable; "
             "end the operator first (kubectl scale deployment --replicas=0), then run cleanup again"
         )
     except EtcdError as error:
@@ -78,7 +78,7 @@ async def _withdraw_from(
 
 
 async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leader_ttl_seconds: int) -> None:
-    """Become leader, delete all owned keys and owner records, then the mark. May raise ForeignClusterError."""
+    """Become leader, delete all owned keys and owner records, then the synced key. May raise ForeignClusterError."""
     holder = await etcd.get(cluster_key(cluster))
     if holder and not fingerprint.is_same(read_fingerprint(holder.value)):
         raise ForeignClusterError(
@@ -104,8 +104,8 @@ async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leade
         await _revoke(etcd, lease_id(cluster, SETTLED))
         await etcd.delete_prefix(standby_prefix(cluster))
         if refused:
-            raise RefusedError(_tell(refused))
-        log.info("everything is withdrawn", extra={"event": "cleanup_done", "fields": {"units": len(listing.records)}})
+            raise RefusedError(_report(refused))
+        log.info("All keys deleted", extra={"event": "cleanup_done", "fields": {"units": len(listing.records)}})
     finally:
         campaign.cancel()
         await asyncio.gather(campaign, return_exceptions=True)
@@ -120,7 +120,7 @@ async def _wait(elected: asyncio.Event, election: Election) -> None:
 
 
 async def _keep_mark(etcd: Etcd, cluster: str, fence: Compare, lease: int) -> None:
-    """Take the mark over from the last leader, so that readers believe the deletions."""
+    """Take the synced key over from the last leader, so that readers believe the deletions."""
     await _commit(etcd, fence, ops.put(synced_key(cluster), b"withdrawing", lease=lease))
 
 
@@ -129,7 +129,7 @@ async def _commit(etcd: Etcd, fence: Compare, *operations: ops.Op) -> None:
         raise LeadLostError("the leadership was lost")
 
 
-def _tell(refused: Iterable[bytes]) -> str:
+def _report(refused: Iterable[bytes]) -> str:
     rights = "; ".join(map(grant, sorted(refused)))
     return f"all is withdrawn but what etcd does not let this user write: {rights}; then run cleanup again"
 
@@ -169,6 +169,6 @@ async def _revoke(etcd: Etcd, lease: int) -> None:
         pass
     except EtcdError as error:
         log.debug(
-            "a lease could not be revoked; it runs out",
+            "Lease not revoked, it will expire",
             extra={"event": "lease_not_revoked", "fields": {"error": str(error)}},
         )

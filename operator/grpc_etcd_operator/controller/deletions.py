@@ -9,7 +9,10 @@ DELAY_SECONDS = 1.0
 
 
 class Deletions:
-    """What event handlers have been told of and the resync judges; `waiting` has when, by UID (monotonic seconds)."""
+    """What event handlers have been reported of and the resync judges.
+
+    `waiting` has when, by UID (monotonic seconds).
+    """
 
     def __init__(self) -> None:
         self.waiting: dict[str, tuple[float, GrpcService]] = {}

@@ -1,6 +1,6 @@
-"""Puts the settling touches of one registry: after a burst they make its readers publish all of it (registry.pace).
+"""Puts the flush keys of one registry: after a burst they make its readers publish all of it (registry.pace).
 
-One that etcd refuses stays owed: it is tried again after pauses that grow, and as soon as a right turns out to be back.
+One that etcd refuses stays owed: retrying after pauses that grow, and as soon as a right turns out to be back.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, Unavailable
 from grpc_etcd.etcd.model import Event
-from grpc_etcd.layouts.pace import PacedQueue
+from grpc_etcd.layouts.rate_limits import RateLimitedQueue
 from grpc_etcd_operator.controller.applier import OPERATIONS
 from grpc_etcd_operator.controller.parts import Parts
 from grpc_etcd_operator.core.backoff import Backoff
@@ -28,16 +28,18 @@ REFUSED_AT_ONCE = 16  # that are tried again together, each by itself. Arbitrary
 
 @dataclass(slots=True)
 class Refused:
-    """A touch that etcd has refused: how often in a row, and when it is tried again."""
+    """A touch that etcd has refused: how often in a row, and when retrying."""
 
     failures: int = 0
     until: float = 0.0
 
 
-class Touches:
-    """The touches of all streams; `queue` knows when each is due."""
+class FlushKeys:
+    """The flush keys of all streams; `queue` knows when each is due."""
 
-    def __init__(self, parts: Parts, queue: PacedQueue[bytes, str], trouble: Trouble, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, parts: Parts, queue: RateLimitedQueue[bytes, str], trouble: Trouble, wake: Callable[[], None]
+    ) -> None:
         self._parts, self._queue, self._trouble, self._wake = parts, queue, trouble, wake
         self._under_way: set[bytes] = set()
         self._refused: dict[bytes, Refused] = {}
@@ -45,62 +47,62 @@ class Touches:
 
     @property
     def are_owed(self) -> bool:
-        """Say whether readers wait for a touch of this replica that etcd has not refused."""
-        is_any = bool(self._under_way) or self._queue.touch_at() is not None
+        """Return whether readers wait for a touch of this replica that etcd has not refused."""
+        is_any = bool(self._under_way) or self._queue.flush_at() is not None
         return is_any and self._parts.election.is_leading
 
     def note_events(self, events: Iterable[Event]) -> None:
-        """Take what readers are told while another replica leads: whoever takes over owes them its touches."""
+        """Take what readers are notified while another replica leads: whoever takes over owes them its touches."""
         if self._parts.election.is_leading:
             return
         now = time.monotonic()
         for event in events:
             if stream := self._parts.streams.find(event.key):
-                touch = self._touch_of(stream)
-                if touch and event.key == touch[0]:
+                flush = self._flush_of(stream)
+                if flush and event.key == flush[0]:
                     self._refused.pop(stream, None)
-                    self._queue.note_touch(stream, now)
+                    self._queue.note_flush(stream, now)
                 else:
                     self._queue.note(stream, 1, now)
 
     def take_up_again(self) -> None:
-        """Take it that a run which failed took those down that were under way."""
+        """Record that a run which failed took those down that were under way."""
         self._owe(self._under_way)
         self._under_way.clear()
 
     def start(self, group: asyncio.TaskGroup, term: int) -> bool:
-        """Start the settling touches that are due; say whether there are any."""
+        """Start the flush keys that are due; return whether there are any."""
         now = time.monotonic()
-        due = [stream for stream in self._queue.touches_due(now) if stream not in self._refused]
-        touches = {stream: self._touch_of(stream) for stream in (*due, *self._take_refused(now))}
-        records = {stream: record for stream, record in touches.items() if record}
+        due = [stream for stream in self._queue.flushes_due(now) if stream not in self._refused]
+        flushes = {stream: self._flush_of(stream) for stream in (*due, *self._take_refused(now))}
+        records = {stream: record for stream, record in flushes.items() if record}
         if records:
             self._under_way.update(records)
             group.create_task(self._put(records, term))
         return bool(records)
 
     def next_at(self) -> float:
-        """Say when the next touch is due; infinity: none is."""
-        at = self._queue.touch_at()
+        """Return when the next touch is due; infinity: none is."""
+        at = self._queue.flush_at()
         waiting = (each.until for stream, each in self._refused.items() if stream not in self._under_way)
         return min(math.inf if at is None else at, *waiting, math.inf)
 
     def _take_refused(self, now: float) -> list[bytes]:
-        """Give some of those that were refused and are to be tried again; forget those of services that are gone."""
+        """Return some of those that were refused and are to be tried again; forget those of services that are gone."""
         if self._ended != (ended := self._parts.refusing.refusals.ended):
             self._ended = ended
             for each in self._refused.values():
                 each.until = min(each.until, now)
-        for stream in [stream for stream in self._refused if not self._touch_of(stream)]:
+        for stream in [stream for stream in self._refused if not self._flush_of(stream)]:
             del self._refused[stream]
         due = (stream for stream, each in self._refused.items() if each.until <= now)
         return [stream for stream in due if stream not in self._under_way][:REFUSED_AT_ONCE]
 
     def _refuse(self, stream: bytes) -> None:
-        """Take it that etcd refuses a touch."""
+        """Record that etcd refuses a touch."""
         refused = self._refused.setdefault(stream, Refused())
         if not refused.failures:
-            text = "etcd refuses the settling touch of a service, whose readers may miss changes; it is tried again"
+            text = "etcd denies the flush key of a service, whose clients may miss changes; retrying"
             log.warning(
                 text,
                 extra={
@@ -116,7 +118,7 @@ class Touches:
             self._refused.pop(stream, None)
 
     async def _put(self, records: Mapping[bytes, tuple[bytes, bytes]], term: int) -> None:
-        """Put the touches under a lease of their own, so that they run out with everything else."""
+        """Put the flush keys under a lease of their own, so that they run out with everything else."""
         lease = lease_id(self._parts.cluster, SETTLED)
         waiting = list(records)
         try:
@@ -152,12 +154,12 @@ class Touches:
 
     def _owe(self, streams: Iterable[bytes]) -> None:
         for stream in streams:
-            self._queue.touch_again(stream, time.monotonic())
+            self._queue.flush_again(stream, time.monotonic())
 
     async def _put_singly(
         self, streams: Sequence[bytes], records: Mapping[bytes, tuple[bytes, bytes]], term: int
     ) -> list[bytes]:
-        """Put each touch by itself, and note those that are refused; give those that are to be tried again soon.
+        """Put each touch by itself, and note those that are refused; return those that are to be tried again soon.
 
         etcd takes no put under a lease with a key that the operator may not write any more, as another stream's touch
         may be by now. So a touch that is refused is tried once more under a lease of its stream alone.
@@ -181,15 +183,15 @@ class Touches:
         return again
 
     async def _is_taken(self, record: tuple[bytes, bytes], lease: int, term: int) -> bool:
-        """Put one touch; say whether etcd takes it."""
+        """Put one touch; return whether etcd takes it."""
         try:
             put = ops.put(*record, lease=lease)
             result = await self._parts.etcd.transaction([self._parts.election.fence(term)], [put])
         except REFUSED:
             return False
         if not result.succeeded:
-            raise Unavailable("the term is over; readers wait for the touch still")
+            raise Unavailable("the term is over, clients still wait for the flush key")
         return True
 
-    def _touch_of(self, stream: bytes) -> tuple[bytes, bytes] | None:
-        return self._parts.streams.touch(stream, self._parts.cluster)
+    def _flush_of(self, stream: bytes) -> tuple[bytes, bytes] | None:
+        return self._parts.streams.flush(stream, self._parts.cluster)

@@ -1,4 +1,4 @@
-"""What Kubernetes does not allow in a namespace: told once, counted, and asked for again only after a while.
+"""What Kubernetes does not allow in a namespace: reported once, counted, and asked for again only after a while.
 
 A right that the admin has not given is no fault that trying again at once could mend, and one Pod's refusal speaks for
 all Pods of its namespace.
@@ -18,7 +18,7 @@ class GateRefusals:
         self._until: dict[str, float] = {}
 
     def until(self, namespace: str) -> float:
-        """Say until when nothing is tried there; 0 for no time at all."""
+        """Return until when nothing is tried there; 0 for no time at all."""
         return self._until.get(namespace, 0.0)
 
     def note(self, namespace: str, now: float) -> float:

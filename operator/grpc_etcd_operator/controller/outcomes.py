@@ -1,4 +1,4 @@
-"""Tells how far each unit is, and what went wrong with it that nobody foresaw."""
+"""Reports how far each owner is, and what went wrong with it that nobody foresaw."""
 
 import time
 from collections.abc import Callable
@@ -27,7 +27,10 @@ class Outcome:
 
 
 class Outcomes:
-    """Tells `on_outcome`. What fails on the way is that unit's own affair: it is logged, counted, and tried again."""
+    """Reports `on_outcome`.
+
+    What fails on the way is that owner's own affair: it is logged, counted, and tried again.
+    """
 
     def __init__(
         self,
@@ -41,25 +44,25 @@ class Outcomes:
         self._on_outcome, self._wake = on_outcome, wake
 
     def isolate(self, uid: str, part: str, error: Exception) -> None:
-        """Tell an exception that nobody foresaw on the unit that it is about; look at that again after a pause."""
+        """Report an exception that nobody foresaw on the owner that it is about; look at that again after a pause."""
         self._isolation.caught(part, uid, error)
         self._work.postpone(uid, time.monotonic())
-        text = f"an internal error; the operator's log has it, and it is tried again: {type(error).__name__}: {error}"
+        text = f"internal error, retrying; the operator's log has the traceback: {type(error).__name__}: {error}"
         try:
             sources = tuple(self._facts.sources(uid))
         except Exception as another:  # noqa: BLE001  what fails for the unit may fail here as well
             self._isolation.caught(part, uid, another)
             return
-        self.tell(Outcome(uid, frozenset(), tuple(Fault(source, "InternalError", text) for source in sources)))
+        self.report(Outcome(uid, frozenset(), tuple(Fault(source, "InternalError", text) for source in sources)))
 
-    def tell(self, outcome: Outcome) -> None:
-        """Tell how far a unit is. Where that fails it is looked at again: what was written is to be told."""
+    def report(self, outcome: Outcome) -> None:
+        """Return how far an owner is. Where that fails it is looked at again: what was written is to be reported."""
         uid = outcome.uid
         try:
             self._on_outcome(outcome)
         except Exception as error:  # noqa: BLE001  what was written is written
             self._isolation.caught("outcome", uid, error)
-            self._work.postpone_telling(uid, time.monotonic())
+            self._work.postpone_reporting(uid, time.monotonic())
             self._wake()
         else:
-            self._work.end_telling(uid)
+            self._work.end_reporting(uid)

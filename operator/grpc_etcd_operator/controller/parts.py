@@ -7,7 +7,7 @@ from typing import Protocol
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd_operator.core.desired import Desired
 from grpc_etcd_operator.isolation import Isolation
-from grpc_etcd_operator.registry.cache import Mirror
+from grpc_etcd_operator.registry.cache import RegistryCache
 from grpc_etcd_operator.registry.election import Election
 from grpc_etcd_operator.registry.leases import Leases
 from grpc_etcd_operator.registry.prefixes import Streams
@@ -18,19 +18,22 @@ class Facts(Protocol):
     """What the writer asks of the rest of the operator."""
 
     def desired(self, uid: str, registry: str) -> Desired | None:
-        """Say what a unit ought to have; None: hands off."""
+        """Return what a unit ought to have; None: hands off."""
 
     def outranks(self, uid: str, rival: str) -> bool:
         """Decide between two living units that want one key."""
 
     def may_write(self) -> bool:
-        """Say whether a complete list of GrpcServices has been seen."""
+        """Return whether a complete list of GrpcServices has been seen."""
 
     def has_seen_all(self) -> bool:
-        """Say whether complete lists of both Pods and GrpcServices have been seen: an absence means nothing before."""
+        """Return whether complete lists of both Pods and GrpcServices have been seen.
+
+        An absence means nothing before.
+        """
 
     def has_open_claims(self, moment: float) -> bool:
-        """Say whether GrpcServices have waited since a moment (monotonic) for claims; nothing is written before."""
+        """Return whether GrpcServices have waited since a moment (monotonic) for claims; nothing is written before."""
 
     def sources(self, uid: str) -> Iterable[str]:
         """Name the GrpcServices (by UID) that a unit's records are of, or would be."""
@@ -44,7 +47,7 @@ class Parts:
     cluster: str
     etcd: Etcd
     facts: Facts
-    mirror: Mirror
+    registry_cache: RegistryCache
     election: Election
     leases: Leases
     streams: Streams

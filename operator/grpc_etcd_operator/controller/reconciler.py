@@ -1,11 +1,11 @@
-"""The writer of one registry: brings each unit's records from current to desired, by transactions that are fenced.
+"""The writer of one registry: brings each owner's records from current to desired, by transactions that are fenced.
 
-    enqueue(uid) -> work queue (core.work) -> plan from desired and mirror -> work queue -> Applier -> mirror
+    enqueue(uid) -> work queue (core.work) -> plan from desired and cache -> work queue -> Applier -> cache
 
 Level-triggered: a UID says only that something may have changed. Withdrawals go first. This loop is one of the two
 places that try again: whatever fails comes back here after a pause. Without leadership plans are made (a standby is
-warm, and knows what is registered) and nothing is sent. What concerns one unit stays with it: an exception that nobody
-foresaw is told on the unit's GrpcServices, and the unit is looked at again after a pause that grows.
+warm, and knows what is registered) and nothing is sent. What concerns one owner stays with it: an exception that nobody
+foresaw is reported on the owner's GrpcServices, and the owner is looked at again after a pause that grows.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from dataclasses import replace
 from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.model import Listing
-from grpc_etcd.layouts.pace import PacedQueue
+from grpc_etcd.layouts.rate_limits import RateLimitedQueue
 from grpc_etcd_operator.controller.applier import OPERATIONS, Applier
-from grpc_etcd_operator.controller.flush_keys import Touches
+from grpc_etcd_operator.controller.flush_keys import FlushKeys
 from grpc_etcd_operator.controller.outcomes import Outcome, Outcomes
 from grpc_etcd_operator.controller.parts import Parts
 from grpc_etcd_operator.core.desired import Desired
@@ -37,21 +37,21 @@ SLICE_SECONDS = 0.05  # for which they are planned at most, of each queue: some 
 RESUME_SECONDS = 0.25  # between two looks whether a term goes on; arbitrary
 
 
-class Writer:
-    """Writes to one registry. `on_outcome` is told of each unit that was planned or written."""
+class Reconciler:
+    """Writes to one registry. `on_outcome` is called with each owner that was planned or written."""
 
     def __init__(self, parts: Parts, on_outcome: Callable[[Outcome], None], on_trouble: Callable[[], None]) -> None:
         self._parts = parts
         self._term = 0
-        self._queue: PacedQueue[bytes, str] = PacedQueue(parts.streams.pace)
+        self._queue: RateLimitedQueue[bytes, str] = RateLimitedQueue(parts.streams.limits)
         self._work = Work(self._queue, BACKOFF)
         self._strangers: set[bytes] = set()
         self._wake = asyncio.Event()
         self.trouble = Trouble(on_trouble)
         self._outcomes = Outcomes(parts.facts, parts.isolation, self._work, on_outcome, self._wake.set)
-        self._touches = Touches(parts, self._queue, self.trouble, self._wake.set)
+        self._flush_keys = FlushKeys(parts, self._queue, self.trouble, self._wake.set)
         self._applier = Applier(parts, self._work, self._outcomes, self.trouble, self.enqueue, self._wake.set)
-        self.note_events = self._touches.note_events
+        self.note_events = self._flush_keys.note_events
 
     def enqueue(self, uids: Iterable[str], *, urgent: bool = False) -> None:
         """Look at these units again, soon; `urgent` ones first."""
@@ -66,7 +66,7 @@ class Writer:
 
     @property
     def depth(self) -> int:
-        """Count the units that wait to be judged or written; what a standby would write is not its to write."""
+        """Count the owners that wait to be judged or written; what a standby would write is not its to write."""
         work = self._work
         return work.due + (work.planned + len(work.held_back) if self._parts.election.is_leading else 0)
 
@@ -76,34 +76,34 @@ class Writer:
         return self._work.in_flight
 
     def is_waiting(self, uid: str) -> bool:
-        """Say whether a unit is yet to be judged or written."""
+        """Return whether a unit is yet to be judged or written."""
         return uid in self._work
 
     @property
     def has_judged_all(self) -> bool:
-        """Say whether every unit that was enqueued has been looked at."""
+        """Return whether every unit that was enqueued has been looked at."""
         return not (self._work.due or self._strangers)
 
     def may_settle(self) -> bool:
-        """Say whether nothing is under way, so that what is known and what is written is all there is to it."""
+        """Return whether nothing is under way, so that what is known and what is written is all there is to it."""
         return self.has_judged_all and not (self.depth or self.in_flight)
 
     def has_caught_up(self, moment: float) -> bool:
-        """Say whether all that waited at a moment (monotonic) has been judged and written."""
+        """Return whether all that waited at a moment (monotonic) has been judged and written."""
         return not self._strangers and self._work.has_caught_up(moment)
 
     def preview(self) -> list[Plan]:
-        """Give the plans that would be carried out if this replica led."""
+        """Return the plans that would be carried out if this replica led."""
         known = [self._parts.facts.desired(uid, self._parts.registry) for uid in self._work.held_back]
         plans = [self._make_plan(desired, None) for desired in known if desired]
         return [plan for plan in plans if not plan.is_empty]
 
     def overdue_seconds(self) -> float:
-        """Say for how long a change has been waiting for this replica without progress, if it is the one to write."""
+        """Return how long a change has been waiting for this replica without progress, if it is the writer."""
         return self._work.overdue_seconds(time.monotonic()) if self._parts.election.is_leading else 0.0
 
     async def run(self) -> None:
-        """Plan and send, until cancelled. What an earlier run has left half done is judged anew."""
+        """Plan and send, until cancelled. What an earlier run has left half done is judged again."""
         self._begin_again()
         async with asyncio.TaskGroup() as group:
             while True:
@@ -114,9 +114,9 @@ class Writer:
                         await self._wake.wait()
 
     def _begin_again(self) -> None:
-        """Free the slots; take up the units and touches of transactions that a run which failed took down with it."""
+        """Free the slots; take up the owners and touches of transactions that a run which failed took down with it."""
         self._work.end_all(time.monotonic())
-        self._touches.take_up_again()
+        self._flush_keys.take_up_again()
         self._applier.free_slots()
         self.drop_plans()
 
@@ -128,13 +128,13 @@ class Writer:
                     await asyncio.sleep(0.005)
 
     def begin_history(self) -> None:
-        """Take it that etcd holds another history: what is under way speaks of the one before."""
+        """Record that etcd holds another history: what is under way speaks of the one before."""
         self._applier.begin_history()
         self._parts.streams.forget_reads()
         self.drop_plans()
 
     def drop_plans(self) -> None:
-        """Forget what was about to be written: leadership has changed, so everything is judged anew."""
+        """Forget what was about to be written: leadership has changed, so everything is judged again."""
         self._term = self._parts.election.term
         if not self._term and not self._strangers:
             self.trouble.end()  # of writing, which is another's now
@@ -162,16 +162,16 @@ class Writer:
                 await self._read_strangers()
             elif self.trouble.error and not (self._work.in_flight or self._has_more_to_write()):
                 await self._parts.etcd.transaction([], [self._parts.election.read()])
-                self.trouble.end()  # nothing is left to be written, so nothing else would tell
-            # Also of what another leads in now, which would be told as refused for ever. Where nobody may go on nothing
-            # is enqueued: it would wake the loop, which never paused then.
+                self.trouble.end()  # nothing is left to be written, so nothing else would report
+            # Also of what another leads in now, which would be reported as refused for ever. Where nobody may go on
+            # nothing is enqueued: it would wake the loop, which never paused then.
             if self._parts.refusing.refusals and (units := await self._parts.refusing.ask_again()):
                 self.enqueue(units)
         except EtcdError as error:
             self.trouble.note(error)
 
     def _has_more_to_write(self) -> bool:
-        return bool(self._work.due or self._queue or self._touches.are_owed)
+        return bool(self._work.due or self._queue or self._flush_keys.are_owed)
 
     def _plan_some(self) -> int:
         """Plan a slice of the dirty units; those in flight wait for their outcome."""
@@ -204,9 +204,9 @@ class Writer:
         if desired is None:
             self._work.settle(uid)
             return
-        mirror, refusals = self._parts.mirror, self._parts.refusing.refusals
-        owner = mirror.owner(uid)
-        nameless = mirror.unnamed(lease_id(self._parts.cluster, uid)) if mirror.has_unnamed else ()
+        registry_cache, refusals = self._parts.registry_cache, self._parts.refusing.refusals
+        owner = registry_cache.owner(uid)
+        nameless = registry_cache.unnamed(lease_id(self._parts.cluster, uid)) if registry_cache.has_unnamed else ()
         strangers = self._parts.streams.strangers(owner, nameless)
         if refusals:
             strangers = tuple(key for key in strangers if key not in refusals)
@@ -217,7 +217,7 @@ class Writer:
         held = (*(owner.keys if owner else ()), *nameless)
         spared = self._parts.refusing.spare(desired, held) if refusals else desired
         plan = self._make_plan(spared, self._applier.operations, held)
-        self._parts.mirror.contest(uid, self._find_awaited(plan))
+        self._parts.registry_cache.contest(uid, self._find_awaited(plan))
         if plan.deletes and not self._parts.facts.has_seen_all():
             self._work.hold_back(uid, since)
             return
@@ -227,16 +227,16 @@ class Writer:
             self._parts.leases.want(plan.lease)
 
     def _find_awaited(self, plan: Plan) -> tuple[bytes, ...]:
-        """Give the keys of which any news concern a unit: those of others, and of a standby what it does not put.
+        """Return the keys of which any news concern an owner: those of others, and of a standby what it does not put.
 
-        That somebody else has put one no owner record of ours tells, nor a transaction that is never sent.
+        That somebody else has put one no owner record of ours reports, nor a transaction that is never sent.
         """
         puts = () if self._parts.election.is_leading else tuple(put.key for put in plan.puts)
         return (*plan.contested, *puts)
 
     def _make_plan(self, desired: Desired, most: int | None, held: Iterable[bytes] = ()) -> Plan:
         contest = self._make_contest(desired.unit.uid)
-        plan = make_plan(desired, self._parts.cluster, self._parts.mirror, contest, most)
+        plan = make_plan(desired, self._parts.cluster, self._parts.registry_cache, contest, most)
         if not self._parts.refusing.refusals:
             return plan
         plan = self._parts.refusing.leave_out_puts(desired, plan, held)
@@ -253,11 +253,11 @@ class Writer:
             self._work.settle(uid)
             if plan.gone:
                 self._parts.leases.revoke(plan.lease)
-            self._outcomes.tell(Outcome(uid, plan.written, plan.faults))
+            self._outcomes.report(Outcome(uid, plan.written, plan.faults))
             return
         if not self._parts.election.is_leading:
             self._work.hold_back(uid, since)
-            self._outcomes.tell(Outcome(uid, frozenset(), plan.faults))
+            self._outcomes.report(Outcome(uid, frozenset(), plan.faults))
             return
         keys: dict[bytes, int] = {}
         for key in plan.keys:
@@ -284,8 +284,8 @@ class Writer:
         result = await self._parts.etcd.transaction([], [ops.get(key) for key in keys])
         for key, response in zip(keys, result.responses, strict=True):
             found = response.records if isinstance(response, Listing) else ()
-            self.enqueue(self._parts.mirror.note_seen(key, found[0] if found else None, result.revision))
-        self._parts.streams.note_read(keys, filter(self._parts.mirror.is_unnamed, keys))
+            self.enqueue(self._parts.registry_cache.note_seen(key, found[0] if found else None, result.revision))
+        self._parts.streams.note_read(keys, filter(self._parts.registry_cache.is_unnamed, keys))
         self._strangers.difference_update(keys)
 
     def _make_contest(self, uid: str) -> Contest:
@@ -296,7 +296,7 @@ class Writer:
         wanted: dict[str, frozenset[bytes]] = {}
 
         def contest(key: bytes, lease: int) -> bool | None:
-            rival = self._parts.mirror.unit_of_lease(lease)
+            rival = self._parts.registry_cache.unit_of_lease(lease)
             if rival is None:
                 return None
             if rival not in wanted:
@@ -311,7 +311,7 @@ class Writer:
         return 0 < self._term == self._parts.election.term and time.monotonic() >= self.trouble.until
 
     async def _send_some(self, group: asyncio.TaskGroup) -> bool:
-        """Start the next transactions, and wait for a free slot first; say whether there was anything to send."""
+        """Start the next transactions, and wait for a free slot first; return whether there was anything to send."""
         if not self._may_send():
             return False
         slots, term = self._applier.slots, self._term
@@ -326,18 +326,19 @@ class Writer:
         for members in groups:
             await slots.acquire()
             group.create_task(self._applier.send(members, term))
-        touched = self._touches.start(group, term)
-        return bool(plans) or touched
+        flushed = self._flush_keys.start(group, term)
+        return bool(plans) or flushed
 
     def _pause_seconds(self) -> float | None:
-        """Say how long nothing can be done unless somebody calls."""
+        """Return how long nothing can be done unless somebody calls."""
         now, leads = time.monotonic(), self._parts.election.is_leading
         times = [self._work.next_at(), self._parts.refusing.refusals.next_at()]
         if (revision := self._parts.election.revision) and not (leads and self._term == revision):
-            # The leader's lease seemed to have run out, by its own clock. It may turn out to live, which nobody tells.
+            # The leader's lease seemed to have run out, by its own clock. It may turn out to live, which nobody
+            # reports.
             times.append(now + RESUME_SECONDS)
         if leads:
-            times += [self._touches.next_at(), *(at for at in (self._queue.ask_again_at(),) if at is not None)]
+            times += [self._flush_keys.next_at(), *(at for at in (self._queue.ask_again_at(),) if at is not None)]
         # Whoever is under way calls when it ends: to look before that would be to look in vain, again and again.
         # Who lost the leadership while a write was under way asks too: what it could not write is another's now.
         is_idle = not (self._work.in_flight or self._has_more_to_write())

@@ -1,10 +1,11 @@
-"""All that works on one registry, put together: client, mirror, election, leases, writer, mark, audit.
+"""All that works on one registry, put together: client, cache, election, leases, writer, mark, audit.
 
-Stations know nothing of each other: a registry that is down holds up no other. Nor does one part of a station hold up
-the others: each that fails is started again by itself.
+Stations know nothing of each other: a registry that is down holds up no other. Nor does one part of a controller hold
+up the others: each that fails is started again by itself.
 
 When etcd turns out to hold another history (it was wiped, or restored from a backup), all that is remembered of each
-prefix is dropped as its new listing comes, leases are taken to exist no longer, and the mark waits for all of them.
+prefix is dropped as its new listing comes, leases are taken to exist no longer, and the synced key waits for all of
+them.
 """
 
 import asyncio
@@ -18,24 +19,24 @@ from dataclasses import dataclass
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.errors import EtcdError, PermissionDenied
-from grpc_etcd.etcd.model import Changed, Listed, Lost, News, Record
+from grpc_etcd.etcd.model import Disconnected, Record, WatchEvents, WatchSnapshot, WatchUpdate
 from grpc_etcd.registry.own import POLICY_PREFIX, ROOT, owner_prefix
 from grpc_etcd_operator.controller.outcomes import Outcome
 from grpc_etcd_operator.controller.parts import Facts, Parts
-from grpc_etcd_operator.controller.reconciler import Writer
+from grpc_etcd_operator.controller.reconciler import Reconciler
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
 from grpc_etcd_operator.core.scope import Candidate, Relation
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.standing import FOREIGN, NO_LEADER, Complaint, Lead, Sight, Standing, Store, judge
 from grpc_etcd_operator.isolation import Isolation, supervise
 from grpc_etcd_operator.registry.audit import Audit
-from grpc_etcd_operator.registry.cache import Mirror
-from grpc_etcd_operator.registry.election import RESIGN_SECONDS, SPEAK_SECONDS, Election, Outlook
+from grpc_etcd_operator.registry.cache import RegistryCache
+from grpc_etcd_operator.registry.election import REPORT_SECONDS, RESIGN_SECONDS, Election, Outlook
 from grpc_etcd_operator.registry.leases import Leases
 from grpc_etcd_operator.registry.prefixes import Streams
 from grpc_etcd_operator.registry.refusals import Refusing, grant
-from grpc_etcd_operator.registry.synced_key import OVERDUE_SECONDS, Mark
-from grpc_etcd_operator.registry.watch import REFUSALS, Feed
+from grpc_etcd_operator.registry.synced_key import OVERDUE_SECONDS, SyncedKey
+from grpc_etcd_operator.registry.watch import REFUSALS, PrefixWatch
 from grpc_etcd_operator.telemetry.samples import RegistryFigures
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,11 @@ TIDY_SECONDS = 5.0  # how often prefixes that no GrpcService names any more are 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What a station asks of the rest of the operator, and whom it tells.
+    """What a controller asks of the rest of the operator, and whom it notifies.
 
     `is_fresh` says whether Kubernetes' event streams can be trusted, `blind_seconds` for how long it has not been seen,
     `advise` what an admin can do about an error, `is_turn` whether no other registry has to be led first,
-    `is_asked_for` whether GrpcServices may name a registry that is not in the settings, `units` gives all Pods and
+    `is_asked_for` whether GrpcServices may name a registry that is not in the settings, `owners` gives all Pods and
     GrpcServices that there are.
     """
 
@@ -63,8 +64,11 @@ class Views:
     units: Callable[[], Iterable[str]] = tuple
 
 
-class Station:
-    """One registry's part of the operator. The mark goes when a change has waited for more than `overdue_seconds`."""
+class RegistryController:
+    """One registry's part of the operator.
+
+    The synced key goes when a change has waited for more than `overdue_seconds`.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917  what one registry's part of the operator consists of
         self,
@@ -78,14 +82,14 @@ class Station:
         lease_ttl_seconds: int,
         leader_ttl_seconds: int,
         overdue_seconds: float = OVERDUE_SECONDS,
-        long_seconds: float = SPEAK_SECONDS,
+        long_seconds: float = REPORT_SECONDS,
     ) -> None:
         self.name, self.cluster, self.etcd, self._overdue_seconds = name, cluster, etcd, overdue_seconds
         self._long_seconds = long_seconds
         self._views, self._facts, self._isolation = views, views.facts, isolation
         self._owners = owner_prefix(cluster)
-        self.mirror = Mirror(cluster)
-        self.feed = Feed(etcd, self._take, lambda prefix, error: isolation.caught("watch", repr(prefix), error))
+        self.registry_cache = RegistryCache(cluster)
+        self.feed = PrefixWatch(etcd, self._take, lambda prefix, error: isolation.caught("watch", repr(prefix), error))
         asked = (views.is_turn, views.is_asked_for)
         outlook = Outlook(self._is_able, views.blind_seconds, self._has_records, *asked, self._advise)
         self.election = Election(etcd, cluster, candidate, leader_ttl_seconds, self._leadership_changed, outlook)
@@ -97,15 +101,15 @@ class Station:
             cluster,
             etcd,
             views.facts,
-            self.mirror,
+            self.registry_cache,
             self.election,
             self.leases,
             self.streams,
             self.refusing,
             isolation,
         )
-        self.writer = Writer(parts, lambda outcome: views.on_outcome(name, outcome), views.on_change)
-        self.audit = Audit(etcd, self.mirror, self._followed, self.writer.enqueue)
+        self.writer = Reconciler(parts, lambda outcome: views.on_outcome(name, outcome), views.on_change)
+        self.audit = Audit(etcd, self.registry_cache, self._followed, self.writer.enqueue)
         self.has_settled = self._has_searched = False
         self._is_lost = self._is_rehearsing = False
         self._history = 0
@@ -114,19 +118,19 @@ class Station:
         self._unused: set[bytes] = set()
         self._known_since = math.inf  # when all of Kubernetes and of the owner records was known, in this term
         self._new: dict[bytes, float] = {}  # prefixes that were not listed yet, and since when they are followed
-        self.mark = Mark(etcd, cluster, self.election, self.is_in_step, self._is_same_history)
+        self.synced_key = SyncedKey(etcd, cluster, self.election, self.is_in_step, self._is_same_history)
         self.feed.follow([*self.election.prefixes, self._owners, self.streams.learn_plain(POLICY_PREFIX)])
 
     # -- what is known ------------------------------------------------------------------------------------------------
 
     @property
     def is_listed(self) -> bool:
-        """Say whether all owner records have been seen."""
+        """Return whether all owner records have been seen."""
         return self.feed.has([self._owners])
 
     @property
     def error(self) -> EtcdError | None:
-        """Say why the registry cannot be read or written just now."""
+        """Return why the registry cannot be read or written just now."""
         if trouble := self.feed.trouble:
             return trouble.error
         unread = self.feed.refused.get(self._owners)
@@ -134,14 +138,14 @@ class Station:
 
     @property
     def store(self) -> Store:
-        """Say what is known of etcd."""
+        """Return what is known of etcd."""
         if self.error:
             return Store.UNREACHABLE
         return Store.LISTED if self.is_listed else Store.RELISTING
 
     @property
     def lead(self) -> Lead:
-        """Say who leads."""
+        """Return who leads."""
         election = self.election
         if election.is_leading:
             return Lead.LEADING
@@ -153,7 +157,7 @@ class Station:
 
     @property
     def sight(self) -> Sight:
-        """Say what is known of Kubernetes."""
+        """Return what is known of Kubernetes."""
         if not self._facts.has_seen_all():
             return Sight.INCOMPLETE
         is_blind = self._views.blind_seconds() > RESIGN_SECONDS or not self._views.is_fresh()
@@ -161,21 +165,21 @@ class Station:
 
     @property
     def standing(self) -> Standing:
-        """Say what follows from all that."""
+        """Return what follows from all that."""
         return judge(self.sight, self.store, self.lead)
 
     @property
     def complaint(self) -> Complaint | None:
-        """Say what is wrong with the registry and what to do about it, for people."""
+        """Return what is wrong with the registry and what to do about it, for people."""
         reason = self.standing.reason
         if reason is None:
             return None
         if twin := self.election.twin:
-            text = f"it is the same etcd as the registry {twin}; give both a common endpoint, or take one of them away"
+            text = f"it is the same etcd as the registry {twin}; give both a common endpoint, or remove one of them"
         elif reason == FOREIGN:
             text = "another cluster or installation has the same cluster id; give one of them another --cluster-id"
         elif reason == NO_LEADER:
-            text = f"nobody leads there. {self._describe(self.election.error)}".rstrip()
+            text = f"no replica leads there. {self._describe(self.election.error)}".rstrip()
         else:
             text = self._describe(self.error)
         return Complaint(text, reason)
@@ -184,51 +188,54 @@ class Station:
         return f"{str(error).rstrip('.')}. {self._advise(error)}" if error else ""
 
     def _advise(self, error: EtcdError) -> str:
-        """Say what to do about an error of the registry as a whole: the right that is lacked then is to the root."""
+        """Return what to do about an error of the registry as a whole: the right that is lacked then is to the root."""
         advice = self._views.advise(error)
         return f"{advice} Here: {grant(ROOT)}." if isinstance(error, PermissionDenied) else advice
 
     @property
     def has_had_turn(self) -> bool:
-        """Say whether registries that come after this one in the settings have to wait for it no longer."""
+        """Return whether registries that come after this one in the settings have to wait for it no longer."""
         return self.error is not None or self.election.has_had_turn
 
     @property
     def is_cut_off(self) -> bool:
-        """Say whether the connection is lost: what is known of etcd may have changed since."""
+        """Return whether the connection is lost: what is known of etcd may have changed since."""
         return self.feed.trouble is not None
 
     @property
     def can_report(self) -> bool:
-        """Say whether what is known of the registry is worth telling: all was judged once, or it cannot be served."""
+        """Return whether what is known of the registry is worth reporting.
+
+        All was judged once, or it cannot be served.
+        """
         return self.has_settled or self.standing.reason is not None
 
     @property
     def is_long_lost(self) -> bool:
-        """Say whether etcd has been out of reach for so long that whoever was known to lead there may be gone."""
+        """Return whether etcd has been unavailable for so long that whoever was known to lead there may be gone."""
         return self.store is Store.UNREACHABLE and time.monotonic() - self._reached_at > self._long_seconds
 
     def is_in_step(self) -> bool:
-        """Say whether the registry is true to Kubernetes, as far as anybody can know."""
+        """Return whether the registry is true to Kubernetes, as far as anybody can know."""
         self.settle()
         if not self.standing.may_mark:
             return False
-        if self.mark.is_put:
+        if self.synced_key.is_put:
             latest = time.monotonic() - self._overdue_seconds
             return self._has_listed(latest) and self.writer.overdue_seconds() < self._overdue_seconds
         known = self._known_since
         return self._has_listed(known) and self._has_caught_up() and not self._facts.has_open_claims(known)
 
     def _has_caught_up(self) -> bool:
-        """Say whether all is written that waited when all was known; what came later waits as any change does.
+        """Return whether all is written that waited when all was known; what came later waits as any change does.
 
-        A service that changes on and on, faster than its readers bear, keeps nobody's registry from being complete.
+        A service that changes on and on, faster than its clients tolerate, keeps nobody's registry from being complete.
         """
         writer = self.writer
         return writer.may_settle() or (self.election.is_leading and writer.has_caught_up(self._known_since))
 
     def _has_listed(self, moment: float) -> bool:
-        """Say whether all is listed but for what was asked for after a moment: it waits as any change does.
+        """Return whether all is listed but for what was asked for after a moment: it waits as any change does.
 
         A tenant that asks for names on and on keeps nobody's registry from being complete.
         """
@@ -238,7 +245,7 @@ class Station:
         return all(self._new.get(prefix, -math.inf) > moment for prefix in needed if not self.feed.has([prefix]))
 
     def settle(self) -> None:
-        """Take note when all has been judged for the first time, by a leader or by a standby."""
+        """Record when all has been judged for the first time, by a leader or by a standby."""
         if not self._facts.has_seen_all() or self.store is not Store.LISTED:
             self._known_since = math.inf
             return
@@ -257,24 +264,26 @@ class Station:
         A unit that wants nothing and holds nothing was judged before the prefixes were listed where it has some.
         """
         self._has_searched = True
-        if self.mirror.has_unnamed:
-            self.writer.enqueue(uid for uid in self._views.units() if self.mirror.unnamed(lease_id(self.cluster, uid)))
+        if self.registry_cache.has_unnamed:
+            self.writer.enqueue(
+                uid for uid in self._views.units() if self.registry_cache.unnamed(lease_id(self.cluster, uid))
+            )
             self._known_since = time.monotonic()
 
     def _followed(self) -> list[bytes]:
-        """Give the prefixes that the mirror holds in full."""
+        """Return the prefixes that the mirror holds in full."""
         known = {self._owners, POLICY_PREFIX, *self.streams.all_used()}
         return sorted(prefix for prefix in known if self.feed.has([prefix]))
 
     def _needed(self) -> set[bytes]:
-        """Give the prefixes without which what is known is not all, but for those that etcd refuses."""
+        """Return the prefixes without which what is known is not all, but for those that etcd refuses."""
         return {self._owners, *self.streams.all_used()} - self.feed.refused.keys()
 
     def _is_able(self) -> bool:
         return self._facts.has_seen_all() and self.store is Store.LISTED and self._views.is_fresh()
 
     def _has_records(self) -> bool:
-        return bool(self.mirror.owners) or not self.is_listed
+        return bool(self.registry_cache.owners) or not self.is_listed
 
     # -- what GrpcServices need ---------------------------------------------------------------------------------------
 
@@ -299,7 +308,7 @@ class Station:
         return prefixes
 
     def unlearn(self, uid: str) -> None:
-        """Take it that a GrpcService is gone."""
+        """Record that a GrpcService is gone."""
         self._assign(uid, [])
 
     def _assign(self, uid: str, prefixes: list[bytes]) -> None:
@@ -314,17 +323,17 @@ class Station:
         self._new.pop(prefix, None)
         self.feed.unfollow([prefix])
         self.streams.forget(prefix)
-        self.writer.enqueue(self.mirror.forget([prefix]) | self.refusing.refusals.end(prefix))
+        self.writer.enqueue(self.registry_cache.forget([prefix]) | self.refusing.refusals.end(prefix))
         self.writer.wake()
 
     def _tidy(self) -> None:
         """Let those prefixes go that no GrpcService names and no unit has keys under; forget reads of gone units."""
-        self.streams.keep_reads(self.mirror.owners.values())
+        self.streams.keep_reads(self.registry_cache.owners.values())
         if not self._unused:
             return
         under = tuple(self._unused)
-        named = itertools.chain.from_iterable(owner.keys for owner in self.mirror.owners.values())
-        owned = itertools.chain(named, self.mirror.bereft)
+        named = itertools.chain.from_iterable(owner.keys for owner in self.registry_cache.owners.values())
+        owned = itertools.chain(named, self.registry_cache.bereft)
         held = {self.streams.find(key) for key in owned if key.startswith(under)}
         for prefix in self._unused - held:
             self._let_go(prefix)
@@ -338,7 +347,7 @@ class Station:
             "election": self.election.run,
             "lease": self.leases.run,
             "writer": self.writer.run,
-            "mark": self.mark.run,
+            "mark": self.synced_key.run,
             "audit": self._audit,
             "station": self._look,
         }
@@ -363,8 +372,8 @@ class Station:
         self.writer.enqueue(uids, urgent=urgent)
 
     def remembers(self, uid: str) -> bool:
-        """Say whether a unit has records, or waits to be looked at."""
-        return uid in self.mirror.owners or self.writer.is_waiting(uid)
+        """Return whether a unit has records, or waits to be looked at."""
+        return uid in self.registry_cache.owners or self.writer.is_waiting(uid)
 
     async def _audit(self) -> None:
         while True:
@@ -380,7 +389,7 @@ class Station:
             if self.store is not Store.UNREACHABLE:
                 self._reached_at = time.monotonic()
             kinds = type(self.error), type(self.election.error)  # what is said of a trouble ends with it
-            now = (self.lead, self.store, self.is_long_lost, self.election.may_speak, *kinds)
+            now = (self.lead, self.store, self.is_long_lost, self.election.may_report, *kinds)
             if now != self._was:
                 self._was = now
                 self._views.on_change()
@@ -388,29 +397,29 @@ class Station:
                 tidy_at = time.monotonic() + TIDY_SECONDS
                 self._tidy()
 
-    def _take(self, prefixes: tuple[bytes, ...], news: News) -> None:
+    def _take(self, prefixes: tuple[bytes, ...], news: WatchUpdate) -> None:
         was_lost, self._is_lost = self._is_lost, self.feed.trouble is not None
         if was_lost and not self._is_lost:
             self._views.on_change()
         prefix = prefixes[0]
         match news:
-            case Listed(records=records, revision=revision, history=history):
+            case WatchSnapshot(records=records, revision=revision, history=history):
                 self._take_history(history)
                 if prefix in self.election.prefixes:
                     self.election.take(prefix, news)
                     return
                 self._take_listing(prefixes, records, revision)
-            case Changed(events=events):
+            case WatchEvents(events=events):
                 if prefix in self.election.prefixes:
                     self.election.take(prefix, news)
                     return
                 self.writer.note_events(events)
-                changed = self.mirror.apply(events)
+                changed = self.registry_cache.apply(events)
                 if changed:
-                    if self.election.is_leading:  # what the one before wrote last may be told after it is over
+                    if self.election.is_leading:  # what the one before wrote last may be reported after it is over
                         self._adopt_units(changed)
                     self.writer.enqueue(changed)
-            case Lost(error=error):
+            case Disconnected(error=error):
                 self._take_loss(prefix, error, news)
 
     def _take_history(self, history: int) -> None:
@@ -422,9 +431,10 @@ class Station:
     async def _is_same_history(self) -> bool:
         """Find out whether etcd has all that is remembered; if not, start over.
 
-        What transactions have told may be newer than what the watch has seen, so the watch may not notice a restore.
+        What transactions have reported may be newer than what the watch has seen, so the watch may not notice a
+        restore.
         """
-        newest = self.mirror.newest
+        newest = self.registry_cache.newest
         result = await self.etcd.transaction([], [self.election.read()])
         if result.revision >= newest:
             return True
@@ -438,21 +448,21 @@ class Station:
     def _start_over(self) -> None:
         """Drop all that is remembered, leases included."""
         log.warning(
-            "etcd holds another history: it was restored, or its data were lost; all is compared anew",
+            "etcd was restored or lost its data, comparing everything again",
             extra={"event": "history_changed"},
         )
         self.has_settled = self._has_searched = False
         self._known_since = math.inf
         self._new.clear()
         self.leases.release_all()
-        concerned = set(self.mirror.owners) | self.mirror.forget([b""])
+        concerned = set(self.registry_cache.owners) | self.registry_cache.forget([b""])
         self.writer.begin_history()
         self.writer.enqueue(concerned)
 
     def _take_listing(self, prefixes: tuple[bytes, ...], records: Iterable[Record], revision: int) -> None:
         for prefix in prefixes:
             self._new.pop(prefix, None)
-        changed = self.mirror.replace(prefixes, records, revision)
+        changed = self.registry_cache.replace(prefixes, records, revision)
         if self._owners in prefixes and self.election.is_leading:
             self._adopt()
         if self.refusing.refusals:
@@ -463,7 +473,7 @@ class Station:
         if self._owners in prefixes:
             self._views.on_change()
 
-    def _take_loss(self, prefix: bytes, error: EtcdError, news: Lost) -> None:
+    def _take_loss(self, prefix: bytes, error: EtcdError, news: Disconnected) -> None:
         self.writer.trouble.count(error)
         if prefix in self.election.prefixes:
             self.election.take(prefix, news)
@@ -473,7 +483,7 @@ class Station:
             self.writer.wake()
             return
         fields = {"registry": self.name, "error": str(error), "remedy": self._advise(error)}
-        log.warning("etcd is out of reach; it is tried again", extra={"event": "etcd_unavailable", "fields": fields})
+        log.warning("etcd unavailable, retrying", extra={"event": "etcd_unavailable", "fields": fields})
         self._views.on_change()
 
     def _leadership_changed(self) -> None:
@@ -488,21 +498,21 @@ class Station:
     def _adopt(self) -> None:
         """Keep alive the leases of all units that are ours: it is what a takeover consists of."""
         self.leases.adopt(lease_id(self.cluster, SETTLED))
-        self._adopt_units(self.mirror.owners)
+        self._adopt_units(self.registry_cache.owners)
 
     def _adopt_units(self, uids: Iterable[str]) -> None:
         for uid in uids:
-            owner = self.mirror.owner(uid)
+            owner = self.registry_cache.owner(uid)
             if owner and self.election.candidate.scope.covers(owner.namespace):
                 self.leases.adopt(lease_id(self.cluster, uid))
 
     def _lost_lease(self, lease: int) -> None:
-        uid = self.mirror.unit_of_lease(lease)
+        uid = self.registry_cache.unit_of_lease(lease)
         if uid:
             self.writer.enqueue([uid])
 
     def figures(self, unregistered: int, conflicts: int) -> RegistryFigures:
-        """Give the figures of the metrics; so many Pods are ready and not registered, and so many keys another's."""
+        """Return the figures of the metrics; so many Pods are ready and not registered, and so many keys another's."""
         writer, election = self.writer, self.election
         # Where another leads, it counts: a standby may remember a wish that a restart has made the leader forget.
         stands_by = election.is_leader_known and not election.is_leading
@@ -511,14 +521,14 @@ class Station:
             in_flight=writer.in_flight,
             overdue_seconds=writer.overdue_seconds(),
             leases=len(self.leases),
-            records=len(self.mirror.owners),
+            records=len(self.registry_cache.owners),
             is_leader=election.is_leading,
             is_foreign=election.is_foreign,
             prefixes_refused=self.refusing.count,
             no_leader_seconds=election.vacant_seconds,
             unregistered=0 if stands_by else unregistered,
             missed_changes=self.audit.missed,
-            is_synced=self.mark.is_put,
+            is_synced=self.synced_key.is_put,
             is_up=self.standing.reason is None and self.is_listed,
             conflicts=conflicts,
             campaign_errors=election.failures,

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from grpc_etcd_operator.core.resync import Seen
+from grpc_etcd_operator.core.resync import ObjectRef
 from grpc_etcd_operator.core.services import GrpcService
 
 log = logging.getLogger(__name__)
 
 
 class Safeguard:
-    """Logs and counts such sweeps, and posts warnings on the GrpcServices that are concerned (`find` gives them)."""
+    """Logs and counts such resyncs, and posts warnings on the GrpcServices that are concerned (`find` gives them)."""
 
     def __init__(
         self,
@@ -19,14 +19,14 @@ class Safeguard:
     ) -> None:
         self._find, self._warn, self.count = find, warn, 0
 
-    def note_missing(self, missing: Sequence[Seen], total: int) -> None:
+    def note_missing(self, missing: Sequence[ObjectRef], total: int) -> None:
         """Report that most of what is known has gone."""
         self.count += 1
         message = f"{len(missing)} of {total} objects are missing from a list; each is looked for before its keys go"
         log.error(message, extra={"event": "deletion_safeguard", "fields": {"missing": len(missing), "of": total}})
         self._warn(self._find(seen.uid for seen in missing), "MassDeletion", message)
 
-    def note_left_out(self, held: Sequence[Seen]) -> None:
+    def note_left_out(self, held: Sequence[ObjectRef]) -> None:
         """Report, as long as it lasts, that keys stay of Pods that our selector does not find."""
         self.count += 1
         message = (

@@ -1,4 +1,4 @@
-"""Writes the status of GrpcServices and opens Pods' gates: what the operator tells Kubernetes. Leaders only.
+"""Writes the status of GrpcServices and opens Pods' gates: what the operator reports Kubernetes. Leaders only.
 
 A status is written at most once in two seconds, and never when nothing in it has changed. Where only counts have
 changed it takes its time, since each write costs as much as the registration that it counts. A condition that turns
@@ -22,17 +22,17 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from grpc_etcd.registry.escaping import escape
-from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
 from grpc_etcd_operator.controller.gate_refusals import GateRefusals
 from grpc_etcd_operator.controller.gates import Gates
-from grpc_etcd_operator.controller.status_queue import StatusQueue, ToldGate
+from grpc_etcd_operator.controller.status_queue import StatusQueue, WrittenGate
 from grpc_etcd_operator.core.conditions import (
     NO_PODS,
     is_same_judgement,
     is_same_status,
     is_vacant,
     make_status,
-    was_told_vacant,
+    was_reported_vacant,
     write_vacancy,
 )
 from grpc_etcd_operator.core.pods import GATE, Pod
@@ -51,14 +51,14 @@ REFUSED = (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
 # Of an Event: no right to post any, no namespace any more, or something wrong with it.
 NEVER_TAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 EVENT_RETRY_SECONDS = 10.0  # until an Event is posted again that Kubernetes did not take. Arbitrary
-SIGHT_SECONDS = 1.0  # how soon it is told that Pods may not be read, or may again. Arbitrary
+SIGHT_SECONDS = 1.0  # how soon it is reported that Pods may not be read, or may again. Arbitrary
 LACKS_RIGHT = "cannot patch resource"  # the API server's words (apiserver's responsewriters), whoever authorizes
 GATE_PATIENCE_SECONDS = 2.0  # a gate that waits for so long says why; usually it opens within milliseconds
 HELD_UP_SECONDS = 0.5  # until it is looked again whether a gate has still to wait for others that hang. Arbitrary
 GATE_SPACING_SECONDS = 10.0  # between two messages of one gate for the same reason. Arbitrary
 SAME_EVENT_SECONDS = 600  # two Events of one kind within such a stretch of time are one. Arbitrary
 # By the condition Accepted, by nobody as it passes, and only once it has lasted.
-TOLD_ELSEWHERE = ("NotAccepted", "Pending", NO_PODS)
+REPORTED_ELSEWHERE = ("NotAccepted", "Pending", NO_PODS)
 MESSAGE_BYTES = 1024  # what the API server takes of an Event's message
 
 
@@ -71,13 +71,13 @@ class Warned(NamedTuple):
     at: float
 
 
-class Reporter:
+class StatusWriter:
     """Brings statuses and gates up to date. `may_report` says whether this replica is the one to do it."""
 
     def __init__(  # noqa: PLR0913, PLR0917  what it reports, to whom, and when
         self,
         client: Client,
-        reconciler: Reconciler,
+        reconciler: EventHandlers,
         queue: StatusQueue,
         may_report: Callable[[], bool],
         down: Callable[[], Mapping[str, str]],
@@ -122,37 +122,37 @@ class Reporter:
     async def _report(self) -> None:
         if not self._may_report():
             self._vacancies.clear()
-            self._queue.told_gates.clear()  # another says now what a gate waits for, perhaps something else
+            self._queue.reported_gates.clear()  # another says now what a gate waits for, perhaps something else
             return
-        await self._tell_vacancies()
+        await self._report_vacancies()
         await self._open_gates()
         await self._write_statuses()
         await self._post_warnings()
 
     def _find_next_look(self) -> float:
-        """Say when the first of what waits is due (monotonic seconds); never, unless somebody calls."""
+        """Return when the first of what waits is due (monotonic seconds); never, unless somebody calls."""
         if not self._may_report():
             return math.inf
-        next_pass = self._queue.spacing.next_pass_at()
+        next_pass = self._queue.schedule.next_pass_at()
         if not self._reconciler.may_write():  # whoever waits for a status waits for that, too
             next_pass = max(next_pass, time.monotonic() + RETRY_SECONDS)
         return min(next_pass, min(self._queue.gates.values(), default=math.inf), self._vacancies.next_at())
 
-    async def _tell_vacancies(self) -> None:
+    async def _report_vacancies(self) -> None:
         """Warn on GrpcServices that have had no Pod for long, and look at their statuses again, which then say so.
 
-        The Event comes first: should this replica end in between, the next leader posts it anew, under the same name.
+        The Event comes first: should this replica end in between, the next leader posts it again, under the same name.
         """
         due = [service for uid in self._vacancies.take(time.monotonic()) if (service := self._find(uid))]
         for service in due:
             if not self._is_vacant(service):
                 self._vacancies.forget(service.uid)
-                self._queue.spacing.note(
+                self._queue.schedule.note(
                     [service.uid], time.monotonic()
                 )  # perhaps its Pods are just not seen for a moment
         vacant = [service for service in due if self._vacancies.is_long(service.uid)]
         tellings = (
-            Request(each.uid, each.namespace, partial(self._tell_vacancy, each))
+            Request(each.uid, each.namespace, partial(self._report_vacancy, each))
             for each in vacant
             if not self._is_vacancy_held_up(each)
         )
@@ -162,25 +162,25 @@ class Reporter:
     def _is_vacancy_held_up(self, service: GrpcService) -> bool:
         is_held_up = self._requests.holds_up(service.uid, service.namespace)
         if is_held_up:
-            self._vacancies.tell_again(service.uid, time.monotonic() + HELD_UP_SECONDS)
+            self._vacancies.report_again(service.uid, time.monotonic() + HELD_UP_SECONDS)
         return is_held_up
 
-    async def _tell_vacancy(self, service: GrpcService) -> None:
-        is_told, words = False, write_vacancy(self._pod_selector)
+    async def _report_vacancy(self, service: GrpcService) -> None:
+        is_reported, words = False, write_vacancy(self._pod_selector)
         try:
-            is_told = await self._post_event(service, NO_PODS, words, _programmed_since(service))
+            is_reported = await self._post_event(service, NO_PODS, words, _programmed_since(service))
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._isolation.caught("statuses", service.reference, error)
-        if is_told:
-            self._vacancies.note_told(service.uid)
+        if is_reported:
+            self._vacancies.note_reported(service.uid)
         else:
-            self._vacancies.tell_again(service.uid, time.monotonic() + EVENT_RETRY_SECONDS)
-        self._queue.spacing.note([service.uid], time.monotonic())
+            self._vacancies.report_again(service.uid, time.monotonic() + EVENT_RETRY_SECONDS)
+        self._queue.schedule.note([service.uid], time.monotonic())
 
     def _is_vacant(self, service: GrpcService) -> bool:
-        world, tally = self._reconciler.world, self._reconciler.tally
+        cluster_cache, endpoint_counts = self._reconciler.cluster_cache, self._reconciler.endpoint_counts
         is_seen = self._reconciler.why_unseen(PODS, service.namespace) is None
-        return is_seen and is_vacant(service, world.verdict(service.uid), tally.counts(service.uid))
+        return is_seen and is_vacant(service, cluster_cache.verdict(service.uid), endpoint_counts.counts(service.uid))
 
     async def look_at_sight(self) -> None:
         """Look at everything again whenever something is not seen any more, or again. Until cancelled."""
@@ -193,16 +193,16 @@ class Reporter:
             before = now
 
     def _find_unseen(self) -> dict[tuple[str, str], str]:
-        """Say why the resources of which namespaces are not seen."""
+        """Return why the resources of which namespaces are not seen."""
         if not self._reconciler.has_seen_all():
             return {}
-        world, why = self._reconciler.world, self._reconciler.why_unseen
-        places = {each.namespace for known in (world.services, world.pods) for each in known.values()}
+        cluster_cache, why = self._reconciler.cluster_cache, self._reconciler.why_unseen
+        places = {each.namespace for known in (cluster_cache.services, cluster_cache.pods) for each in known.values()}
         found = {(what, place): why(what, place) for what in (PODS, SERVICES) for place in places}
         return {where: reason for where, reason in found.items() if reason is not None}
 
     async def _write_statuses(self) -> None:
-        due = self._queue.spacing.take(time.monotonic()) if self._reconciler.may_write() else []
+        due = self._queue.schedule.take(time.monotonic()) if self._reconciler.may_write() else []
         # Worked out only when their turn comes: of a thousand the last would be old news, and no gate waits for them.
         writes = (
             Request(uid, service.namespace, partial(self._write_status, service, made))
@@ -213,20 +213,20 @@ class Reporter:
             await asyncio.gather(self._open_gates(), self._requests.run(some))
 
     def _is_held_up(self, service: GrpcService) -> bool:
-        """Say whether a status has to wait for one that hangs; then it is looked at again after a pause."""
+        """Return whether a status has to wait for one that hangs; then it is looked at again after a pause."""
         is_held_up = self._requests.holds_up(service.uid, service.namespace)
         if is_held_up:
-            self._queue.spacing.failed(service.uid, time.monotonic())
+            self._queue.schedule.failed(service.uid, time.monotonic())
         return is_held_up
 
     def _find(self, uid: str) -> GrpcService | None:
-        service = self._reconciler.world.services.get(uid)
+        service = self._reconciler.cluster_cache.services.get(uid)
         if service is None:
             self._queue.forget([uid])
         return service
 
     def _try_status(self, service: GrpcService) -> dict[str, Any] | None:
-        """Work out a status; what is unexpected about one GrpcService is told on it, and tried again."""
+        """Work out a status; what is unexpected about one GrpcService is reported on it, and tried again."""
         try:
             return self._make_status(service)
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
@@ -237,21 +237,21 @@ class Reporter:
         self._isolation.caught("statuses", service.reference, error)
         self._queue.failures[service.uid] += 1
         pause = BACKOFF.after(self._queue.failures[service.uid])
-        self._queue.spacing.failed(service.uid, time.monotonic(), max(RETRY_SECONDS, pause))
-        what = f"the operator met an unexpected error with this object: {type(error).__name__}; its log has the rest"
+        self._queue.schedule.failed(service.uid, time.monotonic(), max(RETRY_SECONDS, pause))
+        what = f"the operator hit an unexpected error with this object: {type(error).__name__}; its log has the rest"
         refused = f"the API server does not take this object's status, perhaps for want of this release's CRD: {error}"
         message = refused if isinstance(error, ApiError) else what
         self._warnings[service.uid, "InternalError"] = Warned(service, "InternalError", message, time.time())
 
     def _make_status(self, service: GrpcService) -> dict[str, Any] | None:
         """Work out a status that is to be written now; None where nothing is new, or only counts that can wait."""
-        uid, world = service.uid, self._reconciler.world
-        verdict, counts = world.verdict(uid), self._reconciler.tally.counts(uid)
+        uid, cluster_cache = service.uid, self._reconciler.cluster_cache
+        verdict, counts = cluster_cache.verdict(uid), self._reconciler.endpoint_counts.counts(uid)
         unseen = self._reconciler.why_unseen(PODS, service.namespace)
         self._note_vacancy(service)
         if unseen is not None and not unseen and is_vacant(service, verdict, counts):
             # That no Pod is known may mean nothing now, and be over before `look_at_sight` notices.
-            self._queue.spacing.failed(uid, time.monotonic())
+            self._queue.schedule.failed(uid, time.monotonic())
             return None
         status = make_status(
             service,
@@ -259,26 +259,26 @@ class Reporter:
             counts,
             self._down(),
             _rfc3339(),
-            world.registries_of(uid),
+            cluster_cache.registries_of(uid),
             is_long_vacant=self._vacancies.is_long(uid),
-            is_told_vacant=self._vacancies.is_told(uid),
+            is_reported_vacant=self._vacancies.is_reported(uid),
             pod_selector=self._pod_selector,
             unseen=unseen or "",
         )
         if is_same_status(service.status, status):
-            self._queue.spacing.is_true(uid)
+            self._queue.schedule.is_true(uid)
             return None
         is_urgent = not is_same_judgement(service.status, status)
-        return status if is_urgent or self._queue.spacing.may_write_counts(uid, time.monotonic()) else None
+        return status if is_urgent or self._queue.schedule.may_write_counts(uid, time.monotonic()) else None
 
     def _note_vacancy(self, service: GrpcService) -> None:
         if service.status.get("observedGeneration") != service.generation:
             self._vacancies.forget(service.uid)  # of another selector, perhaps
-        is_now, was_told = self._is_vacant(service), was_told_vacant(service)
-        self._vacancies.note(service.uid, time.monotonic(), is_vacant=is_now, was_told=was_told)
+        is_now, was_reported = self._is_vacant(service), was_reported_vacant(service)
+        self._vacancies.note(service.uid, time.monotonic(), is_vacant=is_now, was_reported=was_reported)
 
     async def _write_status(self, service: GrpcService, status: dict[str, Any]) -> None:
-        self._queue.spacing.wrote(service.uid, time.monotonic())
+        self._queue.schedule.wrote(service.uid, time.monotonic())
         self._queue.writing[service.uid] = status
         try:
             written = await self._client.patch_service_status(service.namespace, service.name, service.uid, status)
@@ -286,7 +286,7 @@ class Reporter:
             if await self._is_refused(error, SERVICES, service):
                 self._failed(service, error)
             elif _is_worth_trying_again(error):
-                self._queue.spacing.failed(service.uid, time.monotonic(), self._pause_after(service.uid, error))
+                self._queue.schedule.failed(service.uid, time.monotonic(), self._pause_after(service.uid, error))
             return
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._failed(service, error)
@@ -302,7 +302,7 @@ class Reporter:
             self._queue.failures.pop(service.uid, None)
 
     async def _is_refused(self, error: Exception, resource: str, of: Pod | GrpcService) -> bool:
-        """Say whether the API server finds fault with what was sent, and not because another object is there by now."""
+        """Return whether the API server rejects what was sent for another reason than a conflict."""
         if not isinstance(error, ApiError) or error.status not in UNTAKEN:
             return False
         try:
@@ -318,22 +318,22 @@ class Reporter:
         gates = (
             Request(uid, pod.namespace if pod else "", partial(self._try_gate, uid))
             for uid in due
-            if not self._is_gate_held_up(uid, pod := self._reconciler.world.pods.get(uid))
+            if not self._is_gate_held_up(uid, pod := self._reconciler.cluster_cache.pods.get(uid))
         )
         while some := list(itertools.islice(gates, GATES_AT_ONCE)):
             await self._gate_requests.run(some)
 
     def _is_gate_held_up(self, uid: str, pod: Pod | None) -> bool:
-        """Say the same of a gate."""
+        """Report the same of a gate."""
         is_held_up = pod is not None and self._gate_requests.holds_up(uid, pod.namespace)
         if is_held_up:
             self._queue.gates.setdefault(uid, time.monotonic() + HELD_UP_SECONDS)
         return is_held_up
 
     async def _try_gate(self, uid: str) -> None:
-        pod = self._reconciler.world.pods.get(uid)
+        pod = self._reconciler.cluster_cache.pods.get(uid)
         if pod is None or pod.gate_open or pod.terminating or not pod.gated:
-            self._queue.told_gates.pop(uid, None)
+            self._queue.reported_gates.pop(uid, None)
             self._queue.failures.pop(uid, None)
             return
         if (until := self.refusals.until(pod.namespace)) > time.monotonic():
@@ -359,7 +359,7 @@ class Reporter:
         self._queue.gates[pod.uid] = time.monotonic() + BACKOFF.after(self._queue.failures[pod.uid])
 
     def _pause_after(self, uid: str, error: Exception) -> float:
-        """Say when to try again: what is refused about one object is asked for less and less often."""
+        """Return when to try again: what is refused about one object is asked for less and less often."""
         if not (isinstance(error, ApiError) and error.status in REFUSED):
             return RETRY_SECONDS
         self._queue.failures[uid] += 1
@@ -369,43 +369,43 @@ class Reporter:
         """Write what a gate's condition ought to say, if it does not say so yet."""
         gate = self._judge_gate(pod, self._down())
         if gate is None:
-            self._queue.told_gates.pop(pod.uid, None)
+            self._queue.reported_gates.pop(pod.uid, None)
             return
-        now, told = time.monotonic(), self._queue.told_gates.setdefault(pod.uid, ToldGate(time.monotonic()))
+        now, reported = time.monotonic(), self._queue.reported_gates.setdefault(pod.uid, WrittenGate(time.monotonic()))
         if not gate.is_open:
-            if gate == told.gate:
+            if gate == reported.gate:
                 return
-            due = told.since + self._patience_seconds if gate.is_waiting else now
-            if told.gate and told.gate.reason == gate.reason:
-                due = max(due, told.written_at + GATE_SPACING_SECONDS)
+            due = reported.since + self._patience_seconds if gate.is_waiting else now
+            if reported.gate and reported.gate.reason == gate.reason:
+                due = max(due, reported.written_at + GATE_SPACING_SECONDS)
             if due > now:
                 self._queue.gates[pod.uid] = due
                 return
         status = "True" if gate.is_open else "False"
         condition = {"type": GATE, "status": status, "reason": gate.reason, "lastTransitionTime": _rfc3339()}
         condition["message"] = _shorten(gate.message)
-        if told.gate is not None or gate.is_open or not await self._says_already(pod, condition):
+        if reported.gate is not None or gate.is_open or not await self._says_already(pod, condition):
             await self._client.open_gate(pod.namespace, pod.name, pod.uid, condition)
             self.refusals.end(pod.namespace)
-            words = "gate opened" if gate.is_open else "gate not opened yet"
+            words = "gate opened" if gate.is_open else "Readiness gate not opened yet"
             fields = {"namespace": pod.namespace, "pod": pod.name, "reason": gate.reason, "why": gate.message}
             log.info(words, extra={"event": "gate_written", "fields": fields})
-        told.gate, told.written_at = gate, time.monotonic()
+        reported.gate, reported.written_at = gate, time.monotonic()
 
     async def _says_already(self, pod: Pod, condition: Mapping[str, str]) -> bool:
-        """Say whether another replica, or we before a restart, have said just this."""
+        """Return whether another replica, or we before a restart, have said just this."""
         found = await self._client.read("pods", pod.namespace, pod.name) or {}
         conditions = found.get("status", {}).get("conditions") or ()
         parts = ("type", "status", "reason", "message")
         return any(all(each.get(part, "") == condition[part] for part in parts) for each in conditions)
 
     async def _post_events(self, service: GrpcService, status: Mapping[str, Any]) -> None:
-        """Tell of each condition that has turned bad, or is bad for a new reason."""
+        """Report of each condition that has turned bad, or is bad for a new reason."""
         old = {each.get("type"): each for each in service.status.get("conditions") or ()}
         for condition in status["conditions"]:
             was = old.get(condition["type"], {})
             same = (was.get("status"), was.get("reason")) == (condition["status"], condition["reason"])
-            if condition["status"] != "True" and not same and condition["reason"] not in TOLD_ELSEWHERE:
+            if condition["status"] != "True" and not same and condition["reason"] not in REPORTED_ELSEWHERE:
                 await self._post_event(service, condition["reason"], condition["message"])
 
     async def _post_warnings(self) -> None:
@@ -413,14 +413,14 @@ class Reporter:
         posts = self._take_warnings()
         while some := list(itertools.islice(posts, STATUSES_AT_ONCE)):
             await asyncio.gather(self._open_gates(), self._requests.run(some))
-            if self._warnings and self._queue.spacing.next_pass_at() <= time.monotonic():
+            if self._warnings and self._queue.schedule.next_pass_at() <= time.monotonic():
                 self._queue.wake.set()
                 return
 
     def _take_warnings(self) -> Iterator[Request]:
         for key, warned in list(self._warnings.items()):
             service = warned.service
-            if time.time() - warned.at > SAME_EVENT_SECONDS:  # who takes over tells no news of yesterday
+            if time.time() - warned.at > SAME_EVENT_SECONDS:  # who takes over reports no news of yesterday
                 del self._warnings[key]
             elif not self._requests.holds_up(service.uid, service.namespace):
                 del self._warnings[key]
@@ -433,7 +433,9 @@ class Reporter:
             self._isolation.caught("statuses", warned.service.reference, error)
 
     async def _post_event(self, service: GrpcService, reason: str, message: str, since: str = "") -> bool:
-        """Post a warning on a GrpcService; say whether there is no use in posting it again. A failure is only logged.
+        """Post a warning on a GrpcService; return whether there is no use in posting it again.
+
+        A failure is only logged.
 
         Those of one kind and `since` are one Event; where that is empty, those of one stretch of time.
         """
@@ -462,10 +464,8 @@ class Reporter:
             await self._client.post_event(service.namespace, event)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
-                return True  # it has been told already
-            log.warning(
-                "an Event could not be posted", extra={"event": "event_refused", "fields": {"error": str(error)}}
-            )
+                return True  # it has been reported already
+            log.warning("Event not posted", extra={"event": "event_refused", "fields": {"error": str(error)}})
             return isinstance(error, ApiError) and error.status in NEVER_TAKEN
         return True
 
@@ -491,16 +491,16 @@ def _rfc3339() -> str:
 
 
 def _is_worth_trying_again(error: Exception) -> bool:
-    """Say whether a report that was not taken is to be tried again, and log that it is."""
+    """Return whether a report that was not taken is to be tried again, and log that it is."""
     if isinstance(error, ApiError) and error.status == HTTPStatus.NOT_FOUND:
         return False
     log.warning(
-        "Kubernetes did not take a report; it is tried again",
+        "Status or condition not written, retrying",
         extra={"event": "status_refused", "fields": {"error": str(error)}},
     )
     return True
 
 
 def _lacks_right(error: Exception) -> bool:
-    """Say whether the operator may not do this at all, and not just to one object, as an admission policy has it."""
+    """Return whether the operator may not do this at all, and not just to one object, as an admission policy has it."""
     return isinstance(error, ApiError) and error.status == HTTPStatus.FORBIDDEN and LACKS_RIGHT in str(error)

@@ -10,8 +10,8 @@ from typing import TypeVar
 import aiohttp
 
 from grpc_etcd_operator.controller.dry_run import CRD_MISSING
-from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
-from grpc_etcd_operator.controller.resync import Sweeper
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
+from grpc_etcd_operator.controller.resync import ResyncController
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.isolation import Isolation, supervise
@@ -40,18 +40,18 @@ class Watches:
         settings: Settings,
         connection: Connection,
         client: Client,
-        reconciler: Reconciler,
+        reconciler: EventHandlers,
         freshness: Freshness,
-        sweeper: Sweeper,
+        resync: ResyncController,
         isolation: Isolation,
         on_signal: Callable[[], None],
     ) -> None:
         self._settings, self._connection, self._client, self._freshness = settings, connection, client, freshness
-        self._reconciler, self._sweeper, self._isolation, self._on_signal = reconciler, sweeper, isolation, on_signal
+        self._reconciler, self._resync, self._isolation, self._on_signal = reconciler, resync, isolation, on_signal
         self._is_crd_missing = False
 
     def is_crd_missing(self) -> bool:
-        """Say whether the CRD was missing at the last look."""
+        """Return whether the CRD was missing at the last look."""
         return self._is_crd_missing
 
     @property
@@ -60,17 +60,17 @@ class Watches:
 
     async def watch_pods(self) -> None:
         """Deliver Pods until cancelled."""
-        note = Noting(PODS, self._sweeper.note_pod, identify_pod, self._isolation)
+        note = Noting(PODS, self._resync.note_pod, identify_pod, self._isolation)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(note.close)
             sources = []
             for namespace in self._namespaces:
-                # So that Retry-After, told to one of them, holds for our list and for Kopf's watch.
+                # So that Retry-After, reported to one of them, holds for our list and for Kopf's watch.
                 session = self._connection.session(self._freshness.trace(), purpose=f"{PODS}/{namespace}")
                 client = Client(self._connection.server, session)
                 stack.push_async_callback(client.close)
                 sources.append(self._make_pod_source(client, namespace))
-            await self._run(sources, Receiver(note, self._sweeper.take_list))
+            await self._run(sources, Receiver(note, self._resync.take_list))
 
     def _make_pod_source(self, client: Client, namespace: str) -> Source[PodMessage]:
         stream, selector = self._freshness.stream(PODS, namespace), self._settings.pod_selector
@@ -113,7 +113,7 @@ class Watches:
         how = Kind(
             names=(GROUP, VERSION, SERVICES),
             parse=self._reconciler.read_service,
-            # What a list tells counts in any case: others of its kind may have come back with it.
+            # What a list reports counts in any case: others of its kind may have come back with it.
             is_known=lambda kind, uid, version: kind not in (None, "DELETED") and has_service(uid, version),
         )
         stream, connection = self._freshness.stream(SERVICES, namespace), self._connection
@@ -132,12 +132,12 @@ class Watches:
                 if state.served:
                     self._is_crd_missing = False
                     return ""
-                self._sweeper.note_crd_away()
+                self._resync.note_crd_away()
                 if not self._is_crd_missing:
                     self._is_crd_missing = True
-                    log.error("%s; the operator waits for it", CRD_MISSING, extra={"event": "crd_missing"})
+                    log.error("%s; waiting for it", CRD_MISSING, extra={"event": "crd_missing"})
             await asyncio.sleep(CRD_SECONDS)
 
 
 def _pass_over(_: str, __: frozenset[str]) -> None:
-    """Take no list: after those of GrpcServices a sweep makes one of its own."""
+    """Take no list: after those of GrpcServices a resync makes one of its own."""

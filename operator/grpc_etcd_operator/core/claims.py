@@ -1,11 +1,11 @@
 """What a GrpcService claims in the registries, when two claims conflict, and who holds them. Pure.
 
 A claim is a key prefix in one etcd, whatever name, layout or alias it comes from: the prefix of each layout, the key of
-the client policy (routes stand below a layout's prefix), and the metric targets where a metricsPort is set. Two claims
+the client policy (routes are below a layout's prefix), and the metric targets where a metricsPort is set. Two claims
 of different namespaces conflict when one prefix is, contains or lies within the other.
 
-Who holds a claim keeps it. Its age is that of the claim, not of the object; it stands in the object's status, which
-owners of objects may not edit, as `claims: [{registry, prefix, since}]`. Nothing is written before it stands there.
+Who holds a claim keeps it. Its age is that of the claim, not of the object; it is in the object's status, which
+owners of objects may not edit, as `claims: [{registry, prefix, since}]`. Nothing is written before it is there.
 Where two hold conflicting claims all the same (a restored API server), the earlier one counts.
 
 Every claim ends with `/`, so what contains it is found by its own slashes and what lies within it in an index by those:
@@ -117,20 +117,21 @@ class Rules:
             yield root_of(make_layout(layout, prefix))
 
     def prefix_fault(self, spec: Spec) -> str | None:
-        """Say why `spec.prefix` may not be used; None: it may, or there is none."""
+        """Return why `spec.prefix` may not be used; None: it may, or there is none."""
         if not spec.prefix or self._is_allowed(spec.prefix):
             return None
         if layout := next(
             (each for found in spec.layouts.values() for each in found if not self._is_own(spec, each)), None
         ):
             return (
-                f"spec.prefix {spec.prefix!r} may not be used with the layout {layout.name}: leave it away, or ask an "
-                "admin to allow it with the operator's setting --allowed-prefix (allowedPrefixes in the chart's values)"
+                f"spec.prefix {spec.prefix!r} may not be used with the layout {layout.name}: remove it, or ask an "
+                f"admin to allow it with the operator's setting --allowed-prefix (allowedPrefixes in the chart's "
+                f"values)"
             )
         return None
 
     def _is_own(self, spec: Spec, layout: Layout) -> bool:
-        """Say whether `spec.prefix` names what a layout would write under without it."""
+        """Return whether `spec.prefix` names what a layout would write under without it."""
         if layout.name in WITHOUT_PREFIX:
             return spec.prefix.strip("/") in {DEFAULT_PREFIX, self._prefix}
         return root_of(layout) in {root_of(make_layout(layout.name, prefix)) for prefix in (None, self._prefix)}
@@ -140,7 +141,7 @@ class Rules:
         return any(wanted == each or wanted.startswith(f"{each}/") for each in self._allowed)
 
     def reserved_fault(self, spec: Spec, claims: Iterable[Claim], held: Collection[Claim]) -> str | None:
-        """Say which claim would reach the operator's own keys, or all services of a layout; None if none does.
+        """Return which claim would reach the operator's own keys, or all services of a layout; None if none does.
 
         A claim that is held already stays, when an admin allows a prefix below it.
         """
@@ -154,12 +155,12 @@ class Rules:
 
 
 def root_of(layout: Layout) -> bytes:
-    """Give the prefix that all services of a layout share; empty where there is none."""
+    """Return the prefix that all services of a layout share; empty where there is none."""
     return b"" if isinstance(layout, JupiterV2) else layout.prefix(ANY_SERVICE)[: -len(ANY_SERVICE) - 1]
 
 
 def ancestors(prefix: bytes) -> Iterator[bytes]:
-    """Give all shorter prefixes that end at a slash, the shortest first."""
+    """Return all shorter prefixes that end at a slash, the shortest first."""
     end = prefix.find(SLASH)
     while 0 <= end < len(prefix) - 1:
         yield prefix[: end + 1]
@@ -209,11 +210,14 @@ class Contenders:
             insort(self._firsts, (new, namespace))
 
     def first_beside(self, namespace: str) -> Rank | None:
-        """Give the first of all other namespaces."""
+        """Return the first of all other namespaces."""
         return next((rank for rank, of in self._firsts[:2] if of != namespace), None)
 
     def after(self, rank: Rank, namespace: str) -> Iterator[Rank]:
-        """Give those of all other namespaces that come after a rank; there are none but where something went wrong."""
+        """Return those of all other namespaces that come after a rank.
+
+        There are none but where something went wrong.
+        """
         for _, other in self._firsts:
             ranks = self._ranks[other] if other != namespace else []
             yield from ranks[bisect_left(ranks, rank) :]
@@ -223,7 +227,7 @@ class Ledger:
     """All claims that are held, and who waits for which holder.
 
     `etcds` says which etcd is behind a registry's name: names of one etcd share its claims. A name that the settings
-    lack may be the old one of any of them, and its keys still stand there. So its claims keep everybody else's new
+    lack may be the old one of any of them, and its keys still are there. So its claims keep everybody else's new
     ones waiting, in every etcd; they take nothing from who holds something already.
     """
 
@@ -253,7 +257,7 @@ class Ledger:
         return overtaken.union(self._waiting.pop(uid, ())) if lost else overtaken
 
     def held(self, uid: str) -> Mapping[Claim, str]:
-        """Give what one holds, with the time since when."""
+        """Return what one holds, with the time since when."""
         return {claim: rank.since for claim, rank in self._held.get(uid, {}).items()}
 
     def find_blocked(self, uid: str, namespace: str, claims: Iterable[Claim]) -> Blocked | None:
@@ -267,7 +271,7 @@ class Ledger:
         return None
 
     def wait(self, uid: str, holder: str | None) -> None:
-        """Take it that one waits for another too to let go; None: it waits for nobody any more."""
+        """Record that one waits for another too to let go; None: it waits for nobody any more."""
         if holder is not None:
             self._waits_for.setdefault(uid, set()).add(holder)
             self._waiting.setdefault(holder, {})[uid] = None
@@ -283,7 +287,7 @@ class Ledger:
                 del self._noted[place]
 
     def _places(self, claim: Claim) -> Iterator[Place]:
-        """Give all places at which a claim is noted: its own, and above it those that can be claimed at all."""
+        """Return all places at which a claim is noted: its own, and above it those that can be claimed at all."""
         for etcd in (self._etcd(claim),) if claim.registry in self._etcds else (self._etcd(claim), UNKNOWN):
             yield Place(etcd, claim.prefix, is_below=False)
             for prefix in ancestors(claim.prefix):
@@ -294,7 +298,7 @@ class Ledger:
         return self._etcds.get(claim.registry, claim.registry)
 
     def _rivals(self, claim: Claim, etcd: str = "") -> Iterator[Contenders]:
-        """Give those who hold something at, above or below a claim: in its own etcd, or in another."""
+        """Return those who hold something at, above or below a claim: in its own etcd, or in another."""
         etcd = etcd or self._etcd(claim)
         places = [Place(etcd, prefix, is_below=False) for prefix in ancestors(claim.prefix)]
         places.append(Place(etcd, claim.prefix, is_below=True))
@@ -304,7 +308,10 @@ class Ledger:
 
 
 def parse_etcds(endpoints: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Say by its first name which registries are one etcd: those that share an endpoint, directly or through others."""
+    """Return by its first name which registries are one etcd.
+
+    Those that share an endpoint, directly or through others.
+    """
     etcds: dict[str, str] = {}
     known: dict[str, set[str]] = {}
     for registry, addresses in endpoints.items():

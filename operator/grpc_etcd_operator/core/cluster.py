@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from grpc_etcd_operator.core.asking import Asking
 from grpc_etcd_operator.core.claims import Blocked, Claim, Ledger, Rules, claims_of, read_claims, write_claims
-from grpc_etcd_operator.core.desired import Desired, Unit, make_pod_desired, make_service_desired
+from grpc_etcd_operator.core.desired import Desired, Owner, make_pod_desired, make_service_desired
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.services import GrpcService, Spec
 from grpc_etcd_operator.core.wishes import Wish, judge_wish
@@ -25,16 +25,16 @@ class Verdict(NamedTuple):
 
     accepted: bool
     reason: str = "Accepted"
-    message: str = "the spec can be obeyed, and what it claims is its own"
+    message: str = "the spec is valid and its claims are granted"
 
 
 ACCEPTED = Verdict(accepted=True)
 ASKING = Verdict(
-    accepted=False, reason="Pending", message="its claim on the name is being written to its status; nothing to do"
+    accepted=False, reason="Pending", message="waiting for the claim to be written to its status; no action needed"
 )
 
 
-class World:
+class ClusterCache:
     """The Pods and GrpcServices seen so far. Not thread-safe: it lives in one event loop.
 
     What a GrpcService wishes, and what is in force of it, may differ: see `core/wishes.py`.
@@ -54,7 +54,7 @@ class World:
         self._ledger = Ledger(etcds, self._rules.reserved, shared_names=shared_names)
         self.pods: dict[str, Pod] = {}
         self.services: dict[str, GrpcService] = {}
-        self.gone: dict[str, Unit] = {}
+        self.gone: dict[str, Owner] = {}
         self.asking = Asking()
         self.releasing: dict[str, None] = {}
         self.latest_claim = ""  # the latest time of any claim that was ever seen to be held
@@ -73,10 +73,10 @@ class World:
         self._kept_of: dict[tuple[str, str], frozenset[str]] = {}
 
     def __repr__(self) -> str:
-        return f"<World pods={len(self.pods)} services={len(self.services)} gone={len(self.gone)}>"
+        return f"<ClusterCache pods={len(self.pods)} services={len(self.services)} gone={len(self.gone)}>"
 
     def note_pod(self, pod: Pod) -> bool:
-        """Take a Pod as it now is; say whether that changed anything that matters."""
+        """Take a Pod as it now is; return whether that changed anything that matters."""
         if pod.uid in self.gone:
             return False
         known = self.pods.get(pod.uid)
@@ -85,14 +85,14 @@ class World:
         return known != pod
 
     def forget_pod(self, uid: str) -> bool:
-        """Take it that a Pod is gone for good; say whether it was known."""
+        """Record that a Pod is gone for good; return whether it was known."""
         pod = self.pods.pop(uid, None)
         if pod is None:
             return False
         del self._pods_of[pod.namespace][uid]
         if not self._pods_of[pod.namespace]:
             del self._pods_of[pod.namespace]
-        self.gone[uid] = Unit(uid, pod.namespace, pod.name, pod.node)
+        self.gone[uid] = Owner(uid, pod.namespace, pod.name, pod.node)
         return True
 
     def note_service(self, service: GrpcService) -> set[str]:
@@ -111,11 +111,11 @@ class World:
         return self._changed(service.uid, old, service)
 
     def forget_service(self, uid: str) -> set[str]:
-        """Take it that a GrpcService is gone for good; return all units that this concerns."""
+        """Record that a GrpcService is gone for good; return all units that this concerns."""
         old = self.services.get(uid)
         if old is None:
             return set()
-        self.gone[uid] = Unit(uid, old.namespace)
+        self.gone[uid] = Owner(uid, old.namespace)
         self._reserved.pop(uid, None)
         self._by_reference[old.reference].pop(uid)
         if not self._by_reference[old.reference]:
@@ -134,7 +134,7 @@ class World:
         return units
 
     def _take_over(self, service: GrpcService) -> dict[Claim, str]:
-        """Give what a GrpcService has inherited, for as long as it asks for it and its status does not hold it."""
+        """Return what a GrpcService has inherited, for as long as it asks for it and its status does not hold it."""
         if found := self._inherited.pop(service.uid, None):
             asked, held = claims_of(service.spec, self._registries) if service.spec else (), read_claims(service.status)
             if left := {claim: since for claim, since in found.items() if claim in asked and claim not in held}:
@@ -143,9 +143,9 @@ class World:
         return {}
 
     def written_as(self, uid: str) -> list[GrpcService]:
-        """Give each form of a GrpcService of which keys are written or stand, or may soon be.
+        """Return each form of a GrpcService of which keys are written or stand, or may soon be.
 
-        A wish that is refused is none, unless all that it claims is its own: keys of before a restart may stand there.
+        A wish that is refused is none, unless all that it claims is its own: keys of before a restart may are there.
         """
         service, standing = self.services[uid], self._standing.get(uid)
         is_wished = self._wishes[uid].is_obeyed or self.verdict(uid) is ASKING or self._still_holds(service, service)
@@ -153,13 +153,13 @@ class World:
         return [each for each in found if each]
 
     def named(self, reference: str) -> list[GrpcService]:
-        """Give the GrpcServices that go by a `namespace/name`: one, or two while one takes the other's place."""
+        """Return the GrpcServices that go by a `namespace/name`: one, or two while one takes the other's place."""
         return [self.services[uid] for uid in self._by_reference.get(reference, ())]
 
     # -- claims -----------------------------------------------------------------------------------------------------
 
     def begin_grant(self, uid: str, since: str) -> list[dict[str, str]] | None:
-        """Reserve what a GrpcService asks for; give what its status is to hold. None: somebody else was first."""
+        """Reserve what a GrpcService asks for; return what its status is to hold. None: somebody else was first."""
         service = self.asking.get(uid)
         if service is None or service.spec is None:
             return None
@@ -173,14 +173,14 @@ class World:
         return write_claims({**wanted, **held})
 
     def end_grant(self, uid: str) -> set[str]:
-        """Take it that the status was written or not: from now on it counts alone. Return whom this concerns."""
+        """Record that the status was written or not: from now on it counts alone. Return whom this concerns."""
         service = self.services.get(uid)
         if self._reserved.pop(uid, None) is None or service is None:
             return set()
         return self._changed(uid, service, service)
 
     def find_spare(self, uid: str, has_keys: Callable[[GrpcService, Claim], bool]) -> list[dict[str, str]] | None:
-        """Give a GrpcService's claims without those of which nothing is left; None where that is none of them."""
+        """Return a GrpcService's claims without those of which nothing is left; None where that is none of them."""
         service = self.services.get(uid)
         if service is None or service.spec is None or uid not in self.releasing:
             return None
@@ -201,8 +201,8 @@ class World:
             return [claim for claim in held if claim not in asked]
         return [claim for claim in held if self._ledger.find_blocked(service.uid, service.namespace, [claim])]
 
-    def mark_gone(self, unit: Unit) -> None:
-        """Take it that a unit that was never seen alive is gone: its owner record is all that is left."""
+    def mark_gone(self, unit: Owner) -> None:
+        """Record that a unit that was never seen alive is gone: its owner record is all that is left."""
         if unit.uid not in self.pods and unit.uid not in self.services:
             self.gone[unit.uid] = unit
 
@@ -211,7 +211,7 @@ class World:
         return Counter(verdict.reason for verdict in self._verdicts.values() if not verdict.accepted)
 
     def verdict(self, uid: str) -> Verdict:
-        """Say whether a GrpcService is accepted."""
+        """Return whether a GrpcService is accepted."""
         return self._verdicts.get(uid, ACCEPTED)
 
     @property
@@ -220,19 +220,19 @@ class World:
         return len(self._taken)
 
     def asks_for(self, registry: str) -> bool:
-        """Say whether a GrpcService names a registry, be it one of the settings or not."""
+        """Return whether a GrpcService names a registry, be it one of the settings or not."""
         return any(each.spec and registry in each.spec.registries for each in self.services.values())
 
     def selecting(self, pod: Pod) -> list[GrpcService]:
-        """Give the GrpcServices of which something is in force that selects a Pod, each with what that is."""
+        """Return the GrpcServices of which something is in force that selects a Pod, each with what that is."""
         return [each for each in self._matching(self._by_label, pod) if self._shown(each.uid) is each]
 
     def refused_for(self, pod: Pod) -> list[GrpcService]:
-        """Give the GrpcServices that would select a Pod, and of which nothing is in force."""
+        """Return the GrpcServices that would select a Pod, and of which nothing is in force."""
         return list(self._matching(self._refused, pod))
 
     def in_force_for(self, pod: Pod, registry: str) -> list[GrpcService]:
-        """Give the GrpcServices that decide which keys a Pod ought to have in a registry."""
+        """Return the GrpcServices that decide which keys a Pod ought to have in a registry."""
         return [each for each in self._matching(self._by_label, pod) if self._in_force(each.uid, registry) is each]
 
     def registries_of(self, uid: str) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ class World:
         return tuple(found)
 
     def is_enabled(self, uid: str, registry: str) -> bool:
-        """Say whether what is in force of a GrpcService asks for keys in a registry, whatever is wished instead."""
+        """Return whether what is in force of a GrpcService asks for keys in a registry, whatever is wished instead."""
         force = self._in_force(uid, registry)
         return force is not None and force.spec is not None and force.spec.enable and _goes_to(force, registry)
 
@@ -261,7 +261,7 @@ class World:
         return tuple(name for name, force in found if force and force.spec and force.spec.selector.matches(pod.labels))
 
     def keeps(self, uid: str) -> bool:
-        """Say whether keys that a GrpcService has stay though its spec cannot be obeyed."""
+        """Return whether keys that a GrpcService has stay though its spec cannot be obeyed."""
         return uid in self._standing or bool(self._kept_in(uid))
 
     @staticmethod
@@ -276,20 +276,23 @@ class World:
         )
 
     def _shown(self, uid: str) -> GrpcService | None:
-        """Give what people are told about: what is in force, else what is wished."""
+        """Return what people see: what is in force, else what is wished."""
         return (
             self.services.get(uid) if self._wishes[uid].is_obeyed else self._standing.get(uid, self.services.get(uid))
         )
 
     def _in_force(self, uid: str, registry: str) -> GrpcService | None:
-        """Give what decides about keys in a registry: the wish where it can be obeyed, else the last that could be."""
+        """Return what decides about keys in a registry.
+
+        The wish where it can be obeyed, else the last that could be.
+        """
         service, wish = self.services.get(uid), self._wishes[uid]
         if wish.is_obeyed and service and (wish.is_whole or _goes_to(service, registry)):
             return service
         return self._standing.get(uid)
 
     def selected_by(self, service: GrpcService) -> Iterator[Pod]:
-        """Give the Pods that a GrpcService selects, or would if it could be obeyed."""
+        """Return the Pods that a GrpcService selects, or would if it could be obeyed."""
         spec = service.asked
         if spec is None:
             return iter(())
@@ -297,7 +300,7 @@ class World:
         return (pod for pod in pods.values() if spec.selector.matches(pod.labels))
 
     def desired(self, uid: str, registry: str) -> Desired | None:
-        """Say what a unit ought to have in a registry; None means that nothing is known of it, so hands off."""
+        """Return what a unit ought to have in a registry; None means that nothing is known of it, so hands off."""
         if pod := self.pods.get(uid):
             kept = self._kept_references(pod.namespace, registry)
             return make_pod_desired(pod, self.in_force_for(pod, registry), registry, kept=kept)
@@ -322,7 +325,7 @@ class World:
     # -- judging ----------------------------------------------------------------------------------------------------
 
     def _changed(self, uid: str, old: GrpcService | None, new: GrpcService | None) -> set[str]:
-        """Judge a changed GrpcService anew, and whoever its claims concern; collect the units of all of them."""
+        """Judge a changed GrpcService again, and whoever its claims concern; collect the owners of all of them."""
         service = new or old
         again = self._hold(service, is_gone=new is None) if service else set()
         units = {uid} | self._judge(uid)
@@ -331,7 +334,7 @@ class World:
         return units
 
     def judge_again(self, uid: str) -> set[str]:
-        """Judge a GrpcService anew; give all units that this may concern."""
+        """Judge a GrpcService again; return all owners that this may concern."""
         return {uid} | self._judge(uid) if uid in self.services else set()
 
     def _hold(self, service: GrpcService, *, is_gone: bool = False) -> set[str]:
@@ -343,7 +346,7 @@ class World:
         return self._ledger.hold(service.uid, service.namespace, service.created, claims)
 
     def _judge(self, uid: str) -> set[str]:
-        """Decide anew on one GrpcService; give all units that may be concerned, none if nothing has changed."""
+        """Decide again on one GrpcService; return all owners that may be concerned, none if nothing has changed."""
         before, kept, verdict = self._indexed.get(uid, ()), self._kept_in(uid), self._verdicts.get(uid)
         service = self.services.get(uid)
         if uid in self.gone:
@@ -361,7 +364,7 @@ class World:
         return units
 
     def _kept_in(self, uid: str) -> frozenset[str]:
-        """Give the registries in which all that stands of a GrpcService is kept, for want of a spec in force."""
+        """Return the registries in which all that stands of a GrpcService is kept, for want of a spec in force."""
         wish = self._wishes.get(uid)
         return wish.kept_in if wish and uid not in self._standing else frozenset()
 
@@ -403,7 +406,7 @@ class World:
     def _judge_registries(self, spec: Spec) -> Verdict:
         unknown = ", ".join(name for name in spec.registries if name not in self._registries)
         known = ", ".join(sorted(self._registries))
-        message = f"spec.registries names {unknown}; this operator knows {known}; what stands in a registry stays"
+        message = f"spec.registries names {unknown}; this operator knows {known}; existing keys stay"
         return _refuse("UnknownRegistry", message) if unknown else ACCEPTED
 
     def _make_taken(self, spec: Spec, blocked: Blocked) -> Verdict:
@@ -424,7 +427,7 @@ class World:
             del self._standing[uid]
         for members, belongs in (
             (self._taken, verdict.reason == "NameTaken"),
-            (self.releasing, bool(self._spare(service))),  # after it is known what stands
+            (self.releasing, bool(self._spare(service))),  # after it is known what exists
         ):
             _set_member(members, uid, belongs=belongs)
         if verdict is ASKING:
@@ -434,7 +437,7 @@ class World:
         self._note_kept(service, self._kept_in(uid))
 
     def _still_holds(self, standing: GrpcService, service: GrpcService) -> bool:
-        """Say whether a GrpcService still holds all that it claimed when its spec could last be obeyed."""
+        """Return whether a GrpcService still holds all that it claimed when its spec could last be obeyed."""
         claims = claims_of(standing.spec, self._registries) if standing.spec else ()
         held = read_claims(service.status)
         blocked = self._ledger.find_blocked(service.uid, service.namespace, claims)
@@ -472,7 +475,7 @@ class World:
         return found
 
     def _index(self, uid: str) -> None:
-        """Note by which labels a GrpcService is found; what is not in force slows down no Pod's events."""
+        """Record by which labels a GrpcService is found; what is not in force slows down no Pod's events."""
         for number, each in enumerate(self._indexed.pop(uid, ())):
             for index in (self._by_label, self._refused):
                 _take_out(index, each, (uid, number))

@@ -1,4 +1,4 @@
-"""The status of a GrpcService: counts and two conditions, in words that tell its owner what to do next. Pure.
+"""The status of a GrpcService: counts and two conditions, in words that report its owner what to do next. Pure.
 
 `Accepted` says whether the operator takes the GrpcService at all, `Programmed` whether the registry is true to it.
 """
@@ -15,9 +15,9 @@ from grpc_etcd_operator.core.standing import Complaint
 
 PORTLESS = "PortNotFound"
 NO_PODS = "NoPods"
-# The latter stands in the condition once an Event has said so: whoever leads next reads it there, and posts none.
+# The latter is in the condition once an Event has said so: whoever leads next reads it there, and posts none.
 NO_PODS_WORDS = "the selector matches no Pod of this namespace"
-NO_PODS_TOLD_WORDS = "the selector has matched no Pod of this namespace for a while"
+NO_PODS_REPORTED_WORDS = "the selector has matched no Pod of this namespace for a while"
 PODS_UNREADABLE = "PodsUnreadable"  # the only reason for which a condition is neither true nor false
 PODS_REMEDY = (
     "give the operator's ServiceAccount the right to get, list and watch pods there (a Role with its RoleBinding, or "
@@ -37,23 +37,23 @@ def make_status(  # noqa: PLR0913, PLR0917  all that a status is made of
     written_to: Sequence[str] = (),
     *,
     is_long_vacant: bool = False,
-    is_told_vacant: bool = False,
+    is_reported_vacant: bool = False,
     pod_selector: str = "",
     unseen: str = "",
 ) -> dict[str, Any]:
     """Work out the status; `down` names registries that cannot be written now, and why; `now` is RFC 3339.
 
     `written_to` are the registries to which something is written though the GrpcService is not accepted. With
-    `is_long_vacant` it has had no Pod for longer than any rollout takes, with `is_told_vacant` an Event has said so.
-    `pod_selector` is the operator's own, which limits what Pods it sees. `unseen` says why its Pods may not be read:
-    then nothing is said that depends on them, and the counts are taken out.
+    `is_long_vacant` it has had no Pod for longer than any rollout takes, with `is_reported_vacant` an Event has said
+    so. `pod_selector` is the operator's own, which limits what Pods it sees. `unseen` says why its Pods may not be
+    read: then nothing is said that depends on them, and the counts are taken out.
     """
     if unseen:
         accepted, programmed = verdict, _judge_unseen(service, verdict, down, unseen)
     else:
         faults = _sort_faults(counts)
         accepted = _judge_ports(verdict, counts, faults)
-        words = write_vacancy(pod_selector, is_told=is_told_vacant)
+        words = write_vacancy(pod_selector, is_reported=is_reported_vacant)
         vacancy = _judge_vacancy(service, words, is_long=is_long_vacant)
         programmed = _programmed(service, accepted, counts, faults, down, written_to, vacancy)
     spec = service.spec
@@ -82,25 +82,25 @@ def _write_counts(counts: Counts) -> dict[str, Any]:
 
 
 def _judge_unseen(service: GrpcService, accepted: Verdict, down: Mapping[str, str], unseen: str) -> Verdict:
-    """Say what is known without a look at the Pods."""
+    """Return what is known without a look at the Pods."""
     pods = f"the Pods of namespace {service.namespace} are not known: {unseen}; {PODS_REMEDY}"
     if accepted.reason == "Pending":
         return accepted
     if not accepted.accepted:
-        what = f"the spec cannot be obeyed ({accepted.reason}), see the condition Accepted"
-        return Verdict(accepted=False, reason="NotAccepted", message=f"{what}; keys already there stay; {pods}")
+        what = f"the spec is not applied ({accepted.reason}), see the condition Accepted"
+        return Verdict(accepted=False, reason="NotAccepted", message=f"{what}; existing keys stay; {pods}")
     return _judge_registries(service, down) or Verdict(
         accepted=False, reason=PODS_UNREADABLE, message=f"{pods}; until then their keys stay as they are"
     )
 
 
 def is_same_status(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Say whether a status need not be written: nothing in it has changed."""
+    """Return whether a status need not be written: nothing in it has changed."""
     return {key: old.get(key) for key in new} == dict(new)
 
 
 def is_same_judgement(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Say whether two statuses differ in nothing but counts and the words about them."""
+    """Return whether two statuses differ in nothing but counts and the words about them."""
     judgements = [
         (
             status.get("observedGeneration"),
@@ -121,7 +121,7 @@ def _judge_ports(verdict: Verdict, counts: Counts, faults: list[Fault]) -> Verdi
 
 
 def is_portless(counts: Counts) -> bool:
-    """Say whether none of a GrpcService's ready Pods has its port."""
+    """Return whether none of a GrpcService's ready Pods has its port."""
     portless = {unit for (unit, _), found in counts.faults.items() if any(f.reason == PORTLESS for f in found)}
     return bool(portless) and not counts.registered and len(portless) >= counts.ready > 0
 
@@ -150,21 +150,21 @@ def _judge_registries(service: GrpcService, down: Mapping[str, str]) -> Verdict 
     unreachable = [f"{name}: {down[name].rstrip('.')}" for name in names if name in down]
     if not unreachable:
         return None
-    message = f"cannot write to registry {'; '.join(unreachable)}; keys already there stay"
+    message = f"cannot write to registry {'; '.join(unreachable)}; existing keys stay"
     reasons = [text.reason for name in names if isinstance(text := down.get(name), Complaint)]
     return Verdict(accepted=False, reason=next(iter(reasons), "RegistryUnavailable"), message=message)
 
 
 def _not_accepted(accepted: Verdict, counts: Counts, written_to: Sequence[str]) -> Verdict:
-    """Say what is true of the registries all the same: nothing is withdrawn for a slip."""
+    """Return what is true of the registries all the same: nothing is withdrawn for a slip."""
     if accepted.reason == "Pending":
         return accepted
-    what = f"the spec cannot be obeyed ({accepted.reason}), see the condition Accepted"
-    stands = f"keys already there stay: those of {counts.standing} Pods"
+    what = f"the spec is not applied ({accepted.reason}), see the condition Accepted"
+    stands = f"existing keys stay: those of {counts.standing} Pods"
     if written_to:
         done = f"{counts.registered} of {counts.ready} ready Pods are written to {', '.join(written_to)}"
-        stands = stands if counts.standing else "keys already there stay"
-        message = f"{what}; {done}, as far as it can be obeyed or as it last could; {stands}"
+        stands = stands if counts.standing else "existing keys stay"
+        message = f"{what}; {done}, by the applicable part of the spec or its last valid version; {stands}"
     elif counts.standing:
         message = f"{what}; {stands}"
     else:
@@ -178,14 +178,14 @@ def _judge_faults(faults: list[Fault], counts: Counts) -> Verdict | None:
         return None
     shown = "; ".join(fault.message for fault in faults[:SHOWN_FAULTS])
     more = len(faults) - SHOWN_FAULTS
-    stands = f"; keys already there stay: those of {counts.standing} Pods" if counts.standing else ""
+    stands = f"; existing keys stay: those of {counts.standing} Pods" if counts.standing else ""
     more_of_them = f"; and {more} more" if more > 0 else ""
     return Verdict(accepted=False, reason=faults[0].reason, message=shown + more_of_them + stands)
 
 
 def _judge_counts(counts: Counts, *, enable: bool) -> Verdict:
     if not enable:
-        return Verdict(accepted=True, reason="Disabled", message="spec.enable is false: all endpoints are withdrawn")
+        return Verdict(accepted=True, reason="Disabled", message="spec.enable is false: all endpoints are deleted")
     if counts.registered < counts.ready:
         message = f"{counts.registered} of {counts.ready} ready Pods are written"
         return Verdict(accepted=False, reason="Pending", message=message)
@@ -195,20 +195,23 @@ def _judge_counts(counts: Counts, *, enable: bool) -> Verdict:
 
 
 def is_vacant(service: GrpcService, verdict: Verdict, counts: Counts) -> bool:
-    """Say whether a GrpcService that is to register Pods selects none at all."""
+    """Return whether a GrpcService that is to register Pods selects none at all."""
     return bool(service.spec and service.spec.enable and verdict.accepted and not counts.selected)
 
 
-def was_told_vacant(service: GrpcService) -> bool:
-    """Say whether the status says that an Event has told of this spec's selector that it matches nothing."""
-    told = _find_condition(service, "Programmed")
-    is_of_this = (told.get("status"), told.get("observedGeneration")) == ("False", service.generation)
-    return is_of_this and str(told.get("message")).startswith(NO_PODS_TOLD_WORDS)
+def was_reported_vacant(service: GrpcService) -> bool:
+    """Return whether the status says that an Event has reported of this spec's selector that it matches nothing."""
+    reported = _find_condition(service, "Programmed")
+    is_of_this = (reported.get("status"), reported.get("observedGeneration")) == ("False", service.generation)
+    return is_of_this and str(reported.get("message")).startswith(NO_PODS_REPORTED_WORDS)
 
 
-def write_vacancy(pod_selector: str, *, is_told: bool = False) -> str:
-    """Say that there is no Pod, and what to look at; Pods that the operator's own selector leaves out may be there."""
-    words = NO_PODS_TOLD_WORDS if is_told else NO_PODS_WORDS
+def write_vacancy(pod_selector: str, *, is_reported: bool = False) -> str:
+    """Return that there is no Pod, and what to look at.
+
+    Pods that the operator's own selector leaves out may be there.
+    """
+    words = NO_PODS_REPORTED_WORDS if is_reported else NO_PODS_WORDS
     among = f" among those that the operator's own podSelector ({pod_selector}) finds" if pod_selector else ""
     what = "both" if pod_selector else "it"
     return f"{words}{among}; compare {what} with the Pods' labels (kubectl get pods --show-labels)"
@@ -222,7 +225,7 @@ def _judge_vacancy(service: GrpcService, words: str, *, is_long: bool) -> Verdic
     old = _find_condition(service, "Programmed")
     was_programmed = (old.get("status"), old.get("observedGeneration")) == ("True", service.generation)
     if was_programmed and not is_long:
-        return Verdict(accepted=True, reason=NO_PODS, message="the last Pod that the selector matched is gone")
+        return Verdict(accepted=True, reason=NO_PODS, message="the last Pod that the selector matched was deleted")
     return Verdict(accepted=False, reason=NO_PODS, message=words)
 
 

@@ -14,13 +14,13 @@ KEY_TAKEN = "KeyTaken"  # the reason of a fault: somebody who is no unit of ours
 KEY_SHARED = "KeyShared"  # another: an older GrpcService of the namespace writes the very key, so clients find the Pod
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-# Of values that are kept once. Beyond that they are of what is long gone, for the most part, and sharing begins anew.
+# Of values that are kept once. Beyond that they are of what is long gone, for the most part, and sharing begins again.
 MOST_SHARED = 4096
 
 
 @dataclass(slots=True)
 class Counts:
-    """One GrpcService's numbers; `faults` by unit and registry.
+    """One GrpcService's numbers; `faults` by owner and registry.
 
     `standing` are the Pods whose keys stay though what the GrpcService asks for cannot be obeyed.
     """
@@ -32,7 +32,7 @@ class Counts:
     standing: int = 0
 
 
-class Tally:
+class EndpointCounts:
     """The counts of all GrpcServices. Each call returns the GrpcServices (by UID) whose numbers or faults changed."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Tally:
         self._selected: dict[str, Mapping[str, bool]] = {}
         self._registered: dict[tuple[str, str], frozenset[str]] = {}
         self._whole: dict[str, frozenset[str]] = {}
-        # Thousands of Pods say the same: they share one object. Both are begun anew when a GrpcService goes.
+        # Thousands of Pods say the same: they share one object. Both are begun again when a GrpcService goes.
         self._sets: dict[frozenset[str], frozenset[str]] = {}
         self._maps: dict[frozenset[tuple[str, bool]], Mapping[str, bool]] = {}
         self._faulty: dict[tuple[str, str], frozenset[str]] = {}
@@ -49,7 +49,7 @@ class Tally:
         self._kinds: Counter[tuple[str, str]] = Counter()
 
     def counts(self, service: str) -> Counts:
-        """Give a GrpcService's counts. To ask for those of one that is gone leaves nothing behind."""
+        """Return a GrpcService's counts. To ask for those of one that is gone leaves nothing behind."""
         return self._counts.get(service) or Counts()
 
     def _counted(self, service: str) -> Counts:
@@ -100,7 +100,7 @@ class Tally:
     def count_written(self, registry: str) -> Counter[str]:
         """Count for each GrpcService the ready Pods that have all their keys in one registry, whatever the others lack.
 
-        Made anew from everything: whoever asks does so rarely.
+        Recreated from everything: whoever asks does so rarely.
         """
         found = (
             (service, self._selected.get(pod, {}))
@@ -126,7 +126,7 @@ class Tally:
         )
 
     def is_registered(self, pod: str, service: str) -> bool:
-        """Say whether a Pod has all its keys of a GrpcService, in every registry that it goes to."""
+        """Return whether a Pod has all its keys of a GrpcService, in every registry that it goes to."""
         return service in self._whole.get(pod, ())
 
     def note_faults(self, unit: str, registry: str, faults: Iterable[Fault], services: Iterable[str]) -> set[str]:
@@ -185,7 +185,7 @@ class Tally:
             counts.standing += bool(before + step) - bool(before)
 
     def faults_of(self, unit: str, service: str, registries: Iterable[str]) -> list[Fault]:
-        """Give what is wrong with one unit for a GrpcService."""
+        """Return what is wrong with one unit for a GrpcService."""
         known = self.counts(service).faults
         return [fault for registry in registries for fault in known.get((unit, registry), ())]
 
@@ -199,7 +199,7 @@ class Tally:
 
 
 def _share(known: dict[K, V], key: K, value: V) -> V:
-    """Give the value that was first met under a key, so that equal ones are one object."""
+    """Return the value that was first met under a key, so that equal ones are one object."""
     if len(known) >= MOST_SHARED:
         known.clear()
     return known.setdefault(key, value)

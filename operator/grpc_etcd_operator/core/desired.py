@@ -1,4 +1,4 @@
-"""What ought to stand in a registry for one Pod or one GrpcService, given the facts.
+"""What ought to are in a registry for one Pod or one GrpcService, given the facts.
 
     Pod + the accepted GrpcServices that select it  ->  endpoints  ->  wanted records
 
@@ -29,7 +29,7 @@ _WEIGHT = re.compile("0*([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Owner:
     """Whose records they are: a Pod's, or a GrpcService's own (then `pod` is empty). Each unit has one lease."""
 
     uid: str
@@ -39,7 +39,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredRecord:
     """One record that ought to exist. `only_if_held`: keep it if it is there, do not create it (a drain)."""
 
     key: bytes
@@ -69,8 +69,8 @@ class Desired:
     leads to the address `host` that it has now.
     """
 
-    unit: Unit
-    wanted: tuple[Wanted, ...] = ()
+    unit: Owner
+    wanted: tuple[DesiredRecord, ...] = ()
     references: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
     gone: bool = False
@@ -81,9 +81,11 @@ class Desired:
 
 
 def leads_elsewhere(host: str, key: bytes, value: bytes) -> bool:
-    """Say whether a record leads to another address than that of its Pod; every layout has it in the key or the value.
+    """Return whether a record leads to another address than that of its Pod.
 
-    A Pod whose sandbox was made anew has another address, and its old one may be any other Pod's by now.
+    Every layout has it in the key or the value.
+
+    A Pod whose sandbox was recreated has another address, and its old one may be any other Pod's by now.
     """
     if not host:
         return False
@@ -99,15 +101,15 @@ def make_pod_desired(
     gone: bool = False,
     kept: frozenset[str] = frozenset(),
 ) -> Desired:
-    """Say what `registry` ought to hold for a Pod.
+    """Return what `registry` ought to hold for a Pod.
 
     `services` are those in force that select it, in any order; `kept` are those of which nothing is known but that what
     they have stays while the Pod is ready.
     """
-    unit = Unit(pod.uid, pod.namespace, pod.name, pod.node)
+    unit = Owner(pod.uid, pod.namespace, pod.name, pod.node)
     if gone:
         return Desired(unit, gone=True)
-    wanted: dict[bytes, Wanted] = {}
+    wanted: dict[bytes, DesiredRecord] = {}
     references: list[str] = []
     faults: list[Fault] = []
     is_awaited = False
@@ -126,7 +128,7 @@ def make_pod_desired(
             records = []
             faults.append(_too_much(pod, service))
         if len(faults) > known and serving and any(fault.reason in KEEPING for fault in faults[known:]):
-            keep |= {service.reference}  # a slip in its spec, or in a rollout: what stands is better than nothing
+            keep |= {service.reference}  # a slip in its spec, or in a rollout: what exists is better than nothing
         references += [service.reference] if records else []
         for record in records:
             older = wanted.setdefault(record.key, record)
@@ -146,15 +148,15 @@ def make_pod_desired(
 def make_service_desired(
     service: GrpcService, registry: str, *, accepted: bool, gone: bool = False, keep: bool = False
 ) -> Desired:
-    """Say what `registry` ought to hold for a GrpcService itself: its client policy and its routes."""
-    unit = Unit(service.uid, service.namespace)
+    """Return what `registry` ought to hold for a GrpcService itself: its client policy and its routes."""
+    unit = Owner(service.uid, service.namespace)
     spec = service.spec
     if gone or spec is None or not accepted or registry not in spec.registries:
         return Desired(unit, gone=gone, keep_references=frozenset([service.reference] if keep else []))
     wanted, faults = [], []
     if spec.policy:
         wanted.append(
-            Wanted(
+            DesiredRecord(
                 policy_key(spec.prefixes[registry], spec.registry_name),
                 spec.policy,
                 service.uid,
@@ -168,20 +170,20 @@ def make_service_desired(
             faults.append(Fault(service.uid, "Unwritable", f"spec.routes: the route {route.id!r}: {error}"))
             continue
         if record is not None:
-            wanted.append(Wanted(record.key, record.value, service.uid, reference=service.reference))
+            wanted.append(DesiredRecord(record.key, record.value, service.uid, reference=service.reference))
     stays = frozenset([service.reference] if faults else [])
     return Desired(unit, tuple(wanted), (service.reference,) if wanted else (), tuple(faults), keep_references=stays)
 
 
-def _shadowed(record: Wanted) -> Fault:
+def _shadowed(record: DesiredRecord) -> Fault:
     key = record.key.decode(errors="replace")
     remedy = "give one of the two another spec.name, or delete one"
-    message = f"an older GrpcService of this namespace writes {key}; its value stands; {remedy}"
+    message = f"an older GrpcService of this namespace writes {key} and takes precedence; {remedy}"
     return Fault(record.source, "KeyShared", message)
 
 
 def _is_wanted(pod: Pod, spec: Spec) -> bool:
-    """Say whether there is to be anything at all of a Pod."""
+    """Return whether there is to be anything at all of a Pod."""
     # One that has ended is not drained: its address is another's by now, and its object may stay for days. Nor is one
     # that has turned unready, perhaps for hours: not every client obeys enable=false.
     serving = pod.is_serving(publish_not_ready=spec.publish_not_ready)
@@ -194,11 +196,11 @@ def _too_much(pod: Pod, service: GrpcService) -> Fault:
         service.uid,
         "Unwritable",
         f"Pod {pod.name} would have more than {MOST_BYTES} bytes of keys and values in a registry; older GrpcServices "
-        "come first: let fewer of them select it, or give them less metadata, fewer layouts or shorter names",
+        f"take precedence: let fewer of them select it, or give them less metadata, fewer layouts or shorter names",
     )
 
 
-def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults: list[Fault]) -> list[Wanted]:
+def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults: list[Fault]) -> list[DesiredRecord]:
     serving = pod.is_serving(publish_not_ready=spec.publish_not_ready)
     if not _is_wanted(pod, spec):
         return []
@@ -222,7 +224,9 @@ def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults
                 Fault(service.uid, "Unwritable", f"{layout.name} cannot carry Pod {pod.name}: {encoded.reason}")
             )
         else:
-            record = Wanted(encoded.key, encoded.value, service.uid, layout, shown, not serving, service.reference)
+            record = DesiredRecord(
+                encoded.key, encoded.value, service.uid, layout, shown, not serving, service.reference
+            )
             wanted.append(record)
     if serving and wanted and spec.metrics_port is not None:
         wanted += _metric_targets(pod, service, spec, faults)
@@ -237,14 +241,14 @@ def _no_port(pod: Pod, service: GrpcService, port: str | int | None, field: str)
     return Fault(service.uid, "PortNotFound", f"Pod {pod.name} has no port {want} (it declares: {has}); set {field}")
 
 
-def _metric_targets(pod: Pod, service: GrpcService, spec: Spec, faults: list[Fault]) -> list[Wanted]:
-    """Give the key by which Prometheus finds the Pod, as Jupiter's registerMetric writes it."""
+def _metric_targets(pod: Pod, service: GrpcService, spec: Spec, faults: list[Fault]) -> list[DesiredRecord]:
+    """Return the key by which Prometheus finds the Pod, as Jupiter's registerMetric writes it."""
     number = find_port(pod.ports, spec.metrics_port)
     if number is None:
         faults.append(_no_port(pod, service, spec.metrics_port, "spec.metricsPort"))
         return []
     target = metric_target(spec.registry_name, pod.name, join_address(pod.ip, number))
-    return [Wanted(target.key, target.value, service.uid, reference=service.reference)]
+    return [DesiredRecord(target.key, target.value, service.uid, reference=service.reference)]
 
 
 def make_endpoint(pod: Pod, service: GrpcService, spec: Spec, port: int, faults: list[Fault]) -> Endpoint:

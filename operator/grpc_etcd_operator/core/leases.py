@@ -5,7 +5,7 @@ Granting twice is harmless ("lease already exists" is success), a restart adopts
 
 import hashlib
 
-# Stands in place of a UID for the lease of all settling touches of a cluster.
+# Stands in place of a UID for the lease of all flush keys of a cluster.
 SETTLED = "settled"
 _MASK = (1 << 63) - 1
 

@@ -1,6 +1,6 @@
-"""From desired and current to the edits of one unit: the heart of the operator, and pure.
+"""From desired and current to the edits of one owner: the heart of the operator, and pure.
 
-For each key that a unit wants, against what etcd holds (`L` is the unit's lease):
+For each key that an owner wants, against what etcd holds (`L` is the owner's lease):
 
     current                          | then
     ---------------------------------+------------------------------------------------------------
@@ -8,21 +8,20 @@ For each key that a unit wants, against what etcd holds (`L` is the unit's lease
     under L, same value              | nothing: an unchanged value is never rewritten
     under L, other value             | put
     no lease, our owner record       | an admin tool's edit: keep its enable and weight, put under L
-    another unit of ours, that wants | the winner puts, the other is told
+    another owner of ours, that wants | the winner puts, the other is reported
       it too                         |
-    another unit of ours, that does  | put: the address has moved
+    another owner of ours, that does  | put: the address has moved
       not want it (any more)         |
     a foreign lease, our owner record| put: a foreign overwrite is repaired
     anything else                    | nothing: a process registered itself; respect it and say so
 
-A unit holds what its owner record names, and what carries L though that was deleted or damaged. A key that it holds and
-no longer wants is deleted if it still carries L, unless it is to stay as it is: then it is neither put nor deleted, and
-stays named in the owner record. No key stays that leads to an address which its Pod no longer has. Each edit holds
-what must still be true:
-what is known may be old, and of keys and owner record one may be older than the other. An owner record never stops
-naming a key that still carries L: nobody would ever delete that key.
-What one transaction cannot hold is left for the next plan: withdrawals first, and nothing of it is said to be written.
-Applying a plan and planning again, for as long as plans say that they are a part only, gives an empty plan.
+An owner holds what its owner record names, and what carries L though that was deleted or damaged. A key that it holds
+and no longer wants is deleted if it still carries L, unless it is to stay as it is: then it is neither put nor deleted,
+and stays named in the owner record. No key stays that leads to an address which its Pod no longer has. Each edit holds
+what must still be true: what is known may be old, and of keys and owner record one may be older than the other. An
+owner record never stops naming a key that still carries L: nobody would ever delete that key. What one transaction
+cannot hold is left for the next plan: withdrawals first, and nothing of it is said to be written. Applying a plan and
+planning again, for as long as plans say that they are a part only, gives an empty plan.
 """
 
 import itertools
@@ -33,7 +32,7 @@ from typing import Protocol, TypeVar
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import Adjustment, OwnerRecord, owner_key
-from grpc_etcd_operator.core.desired import Desired, Fault, Wanted, leads_elsewhere
+from grpc_etcd_operator.core.desired import Desired, DesiredRecord, Fault, leads_elsewhere
 from grpc_etcd_operator.core.leases import lease_id
 
 ABSENT = 0
@@ -48,15 +47,15 @@ class Held(Protocol):
 
     @property
     def value(self) -> bytes:
-        """Give its value."""
+        """Return its value."""
 
     @property
     def lease(self) -> int:
-        """Give its lease; 0 means none."""
+        """Return its lease; 0 means none."""
 
     @property
     def mod_revision(self) -> int:
-        """Give the revision that last put it."""
+        """Return the revision that last put it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Say whether there is nothing to do."""
+        """Return whether there is nothing to do."""
         return not self.puts and not self.deletes
 
     @property
@@ -136,13 +135,13 @@ class Registry(Protocol):
     """What the planner asks of the mirror of a registry."""
 
     def record(self, key: bytes) -> Held | None:
-        """Give the record of a key."""
+        """Return the record of a key."""
 
     def owner(self, uid: str) -> OwnerRecord | None:
-        """Give a unit's owner record."""
+        """Return a unit's owner record."""
 
     def unnamed(self, lease: int) -> Iterable[bytes]:
-        """Give the keys that carry a unit's lease and that its owner record does not name."""
+        """Return the keys that carry a unit's lease and that its owner record does not name."""
 
 
 # Decides between two units that both want a key: does the unit that asks win over the one behind this lease?
@@ -188,7 +187,7 @@ class _Planner:
         self.late: set[str] = set()
         self.is_part = False
 
-    def want(self, wanted: Wanted) -> None:
+    def want(self, wanted: DesiredRecord) -> None:
         key, current = wanted.key, self.registry.record(wanted.key)
         if key in self.desired.keeps:
             return
@@ -203,7 +202,7 @@ class _Planner:
         if current is None or current.lease != self.lease or current.value != value:
             self.puts.append(PutEdit(key, value, current.mod_revision if current else ABSENT))
 
-    def _may_write(self, wanted: Wanted, current: Held) -> bool:
+    def _may_write(self, wanted: DesiredRecord, current: Held) -> bool:
         """Decide who the key belongs to; a key that stays another's is a fault of the GrpcService."""
         if current.lease == self.lease:
             return True
@@ -213,21 +212,21 @@ class _Planner:
         key = wanted.key.decode(errors="replace")
         self.contested.append(wanted.key)
         if wins is None:
-            message = f"{key} is registered by the server itself or by another tool; stop that, or delete the key once"
+            message = f"{key} is registered by the server itself or by another tool: stop that, or delete the key once"
         else:
-            message = f"{key} is held by another Pod or GrpcService that has the older or newer right to it"
+            message = f"{key} is owned by another Pod or GrpcService, which takes precedence"
         self.faults.append(Fault(wanted.source, "KeyTaken", message))
         return False
 
-    def _adopt_adjustment(self, wanted: Wanted, value: bytes) -> None:
+    def _adopt_adjustment(self, wanted: DesiredRecord, value: bytes) -> None:
         """Keep `enable` and `weight` of a value that an admin tool put in place of ours."""
         ours = wanted.endpoint
         theirs = wanted.layout.decode(ours.name, wanted.key, value) if wanted.layout and ours else None
         if ours and isinstance(theirs, Endpoint) and (theirs.enable, theirs.weight) != (ours.enable, ours.weight):
             self.adjustments[wanted.key] = Adjustment(theirs.enable, theirs.weight, ours.enable, ours.weight)
 
-    def _adjusted(self, wanted: Wanted) -> bytes:
-        """Give the value with the admin's adjustment, for as long as our own wish is what it was then."""
+    def _adjusted(self, wanted: DesiredRecord) -> bytes:
+        """Return the value with the admin's adjustment, for as long as our own wish is what it was then."""
         adjustment, ours = self.adjustments.get(wanted.key), wanted.endpoint
         if adjustment is None or ours is None or wanted.layout is None:
             return wanted.value
@@ -257,7 +256,7 @@ class _Planner:
         return self.owner.behind(key) if self.owner else ()
 
     def _keeping(self, key: bytes, value: bytes) -> tuple[str, ...]:
-        """Give the GrpcServices for which a key stays that is not wanted; none: it goes."""
+        """Return the GrpcServices for which a key stays that is not wanted; none: it goes."""
         if leads_elsewhere(self.desired.host, key, value):
             return ()
         return tuple(each for each in self._behind(key) if each in self.desired.keep_references)
@@ -268,7 +267,7 @@ class _Planner:
             self.kept_adjustments[key] = adjustment
 
     def postpone(self, most: int) -> None:
-        """Leave out what goes beyond a transaction; the owner record goes on naming what stands of it."""
+        """Leave out what goes beyond a transaction; the owner record goes on naming what exists of it."""
         self.deletes, late_deletes = _divide(self.deletes, most)
         self.puts, late_puts = _divide(self.puts, min(most - len(self.deletes), _count_fitting(self.puts)))
         self.releases, late_releases = _divide(self.releases, most - len(self.deletes) - len(self.puts))
@@ -304,7 +303,7 @@ class _Planner:
             self.requires.append(Requirement(self.owner_key, current.mod_revision))
 
     def _sources(self) -> dict[str, tuple[bytes, ...]]:
-        """Say which key is of which GrpcService."""
+        """Return which key is of which GrpcService."""
         found: dict[str, list[bytes]] = {}
         for key, references in (*((key, (of,)) for key, of in self.references.items()), *self.kept.items()):
             for reference in references:

@@ -30,7 +30,7 @@ class ObjectMeta(Protocol):
     annotations: Mapping[str, str]
 
     def HasField(self, name: str, /) -> bool:  # noqa: N802  protobuf's name
-        """Say whether a field is set."""
+        """Return whether a field is set."""
 
 
 class ContainerPort(Protocol):

@@ -44,7 +44,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """A provider: everything about a Pod that decides what stands in the registry.
+    """A provider: everything about a Pod that decides what is in the registry.
 
     Times are Unix seconds, 0 where there is none. `ready` is judged without the operator's own readiness gate until it
     has been open and Ready has followed (`ready_followed`). `since` (of its readiness) and `terminating_since` (when
@@ -74,12 +74,12 @@ class Pod:
     resource_version: str = field(default="", compare=False)
 
     def is_serving(self, *, publish_not_ready: bool = False) -> bool:
-        """Say whether the Pod's endpoints belong in the registry."""
+        """Return whether the Pod's endpoints belong in the registry."""
         return self.running and not self.terminating and bool(self.ip) and (self.ready or publish_not_ready)
 
 
 def take_out_of_scope(pod: Pod) -> Pod:
-    """Give the same Pod as one that the installation's selector does not find."""
+    """Return the same Pod as one that the installation's selector does not find."""
     return replace(pod, labels={}, running=False, outside=True)
 
 
@@ -132,7 +132,7 @@ WAITING_FOR_GATES = "ReadinessGatesNotReady"
 
 
 def _has_ready_followed(conditions: Mapping[str, Condition], known: Pod | None) -> bool:
-    """Say whether Ready has been worked out anew since our gate opened: from then on it counts.
+    """Return whether Ready has been worked out again since our gate opened: from then on it counts.
 
     When the gate opens, Ready is False and stays so until the kubelet has seen it. A False that came later is another
     one: a node died, and the node lifecycle controller turned Ready, and nothing else, to False. It leaves the reason
@@ -152,7 +152,7 @@ def _has_ready_followed(conditions: Mapping[str, Condition], known: Pod | None) 
 
 
 def _ready_since(gates: list[str], conditions: Mapping[str, Condition]) -> int:
-    """Say when the readiness that `_is_ready` judges last changed."""
+    """Return when the readiness that `_is_ready` judges last changed."""
     judged = ["Ready"] if GATE not in gates else ["ContainersReady", *(gate for gate in gates if gate != GATE)]
     return max((conditions[kind].lastTransitionTime.seconds for kind in judged if kind in conditions), default=0)
 

@@ -1,7 +1,8 @@
-"""What etcd refuses, and how the rest of a unit goes on without it. Pure: times are passed in.
+"""What etcd refuses, and how the rest of an owner goes on without it. Pure: times are passed in.
 
 A right that the operator's etcd role lacks concerns all keys of a prefix; a value that etcd does not take concerns its
-own key. What is refused is neither put nor deleted: the unit keeps what it holds there, and its GrpcService is told.
+own key. What is refused is neither put nor deleted: the owner keeps what it holds there, and its GrpcService is
+reported.
 """
 
 import heapq
@@ -52,7 +53,7 @@ class Refusals:
         return iter(self._of)
 
     def note(self, key: bytes, reason: str, message: str, now: float) -> Refusal:
-        """Take it that a prefix or key is refused; the pause grows with each in a row. Infinity: do not ask again."""
+        """Record that a prefix or key is refused; the pause grows with each in a row. Infinity: do not ask again."""
         refusal = self._of.setdefault(key, Refusal(reason, message, self._failures.pop(key, 0)))
         refusal.reason, refusal.message = reason, message
         refusal.failures += 1
@@ -60,7 +61,7 @@ class Refusals:
         return refusal
 
     def end(self, key: bytes, *, is_trial: bool = False) -> set[str]:
-        """Take it that a prefix or key is no longer refused; give the units that went without it.
+        """Record that a prefix or key is no longer refused; return the units that went without it.
 
         After a trial, which may fail, the pauses go on where they were.
         """
@@ -73,11 +74,11 @@ class Refusals:
         return refusal.units if refusal else set()
 
     def find(self, *ranges: bytes | None) -> Refusal | None:
-        """Give the first refusal among a key and its prefix."""
+        """Return the first refusal among a key and its prefix."""
         return next((found for each in ranges if each is not None and (found := self._of.get(each))), None)
 
     def due(self, now: float) -> list[bytes]:
-        """Give what is to be tried again, at most a few: nothing is written meanwhile, and there may be thousands."""
+        """Return what is to be tried again, at most a few: nothing is written meanwhile, and there may be thousands."""
         if now < self._rest_until:
             return []
         due = [(refusal.until, key) for key, refusal in self._of.items() if refusal.until <= now]
@@ -86,7 +87,7 @@ class Refusals:
         return [key for _, key in heapq.nsmallest(MOST_AT_ONCE, due)]
 
     def next_at(self) -> float:
-        """Say when the next is to be tried again; infinity for never."""
+        """Return when the next is to be tried again; infinity for never."""
         return max(min((refusal.until for refusal in self._of.values()), default=math.inf), self._rest_until)
 
 

@@ -21,21 +21,21 @@ class Scope:
     selector: str = ""
 
     def covers(self, namespace: str) -> bool:
-        """Say whether objects of a namespace are this installation's."""
+        """Return whether objects of a namespace are this installation's."""
         return not self.namespaces or namespace in self.namespaces
 
     def is_apart_from(self, other: "Scope") -> bool:
-        """Say whether no namespace is in both."""
+        """Return whether no namespace is in both."""
         return bool(self.namespaces and other.namespaces) and not set(self.namespaces) & set(other.namespaces)
 
     def is_same(self, other: "Scope") -> bool:
-        """Say whether both take care of the same, in whatever order the namespaces were given."""
+        """Return whether both take care of the same, in whatever order the namespaces were given."""
         return (set(self.namespaces), self.selector) == (set(other.namespaces), other.selector)
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells Kubernetes clusters apart, as far as it is known: kube-system's UID, and the CA's certificates.
+    """What distinguishes Kubernetes clusters, as far as it is known: kube-system's UID, and the CA's certificates.
 
     A cluster cloned from a backup has the same UID; two clusters may share a company's CA. So both are compared.
     """
@@ -45,17 +45,17 @@ class Fingerprint:
 
     @property
     def is_known(self) -> bool:
-        """Say whether there is anything to compare."""
+        """Return whether there is anything to compare."""
         return bool(self.kube_system or self.authorities)
 
     def is_same(self, other: "Fingerprint") -> bool:
-        """Say whether nothing that both know speaks against its being the same cluster."""
+        """Return whether nothing that both know speaks against its being the same cluster."""
         if self.kube_system and other.kube_system and self.kube_system != other.kube_system:
             return False
         return not (self.authorities and other.authorities) or bool(self.authorities & other.authorities)
 
     def beside(self, other: "Fingerprint") -> "Fingerprint":
-        """Give this with what only another one knows, if that may be the same cluster's: it is not to be lost.
+        """Return this with what only another one knows, if that may be the same cluster's: it is not to be lost.
 
         A replica that may not read kube-system would else leave nothing but a CA, which another cluster may share.
         """
@@ -82,7 +82,7 @@ class Candidate:
 def make_identity(given: str, host: str, process: int, nonce: str) -> str:
     """Choose an identity: what is given, else another one in each process.
 
-    Host and process id alone do not tell replicas apart: in containers that share a node's network both are alike.
+    Host and process id alone do not distinguish replicas: in containers that share a node's network both are alike.
     """
     return given or f"{host}/{process}/{nonce}"
 
@@ -151,7 +151,7 @@ def read_registry(value: bytes) -> str:
 
 
 def relation(mine: Candidate, leader: bytes) -> Relation:
-    """Say what the leader behind the value of a leader's key is to `mine`."""
+    """Return what the leader behind the value of a leader's key is to `mine`."""
     theirs = read_leader(leader)
     if theirs is None:
         return Relation.PEER

@@ -16,7 +16,7 @@ class Requirement:
     values: frozenset[str] = frozenset()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Say whether `labels` meet this requirement; a missing key meets NotIn and DoesNotExist."""
+        """Return whether `labels` meet this requirement; a missing key meets NotIn and DoesNotExist."""
         value = labels.get(self.key)
         match self.operator:
             case "In":
@@ -37,7 +37,7 @@ class Selector:
     requirements: tuple[Requirement, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Say whether a Pod with `labels` is selected."""
+        """Return whether a Pod with `labels` is selected."""
         for key, value in self.labels:  # asked thrice per change; a generator takes five times as long
             if labels.get(key) != value:
                 return False

@@ -85,7 +85,7 @@ class GrpcService:
 
     @property
     def asked(self) -> Spec | None:
-        """Give what its owner asks for, be it at fault or not; None where that says of no Pod whether it is meant."""
+        """Return what its owner asks for, be it at fault or not; None where that says of no Pod whether it is meant."""
         return self.spec or self.draft
 
     @property
@@ -100,7 +100,7 @@ class GrpcService:
 
     @property
     def was_accepted(self) -> bool:
-        """Say whether the status says that this very spec was accepted, by whatever settings were in force then."""
+        """Return whether the status says that this very spec was accepted, by whatever settings were in force then."""
         conditions = self.status.get("conditions")
         return any(
             isinstance(each, Mapping)
@@ -110,7 +110,7 @@ class GrpcService:
         )
 
     def asks_the_same_as(self, other: "GrpcService") -> bool:
-        """Say whether both lead to the same records and the same status but for its own bookkeeping."""
+        """Return whether both lead to the same records and the same status but for its own bookkeeping."""
         return (self.spec, self.faults, self.generation) == (other.spec, other.faults, other.generation)
 
 
@@ -190,7 +190,7 @@ def _parse_spec(
 
 
 def _names_pods(spec: Any) -> bool:
-    """Say whether a spec's selector is without fault, whatever else is wrong."""
+    """Return whether a spec's selector is without fault, whatever else is wrong."""
     faults: list[str] = []
     try:
         parse_selector(spec["selector"], faults)

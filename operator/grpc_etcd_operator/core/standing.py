@@ -1,6 +1,6 @@
 """What the operator says of itself, from what is known of Kubernetes, of a registry's etcd, and of who leads. Pure.
 
-The table stands in docs/architecture.md. Per registry it says whether the leader may put the synced key, whether this
+The table is in docs/architecture.md. Per registry it says whether the leader may put the synced key, whether this
 replica can do its part there, and what holds the GrpcServices of that registry up; `find_unready` makes of all
 registries what /readyz says. Liveness is not here: it asks only whether this process still listens to Kubernetes.
 """
@@ -78,11 +78,14 @@ def judge(sight: Sight, store: Store, lead: Lead) -> Standing:
 
 
 def find_unready(sight: Sight, leads: Iterable[Lead], standings: Iterable[Standing]) -> str | None:
-    """Say why this replica cannot do its part; None: it can. Of several registries one that it can serve is enough."""
+    """Return why this replica cannot do its part; None: it can.
+
+    Of several registries one that it can serve is enough.
+    """
     if sight is Sight.INCOMPLETE:
-        return "not all Pods and GrpcServices have been seen yet"
+        return "not all Pods and GrpcServices have been listed yet"
     if sight is Sight.BLIND:
-        return "Kubernetes is not seen: its watches are silent or cannot be opened"
+        return "no connection to Kubernetes: its watches are silent or cannot be opened"
     if Lead.OTHER_CLUSTER in leads:
         return "another Kubernetes cluster holds this cluster id: give one of them another --cluster-id"
     return None if any(standing.is_serving for standing in standings) else "no registry can be served"

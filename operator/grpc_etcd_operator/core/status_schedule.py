@@ -8,7 +8,7 @@ a status judges does not wait for them. `now` is any monotonic clock's seconds. 
 import math
 from collections.abc import Iterable
 
-SPACING_SECONDS = 2.0
+WRITE_SPACING_SECONDS = 2.0
 RETRY_SECONDS = 2.0
 # All others are arbitrary.
 SETTLE_SECONDS = 0.1  # a commit takes a few milliseconds, and "pending" would be news of yesterday
@@ -19,7 +19,7 @@ COUNTS_PER_SECOND = 1.0
 COUNTS_WAIT_SECONDS = 30.0
 
 
-class Spacing:
+class StatusSchedule:
     """Who waits to be looked at, and what has been written when."""
 
     def __init__(self) -> None:
@@ -29,16 +29,16 @@ class Spacing:
         self._next_turn = self._next_pass = -math.inf
 
     def note(self, uids: Iterable[str], now: float) -> float:
-        """Take it that these may have changed; return when the first of them can be looked at."""
+        """Record that these may have changed; return when the first of them can be looked at."""
         first = math.inf
         for uid in uids:
-            at = max(now + SETTLE_SECONDS, self._written_at.get(uid, -math.inf) + SPACING_SECONDS)
+            at = max(now + SETTLE_SECONDS, self._written_at.get(uid, -math.inf) + WRITE_SPACING_SECONDS)
             self._waiting[uid] = min(at, self._waiting.get(uid, math.inf))
             first = min(first, at)
         return max(first, self._next_pass)
 
     def next_pass_at(self) -> float:
-        """Say when to look next; infinity: never, unless something is noted."""
+        """Return when to look next; infinity: never, unless something is noted."""
         return max(self._next_pass, min(self._waiting.values(), default=math.inf))
 
     def take(self, now: float) -> list[str]:
@@ -51,7 +51,7 @@ class Spacing:
         return due
 
     def may_write_counts(self, uid: str, now: float) -> bool:
-        """Say whether one whose counts alone have changed is to be written now; if not, it waits for its turn."""
+        """Return whether one whose counts alone have changed is to be written now; if not, it waits for its turn."""
         if uid not in self._turns:
             self._turns[uid] = self._take_turn(uid, now)
         if self._turns[uid] <= now:
@@ -60,22 +60,22 @@ class Spacing:
         return False
 
     def _take_turn(self, uid: str, now: float) -> float:
-        """Give the next turn: few at once, then one after the other; nobody waits for ever."""
+        """Return the next turn: few at once, then one after the other; nobody waits for ever."""
         self._next_turn = max(self._next_turn, now) + 1 / COUNTS_PER_SECOND
         spaced = self._written_at.get(uid, -math.inf) + COUNTS_SPACING_SECONDS
         return min(now + COUNTS_WAIT_SECONDS, max(spaced, self._next_turn - COUNTS_AT_ONCE / COUNTS_PER_SECOND))
 
     def wrote(self, uid: str, now: float) -> None:
-        """Take it that a status is being written."""
+        """Record that a status is being written."""
         self._written_at[uid] = now
         self.is_true(uid)
 
     def is_true(self, uid: str) -> None:
-        """Take it that a status needs no writing."""
+        """Record that a status needs no writing."""
         self._turns.pop(uid, None)
 
     def failed(self, uid: str, now: float, pause_seconds: float = RETRY_SECONDS) -> None:
-        """Take it that a status could not be written: it is looked at again after a pause."""
+        """Record that a status could not be written: it is looked at again after a pause."""
         self._waiting[uid] = now + pause_seconds
 
     def forget(self, uid: str) -> None:

@@ -1,4 +1,4 @@
-"""Which wishes withdraw keys, and which keep what stands: one table, which docs/architecture.md repeats. Pure.
+"""Which wishes withdraw keys, and which keep what exists: one table, which docs/architecture.md repeats. Pure.
 
     what the spec is                            | keys wanted by           | keys that stand otherwise
     --------------------------------------------+--------------------------+-------------------------------
@@ -20,7 +20,7 @@ OBEYED = ("Accepted", "UnknownRegistry")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What counts of a spec: it is obeyed where its registries are known, wholly obeyed, or what stands is kept."""
+    """What counts of a spec: it is obeyed where its registries are known, wholly obeyed, or what exists is kept."""
 
     is_obeyed: bool
     is_whole: bool

@@ -1,12 +1,12 @@
-"""The work queue of one registry: which units are to be judged, wait for their turn to be written, or are under way.
+"""The work queue of one registry: which owners are to be judged, wait for their turn to be written, or are under way.
 
     mark -> due -> plan -> take -> committed
              |               `---> come_again: due once more, with the time that it has waited
              |-> hold_back: until somebody marks it, or releases all that is held back
              `-> postpone: something failed unexpectedly; due once more after a pause
 
-A unit may be marked at any moment; what is under way is not given out a second time before it ends. `since` is when a
-unit began to wait (monotonic), through all that is tried in vain.
+An owner may be marked at any moment; what is under way is not given out a second time before it ends. `since` is when
+an owner began to wait (monotonic), through all that is tried in vain.
 """
 
 import math
@@ -14,15 +14,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from grpc_etcd.layouts.pace import Change, PacedQueue
+from grpc_etcd.layouts.rate_limits import Change, RateLimitedQueue
 from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.plan import Plan
 
 
 class Work:
-    """The units' states. `queue` says when readers bear a plan; `backoff` gives the pause after n failures."""
+    """The owners' states. `queue` says when clients tolerate a plan; `backoff` gives the pause after n failures."""
 
-    def __init__(self, queue: PacedQueue[bytes, str], backoff: Backoff) -> None:
+    def __init__(self, queue: RateLimitedQueue[bytes, str], backoff: Backoff) -> None:
         self._queue, self._backoff = queue, backoff
         self._dirty: dict[str, float] = {}
         self._urgent: dict[str, float] = {}
@@ -41,7 +41,7 @@ class Work:
         return f"<Work due={due} held_back={len(self._held_back)} planned={planned} in_flight={len(self._in_flight)}>"
 
     def __contains__(self, uid: str) -> bool:
-        """Say whether a unit is yet to be judged or written."""
+        """Return whether a unit is yet to be judged or written."""
         known = (self._urgent, self._dirty, self._held_back, self._later, self._plans, self._in_flight)
         return any(uid in waiting for waiting in known)
 
@@ -66,16 +66,16 @@ class Work:
         return len(self._in_flight)
 
     def has_caught_up(self, moment: float) -> bool:
-        """Say whether all that waited at a moment has been judged and written."""
+        """Return whether all that waited at a moment has been judged and written."""
         waiting = (self._since, self._urgent, self._dirty, self._held_back)
         return all(since > moment for each in waiting for since in each.values())
 
     def overdue_seconds(self, now: float) -> float:
-        """Say for how long a change has been waiting without progress.
+        """Return for how long a change has been waiting without progress.
 
-        Who waits for its turn while others are written is not overdue, however long the queue is: readers bear only so
-        many changes a second. Who cannot be planned is, whatever else goes on, and who is tried in vain again and again
-        for as long as that went on; after a first conflict a unit but waits for its turn once more.
+        Who waits for its turn while others are written is not overdue, however long the queue is: clients tolerate only
+        so many changes a second. Who cannot be planned is, whatever else goes on, and who is tried in vain again and
+        again for as long as that went on; after a first conflict an owner but waits for its turn once more.
         """
         queued = min(_oldest(waiting, now) for waiting in (self._since, self._urgent, self._dirty))
         moved = self._moved_at
@@ -83,7 +83,7 @@ class Work:
         return max(now - min(max(queued, moved), _oldest(self._held_back, now)), *vain, 0.0)
 
     def next_at(self) -> float:
-        """Say when the next of those that were postponed is due; infinite: none was."""
+        """Return when the next of those that were postponed is due; infinite: none was."""
         return min(self._later.values(), default=math.inf)
 
     def mark(self, uids: Iterable[str], now: float, *, urgent: bool = False) -> None:
@@ -117,7 +117,10 @@ class Work:
         self._held_back[uid] = since
 
     def waits_since(self, plan: Plan, since: float) -> float:
-        """Say since when a new plan has waited: as long as the plan in whose place it comes, if it wishes the same."""
+        """Return since when a new plan has waited.
+
+        As long as the plan in whose place it comes, if it wishes the same.
+        """
         pending = self._plans.get(plan.uid)
         is_same = pending is not None and bool(pending.deletes) == bool(plan.deletes)
         return min(since, self._since.get(plan.uid, since)) if is_same else since
@@ -151,16 +154,16 @@ class Work:
         return plans
 
     def put_off(self, plan: Plan) -> None:
-        """Take it that a plan which was taken is not sent; its unit is judged again."""
+        """Record that a plan which was taken is not sent; its unit is judged again."""
         self._in_flight.discard(plan.uid)
         self._mark_since(plan.uid, self._since.pop(plan.uid))
 
     def end(self, plans: Iterable[Plan]) -> None:
-        """Take it that the transaction of these plans is over, whatever became of it."""
+        """Record that the transaction of these plans is over, whatever became of it."""
         self._in_flight.difference_update(plan.uid for plan in plans)
 
     def end_all(self, now: float) -> None:
-        """Take it that whoever sent has failed, with all that was under way."""
+        """Record that whoever sent has failed, with all that was under way."""
         for uid in self._in_flight | self._since.keys():
             self._mark_since(uid, self._since.get(uid, now))
         self._in_flight.clear()
@@ -168,13 +171,13 @@ class Work:
         self.drop_plans(now)
 
     def come_again(self, uids: Iterable[str], now: float) -> None:
-        """Take it that units were tried in vain; they are judged again."""
+        """Record that units were tried in vain; they are judged again."""
         for uid in uids:
             self._stuck[uid] = self._stuck.get(uid, (now, now))[0], now
             self._mark_since(uid, self._since.pop(uid, now))
 
     def commit(self, plan: Plan, now: float) -> float:
-        """Take it that a plan was written, and give the seconds that it has waited; the rest of a part is still due."""
+        """Record that a plan was written, and give the seconds that it has waited; the rest of a part is still due."""
         since = self._since.pop(plan.uid, now)
         self._moved_at = now
         self._failures.pop(plan.uid, None)
@@ -184,11 +187,11 @@ class Work:
         return now - since
 
     def settle(self, uid: str) -> None:
-        """Take it that nothing is to be written of a unit."""
+        """Record that nothing is to be written of a unit."""
         self._stuck.pop(uid, None)
 
     def end_failures(self, uid: str) -> None:
-        """Take it that a unit was judged without a failure; where a plan has come of it, writing that may yet fail."""
+        """Record that a unit was judged without a failure; where a plan has come of it, writing that may yet fail."""
         if self._failures and uid not in self._plans:
             self._failures.pop(uid, None)
 
@@ -200,13 +203,13 @@ class Work:
         self._failures[uid] += 1
         self._later[uid] = now + self._backoff.after(self._failures[uid])
 
-    def postpone_telling(self, uid: str, now: float) -> None:
-        """Take it that nobody could be told how far a unit is: after a pause it is judged and told again."""
+    def postpone_reporting(self, uid: str, now: float) -> None:
+        """Record that nobody could be reported how far an owner is: after a pause it is judged and reported again."""
         self._untold[uid] += 1
         self._later[uid] = now + self._backoff.after(self._untold[uid])
 
-    def end_telling(self, uid: str) -> None:
-        """Take it that how far a unit is was told."""
+    def end_reporting(self, uid: str) -> None:
+        """Record that how far an owner is was reported."""
         if self._untold:
             self._untold.pop(uid, None)
 

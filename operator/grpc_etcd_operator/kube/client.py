@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import aiohttp
 
 from grpc_etcd_operator.core.pods import PodMessage
-from grpc_etcd_operator.core.resync import Seen
+from grpc_etcd_operator.core.resync import ObjectRef
 from grpc_etcd_operator.kube import pages
 from grpc_etcd_operator.kube.pages import Event, Page, Refusal
 from grpc_etcd_operator.kube.paging import LIST_SECONDS
@@ -52,14 +52,14 @@ class Client:
 
     @property
     def server(self) -> str:
-        """Give the API server's URL."""
+        """Return the API server's URL."""
         return self._server
 
     async def close(self) -> None:
         """Close the session."""
         await self._session.close()
 
-    async def list_seen(self, resource: str, namespaces: Sequence[str], selector: str = "") -> AsyncIterator[Seen]:
+    async def list_seen(self, resource: str, namespaces: Sequence[str], selector: str = "") -> AsyncIterator[ObjectRef]:
         """List a resource completely and consistently, metadata only, in chunks."""
         query = {"limit": str(CHUNK), "labelSelector": selector}
         async for page in self._pages(resource, namespaces, query, pages.METADATA, pages.read_metadata):
@@ -78,7 +78,7 @@ class Client:
         return self._pages("pods", (namespace,), query, pages.PROTOBUF, pages.read_pods)
 
     async def watch_pods(self, namespace: str, selector: str, version: str) -> AsyncIterator[Event]:
-        """Tell what has happened since a version, until the API server ends that; ApiError 410: it has forgotten."""
+        """Return what has happened since a version, until the API server ends that; ApiError 410: it has forgotten."""
         query = {
             "watch": "true",
             "resourceVersion": version,
@@ -92,10 +92,10 @@ class Client:
             if not reply.ok:
                 raise _refused(reply, await reply.read())
             async for frame in _frames(reply.content):
-                told = _parse(pages.read_event, frame)
-                if isinstance(told, Refusal):
-                    raise ApiError(told.status, told.message)
-                yield told
+                reported = _parse(pages.read_event, frame)
+                if isinstance(reported, Refusal):
+                    raise ApiError(reported.status, reported.message)
+                yield reported
 
     async def _pages(
         self,
@@ -137,7 +137,7 @@ class Client:
         return _parse(pages.read_pod, answer)
 
     async def is_selected(self, namespace: str, name: str, uid: str, selector: str) -> bool:
-        """Say whether a label selector finds a Pod; the API server knows best how it is read."""
+        """Return whether a label selector finds a Pod; the API server knows best how it is read."""
         query = {"labelSelector": selector, "fieldSelector": f"metadata.name={name}"}
         pods = self._pages("pods", (namespace,), query, pages.METADATA, pages.read_metadata)
         return any([seen.uid == uid async for page in pods for seen in page.items])

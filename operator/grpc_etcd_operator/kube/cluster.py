@@ -16,7 +16,7 @@ RETRY_SECONDS = 2.0
 
 
 async def find_cluster(settings: Settings, client: Client) -> tuple[str, str]:
-    """Give the cluster id, and kube-system's UID where it may be read; wait for the API server, and for our CRD."""
+    """Return the cluster id, and kube-system's UID where it may be read; wait for the API server, and for our CRD."""
     while True:
         try:
             state = await client.crd_state()
@@ -46,21 +46,21 @@ async def _find_uid(settings: Settings, client: Client) -> str:
         return await client.cluster_uid()
     except ApiError as error:
         if error.status == HTTPStatus.FORBIDDEN and settings.cluster_id:
-            return ""  # the CA tells clusters apart as well, if less surely
+            return ""  # the CA distinguishes clusters as well, if less surely
         raise
 
 
 def log_unreachable(client: Client, error: Exception) -> None:
-    """Say that the API server cannot be reached."""
+    """Return that the API server cannot be reached."""
     log.error(
-        "the API server at %s cannot be reached: check KUBECONFIG and the network; it is tried again",
+        "API server at %s unreachable, retrying: check KUBECONFIG and the network",
         client.server,
         extra={"event": "api_server_unreachable", "fields": {"error": f"{type(error).__name__}: {error}"}},
     )
 
 
 async def find_fingerprint() -> Fingerprint:
-    """Tell what is known of the Kubernetes cluster that we are in; a cleanup needs none."""
+    """Return what is known of the Kubernetes cluster that we are in; a cleanup needs none."""
     try:
         connection = Connection()
     except NoClusterError:

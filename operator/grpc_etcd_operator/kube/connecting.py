@@ -2,7 +2,7 @@
 
 The official client reads kubeconfig files and service accounts with all their plug-ins, and renews tokens; its
 generated API is synchronous and builds an object for each field, so requests go through aiohttp (docs/decisions).
-Everything is followed without a restart: the token and the files of certificates are read anew after a while, and at
+Everything is followed without a restart: the token and the files of certificates are read again after a while, and at
 once when they were refused. New connections then use them; those that are open go on.
 
 Each request has a limit for the head of its answer, also a watch, whose body has none; pacing.py says who waits.
@@ -32,7 +32,7 @@ from grpc_etcd_operator.kube.paging import Paging
 
 log = logging.getLogger(__name__)
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-KNOWN_SECONDS = 10.0  # the package reads its settings anew each time it is asked, which takes longer than a request
+KNOWN_SECONDS = 10.0  # the package reads its settings again each time it is asked, which takes longer than a request
 HEAD_SECONDS = 10.0  # until the head of an answer is there; a list's is sent after all of a page has been read
 # A connection whose other end is gone without a word is noticed after 25 s: idle, then three questions.
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
@@ -63,7 +63,7 @@ class Connection:
 
     @property
     def server(self) -> str:
-        """Give the API server's URL."""
+        """Return the API server's URL."""
         return self._server
 
     def session(
@@ -84,7 +84,7 @@ class Connection:
         )
 
     def authorities(self) -> frozenset[str]:
-        """Give the SHA-256 of each certificate that the API server's is checked against; none where none is named."""
+        """Return the SHA-256 of each certificate that the API server's is checked against; none where none is named."""
         try:
             text = Path(self._configuration.ssl_ca_cert or "").read_text(encoding="ascii", errors="replace")
         except OSError:
@@ -105,7 +105,7 @@ class Connection:
 
     async def _authorize(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         if not self._refusals.may_ask(time.monotonic()):
-            raise IdentityRefusedError("the API server refuses the identity (401); it is tried again in a moment")
+            raise IdentityRefusedError("The API server rejected the identity (401), retrying")
         self._follow()
         if self._header:
             request.headers["Authorization"] = self._header
@@ -122,7 +122,7 @@ class Connection:
         return response
 
     def _follow(self) -> None:
-        """Read anew what may have changed: the token always, the rest if a file of it has changed."""
+        """Read again what may have changed: the token always, the rest if a file of it has changed."""
         if time.monotonic() < self._read_again_at:
             return
         self._read_again_at = time.monotonic() + KNOWN_SECONDS
@@ -132,7 +132,7 @@ class Connection:
             self._header = _read_header(self._configuration)
         except Exception as error:  # noqa: BLE001  plug-ins and files may be at fault in any way, for a moment or longer
             self._read_again_at = time.monotonic() + 1.0
-            message = "the identity cannot be read anew; the one before is used"
+            message = "Identity files not readable, using the previous identity"
             log.warning(
                 message, extra={"event": "identity_unreadable", "fields": {"error": f"{type(error).__name__}: {error}"}}
             )
@@ -142,9 +142,7 @@ class Connection:
         files = _look_at_files(configuration)
         if files != self._files:  # else the pool of connections would lose what it has
             self._context = _make_context(configuration)
-            log.info(
-                "the files of the identity have changed; new connections use them", extra={"event": "identity_reloaded"}
-            )
+            log.info("Identity files changed, new connections use them", extra={"event": "identity_reloaded"})
         self._configuration, self._files, self._must_load = configuration, files, False
 
 
@@ -186,7 +184,7 @@ def _make_context(configuration: Any) -> ssl.SSLContext:
 
 
 def _look_at_files(configuration: Any) -> _Files:
-    """Tell the files that the identity is read from, in the state that they are in."""
+    """Report the files that the identity is read from, in the state that they are in."""
     paths = [configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file]
     if not SERVICE_ACCOUNT_TOKEN.exists():
         paths += [Path(each).expanduser() for each in kube_config.KUBE_CONFIG_DEFAULT_LOCATION.split(os.pathsep)]

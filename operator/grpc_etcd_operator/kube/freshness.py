@@ -1,9 +1,9 @@
 """How fresh what is known of Kubernetes is. Kopf delivers no bookmarks, so this looks at the bytes that arrive.
 
 Two questions, two answers. *Blind*: nothing at all has come from the API server for seconds, neither from a watch nor
-in answer to a probe (probing.py); who is blind should not lead. *Deaf*: a watch is neither heard nor tried any more;
-then the process is of no use and liveness fails. Refused and failed requests are no deafness: an API server that is
-away will come back. That a watch was opened proves nothing, only bytes of a list or of a watch's events do.
+in answer to a probe (probing.py); who is blind should not lead. *Deaf*: a watch neither delivers nor is retried any
+more; then the process is of no use and liveness fails. Refused and failed requests are no deafness: an API server that
+is away will come back. That a watch was opened proves nothing, only bytes of a list or of a watch's events do.
 """
 
 import re
@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 DEAF_SECONDS = 180.0  # bookmarks come once a minute
-SILENT_SECONDS = 100.0  # a watch that is silent for longer than SILENCE_SECONDS has been listed anew by then
+SILENT_SECONDS = 100.0  # a watch that is silent for longer than SILENCE_SECONDS has been listed again by then
 SILENCE_SECONDS = 90.0  # bookmarks come once a minute, and half a minute is enough for the slowest of them
 GAP_SECONDS = 30.0
 BLIND_SECONDS = 9.0  # a probe's interval and its time-out, and a second for a busy process
@@ -27,23 +27,23 @@ _PATH = re.compile(r"(?:/namespaces/([^/]+))?/(pods|grpcservices)$")
 
 
 def _ignore() -> None:
-    """Stand in until whoever watches says how to begin with a list."""
+    """Substitute until whoever watches says how to begin with a list."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Stream:
     """What is known of the watch of one resource in one namespace (empty: in all).
 
-    `seen_at` is when the API server last said anything about it, `heard_at` when the watch or the list before it did,
-    both monotonic seconds. `version` is the highest resourceVersion met, `fault` why it may not be read (`fault_at`:
-    since when, `fault_verb`: what is refused). `list_anew` ends the watch, which then begins with a list.
+    `seen_at` is when the API server last said anything about it, `last_event_at` when the watch or the list before it
+    did, both monotonic seconds. `version` is the highest resourceVersion met, `fault` why it may not be read
+    (`fault_at`: since when, `fault_verb`: what is refused). `relist` ends the watch, which then begins with a list.
     """
 
     resource: str
     namespace: str
     attempted_at: float
     seen_at: float
-    heard_at: float = 0.0
+    last_event_at: float = 0.0
     asked_at: float = 0.0
     open_at: float = 0.0
     is_listed: bool = False
@@ -53,25 +53,25 @@ class Stream:
     fault: str = ""
     fault_at: float = 0.0
     fault_verb: str = LIST
-    list_anew: Callable[[], None] = _ignore
+    relist: Callable[[], None] = _ignore
 
     @property
     def is_open(self) -> bool:
-        """Say whether a watch is open."""
+        """Return whether a watch is open."""
         return self.response is not None and not self.response.closed
 
     def note_seen(self, verb: str = LIST) -> None:
-        """Take it that the API server has answered, and allows this: who may watch may list, and not the reverse."""
+        """Record that the API server has answered, and allows this: who may watch may list, and not the reverse."""
         self.seen_at = time.monotonic()
         self.note_allowed(verb)
 
     def note_allowed(self, verb: str) -> None:
-        """Take it that this may be done; a role that lets list and not watch shows nothing of what changes."""
+        """Record that this may be done; a role that lets list and not watch shows nothing of what changes."""
         if verb in (WATCH, self.fault_verb):
             self.fault = ""
 
     def note_fault(self, text: str, verb: str = LIST) -> None:
-        """Take it that it may not be read; what was said of that first stands."""
+        """Record that it may not be read; what was said of that first stands."""
         if not self.fault:
             self.fault, self.fault_at, self.fault_verb = text, time.monotonic(), verb
 
@@ -81,13 +81,13 @@ class Stream:
             self.version = max(self.version, int(text))
 
     def look(self) -> None:
-        """Take note of bytes that have come since the last look."""
+        """Record of bytes that have come since the last look."""
         if self.response is None:
             return
         now = time.monotonic()
         received = self.response.content.total_bytes
         if received != self.received_bytes:
-            self.received_bytes, self.heard_at = received, now
+            self.received_bytes, self.last_event_at = received, now
             self.note_seen(WATCH)
         if not self.response.closed:
             self.open_at = now
@@ -96,12 +96,12 @@ class Stream:
 class Freshness:
     """Follows the watch requests of a session.
 
-    `on_opened` is told resource and namespace each time one of its watches begins after a list. One that goes on where
-    it was cut off has missed nothing. `on_not_found` is told which resource is not served. `expected` names the
-    watches that there must be: (resource, namespace).
+    `on_opened` is called with resource and namespace each time one of its watches begins after a list. One that goes on
+    where it was cut off has missed nothing. `on_not_found` is called with which resource is not served. `expected`
+    names the watches that there must be: (resource, namespace).
     """
 
-    def __init__(  # noqa: PLR0913  whom to tell, what to expect, and limits that tests shorten
+    def __init__(  # noqa: PLR0913  whom to notify, what to expect, and limits that tests shorten
         self,
         on_opened: Callable[[str, str], None],
         expected: Iterable[tuple[str, str]] = (),
@@ -122,7 +122,7 @@ class Freshness:
             self.stream(resource, namespace)
 
     def stream(self, resource: str, namespace: str) -> Stream:
-        """Give what is known of a watch."""
+        """Return what is known of a watch."""
         key = (resource, namespace)
         if key not in self._streams:
             started = self._started
@@ -131,15 +131,15 @@ class Freshness:
 
     @property
     def streams(self) -> Iterable[Stream]:
-        """Give all watches, looked at just now."""
+        """Return all watches, looked at just now."""
         for stream in self._streams.values():
             stream.look()
         return tuple(self._streams.values())
 
-    # -- what requests tell -----------------------------------------------------------------------------------------
+    # -- what requests report -----------------------------------------------------------------------------------------
 
     def trace(self) -> aiohttp.TraceConfig:
-        """Give the trace that a session must carry."""
+        """Return the trace that a session must carry."""
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._ended)
         trace.on_request_exception.append(self._failed)
@@ -158,7 +158,7 @@ class Freshness:
                 self._on_not_found(stream.resource)
             return
         if verb == LIST:
-            stream.is_listed, stream.heard_at = True, time.monotonic()
+            stream.is_listed, stream.last_event_at = True, time.monotonic()
             stream.note_seen()
             return
         stream.note_allowed(WATCH)
@@ -182,7 +182,7 @@ class Freshness:
         return stream
 
     def note_attempt(self, resource: str) -> None:
-        """Take it that whoever watches a resource is alive and waits for its turn, as while the CRD is away."""
+        """Record that whoever watches a resource is alive and waits for its turn, as while the CRD is away."""
         for stream in self._streams.values():
             if stream.resource == resource:
                 stream.attempted_at = time.monotonic()
@@ -190,7 +190,7 @@ class Freshness:
     # -- what is concluded from it ----------------------------------------------------------------------------------
 
     def blind_seconds(self) -> float:
-        """Say for how many seconds nothing of Kubernetes has been seen; 0 while it is being seen.
+        """Return for how many seconds nothing of Kubernetes has been seen; 0 while it is being seen.
 
         A namespace is seen when both resources are; one of several suffices, since a lost permission in one of them is
         a fault of that one alone.
@@ -202,7 +202,7 @@ class Freshness:
         return seconds if seconds > self._blind_seconds else 0.0
 
     def unreadable(self, resource: str = "") -> Mapping[str, str]:
-        """Give the namespaces that may not be read now (empty: all of them), and what the API server said.
+        """Return the namespaces that may not be read now (empty: all of them), and what the API server said.
 
         With a resource: in which that one may not be read.
         """
@@ -210,7 +210,9 @@ class Freshness:
         return {stream.namespace: stream.fault for stream in streams if stream.fault}
 
     def blindness(self, resource: str, namespace: str) -> str | None:
-        """Say why a resource of a namespace is not seen now; None: it is. Empty where that may pass: nobody refuses it.
+        """Return why a resource of a namespace is not seen now; None: it is.
+
+        Empty where that may pass: nobody refuses it.
 
         An API server that has just started refuses for a moment what it allows: that a refusal lasts makes it one.
         """
@@ -220,18 +222,18 @@ class Freshness:
         stream.look()
         if self._is_current(stream) and not stream.is_listed:  # else the pages of a list are being read
             return None
-        lasts = not stream.heard_at or time.monotonic() - stream.fault_at > self._gap_seconds
+        lasts = not stream.last_event_at or time.monotonic() - stream.fault_at > self._gap_seconds
         return stream.fault if lasts else ""
 
     def event_age(self, resource: str) -> float:
-        """Say how many seconds ago the quietest watch of a resource last said anything, of those that may be read."""
+        """Return the seconds since the last event of the quietest readable watch of a resource."""
         streams = [stream for stream in self.streams if stream.resource == resource]
         judged = [stream for stream in streams if not stream.fault] or streams
-        heard = [stream.heard_at or self._started for stream in judged]
-        return time.monotonic() - min(heard, default=self._started)
+        note_event = [stream.last_event_at or self._started for stream in judged]
+        return time.monotonic() - min(note_event, default=self._started)
 
     def is_fresh(self) -> bool:
-        """Say whether every watch that may be read is open, or was until a moment ago, and not silent."""
+        """Return whether every watch that may be read is open, or was until a moment ago, and not silent."""
         streams, unreadable = self.streams, self.unreadable()
         judged = [stream for stream in streams if stream.namespace not in unreadable] or list(streams)
         return bool(judged) and self.blind_seconds() <= self._gap_seconds and all(map(self._is_current, judged))
@@ -239,14 +241,14 @@ class Freshness:
     def _is_current(self, stream: Stream) -> bool:
         now = time.monotonic()
         if stream.is_open:
-            return now - stream.heard_at <= self._silent_seconds
-        return now - stream.heard_at <= self._silent_seconds and (
-            now - max(stream.heard_at, stream.open_at) <= self._gap_seconds
+            return now - stream.last_event_at <= self._silent_seconds
+        return now - stream.last_event_at <= self._silent_seconds and (
+            now - max(stream.last_event_at, stream.open_at) <= self._gap_seconds
         )
 
     def is_deaf(self) -> bool:
-        """Say whether a watch is neither heard nor tried any more."""
-        latest = [max(stream.attempted_at, stream.heard_at) for stream in self.streams]
+        """Return whether a watch neither delivers nor is retried any more."""
+        latest = [max(stream.attempted_at, stream.last_event_at) for stream in self.streams]
         return time.monotonic() - min(latest, default=self._started) > self._deaf_seconds
 
 

@@ -81,7 +81,7 @@ def read(name: str, body: bytes) -> Any:
 
 @cache
 def message_class(name: str) -> Any:
-    """Give the class of a message."""
+    """Return the class of a message."""
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{_PACKAGE}.{name}"))
 
 

@@ -1,7 +1,7 @@
 """How long to hold back after a refusal, so that an API server in trouble is not asked again and again. No clock.
 
 Two kinds: the identity was refused (401), which concerns every request alike, and the API server asked to come later
-(429 or 503 with Retry-After), which concerns the session that was told so. Times are monotonic seconds.
+(429 or 503 with Retry-After), which concerns the session that received it. Times are monotonic seconds.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from grpc_etcd_operator.core.backoff import Backoff
 
 # After the first refusal at once, since a new token is read then; in the end about once a second.
 BACKOFF = Backoff((0.0, 0.25, 0.5, 1.0), jitter=0.5)  # many replicas are not to come at once
-LONGEST_HOLD_SECONDS = 30.0  # arbitrary: whoever is told more asks once in a while all the same
+LONGEST_HOLD_SECONDS = 30.0  # arbitrary: whoever is notified more asks once in a while all the same
 _LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -24,7 +24,7 @@ class Refusals:
     next_at: float = 0.0
 
     def may_ask(self, now: float) -> bool:
-        """Say whether a request may be sent; after a refusal one may, and the others wait for its outcome."""
+        """Return whether a request may be sent; after a refusal one may, and the others wait for its outcome."""
         if not self.count:
             return True
         if now < self.next_at:

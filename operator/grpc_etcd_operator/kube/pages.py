@@ -6,7 +6,7 @@ Source of the frames around events: k8s.io/apimachinery, pkg/util/framer (a leng
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from grpc_etcd_operator.core.pods import PodMessage
-from grpc_etcd_operator.core.resync import Seen
+from grpc_etcd_operator.core.resync import ObjectRef
 from grpc_etcd_operator.kube.messages import MAGIC, read, read_object
 
 T = TypeVar("T")
@@ -25,7 +25,10 @@ class Page(NamedTuple, Generic[T]):
 
 
 class Event(NamedTuple):
-    """What a watch tells: ADDED, MODIFIED, DELETED or BOOKMARK, the Pod (a message), and the version to go on from."""
+    """What a watch reports.
+
+    ADDED, MODIFIED, DELETED or BOOKMARK, the Pod (a message), and the version to go on from.
+    """
 
     kind: str
     pod: PodMessage
@@ -33,7 +36,7 @@ class Event(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """An error that a watch tells: HTTP's code, and the API server's words."""
+    """An error that a watch reports: HTTP's code, and the API server's words."""
 
     status: int
     message: str
@@ -71,7 +74,7 @@ def split_frames(received: bytes) -> tuple[list[bytes], bytes]:
 
 
 def read_event(frame: bytes) -> Event | Refusal:
-    """Read what a watch tells; ValueError says that it is nothing that a watch tells."""
+    """Read what a watch reports; ValueError says that it is nothing that a watch reports."""
     event = read("WatchEvent", frame)
     if event.type == "ERROR":
         status = read_object("Status", event.object.raw)
@@ -82,7 +85,7 @@ def read_event(frame: bytes) -> Event | Refusal:
     return Event(event.type, pod, pod.metadata.resourceVersion)
 
 
-def read_metadata(body: bytes) -> Page[Seen]:
+def read_metadata(body: bytes) -> Page[ObjectRef]:
     """Read a page of PartialObjectMetadata; ValueError says that it is none."""
     page = read_object("PartialObjectMetadataList", body)
     return Page([_seen(item.metadata) for item in page.items], page.metadata.token, page.metadata.resourceVersion)
@@ -93,5 +96,5 @@ def read_refusal(body: bytes) -> str | None:
     return str(read_object("Status", body).message) if body.startswith(MAGIC) else None
 
 
-def _seen(metadata: Any) -> Seen:
-    return Seen(metadata.uid, metadata.namespace, metadata.name, metadata.resourceVersion)
+def _seen(metadata: Any) -> ObjectRef:
+    return ObjectRef(metadata.uid, metadata.namespace, metadata.name, metadata.resourceVersion)

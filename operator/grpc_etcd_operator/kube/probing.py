@@ -1,9 +1,10 @@
-"""Asks the API server a small question wherever nothing has been heard for seconds, and draws conclusions from it.
+"""Asks the API server a small question wherever nothing has been received for seconds, and draws conclusions from it.
 
 A watch may be silent because nothing happens, because the network is cut, or because it waits for a version of the
-future: the API server's etcd was restored from a backup, and resourceVersions went back. The answer tells these apart:
-its version is compared with the highest one met before (of one resource they may be compared as numbers, Kubernetes
-documents that since 1.35). A watch that is silent beyond its bookmarks begins with a list, whatever the answer.
+future: the API server's etcd was restored from a backup, and resourceVersions went back. The answer distinguishes
+these: its version is compared with the highest one met before (of one resource they may be compared as numbers,
+Kubernetes documents that since 1.35). A watch that is silent beyond its bookmarks begins with a list, whatever the
+answer.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from grpc_etcd_operator.kube.freshness import REFUSALS, SILENCE_SECONDS, SILENT_
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
-PROBE_SECONDS = 5.0  # how long nothing may be heard until it is asked
+PROBE_SECONDS = 5.0  # how long nothing may be received until it is asked
 AGAIN_SECONDS = 2.0  # until it is asked again when there was no answer
 ANSWER_SECONDS = 3.0
 
@@ -40,7 +41,7 @@ class Prober:
 
     async def _probe(self, stream: Stream) -> None:
         stream.asked_at = time.monotonic()
-        version = stream.version  # as it was before the question: whatever is told meanwhile may be newer
+        version = stream.version  # as it was before the question: whatever is reported meanwhile may be newer
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 found = await self._client.probe(stream.resource, stream.namespace)
@@ -57,12 +58,12 @@ class Prober:
 
     def _end_silence(self, stream: Stream) -> None:
         now = time.monotonic()
-        is_silent = now - max(stream.heard_at, stream.attempted_at) >= self._silence_seconds
+        is_silent = now - max(stream.last_event_at, stream.attempted_at) >= self._silence_seconds
         # After a long outage a watch may go on where it was, and say nothing before its next bookmark; a list does.
-        is_stale = now - stream.heard_at > SILENT_SECONDS
+        is_stale = now - stream.last_event_at > SILENT_SECONDS
         if not stream.is_open or not (is_silent or is_stale):
             return
-        _list_anew(stream, "a watch is silent; it starts anew with a list")
+        _relist(stream, "Watch is silent, relisting")
 
 
 def _is_due(stream: Stream) -> bool:
@@ -73,11 +74,11 @@ def _is_due(stream: Stream) -> bool:
 def _compare(stream: Stream, version: int, found: str) -> None:
     if found.isascii() and found.isdigit() and int(found) < version:
         stream.version = int(found)
-        _list_anew(stream, "the API server's versions went back, as after a restored backup; a watch starts anew")
+        _relist(stream, "Resource versions went backwards, as after restoring a backup; relisting")
     else:
         stream.note_version(found)
 
 
-def _list_anew(stream: Stream, message: str) -> None:
+def _relist(stream: Stream, message: str) -> None:
     log.warning(message, extra={"event": "relisting", "fields": {"of": stream.resource, "namespace": stream.namespace}})
-    stream.list_anew()
+    stream.relist()

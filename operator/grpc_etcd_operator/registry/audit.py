@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.errors import PermissionDenied
 from grpc_etcd.etcd.model import Record
-from grpc_etcd_operator.registry.cache import Mirror
+from grpc_etcd_operator.registry.cache import RegistryCache
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 300.0
@@ -22,22 +22,22 @@ GRACE_SECONDS = 5.0  # for what the watch has yet to deliver. Arbitrary
 
 
 class Audit:
-    """Compares one registry's mirror with etcd.
+    """Compares one registry's cache with etcd.
 
-    `prefixes` gives what is followed; `on_missed` is told whom a correction concerns.
+    `prefixes` gives what is followed; `on_missed` is called with whom a correction concerns.
     """
 
     def __init__(  # noqa: PLR0913  what is compared with what, and how often
         self,
         etcd: Etcd,
-        mirror: Mirror,
+        registry_cache: RegistryCache,
         prefixes: Callable[[], Iterable[bytes]],
         on_missed: Callable[[set[str]], None],
         *,
         every_seconds: float = EVERY_SECONDS,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
-        self._etcd, self._mirror, self._prefixes, self._on_missed = etcd, mirror, prefixes, on_missed
+        self._etcd, self._registry_cache, self._prefixes, self._on_missed = etcd, registry_cache, prefixes, on_missed
         self._every_seconds, self._grace_seconds = every_seconds, grace_seconds
         self.missed = 0
 
@@ -49,7 +49,7 @@ class Audit:
 
     async def compare(self) -> None:
         """Compare once, and correct what has been missed; a prefix that may not be read any more is left out."""
-        known = sorted(self._mirror.records)
+        known = sorted(self._registry_cache.records)
         for prefix in tuple(self._prefixes()):
             with contextlib.suppress(PermissionDenied):
                 await self._compare(prefix, known)
@@ -62,9 +62,9 @@ class Audit:
                 await self._correct(key)
 
     async def _find_differing(self, prefix: bytes, known: Sequence[bytes]) -> set[tuple[bytes, int]]:
-        """Give keys that differ, with the revision at which they stand in etcd (0: they are not there)."""
+        """Return keys that differ, with the revision at which they stand in etcd (0: they are not there)."""
         listing = await self._etcd.get_prefix(prefix, keys_only=True)
-        held, record = {each.key: each for each in listing.records}, self._mirror.record
+        held, record = {each.key: each for each in listing.records}, self._registry_cache.record
         differing = {(key, each.mod_revision) for key, each in held.items() if not _is_same(record(key), each)}
         remembered = itertools.takewhile(
             lambda key: key.startswith(prefix), itertools.islice(known, bisect.bisect_left(known, prefix), None)
@@ -72,16 +72,16 @@ class Audit:
         return differing | {(key, 0) for key in remembered if key not in held and record(key)}
 
     async def _correct(self, key: bytes) -> None:
-        before = self._mirror.record(key)
+        before = self._registry_cache.record(key)
         record = await self._etcd.get(key)
-        if self._mirror.record(key) != before or record == before:
+        if self._registry_cache.record(key) != before or record == before:
             return  # the news have come meanwhile
         self.missed += 1
         log.error(
-            "a change was missed by the watch",
+            "Watch missed a change",
             extra={"event": "change_missed", "fields": {"key": key.decode(errors="replace")}},
         )
-        self._on_missed(self._mirror.correct(key, record))
+        self._on_missed(self._registry_cache.correct(key, record))
 
 
 def _is_same(known: Record | None, held: Record) -> bool:

@@ -29,11 +29,11 @@ class Announcement:
         self.away = dict.fromkeys(keys, -1)
 
     def has_put(self, record: Record) -> bool:
-        """Say whether a record is what it puts: an admin may write under a lease of ours as well."""
+        """Return whether a record is what it puts: an admin may write under a lease of ours as well."""
         return self._puts.get(record.key) == (record.lease, record.value)
 
 
-class Mirror:
+class RegistryCache:
     """The registry as last seen. Implements what the planner asks for (`core.plan.Registry`)."""
 
     def __init__(self, cluster: str) -> None:
@@ -43,54 +43,56 @@ class Mirror:
         self._keys = KeyTree()
         self.owners: dict[str, OwnerRecord] = {}
         self._unit_of_lease: dict[int, str] = {}
-        # Several owner records may name a key for a while, whose transactions are of different times: each is told.
+        # Several owner records may name a key for a while, whose transactions are of different times: each is reported.
         self._holders: dict[bytes, tuple[str, ...]] = {}
-        self._unnamed: dict[int, set[bytes]] = {}  # keys by lease, of which no owner record says that they stand there
+        self._unnamed: dict[int, set[bytes]] = {}  # keys by lease, of which no owner record says that they are there
         self._bereft: dict[int, str] = {}  # the units of such leases, where an owner record has named the keys before
         self._buried: dict[bytes, int] = {}
         self._contested: dict[bytes, set[str]] = {}
         self._contests: dict[str, frozenset[bytes]] = {}  # the same by unit
         self._under_way: list[Announcement] = []
-        self._displaced: set[str] = set()  # by events that came before their answer; told with it, once all is known
+        self._displaced: set[str] = (
+            set()
+        )  # by events that came before their answer; reported with it, once all is known
         self.newest = 0  # the highest revision of which anything is known
         self.owners_version = 0  # grows with each change of `owners`; a revision does not: its news come in parts
 
     def __repr__(self) -> str:
-        return f"<Mirror records={len(self.records)} owners={len(self.owners)}>"
+        return f"<RegistryCache records={len(self.records)} owners={len(self.owners)}>"
 
     def record(self, key: bytes) -> Record | None:
-        """Give the record of a key."""
+        """Return the record of a key."""
         return self.records.get(key)
 
     def owner(self, uid: str) -> OwnerRecord | None:
-        """Give a unit's owner record."""
+        """Return a unit's owner record."""
         return self.owners.get(uid)
 
     def unit_of_lease(self, lease: int) -> str | None:
-        """Give the unit whose lease this is, if it has an owner record."""
+        """Return the unit whose lease this is, if it has an owner record."""
         return self._unit_of_lease.get(lease)
 
     def unnamed(self, lease: int) -> Collection[bytes]:
-        """Give the keys that carry a lease and that the owner record of its unit does not name, or that has none."""
+        """Return the keys that carry a lease and that the owner record of its unit does not name, or that has none."""
         return self._unnamed.get(lease, ())
 
     def is_unnamed(self, key: bytes) -> bool:
-        """Say whether a key is one of those that `unnamed` gives, be it named by another unit or not."""
+        """Return whether a key is one of those that `unnamed` gives, be it named by another unit or not."""
         held = self.records.get(key)
         return held is not None and key in self.unnamed(held.lease)
 
     @property
     def bereft(self) -> list[bytes]:
-        """Give the keys that stand under the lease of a unit whose owner record has named them, and is gone."""
+        """Return the keys that are under the lease of an owner whose owner record has named them, and is gone."""
         return [key for lease in self._bereft for key in self._unnamed.get(lease, ())]
 
     @property
     def has_unnamed(self) -> bool:
-        """Say whether there are keys that no owner record names, be they ours or not."""
+        """Return whether there are keys that no owner record names, be they ours or not."""
         return bool(self._unnamed)
 
     def is_writing_below(self, prefix: bytes) -> bool:
-        """Say whether a transaction of ours that touches a key below a prefix is under way."""
+        """Return whether a transaction of ours that touches a key below a prefix is under way."""
         return any(key.startswith(prefix) for each in self._under_way for key in each.away)
 
     def contest(self, uid: str, keys: Iterable[bytes]) -> None:
@@ -112,11 +114,11 @@ class Mirror:
             self._contested.pop(key, None)
 
     def expect(self, announcement: Announcement) -> None:
-        """Take it that a transaction of ours is under way."""
+        """Record that a transaction of ours is under way."""
         self._under_way.append(announcement)
 
     def expect_no_more(self, announcement: Announcement) -> set[str]:
-        """Take it that a transaction's outcome is known, or never will be; return whom its events have displaced."""
+        """Record that a transaction's outcome is known, or never will be; return whom its events have displaced."""
         self._under_way.remove(announcement)
         if self._under_way:
             return set()
@@ -186,7 +188,7 @@ class Mirror:
         return changed
 
     def note_put(self, uid: str, record: Record) -> set[str]:
-        """Take what a transaction of ours has put for a unit, which must look again if that no longer stands.
+        """Take what a transaction of ours has put for an owner, which must look again if that no longer stands.
 
         Nor does an owner record stand alone: a key that it names may have gone before anybody knew whose it was.
         """
@@ -199,7 +201,10 @@ class Mirror:
         return displaced if stands and self._has_all_keys(record) else displaced | {uid}
 
     def _has_all_keys(self, record: Record) -> bool:
-        """Say whether all keys that an owner record names are under its lease; of any other record there are none."""
+        """Return whether all keys that an owner record names are under its lease.
+
+        Of any other record there are none.
+        """
         owner = self.owners.get(self._uid_of(record.key)) if record.key.startswith(self._owner_prefix) else None
         return owner is None or all(self._is_under(key, record.lease) for key in owner.keys)
 
@@ -208,7 +213,7 @@ class Mirror:
         return held is not None and held.lease == lease
 
     def note_deleted(self, key: bytes, revision: int, *, is_followed: bool = True) -> set[str]:
-        """Take that a transaction of ours has deleted a key; of one that is not followed no watch will tell."""
+        """Take that a transaction of ours has deleted a key; of one that is not followed no watch will report."""
         held = self.records.get(key)
         if held is None or held.mod_revision > revision:
             return set()
@@ -253,7 +258,7 @@ class Mirror:
         return waiting if ours else waiting | holders
 
     def _dispossessed(self, record: Record) -> set[str]:
-        """Give the units from which another of ours has just taken a key: they have to wait for it from now on.
+        """Return the units from which another of ours has just taken a key: they have to wait for it from now on.
 
         An owner record may come later than the key, so it is asked as well under whose lease the key has stood.
         """
@@ -263,7 +268,10 @@ class Mirror:
         return {uid for uid in holders if lease_id(self._cluster, uid) != record.lease}
 
     def _stop_waiting(self, key: bytes) -> set[str]:
-        """Give who waits for a key; an owner record says whose keys those are that it names, so it counts for them."""
+        """Return who waits for a key.
+
+        An owner record says whose keys those are that it names, so it counts for them.
+        """
         owner = self.owners.get(self._uid_of(key)) if key.startswith(self._owner_prefix) else None
         keys = owner.keys if owner else (key,)
         waiting = {uid for each in keys for uid in self._contested.pop(each, ())}
@@ -292,7 +300,7 @@ class Mirror:
             self._unnamed.setdefault(record.lease, set()).add(record.key)
 
     def _strike(self, lease: int, key: bytes) -> None:
-        """Take it that a key is not, or no longer, one that carries a lease and is named nowhere."""
+        """Record that a key is not, or no longer, one that carries a lease and is named nowhere."""
         if unnamed := self._unnamed.get(lease):
             unnamed.discard(key)
             if not unnamed:
@@ -344,7 +352,7 @@ class Mirror:
             self._holders[key] = left
 
     def _holders_of(self, key: bytes) -> set[str]:
-        """Give the units whose owner record names a key, or named it last under the lease that it still carries."""
+        """Return the units whose owner record names a key, or named it last under the lease that it still carries."""
         holders, held = set(self._holders.get(key, ())), self.records.get(key)
         if held and held.lease in self._bereft and key in self._unnamed[held.lease]:
             holders.add(self._bereft[held.lease])

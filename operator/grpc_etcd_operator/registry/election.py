@@ -1,6 +1,6 @@
 """Who writes: one replica per registry, elected by an etcd key under a short lease.
 
-    nobody leads       -> who is able campaigns at once; who is not, or is blind, only when nobody able stands by
+    no replica leads       -> who is able campaigns at once; who is not, or is blind, only when nobody able stands by
     a peer leads       -> stand by; who sees Kubernetes and has everything listed says so by a key of its own
     this one leads     -> until it resigns, its lease runs out by its own clock, or it is blind and another is able
     its predecessor    -> take over at once: a process with our identity, of which there is one at a time, has ended
@@ -30,7 +30,17 @@ from grpc_etcd.etcd.errors import (
     LeaseNotFound,
     PermissionDenied,
 )
-from grpc_etcd.etcd.model import Changed, Deleted, LeaseId, Listed, Listing, Lost, News, Record, TransactionResult
+from grpc_etcd.etcd.model import (
+    Deleted,
+    Disconnected,
+    LeaseId,
+    Listing,
+    Record,
+    TransactionResult,
+    WatchEvents,
+    WatchSnapshot,
+    WatchUpdate,
+)
 from grpc_etcd.registry.own import leader_key, standby_prefix, synced_key
 from grpc_etcd_operator.core.scope import (
     Candidate,
@@ -47,8 +57,8 @@ BLIND_SECONDS = 5.0  # so long may a watch be between two connections; who sees 
 # More than it takes a replica to notice that it is blind (kube/freshness.py) and to say so: a standby that is as blind
 # as the leader has said so before.
 RESIGN_SECONDS = 13.0
-SPEAK_SECONDS = 60.0  # for how long a leader that has lost etcd tells so beside a standby. Arbitrary
-SILENT_SECONDS = 600.0  # for which who has lost etcd says nothing once another is heard. Arbitrary
+REPORT_SECONDS = 60.0  # for how long a leader that has lost etcd reports so beside a standby. Arbitrary
+SILENT_SECONDS = 600.0  # for which who has lost etcd says nothing once another responds. Arbitrary
 WAIT_TTLS = 2  # times to live for which others come first
 LOGIN_SECONDS = 10.0  # between two looks of a standby at whether it is still let in. Arbitrary
 
@@ -65,7 +75,7 @@ class Outlook:
     blind_seconds: Callable[[], float] = _see  # for how long Kubernetes has not been seen
     has_records: Callable[[], bool] = lambda: True  # something in the registry is the cluster id's, or nobody knows
     is_turn: Callable[[], bool] = lambda: True  # nobody is to be waited for
-    is_asked_for: Callable[[str], bool] = lambda _name: False  # what stands under such a name of this etcd stays
+    is_asked_for: Callable[[str], bool] = lambda _name: False  # what is under such a name of this etcd stays
     advise: Callable[[EtcdError], str] = lambda error: error.remedy
 
 
@@ -96,18 +106,18 @@ class Election:
         self._standbys: set[bytes] = set()
         self._predecessor: Record | None = None
         self._listed: dict[bytes, int] = {}
-        self._told_at = 0  # the revision at which the watch last told who leads
+        self._reported_at = 0  # the revision at which the watch last reported who leads
         self._news = asyncio.Event()
         self._vacant_since = time.monotonic()
         self._not_before = self._renewed_at = self._said_at = 0.0
         self._has_resigned = False
         self._silent_until = -math.inf
         self._keep_alive = etcd.keep_alive(self._lost_lease, streams=1)
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._judged: tuple[Record | None, Candidate, Relation | None] = (None, candidate, None)
         self._login_at = 0.0
         self.error: EtcdError | None = None
-        self.refused: AuthFailed | None = None  # this replica is not let in now, whatever its watch still tells
+        self.refused: AuthFailed | None = None  # this replica is not let in now, whatever its watch still reports
         self.failures: Counter[str] = Counter()
         self.lease = LeaseId(0)
         self.revision = 0
@@ -117,27 +127,27 @@ class Election:
 
     @property
     def term(self) -> int:
-        """Give the create revision of the leader's key while this replica leads by its own clock too; else 0."""
+        """Return the create revision of the leader's key while this replica leads by its own clock too; else 0."""
         return self.revision if self.revision and not self._has_run_out() else 0
 
     @property
     def is_leading(self) -> bool:
-        """Say whether this replica believes to be the leader; the fence decides."""
+        """Return whether this replica believes to be the leader; the fence decides."""
         return self.term != 0
 
     @property
     def is_listed(self) -> bool:
-        """Say whether it has been seen who leads, or that nobody does."""
+        """Return whether it has been seen who leads, or that nobody does."""
         return len(self._listed) == len(self.prefixes)
 
     @property
     def is_leader_known(self) -> bool:
-        """Say whether anybody is known to lead."""
+        """Return whether anybody is known to lead."""
         return self._leader is not None
 
     @property
     def relation(self) -> Relation | None:
-        """Say what the leader is to this replica; None: nobody is known to lead."""
+        """Return what the leader is to this replica; None: nobody is known to lead."""
         leader, candidate, known = self._judged
         if leader is not self._leader or candidate is not self.candidate:
             known = relation(self.candidate, self._leader.value) if self._leader else None
@@ -146,7 +156,7 @@ class Election:
 
     @property
     def refuses(self) -> bool:
-        """Say whether somebody leads under our cluster id beside whom this replica must not lead."""
+        """Return whether somebody leads under our cluster id beside whom this replica must not lead."""
         return self.relation in (Relation.OTHER_INSTALLATION, Relation.OTHER_CLUSTER, Relation.TWIN)
 
     @property
@@ -157,7 +167,7 @@ class Election:
 
     @property
     def has_had_turn(self) -> bool:
-        """Say whether nobody has to wait for this election: somebody leads, or nobody may soon."""
+        """Return whether nobody has to wait for this election: somebody leads, or nobody may soon."""
         return self.is_leader_known or self.is_vacant or self.is_foreign
 
     @property
@@ -167,10 +177,10 @@ class Election:
         return self.cluster_key.registry or (leader.registry if leader else "")
 
     def is_apart_from(self, other: "Election", after_seconds: float) -> bool:
-        """Say whether the other one's etcd is known to be another than this one's.
+        """Return whether the other one's etcd is known to be another than this one's.
 
         The cluster's key, which outlives all leaders, is not the same in both, and they have not met the very same
-        leader, so that one of them only hears of it later. Or, since an etcd may be a copy of another: there somebody
+        leader, so that one of them only learns of it later. Or, since an etcd may be a copy of another: there somebody
         leads, and here nobody has for longer than news of the same etcd could take.
         """
         if not (self.is_listed and other.is_listed):
@@ -181,23 +191,23 @@ class Election:
 
     @property
     def is_foreign(self) -> bool:
-        """Say whether the cluster id is another Kubernetes cluster's."""
+        """Return whether the cluster id is another Kubernetes cluster's."""
         is_anothers = self.cluster_key.is_anothers(self.candidate.fingerprint)
         return self.relation is Relation.OTHER_CLUSTER or (is_anothers and self._outlook.has_records())
 
     @property
     def is_vacant(self) -> bool:
-        """Say whether nobody has led for longer than an election takes."""
+        """Return whether nobody has led for longer than an election takes."""
         return self._leader is None and self.vacant_seconds > self._ttl
 
     @property
     def vacant_seconds(self) -> float:
-        """Say for how long nobody has been known to lead."""
+        """Return for how long nobody has been known to lead."""
         return 0.0 if self._leader else time.monotonic() - self._vacant_since
 
     @property
     def is_leader_apart(self) -> bool:
-        """Say whether the leader takes care of other namespaces, or of another cluster, and so cannot speak for us.
+        """Return whether the leader takes care of other namespaces, or of another cluster, and so cannot speak for us.
 
         Nor does it speak here where it leads the same etcd by another name: it does so by that.
         """
@@ -207,19 +217,21 @@ class Election:
         return self.refuses and bool(theirs and theirs.scope.is_apart_from(self.candidate.scope))
 
     @property
-    def may_speak(self) -> bool:
-        """Say whether this replica speaks for the registry: it leads, or was the last to, as far as anybody can know.
+    def may_report(self) -> bool:
+        """Return whether this replica speaks for the registry.
 
-        Who has lost etcd leaves the word to whoever else is heard, and after a while in any case to an able standby
+        It leads, or was the last to, as far as anybody can know.
+
+        Who has lost etcd leaves the word to whoever else responds, and after a while in any case to an able standby
         that it knows of: it may have taken over.
         """
         if self.is_leading:
             return True
         is_last = self.relation is Relation.ITSELF and time.monotonic() >= self._silent_until
-        return is_last and (not self._others() or time.monotonic() - self._vacant_since < SPEAK_SECONDS)
+        return is_last and (not self._others() or time.monotonic() - self._vacant_since < REPORT_SECONDS)
 
-    def note_other_speaker(self) -> None:
-        """Take it that somebody else speaks: another replica leads, which etcd has not told this one yet.
+    def note_other_reporter(self) -> None:
+        """Record that somebody else speaks: another replica leads, which etcd has not reported this one yet.
 
         It may have been a person; so it is forgotten after a while.
         """
@@ -227,17 +239,17 @@ class Election:
             self._silent_until = time.monotonic() + SILENT_SECONDS
 
     def fence(self, term: int) -> Compare:
-        """Give the condition of every write of a term."""
+        """Return the condition of every write of a term."""
         if term <= 0:
-            raise ValueError("there is no term: whoever does not lead writes nothing")
+            raise ValueError("no term: only a leader writes")
         return compare.create_revision(self._key, "==", term)
 
     def never(self) -> Compare:
-        """Give a condition that never holds: a transaction under it shows what etcd refuses, and changes nothing."""
+        """Return a condition that never holds: a transaction under it shows what etcd refuses, and changes nothing."""
         return compare.version(self._key, "<", 0)
 
     def read(self) -> ops.GetOp:
-        """Give the read that tells, when a transaction was refused, whether the fence did it."""
+        """Return the read that reports, when a transaction was refused, whether the fence did it."""
         return ops.get(self._key)
 
     def note_read(self, record: Record | None, revision: int) -> None:
@@ -245,7 +257,7 @@ class Election:
 
         An answer may come after the news of the watch, or after this replica's own win. Nothing would put it right.
         """
-        if revision >= max(self._told_at, self.revision):
+        if revision >= max(self._reported_at, self.revision):
             self._note_leader(record)
 
     def _note_leader(self, record: Record | None) -> None:
@@ -256,7 +268,7 @@ class Election:
         if record is not None:
             self.last_leader = record.value
             self.error = None
-            self._told.clear()
+            self._reported.clear()
         if self.refuses:
             self._say_refusal()
             # Its other replicas come first: two times to live give them the time to notice that their leader is gone.
@@ -270,7 +282,7 @@ class Election:
         self._keep_alive.remove(self.lease)
 
     async def resign(self) -> None:
-        """Hand over at once and for good: the lease goes, and with it the leader's key and the synced mark."""
+        """Hand over at once and for good: the lease goes, and with it the leader's key and the synced key."""
         self._has_resigned = True
         if not self.lease:
             return
@@ -343,17 +355,17 @@ class Election:
             await self._record_candidate()
 
     async def _step_down(self) -> None:
-        """Let an able standby lead, and stand by: Kubernetes is not seen from here."""
+        """Let an able standby lead, and stand by: no connection to Kubernetes from here."""
         term = self.revision
         log.warning(
-            "Kubernetes is not seen from here; a standby that sees it is to lead",
+            "No connection to Kubernetes, resigning in favor of a standby that has one",
             extra={"event": "leadership_resigned"},
         )
         self._lose()
         gone = [ops.delete(self._key), ops.delete(self._synced_key)]
         result = await self._etcd.transaction([self.fence(term)], gone)
         if result.succeeded:
-            self.note_read(None, result.revision)  # before the watch tells it, the term would be taken up again
+            self.note_read(None, result.revision)  # before the watch reports it, the term would be taken up again
 
     async def _clear_away(self, record: Record) -> None:
         """Delete a leader's key without a lease: put by hand or copied from another etcd, it would stay for ever.
@@ -364,7 +376,7 @@ class Election:
         result = await self._etcd.transaction([unchanged], [ops.delete(self._key)])
         if result.succeeded:
             log.warning(
-                "a leader's key without a lease was deleted",
+                "Deleted a leader key without a lease",
                 extra={"event": "leader_key_deleted", "fields": {"key": self._key.decode()}},
             )
             self.note_read(None, result.revision)
@@ -373,7 +385,7 @@ class Election:
         """Take up a term that is this process's own: an answer was lost, or etcd was away for a while."""
         if record.lease != self.lease:
             await self._end_lease(record.lease)
-        elif not self._has_run_out():  # else the next renewal tells whether it lives
+        elif not self._has_run_out():  # else the next renewal reports whether it lives
             self._win(record.create_revision)
 
     async def _succeed(self, record: Record) -> None:
@@ -381,17 +393,17 @@ class Election:
         await self._end_lease(record.lease)
         self._predecessor = None  # only now: what fails is tried again
         log.info(
-            "the leader is this replica's predecessor, which has ended: its leadership is taken over",
+            "Taking over the leadership of this replica's predecessor, which has ended",
             extra={"event": "leadership_resumed"},
         )
 
     async def _end_lease(self, lease: int) -> None:
-        """End a term by its lease: the leader's key and the synced mark go with it."""
+        """End a term by its lease: the leader's key and the synced key go with it."""
         with contextlib.suppress(LeaseNotFound):
             await self._etcd.revoke(lease)
 
     def _others(self) -> set[bytes]:
-        """Give the able standbys, this replica apart."""
+        """Return the able standbys, this replica apart."""
         return self._standbys - {self._standby_key}
 
     def _is_able(self) -> bool:
@@ -413,7 +425,7 @@ class Election:
             return
         absent = compare.create_revision(self._key, "==", 0)
         wins: list[ops.Op] = [ops.put(self._key, write_leader(self.candidate), lease=self.lease)]
-        # A mark that an earlier term has left behind says nothing of this one.
+        # A synced key that an earlier term has left behind says nothing of this one.
         wins += [ops.delete(self._synced_key), ops.delete(self._standby_key)]
         if self._is_unrecorded():
             wins.append(ops.put(self.cluster_key.key, self._make_holder()))
@@ -423,7 +435,7 @@ class Election:
         if not result.succeeded:
             self._take_reads(result)
         elif not self._has_resigned:  # else its lease has been given back, and the key has gone with it
-            # Known before the watch tells it: who is called now asks who leads, and may be called no more.
+            # Known before the watch reports it: who is called now asks who leads, and may be called no more.
             now = result.revision
             self._leader = Record(self._key, write_leader(self.candidate), self.lease, now, now, 1)
             self._standbys.discard(self._standby_key)
@@ -440,25 +452,27 @@ class Election:
         self.revision, self._silent_until = revision, -math.inf
         self.number += 1
         self.error = None
-        self._told.clear()
+        self._reported.clear()
         log.info(
-            "this replica leads",
+            "Became leader",
             extra={"event": "leadership_acquired", "fields": {"key": self._key.decode(), "revision": revision}},
         )
         self._on_change()
 
     async def _announce(self) -> None:
-        """Tell whether this replica could lead at once."""
-        if self.relation is Relation.TWIN:  # what there is to be told is the other registry's affair
+        """Return whether this replica could lead at once."""
+        if self.relation is Relation.TWIN:  # what there is to be reported is the other registry's affair
             return
-        is_able, is_told = self._is_able(), self._standby_key in self._standbys
-        if is_able and not is_told and self._outlook.is_turn():  # for who waits for another name no leader may resign
+        is_able, is_reported = self._is_able(), self._standby_key in self._standbys
+        if (
+            is_able and not is_reported and self._outlook.is_turn()
+        ):  # for who waits for another name no leader may resign
             await self._ensure_lease()
             if self._has_resigned:
                 return
             await self._etcd.put(self._standby_key, write_leader(self.candidate), lease=self.lease)
             self._standbys.add(self._standby_key)
-        elif is_told and not is_able:
+        elif is_reported and not is_able:
             await self._withdraw_standby()
 
     async def _withdraw_standby(self) -> None:
@@ -468,8 +482,8 @@ class Election:
     async def _try_login(self) -> None:
         """Find out now and then whether a standby is still let in: a watch outlives the log-in that it began with.
 
-        Who was refused asks each time. Only etcd's answer tells that it is over: neither that there was nothing to ask
-        nor that nobody has answered does.
+        Who was refused asks each time. Only etcd's answer reports that it is over: neither that there was nothing to
+        ask nor that nobody has answered does.
         """
         if not self.refused and time.monotonic() < self._login_at:
             return
@@ -477,7 +491,7 @@ class Election:
             await self._etcd.transaction([], [self.read()])
         except AuthFailed:
             raise
-        except EtcdError:  # of that the watch tells
+        except EtcdError:  # of that the watch reports
             return
         self.refused = None
         self._login_at = time.monotonic() + LOGIN_SECONDS
@@ -500,13 +514,13 @@ class Election:
         if not result.succeeded:
             return
         now = result.revision
-        if leader and self._leader is leader and self._key in values:  # else the watch has told something newer
+        if leader and self._leader is leader and self._key in values:  # else the watch has reported something newer
             self._leader = leader._replace(value=values[self._key], lease=self.lease, mod_revision=now)
         if self.cluster_key.record is record and self.cluster_key.key in values:
             self.cluster_key.note_put(values[self.cluster_key.key], now)
 
     def _is_unrecorded(self) -> bool:
-        """Say whether the cluster's key is to be written."""
+        """Return whether the cluster's key is to be written."""
         return self.cluster_key.is_to_be_written(self.candidate.fingerprint, self._choose_name())
 
     def _choose_name(self) -> str:
@@ -524,24 +538,24 @@ class Election:
 
     @property
     def prefixes(self) -> tuple[bytes, ...]:
-        """Give the prefixes whose news `take` must be given."""
+        """Return the prefixes whose news `take` must be given."""
         return self._key, self.cluster_key.key, self._standby_prefix
 
     def forget(self) -> None:
-        """Take it that etcd holds another history: what is listed next counts, whatever its revision."""
+        """Record that etcd holds another history: what is listed next counts, whatever its revision."""
         self._listed.clear()
-        self._told_at = 0
+        self._reported_at = 0
 
-    def take(self, prefix: bytes, news: News) -> None:
+    def take(self, prefix: bytes, news: WatchUpdate) -> None:
         """Take news of one of the prefixes."""
         match news:
-            case Listed(records=records, revision=revision, history=history):
+            case WatchSnapshot(records=records, revision=revision, history=history):
                 self._take_listing(prefix, {record.key: record for record in records}, revision, history)
-            case Changed(events=events):
+            case WatchEvents(events=events):
                 for event in events:
                     record = None if isinstance(event, Deleted) else event.record
                     self._take_change(prefix, event.key, record, event.revision)
-            case Lost(error=error):
+            case Disconnected(error=error):
                 if isinstance(error, PermissionDenied | AuthFailed):
                     self._failed(error)
 
@@ -553,7 +567,7 @@ class Election:
         elif prefix == self.cluster_key.key:
             self._note_holder(listed.get(prefix))
         elif is_first or is_other or revision >= self.revision:  # else it was read before this replica's own term
-            self._told_at = revision
+            self._reported_at = revision
             self._take_leader(listed.get(prefix), is_first=is_first)
         self._news.set()
 
@@ -571,7 +585,7 @@ class Election:
         elif key == self.cluster_key.key:
             self._note_holder(record)
         elif key == self._key and revision >= self.revision:
-            self._told_at = revision
+            self._reported_at = revision
             self._note_leader(record)
         self._news.set()
 
@@ -593,13 +607,14 @@ class Election:
             )
         elif self.twin:
             text = (
-                f"this etcd is that of the registry {self.twin} as well, under other endpoints: it is not led a second "
-                "time; take one of the two registries out of the settings, or give both a common endpoint"
+                f"this etcd is also that of the registry {self.twin}, under other endpoints, so this registry has "
+                f"no leader of its own; remove one of the two registries from the settings, or give both a common "
+                f"endpoint"
             )
         else:
             text = (
                 "another installation leads under this cluster id, with other namespaces or another selector; "
-                "this one stands back: give one of them another --cluster-id"
+                "this one does not write: give one of them another --cluster-id"
             )
         held = self._leader or self.cluster_key.record
         log.error(
@@ -624,7 +639,7 @@ class Election:
         self._keep_alive.add(self.lease, self._ttl, remaining_seconds=self._ttl)
 
     def _has_run_out(self) -> bool:
-        """Say whether the lease may have run out, by this process's own clock: others may lead from then on."""
+        """Return whether the lease may have run out, by this process's own clock: others may lead from then on."""
         renewed_at = max(self._renewed_at, self._keep_alive.renewed_at(self.lease)) if self.lease else 0.0
         return time.monotonic() > renewed_at + self._ttl
 
@@ -644,21 +659,21 @@ class Election:
             self.revision = 0
             self._vacant_since = time.monotonic()
             log.warning(
-                "this replica no longer leads",
+                "Lost leadership",
                 extra={"event": "leadership_lost", "fields": {"key": self._key.decode()}},
             )
             self._on_change()
 
     def _failed(self, error: EtcdError) -> None:
-        """Take a failure: the first of each kind is told with its remedy, all are counted."""
+        """Take a failure: the first of each kind is reported with its remedy, all are counted."""
         kind = type(error).__name__
         self.error = error
         self.failures[kind] += 1
         if isinstance(error, LeaseNotFound):
             self._drop_lease()
             self._news.set()
-        is_new = kind not in self._told
-        self._told.add(kind)
+        is_new = kind not in self._reported
+        self._reported.add(kind)
         fields = {"key": self._key.decode(), "error": str(error), "remedy": self._outlook.advise(error)}
         level = logging.WARNING if is_new else logging.DEBUG
-        log.log(level, "the campaign failed; it is tried again", extra={"event": "campaign_failed", "fields": fields})
+        log.log(level, "Campaign failed, retrying", extra={"event": "campaign_failed", "fields": fields})

@@ -24,7 +24,7 @@ RETRY_SECONDS = 1.0  # until leases are asked for again that could not be had. A
 
 
 class Leases:
-    """Which leases exist and are kept alive. `on_lost` is told of each one that etcd no longer knows."""
+    """Which leases exist and are kept alive. `on_lost` is called with each one that etcd no longer knows."""
 
     def __init__(self, etcd: Etcd, ttl_seconds: int, on_lost: Callable[[int], None]) -> None:
         self._etcd, self._ttl, self._on_lost = etcd, ttl_seconds, on_lost
@@ -56,12 +56,12 @@ class Leases:
             grants = [self._granting.get(lease) or self._begin(lease) for lease in missing[start : start + AT_ONCE]]
             await asyncio.wait(grants)
             if any(grant.cancelled() for grant in grants):
-                raise Unavailable("the grant of a lease was given up")
+                raise Unavailable("gave up granting a lease")
             if failed := [error for grant in grants if (error := grant.exception())]:
                 raise failed[0]
 
     def forget(self, lease: int) -> None:
-        """Take it that a lease no longer exists."""
+        """Record that a lease no longer exists."""
         self._kept.discard(lease)
         self._keep_alive.remove(LeaseId(lease))
 
@@ -105,7 +105,7 @@ class Leases:
                 grant.cancel()
 
     async def _grant_ahead(self) -> bool:
-        """Grant some of what is wanted; say whether all of it could be had."""
+        """Grant some of what is wanted; return whether all of it could be had."""
         some = [lease for lease, _ in zip(self._ahead, range(AT_ONCE), strict=False)]
         for lease in some:
             del self._ahead[lease]
@@ -150,7 +150,7 @@ class Leases:
             pass
         except EtcdError as error:
             log.debug(
-                "a lease could not be revoked; it runs out",
+                "Lease not revoked, it will expire",
                 extra={"event": "lease_not_revoked", "fields": {"lease": f"{lease:x}", "error": str(error)}},
             )
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Container, Iterable, Sequence
 
-from grpc_etcd.registry.layout import Layout, Pace
+from grpc_etcd.registry.layout import Layout, WriteLimits
 from grpc_etcd.registry.own import OwnerRecord
 from grpc_etcd_operator.core.desired import Desired
 
-AT_EASE = Pace()
+AT_EASE = WriteLimits()
 
 
 class Streams:
@@ -15,7 +15,7 @@ class Streams:
     def __init__(self, has_listed: Callable[[Iterable[bytes]], bool]) -> None:
         self._has_listed = has_listed
         self._of: dict[bytes, list[tuple[Layout, str]]] = {}
-        self._paces: dict[bytes, Pace] = {}
+        self._paces: dict[bytes, WriteLimits] = {}
         self._read: set[bytes] = set()  # singly, as an owner record names them
         self._read_nameless: set[bytes] = set()  # the same since their unit's names them no longer
         self._used_by: dict[str, frozenset[bytes]] = {}
@@ -30,7 +30,7 @@ class Streams:
         known = self._of.setdefault(prefix, [])
         if (layout, service) not in known:
             known.append((layout, service))
-            self._paces[prefix] = _find_strictest([each.pace for each, _ in known])
+            self._paces[prefix] = _find_strictest([each.limits for each, _ in known])
         return prefix
 
     def learn_plain(self, prefix: bytes) -> bytes:
@@ -39,7 +39,7 @@ class Streams:
         return prefix
 
     def assign(self, uid: str, prefixes: Iterable[bytes]) -> frozenset[bytes]:
-        """Take which prefixes a GrpcService writes under from now on; give those that nobody uses any more."""
+        """Take which prefixes a GrpcService writes under from now on; return those that nobody uses any more."""
         old, new = self._used_by.pop(uid, frozenset()), frozenset(prefixes)
         if new:
             self._used_by[uid] = new
@@ -53,29 +53,29 @@ class Streams:
         return unused
 
     def used_by(self, uid: str) -> frozenset[bytes]:
-        """Give the prefixes that a GrpcService writes under."""
+        """Return the prefixes that a GrpcService writes under."""
         return self._used_by.get(uid, frozenset())
 
     def all_used(self) -> Iterable[bytes]:
-        """Give all prefixes that GrpcServices write under."""
+        """Return all prefixes that GrpcServices write under."""
         return self._users.keys()
 
     def users(self, prefix: bytes) -> frozenset[str]:
-        """Give the GrpcServices that write under a prefix."""
+        """Return the GrpcServices that write under a prefix."""
         return frozenset(self._users.get(prefix, ()))
 
     def forget(self, prefix: bytes) -> None:
-        """Take it that a prefix is followed no longer."""
+        """Record that a prefix is followed no longer."""
         self._of.pop(prefix, None)
         self._paces.pop(prefix, None)
 
     def forget_reads(self) -> None:
-        """Take it that nothing is known any more of what was read singly."""
+        """Record that nothing is known any more of what was read singly."""
         self._read.clear()
         self._read_nameless.clear()
 
     def find(self, key: bytes) -> bytes | None:
-        """Give the prefix that `key` stands under; None for keys that no reader paces."""
+        """Return the prefix that `key` is under; None for keys that no reader paces."""
         end = key.rfind(b"/")
         while end > 0:
             prefix = key[: end + 1]
@@ -84,32 +84,32 @@ class Streams:
             end = key.rfind(b"/", 0, end)
         return None
 
-    def pace(self, prefix: bytes) -> Pace:
-        """Say what the readers of a stream bear."""
+    def limits(self, prefix: bytes) -> WriteLimits:
+        """Report the client limits of a stream."""
         return self._paces.get(prefix, AT_EASE)
 
-    def touch(self, prefix: bytes, cluster: str) -> tuple[bytes, bytes] | None:
-        """Give key and value of a stream's settling touch."""
-        touches = (layout.settled(service, cluster) for layout, service in self._of.get(prefix, ()))
-        return next(filter(None, touches), None)
+    def flush(self, prefix: bytes, cluster: str) -> tuple[bytes, bytes] | None:
+        """Return key and value of a stream's flush key."""
+        flushes = (layout.settled(service, cluster) for layout, service in self._of.get(prefix, ()))
+        return next(filter(None, flushes), None)
 
     def is_listed(self, desired: Desired, owner: OwnerRecord | None, refused: Container[bytes] = ()) -> bool:
-        """Say whether the mirror has listed the prefixes of all that a unit wants or has, but for refused ones."""
+        """Return whether the mirror has listed the prefixes of all that a unit wants or has, but for refused ones."""
         keys = [wanted.key for wanted in desired.wanted] + list(owner.keys if owner else ())
         return self._has_listed({prefix for key in keys if (prefix := self.find(key)) and prefix not in refused})
 
     def strangers(self, owner: OwnerRecord | None, nameless: Iterable[bytes] = ()) -> tuple[bytes, ...]:
-        """List a unit's keys under prefixes that no GrpcService has any more; they must be read singly.
+        """List an owner's keys under prefixes that no GrpcService has any more; they must be read singly.
 
         Those that its owner record names no longer (`nameless`) have been deleted, most likely, by whoever leads: no
-        watch tells another replica, which would wait for ever for their withdrawal. So they are read once more.
+        watch reports another replica, which would wait for ever for their withdrawal. So they are read once more.
         """
         found = [key for key in nameless if key not in self._read_nameless]
         found += [key for key in owner.keys if key not in self._read] if owner else []
         return tuple(key for key in found if not self.find(key))
 
     def note_read(self, keys: Iterable[bytes], nameless: Iterable[bytes] = ()) -> None:
-        """Take it that these keys have been read singly; of `nameless` ones the unit's owner record does not tell."""
+        """Record that these keys have been read singly; of `nameless` ones the owner's owner record does not report."""
         self._read.update(keys)
         self._read_nameless.update(nameless)
 
@@ -120,8 +120,8 @@ class Streams:
             self._read = {key for owner in owners for key in owner.keys if key in self._read}
 
 
-def _find_strictest(paces: Sequence[Pace]) -> Pace:
-    """Give a pace that all these readers bear."""
+def _find_strictest(paces: Sequence[WriteLimits]) -> WriteLimits:
+    """Return a pace that all these clients tolerate."""
     rates = [each.keys_per_second for each in paces if each.keys_per_second is not None]
     most = min(each.keys_per_transaction for each in paces)
-    return Pace(most, min(rates, default=None), settling_touch=any(each.settling_touch for each in paces))
+    return WriteLimits(most, min(rates, default=None), flush_key=any(each.flush_key for each in paces))

@@ -46,8 +46,8 @@ class Refusing:
 
     @property
     def own(self) -> PermissionDenied | None:
-        """Say how etcd refuses the operator's own records, without which nothing is put; None: it takes them."""
-        return PermissionDenied(f"{self._tell_own()}.") if self._owners in self.refusals else None
+        """Return how etcd refuses the operator's own records, without which nothing is put; None: it takes them."""
+        return PermissionDenied(f"{self._report_own()}.") if self._owners in self.refusals else None
 
     @property
     def count(self) -> int:
@@ -55,11 +55,11 @@ class Refusing:
         return sum(key != self._owners for key in self.refusals)
 
     def find(self, key: bytes) -> Refusal | None:
-        """Give why a key is refused, by itself or with its prefix."""
+        """Return why a key is refused, by itself or with its prefix."""
         return self.refusals.find(key, self._streams.find(key))
 
     def spare(self, desired: Desired, held: tuple[bytes, ...]) -> Desired:
-        """Leave out what is refused; a GrpcService hears of its prefixes even if it selects no Pod."""
+        """Leave out what is refused; a GrpcService learns of its prefixes even if it selects no Pod."""
         spared = spare(desired, held, self.find)
         uid = desired.unit.uid
         found = [refusal for each in self._streams.used_by(uid) if (refusal := self.refusals.find(each))]
@@ -69,16 +69,16 @@ class Refusing:
         return replace(spared, faults=tuple(dict.fromkeys((*spared.faults, *faults))))
 
     def users(self, keys: Iterable[bytes]) -> set[str]:
-        """Give the GrpcServices (by UID) that write under those prefixes of some keys that are refused."""
+        """Return the GrpcServices (by UID) that write under those prefixes of some keys that are refused."""
         prefixes = {self._streams.find(key) for key in keys}
         return {uid for prefix in prefixes if prefix and prefix in self.refusals for uid in self._streams.users(prefix)}
 
     def note_unreadable(self, prefix: bytes, error: EtcdError) -> None:
-        """Take it that a prefix cannot be followed; who follows it asks again."""
+        """Record that a prefix cannot be followed; who follows it asks again."""
         self._note(prefix, error, math.inf)
 
     def note_unread(self, key: bytes, error: EtcdError) -> None:
-        """Take it that a key cannot be read by itself; nobody follows it, so it is tried again."""
+        """Record that a key cannot be read by itself; nobody follows it, so retrying."""
         self._note(key, error, time.monotonic())
 
     def leave_out_puts(self, desired: Desired, plan: Plan, held: Iterable[bytes]) -> Plan:
@@ -101,7 +101,7 @@ class Refusing:
         return replace(plan, puts=(), deletes=deletes, requires=(), releases=(), faults=faults_of_all, gone=is_gone)
 
     def _find_binding(self, uid: str, held: Iterable[bytes]) -> Refusal | None:
-        """Give why etcd takes no put under a unit's lease."""
+        """Return why etcd takes no put under a unit's lease."""
         found = (self.find(key) for key in held)
         binding = next((each for each in found if each and each.binds_leases), None)
         return binding or self.refusals.find(self._owners + uid.encode())
@@ -133,7 +133,7 @@ class Refusing:
                 if isinstance(refusal, PermissionDenied):
                     self._note_own()
                     return
-                continue  # it names too many keys: none more can be written, and what stands is not to go
+                continue  # it names too many keys: none more can be written, and what exists is not to go
             found = True
             self._note(key, refusal, time.monotonic())
         if not found:  # each by itself is taken, but not all together
@@ -142,7 +142,7 @@ class Refusing:
                     self._note_key(key, error, time.monotonic())
 
     async def ask_again(self) -> set[str]:
-        """Try what is due; give the units that may go on."""
+        """Try what is due; return the units that may go on."""
         units: set[str] = set()
         for key in self.refusals.due(time.monotonic()):
             if not key.endswith(b"/"):
@@ -156,24 +156,24 @@ class Refusing:
         return units
 
     async def _is_for_the_lease(self, key: bytes, plan: Plan) -> bool:
-        """Say whether etcd takes a put, but not under the lease that it is for."""
+        """Return whether etcd takes a put, but not under the lease that it is for."""
         values = [put.value for put in plan.puts if put.key == key]
         return bool(values) and await self._try(ops.put(key, values[0])) is None
 
     async def _note_lease(self, plan: Plan, held: Iterable[bytes]) -> None:
-        """Take it that nothing can be put under a unit's lease, and find the prefixes for which that is so.
+        """Record that nothing can be put under a unit's lease, and find the prefixes for which that is so.
 
-        Other units with keys there need not find it out each for itself. Where none is found it is tried again.
+        Other units with keys there need not find it out each for itself. Where none is found retrying.
         """
-        told = set[bytes]()
+        reported = set[bytes]()
         for key in held:
             prefix = self._streams.find(key) or key[: key.rfind(b"/") + 1] or key
-            if prefix not in told and (refusal := await self._try(ops.delete(key))):
-                told.add(prefix)
+            if prefix not in reported and (refusal := await self._try(ops.delete(key))):
+                reported.add(prefix)
                 self._note(key, refusal, time.monotonic()).binds_leases = True
-        if not told:
+        if not reported:
             message = f"{BOUND}: etcdctl lease timetolive {plan.lease:x} --keys lists them"
-            noted = self._tell(self._owners + plan.uid.encode(), "PermissionDenied", message, time.monotonic())
+            noted = self._report(self._owners + plan.uid.encode(), "PermissionDenied", message, time.monotonic())
             noted.units.add(plan.uid)
 
     def _operations(self, plan: Plan) -> list[tuple[bytes, ops.Op]]:
@@ -190,9 +190,9 @@ class Refusing:
         return None
 
     def _note_own(self) -> None:
-        self._tell(self._owners, "PermissionDenied", f"{self._tell_own()}: {grant(ROOT)}", time.monotonic())
+        self._report(self._owners, "PermissionDenied", f"{self._report_own()}: {grant(ROOT)}", time.monotonic())
 
-    def _tell_own(self) -> str:
+    def _report_own(self) -> str:
         owners = self._owners.decode(errors="replace")
         return f"etcd does not let the operator write its own records under {owners}, so it only withdraws"
 
@@ -200,19 +200,22 @@ class Refusing:
         if not isinstance(error, PermissionDenied):
             return self._note_key(key, error, now)
         prefix = key if key.endswith(b"/") else self._streams.find(key)
-        told = prefix or key[: key.rfind(b"/") + 1] or key
-        message = f"etcd does not let the operator read and write under {told.decode(errors='replace')}: {grant(told)}"
-        return self._tell(prefix or key, "PermissionDenied", message, now)
+        reported = prefix or key[: key.rfind(b"/") + 1] or key
+        message = (
+            f"etcd does not let the operator read and write under {reported.decode(errors='replace')}: "
+            f"{grant(reported)}"
+        )
+        return self._report(prefix or key, "PermissionDenied", message, now)
 
     def _note_key(self, key: bytes, error: EtcdError, now: float) -> Refusal:
         text = f"etcd refuses the record {key.decode(errors='replace')}: {error}. {error.remedy}"
-        return self._tell(key, "Unwritable", text, now)
+        return self._report(key, "Unwritable", text, now)
 
-    def _tell(self, key: bytes, reason: str, message: str, now: float) -> Refusal:
+    def _report(self, key: bytes, reason: str, message: str, now: float) -> Refusal:
         if key not in self.refusals:
-            others = "nothing is put" if key == self._owners else "all others go on"
+            others = "nothing is put" if key == self._owners else "all others continue"
             log.warning(
-                "etcd refuses a key or prefix; %s",
+                "etcd denies a key or prefix; %s",
                 others,
                 extra={"event": "key_refused", "fields": {"refused": message}},
             )

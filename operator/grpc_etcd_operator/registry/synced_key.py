@@ -1,6 +1,6 @@
-"""The synced mark: a key that tells readers "what you see is complete and cared for".
+"""The synced key: a key that signals to readers "what you see is complete and cared for".
 
-It stands under the leader's lease, is put once and not rewritten, and goes as soon as the leader falls out of step.
+It is under the leader's lease, is put once and not rewritten, and goes as soon as the leader falls not synced.
 When somebody else deletes it, it is put again.
 """
 
@@ -25,8 +25,8 @@ OVERDUE_SECONDS = 30.0
 UNKNOWN = (0, False)  # of no term: whatever is wanted is made so
 
 
-class Mark:
-    """Puts and removes the mark of one registry. `is_in_step` is asked a few times a second."""
+class SyncedKey:
+    """Puts and removes the synced key of one registry. `is_in_step` is asked a few times a second."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Mark:
         is_in_step: Callable[[], bool],
         is_same_history: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        """Ask `is_same_history` before the mark is put, and now and then while it stands."""
+        """Ask `is_same_history` before the synced key is put, and now and then while it stands."""
         self._is_same_history = is_same_history
         self._etcd, self._key = etcd, synced_key(cluster)
         self._election, self._is_in_step = election, is_in_step
@@ -45,30 +45,30 @@ class Mark:
 
     @property
     def is_put(self) -> bool:
-        """Say whether the mark stands, put or found by this replica in its present term."""
+        """Return whether the synced key stands, put or found by this replica in its present term."""
         return self._known == (self._election.number, True) and self._election.is_leading
 
     async def run(self) -> None:
-        """Keep the mark true, until cancelled."""
+        """Keep the synced key true, until cancelled."""
         while True:
             term, number = self._election.term, self._election.number
             wanted = term != 0 and self._is_in_step()
             if term and self._known != (number, wanted):
-                # To vouch takes a while, in which it may have fallen out of step.
-                if not wanted or (await self._may_vouch() and self._is_in_step()):
+                # To confirm that takes a while, in which it may have fallen not synced.
+                if not wanted or (await self._may_confirm() and self._is_in_step()):
                     await self._set(term, number, wanted=wanted)
-            elif self.is_put and time.monotonic() >= self._check_at and await self._may_vouch():
+            elif self.is_put and time.monotonic() >= self._check_at and await self._may_confirm():
                 await self._put_back(term)
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _may_vouch(self) -> bool:
+    async def _may_confirm(self) -> bool:
         try:
             return self._is_same_history is None or await self._is_same_history()
         except EtcdError:
             return False
 
     async def _set(self, term: int, number: int, *, wanted: bool) -> None:
-        """Put or delete the mark; of a term that was taken up again it may stand already."""
+        """Put or delete the synced key; of a term that was taken up again it may stand already."""
         fence = self._election.fence(term)
         conditions, operation = (
             ([fence, self._is_not_ours()], self._put()) if wanted else ([fence], ops.delete(self._key))
@@ -80,7 +80,7 @@ class Mark:
             result = await self._etcd.transaction(conditions, [operation], [self._election.read(), ops.get(self._key)])
         except EtcdError as error:
             log.debug(
-                "the synced mark could not be set",
+                "Synced key not written",
                 extra={"event": "synced_key_failed", "fields": {"error": str(error)}},
             )
             return
@@ -88,7 +88,7 @@ class Mark:
             self._known = (number, wanted)
             if wanted or was_put:
                 log.info(
-                    "in step: the synced mark is put" if wanted else "out of step: the synced mark is withdrawn",
+                    "Registry synced" if wanted else "Registry no longer synced",
                     extra={"event": "synced_key_put" if wanted else "synced_key_deleted"},
                 )
 
@@ -97,19 +97,19 @@ class Mark:
         return bool(leader and leader[0].create_revision == term and mark and mark[0].lease == self._election.lease)
 
     async def _put_back(self, term: int) -> None:
-        """Put the mark again if it is no longer there as it was."""
+        """Put the synced key again if it is no longer there as it was."""
         self._check_at = time.monotonic() + CHECK_SECONDS
         conditions = [self._election.fence(term), self._is_not_ours()]
         with contextlib.suppress(EtcdError):  # the next look comes soon
             if (await self._etcd.transaction(conditions, [self._put()])).succeeded:
                 log.warning(
-                    "somebody else deleted or put the synced mark; it is put again",
+                    "Synced key changed by another client, writing it again",
                     extra={"event": "synced_key_overwritten"},
                 )
 
     def _is_not_ours(self) -> Compare:
-        """Give the condition that it does not stand under our lease: without one it would outlive whoever vouches."""
+        """Return the condition that it does not are under our lease: without one it would outlive whoever confirms."""
         return compare.lease(self._key, "!=", self._election.lease)
 
     def _put(self) -> ops.PutOp:
-        return ops.put(self._key, b"in step", lease=self._election.lease)
+        return ops.put(self._key, b"synced", lease=self._election.lease)

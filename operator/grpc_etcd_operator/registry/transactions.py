@@ -27,7 +27,7 @@ class Transaction:
 
     @property
     def puts(self) -> dict[bytes, tuple[int, bytes]]:
-        """Give what is put: lease and value by key."""
+        """Return what is put: lease and value by key."""
         return {put.key: (plan.lease, put.value) for plan in self.plans for put in plan.puts}
 
     @property
@@ -64,7 +64,7 @@ def make_transaction(plans: Sequence[Plan], fence: Compare) -> Transaction:
 
 
 def withdrawal_of(plan: Plan, owners: bytes) -> Plan | None:
-    """Give what of a plan an etcd without space takes: what it deletes, where it puts nothing but the owner record.
+    """Return what of a plan an etcd without space takes: what it deletes, where it puts nothing but the owner record.
 
     That names more keys than there are then, which harms nobody. With other keys to be put all stays as it is: they may
     be those that come in place of what goes.

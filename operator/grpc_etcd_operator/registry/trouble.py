@@ -12,7 +12,7 @@ BACKOFF = Backoff((0.05, 0.1, 0.2, 0.5, 1.0))
 
 @dataclass(slots=True)
 class Trouble:
-    """Why nothing can be written just now, and when to try again. `on_change` is told when it begins and ends."""
+    """Why nothing can be written just now, and when to try again. `on_change` is called when it begins and ends."""
 
     on_change: Callable[[], None]
     error: EtcdError | None = None

@@ -1,14 +1,14 @@
-"""In which order one process takes the lead of its registries: two of them may be one etcd that nobody can tell.
+"""In which order one process takes the lead of its registries: two of them may be one etcd without any sign of it.
 
 Two registries without a common endpoint are one etcd where one names it by its address, say. Whoever leads there under
 one name withdraws what only the other knows of, so one of the two is to lead, and always the same:
 
-    the etcd was led as another registry of the settings  -> that one leads, wherever it stands in the settings and
-        however long its endpoints are out of reach, until it is known to be another etcd
+    the etcd was led as another registry of the settings  -> that one leads, wherever it is in the settings and
+        however long its endpoints are unavailable, until it is known to be another etcd
     led as no registry of the settings, or never          -> the first of the settings, once those before it have led,
         or cannot be led now
 
-As which registry an etcd was led stands in the key that outlives all leaders; `is_apart_from` of the elections decides
+As which registry an etcd was led is in the key that outlives all leaders; `is_apart_from` of the elections decides
 what is known.
 """
 
@@ -54,11 +54,11 @@ class Turns:
         self._waiting: set[str] = set()
 
     def is_turn(self, registry: str) -> bool:
-        """Say whether a registry may be led now."""
+        """Return whether a registry may be led now."""
         mine = self._registries[registry]
         if first := self._find_first(mine):
             if first.has_had_turn:  # else it is only just being read
-                self._tell(registry, first.name)
+                self._report(registry, first.name)
             return False
         self._waiting.discard(registry)
         before = takewhile(lambda each: each is not mine, self._registries.values())
@@ -73,12 +73,12 @@ class Turns:
         is_apart = not other.is_cut_off and mine.election.is_apart_from(other.election, self._apart_seconds)
         return None if is_apart else other
 
-    def _tell(self, registry: str, first: str) -> None:
+    def _report(self, registry: str, first: str) -> None:
         if registry in self._waiting:
             return
         self._waiting.add(registry)
         log.warning(
-            "this etcd was led under another name last, which may be the same etcd still; it comes first. "
-            "Give both registries a common endpoint if they are one etcd, or take one of them away",
+            "The last leader of this etcd used the name of another registry, which takes precedence. "
+            "Give both registries a common endpoint if they are the same etcd, or remove one of them",
             extra={"event": "registry_ambiguous", "fields": {"registry": registry, "led as": first}},
         )

@@ -1,7 +1,7 @@
-"""Keeps a mirror in step: watches of the owner records and of the prefixes that our services write under.
+"""Keeps a cache synced: watches of the owner records and of the prefixes that our services write under.
 
-Prefixes come and go with GrpcServices. All share one stream; what etcd refuses about one of them is told of that one
-and tried again, while all others go on.
+Prefixes come and go with GrpcServices. All share one stream; what etcd refuses about one of them is reported of that
+one and tried again, while all others go on.
 """
 
 import asyncio
@@ -12,32 +12,33 @@ from grpc_etcd.etcd import Subscription, errors
 from grpc_etcd.etcd.aio import Etcd, WatchHub
 from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.hub.core import OTHER_HISTORY, SHARED
-from grpc_etcd.etcd.model import Listed, Lost, News
+from grpc_etcd.etcd.model import Disconnected, WatchSnapshot, WatchUpdate
 
 # What etcd says of one prefix, and an admin has to mend.
 REFUSALS = (errors.PermissionDenied, errors.InvalidRequest)
 
 
-class Feed:
+class PrefixWatch:
     """Follows prefixes of one registry and hands on all news with the prefix that they are of.
 
     A loss of the connection is handed on once, with the prefix that noticed it first; `trouble` says how long it lasts.
-    A prefix that is refused is handed on as Lost with the refusal as its error, and any other news of it say that it
-    can be read again. `on_error` is told of each exception that `on_news` raises; that prefix is then listed again.
+    A prefix that is refused is handed on as Disconnected with the refusal as its error, and any other news of it say
+    that it can be read again. `on_error` is called with each exception that `on_update` raises; that prefix is then
+    listed again.
     """
 
     def __init__(
         self,
         etcd: Etcd,
-        on_news: Callable[[tuple[bytes, ...], News], None],
+        on_update: Callable[[tuple[bytes, ...], WatchUpdate], None],
         on_error: Callable[[bytes, Exception], None] | None = None,
     ) -> None:
-        self._etcd, self._on_news, self._on_error = etcd, on_news, on_error
+        self._etcd, self._on_update, self._on_error = etcd, on_update, on_error
         self._hub: WatchHub | None = None
         self._wanted: dict[bytes, Subscription | None] = {}
         self._listed: set[bytes] = set()
         self._refused: dict[bytes, EtcdError] = {}
-        self._told: EtcdError | None = None
+        self._reported: EtcdError | None = None
 
     def follow(self, prefixes: Iterable[bytes]) -> None:
         """Follow these prefixes too, from now on until unfollow()."""
@@ -56,24 +57,24 @@ class Feed:
             self._refused.pop(prefix, None)
 
     def has(self, prefixes: Iterable[bytes]) -> bool:
-        """Say whether all these prefixes have been listed, in the history that etcd holds, and may still be read."""
+        """Return whether all these prefixes have been listed, in the history that etcd holds, and may still be read."""
         return self._listed.issuperset(prefixes)
 
     def is_followed(self, prefix: bytes) -> bool:
-        """Say whether a prefix is or will be followed."""
+        """Return whether a prefix is or will be followed."""
         return prefix in self._wanted
 
     @property
-    def trouble(self) -> Lost | None:
-        """Give the loss of connection that still lasts."""
+    def trouble(self) -> Disconnected | None:
+        """Return the loss of connection that still lasts."""
         state = self._hub.state if self._hub else None
         if state is None or state.error is None or state.stale_since is None:
             return None
-        return Lost(state.error, state.stale_since)
+        return Disconnected(state.error, state.stale_since)
 
     @property
     def refused(self) -> Mapping[bytes, EtcdError]:
-        """Give the prefixes that etcd refuses now, and how."""
+        """Return the prefixes that etcd refuses now, and how."""
         return MappingProxyType(self._refused)
 
     async def run(self) -> None:
@@ -94,31 +95,31 @@ class Feed:
         if self._hub:
             self._wanted[prefix] = self._hub.follow(prefix, lambda news: self._take(prefix, news))
 
-    def _take(self, prefix: bytes, news: News) -> None:
+    def _take(self, prefix: bytes, news: WatchUpdate) -> None:
         match news:
-            case Lost(error=error) if isinstance(error, REFUSALS):
+            case Disconnected(error=error) if isinstance(error, REFUSALS):
                 self._listed.discard(prefix)
                 self._refused[prefix] = error
-            case Lost(error=error):
+            case Disconnected(error=error):
                 if isinstance(error, OTHER_HISTORY):
                     self._listed.discard(prefix)
-                if self._is_told(error):
+                if self._is_reported(error):
                     return
             case _:
                 self._note_well(prefix, news)
-        self._on_news((prefix,), news)
+        self._on_update((prefix,), news)
 
-    def _note_well(self, prefix: bytes, news: News) -> None:
-        if isinstance(news, Listed):
+    def _note_well(self, prefix: bytes, news: WatchUpdate) -> None:
+        if isinstance(news, WatchSnapshot):
             self._listed.add(prefix)
         if self._refused:
             self._refused.pop(prefix, None)
-        if self._told and not self.trouble:
-            self._told = None
+        if self._reported and not self.trouble:
+            self._reported = None
 
-    def _is_told(self, error: EtcdError) -> bool:
-        """Say whether this concerns all prefixes and was handed on already for another one."""
+    def _is_reported(self, error: EtcdError) -> bool:
+        """Return whether this concerns all prefixes and was handed on already for another one."""
         if not isinstance(error, SHARED + OTHER_HISTORY):
             return False
-        told, self._told = self._told, error
-        return type(told) is type(error)
+        reported, self._reported = self._reported, error
+        return type(reported) is type(error)

@@ -1,9 +1,9 @@
 """A source that is Kopf's handlers: each passes on what it is given and returns, nothing else.
 
 Only `on.event` is used: Kopf then writes nothing to the objects. Kopf ends when a watch fails for good (the CRD is
-gone, permission was taken away); the loop here starts it anew, for ever, while all facts stay in memory. A Kopf that
-was started anew lists everything again, as it does after a gap in the watch. Each namespace has a Kopf of its own: what
-is wrong with one of them ends no other's.
+gone, permission was taken away); the loop here starts it again, for ever, while all facts stay in memory. A Kopf that
+was started again lists everything again, as it does after a gap in the watch. Each namespace has a Kopf of its own:
+what is wrong with one of them ends no other's.
 
 Kopf works through a list one object after the other, each with a task of its own. So whoever has thousands lists them
 before Kopf starts (`prepare`); Kopf then watches from that list's version on. What is known all the same is dropped
@@ -143,21 +143,21 @@ class KopfSource(Generic[T]):
             began = time.monotonic()
             try:
                 is_asked = await self._run_kopf(receiver, version)
-            except Exception as error:  # noqa: BLE001  the loop that retries: whatever ended Kopf, it is started anew
+            except Exception as error:  # noqa: BLE001  the loop that retries: whatever ended Kopf, it is started again
                 fields = {"of": self.kind, "namespace": self._stream.namespace, "error": _first_line(error)}
-                log.warning("the watches ended; they start anew", extra={"event": "watch_restarting", "fields": fields})
+                log.warning("Watches ended, restarting them", extra={"event": "watch_restarting", "fields": fields})
                 is_asked = False
             is_calm = is_asked or time.monotonic() - began > CALM_SECONDS
             failures = 1 if is_calm else failures + 1
             await asyncio.sleep(0 if is_asked else RESTARTS.after(failures, random.random()))  # noqa: S311  no secret
 
     async def _run_kopf(self, receiver: Receiver[T], version: str) -> bool:
-        """Run Kopf until one of its tasks ends, or the watch shall begin with a list; say whether it was that.
+        """Run Kopf until one of its tasks ends, or the watch shall begin with a list; return whether it was that.
 
         Not `kopf.run_tasks`: at its end that cancels every task of the event loop, ours included.
         """
         asked, listed = asyncio.Event(), Listed(self._stream, version)
-        self._stream.list_anew = asked.set
+        self._stream.relist = asked.set
         note = Noting(self.kind, make_note(self._how, receiver), identify_raw, self._isolation)
         tasks = await kopf.spawn_tasks(
             registry=self._make_registry(note, [listed] if version else ()),
@@ -210,7 +210,7 @@ class Listed:
 
     The API server gives that: a list as of just that version, of objects with a name that none can have. So Kopf
     watches from there, and nothing falls between the two lists. When it wants to list once more (its watch has been
-    told 410, say), `is_over` is set: it is to be started anew, after a list of our own.
+    reported 410, say), `is_over` is set: it is to be started again, after a list of our own.
     """
 
     def __init__(self, stream: Stream, version: str) -> None:
@@ -223,7 +223,7 @@ class Listed:
             return await handler(request)
         if self._has_answered:
             fields = {"of": self._stream.resource, "namespace": self._stream.namespace}
-            log.warning("the watch starts anew with a list", extra={"event": "relisting", "fields": fields})
+            log.warning("Watch expired, relisting", extra={"event": "relisting", "fields": fields})
             self.is_over.set()
             await asyncio.Event().wait()  # until cancelled, with all of Kopf
         request.url = request.url.update_query(self._query)

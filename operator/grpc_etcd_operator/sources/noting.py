@@ -16,23 +16,23 @@ T = TypeVar("T")
 
 
 def identify_pod(pod: PodMessage) -> tuple[str, str]:
-    """Tell a Pod's UID and name."""
+    """Report a Pod's UID and name."""
     return pod.metadata.uid, f"{pod.metadata.namespace}/{pod.metadata.name}"
 
 
 def identify_service(service: GrpcService) -> tuple[str, str]:
-    """Tell a GrpcService's UID and name."""
+    """Report a GrpcService's UID and name."""
     return service.uid, service.reference
 
 
 def identify_raw(raw: Mapping[str, Any]) -> tuple[str, str]:
-    """Tell UID and name of an object that has not been read yet."""
+    """Report UID and name of an object that has not been read yet."""
     metadata = raw["metadata"]
     return str(metadata["uid"]), f"{metadata.get('namespace')}/{metadata.get('name')}"
 
 
 class Noting(Generic[T]):
-    """Passes events (kind and object) to `note`; `name_of` tells UID and name of an event's object."""
+    """Passes events (kind and object) to `note`; `name_of` reports UID and name of an event's object."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Noting(Generic[T]):
         self._waiting: dict[str, tuple[int, asyncio.TimerHandle]] = {}
 
     def __call__(self, kind: str | None, item: T) -> None:
-        """Note an event; whatever happens, it is over."""
+        """Record an event; whatever happens, it is over."""
         try:
             self._note(kind, item)
         except Exception as error:  # noqa: BLE001  one object's trouble
@@ -55,7 +55,7 @@ class Noting(Generic[T]):
                 self._forget(self._name_of(item)[0])
 
     def _forget(self, uid: str) -> int:
-        """Give up waiting for an object; return how often it has failed."""
+        """Stop waiting for an object; return how often it has failed."""
         failures, timer = self._waiting.pop(uid, (0, None))
         if timer:
             timer.cancel()
@@ -76,7 +76,7 @@ class Noting(Generic[T]):
 
     @property
     def waiting(self) -> set[str]:
-        """Give the UIDs of objects that are tried again."""
+        """Return the UIDs of objects that are tried again."""
         return set(self._waiting)
 
     def close(self) -> None:

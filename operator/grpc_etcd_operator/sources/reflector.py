@@ -1,8 +1,8 @@
 """A source that lists and watches Pods itself: all that there are, then each change, for ever, in protobuf.
 
 It lists in pages and watches from the list's version on. A watch that ends goes on where it was; where the API server
-has forgotten that version, or the watch was silent beyond its bookmarks, it begins with a list, and who is told of the
-list finds what went in the gap.
+has forgotten that version, or the watch was silent beyond its bookmarks, it begins with a list, and who is notified of
+the list finds what went in the gap.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ AGAIN, BACKOFF = Backoff((0.1,), JITTER), Backoff((0.2, 0.5, 1.0, 2.0), JITTER)
 
 
 class Reflector:
-    """Delivers the Pods of one namespace (empty: of all), a stream's. The stream is told each version."""
+    """Delivers the Pods of one namespace (empty: of all), a stream's. The stream is reported each version."""
 
     def __init__(
         self, client: Client, stream: Stream, selector: str, *, silence_seconds: float = SILENCE_SECONDS
@@ -46,7 +46,7 @@ class Reflector:
         """Name the kind as Kubernetes' URLs do."""
         return self._stream.resource
 
-    def list_anew(self) -> None:
+    def relist(self) -> None:
         """Begin with a list: the watch is not to be trusted."""
         self._version = ""
         if self._limit is not None and not self._limit.expired():  # else it ends by itself, and takes no other time
@@ -54,7 +54,7 @@ class Reflector:
 
     async def run(self, receiver: Receiver[PodMessage]) -> None:
         """Deliver until cancelled."""
-        self._stream.list_anew = self.list_anew
+        self._stream.relist = self.relist
         while True:
             await self._try(self._follow, receiver)
             await self._pause()
@@ -71,7 +71,7 @@ class Reflector:
     async def _try(
         self, deliver: Callable[[Receiver[PodMessage]], Awaitable[None]], receiver: Receiver[PodMessage]
     ) -> None:
-        self._failures += 1  # until something is told
+        self._failures += 1  # until something is reported
         try:
             await deliver(receiver)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
@@ -125,8 +125,6 @@ class Reflector:
                 fields["remedy"] = SELECTOR_REMEDY.format(self._selector)
             self._version = ""
         if self._version:
-            log.warning(
-                "the watch failed; it goes on where it was", extra={"event": "watch_resuming", "fields": fields}
-            )
+            log.warning("Watch interrupted, resuming", extra={"event": "watch_resuming", "fields": fields})
         else:
-            log.warning("the watch starts anew with a list", extra={"event": "relisting", "fields": fields})
+            log.warning("Watch expired, relisting", extra={"event": "relisting", "fields": fields})

@@ -5,9 +5,9 @@ Whoever receives them does not know which source it was. What a source owes:
 
 * It delivers whatever there is at least once, and each change at least once; late or twice is no fault.
 * It ends with no error of the API server's: it obeys Retry-After, begins with a list after 410, and whenever the
-  stream's `list_anew` is called, which happens after silence and after versions that went back.
-* A deletion that it cannot tell of (it fell into a gap) is found by a comparison. A source that has listed all hands
-  over the list for that (`take_list`); after the lists of any other `Freshness.on_opened` asks for a sweep.
+  stream's `relist` is called, which happens after silence and after versions that went back.
+* A deletion that it cannot report (it fell into a gap) is found by a comparison. A source that has listed all hands
+  over the list for that (`take_list`); after the lists of any other `Freshness.on_opened` asks for a resync.
 """
 
 from collections.abc import Callable

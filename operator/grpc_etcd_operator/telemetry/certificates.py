@@ -1,6 +1,6 @@
 """When the certificates in TLS files run out, for the metrics only.
 
-The standard library tells the dates of CA certificates alone, and `cryptography` weighs more than the rest of the
+The standard library reports the dates of CA certificates alone, and `cryptography` weighs more than the rest of the
 operator; so the one date that is wanted is read from the certificate's DER encoding (X.690) by its place in the
 structure (RFC 5280, 4.1). Nothing is verified here: gRPC does that.
 """
@@ -23,7 +23,7 @@ _FOR_EVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # RFC 5280, 4.1.2.5:
 
 
 def expiries(*files: Path | None) -> Iterator[tuple[str, float]]:
-    """Give each file's name and when (Unix time) its first certificate runs out; what is unreadable is left out."""
+    """Return each file's name and when (Unix time) its first certificate runs out; what is unreadable is left out."""
     for file in files:
         if file and (found := [*_expiries(_read(file))]):
             yield str(file), min(found).timestamp()
@@ -82,7 +82,7 @@ def _header(data: bytes, at: int) -> tuple[int, int, int]:
         raise ValueError("an element is cut off")
     tag, length = head
     start = at + 2
-    if length & 0x80:  # the length stands in so many bytes of its own
+    if length & 0x80:  # the length is in so many bytes of its own
         start += length & 0x7F
         length = int.from_bytes(data[at + 2 : start], "big")
     return tag, start, start + length

@@ -23,7 +23,7 @@ Check = Callable[[], str | None]
 
 
 class Door(web.Server):
-    """A server that bears only so many connections."""
+    """A server that tolerates only so many connections."""
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of a new connection."""
@@ -60,7 +60,7 @@ async def serve(port: int, is_alive: Check, is_ready: Check, metrics: Callable[[
     listener = _listen(port)
     await web.SockSite(runner, listener).start()
     log.info(
-        "metrics and health are served", extra={"event": "port_opened", "fields": {"port": listener.getsockname()[1]}}
+        "Serving metrics and health", extra={"event": "port_opened", "fields": {"port": listener.getsockname()[1]}}
     )
     return runner
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from grpc_etcd.registry.escaping import escape_json
 
-# Kopf tells each event at its own levels; what the operator does is said by the operator.
+# Kopf reports each event at its own levels; what the operator does is said by the operator.
 _LOUD = {
     "grpc": logging.WARNING,
     "kopf": logging.WARNING,
@@ -25,12 +25,12 @@ _LOUD = {
 
 
 # What Kopf says when a watch of its fails: sources/kopf_source.py says the same once, with what is done about it.
-_TOLD_BY_US = re.compile(r"Request attempt|.* has failed: |.* has finished unexpectedly")
+_REPORTED_BY_US = re.compile(r"Request attempt|.* has failed: |.* has finished unexpectedly")
 
 
-def is_told_by_us(record: logging.LogRecord) -> bool:
-    """Say whether a record of Kopf's repeats what the operator logs itself."""
-    return record.name.startswith("kopf") and bool(_TOLD_BY_US.match(record.getMessage()))
+def is_reported_by_us(record: logging.LogRecord) -> bool:
+    """Return whether a record of Kopf's repeats what the operator logs itself."""
+    return record.name.startswith("kopf") and bool(_REPORTED_BY_US.match(record.getMessage()))
 
 
 _ENCODE = json.JSONEncoder(default=str, ensure_ascii=False).encode
@@ -61,7 +61,7 @@ def set_up(level: str) -> None:
     logging._srcfile = None  # noqa: SLF001  that page's way to look up no caller
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    handler.addFilter(lambda record: not is_told_by_us(record))
+    handler.addFilter(lambda record: not is_reported_by_us(record))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

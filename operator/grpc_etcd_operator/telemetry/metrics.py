@@ -22,46 +22,64 @@ SAME_CALL_SECONDS = 0.05  # between noting news and enqueueing the unit, which h
 MOST_LATE = 10_000  # Pods of which it is remembered that news of them came late. Arbitrary
 
 REGISTRATION = (
-    "grpc_etcd_registration_seconds",
-    "From when a change could be known (news came, or by the Pod's timestamps should have) to its commit in etcd.",
+    "grpc_etcd_operator_registration_duration_seconds",
+    "From when a change could be known (by its event or the Pod's timestamps) to its commit in etcd.",
     ("registry", "change"),
 )
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "grpc_etcd_last_event_age_seconds": ("Seconds since the watch of a resource last said anything.", ("resource",)),
-    "grpc_etcd_kubernetes_unseen_seconds": ("Seconds since the API server last answered; 0 while it does.", ()),
-    "grpc_etcd_namespaces_unreadable": ("Watched namespaces that may not be read (deleted, or no permission).", ()),
-    "grpc_etcd_queue_depth": ("Pods and GrpcServices whose records wait to be judged or written.", ("registry",)),
-    "grpc_etcd_in_flight": ("Pods and GrpcServices in transactions under way.", ("registry",)),
-    "grpc_etcd_overdue_seconds": ("For how long a change has been waiting without progress.", ("registry",)),
-    "grpc_etcd_leases": ("Leases that this replica keeps alive.", ("registry",)),
-    "grpc_etcd_records": ("Pods and GrpcServices that have records in the registry.", ("registry",)),
-    "grpc_etcd_leader": ("1 when this replica leads.", ("registry",)),
-    "grpc_etcd_foreign_cluster": ("1 when the cluster id is another Kubernetes cluster's.", ("registry",)),
-    "grpc_etcd_synced": ("1 when this replica has put the synced mark.", ("registry",)),
-    "grpc_etcd_registry_up": ("1 when etcd answers and somebody leads.", ("registry",)),
-    "grpc_etcd_conflicts": ("Keys and names that a GrpcService wants and somebody else holds.", ("registry",)),
-    "grpc_etcd_certificate_expiry_timestamp_seconds": ("When a TLS file's certificate runs out.", ("registry", "file")),
-    "grpc_etcd_pods": ("Pods in memory.", ()),
-    "grpc_etcd_grpcservices": ("GrpcServices in memory.", ()),
-    "grpc_etcd_info": ("Always 1.", ("version", "cluster_id")),
-    "grpc_etcd_ready_not_registered": (
-        "Pods that are ready, and wanted by what is accepted, and whose keys are not written.",
+    "grpc_etcd_operator_last_event_age_seconds": ("Seconds since the last watch event or bookmark.", ("resource",)),
+    "grpc_etcd_operator_kubernetes_unavailable_seconds": (
+        "Seconds since the API server last answered; 0 while it does.",
+        (),
+    ),
+    "grpc_etcd_operator_unreadable_namespaces": (
+        "Watched namespaces that may not be read (deleted, or no permission).",
+        (),
+    ),
+    "grpc_etcd_operator_workqueue_depth": ("Pods and GrpcServices in the work queue.", ("registry",)),
+    "grpc_etcd_operator_workqueue_in_flight": ("Pods and GrpcServices in running transactions.", ("registry",)),
+    "grpc_etcd_operator_workqueue_longest_wait_seconds": (
+        "Longest time that a change has been waiting without progress.",
         ("registry",),
     ),
-    "grpc_etcd_not_accepted": ("GrpcServices that are not accepted.", ("reason",)),
-    "grpc_etcd_gates_waiting": ("Pods that are ready but for our readiness gate, for more than 30 seconds.", ()),
-    "grpc_etcd_no_leader_seconds": ("For how long no replica has been seen to lead.", ("registry",)),
-    "grpc_etcd_prefixes_refused": ("Prefixes and keys that etcd refuses to have read or written.", ("registry",)),
+    "grpc_etcd_operator_leases": ("Leases that this replica keeps alive.", ("registry",)),
+    "grpc_etcd_operator_registered_objects": (
+        "Pods and GrpcServices that have records in the registry.",
+        ("registry",),
+    ),
+    "grpc_etcd_operator_leader": ("1 when this replica leads.", ("registry",)),
+    "grpc_etcd_operator_foreign_cluster": ("1 when the cluster id is another Kubernetes cluster's.", ("registry",)),
+    "grpc_etcd_operator_synced": ("1 when this replica has written the synced key.", ("registry",)),
+    "grpc_etcd_operator_registry_up": ("1 when etcd responds and a replica leads.", ("registry",)),
+    "grpc_etcd_operator_conflicts": ("Keys and names that GrpcServices ask for and others own.", ("registry",)),
+    "grpc_etcd_operator_certificate_expiry_timestamp_seconds": (
+        "When the certificate of a TLS file expires.",
+        ("registry", "file"),
+    ),
+    "grpc_etcd_operator_cached_pods": ("Pods in memory.", ()),
+    "grpc_etcd_operator_cached_grpcservices": ("GrpcServices in memory.", ()),
+    "grpc_etcd_operator_info": ("Always 1.", ("version", "cluster_id")),
+    "grpc_etcd_operator_ready_not_registered": (
+        "Ready Pods that an accepted GrpcService selects and whose keys are not written.",
+        ("registry",),
+    ),
+    "grpc_etcd_operator_not_accepted": ("GrpcServices that are not accepted.", ("reason",)),
+    "grpc_etcd_operator_waiting_gates": (
+        "Pods that have been ready except for the readiness gate for more than 30 seconds.",
+        (),
+    ),
+    "grpc_etcd_operator_no_leader_seconds": ("Seconds without a leader.", ("registry",)),
+    "grpc_etcd_operator_denied_prefixes": ("Prefixes and keys that etcd denies.", ("registry",)),
 }
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "grpc_etcd_drift": ("Objects of whose absence, presence or change only a sweep has told.", ()),
-    "grpc_etcd_etcd_errors": ("Failures of etcd by kind.", ("registry", "code")),
-    "grpc_etcd_campaign_errors": ("Failed attempts to become the leader, by kind.", ("registry", "code")),
-    "grpc_etcd_missed_changes": ("Records that only the comparison with etcd showed to have changed.", ("registry",)),
-    "grpc_etcd_mass_deletions": ("Sweeps that found more than half of the Pods gone, and looked again.", ()),
-    "grpc_etcd_gates_refused": ("Readiness gates that Kubernetes did not let the operator open.", ()),
-    "grpc_etcd_broken_objects": ("Kubernetes objects that could not be read.", ()),
-    "grpc_etcd_unexpected_errors": ("Exceptions that nobody foresaw, by the part they happened in.", ("part",)),
+    "grpc_etcd_operator_drift": ("Objects whose creation, change or deletion only a resync found.", ()),
+    "grpc_etcd_operator_etcd_errors": ("etcd errors by kind.", ("registry", "code")),
+    "grpc_etcd_operator_campaign_errors": ("Failed attempts to become the leader, by kind.", ("registry", "code")),
+    "grpc_etcd_operator_missed_changes": ("Changed records that only the comparison with etcd found.", ("registry",)),
+    "grpc_etcd_operator_mass_deletions": ("Resyncs that found most Pods missing and confirmed each one by a read.", ()),
+    "grpc_etcd_operator_denied_gates": ("Readiness gates that the operator may not open.", ()),
+    "grpc_etcd_operator_invalid_objects": ("Kubernetes objects that could not be parsed.", ()),
+    "grpc_etcd_operator_unexpected_errors": ("Unexpected exceptions, by component.", ("part",)),
 }
 Sample = tuple[str, tuple[str, ...], float]
 
@@ -77,7 +95,7 @@ class Timings:
     """Observes how long changes take from when they could be known to their commit.
 
     What the operator itself takes is known exactly. How long news of a Pod was on its way is known only from the Pod's
-    timestamps, in whole seconds: what they prove is added, so that an operator that hears late does not look fast. A
+    timestamps, in whole seconds: what they prove is added, so that an operator that receives late does not look fast. A
     change of another origin (a new GrpcService) has nothing to do with the Pod's age.
     """
 
@@ -94,10 +112,10 @@ class Timings:
         self._late: dict[str, Late] = {}
 
     def begin(self) -> None:
-        """Take it that all Pods have been seen: what happened before could not be known earlier."""
+        """Record that all Pods have been seen: what happened before could not be known earlier."""
         self._began = self._clock()
 
-    def hear(self, known: Pod | None, pod: Pod) -> None:
+    def observe(self, known: Pod | None, pod: Pod) -> None:
         """Take news of a Pod; `known` is what it was."""
         if known and (known.ready, known.terminating) == (pod.ready, pod.terminating):
             return
@@ -124,7 +142,7 @@ class Samples(Collector):
         self._read = read
 
     def describe(self) -> Iterable[Metric]:
-        """Give no names in advance: reading before the operator stands would be too early."""
+        """Return no names in advance: reading before the operator stands would be too early."""
         return ()
 
     def collect(self) -> Iterator[Metric]:

@@ -38,7 +38,7 @@ TLS_WORDS = (
 
 
 def remedy(error: EtcdError, registry: RegistrySettings) -> str:
-    """Say what to do about an error of a registry, and which settings it may be about."""
+    """Return what to do about an error of a registry, and which settings it may be about."""
     fields = suspects(error, registry)
     if not fields:
         return error.remedy

@@ -51,44 +51,44 @@ class RegistryFigures:
 
 
 def read_process(figures: Figures) -> Iterator[Sample]:
-    """Give the metrics of the process."""
-    yield "grpc_etcd_info", (version("grpc-etcd"), figures.cluster), 1
-    yield "grpc_etcd_pods", (), figures.pods
-    yield "grpc_etcd_grpcservices", (), figures.grpc_services
-    yield "grpc_etcd_broken_objects", (), figures.broken_objects
-    yield "grpc_etcd_drift", (), figures.drift
-    yield "grpc_etcd_mass_deletions", (), figures.mass_deletions
-    yield "grpc_etcd_gates_refused", (), figures.gates_refused
-    yield "grpc_etcd_gates_waiting", (), figures.gates_waiting
-    yield from _by("grpc_etcd_not_accepted", (), figures.not_accepted)
-    yield from _by("grpc_etcd_unexpected_errors", (), figures.unexpected_errors)
+    """Return the metrics of the process."""
+    yield "grpc_etcd_operator_info", (version("grpc-etcd"), figures.cluster), 1
+    yield "grpc_etcd_operator_cached_pods", (), figures.pods
+    yield "grpc_etcd_operator_cached_grpcservices", (), figures.grpc_services
+    yield "grpc_etcd_operator_invalid_objects", (), figures.broken_objects
+    yield "grpc_etcd_operator_drift", (), figures.drift
+    yield "grpc_etcd_operator_mass_deletions", (), figures.mass_deletions
+    yield "grpc_etcd_operator_denied_gates", (), figures.gates_refused
+    yield "grpc_etcd_operator_waiting_gates", (), figures.gates_waiting
+    yield from _by("grpc_etcd_operator_not_accepted", (), figures.not_accepted)
+    yield from _by("grpc_etcd_operator_unexpected_errors", (), figures.unexpected_errors)
     for resource, seconds in figures.event_ages.items():
-        yield "grpc_etcd_last_event_age_seconds", (resource,), seconds
-    yield "grpc_etcd_kubernetes_unseen_seconds", (), figures.unseen_seconds
-    yield "grpc_etcd_namespaces_unreadable", (), figures.unreadable_namespaces
+        yield "grpc_etcd_operator_last_event_age_seconds", (resource,), seconds
+    yield "grpc_etcd_operator_kubernetes_unavailable_seconds", (), figures.unseen_seconds
+    yield "grpc_etcd_operator_unreadable_namespaces", (), figures.unreadable_namespaces
 
 
 def read_registry(registry: RegistrySettings, figures: RegistryFigures) -> Iterator[Sample]:
-    """Give the metrics of a registry."""
+    """Return the metrics of a registry."""
     label = (registry.name,)
-    yield "grpc_etcd_queue_depth", label, figures.queue_depth
-    yield "grpc_etcd_in_flight", label, figures.in_flight
-    yield "grpc_etcd_overdue_seconds", label, figures.overdue_seconds
-    yield "grpc_etcd_leases", label, figures.leases
-    yield "grpc_etcd_records", label, figures.records
-    yield "grpc_etcd_leader", label, figures.is_leader
-    yield "grpc_etcd_foreign_cluster", label, figures.is_foreign
-    yield "grpc_etcd_prefixes_refused", label, figures.prefixes_refused
-    yield "grpc_etcd_no_leader_seconds", label, figures.no_leader_seconds
-    yield "grpc_etcd_ready_not_registered", label, figures.unregistered
-    yield "grpc_etcd_missed_changes", label, figures.missed_changes
-    yield "grpc_etcd_synced", label, figures.is_synced
-    yield "grpc_etcd_registry_up", label, figures.is_up
-    yield "grpc_etcd_conflicts", label, figures.conflicts
-    yield from _by("grpc_etcd_campaign_errors", label, figures.campaign_errors)
-    yield from _by("grpc_etcd_etcd_errors", label, figures.etcd_errors)
+    yield "grpc_etcd_operator_workqueue_depth", label, figures.queue_depth
+    yield "grpc_etcd_operator_workqueue_in_flight", label, figures.in_flight
+    yield "grpc_etcd_operator_workqueue_longest_wait_seconds", label, figures.overdue_seconds
+    yield "grpc_etcd_operator_leases", label, figures.leases
+    yield "grpc_etcd_operator_registered_objects", label, figures.records
+    yield "grpc_etcd_operator_leader", label, figures.is_leader
+    yield "grpc_etcd_operator_foreign_cluster", label, figures.is_foreign
+    yield "grpc_etcd_operator_denied_prefixes", label, figures.prefixes_refused
+    yield "grpc_etcd_operator_no_leader_seconds", label, figures.no_leader_seconds
+    yield "grpc_etcd_operator_ready_not_registered", label, figures.unregistered
+    yield "grpc_etcd_operator_missed_changes", label, figures.missed_changes
+    yield "grpc_etcd_operator_synced", label, figures.is_synced
+    yield "grpc_etcd_operator_registry_up", label, figures.is_up
+    yield "grpc_etcd_operator_conflicts", label, figures.conflicts
+    yield from _by("grpc_etcd_operator_campaign_errors", label, figures.campaign_errors)
+    yield from _by("grpc_etcd_operator_etcd_errors", label, figures.etcd_errors)
     for file, expiry in expiries(registry.ca, registry.cert):
-        yield "grpc_etcd_certificate_expiry_timestamp_seconds", (registry.name, file), expiry
+        yield "grpc_etcd_operator_certificate_expiry_timestamp_seconds", (registry.name, file), expiry
 
 
 def _by(name: str, labels: tuple[str, ...], counts: Mapping[str, int]) -> Iterator[Sample]:

@@ -42,7 +42,7 @@ from grpc_etcd.registry.escaping import escape_bytes
 from grpc_etcd.registry.layout import Rejected
 from grpc_etcd.registry.snapshot import Snapshot, diff
 
-LOOK_SECONDS = 0.2  # how soon a change of a registration is told. Arbitrary
+LOOK_SECONDS = 0.2  # how soon a change of a registration is reported. Arbitrary
 PROGRAM = "grpc-etcd"
 EXAMPLES = """\b
 Examples:
@@ -209,22 +209,22 @@ def watch(connection: Connection, name: str | None, changes: int | None, output:
                 return
 
 
-def tell_absence(connection: Connection, name: str | None, *, is_there: bool) -> None:
-    """Say on standard error what is not there, and where there is something: waiting for it would be in vain."""
+def report_absence(connection: Connection, name: str | None, *, is_there: bool) -> None:
+    """Report on standard error what is not there, and where there is something: waiting for it would be in vain."""
     if not is_there:
         absence = describe_absence(connection.etcd, connection.layouts, name)
         print_line(f"{absence}; waiting for the first", error=True)
 
 
 def follow(connection: Connection, name: str | None) -> Iterator[Snapshot]:
-    """Give the snapshots of one service or of all; what holds them up is told on standard error."""
+    """Return the snapshots of one service or of all; what holds them up is reported on standard error."""
     if name is not None:
-        # Who may not read, or reaches nobody, is told so.
-        tell_absence(connection, name, is_there=bool(read_service(connection.etcd, connection.layouts, name)))
+        # Missing rights and unreachable members are reported.
+        report_absence(connection, name, is_there=bool(read_service(connection.etcd, connection.layouts, name)))
         yield from connection.registry.watch_services(name)
         return
     is_there = any(list_prefix(connection.etcd, list_root(layout)).records for layout in connection.layouts)
-    tell_absence(connection, None, is_there=is_there)
+    report_absence(connection, None, is_there=is_there)
     for each in follow_all(connection.etcd, connection.layouts):
         if isinstance(each, Snapshot):
             yield each
@@ -247,7 +247,7 @@ def print_difference(old: Snapshot | None, new: Snapshot, *, named: bool = False
 
 
 def describe_state(endpoint: Endpoint) -> str:
-    """Say what keeps an endpoint from being called."""
+    """Return what keeps an endpoint from being called."""
     return ("" if endpoint.enable else " disabled") + ("" if endpoint.healthy else " unhealthy")
 
 
@@ -264,7 +264,7 @@ def owner(connection: Connection, record_key: str, output: str) -> None:
         raise Failure(f"unknown: {UNREADABLE_OWNERS}", GRANT_OWNERS)
     if (found := owners.get(key)) is None:
         known = "an endpoint that registered itself, or that an admin put" if record else "there is no such key"
-        raise Failure(f"no operator stands behind {record_key}: {known}")
+        raise Failure(f"no operator owns {record_key}: {known}")
     data = {
         "key": record_key,
         "namespace": found.namespace,
@@ -282,11 +282,15 @@ def owner(connection: Connection, record_key: str, output: str) -> None:
 @cli.command(epilog="\b\nExample:\n  grpc-etcd register greeter 0.0.0.0:9000 --metadata team=shop")
 @click.argument("name", callback=valid_name)
 @click.argument("address", metavar="HOST:PORT")
-@click.option("--scheme", default="grpc", show_default=True, help="What is spoken there.")
-@click.option("--weight", type=click.FloatRange(0), default=100.0, show_default=True, help="Its share of calls.")
-@click.option("--zone", default="", help="Clients of the same zone prefer it.")
-@click.option("--group", default="", help="What routes and canaries choose by.")
-@click.option("--metadata", "pairs", metavar="KEY=VALUE", multiple=True, help="More to say of it; may be repeated.")
+@click.option("--scheme", default="grpc", show_default=True, help="Protocol of the endpoint.")
+@click.option(
+    "--weight", type=click.FloatRange(0), default=100.0, show_default=True, help="Weight: its share of calls."
+)
+@click.option("--zone", default="", help="Zone; clients of the same zone prefer it.")
+@click.option("--group", default="", help="Group that routes and canaries select.")
+@click.option(
+    "--metadata", "pairs", metavar="KEY=VALUE", multiple=True, help="Endpoint metadata as KEY=VALUE; repeatable."
+)
 @click.option("--metrics-address", metavar="HOST:PORT", default="", help="Also make this a Prometheus target.")
 @click.option("--allow-unroutable", is_flag=True, help="Register 127.0.0.1 and the like.")
 @connected
@@ -310,7 +314,7 @@ def register(
         )
     except ValueError as error:
         raise BadUsage(str(error).replace("allow_unroutable=True", "--allow-unroutable")) from error
-    tell_registration(connection, registration, over)
+    report_registration(connection, registration, over)
     if not registration.unregister():
         raise Failure("etcd did not confirm the withdrawal; the key goes with its lease")
     print_line(f"withdrawn {name} at {registration.endpoint.address}")
@@ -329,8 +333,8 @@ def silence_library() -> None:
     logging.getLogger("grpc_etcd").setLevel(logging.CRITICAL)
 
 
-def tell_registration(connection: Connection, registration: Registration, over: threading.Event) -> None:
-    """Say each change of where a registration stands, once, until the command is to end."""
+def report_registration(connection: Connection, registration: Registration, over: threading.Event) -> None:
+    """Report each change of where a registration stands, once, until the command is to end."""
     said = ""
     while not over.is_set():
         status = registration.status
@@ -342,7 +346,7 @@ def tell_registration(connection: Connection, registration: Registration, over: 
 
 
 def describe_registration(connection: Connection, registration: Registration, status: Status) -> str:
-    """Say where a registration stands, and what to do where something is wrong."""
+    """Return where a registration stands, and what to do where something is wrong."""
     endpoint = registration.endpoint
     if status.state is State.REGISTERED:
         return f"registered {endpoint.name} at {endpoint.address}"

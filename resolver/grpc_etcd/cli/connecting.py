@@ -25,7 +25,7 @@ from grpc_etcd.settings import ClientSettings, SettingsError, read_operators_var
 Command = Callable[..., Any]
 
 _FILE = click.Path(exists=True, dir_okay=False)
-# The names of each shared option, and what click is told of it.
+# The names of each shared option, and what click is reported of it.
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--endpoints",), {"metavar": "HOST:PORT,...", "help": "etcd's addresses [GRPC_ETCD_ENDPOINTS]."}),
     (("--prefix",), {"help": "Key prefix of the layout; default is the layout's own [GRPC_ETCD_PREFIX]."}),
@@ -105,7 +105,7 @@ class Connection:
 
 
 def connected(command: Command) -> Command:
-    """Give a command the shared options; it gets a `Connection` in their place."""
+    """Provide a command the shared options; it gets a `Connection` in their place."""
 
     @functools.wraps(command)
     def run(**options: Any) -> Any:
@@ -117,7 +117,7 @@ def connected(command: Command) -> Command:
 
 
 def before_commands(group: Command) -> Command:
-    """Give the program itself the shared options: what stands before the command counts for it."""
+    """Return the program itself the shared options: what exists before the command counts for it."""
 
     @functools.wraps(group)
     def run(**_: Any) -> Any:

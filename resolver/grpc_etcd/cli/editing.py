@@ -41,14 +41,14 @@ def edit_endpoint(connection: Connection, name: str, address: str, **changes: An
 
 
 def _edited(layout: Layout, entry: Entry, changes: dict[str, Any]) -> bytes:
-    """Give the value that a record is to have."""
+    """Return the value that a record is to have."""
     assert isinstance(entry.read, Endpoint)  # noqa: S101 - the others were left out
     key = escape_bytes(entry.key)
     if not entry.is_owner_known:
         raise Failure(f"whether an operator keeps {key} is not known: {UNREADABLE_OWNERS}", GRANT_OWNERS)
     if entry.owner:
         pod = f"--namespace {shlex.quote(entry.owner.namespace)} {shlex.quote(entry.owner.pod)}"
-        raise Failure(f"{key} is kept by the operator, which would put it back", _advise(pod, changes))
+        raise Failure(f"{key} is owned by the operator, which would restore it", _advise(pod, changes))
     wanted = replace(entry.read, **changes)
     encoded = layout.encode(entry.service, wanted)
     read = None if isinstance(encoded, Rejected) else layout.decode(entry.service, encoded.key, encoded.value)
@@ -60,7 +60,7 @@ def _edited(layout: Layout, entry: Entry, changes: dict[str, Any]) -> bytes:
 
 
 def _advise(pod: str, changes: dict[str, Any]) -> str:
-    """Give the command that does for a Pod what was asked: what is typed as it stands must do nothing else."""
+    """Return the command that does for a Pod what was asked: what is typed as it stands must do nothing else."""
     if changes.get("enable"):
         annotation = "grpc-etcd.dev/weight-"
         what = "Take the annotation from its Pod instead, so that the weight of its GrpcService counts again"

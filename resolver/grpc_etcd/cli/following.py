@@ -7,7 +7,17 @@ import queue
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from grpc_etcd.etcd import Changed, Etcd, EtcdError, Listed, Lost, News, PermissionDenied, Put, Revision
+from grpc_etcd.etcd import (
+    Disconnected,
+    Etcd,
+    EtcdError,
+    PermissionDenied,
+    Put,
+    Revision,
+    WatchEvents,
+    WatchSnapshot,
+    WatchUpdate,
+)
 from grpc_etcd.inspect.reading import list_prefix
 from grpc_etcd.registry.catalog import list_root, service_of
 from grpc_etcd.registry.layout import Layout
@@ -17,17 +27,17 @@ Change = tuple[bytes, bytes | None]  # a key and its value; None: it is gone
 
 
 class Services:
-    """The records of all services, told apart by name; without I/O."""
+    """The records of all services, distinguished by name; without I/O."""
 
     def __init__(self, layouts: Sequence[Layout]) -> None:
         self._layouts = tuple(layouts)
         self._known: dict[str, dict[bytes, bytes]] = {}
         self._builders: dict[str, SnapshotBuilder] = {}
 
-    def take(self, layout: Layout, news: Listed | Changed) -> list[Snapshot]:
+    def take(self, layout: Layout, news: WatchSnapshot | WatchEvents) -> list[Snapshot]:
         """Take news of a layout's keys; return the services that have become others, by name."""
         known = self._known.setdefault(layout.name, {})
-        if isinstance(news, Listed):
+        if isinstance(news, WatchSnapshot):
             listed = {record.key: record.value for record in news.records}
             changes: list[Change] = [(key, None) for key in known if key not in listed]
             changes += [(key, value) for key, value in listed.items() if known.get(key) != value]
@@ -56,10 +66,13 @@ class Services:
 
 
 def follow_all(etcd: Etcd, layouts: Sequence[Layout]) -> Iterator[Snapshot | EtcdError]:
-    """Give each service whenever it has become another, and what holds up the view; raises where it may not be read."""
+    """Return each service whenever it has become another, and what holds up the view.
+
+    Raises where it may not be read.
+    """
     for layout in layouts:
         list_prefix(etcd, list_root(layout))
-    services, inbox = Services(layouts), queue.SimpleQueue[tuple[Layout, News]]()
+    services, inbox = Services(layouts), queue.SimpleQueue[tuple[Layout, WatchUpdate]]()
     hub = etcd.watch_hub()
     try:
         for layout in layouts:
@@ -67,15 +80,15 @@ def follow_all(etcd: Etcd, layouts: Sequence[Layout]) -> Iterator[Snapshot | Etc
         while True:
             layout, news = inbox.get()
             match news:
-                case Listed() | Changed():
+                case WatchSnapshot() | WatchEvents():
                     yield from services.take(layout, news)
-                case Lost(error=PermissionDenied() as error):
+                case Disconnected(error=PermissionDenied() as error):
                     raise error
-                case Lost(error=error):
+                case Disconnected(error=error):
                     yield error
     finally:
         hub.close()
 
 
-def _put(inbox: "queue.SimpleQueue[tuple[Layout, News]]", layout: Layout, news: News) -> None:
+def _put(inbox: "queue.SimpleQueue[tuple[Layout, WatchUpdate]]", layout: Layout, news: WatchUpdate) -> None:
     inbox.put((layout, news))

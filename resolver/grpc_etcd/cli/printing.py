@@ -149,7 +149,7 @@ def _raise_broken_pipe(*_: object) -> None:
 
 def _await_reader(main: int, over: int) -> None:
     poll = select.poll()
-    poll.register(STANDARD_OUTPUT, 0)  # that a pipe has no reader is told unasked; a file never has any news
+    poll.register(STANDARD_OUTPUT, 0)  # that a pipe has no reader is reported unasked; a file never has any news
     poll.register(over, 0)
     if any(fd == STANDARD_OUTPUT and event & select.POLLERR for fd, event in poll.poll()):
         signal.pthread_kill(main, signal.SIGPIPE)

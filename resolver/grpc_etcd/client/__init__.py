@@ -1,1 +1,1 @@
-"""What an application holds: registries of every kind, the channels they give, and what they tell of themselves."""
+"""What an application holds: registries of every kind, the channels they give, and what they report themselves."""

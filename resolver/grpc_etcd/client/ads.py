@@ -1,9 +1,9 @@
 """The ADS server on a port of its own: a registry for anything that speaks xDS, in any language."""
 
 from grpc_etcd.client.base import Following
-from grpc_etcd.xds.board import ServiceBoard
 from grpc_etcd.xds.limits import check_gevent
 from grpc_etcd.xds.names import DEFAULT_REGISTRY
+from grpc_etcd.xds.resource_cache import ResourceCache
 from grpc_etcd.xds.server import AdsServer
 
 
@@ -15,7 +15,7 @@ def serve(listen: str, registry: Following) -> AdsServer:
     Channels of this process, and other servers, are not touched by it, nor by its end.
     """
     check_gevent()
-    board = ServiceBoard()
-    server = AdsServer(listen, board, on_stop=lambda: registry.leave_board(board))
-    registry.serve_on(DEFAULT_REGISTRY, board)
+    resource_cache = ResourceCache()
+    server = AdsServer(listen, resource_cache, on_stop=lambda: registry.leave_resource_cache(resource_cache))
+    registry.serve_on(DEFAULT_REGISTRY, resource_cache)
     return server

@@ -19,8 +19,8 @@ from grpc_etcd.client.configuration import check_least, read_wait
 from grpc_etcd.client.stats import RegistryStats
 from grpc_etcd.client.targets import service_name
 from grpc_etcd.discovery.publisher import FollowedService
-from grpc_etcd.discovery.state import WAIT_SECONDS, View
-from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.discovery.state import WAIT_SECONDS, ResolverState
+from grpc_etcd.discovery.subscription import StateSource
 from grpc_etcd.registration.offloop import in_own_thread
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.registry.snapshot import Snapshot
@@ -81,7 +81,7 @@ class AioChannel(Renewable[aio.Channel]):
 
     @property
     def first(self) -> Renewable[aio.Channel]:
-        """Give the channel for such calls."""
+        """Return the channel for such calls."""
         if self._first is None:
             registry, service, options, make = self._all
             waiting = [_UnaryWaiting(registry, service), _StreamWaiting(registry, service)]
@@ -97,7 +97,7 @@ class AioChannel(Renewable[aio.Channel]):
 
 
 class _Waiting:
-    """Gives a call without a timeout the service's default, once the registry has answered or is out of reach."""
+    """Gives a call without a timeout the service's default, once the registry has answered or is unavailable."""
 
     def __init__(self, registry: Following, service: str) -> None:
         self._registry = registry
@@ -222,7 +222,7 @@ class AioRegistry:
         compression: grpc.Compression | None = None,
         interceptors: Sequence[aio.ClientInterceptor] | None = None,
     ) -> aio.Channel:
-        """Give a channel to the service that follows the registry; as `grpc.aio.insecure_channel` otherwise."""
+        """Return a channel to the service that follows the registry; as `grpc.aio.insecure_channel` otherwise."""
         service = service_name(service)
         return self._channel(
             service,
@@ -240,7 +240,7 @@ class AioRegistry:
         compression: grpc.Compression | None = None,
         interceptors: Sequence[aio.ClientInterceptor] | None = None,
     ) -> aio.Channel:
-        """Give a channel over TLS; the name that the servers' certificates must carry is the service's."""
+        """Return a channel over TLS; the name that the servers' certificates must carry is the service's."""
         service = service_name(service)
         return self._channel(
             service,
@@ -269,7 +269,7 @@ class AioRegistry:
         """As `Registry.wait_for_endpoints`."""
         check_least(at_least)
         with self._registry.pinned(service) as followed:
-            return await _wait(followed, followed.told, lambda view: view.has_endpoints(at_least), timeout_seconds)
+            return await _wait(followed, followed.sent, lambda view: view.has_endpoints(at_least), timeout_seconds)
 
     def watch_services(self, service: str) -> AsyncIterator[Snapshot]:
         """Do what `watch` does, whose older name this is."""
@@ -287,8 +287,8 @@ class AioRegistry:
 
 async def _wait(
     followed: FollowedService,
-    source: ViewSource,
-    is_enough: Callable[[View], bool],
+    source: StateSource,
+    is_enough: Callable[[ResolverState], bool],
     timeout_seconds: float | None,
 ) -> Snapshot:
     try:
@@ -301,8 +301,8 @@ async def _wait(
     raise TimeoutError(followed.explain(timeout_seconds))
 
 
-async def _views(feed: ViewSource) -> AsyncIterator[View]:
-    """Give the present view and each newer one, until the feed is closed; what comes too fast is left out."""
+async def _views(feed: StateSource) -> AsyncIterator[ResolverState]:
+    """Return the present view and each newer one, until the feed is closed; what comes too fast is left out."""
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:

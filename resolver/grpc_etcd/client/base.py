@@ -1,6 +1,6 @@
 """Channels and views of followed services: what every kind of registry gives, wherever its endpoints come from.
 
-Nothing starts before the first use, and everything starts anew in a forked child. Thread-safe.
+Nothing starts before the first use, and everything starts again in a forked child. Thread-safe.
 """
 
 import abc
@@ -21,15 +21,15 @@ from grpc_etcd.client.runtime import Running
 from grpc_etcd.client.stats import RegistryStats, make_service_stats
 from grpc_etcd.client.targets import service_name
 from grpc_etcd.discovery.publisher import FollowedService, Wishes
-from grpc_etcd.discovery.state import WAIT_SECONDS, View
-from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.discovery.state import WAIT_SECONDS, ResolverState
+from grpc_etcd.discovery.subscription import StateSource
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.registry.snapshot import Snapshot
-from grpc_etcd.xds import plane
-from grpc_etcd.xds.board import ServiceBoard
+from grpc_etcd.xds import control_plane
 from grpc_etcd.xds.limits import check_gevent
 from grpc_etcd.xds.localities import Here
 from grpc_etcd.xds.names import DEFAULT_REGISTRY, ServiceName, format_target
+from grpc_etcd.xds.resource_cache import ResourceCache
 from grpc_etcd.xds.retries import MethodRetries
 from grpc_etcd.xds.service import MethodRoute
 
@@ -41,7 +41,7 @@ class Following(abc.ABC):
     """Follows services and gives channels to them; a subclass says where the news come from."""
 
     def __init__(self, name: str | None, here: Here) -> None:
-        self._process = plane.this_process()
+        self._process = control_plane.this_process()
         self.name = name or self._process.free_name(DEFAULT_REGISTRY)
         self.here = here
         self._lock = threading.RLock()
@@ -60,7 +60,7 @@ class Following(abc.ABC):
         """Close what `_open` gave."""
 
     @abc.abstractmethod
-    def _make_feed(self, service: str, changed: Callable[[], None]) -> ViewSource:
+    def _make_feed(self, service: str, changed: Callable[[], None]) -> StateSource:
         """Make the feed of a service, not started yet."""
 
     def __enter__(self) -> Self:
@@ -78,7 +78,7 @@ class Following(abc.ABC):
     def insecure_channel(
         self, service: str, options: ChannelOptions | None = None, compression: grpc.Compression | None = None
     ) -> grpc.Channel:
-        """Give a channel to the service that follows the registry; as `grpc.insecure_channel` otherwise."""
+        """Return a channel to the service that follows the registry; as `grpc.insecure_channel` otherwise."""
         return self._channel(service, options, lambda target, more: grpc.insecure_channel(target, more, compression))
 
     def secure_channel(
@@ -88,7 +88,7 @@ class Following(abc.ABC):
         options: ChannelOptions | None = None,
         compression: grpc.Compression | None = None,
     ) -> grpc.Channel:
-        """Give a channel over TLS; the name that the servers' certificates must carry is the service's."""
+        """Return a channel over TLS; the name that the servers' certificates must carry is the service's."""
         return self._channel(
             service, options, lambda target, more: grpc.secure_channel(target, credentials, more, compression)
         )
@@ -98,14 +98,14 @@ class Following(abc.ABC):
     ) -> grpc.Channel:
         return FollowingChannel(Renewable(self, service_name(service), options or (), make))
 
-    def lead(self, service: str, options: ChannelOptions, retries: MethodRetries) -> plane.Lead:
+    def lead(self, service: str, options: ChannelOptions, retries: MethodRetries) -> control_plane.Lead:
         """Begin to follow a service, and say how a channel with such options and retries of its own gets to it."""
         with self._lock:
             followed = self.follow(service)
             let_go = followed.hold()
             owner = ServiceName(self._enter().address, service)
         try:
-            lead = self._process.plane.lead(owner, options, retries)
+            lead = self._process.control_plane.lead(owner, options, retries)
         except BaseException:
             let_go()
             raise
@@ -117,18 +117,18 @@ class Following(abc.ABC):
         return lead._replace(release=release)
 
     def target(self, service: str) -> str:
-        """Give the target to build a channel of one's own with, such as `xds://etcd/default/greeter`.
+        """Return the target to build a channel of one's own with, such as `xds://etcd/default/greeter`.
 
         Over TLS such a channel also needs the option `("grpc.default_authority", service)`, and behind a proxy
         `("grpc.enable_http_proxy", 0)`; the channels made here have both.
         """
         service = service_name(service)
         self.follow(service)
-        self._process.plane.channel_options()
+        self._process.control_plane.channel_options()
         return format_target(ServiceName(self._enter().address, service))
 
     def default_timeout(self, service: str) -> float | None:
-        """Give the timeout in seconds of calls to the service that name none; None: they have none."""
+        """Return the timeout in seconds of calls to the service that name none; None: they have none."""
         followed = self._followed(service)
         wished = (followed.wishes if followed else self._wishes.get(service, _NO_WISHES)).policy.timeout_seconds
         said = followed.feed.view.policy.timeout_seconds if followed else self._last_timeouts.get(service)
@@ -140,14 +140,14 @@ class Following(abc.ABC):
         return inside.services.get(service) if inside else None
 
     def is_policy_known(self, service: str) -> bool:
-        """Tell whether the default timeout cannot be another one by what the registry's first answer may say."""
+        """Return whether the default timeout cannot be another one by what the registry's first answer may say."""
         followed = self._followed(service)
-        return followed is None or followed.wishes.policy.timeout_seconds is not None or _is_heard(followed)
+        return followed is None or followed.wishes.policy.timeout_seconds is not None or _is_followed(followed)
 
     def wait_for_policy(self, service: str, timeout_seconds: float) -> None:
-        """Wait until the policy is known, or the registry is out of reach."""
+        """Wait until the policy is known, or the registry is unavailable."""
         if followed := self._followed(service):
-            followed.feed.wait_until(lambda _: _is_heard(followed), timeout_seconds)
+            followed.feed.wait_until(lambda _: _is_followed(followed), timeout_seconds)
 
     def configure(
         self,
@@ -180,21 +180,21 @@ class Following(abc.ABC):
     # Reading
 
     def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
-        """Give what channels to the service follow now; raises TimeoutError while nothing is known of it."""
+        """Return what channels to the service follow now; raises TimeoutError while nothing is known of it."""
         with self.pinned(service) as followed:
             return _wait(followed, followed.feed, lambda view: view.snapshot is not None, timeout_seconds)
 
     def wait_for_endpoints(
         self, service: str, timeout_seconds: float | None = WAIT_SECONDS, *, at_least: int = 1
     ) -> Snapshot:
-        """Block until channels are told of so many endpoints that may be called; TimeoutError says why they are not.
+        """Block until channels are sent so many endpoints that may be called; TimeoutError says why they are not.
 
         Endpoints that are disabled, not healthy or of no weight are in the snapshot, but do not count. A timeout of
         None waits for ever; the default is 30 seconds.
         """
         check_least(at_least)
         with self.pinned(service) as followed:
-            return _wait(followed, followed.told, lambda view: view.has_endpoints(at_least), timeout_seconds)
+            return _wait(followed, followed.sent, lambda view: view.has_endpoints(at_least), timeout_seconds)
 
     def on_change(self, service: str, callback: Callable[[Snapshot], object]) -> ChangeSubscription:
         """Call back with the service's snapshots: the present one, as soon as it is known, then each newer one.
@@ -210,7 +210,7 @@ class Following(abc.ABC):
         return self.watch(service)
 
     def watch(self, service: str) -> Iterator[Snapshot]:
-        """Give the service's snapshots: the present one, then each newer one. Ends when the registry is closed.
+        """Return the service's snapshots: the present one, then each newer one. Ends when the registry is closed.
 
         A slow consumer misses what is between, never the newest.
         """
@@ -239,7 +239,7 @@ class Following(abc.ABC):
             return followed, followed.hold()
 
     def stats(self) -> RegistryStats:
-        """Say what is known of each followed service, how fresh it is, and what was wrong."""
+        """Return what is known of each followed service, how fresh it is, and what was wrong."""
         inside = self._inside
         if inside is None:
             return RegistryStats(self.name, ())
@@ -247,7 +247,7 @@ class Following(abc.ABC):
         return RegistryStats(self.name, services)
 
     def ready(self) -> bool:
-        """Tell whether every service with an open channel has an endpoint that calls may go to: for readiness probes.
+        """Return whether every service with an open channel has an endpoint that calls may go to: for readiness probes.
 
         It does not ask whether etcd is in reach: the last good sets outlive it. `stats().unready` says what is missing.
         A registry that has been closed is not ready.
@@ -257,7 +257,7 @@ class Following(abc.ABC):
     # Following
 
     def exclusively(self) -> AbstractContextManager[Any]:
-        """Give the lock under which services begin to be followed."""
+        """Return the lock under which services begin to be followed."""
         return self._lock
 
     def follow(self, service: str) -> FollowedService:
@@ -275,18 +275,18 @@ class Following(abc.ABC):
             followed.needed_at = time.monotonic()
             return followed
 
-    def serve_on(self, name: str, board: ServiceBoard) -> None:
+    def serve_on(self, name: str, resource_cache: ResourceCache) -> None:
         """Answer under that name on the board of a server of one's own."""
         with self._lock:
-            self._enter().show_on(name, board, self)
+            self._enter().show_on(name, resource_cache, self)
 
-    def leave_board(self, board: ServiceBoard) -> None:
+    def leave_resource_cache(self, resource_cache: ResourceCache) -> None:
         """Answer there no more: its server has stopped."""
         if inside := self._inside:
-            inside.hide_from(board)
+            inside.hide_from(resource_cache)
 
     def refused(self, service: str, reason: str) -> None:
-        """Take note that gRPC refused what it was told about the service."""
+        """Record that gRPC refused what it was sent about the service."""
         if followed := self._followed(service):
             followed.note_refusal(reason)
 
@@ -301,7 +301,7 @@ class Following(abc.ABC):
         return self._closed
 
     def _enter(self) -> Running:
-        """Give what runs in this process; start it at the first use, and again in a forked child."""
+        """Return what runs in this process; start it at the first use, and again in a forked child."""
         with self._lock:
             if self._closed:
                 raise ValueError(f"{self!r} cannot be used any more")
@@ -332,13 +332,16 @@ class Following(abc.ABC):
             self._close(inside.opened)
 
 
-def _is_heard(followed: FollowedService) -> bool:
-    """Tell whether waiting for the registry's first answer is over, or vain: calls fail then, with the reason."""
+def _is_followed(followed: FollowedService) -> bool:
+    """Return whether waiting for the registry's first answer is over, or vain: calls fail then, with the reason."""
     return not followed.feed.is_waiting
 
 
 def _wait(
-    followed: FollowedService, source: ViewSource, is_enough: Callable[[View], bool], timeout_seconds: float | None
+    followed: FollowedService,
+    source: StateSource,
+    is_enough: Callable[[ResolverState], bool],
+    timeout_seconds: float | None,
 ) -> Snapshot:
     in_time = source.wait_until(is_enough, read_wait(timeout_seconds))
     snapshot = source.view.snapshot

@@ -57,7 +57,7 @@ class ChangeSubscription:
     def _wake(self) -> None:
         self._due.put(self)
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Call back, if there is something new."""
         snapshot = self._followed.feed.view.snapshot if self._followed and not self.closed else None
         if snapshot is None or snapshot == self._last:
@@ -96,4 +96,4 @@ class Changes:
 
     def _run(self) -> None:
         while subscription := self._due.get():
-            subscription.tell()
+            subscription.report()

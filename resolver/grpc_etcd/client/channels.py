@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import grpc
 
 from grpc_etcd.client.service_config import split_options
-from grpc_etcd.xds.plane import Lead, Options, this_process
+from grpc_etcd.xds.control_plane import Lead, Options, this_process
 from grpc_etcd.xds.retries import MethodRetries
 
 FIRST_ANSWER_SECONDS = 15.0  # for which gRPC itself waits for a resource
@@ -27,13 +27,13 @@ class Origin(Protocol):
     """Where channels come from."""
 
     def lead(self, service: str, options: Options, retries: MethodRetries) -> Lead:
-        """Say how a channel gets to a service."""
+        """Return how a channel gets to a service."""
 
     def default_timeout(self, service: str) -> float | None:
-        """Give the timeout in seconds of calls that name none."""
+        """Return the timeout in seconds of calls that name none."""
 
     def is_policy_known(self, service: str) -> bool:
-        """Tell whether the registry has answered, so that the default timeout is known."""
+        """Return whether the registry has answered, so that the default timeout is known."""
 
     def wait_for_policy(self, service: str, timeout_seconds: float) -> None:
         """Wait until it is."""
@@ -52,7 +52,7 @@ class Renewable(Generic[NativeT]):
         self._open()
 
     def current(self) -> NativeT:
-        """Give the native channel that this process may use."""
+        """Return the native channel that this process may use."""
         if not self.is_current:
             with self.process.channels_lock:
                 if not self.is_current:
@@ -75,21 +75,21 @@ class Renewable(Generic[NativeT]):
 
     @property
     def is_current(self) -> bool:
-        """Tell whether the channel was made by this process."""
+        """Return whether the channel was made by this process."""
         return self.generation == self.process.forks
 
     def knows_timeout(self) -> bool:
-        """Tell whether the default timeout is known; once it is, that is all that is asked."""
+        """Return whether the default timeout is known; once it is, that is all that is asked."""
         if not self._is_known:
             self._is_known = self._origin.is_policy_known(self.service)
         return self._is_known
 
     def timeout(self) -> float | None:
-        """Give the default timeout as it is now."""
+        """Return the default timeout as it is now."""
         return self._origin.default_timeout(self.service)
 
     def wait_for_timeout(self) -> float | None:
-        """Give the default timeout of a call that begins now, once the registry has answered or is out of reach.
+        """Return the default timeout of a call that begins now, once the registry has answered or is unavailable.
 
         The call could not begin before that either. What has been waited is taken off.
         """
@@ -100,7 +100,7 @@ class Renewable(Generic[NativeT]):
 
 
 class Front:
-    """One method of a channel: the native callable, made anew when the channel is."""
+    """One method of a channel: the native callable, recreated when the channel is."""
 
     def __init__(self, channel: Renewable[Any], kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._channel = channel
@@ -123,7 +123,7 @@ class Front:
         return self._native if self._generation == self._process.forks else self._bind()
 
     def _default_timeout(self) -> float | None:
-        """Give the timeout of a call that names none."""
+        """Return the timeout of a call that names none."""
         return self._channel.timeout()
 
     def _waiting(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Front:
         return kwargs | {"wait_for_ready": self._waits}
 
     def _timeout(self, given: float | None) -> float | None:
-        """Give a call's timeout: what it names, at most what the channel's own service config says."""
+        """Return a call's timeout: what it names, at most what the channel's own service config says."""
         if self._limit is not None:
             return self._limit if given is None else min(given, self._limit)
         return self._default_timeout() if given is None else given
@@ -169,7 +169,7 @@ class UnaryAnswer(Front):
         )
 
     def _bounded(self, native: Any, timeout: float | None) -> tuple[Any, float | None]:
-        """Give what makes a call, and the timeout that it gets, of one that has none or may have too much."""
+        """Return what makes a call, and the timeout that it gets, of one that has none or may have too much."""
         return native, self._timeout(timeout)
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar, Unpack
 from grpc_etcd import options as checks
 from grpc_etcd import settings
 from grpc_etcd.client.registry import Registry
-from grpc_etcd.client.union import UnionFeed
+from grpc_etcd.client.union import UnionSubscription
 from grpc_etcd.client.writable import AioWritableRegistry, WritableRegistry
 from grpc_etcd.etcd import EtcdError
 from grpc_etcd.registration.registrar import (
@@ -45,8 +45,8 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
             raise ValueError("a compound registry needs at least one registry")
         if wrong := [part for part in self.parts if not callable(getattr(part, "pinned", None))]:
             raise TypeError(f"{wrong[0]!r} is no Registry; a compound registry is made of some")
-        told = {"name": name, "zone": zone, "region": region, "cluster": cluster, "client_id": client_id}
-        checks.check_options(told)
+        sent = {"name": name, "zone": zone, "region": region, "cluster": cluster, "client_id": client_id}
+        checks.check_options(sent)
         zone = zone or next((part.here.zone for part in self.parts if part.here.zone), "")
         region = region or next((part.here.region for part in self.parts if part.here.region), "")
         cluster = cluster or next((part.here.cluster for part in self.parts if part.here.cluster), "")
@@ -106,8 +106,8 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
         """Return that of each part."""
         return [part.registrar for part in self.parts]
 
-    def _make_feed(self, service: str, changed: Callable[[], None]) -> UnionFeed:
-        return UnionFeed(service, self.parts, changed)
+    def _make_feed(self, service: str, changed: Callable[[], None]) -> UnionSubscription:
+        return UnionSubscription(service, self.parts, changed)
 
 
 class AioCompoundRegistry(AioWritableRegistry[tuple[Registration, ...]]):

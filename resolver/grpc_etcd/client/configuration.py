@@ -1,4 +1,4 @@
-"""What a program may ask for a service: refused by `Registry.configure`, before any channel is told of it. Pure.
+"""What a program may ask for a service: refused by `Registry.configure`, before any channel receives it. Pure.
 
 Routes that come from a registry are not held to this: they are read as they are, and what cannot be used is left out.
 """
@@ -27,7 +27,7 @@ def check_wishes(policy: object, routes: Iterable[object] | None, strict_removal
 
 
 def read_wait(timeout_seconds: object) -> float | None:
-    """Give how long to wait, None for ever; raise TypeError or ValueError for what is no time."""
+    """Return how long to wait, None for ever; raise TypeError or ValueError for what is no time."""
     if timeout_seconds is None:
         return None
     if isinstance(timeout_seconds, bool) or not isinstance(timeout_seconds, int | float):

@@ -10,7 +10,7 @@ from grpc_etcd.settings import PREFIX, ClientSettings
 
 
 def choose_password(options: Mapping[str, Any]) -> Password:
-    """Give how the password is found out at each log-in."""
+    """Return how the password is found out at each log-in."""
     password = Path(file) if (file := options.get("password_file")) else options.get("password", "")
     if not isinstance(password, str | Path) and not callable(password):
         raise TypeError("password: it is neither a string nor a Path nor a callable that gives a string")
@@ -18,7 +18,7 @@ def choose_password(options: Mapping[str, Any]) -> Password:
 
 
 def choose_tls(options: Mapping[str, Any]) -> Tls | None:
-    """Give what TLS to etcd needs: `tls`, or what ca, cert, key and server_name say."""
+    """Return what TLS to etcd needs: `tls`, or what ca, cert, key and server_name say."""
     tls = options.get("tls")
     single = {name: options[name] for name in ("ca", "cert", "key", "server_name") if options.get(name)}
     if tls is None:
@@ -37,7 +37,7 @@ def check_endpoints(etcd: str | Sequence[str]) -> None:
 
 
 def endpoints_fault(etcd: str | Sequence[str]) -> str | None:
-    """Say which address of etcd cannot be one."""
+    """Return which address of etcd cannot be one."""
     for each in () if isinstance(etcd, str) else etcd:
         check_type("etcd's endpoints", each, str, "a string such as 'etcd:2379'")
     try:
@@ -48,6 +48,6 @@ def endpoints_fault(etcd: str | Sequence[str]) -> str | None:
 
 
 def settings_faults(chosen: ClientSettings) -> Iterator[str]:
-    """Say what is wrong with settings that read well."""
+    """Return what is wrong with settings that read well."""
     if chosen.endpoints and (fault := endpoints_fault(chosen.endpoints)):
         yield f"{PREFIX}ENDPOINTS: {fault}"

@@ -11,13 +11,13 @@ from grpc_etcd.client import etcd_options
 from grpc_etcd.client.aio import AioRegistry
 from grpc_etcd.client.selection import SelectedRegistry, check_metadata
 from grpc_etcd.client.targets import service_name
-from grpc_etcd.client.union import UnionFeed
+from grpc_etcd.client.union import UnionSubscription
 from grpc_etcd.client.writable import AioWritableRegistry, WritableRegistry
 from grpc_etcd.discovery.disk_cache import Cache
 from grpc_etcd.discovery.registry_watch import EtcdReader, RegistryWatch
 from grpc_etcd.discovery.services_watch import ServicesWatch
 from grpc_etcd.discovery.state import Reader
-from grpc_etcd.discovery.subscription import Feed, ViewSource
+from grpc_etcd.discovery.subscription import ServiceSubscription, StateSource
 from grpc_etcd.etcd import Etcd, Listing, Tls
 from grpc_etcd.etcd.client import TIMEOUT_SECONDS
 from grpc_etcd.memory.fixed import static_store
@@ -39,7 +39,7 @@ from grpc_etcd.xds.localities import Here
 
 
 class RegistryOptions(TypedDict, total=False):
-    """Everything a `Registry` can be told besides where etcd is; anything else is a TypeError.
+    """Everything a `Registry` can be sent besides where etcd is; anything else is a TypeError.
 
     * `prefix`: the key prefix of the layouts that have one; None, the default, is the layout's own.
     * `layouts`: the formats to read (and to register in), the preferred one first: names or `Layout`s, or one of them.
@@ -89,7 +89,7 @@ class Registry(WritableRegistry[Registration]):
 
     Takes etcd's endpoints, or an etcd client of `grpc_etcd.etcd` (which stays the caller's to close), and the options
     of `RegistryOptions`. Raises TypeError or ValueError for what can never work; connects at the first use. One per
-    process is enough: it is thread-safe, and starts anew in a forked child.
+    process is enough: it is thread-safe, and starts again in a forked child.
     """
 
     @checks.taking(RegistryOptions, "Registry")
@@ -126,7 +126,7 @@ class Registry(WritableRegistry[Registration]):
     def from_environ(cls, **overrides: Any) -> Self:
         """Make a registry from GRPC_ETCD_ENDPOINTS and the other variables; overrides have the settings' names.
 
-        Raises SettingsError, which has a sentence for every fault. While `testing.as_default` stands in, as under the
+        Raises SettingsError, which has a sentence for every fault. While `testing.as_default` is in, as under the
         pytest fixture `grpc_etcd_registry`, the registry follows what that one does.
         """
         original = settings.stand_in()
@@ -207,7 +207,7 @@ class Registry(WritableRegistry[Registration]):
         return watch
 
     def select(self, *, metadata: Mapping[str, str]) -> SelectedRegistry:
-        """Give the same registry with those endpoints only that have these metadata, such as `{"version": "v2"}`.
+        """Return the same registry with those endpoints only that have these metadata, such as `{"version": "v2"}`.
 
         The same metadata give the same object, which is closed with this registry. Where no endpoint matches, calls
         fail as where there is none. Raises TypeError for metadata that are none, ValueError once it is closed.
@@ -229,7 +229,7 @@ class Registry(WritableRegistry[Registration]):
 
     @property
     def registrar(self) -> Registrar:
-        """What keeps this process's own endpoints registered; made at the first use, and anew in a forked child."""
+        """What keeps this process's own endpoints registered; made at the first use, and again in a forked child."""
         etcd = self.etcd
         with self._lock:
             if self._process.forks not in self._registrars:
@@ -260,7 +260,7 @@ class Registry(WritableRegistry[Registration]):
     # Following
 
     def _static_part(self, service: str) -> "Registry | None":
-        """Give the registry of static services, for those that are; made at the first use."""
+        """Return the registry of static services, for those that are; made at the first use."""
         if service not in self._static_names:
             return None
         with self._lock:
@@ -268,17 +268,17 @@ class Registry(WritableRegistry[Registration]):
                 self._static = Registry(static_store(self._static_names), name=f"{self.name}-static")
             return self._static
 
-    def _make_feed(self, service: str, changed: Callable[[], None]) -> ViewSource:
+    def _make_feed(self, service: str, changed: Callable[[], None]) -> StateSource:
         if static := self._static_part(service):
-            return UnionFeed(service, (static,), changed)
+            return UnionSubscription(service, (static,), changed)
         prefix = "jupiter" if self._prefix is None else self._prefix  # where the operator keeps the policy by default
         reader = Reader(service, self.layouts, prefix, self._schemes)
         folder = self._options.get("cache_dir")
         cache = Cache(Path(folder), f"{self._source}{self._prefix}", service) if folder else None
-        return Feed(service, reader, self._registry_watch(), changed, cache)
+        return ServiceSubscription(service, reader, self._registry_watch(), changed, cache)
 
     def _registry_watch(self) -> RegistryWatch:
-        """What the feeds of this process share; made at the first use, and anew in a forked child."""
+        """What the feeds of this process share; made at the first use, and again in a forked child."""
         etcd = self.etcd
         with self._lock:
             if self._process.forks not in self._registry_watches:

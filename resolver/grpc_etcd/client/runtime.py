@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from grpc_etcd.discovery.publisher import FollowedService, Publisher
-from grpc_etcd.xds import plane
-from grpc_etcd.xds.board import Followable, ServiceBoard
+from grpc_etcd.xds import control_plane
 from grpc_etcd.xds.localities import Here
 from grpc_etcd.xds.names import ServiceName
+from grpc_etcd.xds.resource_cache import Followable, ResourceCache
 from grpc_etcd.xds.service import ServiceResources
 
 _LINGER_SECONDS = 60.0  # arbitrary: how long a service is followed after the last one who wanted it
@@ -32,16 +32,16 @@ class Running:
     """Thread-safe. `services` is replaced, never changed."""
 
     def __init__(self, name: str, registry: Inheritable, opened: Any, here: Here) -> None:
-        process = plane.this_process()
+        process = control_plane.this_process()
         self._registry = registry
         self.opened = opened
         self.generation = process.forks
         self.services: dict[str, FollowedService] = {}
         self._name = name
         self._lock = threading.Lock()
-        self._plane = process.plane
-        self._board = process.plane.board
-        self._boards: tuple[tuple[str, ServiceBoard], ...] = ()
+        self._control_plane = process.control_plane
+        self._resource_cache = process.control_plane.resource_cache
+        self._boards: tuple[tuple[str, ResourceCache], ...] = ()
         self.publisher = Publisher(here, self._publish, self._sweep, self._has_answered)
         self.publisher.start()  # before the name is taken, so that it stays free where no thread may be started
         try:
@@ -56,11 +56,11 @@ class Running:
 
     def _take_name(self) -> str:
         """Be followed under the registry's name, and under the one by which channels ask for it, which is given."""
-        self._board.add(self._name, self._registry)
-        address = self._board.find_address(self._name)
+        self._resource_cache.add(self._name, self._registry)
+        address = self._resource_cache.find_address(self._name)
         if address != self._name:
-            self._board.add(address, self._registry)
-        self._boards = ((address, self._board),)
+            self._resource_cache.add(address, self._registry)
+        self._boards = ((address, self._resource_cache),)
         return address
 
     def add(self, followed: FollowedService) -> None:
@@ -75,25 +75,25 @@ class Running:
             raise
         self.publisher.changed(followed)
 
-    def show_on(self, name: str, board: ServiceBoard, registry: Followable) -> None:
+    def show_on(self, name: str, resource_cache: ResourceCache, registry: Followable) -> None:
         """Publish on another server's board too, under that name."""
-        board.add(name, registry)
+        resource_cache.add(name, registry)
         with self._lock:
-            self._boards = (*self._boards, (name, board))
+            self._boards = (*self._boards, (name, resource_cache))
         for followed in self.services.values():
             if followed.published:
-                board.publish(ServiceName(name, followed.name), followed.published)
+                resource_cache.publish(ServiceName(name, followed.name), followed.published)
 
-    def hide_from(self, board: ServiceBoard) -> None:
+    def hide_from(self, resource_cache: ResourceCache) -> None:
         """Publish no more on a server's board."""
         with self._lock:
-            self._boards = tuple(each for each in self._boards if each[1] is not board)
+            self._boards = tuple(each for each in self._boards if each[1] is not resource_cache)
 
     def close(self) -> None:
         """Stop everything. What was published stays for open channels, until another registry has the name."""
-        self._board.remove(self._name)
-        for name, board in self._boards:
-            board.remove(name)
+        self._resource_cache.remove(self._name)
+        for name, resource_cache in self._boards:
+            resource_cache.remove(name)
         self.publisher.close()
         for followed in self.services.values():
             followed.close()
@@ -111,20 +111,20 @@ class Running:
         self._registry.forked()
 
     def _publish(self, followed: FollowedService, resources: ServiceResources) -> None:
-        for name, board in self._boards:
-            board.publish(ServiceName(name, followed.name), resources)
+        for name, resource_cache in self._boards:
+            resource_cache.publish(ServiceName(name, followed.name), resources)
 
     def _has_answered(self, followed: FollowedService) -> bool | None:
-        """Tell whether the channels of this process have taken what they were told of a service last."""
-        return self._board.has_answered(ServiceName(self.address, followed.name))
+        """Return whether the channels of this process have taken what they were sent of a service last."""
+        return self._resource_cache.has_answered(ServiceName(self.address, followed.name))
 
     def _sweep(self) -> None:
         """Let go of services that nobody has wanted for a while, and see to it that channels find their server."""
         for followed in self.services.values():
             followed.feed.look_after()
             self.let_go(followed, _LINGER_SECONDS)
-        self._plane.look_after()
-        self._plane.keep_socket()  # at last: it fails where somebody else has taken the socket's folder
+        self._control_plane.look_after()
+        self._control_plane.keep_socket()  # at last: it fails where somebody else has taken the socket's folder
 
     def let_go(self, followed: FollowedService, linger_seconds: float) -> None:
         """Follow a service no longer that nobody has wanted for so long."""
@@ -136,7 +136,7 @@ class Running:
                 self._drop(followed)
 
     def wants(self, followed: FollowedService) -> bool:
-        """Tell whether anybody wants a service now: by an open channel, a stream, or by waiting for it."""
+        """Return whether anybody wants a service now: by an open channel, a stream, or by waiting for it."""
         return bool(followed.pins or self._followers(followed))
 
     def _drop(self, followed: FollowedService) -> None:
@@ -147,8 +147,8 @@ class Running:
         self._forget(followed)
 
     def _forget(self, followed: FollowedService) -> None:
-        for name, board in self._boards:
-            board.forget(ServiceName(name, followed.name))
+        for name, resource_cache in self._boards:
+            resource_cache.forget(ServiceName(name, followed.name))
 
     def _followers(self, followed: FollowedService) -> int:
-        return sum(board.followers(ServiceName(name, followed.name)) for name, board in self._boards)
+        return sum(resource_cache.followers(ServiceName(name, followed.name)) for name, resource_cache in self._boards)

@@ -15,8 +15,8 @@ from typing import Any
 from grpc_etcd.client.aio import AioRegistry
 from grpc_etcd.client.base import Following
 from grpc_etcd.client.writable import WritableRegistry
-from grpc_etcd.discovery.state import View
-from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.discovery.state import ResolverState
+from grpc_etcd.discovery.subscription import StateSource
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.xds.localities import Here
 
@@ -53,11 +53,11 @@ class SelectedRegistry(Following):
     def __repr__(self) -> str:
         return f"<SelectedRegistry {self.name!r} of {self._parent.name!r} where {self.metadata}>"
 
-    def _make_feed(self, service: str, changed: Callable[[], None]) -> "SelectedFeed":
-        return SelectedFeed(service, self._parent, self.metadata, changed)
+    def _make_feed(self, service: str, changed: Callable[[], None]) -> "SelectedSubscription":
+        return SelectedSubscription(service, self._parent, self.metadata, changed)
 
 
-class SelectedFeed(ViewSource):
+class SelectedSubscription(StateSource):
     """The feed of another registry, narrowed."""
 
     def __init__(
@@ -70,11 +70,11 @@ class SelectedFeed(ViewSource):
         self._on_change = on_change
         self._pins = ExitStack()
         self._narrowing = threading.Lock()
-        self._source: ViewSource | None = None
+        self._source: StateSource | None = None
         self._source_waits_until = math.inf
 
     def __repr__(self) -> str:
-        return f"<SelectedFeed {self._service!r} where {self._metadata}>"
+        return f"<SelectedSubscription {self._service!r} where {self._metadata}>"
 
     @property
     def waits_until(self) -> float:
@@ -97,7 +97,7 @@ class SelectedFeed(ViewSource):
             return
         with self._narrowing:
             source = self._source
-            self.freshness, self.heard_at, self.fault = source.freshness, source.heard_at, source.fault
+            self.freshness, self.last_seen_at, self.fault = source.freshness, source.last_seen_at, source.fault
             self.begun, self.lost_at = source.begun, source.lost_at
             self._source_waits_until = source.waits_until
             wanted = ", ".join(f"{key}={value}" for key, value in sorted(self._metadata.items()))
@@ -107,7 +107,7 @@ class SelectedFeed(ViewSource):
         self._on_change()
 
 
-def narrow(view: View, metadata: Mapping[str, str]) -> View:
+def narrow(view: ResolverState, metadata: Mapping[str, str]) -> ResolverState:
     """Leave out the endpoints that do not match."""
     if view.snapshot is None:
         return view
@@ -116,7 +116,7 @@ def narrow(view: View, metadata: Mapping[str, str]) -> View:
 
 
 def matches(endpoint: Endpoint, metadata: Mapping[str, str]) -> bool:
-    """Tell whether an endpoint has all of the metadata."""
+    """Return whether an endpoint has all of the metadata."""
     return metadata.items() <= endpoint.metadata.items()
 
 

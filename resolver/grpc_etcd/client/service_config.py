@@ -39,9 +39,9 @@ _CODE_NAMES = {
 _INSTEAD = {
     "loadBalancingConfig": "give registry.configure() a Policy(load_balancing=...)",
     "loadBalancingPolicy": "give registry.configure() a Policy(load_balancing=...)",
-    "retryThrottling": "leave it away; outlier detection takes endpoints that fail out of use",
-    "healthCheckConfig": "leave it away; the registry says which endpoints are healthy",
-    "hedgingPolicy": "leave it away; gRPC hedges no call of an xDS channel",
+    "retryThrottling": "remove it; outlier detection takes endpoints that fail out of use",
+    "healthCheckConfig": "remove it; the registry says which endpoints are healthy",
+    "hedgingPolicy": "remove it; gRPC does not hedge calls of an xDS channel",
     "maxRequestMessageBytes": "use the channel option grpc.max_send_message_length",
     "maxResponseMessageBytes": "use the channel option grpc.max_receive_message_length",
 }
@@ -66,14 +66,14 @@ class ChannelConfig:
     methods: Mapping[str, MethodConfig] = field(default_factory=dict)
 
     def of(self, method: str) -> MethodConfig:
-        """Give what holds for a method, such as `/shop.Greeter/SayHello`."""
+        """Return what holds for a method, such as `/shop.Greeter/SayHello`."""
         service = method.rpartition("/")[0] + "/"
         found = self.methods.get(method) or self.methods.get(service) or self.methods.get("")
         return found or NOTHING
 
     @property
     def retries(self) -> MethodRetries:
-        """Give the methods whose calls are tried again, or expressly are not; empty if there is no such wish."""
+        """Return the methods whose calls are tried again, or expressly are not; empty if there is no such wish."""
         if not any(each.retry for each in self.methods.values()):
             return ()
         return tuple(sorted((method, each.retry) for method, each in self.methods.items()))

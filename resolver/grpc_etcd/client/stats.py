@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStats:
-    """One followed service. `since` (Unix seconds) is when etcd was last heard, or lost."""
+    """One followed service. `since` (Unix seconds) is when etcd last responded, or lost."""
 
     service: str
-    source: str  # unknown, registry, kept (with endpoints of the last good set) or cache (from the disk)
+    source: str  # unknown, registry, stale (with endpoints of the last good set) or cache (from the disk)
     revision: int
     endpoints: int
     callable_endpoints: int  # of these, those that new calls may go to, as far as is known by now
     connected: bool
     since: float
-    error: str  # why etcd cannot be followed
+    error: str  # why etcd cannot be watched
     cause: str  # what kind of thing is wrong, in a few words; "none" while all is well
     reason: str  # what is wrong and what to do, in a sentence; empty while all is well
     rejected: Mapping[str, str]  # key -> why its value cannot be read
     unusable: Mapping[str, str]  # address -> why it cannot be dialled
     policy_faults: tuple[str, ...]
     changes: int  # news from etcd
-    updates: int  # sets that channels were told
+    updates: int  # sets that channels were sent
     refusals: int  # sets that gRPC refused
     last_refusal: str
     wanted: bool  # whether a channel to it is open, or somebody waits for it; else it is soon followed no longer
@@ -47,15 +47,15 @@ class Metric(NamedTuple):
 
 
 _METRICS: Mapping[str, tuple[str, bool, Callable[[ServiceStats], float]]] = {
-    "endpoints": ("Endpoints that are known.", False, lambda of: of.endpoints),
-    "callable_endpoints": ("Endpoints that new calls may go to.", False, lambda of: of.callable_endpoints),
-    "connected": ("1 while etcd is followed.", False, lambda of: of.connected),
-    "since_seconds": ("When etcd was last heard, or lost (Unix time).", False, lambda of: of.since),
-    "kept": ("1 while endpoints are kept that etcd does not hold.", False, lambda of: of.source == "kept"),
-    "rejected_records": ("Records that cannot be read.", False, lambda of: len(of.rejected)),
+    "endpoints": ("Known endpoints.", False, lambda of: of.endpoints),
+    "callable_endpoints": ("Endpoints that accept new calls.", False, lambda of: of.callable_endpoints),
+    "connected": ("1 while the watch on etcd is connected.", False, lambda of: of.connected),
+    "since_seconds": ("When etcd last responded, or was lost (Unix time).", False, lambda of: of.since),
+    "stale": ("1 while stale endpoints are used that etcd no longer holds.", False, lambda of: of.source == "stale"),
+    "rejected_records": ("Records that cannot be parsed.", False, lambda of: len(of.rejected)),
     "unusable_endpoints": ("Endpoints that cannot be dialled.", False, lambda of: len(of.unusable)),
-    "updates": ("Sets that channels were told.", True, lambda of: of.updates),
-    "refusals": ("Sets that gRPC refused.", True, lambda of: of.refusals),
+    "updates": ("Endpoint sets sent to channels.", True, lambda of: of.updates),
+    "refusals": ("Endpoint sets that gRPC rejected.", True, lambda of: of.refusals),
 }
 
 
@@ -67,7 +67,7 @@ class RegistryStats(Mapping[str, ServiceStats]):
     services: tuple[ServiceStats, ...]
 
     def __getitem__(self, service: str) -> ServiceStats:
-        """Give the stats of one followed service; KeyError when it is not followed."""
+        """Return the stats of one followed service; KeyError when it is not followed."""
         for stats in self.services:
             if stats.service == service:
                 return stats
@@ -87,14 +87,14 @@ class RegistryStats(Mapping[str, ServiceStats]):
     __hash__ = None  # type: ignore[assignment]  # it holds what changes
 
     def metrics(self) -> Iterator[Metric]:
-        """Give the numbers of all services, under names that begin with `grpc_etcd_client_`."""
+        """Return the numbers of all services, under names that begin with `grpc_etcd_client_`."""
         for name, (meaning, is_counter, value) in _METRICS.items():
             samples = {stats.service: float(value(stats)) for stats in self.services}
             yield Metric(f"grpc_etcd_client_{name}", meaning, is_counter, samples)
 
     @property
     def unready(self) -> Mapping[str, str]:
-        """Say for each service that is wanted and has no endpoint that calls may go to, why; empty means ready."""
+        """Return for each service that is wanted and has no endpoint that calls may go to, why; empty means ready."""
         lacking = (stats for stats in self.services if stats.wanted and not stats.callable_endpoints)
         return {stats.service: stats.reason or stats.cause for stats in lacking}
 

@@ -17,14 +17,14 @@ _GRPC_SCHEMES = ("dns", "unix", "unix-abstract", "vsock", "ipv4", "ipv6", "xds",
 
 
 def is_address(target: str) -> bool:
-    """Tell whether a target is for gRPC itself and not for a registry."""
+    """Return whether a target is for gRPC itself and not for a registry."""
     scheme, colon, _ = target.partition(":")
     port = target.rpartition(":")[2]
     return bool(colon) and (scheme in _GRPC_SCHEMES or ("/" not in target and port.isdecimal()))
 
 
 def service_name(target: str) -> str:
-    """Give the service that a name or `etcd:///name` means; ValueError says why it can be none."""
+    """Return the service that a name or `etcd:///name` means; ValueError says why it can be none."""
     if not isinstance(target, str):
         raise TypeError(f"{target!r} is not the name of a service, which is a string")
     name = _name_in(target) if "://" in target or target.startswith(f"{_SCHEME}:") else target

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from grpc_etcd.client.base import Following
-from grpc_etcd.discovery.state import Source, View
-from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.discovery.state import ResolverState, Source
+from grpc_etcd.discovery.subscription import StateSource
 from grpc_etcd.discovery.waiting import OVER
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.registry.snapshot import Snapshot
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from grpc_etcd.discovery.publisher import FollowedService
 
 
-class UnionFeed(ViewSource):
+class UnionSubscription(StateSource):
     """The feeds of one service in all parts, seen as one."""
 
     def __init__(self, service: str, parts: Sequence[Following], on_change: Callable[[], None]) -> None:
@@ -36,7 +36,7 @@ class UnionFeed(ViewSource):
         self._is_waiting = True
 
     def __repr__(self) -> str:
-        return f"<UnionFeed {self._service!r} of {len(self._parts)}>"
+        return f"<UnionSubscription {self._service!r} of {len(self._parts)}>"
 
     @property
     def waits_until(self) -> float:
@@ -57,11 +57,11 @@ class UnionFeed(ViewSource):
         super().close()
 
     def _merge(self) -> None:
-        """Join what the parts know; many threads call, and one at a time reads and tells."""
+        """Join what the parts know; many threads call, and one at a time reads and reports."""
         with self._merging:
             feeds = [followed.feed for followed in self._followed]
             self.freshness = min((feed.freshness for feed in feeds), key=lambda fresh: (fresh.connected, fresh.since))
-            self.heard_at = min(feed.heard_at for feed in feeds)
+            self.last_seen_at = min(feed.last_seen_at for feed in feeds)
             self.fault = "; ".join(feed.fault for feed in feeds if feed.fault)
             self.names = tuple(dict.fromkeys(name for feed in feeds for name in feed.names))
             waiting = [feed.is_waiting for feed in feeds]  # before the views: whoever answers meanwhile calls again
@@ -71,13 +71,13 @@ class UnionFeed(ViewSource):
         self._on_change()
 
 
-def is_waiting(views: Sequence[View], waiting: Sequence[bool]) -> bool:
-    """Tell whether a part may yet say whom to call, and none that waits no longer knows anybody."""
+def is_waiting(views: Sequence[ResolverState], waiting: Sequence[bool]) -> bool:
+    """Return whether a part may yet say whom to call, and none that waits no longer knows anybody."""
     known = any(view.callables for view, waits in zip(views, waiting, strict=True) if not waits)
     return any(waiting) and not known
 
 
-def merge_views(service: str, views: Sequence[View], failed: Sequence[bool] = ()) -> View:
+def merge_views(service: str, views: Sequence[ResolverState], failed: Sequence[bool] = ()) -> ResolverState:
     """Join what several registries say of one service.
 
     Unknown while all of them are; also while those that have answered know no endpoint that may be called, and another
@@ -88,7 +88,7 @@ def merge_views(service: str, views: Sequence[View], failed: Sequence[bool] = ()
     has_failed = [*failed, *[False] * (len(views) - len(failed))]
     is_open = any(view.snapshot is None and not gone for view, gone in zip(views, has_failed, strict=True))
     if not known or (is_open and not any(view.callables for view, _ in known)):
-        return View(refused=refused, is_denied=not is_open and any(view.is_denied for view in views))
+        return ResolverState(refused=refused, is_denied=not is_open and any(view.is_denied for view in views))
     endpoints = {each.address: each for _, snapshot in reversed(known) for each in snapshot.endpoints}
     snapshot = Snapshot(
         service,
@@ -99,7 +99,7 @@ def merge_views(service: str, views: Sequence[View], failed: Sequence[bool] = ()
     policy = Policy()
     for view, _ in known:
         policy = policy.over(view.policy)
-    return View(
+    return ResolverState(
         source=next((view.source for view, _ in known if view.source is not Source.REGISTRY), Source.REGISTRY),
         snapshot=snapshot,
         policy=policy,

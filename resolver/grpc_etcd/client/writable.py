@@ -74,7 +74,7 @@ class WritableRegistry(Following, Generic[RegisteredT]):
         health: bool | str = False,
         **options: Unpack[RegisterOptions],
     ) -> BoundServer:
-        """Give a server that is registered, as with `register`, from its `start` to its `stop`.
+        """Return a server that is registered, as with `register`, from its `start` to its `stop`.
 
         With a name in place of an endpoint, or an endpoint whose address is empty, the first port that is added is
         registered. `stop` withdraws, then waits `drain_seconds`, so that callers have left before the server does.
@@ -91,7 +91,7 @@ class WritableRegistry(Following, Generic[RegisteredT]):
         drain_seconds: float,
         health: bool | str,  # noqa: FBT001 - as `bind` has it
     ) -> Binding:
-        """Say what a bound server registers."""
+        """Return what a bound server registers."""
         return Binding(
             self.all_registrars,
             service_name(endpoint) if isinstance(endpoint, str) else endpoint,

@@ -1,1 +1,1 @@
-"""One service followed in etcd: what is known of it, what its channels are told, and why."""
+"""One service followed in etcd: what is known of it, what its channels are sent, and why."""

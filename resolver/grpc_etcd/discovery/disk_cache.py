@@ -1,8 +1,8 @@
 """Last good sets on disk, so that a client that starts while etcd is away still knows whom to call.
 
 One file per service: JSON with the records as they stand in etcd, so that a later version, or another layout, reads
-them anew. Written whole beside the old file and renamed, readable by its owner only, at most once a second. A file that
-cannot be read or written is logged and passed over: the cache is never the reason for a failed call.
+them again. Written whole beside the old file and renamed, readable by its owner only, at most once a second. A file
+that cannot be read or written is logged and passed over: the cache is never the reason for a failed call.
 """
 
 import base64
@@ -54,7 +54,7 @@ class Cache:
             return None
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             _LOG.warning(
-                "the cached set %s is passed over: %s: %s",
+                "Ignoring the cached set %s: %s: %s",
                 self._path,
                 type(error).__name__,
                 error,

@@ -1,6 +1,6 @@
 """How far each range of keys is known, and what of it is held back until all ranges are known so far. Pure.
 
-A position is a revision in a history: etcd may be restored or replaced, and then counts anew. Events of one range come
+A position is a revision in a history: etcd may be restored or replaced, and then counts again. Events of one range come
 in order, so what is known of it is known up to a position; those of two ranges may overtake one another.
 """
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 Change = tuple[bytes, bytes | None]
 
-BEFORE_ALL = -1  # the history of what was known before etcd was heard
+BEFORE_ALL = -1  # the history of what was known before etcd was received
 
 
 class Position(NamedTuple):
@@ -39,16 +39,16 @@ class RangeLog:
         return max([position for position, _ in (*self._ordered[-1:], *self._held.values())], default=None)
 
     def keys(self) -> set[bytes]:
-        """Give the keys of what is held back: a listing without one of them has outdated it."""
+        """Return the keys of what is held back: a listing without one of them has outdated it."""
         return {key for _, (key, _) in self._ordered} | self._held.keys()
 
     def list_at(self, position: Position) -> None:
-        """Note that the range was listed."""
+        """Record that the range was listed."""
         self.known = self.listed = position
         self.refusal = ""
 
     def advance(self, position: Position) -> None:
-        """Note that the range is known up to a position."""
+        """Record that the range is known up to a position."""
         self.known = max(self.known or position, position)
         self.refusal = ""
 
@@ -61,7 +61,7 @@ class RangeLog:
         self._held[key] = (position, (value,))
 
     def holds_back(self, key: bytes) -> bool:
-        """Say whether a change of a key is held back."""
+        """Return whether a change of a key is held back."""
         return key in self._held
 
     def follow_up(self, key: bytes, value: bytes) -> None:

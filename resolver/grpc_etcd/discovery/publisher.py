@@ -1,4 +1,4 @@
-"""From what is known of services to what their channels are told: one thread per registry.
+"""From what is known of services to what their channels are sent: one thread per registry.
 
 The first change of a service goes out at once. What follows is gathered for a while that grows with the set, because an
 update costs gRPC time in proportion to it (6 ms of CPU at 10 endpoints, 0.1 s at 1,000): a registry that changes a
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from grpc_etcd.discovery.reasons import OUTAGES, Cause, Facts, Reason, explain
-from grpc_etcd.discovery.state import View
-from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.discovery.state import ResolverState
+from grpc_etcd.discovery.subscription import StateSource
 from grpc_etcd.layouts.configurators import RouteConfig
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Policy
@@ -32,7 +32,7 @@ _PAUSE_SECONDS_PER_ENDPOINT = (
 )
 _RETRY_SECONDS = 1.0  # arbitrary: after an unforeseen error about one service, doubled each time
 _LONGEST_RETRY_SECONDS = 60.0
-# gRPC answers what it is told within milliseconds, and asks for the endpoints of a cluster once it has taken that.
+# gRPC answers what it is sent within milliseconds, and asks for the endpoints of a cluster once it has taken that.
 # Arbitrary: how often it is looked at, for how long everything must have been answered, and the longest wait.
 _LOOK_SECONDS = 0.001
 _QUIET_SECONDS = 0.01
@@ -49,23 +49,23 @@ class Wishes:
     strict_removal: bool = False
 
 
-class Told(ViewSource):
+class SentState(StateSource):
     """The view that a service's channels have taken last: who waits in order to call waits for this one."""
 
     def start(self) -> None:
-        """Do nothing: the publisher tells."""
+        """Do nothing: the publisher reports."""
 
-    def tell(self, view: View) -> None:
-        """Note what channels have been told."""
+    def note_sent(self, view: ResolverState) -> None:
+        """Record what channels have been sent."""
         if view is not self.view:
             self._announce(view)
 
 
 @dataclass(slots=True)
-class _Telling:
-    """What the channels to a service have been told and may not have taken yet: `by` then, or when all is quiet."""
+class _Delivery:
+    """What the channels to a service have been sent and may not have taken yet: `by` then, or when all is quiet."""
 
-    view: View
+    view: ResolverState
     by: float
     quiet_at: float = math.inf
 
@@ -76,13 +76,13 @@ class FollowedService:
     def __init__(
         self,
         name: str,
-        make_feed: Callable[[Callable[[], None]], ViewSource],
+        make_feed: Callable[[Callable[[], None]], StateSource],
         changed: Callable[["FollowedService"], None],
     ) -> None:
         self.name = name
         self.wishes = Wishes()
         self.feed = make_feed(lambda: changed(self))
-        self.told = Told()
+        self.sent = SentState()
         self.published: ServiceResources | None = None
         self.policy = Policy()
         self.unusable: Mapping[str, str] = {}
@@ -107,10 +107,10 @@ class FollowedService:
     def close(self) -> None:
         """Follow it no longer, and let nobody wait for it."""
         self.feed.close()
-        self.told.close()
+        self.sent.close()
 
     def hosts(self) -> set[str]:
-        """Give the host names among the addresses."""
+        """Return the host names among the addresses."""
         snapshot = self.feed.view.snapshot
         read = (read_socket(endpoint.address) for endpoint in snapshot.endpoints) if snapshot else ()
         return {found[0] for found in read if found and not isinstance(found, Socket)}
@@ -134,7 +134,7 @@ class FollowedService:
         self._holders.pop(holder, None)
 
     def render(self, names: HostNames, here: Here) -> ServiceResources | None:
-        """Decide what the channels are told now; None means: nothing yet."""
+        """Decide what the channels are sent now; None means: nothing yet."""
         self.feed.look_after()
         self.due = math.inf
         waits_until = self.feed.waits_until  # read before the view: what comes in between is rendered next
@@ -168,7 +168,7 @@ class FollowedService:
         return self._warming.shares(self.policy.slow_start, now)
 
     def note_failure(self, error: Exception) -> float:
-        """Take note that rendering failed unforeseen; say after how many seconds it is worth trying again."""
+        """Record that rendering failed unforeseen; say after how many seconds it is worth trying again."""
         self._failures += 1
         self._fault = f"internal error: {type(error).__name__}: {error}"
         self._give_reason()
@@ -183,7 +183,7 @@ class FollowedService:
             error=feed.freshness.error,
             remedy=feed.freshness.remedy,
             since=feed.freshness.since,
-            heard_at=feed.heard_at,
+            last_seen_at=feed.last_seen_at,
             fault=feed.fault or self._fault,
             unusable=self.unusable,
             names=feed.names,
@@ -192,14 +192,12 @@ class FollowedService:
         )
 
     def _give_reason(self) -> None:
-        """Explain the service anew, and log when the cause has changed."""
+        """Explain the service again, and log when the cause has changed."""
         before, self.reason = self.reason, explain(self.name, self.facts())
         if self.reason.cause is before.cause:
             return
         if self.reason.cause is Cause.NONE:
-            _LOG.info(
-                "%s: all is well again (it was: %s)", self.name, before.cause, extra={"event": "service_recovered"}
-            )
+            _LOG.info("%s: recovered (from: %s)", self.name, before.cause, extra={"event": "service_recovered"})
         elif self.reason.cause in OUTAGES and self.feed.view.snapshot:
             _LOG.debug(
                 "%s: %s", self.name, self.reason.text, extra={"event": "service_degraded"}
@@ -208,22 +206,22 @@ class FollowedService:
             _LOG.warning("%s: %s", self.name, self.reason.text, extra={"event": "service_degraded"})
 
     def pause_seconds(self) -> float:
-        """Say how long the next update has to wait after this one."""
-        told = self.published.size if self.published else 0
-        return _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * told
+        """Return how long the next update has to wait after this one."""
+        sent = self.published.size if self.published else 0
+        return _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * sent
 
     def explain(self, timeout_seconds: float | None) -> str:
-        """Say why the service is not there, to somebody who has waited for it."""
+        """Return why the service is not there, to somebody who has waited for it."""
         if self.feed.closed:
-            return f"{self.name!r} was waited for in vain: the registry has been closed meanwhile"
+            return f"{self.name!r} cannot become ready: the registry has been closed meanwhile"
         reason = explain(self.name, self.facts()).text or f"it has {self.feed.view.callables} endpoints"
-        return f"{self.name!r} is not there after {timeout_seconds} s: {reason}"
+        return f"{self.name!r} is not ready after {timeout_seconds} s: {reason}"
 
     def note_refusal(self, reason: str) -> None:
-        """Take note that gRPC refused a set whole, and stays on the one before."""
+        """Record that gRPC refused a set whole, and stays on the one before."""
         self.refusals += 1
         self.last_refusal = reason
-        _LOG.error("%s: gRPC refused the set it was told: %s", self.name, reason, extra={"event": "set_rejected"})
+        _LOG.error("%s: gRPC rejected the endpoint set: %s", self.name, reason, extra={"event": "set_rejected"})
 
     def _note_sockets(self, sockets: frozenset[Socket]) -> None:
         """With strict removal, a set without a survivor is a new generation: the old one is left at once.
@@ -251,7 +249,7 @@ def _method_route(config: RouteConfig) -> MethodRoute:
 
 
 def _resolve(endpoints: Iterable[Endpoint], names: HostNames) -> tuple[list[Dialable], dict[str, str], list[Endpoint]]:
-    """Give what can be dialled, why the rest cannot be, and whose host names are still being looked up."""
+    """Return what can be dialled, why the rest cannot be, and whose host names are still being looked up."""
     dialables: list[Dialable] = []
     unusable: dict[str, str] = {}
     pending: list[Endpoint] = []
@@ -272,7 +270,7 @@ def _resolve(endpoints: Iterable[Endpoint], names: HostNames) -> tuple[list[Dial
 
 
 def _awaited(dialables: Iterable[Dialable], pending: Iterable[Endpoint], wanted: Mapping[str, str]) -> tuple[str, ...]:
-    """Give the addresses of which one must be looked up before the service can be told as it is.
+    """Return the addresses of which one must be looked up before the service can be sent as it is.
 
     That is so while all that may be called is being looked up, or all that may be called and has the metadata wanted.
     """
@@ -290,7 +288,7 @@ def _fits(endpoint: Endpoint, metadata: Mapping[str, str]) -> bool:
 class Publisher:
     """Renders changed services and hands them on. What it is given is called by this object's thread.
 
-    `has_answered` tells whether the channels to a service have taken what was published of it; None: there are none.
+    `has_answered` reports whether the channels to a service have taken what was published of it; None: there are none.
     """
 
     def __init__(
@@ -304,7 +302,7 @@ class Publisher:
         self._publish = publish
         self._sweep = sweep
         self._has_answered = has_answered
-        self._telling: dict[FollowedService, _Telling] = {}
+        self._delivery: dict[FollowedService, _Delivery] = {}
         self._names = HostNames(self._names_changed)
         self._condition = threading.Condition()
         self._dirty: dict[FollowedService, None] = {}
@@ -325,7 +323,7 @@ class Publisher:
         self._names.close()
 
     def follow(self, services: Iterable[FollowedService]) -> None:
-        """Say which services there are now."""
+        """Return which services there are now."""
         self._services = followed = dict.fromkeys(services)
         for service in tuple(self._hosts):
             if service not in followed:
@@ -348,31 +346,31 @@ class Publisher:
             now = time.monotonic()
             for service in dict.fromkeys([*due, *(each for each, then in self._later.items() if then <= now)]):
                 self._try_to_render(service)
-            self._tell_who_waits()
+            self._notify_waiting()
             if time.monotonic() >= next_sweep:
                 next_sweep = time.monotonic() + _SWEEP_SECONDS
                 self._try_to_sweep()
 
     def _next_look(self, next_sweep: float) -> float:
-        look = time.monotonic() + _LOOK_SECONDS if self._telling else next_sweep
+        look = time.monotonic() + _LOOK_SECONDS if self._delivery else next_sweep
         return min(look, next_sweep, *self._later.values())
 
-    def _tell_who_waits(self) -> None:
-        """Tell of the sets that channels have taken: a call before that would still meet the set before."""
-        for service, telling in tuple(self._telling.items()):
+    def _notify_waiting(self) -> None:
+        """Report of the sets that channels have taken: a call before that would still meet the set before."""
+        for service, delivery in tuple(self._delivery.items()):
             now, answered = time.monotonic(), self._ask_whether_answered(service)
             quiet_at = now + _QUIET_SECONDS if answered else now
-            telling.quiet_at = math.inf if answered is False else min(telling.quiet_at, quiet_at)
-            if now >= min(telling.by, telling.quiet_at):
-                del self._telling[service]
-                service.told.tell(telling.view)
+            delivery.quiet_at = math.inf if answered is False else min(delivery.quiet_at, quiet_at)
+            if now >= min(delivery.by, delivery.quiet_at):
+                del self._delivery[service]
+                service.sent.note_sent(delivery.view)
 
     def _ask_whether_answered(self, service: FollowedService) -> bool | None:
         try:
             return self._has_answered(service)
-        except Exception:  # noqa: BLE001 - whoever waits is told at once
+        except Exception:  # noqa: BLE001 - whoever waits is notified at once
             _LOG.exception(
-                "%s: an unexpected error while its channels take what they were told",
+                "%s: Unexpected error while its channels are updated",
                 service.name,
                 extra={"event": "unexpected_error"},
             )
@@ -384,7 +382,7 @@ class Publisher:
             self._render(service)
         except Exception as error:  # noqa: BLE001
             _LOG.exception(
-                "%s: an unexpected error; all other services go on, this one is tried again",
+                "%s: unexpected error, retrying; all other services continue",
                 service.name,
                 extra={"event": "unexpected_error"},
             )
@@ -396,7 +394,7 @@ class Publisher:
             self._sweep()
         except Exception:  # noqa: BLE001
             _LOG.exception(
-                "an unexpected error while services are looked after; it is tried again",
+                "Unexpected error while services are checked, retrying",
                 extra={"event": "unexpected_error"},
             )
 
@@ -418,21 +416,21 @@ class Publisher:
         is_followed = service in self._services and not service.feed.closed
         self._note_hosts(service, service.hosts() if is_followed else set())
         if not is_followed:
-            return  # nobody wants it any more: what was put up now would stay, and be told to who comes later
+            return  # nobody wants it any more: what was put up now would stay, and be sent to who comes later
         view = service.feed.view
         resources = service.render(self._names, self._here)
         if service.due < math.inf:
             self._later[service] = service.due
         if resources is None:
             return
-        if view.callables <= service.told.view.callables:  # nobody is to count on those that go
-            self._telling.pop(service, None)
-            service.told.tell(view)
+        if view.callables <= service.sent.view.callables:  # nobody is to count on those that go
+            self._delivery.pop(service, None)
+            service.sent.note_sent(view)
         if resources != service.published:
             self._hand_on(service, resources)
-        if view is not service.told.view:
-            before = self._telling.get(service)
-            self._telling[service] = _Telling(view, before.by if before else time.monotonic() + _ANSWER_SECONDS)
+        if view is not service.sent.view:
+            before = self._delivery.get(service)
+            self._delivery[service] = _Delivery(view, before.by if before else time.monotonic() + _ANSWER_SECONDS)
 
     def _hand_on(self, service: FollowedService, resources: ServiceResources) -> None:
         before, service.published = service.published, resources
@@ -447,4 +445,4 @@ class Publisher:
         known = {each: names for each, names in self._hosts.items() if each in self._services and each is not service}
         found = known | {service: hosts} if hosts else known
         self._names.use({host for names in found.values() for host in names})
-        self._hosts = found  # at last: where no thread may be started, it is tried again
+        self._hosts = found  # at last: where no thread may be started, retrying

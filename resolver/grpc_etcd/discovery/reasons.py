@@ -6,7 +6,7 @@ The first row that fits counts:
     endpoints of the last good set are kept             UNVOUCHED
     nothing is known, and the keys may not be read      DENIED
     the first answer is waited for                      PENDING, with what is wrong meanwhile
-    etcd is out of reach                                UNREACHABLE, by its error: TLS, UNKNOWN_HOST, AUTHENTICATION
+    etcd is unavailable                                UNREACHABLE, by its error: TLS, UNKNOWN_HOST, AUTHENTICATION
     nothing is known                                    PENDING
     nothing is listed                                   MISSING, with names that are nearly the same
     only records that cannot be read                    BROKEN, with the first one's reason
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from grpc_etcd.discovery.state import Source, View
+from grpc_etcd.discovery.state import ResolverState, Source
 from grpc_etcd.registry.escaping import quote_argument
 from grpc_etcd.registry.snapshot import Snapshot
 
@@ -44,7 +44,7 @@ class Cause(enum.StrEnum):
 
     NONE = "none"
     INTERNAL = "internal error"
-    UNVOUCHED = "unvouched"
+    UNCONFIRMED = "unconfirmed"
     DENIED = "permission denied"
     UNREACHABLE = "etcd unreachable"
     TLS = "TLS to etcd failed"
@@ -53,7 +53,7 @@ class Cause(enum.StrEnum):
     PENDING = "not known yet"
     MISSING = "no such service"
     BROKEN = "only broken records"
-    DISABLED = "no endpoint may be called"
+    DISABLED = "no endpoint accepts calls"
     UNUSABLE = "no endpoint can be dialled"
 
 
@@ -69,14 +69,14 @@ class Reason(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that an explanation goes by. `since` (Unix seconds) is when etcd was lost, or last heard."""
+    """All that an explanation goes by. `since` (Unix seconds) is when etcd was lost, or last responded."""
 
-    view: View
+    view: ResolverState
     whereabouts: str = ""
     error: str = ""
     remedy: str = ""
     since: float = 0.0
-    heard_at: float = 0.0  # when the set was last known to be etcd's (Unix seconds); 0: never
+    last_seen_at: float = 0.0  # when the set was last known to be etcd's (Unix seconds); 0: never
     fault: str = ""
     unusable: Mapping[str, str] | None = None
     names: tuple[str, ...] = ()  # services that there are, as far as that was looked up
@@ -91,12 +91,12 @@ class Facts:
 
 
 def explain(service: str, facts: Facts) -> Reason:
-    """Say what is wrong with a service and what to do about it."""
+    """Return what is wrong with a service and what to do about it."""
     view = facts.view
     if facts.fault:
-        return Reason(Cause.INTERNAL, f"{facts.fault}; it is tried again, and the log has the traceback")
-    if view.source is Source.KEPT:
-        return Reason(Cause.UNVOUCHED, view.reason)
+        return Reason(Cause.INTERNAL, f"{facts.fault}; retrying; the log has the traceback")
+    if view.source is Source.STALE:
+        return Reason(Cause.UNCONFIRMED, view.reason)
     if view.is_denied:
         return _denied(view, "")
     if facts.error and not facts.is_waiting:
@@ -107,7 +107,7 @@ def explain(service: str, facts: Facts) -> Reason:
 
 
 def _pending(service: str, facts: Facts) -> Reason:
-    error = f": {facts.error.rstrip('.')}; it is tried again" if facts.error else ""
+    error = f": {facts.error.rstrip('.')}; retrying" if facts.error else ""
     return Reason(Cause.PENDING, f"etcd has not answered yet about {facts.whereabouts or service}{error}")
 
 
@@ -146,21 +146,21 @@ def _broken(rejected: Mapping[bytes, str]) -> Reason:
     return Reason(Cause.BROKEN, f"{count} broken; {key.decode(errors='replace')}: {why}")
 
 
-def _denied(view: View, tail: str) -> Reason:
+def _denied(view: ResolverState, tail: str) -> Reason:
     names = " and ".join(prefix.decode(errors="replace") for prefix, _ in view.refused)
     why = view.refused[0][1].rstrip(".")
-    return Reason(Cause.DENIED, f"etcd lets nobody read {names} with these credentials: {why}{tail}")
+    return Reason(Cause.DENIED, f"etcd denies reading {names} with these credentials: {why}{tail}")
 
 
-def _half_denied(view: View) -> Reason:
+def _half_denied(view: ResolverState) -> Reason:
     return _denied(view, "; what else there is, is used") if view.refused else Reason(Cause.NONE, "")
 
 
 def _unreachable(facts: Facts) -> Reason:
     known = ""
     if facts.view.snapshot is not None:
-        age = f" of {_time(facts.heard_at)}" if facts.heard_at else ""
-        known = f"; the last set{age} is used ({len(facts.view.snapshot.endpoints)} endpoints)"
+        age = f" of {_time(facts.last_seen_at)}" if facts.last_seen_at else ""
+        known = f"; the last known endpoints{age} are used ({len(facts.view.snapshot.endpoints)} endpoints)"
     cause = _cause(facts.error)
     remedy = _REMEDIES.get(cause, facts.remedy).rstrip(".")
     text = f"{_WORDS[cause]} since {_time(facts.since)}: {facts.error.rstrip('.')}. {remedy}{known}"
@@ -168,10 +168,10 @@ def _unreachable(facts: Facts) -> Reason:
 
 
 _WORDS = {
-    Cause.UNREACHABLE: "etcd cannot be followed",
-    Cause.TLS: "etcd cannot be followed, because TLS to it fails,",
-    Cause.UNKNOWN_HOST: "etcd cannot be followed, because its host name cannot be resolved,",
-    Cause.AUTHENTICATION: "etcd cannot be followed, because it refuses the log-in,",
+    Cause.UNREACHABLE: "etcd cannot be watched",
+    Cause.TLS: "etcd cannot be watched, because TLS to it fails,",
+    Cause.UNKNOWN_HOST: "etcd cannot be watched, because its host name cannot be resolved,",
+    Cause.AUTHENTICATION: "etcd cannot be watched, because it refuses the log-in,",
 }
 
 
@@ -182,7 +182,7 @@ _REMEDIES = {
 
 
 def _cause(error: str) -> Cause:
-    """Tell errors of the connection apart; gRPC does by their text alone."""
+    """Report errors of the connection apart; gRPC does by their text alone."""
     text = error.lower()
     if any(word in text for word in _NAME):
         return Cause.UNKNOWN_HOST
@@ -198,7 +198,7 @@ def _time(seconds: float) -> str:
 
 
 def nearest(service: str, keys: Iterable[bytes], prefixes: Iterable[bytes]) -> tuple[str, ...]:
-    """Give the services whose keys stand where those of `service` would, by the place of its name in the prefixes."""
+    """Return the services whose keys stand where those of `service` would, by the place of its name in the prefixes."""
     found: dict[str, None] = {}
     for prefix in prefixes:
         head, name, tail = prefix.rpartition(service.encode())

@@ -12,7 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from grpc_etcd.discovery.state import Range
-from grpc_etcd.etcd import Changed, Closed, Deleted, EtcdError, Listed, Lost, News, Progress, Record
+from grpc_etcd.etcd import (
+    Closed,
+    Deleted,
+    Disconnected,
+    EtcdError,
+    Progress,
+    Record,
+    WatchEvents,
+    WatchSnapshot,
+    WatchUpdate,
+)
 
 _LOG = logging.getLogger("grpc_etcd")
 _MOST_KEYS = 1000  # arbitrary: what is read at most to find names like one that cannot be found
@@ -25,7 +35,7 @@ class Subscription(Protocol):
         """Follow the range no longer."""
 
     def await_revision(self, revision: int) -> None:
-        """Have Progress told as soon as the range is known up to that revision."""
+        """Have Progress delivered as soon as the range is known up to that revision."""
 
     def list_again(self) -> None:
         """Have the range listed again, after a pause."""
@@ -34,10 +44,10 @@ class Subscription(Protocol):
 class Hub(Protocol):
     """What is needed of a watch hub."""
 
-    def follow(self, prefix: bytes, on_news: Callable[[News], None]) -> Any:
+    def follow(self, prefix: bytes, on_update: Callable[[WatchUpdate], None]) -> Any:
         """Follow all keys of a prefix; gives a `Subscription`."""
 
-    def follow_key(self, key: bytes, on_news: Callable[[News], None]) -> Any:
+    def follow_key(self, key: bytes, on_update: Callable[[WatchUpdate], None]) -> Any:
         """Follow one key; gives a `Subscription`."""
 
     def ask_keys(self, prefix: bytes, limit: int, on_keys: Callable[[Sequence[bytes]], None]) -> None:
@@ -63,45 +73,48 @@ class EtcdReader(Protocol):
     """What is needed of an etcd client to follow services."""
 
     def watch_hub(self) -> Any:
-        """Give a `Hub`."""
+        """Return a `Hub`."""
 
 
 class SharedRange:
-    """A range that is followed once for all feeds; who joins late is told first what is known. For the hub's thread."""
+    """A range that is followed once for all feeds; who joins late is notified first what is known.
+
+    For the hub's thread.
+    """
 
     def __init__(self, which: Range, hub: Hub) -> None:
         self._records: dict[bytes, Record] = {}
-        self._known: Listed | None = None
-        self._lost: Lost | None = None
-        self._members: dict[object, Callable[[News], None]] = {}
+        self._known: WatchSnapshot | None = None
+        self._lost: Disconnected | None = None
+        self._members: dict[object, Callable[[WatchUpdate], None]] = {}
         self._awaiting: dict[object, int] = {}
         self.subscription: Subscription = follow(hub, which, self._take)
 
-    def join(self, member: object, on_news: Callable[[News], None]) -> None:
-        """Tell a member of all news from now on."""
-        self._members[member] = on_news
+    def join(self, member: object, on_update: Callable[[WatchUpdate], None]) -> None:
+        """Report a member of all news from now on."""
+        self._members[member] = on_update
         if self._known:
-            on_news(Listed(tuple(self._records.values()), self._known.revision, self._known.history))
+            on_update(WatchSnapshot(tuple(self._records.values()), self._known.revision, self._known.history))
         if self._lost:
-            on_news(self._lost)
+            on_update(self._lost)
 
     def leave(self, member: object) -> None:
-        """Tell a member of no news any more."""
+        """Report a member of no news any more."""
         self._members.pop(member, None)
         self._awaiting.pop(member, None)
 
     def await_revision(self, member: object, revision: int) -> None:
-        """Have Progress told to a member as soon as the range is known up to that revision."""
+        """Have Progress delivered to a member as soon as the range is known up to that revision."""
         self._awaiting[member] = revision
         self.subscription.await_revision(revision)
 
-    def _take(self, news: News) -> None:
-        self._lost = news if isinstance(news, Lost) else None
+    def _take(self, news: WatchUpdate) -> None:
+        self._lost = news if isinstance(news, Disconnected) else None
         match news:
-            case Listed(records):
+            case WatchSnapshot(records):
                 self._known = news
                 self._records = {record.key: record for record in records}
-            case Changed(events, revision) if self._known:
+            case WatchEvents(events, revision) if self._known:
                 for event in events:
                     if isinstance(event, Deleted):
                         self._records.pop(event.key, None)
@@ -110,14 +123,17 @@ class SharedRange:
                 self._known = self._known._replace(revision=revision)
             case Progress(revision) if self._known:
                 self._known = self._known._replace(revision=revision)
-        for on_news in self._concerned(news):
-            on_news(news)
+        for on_update in self._concerned(news):
+            on_update(news)
 
-    def _concerned(self, news: News) -> Sequence[Callable[[News], None]]:
-        """Give who is to hear: of Progress those alone who await it, or each loss of one service would cost all."""
-        if isinstance(news, Listed):
+    def _concerned(self, news: WatchUpdate) -> Sequence[Callable[[WatchUpdate], None]]:
+        """Return who is to receive.
+
+        Of Progress those alone who await it, or each loss of one service would cost all.
+        """
+        if isinstance(news, WatchSnapshot):
             self._awaiting.clear()
-        elif not isinstance(news, Lost):
+        elif not isinstance(news, Disconnected):
             reached = [member for member, revision in self._awaiting.items() if revision <= news.revision]
             for member in reached:
                 del self._awaiting[member]
@@ -134,7 +150,7 @@ class RegistryWatch:
         self._hub: Hub = etcd.watch_hub()
         self._shared: dict[Range, SharedRange] = {}
         self._outage: EtcdError | None = None
-        self.heard_at = -math.inf  # when a feed has heard of etcd last, by `time.monotonic()`
+        self.last_seen_at = -math.inf  # when a feed has learned of etcd last, by `time.monotonic()`
         self.lost_at = -math.inf  # when the last outage was noticed, by the same clock
 
     def __repr__(self) -> str:
@@ -148,27 +164,27 @@ class RegistryWatch:
             return False
         return True
 
-    def follow(self, which: Range, on_news: Callable[[News], None]) -> Subscription:
+    def follow(self, which: Range, on_update: Callable[[WatchUpdate], None]) -> Subscription:
         """Follow a range for one consumer alone."""
-        return follow(self._hub, which, on_news)
+        return follow(self._hub, which, on_update)
 
     def ask_keys(self, prefix: bytes, on_keys: Callable[[Sequence[bytes]], None]) -> None:
         """Read the first keys of a prefix once."""
         self._hub.ask_keys(prefix, _MOST_KEYS, on_keys)
 
     def share(self, which: Range) -> SharedRange:
-        """Give a range that is followed for all."""
+        """Return a range that is followed for all."""
         if which not in self._shared:
             self._shared[which] = SharedRange(which, self._hub)
         return self._shared[which]
 
     def note_outage(self, error: EtcdError) -> None:
-        """Log once that etcd is out of reach, however many services hear of it."""
+        """Log once that etcd is unavailable, however many services learn of it."""
         if self._outage is None:
             self.lost_at = time.monotonic()
         if type(self._outage) is not type(error):
             _LOG.warning(
-                "etcd (%s) cannot be followed: %s. %s",
+                "Lost the watch on etcd (%s): %s. %s",
                 self.whereabouts,
                 error,
                 error.remedy,
@@ -179,7 +195,7 @@ class RegistryWatch:
     def note_contact(self) -> None:
         """Log once that it is in reach again."""
         if self._outage:
-            _LOG.info("etcd (%s) is followed again", self.whereabouts, extra={"event": "etcd_available"})
+            _LOG.info("Watching etcd (%s) again", self.whereabouts, extra={"event": "etcd_available"})
         self._outage = None
 
     def close(self) -> None:
@@ -201,7 +217,7 @@ class RegistryWatch:
         """Leave everything to the parent."""
 
 
-def follow(hub: Hub, which: Range, on_news: Callable[[News], None]) -> Subscription:
+def follow(hub: Hub, which: Range, on_update: Callable[[WatchUpdate], None]) -> Subscription:
     """Follow a range with a hub."""
-    subscription: Subscription = (hub.follow_key if which.is_key else hub.follow)(which.start, on_news)
+    subscription: Subscription = (hub.follow_key if which.is_key else hub.follow)(which.start, on_update)
     return subscription

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Self
 
-from grpc_etcd.etcd import Changed, Deleted, Listed, Lost, PermissionDenied
+from grpc_etcd.etcd import Deleted, Disconnected, PermissionDenied, WatchEvents, WatchSnapshot
 from grpc_etcd.registry.catalog import Catalog
 from grpc_etcd.registry.endpoint import Endpoint
 
@@ -33,7 +33,7 @@ class ServicesWatch:
                 if self.closed:
                     break
                 self._take(news)
-                services = self._catalog.services() if isinstance(news, Listed | Changed) else self._last
+                services = self._catalog.services() if isinstance(news, WatchSnapshot | WatchEvents) else self._last
                 if services != self._last:
                     self._last = services
                     return services  # type: ignore[return-value]  # only _last may be None
@@ -53,11 +53,11 @@ class ServicesWatch:
 
     def _take(self, news: object) -> None:
         match news:
-            case Listed(records, revision):
+            case WatchSnapshot(records, revision):
                 self._catalog.replace(((record.key, record.value) for record in records), revision)
-            case Changed(events, revision):
+            case WatchEvents(events, revision):
                 changes = ((e.key, None if isinstance(e, Deleted) else e.record.value) for e in events)
                 self._catalog.apply(changes, revision)
-            case Lost(PermissionDenied() as error):
+            case Disconnected(PermissionDenied() as error):
                 self.close()
                 raise error

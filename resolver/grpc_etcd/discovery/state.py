@@ -1,17 +1,17 @@
-"""What one reader knows of one service, and what its channels are told: the brain behind channels and watches. Pure.
+"""What one reader knows of one service, and what its channels are sent: the core behind channels and watches. Pure.
 
-What decides about a service stands in several ranges of keys: its provider keys in each layout, its policy, its routes,
+What decides about a service is in several ranges of keys: its provider keys in each layout, its policy, its routes,
 and the synced keys of all operators. Each is known up to a position of its own (`positions.py`), for events of two
-ranges may overtake one another. An endpoint that comes or changes is told at once. Whatever would take one away waits
+ranges may overtake one another. An endpoint that comes or changes is sent at once. Whatever would take one away waits
 until every range is known up to that position; so nobody sees a moment that never was. Then this counts, first row
 first:
 
-    what is known                                                  told                                 source
+    what is known                                                  reported                                 source
     -------------------------------------------------------------  -----------------------------------  --------
     some range has neither been listed nor refused                 as before; at first: unknown         as it was
     no provider keys may be read                                   as before; at first: unknown         as it was
     only the disk has been read                                    what it holds                        cache
-    every synced key that was ever seen is there ("vouched")       what etcd holds, also nothing        registry
+    every synced key that was ever seen is there ("confirmed")       what etcd holds, also nothing        registry
     another history, or one that went back before the disk's       what etcd holds, and the last good   kept
                                                                    set without what etcd confirms
     a synced key is gone, or may not be read any more:
@@ -22,13 +22,13 @@ first:
     no operator was ever seen                                      what etcd holds, also nothing        registry
 
 * Confirmed is an endpoint of the last good set whose address etcd holds again, in whatever state: it is etcd's from
-  then on. When all are, or when the registry is vouched for, nothing is kept any more.
-* Without an operator nobody will vouch. Then what has not been confirmed is dropped some time after another history was
-  found (`settle`), provided that etcd holds an endpoint that may be called.
-* The last good set is what etcd held before the first unvouched loss, and from each arrival on what it holds then: it
+  then on. When all are, or when the registry is confirmed, nothing is kept any more.
+* Without an operator nothing will confirm it. Then what has not been confirmed is dropped some time after another
+  history was found (`settle`), provided that etcd holds an endpoint that may be called.
+* The last good set is what etcd held before the first unconfirmed loss, and from each arrival on what it holds then: it
   is replaced, and does not grow.
 * A range that is refused concerns itself alone: what was known of it stays, the others go on, and it counts again when
-  it is heard again. Policy and routes that vanish while a set is kept are kept along with it.
+  it responds again. Policy and routes that vanish while a set is kept are kept along with it.
 """
 
 import enum
@@ -53,10 +53,10 @@ _NO_POLICY = b"{}"
 class Source(enum.StrEnum):
     """Where a view comes from."""
 
-    UNKNOWN = "unknown"  # nothing has been heard of the service yet
-    REGISTRY = "registry"  # as the registry says, or said when it was last heard
-    KEPT = "kept"  # with endpoints of the last good set: etcd does not hold them, and nobody vouches for that
-    CACHE = "cache"  # from the disk, until the registry is heard
+    UNKNOWN = "unknown"  # nothing has been received of the service yet
+    REGISTRY = "registry"  # as the registry says, or said when it last responded
+    STALE = "stale"  # with endpoints of the last good set: etcd does not hold them, and nobody confirms it for that
+    CACHE = "cache"  # from the disk, until the registry responds
 
 
 class Range(NamedTuple):
@@ -67,7 +67,7 @@ class Range(NamedTuple):
     is_shared: bool = False
 
     def holds(self, key: bytes) -> bool:
-        """Tell whether a key is in the range."""
+        """Return whether a key is in the range."""
         return key == self.start if self.is_key else key.startswith(self.start)
 
 
@@ -75,7 +75,7 @@ SYNCED = Range(SYNCED_PREFIX, is_shared=True)
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ResolverState:
     """A service as its channels shall see it. `snapshot` of None is unknown; without endpoints it is empty.
 
     `refused` says of each range that may not be read why; `is_denied` means that no provider keys may be read, so that
@@ -92,7 +92,7 @@ class View:
     is_denied: bool = False
 
     def has_endpoints(self, at_least: int) -> bool:
-        """Tell whether so many endpoints are known that calls may go to."""
+        """Return whether so many endpoints are known that calls may go to."""
         return self.snapshot is not None and self.callables >= at_least
 
     @property
@@ -126,15 +126,15 @@ class Reader:
         self._kept: Mapping[str, Endpoint] = {}
         self._is_other_history = False
         self._is_decided = False
-        self.view = View()
+        self.view = ResolverState()
 
     def __repr__(self) -> str:
         return f"<Reader {self._service!r} source={self.view.source} judged={self._judged}>"
 
     # News.
 
-    def take_cache(self, records: Iterable[tuple[bytes, bytes]], revision: int) -> View:
-        """Take what was kept on disk, as known before anything is heard of etcd."""
+    def take_cache(self, records: Iterable[tuple[bytes, bytes]], revision: int) -> ResolverState:
+        """Take what was kept on disk, as known before anything is known of etcd."""
         position = Position(BEFORE_ALL, revision)
         records = list(records)
         for each, log in self._logs.items():
@@ -142,7 +142,7 @@ class Reader:
             self._take(each, [(key, value) for key, value in records if each.holds(key)], position)
         return self._judge()
 
-    def take_listing(self, which: Range, records: Iterable[tuple[bytes, bytes]], position: Position) -> View:
+    def take_listing(self, which: Range, records: Iterable[tuple[bytes, bytes]], position: Position) -> ResolverState:
         """Take all that is in a range in place of what was known of it."""
         records = list(records)
         listed = {key for key, _ in records}
@@ -153,7 +153,7 @@ class Reader:
         self._take(which, [*gone, *records], position)
         return self._judge()
 
-    def take_changes(self, which: Range, changes: Iterable[tuple[int, Change]], revision: int) -> View:
+    def take_changes(self, which: Range, changes: Iterable[tuple[int, Change]], revision: int) -> ResolverState:
         """Take changes in order, each with its revision; the range is known up to `revision`."""
         log = self._logs[which]
         history = log.known.history if log.known else 0
@@ -162,22 +162,22 @@ class Reader:
         log.advance(Position(history, revision))
         return self._judge()
 
-    def take_progress(self, which: Range, revision: int) -> View:
-        """Take it that a range is known up to a revision."""
+    def take_progress(self, which: Range, revision: int) -> ResolverState:
+        """Record that a range is known up to a revision."""
         log = self._logs[which]
         if log.known is None or not (log.refusal or log.known.revision < revision):
             return self.view
         log.advance(Position(log.known.history, revision))
         return self._judge()
 
-    def take_refusal(self, which: Range, reason: str) -> View:
-        """Take it that a range cannot be read, for a reason that concerns it alone."""
+    def take_refusal(self, which: Range, reason: str) -> ResolverState:
+        """Record that a range cannot be read, for a reason that concerns it alone."""
         self._logs[which].refusal = reason
         self._is_decided = False
         return self._judge()
 
-    def settle(self) -> View:
-        """Take it that whoever registers has had the time to do so again since another history was found."""
+    def settle(self) -> ResolverState:
+        """Record that whoever registers has had the time to do so again since another history was found."""
         if self._is_other_history and not self._marks_seen and self._holds_callables():
             self._kept, self._is_other_history, self._is_decided = {}, False, False
         return self._judge()
@@ -189,11 +189,11 @@ class Reader:
 
     @property
     def is_settled(self) -> bool:
-        """Whether all that was heard is in force and believed: what is worth keeping for a cold start."""
+        """Whether all that was received is in force and believed: what is worth keeping for a cold start."""
         return self._is_decided and not self._doubt() and not any(log.held_until for log in self._deciding())
 
     def awaited(self) -> Iterator[tuple[Range, int]]:
-        """Give the ranges that must be known up to a revision before what is held back can be judged."""
+        """Return the ranges that must be known up to a revision before what is held back can be judged."""
         held = [log.held_until for log in self._deciding() if log.held_until]
         listed = [] if self._is_decided else [log.listed for log in self._deciding() if log.listed]
         wanted = max((*held, *listed), default=None)
@@ -229,7 +229,7 @@ class Reader:
         return key.startswith(self.prefixes) and not key.startswith(self._routes_prefix) and key != self._policy_key
 
     def _takes_away(self, key: bytes, value: bytes | None) -> bool:
-        """Tell whether a change takes an endpoint away that may be called."""
+        """Return whether a change takes an endpoint away that may be called."""
         known = self._builder.endpoint(key)
         is_known = known is not None and is_callable(known)
         if value is None:
@@ -246,7 +246,7 @@ class Reader:
         return isinstance(self._builder.read(key, value), Rejected)
 
     def _is_callable_at(self, address: str) -> bool:
-        """Tell whether an address may be called: as another record says, or because it is kept."""
+        """Return whether an address may be called: as another record says, or because it is kept."""
         held = self._builder.at(address)
         return address in self._kept or (held is not None and is_callable(held))
 
@@ -254,7 +254,7 @@ class Reader:
         return [log for log in self._logs.values() if not log.refusal]
 
     def _cut(self) -> Position | None:
-        """Give the position up to which all ranges are known, where there is one since each was listed."""
+        """Return the position up to which all ranges are known, where there is one since each was listed."""
         logs = self._deciding()
         known = [log.known for log in logs if log.known]
         if len(known) < len(logs) or not known:
@@ -298,12 +298,12 @@ class Reader:
 
     # The law.
 
-    def _judge(self) -> View:
+    def _judge(self) -> ResolverState:
         cut = self._cut()
         if cut:
             self._note_history(cut)
             self._commit(cut)
-        if not self._is_decided and self._is_heard() and (cut or self._holds_callables()):
+        if not self._is_decided and self._is_followed() and (cut or self._holds_callables()):
             self.view = self._decide(cut or self._judged)
             self._is_decided = True
         refused = tuple((each.start, log.refusal) for each, log in self._logs.items() if log.refusal)
@@ -311,8 +311,8 @@ class Reader:
             self.view = replace(self.view, refused=refused, is_denied=self._is_denied())
         return self.view
 
-    def _is_heard(self) -> bool:
-        """Tell whether there is something to say: all ranges are listed or refused, and provider keys may be read."""
+    def _is_followed(self) -> bool:
+        """Return whether there is something to say: all ranges are listed or refused, and provider keys may be read."""
         if any(log.known is None and not log.refusal for log in self._logs.values()):
             return False
         return any(log.known for each, log in self._logs.items() if each.start in self.prefixes)
@@ -333,7 +333,7 @@ class Reader:
             self._is_other_history, self._is_decided = True, False
             self._kept = _callables(self.view.snapshot)
 
-    def _decide(self, judged: Position | None) -> View:
+    def _decide(self, judged: Position | None) -> ResolverState:
         """Apply the table at the top to what is in force."""
         held = replace(self._builder.snapshot(), revision=max(log.known for log in self._logs.values() if log.known)[1])
         now = _callables(held)
@@ -346,7 +346,7 @@ class Reader:
         is_from_disk = judged is not None and judged.history == BEFORE_ALL
         if not self._kept:
             source = Source.CACHE if is_from_disk else Source.REGISTRY
-            return View(source, held, self._policy.policy, self._policy.faults, self._routes_in_force())
+            return ResolverState(source, held, self._policy.policy, self._policy.faults, self._routes_in_force())
         return self._keeping(held, doubt)
 
     def _keep(self, held: Snapshot, now: Mapping[str, Endpoint]) -> None:
@@ -361,13 +361,13 @@ class Reader:
         if not self._kept:
             self._is_other_history = False
 
-    def _keeping(self, held: Snapshot, doubt: str) -> View:
+    def _keeping(self, held: Snapshot, doubt: str) -> ResolverState:
         merged = {endpoint.address: endpoint for endpoint in held.endpoints} | dict(self._kept)
         kept = replace(held, endpoints=tuple(merged[address] for address in sorted(merged)))
-        what = "the last good set is kept" if not held.endpoints else f"{len(self._kept)} endpoints are kept"
+        what = "the last known endpoints stay in use" if not held.endpoints else f"{len(self._kept)} endpoints are kept"
         parsed = self._policy if self._policy_key in self._others else _as_parsed(self.view)
-        return View(
-            Source.KEPT,
+        return ResolverState(
+            Source.STALE,
             kept,
             parsed.policy,
             parsed.faults,
@@ -376,12 +376,12 @@ class Reader:
         )
 
     def _doubt(self) -> str:
-        """Say why what etcd does not hold is not taken for gone; empty means that it is."""
+        """Return why what etcd does not hold is not taken for gone; empty means that it is."""
         log = self._logs[SYNCED]
         missing = sorted(self._marks_seen - self._others.keys())
         if missing:
             names = ", ".join(mark.removeprefix(SYNCED_PREFIX).decode(errors="replace") for mark in missing)
-            return f"the operator of {names} does not vouch for it"
+            return f"the operator of {names} does not confirm it"
         if log.refusal and self._marks_seen:
             return f"the synced keys may not be read any more ({log.refusal})"
         if self._is_other_history and not self._marks_seen:
@@ -396,7 +396,7 @@ def _callables(snapshot: Snapshot | None) -> Mapping[str, Endpoint]:
     return {each.address: each for each in snapshot.endpoints if is_callable(each)} if snapshot else {}
 
 
-def _as_parsed(view: View) -> ParsedPolicy:
+def _as_parsed(view: ResolverState) -> ParsedPolicy:
     return ParsedPolicy(view.policy, view.policy_faults)
 
 

@@ -1,8 +1,8 @@
-"""One service followed in etcd: news of its ranges are fed to the reader, and who waits is told of new views.
+"""One service followed in etcd: news of its ranges are fed to the reader, and who waits is notified of new views.
 
 All decisions are the reader's. A feed has no thread: news come from the registry's watch hub, by one thread. What goes
-wrong unforeseen about one service is logged, told in its stats and tried again with fresh listings; the others go on.
-Any number of threads may wait for a view; the view itself is immutable.
+wrong unforeseen about one service is logged, reported in its stats and tried again with fresh listings; the others go
+on. Any number of threads may wait for a view; the view itself is immutable.
 """
 
 import abc
@@ -18,12 +18,12 @@ from grpc_etcd.discovery.disk_cache import Cache
 from grpc_etcd.discovery.positions import Position
 from grpc_etcd.discovery.reasons import nearest
 from grpc_etcd.discovery.registry_watch import RegistryWatch, Subscription
-from grpc_etcd.discovery.state import Range, Reader, Source, View
+from grpc_etcd.discovery.state import Range, Reader, ResolverState, Source
 from grpc_etcd.discovery.waiting import OVER, waits_until
-from grpc_etcd.etcd import Changed, Deleted, Event, Listed, Lost, News, Progress, errors
+from grpc_etcd.etcd import Deleted, Disconnected, Event, Progress, WatchEvents, WatchSnapshot, WatchUpdate, errors
 
 _LOG = logging.getLogger("grpc_etcd")
-# What concerns one range alone; anything else tells of the way to etcd or of its history, and so of all.
+# What concerns one range alone; anything else reports the way to etcd or of its history, and so of all.
 _ALONE = (errors.PermissionDenied, errors.InvalidRequest)
 # What a listing follows at once: etcd is there.
 _LISTED_NEXT = (errors.Compacted, errors.HistoryChanged, errors.FutureRevision)
@@ -33,7 +33,7 @@ SETTLE_SECONDS = 40.0
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How well a feed hears: `since` (Unix seconds) is when it last heard anything, or lost the way."""
+    """How well a feed receives: `since` (Unix seconds) is when it last responded anything, or lost the way."""
 
     connected: bool
     since: float
@@ -41,20 +41,20 @@ class Freshness:
     remedy: str = ""
 
 
-class ViewSource(abc.ABC):
-    """Something that has a view of one service and tells when it changes. Thread-safe."""
+class StateSource(abc.ABC):
+    """Something that has a view of one service and reports when it changes. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._callbacks: tuple[Callable[[], object], ...] = ()
-        self.view = View()
+        self.view = ResolverState()
         self.freshness = Freshness(connected=False, since=time.time())
         self.changes = 0
-        self.heard_at = 0.0  # when etcd was last heard, in Unix seconds
+        self.last_seen_at = 0.0  # when etcd last responded, in Unix seconds
         self.fault = ""  # what went wrong unforeseen, until it goes well again
         self.closed = False
         self.begun = time.monotonic()
-        self.lost_at: float | None = None  # since when etcd cannot be followed, on the same clock
+        self.lost_at: float | None = None  # since when etcd cannot be watched, on the same clock
         self._has_waited = False
         self.names: tuple[str, ...] = ()  # of other services, where this one is nowhere to be found
         self.whereabouts = ""  # where and under which prefixes the service is looked for
@@ -71,7 +71,7 @@ class ViewSource(abc.ABC):
 
     @property
     def waits_until(self) -> float:
-        """Until when the first answer is waited for, by `time.monotonic()`: channels are told nothing before."""
+        """Until when the first answer is waited for, by `time.monotonic()`: channels are sent nothing before."""
         return OVER if self.closed else waits_until(self.view, self.fault, self.begun, self.lost_at)
 
     @property
@@ -80,13 +80,13 @@ class ViewSource(abc.ABC):
         return time.monotonic() < self.waits_until
 
     def look_after(self) -> None:
-        """Do what is due, such as to tell whoever waits that it is in vain; called now and then."""
+        """Do what is due, such as to report whoever waits that it is in vain; called now and then."""
         if not self._has_waited and not self.is_waiting:
             with self._changed:
                 self._has_waited = True
                 self._notify()
 
-    def wait_until(self, is_enough: Callable[[View], bool], timeout_seconds: float | None) -> bool:
+    def wait_until(self, is_enough: Callable[[ResolverState], bool], timeout_seconds: float | None) -> bool:
         """Block until the view is enough; False when time is up or the source is closed first."""
         with self._changed:
             self._changed.wait_for(lambda: self.closed or is_enough(self.view), timeout_seconds)
@@ -103,7 +103,7 @@ class ViewSource(abc.ABC):
             with self._changed:
                 self._callbacks = tuple(each for each in self._callbacks if each is not callback)
 
-    def _announce(self, view: View) -> None:
+    def _announce(self, view: ResolverState) -> None:
         with self._changed:
             self.view = view
             self.changes += 1
@@ -116,12 +116,12 @@ class ViewSource(abc.ABC):
                 callback()
             except Exception:  # noqa: BLE001 - a caller's fault concerns that caller
                 _LOG.exception(
-                    "an unexpected error of somebody who is told of changes; all others are told",
+                    "Unexpected error in a callback for changes; all others are called",
                     extra={"event": "unexpected_error"},
                 )
 
 
-class Feed(ViewSource):
+class ServiceSubscription(StateSource):
     """Follows one service until it is closed; `on_change` is called, by the hub's thread, after each change."""
 
     def __init__(
@@ -142,8 +142,8 @@ class Feed(ViewSource):
         self._records: dict[bytes, bytes] = {}  # what etcd holds, for the cache
         self._subscriptions: dict[Range, Subscription] = {}
         self._awaited: dict[Range, int] = {}
-        self._lost: dict[Range, Lost] = {}
-        self._gathered: dict[Range, list[Changed]] = {}
+        self._lost: dict[Range, Disconnected] = {}
+        self._gathered: dict[Range, list[WatchEvents]] = {}
         self._must_rejoin = False
         self._has_looked = False
         self._settles_at = float("inf")
@@ -151,7 +151,7 @@ class Feed(ViewSource):
             self._announce(reader.take_cache(kept.records.items(), kept.revision))
 
     def __repr__(self) -> str:
-        return f"<Feed {self.service!r} source={self.view.source} changes={self.changes}>"
+        return f"<ServiceSubscription {self.service!r} source={self.view.source} changes={self.changes}>"
 
     def start(self) -> None:
         """Begin to follow."""
@@ -179,9 +179,9 @@ class Feed(ViewSource):
             if which.is_shared:
                 shared = self._watch.share(which)
                 self._subscriptions[which] = shared.subscription
-                shared.join(self, partial(self._hear, which))
+                shared.join(self, partial(self._receive, which))
             else:
-                self._subscriptions[which] = self._watch.follow(which, partial(self._hear, which))
+                self._subscriptions[which] = self._watch.follow(which, partial(self._receive, which))
 
     def _leave(self) -> None:
         for which, subscription in self._subscriptions.items():
@@ -194,14 +194,14 @@ class Feed(ViewSource):
         self._settles_at = float("inf")
         self._show(self._reader.settle())
 
-    def _hear(self, which: Range, news: News) -> None:
-        if isinstance(news, Changed):
+    def _receive(self, which: Range, news: WatchUpdate) -> None:
+        if isinstance(news, WatchEvents):
             self._gather(which, news)
         else:
             self._take_gathered()
             self._try(which, news)
 
-    def _gather(self, which: Range, changed: Changed) -> None:
+    def _gather(self, which: Range, changed: WatchEvents) -> None:
         """Take changes together with those that wait behind them: each time a set is judged costs its whole size.
 
         Else a large service that changes fast is judged more slowly than it changes, and falls behind without end.
@@ -214,9 +214,9 @@ class Feed(ViewSource):
         gathered, self._gathered = self._gathered, {}
         for which, news in gathered.items():
             events = tuple(event for changed in news for event in changed.events)
-            self._try(which, Changed(events, news[-1].revision))
+            self._try(which, WatchEvents(events, news[-1].revision))
 
-    def _try(self, which: Range, news: News) -> None:
+    def _try(self, which: Range, news: WatchUpdate) -> None:
         if self.closed:
             return
         try:
@@ -225,9 +225,9 @@ class Feed(ViewSource):
             self._fail(which, error)
 
     def _fail(self, which: Range, error: Exception) -> None:
-        """Note that something unforeseen happened: what was half taken is listed again, after a pause."""
+        """Record that something unforeseen happened: what was half taken is listed again, after a pause."""
         _LOG.exception(
-            "%s: an unexpected error; all other services go on, this one is tried again",
+            "%s: unexpected error, retrying; all other services continue",
             self.service,
             extra={"event": "unexpected_error"},
         )
@@ -235,26 +235,26 @@ class Feed(ViewSource):
         self._must_rejoin |= which.is_shared
         own = which if not which.is_shared else next(each for each in self._reader.ranges if not each.is_shared)
         self._subscriptions[own].list_again()
-        self._tell()
+        self._deliver()
 
-    def _take(self, which: Range, news: News) -> None:
+    def _take(self, which: Range, news: WatchUpdate) -> None:
         match news:
-            case Listed(records, revision, history):
+            case WatchSnapshot(records, revision, history):
                 pairs = [(record.key, record.value) for record in records]
                 self._remember(which, pairs, is_all=True)
-                self._heard(which)
+                self._received(which)
                 self._awaited.pop(which, None)
                 view = self._reader.take_listing(which, pairs, Position(history, revision))
                 self._recover()
-            case Changed(events, revision):
+            case WatchEvents(events, revision):
                 changes = [(event.revision, _pair(event)) for event in events]
                 self._remember(which, [change for _, change in changes], is_all=False)
-                self._heard(which)
+                self._received(which)
                 view = self._reader.take_changes(which, changes, revision)
             case Progress(revision):
-                self._heard(which)
+                self._received(which)
                 view = self._reader.take_progress(which, revision)
-            case Lost():
+            case Disconnected():
                 view = self._lose(which, news)
         self._show(view)
         self._look_for_names()
@@ -262,15 +262,15 @@ class Feed(ViewSource):
         self._write_cache()
 
     def _recover(self) -> None:
-        """Take it that all goes well again; a shared range is told again what it failed at."""
+        """Record that all goes well again; a shared range is sent again what it failed at."""
         self.fault = ""
         if self._must_rejoin:
             self._must_rejoin = False
             for which in self._reader.ranges:
                 if which.is_shared:
-                    self._watch.share(which).join(self, partial(self._hear, which))
+                    self._watch.share(which).join(self, partial(self._receive, which))
 
-    def _lose(self, which: Range, lost: Lost) -> View:
+    def _lose(self, which: Range, lost: Disconnected) -> ResolverState:
         if isinstance(lost.error, _ALONE):
             self._lost.pop(which, None)
             self._freshen()
@@ -282,11 +282,11 @@ class Feed(ViewSource):
         before = self.freshness
         self._note_freshness(_stale(lost))
         if before.error != self.freshness.error:
-            self._tell()
+            self._deliver()
         return self._reader.view
 
-    def _heard(self, which: Range) -> None:
-        self._watch.heard_at = time.monotonic()
+    def _received(self, which: Range) -> None:
+        self._watch.last_seen_at = time.monotonic()
         self._lost.pop(which, None)
         self._freshen()
 
@@ -297,25 +297,25 @@ class Feed(ViewSource):
             _stale(min(out, key=lambda lost: lost.since)) if out else Freshness(connected=True, since=time.time())
         )
         if not out:
-            self.heard_at = self.freshness.since
+            self.last_seen_at = self.freshness.since
             self._watch.note_contact()
             if was_out:
-                self._tell()
+                self._deliver()
 
     def _note_freshness(self, freshness: Freshness) -> None:
         if freshness.connected:
             self.lost_at = None
         elif self.lost_at is None:
-            self.lost_at = max(self._watch.lost_at, self._watch.heard_at)  # some ranges may be answered meanwhile
+            self.lost_at = max(self._watch.lost_at, self._watch.last_seen_at)  # some ranges may be answered meanwhile
         self.freshness = freshness
 
-    def _tell(self) -> None:
+    def _deliver(self) -> None:
         self._announce(self._reader.view)
         self._on_change()
 
-    def _show(self, view: View) -> None:
+    def _show(self, view: ResolverState) -> None:
         if view != self.view:
-            self._tell()
+            self._deliver()
         if not self._reader.is_settling:
             self._settles_at = float("inf")
         elif self._settles_at == float("inf"):
@@ -337,7 +337,7 @@ class Feed(ViewSource):
         found = nearest(self.service, keys, self._reader.prefixes)
         if found and not self.closed:
             self.names = tuple(dict.fromkeys((*self.names, *found)))
-            self._tell()
+            self._deliver()
 
     def _await_others(self) -> None:
         """Ask for what is needed to judge what is held back."""
@@ -369,7 +369,7 @@ class Feed(ViewSource):
             self._cache.replace(self._records.items(), view.snapshot.revision)
 
 
-def _stale(lost: Lost) -> Freshness:
+def _stale(lost: Disconnected) -> Freshness:
     return Freshness(connected=False, since=lost.since, error=str(lost.error), remedy=lost.error.remedy)
 
 

@@ -1,14 +1,14 @@
 """Until when the first answer about a service is waited for. Pure.
 
-Waiting is a state of its own, and never an empty set: a channel that is told of an empty set fails its calls, one that
-is told nothing lets them wait. The first row that fits counts:
+Waiting is a state of its own, and never an empty set: a channel that is notified of an empty set fails its calls, one
+that is sent nothing lets them wait. The first row that fits counts:
 
     something unforeseen went wrong, or no provider keys may be read      no longer: calls fail with the reason
     the registry has answered                                             no longer: its word counts
-    the disk has endpoints to call, and etcd cannot be followed           no longer: they are called
+    the disk has endpoints to call, and etcd cannot be watched           no longer: they are called
     the disk has endpoints to call                                        until etcd had the time to answer
-    etcd cannot be followed                                               until that has lasted for a while
-    nothing has been heard                                                for as long as gRPC itself would wait
+    etcd cannot be watched                                               until that has lasted for a while
+    nothing has been received                                                for as long as gRPC itself would wait
 
 So a connection that breaks just when a service is asked for, or a set on disk that is older than etcd's, costs the
 first calls a moment at most, while those in an outage that lasts fail at once. Times are seconds on any clock that
@@ -17,18 +17,18 @@ never goes back.
 
 import math
 
-from grpc_etcd.discovery.state import Source, View
+from grpc_etcd.discovery.state import ResolverState, Source
 
 OVER = -math.inf
-# With its defaults etcd has elected a leader anew after 1 to 2 s, and meanwhile answers nobody.
+# With its defaults etcd has elected a leader again after 1 to 2 s, and meanwhile answers nobody.
 PATIENCE_SECONDS = 3.0
 CACHE_SECONDS = 1.0  # arbitrary: an etcd that is in reach has answered by then
 # Before gRPC itself gives up, after 15 s, and says that there is no such resource.
 SILENCE_SECONDS = 14.0
 
 
-def waits_until(view: View, fault: str, begun: float, lost_at: float | None) -> float:
-    """Give until when to wait, of what has been followed since `begun`; `lost_at` is since when etcd cannot be."""
+def waits_until(view: ResolverState, fault: str, begun: float, lost_at: float | None) -> float:
+    """Return until when to wait, of what has been followed since `begun`; `lost_at` is since when etcd cannot be."""
     if fault or view.is_denied or view.source not in (Source.UNKNOWN, Source.CACHE):
         return OVER
     if view.callables:

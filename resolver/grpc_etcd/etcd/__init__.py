@@ -36,14 +36,11 @@ from grpc_etcd.etcd.errors import (
 )
 from grpc_etcd.etcd.hub.subscription import Subscription
 from grpc_etcd.etcd.model import (
-    Changed,
     Deleted,
+    Disconnected,
     Event,
     LeaseId,
-    Listed,
     Listing,
-    Lost,
-    News,
     Progress,
     Put,
     Record,
@@ -52,18 +49,21 @@ from grpc_etcd.etcd.model import (
     State,
     TimeToLive,
     TransactionResult,
+    WatchEvents,
+    WatchSnapshot,
+    WatchUpdate,
 )
 from grpc_etcd.etcd.ops import Op
 
 __all__ = [
     "AuthFailed",
     "AuthNotEnabled",
-    "Changed",
     "Closed",
     "Compacted",
     "Compare",
     "DeadlineExceeded",
     "Deleted",
+    "Disconnected",
     "DuplicateKey",
     "Etcd",
     "EtcdError",
@@ -76,10 +76,7 @@ __all__ = [
     "LeaseId",
     "LeaseNotFound",
     "ListWatch",
-    "Listed",
     "Listing",
-    "Lost",
-    "News",
     "NoLeader",
     "NoSpace",
     "NotServing",
@@ -102,7 +99,10 @@ __all__ = [
     "TransactionResult",
     "Unavailable",
     "UnreadableFile",
+    "WatchEvents",
     "WatchHub",
+    "WatchSnapshot",
+    "WatchUpdate",
     "compare",
     "ops",
 ]

@@ -1,6 +1,6 @@
 """The token of a user, shared by all calls of one client.
 
-The password is read anew at each log-in, so that a rotated one is picked up.
+The password is read again at each log-in, so that a rotated one is picked up.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class Credentials:
             self.token = None
 
     def is_refused(self, token: Metadata, error: EtcdError) -> bool:
-        """Say whether an error is about the token, so that a new log-in mends it.
+        """Return whether an error is about the token, so that a new log-in mends it.
 
         An etcd that asked nobody for a user when this client logged in may do so by now. It then asks for a token,
         unless the connection has a client certificate: whoever shows one without a token is the user that its common
@@ -57,7 +57,7 @@ class Credentials:
         )
 
     def forget_that_nobody_was_asked(self) -> None:
-        """Find out anew whether etcd asks for a user."""
+        """Find out again whether etcd asks for a user."""
         if self.token == ():
             self.drop(self.token)
 

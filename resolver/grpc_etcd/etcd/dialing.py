@@ -61,7 +61,7 @@ class Dialer:
         return grpc.aio.secure_channel(target, make_credentials(facts), options)
 
 
-class Lookout:
+class RecheckSchedule:
     """When to look at the facts again: now and then, and soon after something failed."""
 
     def __init__(self) -> None:
@@ -73,11 +73,11 @@ class Lookout:
         return now - self._looked >= (SUSPICIOUS_SECONDS if self._suspicious else LOOK_SECONDS)
 
     def suspect(self) -> None:
-        """Note that a call failed for want of a connection."""
+        """Record that a call failed for want of a connection."""
         self._suspicious = True
 
     def looked(self, now: float) -> None:
-        """Note that the facts are known."""
+        """Record that the facts are known."""
         self._looked = now
         self._suspicious = False
 

@@ -23,7 +23,7 @@
     ├── TooManyRequests        the server is overloaded
     └── Closed                 the client has been closed
 
-Each keeps the gRPC code and etcd's own words; `remedy` tells an admin what to do next. Both can be called as well, as
+Each keeps the gRPC code and etcd's own words; `remedy` says what to do next. Both can be called as well, as
 those of a `grpc.RpcError` must be, so that one handler may serve both kinds.
 """
 # ruff: noqa: N818  the names are the conditions that etcd reports; `errors.` or EtcdError says what they are
@@ -307,7 +307,7 @@ def make_error(code: str, details: str) -> EtcdError:
 
 
 def is_unsent(error: EtcdError) -> bool:
-    """Say whether it is certain that the call was never sent or looked at, so that another member may be asked."""
+    """Return whether it is certain that the call was never sent or looked at, so that another member may be asked."""
     if isinstance(error, NotServing):
         return error.code == UNSEEN_CODE or any(words in error.details for words in UNSEEN_WORDS)
     return isinstance(error, Unavailable) and any(words in error.details for words in UNSENT_WORDS)

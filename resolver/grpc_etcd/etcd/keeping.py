@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from grpc_etcd.etcd import errors, renewing
-from grpc_etcd.etcd.following import Failures
 from grpc_etcd.etcd.link import BaseLink
+from grpc_etcd.etcd.list_watch import Failures
 from grpc_etcd.etcd.model import LeaseId, State, staleness
 from grpc_etcd.etcd.reporting import log_unexpected_renewal
 
@@ -19,10 +19,10 @@ LinkT = TypeVar("LinkT", bound=BaseLink[Any])
 class BaseRenewalStream(abc.ABC, Generic[LinkT]):
     """One keep-alive stream, and the leases that are renewed over it."""
 
-    def __init__(self, keeper: object, link: LinkT, on_lost: Callable[[LeaseId], object]) -> None:
-        self._keeper = keeper  # while the stream runs, the client must find the keep-alive to close it
+    def __init__(self, owner: object, connection: LinkT, on_lost: Callable[[LeaseId], object]) -> None:
+        self._owner = owner  # while the stream runs, the client must find the keep-alive to close it
         self._jitter = random.Random().random  # noqa: S311  an application's own sequence is not disturbed
-        self._link = link
+        self._connection = connection
         self._on_lost = on_lost
         self._renewals = renewing.Renewals()
         self._lock = threading.Lock()
@@ -41,7 +41,7 @@ class BaseRenewalStream(abc.ABC, Generic[LinkT]):
             self._renewals.remove(lease_id)
 
     def renewed_at(self, lease_id: LeaseId) -> float:
-        """Say when the last renewal that was answered had been asked for."""
+        """Return when the last renewal that was answered had been asked for."""
         return self._renewals.renewed_at(lease_id)
 
     def _receive(self, reply: Any) -> None:
@@ -57,9 +57,9 @@ class BaseRenewalStream(abc.ABC, Generic[LinkT]):
                 log_unexpected_renewal(error)
 
     def _note_failure(self, error: errors.EtcdError, failures: Failures) -> float:
-        """Note why the stream has ended; return for how long to wait before it is opened again."""
+        """Record why the stream has ended; return for how long to wait before it is opened again."""
         if isinstance(error, errors.TOKEN_DOUBTS):
-            self._link.drop_token()
+            self._connection.drop_token()
         since = time.time() if self.state.stale_since is None else self.state.stale_since
         self.state = State(connected=False, stale_since=since, error=error)
         with self._lock:
@@ -81,7 +81,7 @@ class BaseKeepAlive(Generic[StreamT]):
         return sum(len(stream) for stream in self._streams)
 
     def add(self, lease_id: LeaseId, ttl_seconds: float, *, remaining_seconds: float | None = None) -> None:
-        """Renew a lease from now on; give `remaining_seconds` (0: unknown) for one that is not fresh."""
+        """Renew a lease from now on; return `remaining_seconds` (0: unknown) for one that is not fresh."""
         self._of(lease_id).add(lease_id, ttl_seconds, remaining_seconds)
 
     def remove(self, lease_id: LeaseId) -> None:
@@ -89,7 +89,7 @@ class BaseKeepAlive(Generic[StreamT]):
         self._of(lease_id).remove(lease_id)
 
     def renewed_at(self, lease_id: LeaseId) -> float:
-        """Say when (monotonic) the last renewal that was answered had been asked for; 0: none was."""
+        """Return when (monotonic) the last renewal that was answered had been asked for; 0: none was."""
         return self._of(lease_id).renewed_at(lease_id)
 
     @property

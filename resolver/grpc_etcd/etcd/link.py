@@ -12,8 +12,8 @@ import grpc
 from grpc_etcd.etcd import errors
 from grpc_etcd.etcd.calls import Method
 from grpc_etcd.etcd.credentials import Credentials, Metadata
-from grpc_etcd.etcd.dialing import Dialer, Facts, Lookout
-from grpc_etcd.etcd.following import WATCH_PATH
+from grpc_etcd.etcd.dialing import Dialer, Facts, RecheckSchedule
+from grpc_etcd.etcd.list_watch import WATCH_PATH
 from grpc_etcd.etcd.rotation import Rotation
 from grpc_etcd.etcd.translating import translate
 
@@ -53,7 +53,7 @@ class BaseLine(Generic[ChannelT]):
         return stream
 
     def has(self, stream: Any) -> bool:
-        """Say whether a stream is of this member."""
+        """Return whether a stream is of this member."""
         with self._lock:
             return stream in self._streams
 
@@ -87,23 +87,23 @@ class BaseLink(abc.ABC, Generic[LineT]):
         self, dialer: Dialer | None, credentials: Credentials, timeout_seconds: float, adopted: LineT | None
     ) -> None:
         self._dialer = dialer
-        self._lookout = Lookout()
+        self._recheck = RecheckSchedule()
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
         self._facts: Facts | None = None
-        self._lines: tuple[LineT, ...] = (adopted,) if adopted else ()
+        self._members: tuple[LineT, ...] = (adopted,) if adopted else ()
         self._rotation = Rotation(len(dialer.targets) if dialer else 1)
-        self._line_lock = threading.Lock()
+        self._member_lock = threading.Lock()
         self.closed = False
 
     @abc.abstractmethod
-    def _make_lines(self, dialer: Dialer, facts: Facts) -> tuple[LineT, ...]:
+    def _make_members(self, dialer: Dialer, facts: Facts) -> tuple[LineT, ...]:
         """Make a line to each member."""
 
     def report(self, stream: Any, error: errors.EtcdError) -> None:
-        """Take it that a stream has failed: look soon whether files have changed, and ask another member."""
-        self._lookout.suspect()
-        for member, line in enumerate(self._lines):
+        """Record that a stream has failed: look soon whether files have changed, and ask another member."""
+        self._recheck.suspect()
+        for member, line in enumerate(self._members):
             if line.has(stream):
                 self._note_failure(member, line, error)
 
@@ -112,17 +112,22 @@ class BaseLink(abc.ABC, Generic[LineT]):
         self._credentials.drop(self._credentials.token)
 
     def _note_failure(self, member: int, line: LineT, error: errors.EtcdError, tried: Sequence[int] = ()) -> int | None:
-        """Note that a member has failed; return which one to try next, if some were tried and one is left."""
-        with self._line_lock:
+        """Record that a member has failed; return which one to try next, if some were tried and one is left."""
+        with self._member_lock:
             self._rotation.failed(member, error)
-            if self._rotation.is_to_be_dialled_anew(error) and self._dialer and self._facts and self._lines == (line,):
-                self._lines = self._make_lines(self._dialer, self._facts)  # the old one ends with its last stream
+            if (
+                self._rotation.is_to_be_dialled_again(error)
+                and self._dialer
+                and self._facts
+                and self._members == (line,)
+            ):
+                self._members = self._make_members(self._dialer, self._facts)  # the old one ends with its last stream
             return self._rotation.next(tried, error) if tried else None
 
     def _give_up_on_silent(self, answering: int) -> None:
         """End the streams of members that are silent while this one answers."""
-        with self._line_lock:
-            silent, lines = self._rotation.answered(answering), self._lines
+        with self._member_lock:
+            silent, lines = self._rotation.answered(answering), self._members
         for member, line in enumerate(lines):
             if member in silent:
                 line.hang_up()
@@ -131,28 +136,28 @@ class BaseLink(abc.ABC, Generic[LineT]):
         return errors.Closed("the client was closed during the call") if self.closed else translate(error)
 
     def _is_current(self) -> bool:
-        if not self._lines:
+        if not self._members:
             return False
-        return not (self._dialer and self._dialer.may_change and self._lookout.is_due(time.monotonic()))
+        return not (self._dialer and self._dialer.may_change and self._recheck.is_due(time.monotonic()))
 
-    def _current_lines(self) -> tuple[LineT, ...]:
-        with self._line_lock:
+    def _current_members(self) -> tuple[LineT, ...]:
+        with self._member_lock:
             if self.closed:
                 raise errors.Closed("the client has been closed")
             if not self._is_current():
                 self._look()
-            return self._lines
+            return self._members
 
     def _look(self) -> None:
         """Make lines for the facts as they are; the old ones end with their last stream."""
         assert self._dialer is not None  # noqa: S101  an adopted channel is never replaced
-        self._lookout.looked(time.monotonic())
+        self._recheck.looked(time.monotonic())
         try:
             facts = self._dialer.facts()
         except errors.EtcdError:
-            if not self._lines:
+            if not self._members:
                 raise
             return  # files are being replaced right now
         if facts != self._facts:
             self._facts = facts
-            self._lines = self._make_lines(self._dialer, facts)
+            self._members = self._make_members(self._dialer, facts)

@@ -93,7 +93,7 @@ class ServerStatus(NamedTuple):
     errors: tuple[str, ...]
 
 
-class Listed(NamedTuple):
+class WatchSnapshot(NamedTuple):
     """News: the complete state at a revision. It replaces everything the consumer held.
 
     `history` grows whenever etcd turned out to hold another history than the one that was followed (it was restored, or
@@ -105,7 +105,7 @@ class Listed(NamedTuple):
     history: int = 0
 
 
-class Changed(NamedTuple):
+class WatchEvents(NamedTuple):
     """News: events in the order of their revisions, all of one prefix. `revision` is the last one's."""
 
     events: tuple[Event, ...]
@@ -113,19 +113,22 @@ class Changed(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """News: in step up to this revision. Also the first news after a `Lost` when nothing has to be listed again."""
+    """News: synced up to this revision.
+
+    Also the first news after a `Disconnected` when nothing has to be listed again.
+    """
 
     revision: Revision
 
 
-class Lost(NamedTuple):
-    """News: out of step since that time (Unix seconds), and why. The list-watch goes on trying by itself, for ever."""
+class Disconnected(NamedTuple):
+    """News: not synced since that time (Unix seconds), and why. The list-watch goes on trying by itself, for ever."""
 
     error: EtcdError
     since: float
 
 
-News: TypeAlias = Listed | Changed | Progress | Lost
+WatchUpdate: TypeAlias = WatchSnapshot | WatchEvents | Progress | Disconnected
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from grpc_etcd.etcd.messages import message
 from grpc_etcd.etcd.model import LeaseId
 
 RENEWALS_PER_TTL = 3
-# A longer silence means that the member is stuck: the stream is opened anew, perhaps to another member. Leases with a
+# A longer silence means that the member is stuck: the stream is opened again, perhaps to another member. Leases with a
 # short period are given up on after that, so that another member can still renew them before they run out.
 ANSWER_SECONDS = 10.0
 # Who has waited in vain waits longer the next time, until an answer comes as soon as usual: an etcd that is slow would
-# else never be heard. It leaves a third of the shortest time to live for what comes after.
+# else never be received. It leaves a third of the shortest time to live for what comes after.
 PATIENCE_FACTOR = 2
 # Renewals that fall due within this time, or this part of the shortest period, go out together: fewer wake-ups.
 STEP_SECONDS = 2.0  # with 10,000 leases of 300 s 1.2 % of a core; steps of 0.5 s take 1.4, of 5 s 1.1 (measured)
@@ -41,7 +41,7 @@ class Renewal:
 
 
 def may_be_refusal(error: EtcdError) -> bool:
-    """Say whether a stream may have ended because etcd refuses to renew a lease.
+    """Return whether a stream may have ended because etcd refuses to renew a lease.
 
     grpcio's asyncio says INTERNAL instead where the next request was just being written. Should it have been something
     else, one lease is asked for a little later than it could be.
@@ -61,7 +61,7 @@ class Renewals:
         self._leases: dict[LeaseId, Renewal] = {}
         self._queue: list[tuple[float, LeaseId]] = []
         self._asked: deque[tuple[float, LeaseId]] = deque()
-        self._heard = 0.0
+        self._received = 0.0
         self._added = 0
         self._step_seconds = STEP_SECONDS
         self._patience_seconds = ANSWER_SECONDS
@@ -119,7 +119,7 @@ class Renewals:
 
     def receive(self, lease_id: LeaseId, ttl_seconds: int, now: float) -> bool:
         """Take an answer and say whether the lease still lives; answers come in the order of the requests."""
-        self._heard = now
+        self._received = now
         asked_at, asked = self._asked.popleft() if self._asked else (now, None)
         if now - asked_at <= self._patience_seconds:
             self._patience_factor = 1
@@ -136,7 +136,7 @@ class Renewals:
         return ttl_seconds > 0
 
     def _obey(self, lease_id: LeaseId, renewal: Renewal, ttl_seconds: int, now: float) -> None:
-        """Renew a lease more often where etcd tells a shorter time to live: whoever granted it had chosen another."""
+        """Renew a lease more often where etcd reports a shorter time to live: whoever granted it had chosen another."""
         period = max(1.0, ttl_seconds) / RENEWALS_PER_TTL
         if period >= renewal.period_seconds:
             return
@@ -147,12 +147,12 @@ class Renewals:
             heapq.heappush(self._queue, (renewal.due, lease_id))
 
     def renewed_at(self, lease_id: LeaseId) -> float:
-        """Say when the last renewal that was answered had been asked for; 0: none was."""
+        """Return when the last renewal that was answered had been asked for; 0: none was."""
         renewal = self._leases.get(lease_id)
         return renewal.renewed_at if renewal else 0.0
 
     def refuse(self, now: float) -> bool:
-        """Take it that etcd has refused a renewal, which ends the stream; say whether it is known which.
+        """Record that etcd has refused a renewal, which ends the stream; return whether it is known which.
 
         etcd does that to a lease with a key that the user may not write (any more). Answers come in order, so it is the
         first that is due. That lease is asked for again later, and the others do not run out with it.
@@ -184,4 +184,4 @@ class Renewals:
         return bool(self._asked) and now > self._stuck_at()
 
     def _stuck_at(self) -> float:
-        return max(self._asked[0][0], self._heard) + self._patience_seconds * self._patience_factor
+        return max(self._asked[0][0], self._received) + self._patience_seconds * self._patience_factor

@@ -1,4 +1,4 @@
-"""Where the drivers tell of exceptions that nobody foresaw, unless whoever uses them wants to hear of these."""
+"""Where the drivers report exceptions that nobody foresaw, unless whoever uses them wants to learn of these."""
 
 import logging
 
@@ -8,7 +8,7 @@ _LOG = logging.getLogger("grpc_etcd")
 def log_unexpected(key: bytes, error: Exception) -> None:
     """Log an exception; `key` is the first one of the range that it is about, empty when it is about none."""
     _LOG.error(
-        "an unexpected error about the watch of %r; all others go on",
+        "Unexpected error in the watch of %r; all others continue",
         key,
         exc_info=error,
         extra={"event": "unexpected_error"},
@@ -18,7 +18,7 @@ def log_unexpected(key: bytes, error: Exception) -> None:
 def log_unexpected_renewal(error: Exception) -> None:
     """Log an exception about leases that are kept alive."""
     _LOG.error(
-        "an unexpected error while leases are kept alive; it goes on",
+        "Unexpected error while leases are kept alive, continuing",
         exc_info=error,
         extra={"event": "unexpected_error"},
     )

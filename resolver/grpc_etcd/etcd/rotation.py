@@ -6,8 +6,8 @@ Rule 2: nothing is sent twice: a call goes on to the next member only if it is c
         looked at.
 Rule 3: one that let a call wait may be frozen, with its connections open and its streams silent. As soon as another
         member answers, those streams are given up; while none does, the cluster is to blame and they stay.
-Rule 4: where all members have one name, what serves no clients or has no leader is dialled anew: another connection may
-        lead to another.
+Rule 4: where all members have one name, what serves no clients or has no leader is dialled again: another connection
+        may lead to another.
 """
 
 from collections.abc import Collection
@@ -32,7 +32,7 @@ class Rotation:
         return len(self._failed_at)
 
     def failed(self, member: int, error: EtcdError) -> None:
-        """Take it that a call or a stream of a member has failed; only what speaks of the member itself counts."""
+        """Record that a call or a stream of a member has failed; only what speaks of the member itself counts."""
         if not isinstance(error, Unavailable | DeadlineExceeded):
             return
         self._failures += 1
@@ -43,19 +43,19 @@ class Rotation:
             self.current = min(range(len(self)), key=lambda each: (self._failed_at[each], (each - member) % len(self)))
 
     def answered(self, member: int) -> frozenset[int]:
-        """Take it that a member has answered; return those whose streams are to be given up."""
+        """Record that a member has answered; return those whose streams are to be given up."""
         silent, self.silent = self.silent - {member}, NOBODY
         return silent
 
-    def is_to_be_dialled_anew(self, error: EtcdError) -> bool:
-        """Say whether a failure is one that another connection may not have."""
+    def is_to_be_dialled_again(self, error: EtcdError) -> bool:
+        """Return whether a failure is one that another connection may not have."""
         return len(self) == 1 and isinstance(error, NotServing | NoLeader)
 
     def next(self, tried: Collection[int], error: EtcdError) -> int | None:
         """Return the member that a failed call goes on to, if it may; `tried` names all that were asked, in order."""
         if not is_unsent(error):
             return None
-        if self.is_to_be_dialled_anew(error):
+        if self.is_to_be_dialled_again(error):
             return self.current if len(tried) < MOST_TRIES else None
         left = set(range(len(self))) - set(tried)
         if not left:

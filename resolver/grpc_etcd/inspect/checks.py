@@ -45,13 +45,13 @@ class Facts:
     unreachable: Mapping[str, str] = field(default_factory=dict)  # address -> why nothing answered there
     has_owners: bool | None = False  # None: may not be read
     missing_keys: tuple[str, ...] = ()  # keys that an owner record names and that are not there
-    synced: tuple[str, ...] | None = None  # clusters whose synced mark is there; None: may not be read
+    synced: tuple[str, ...] | None = None  # clusters whose synced key is there; None: may not be read
     version: str = ""
     alarms: tuple[str, ...] = ()
 
 
 def find_faults(facts: Facts) -> list[Finding]:
-    """Say everything that is wrong, the worst first."""
+    """Report everything that is wrong, the worst first."""
     findings = [
         *_server(facts),
         *_absence(facts),
@@ -86,7 +86,7 @@ SOUND = {(3, 5): 33, (3, 6): 14}
 
 
 def is_outdated(version: str) -> bool:
-    """Tell whether a release of etcd has faults that were mended later in its line."""
+    """Return whether a release of etcd has faults that were mended later in its line."""
     numbers = [int(part) for part in version.partition("-")[0].split(".") if part.isdigit()]
     if len(numbers) < 3:  # noqa: PLR2004 - major, minor, patch
         return False
@@ -202,29 +202,29 @@ def _operator(facts: Facts) -> Iterator[Finding]:
     if facts.synced is None:
         yield Finding(
             Level.WARNING,
-            "synced mark",
+            "synced key",
             "unknown: this user may not read /grpc-etcd/synced/; its clients take an outage for an empty service",
             "Grant it: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/synced/",
         )
     elif facts.has_owners is None and not facts.synced:
         yield Finding(
             Level.WARNING,
-            "synced mark",
-            "no operator is in step with this registry; unknown whether one should be",
+            "synced key",
+            "no operator has synced this registry; unknown whether one should",
             f"{GRANT_OWNERS} Then check again.",
         )
     elif facts.has_owners and not facts.synced:
         yield Finding(
             Level.FAULT,
-            "synced mark",
-            "there are records of an operator, but none that is in step keeps them",
+            "synced key",
+            "there are records of an operator, but none is synced",
             "See that the operator runs: kubectl get pods, then its log and /readyz.",
         )
     elif not facts.synced:
         yield Finding(
             Level.NOTE,
-            "synced mark",
-            "no operator keeps this registry; clients cannot tell empty from unattended",
+            "synced key",
+            "no operator keeps this registry; clients cannot distinguish empty from unattended",
             "None is needed where all servers register themselves.",
         )
 

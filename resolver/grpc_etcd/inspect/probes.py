@@ -54,7 +54,7 @@ def gather_facts(etcd: Etcd, layouts: Sequence[Layout], service: str | None) -> 
 
 
 def describe_absence(etcd: Etcd, layouts: Sequence[Layout], service: str | None) -> str:
-    """Say where nothing is, and with which options there would be something."""
+    """Return where nothing is, and with which options there would be something."""
     scopes = ((each, each.prefix(service) if service else list_root(each)) for each in layouts)
     sought = ", ".join(f"{escape_bytes(scope) or 'any key'} ({layout.name})" for layout, scope in scopes)
     found = _look_elsewhere(etcd, layouts, service)
@@ -85,7 +85,10 @@ def _look_elsewhere(etcd: Etcd, layouts: Sequence[Layout], service: str | None) 
 
 
 def _candidates(etcd: Etcd, layouts: Sequence[Layout]) -> Iterator[tuple[str, Layout]]:
-    """Give the options to try, each with what it means: all that a layout depends on, so that it can be typed as is."""
+    """Return the options to try, each with what it means.
+
+    All that a layout depends on, so that it can be typed as is.
+    """
     given = [prefix for each in layouts if (prefix := getattr(each, "prefix_name", None))]
     for name in LAYOUT_NAMES:
         for prefix in dict.fromkeys((None, *given)):
@@ -141,7 +144,7 @@ def _read_synced(etcd: Etcd) -> tuple[str, ...] | None:
 
 
 def knock(addresses: set[str]) -> dict[str, str]:
-    """Try to connect to each address; give those where nothing answers, with the reason."""
+    """Try to connect to each address; return those where nothing answers, with the reason."""
     with ThreadPoolExecutor(KNOCKERS) as pool:
         answers = zip(addresses, pool.map(_knock, addresses), strict=True)
     return {address: reason for address, reason in answers if reason}
@@ -161,7 +164,7 @@ def _knock(address: str) -> str | None:
 
 
 def explain_failure(settings: ClientSettings, error: EtcdError) -> Iterator[Finding]:
-    """Say why etcd cannot be read with these settings."""
+    """Return why etcd cannot be read with these settings."""
     if isinstance(error, UnreadableFile) or not isinstance(error, Unavailable | DeadlineExceeded):
         yield Finding(Level.FAULT, "etcd", *explain(error, settings))
         return
@@ -193,7 +196,7 @@ def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError)
 
 
 def _try_tls(address: tuple[str, int], ca: str, name: str) -> tuple[bool, str]:
-    """Shake hands; say whether TLS is spoken at all, and what is wrong with the certificate."""
+    """Shake hands; return whether TLS is spoken at all, and what is wrong with the certificate."""
     is_pem = ca.lstrip().startswith(PEM)
     try:
         context = ssl.create_default_context(cafile=ca or None) if not is_pem else ssl.create_default_context(cadata=ca)

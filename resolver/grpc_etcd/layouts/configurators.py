@@ -77,7 +77,7 @@ _FOLDERS: Mapping[type[Configurator], str] = {
 
 
 def configurators_prefix(prefix: str, service: str) -> bytes:
-    """Give the prefix of all configurators of a service; `prefix` is that of the layout `jupiter`."""
+    """Return the prefix of all configurators of a service; `prefix` is that of the layout `jupiter`."""
     return f"/{prefix.strip('/')}/{service}/configurators/".encode(errors="replace")
 
 

@@ -138,7 +138,7 @@ def parse_struct(value: bytes, fields: Fields) -> dict[str, Any]:
 
 
 def as_struct(parsed: Any, fields: Fields) -> dict[str, Any]:
-    """Give the known fields of a parsed object under their right names; others may be there and mean nothing."""
+    """Return the known fields of a parsed object under their right names; others may be there and mean nothing."""
     if parsed is None:
         return {}
     if not isinstance(parsed, dict):

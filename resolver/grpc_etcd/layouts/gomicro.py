@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from grpc_etcd.layouts import gojson
 from grpc_etcd.registry.endpoint import EMPTY, Endpoint, address_fault, name_fault, scheme_fault
-from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Pace, Rejected
+from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Rejected, WriteLimits
 
 ROOT = "/micro/registry"
 _FIELDS = gojson.fold_names("name", "version", "metadata", "endpoints", "nodes")
@@ -25,15 +25,15 @@ class GoMicro:
     """The layout of go-micro 4 and 5."""
 
     name: ClassVar[str] = "go-micro"
-    pace: ClassVar[Pace] = Pace(keys_per_transaction=1, keys_per_second=500)
+    limits: ClassVar[WriteLimits] = WriteLimits(keys_per_transaction=1, keys_per_second=500)
     can_disable: ClassVar[bool] = False
 
     def prefix(self, service: str) -> bytes:
-        """Give the prefix of a service's nodes."""
+        """Return the prefix of a service's nodes."""
         return f"{ROOT}/{service}/".encode(errors="replace")
 
     def encode(self, service: str, endpoint: Endpoint) -> KeyValue | Rejected:
-        """Write a service with one node; the scheme stands in the node's metadata as its protocol."""
+        """Write a service with one node; the scheme is in the node's metadata as its protocol."""
         if fault := name_fault(service) or scheme_fault(endpoint.scheme) or address_fault(endpoint.address):
             return Rejected(fault)
         if not endpoint.enable:
@@ -63,7 +63,7 @@ class GoMicro:
             return Rejected(f"the value is not go-micro's: {error}")
 
     def settled(self, service: str, cluster: str) -> KeyValue | None:  # noqa: ARG002
-        """Give none: one key at a time is what these readers need."""
+        """Return none: one key at a time is what these readers need."""
         return None
 
 

@@ -3,7 +3,7 @@
 Key `{key}/{id}`, value the bare `host:port`, no JSON. go-zero's own publisher takes the lease id as id, or a configured
 number above 0; ours is a positive int64 made of the endpoint's identity, so that a new lease brings no second key.
 Nothing but the address is carried. Readers take any value under `{key}/` for an address, de-duplicate by value, and
-bear transactions of any size. IPv6 is carried in brackets.
+tolerate transactions of any size. IPv6 is carried in brackets.
 """
 
 import hashlib
@@ -12,20 +12,20 @@ from typing import ClassVar
 
 from grpc_etcd.layouts.gojson import INT64_MAX
 from grpc_etcd.registry.endpoint import Endpoint, address_fault, name_fault
-from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Pace, Rejected
+from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Rejected, WriteLimits
 
 
 @dataclass(frozen=True, slots=True)
 class GoZero:
-    """The layout of go-zero; `prefix_name` stands in front of the service's name, if it is not empty."""
+    """The layout of go-zero; `prefix_name` is in front of the service's name, if it is not empty."""
 
     prefix_name: str = ""
     name: ClassVar[str] = "go-zero"
-    pace: ClassVar[Pace] = Pace()
+    limits: ClassVar[WriteLimits] = WriteLimits()
     can_disable: ClassVar[bool] = False
 
     def prefix(self, service: str) -> bytes:
-        """Give the configured key and its slash."""
+        """Return the configured key and its slash."""
         key = f"{self.prefix_name}/{service}/" if self.prefix_name else f"{service}/"
         return key.encode(errors="replace")
 
@@ -49,7 +49,7 @@ class GoZero:
         return Endpoint(name=service, address=address, instance=key[len(prefix) :].decode(errors="replace"))
 
     def settled(self, service: str, cluster: str) -> KeyValue | None:  # noqa: ARG002
-        """Give none: these readers lose nothing in a burst, and would dial the touch's value."""
+        """Return none: these readers lose nothing in a burst, and would dial the flush key's value."""
         return None
 
 

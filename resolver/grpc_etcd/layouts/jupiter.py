@@ -3,7 +3,7 @@
 Key `/{prefix}/{name}/{kind}/{scheme}://{address}` (pkg/registry/registry.go, GetServiceKey), value the JSON of
 `server.ServiceInfo` (pkg/server/server.go): 14 fields in struct order, none left out. The default prefix is `jupiter`;
 v0.7.0 and most of the installed base say `wsd-reg`. Readers drop the newest state when events come close together
-(queues of 100 and 10 in pkg/client/etcdv3/watch.go and etcdv3/registry.go), hence pace and settling touch; they re-dial
+(queues of 100 and 10 in pkg/client/etcdv3/watch.go and etcdv3/registry.go), hence pace and flush key; they re-dial
 every backend at each event, hence: never rewrite an unchanged key. They do not look at `weight`, and at `enable` only
 from v0.2.9 on.
 """
@@ -24,11 +24,11 @@ from grpc_etcd.registry.endpoint import (
     name_fault,
     scheme_fault,
 )
-from grpc_etcd.registry.layout import KeyValue, Pace, Rejected
+from grpc_etcd.registry.layout import KeyValue, Rejected, WriteLimits
 
 SEGMENTS = {Kind.UNKNOWN: "unknown", Kind.PROVIDER: "providers", Kind.GOVERNOR: "governors", Kind.CONSUMER: "consumers"}
 KINDS = {segment: kind for kind, segment in SEGMENTS.items()}
-PACE = Pace(keys_per_transaction=8, keys_per_second=500, settling_touch=True)
+LIMITS = WriteLimits(keys_per_transaction=8, keys_per_second=500, flush_key=True)
 SETTLED_VALUE = b"settled"  # plain text: readers that expect JSON skip it
 
 # Juno takes a key for one of Jupiter's only when this is not empty (api/apiv1/provider/provider.go, isJupiterKey).
@@ -60,11 +60,11 @@ class Jupiter:
 
     prefix_name: str = "jupiter"
     name: ClassVar[str] = "jupiter"
-    pace: ClassVar[Pace] = PACE
+    limits: ClassVar[WriteLimits] = LIMITS
     can_disable: ClassVar[bool] = True
 
     def prefix(self, service: str) -> bytes:
-        """Give the prefix of all of a service's keys: providers, governors, consumers and configurators."""
+        """Return the prefix of all of a service's keys: providers, governors, consumers and configurators."""
         return f"/{self.prefix_name}/{service}/".encode(errors="replace")
 
     def encode(self, service: str, endpoint: Endpoint) -> KeyValue | Rejected:
@@ -96,12 +96,12 @@ class Jupiter:
             return Rejected(f"the value is not Jupiter's: {error}")
 
     def settled(self, service: str, cluster: str) -> KeyValue:
-        """Give a key that readers ignore but for publishing their full set."""
+        """Return a key that readers ignore but for publishing their full set."""
         return KeyValue(self.prefix(service) + f"settled/{cluster}".encode(errors="replace"), SETTLED_VALUE)
 
 
 def service_info_fault(service: str, endpoint: Endpoint) -> str | None:
-    """Say why Jupiter's readers would drop or misread this endpoint."""
+    """Return why Jupiter's readers would drop or misread this endpoint."""
     if fault := name_fault(service) or scheme_fault(endpoint.scheme) or address_fault(endpoint.address):
         return fault
     if not 0 <= endpoint.weight < float("inf"):

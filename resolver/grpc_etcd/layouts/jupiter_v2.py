@@ -4,17 +4,17 @@ Key `{scheme}:{name}:v1:{mode}/{address}`, no leading slash, no prefix. Value `{
 the newest ServiceInfo, which v0.11.7 and later write; v0.9.4 to v0.11.6 call it `Metadata`, v0.7.1 to v0.9.3 write
 null there, and all three are read. Readers take only the address, from the key, and only where Go's net.SplitHostPort
 accepts it; so etcd's naming resolver reads these keys too, with `grpc:{name}:v1:{mode}` as target. They lose events in
-bursts as their forebears do: same pace, same settling touch. A governor's scheme is `govern`.
+bursts as their forebears do: same pace, same flush key. A governor's scheme is `govern`.
 """
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from grpc_etcd.layouts import gojson
-from grpc_etcd.layouts.jupiter import PACE, SETTLED_VALUE, read_service_info, service_info, service_info_fault
+from grpc_etcd.layouts.jupiter import LIMITS, SETTLED_VALUE, read_service_info, service_info, service_info_fault
 from grpc_etcd.layouts.naming import SETTLED_TAIL
 from grpc_etcd.registry.endpoint import Endpoint, Kind, address_fault
-from grpc_etcd.registry.layout import KeyValue, Pace, Rejected
+from grpc_etcd.registry.layout import KeyValue, Rejected, WriteLimits
 
 VERSION = "v0.11.13"  # what v0.11.21 writes as metadata.jupiterVersion
 GOVERNOR_SCHEME = "govern"
@@ -38,11 +38,11 @@ class JupiterV2:
     mode: str = "unknown-mode"
     scheme: str = "grpc"
     name: ClassVar[str] = "jupiter-v2"
-    pace: ClassVar[Pace] = PACE
+    limits: ClassVar[WriteLimits] = LIMITS
     can_disable: ClassVar[bool] = True
 
     def prefix(self, service: str) -> bytes:
-        """Give the target and its slash."""
+        """Return the target and its slash."""
         return f"{self.scheme}:{service}:v1:{self.mode}/".encode(errors="replace")
 
     def encode(self, service: str, endpoint: Endpoint) -> KeyValue | Rejected:
@@ -73,7 +73,7 @@ class JupiterV2:
             return Rejected(f"the value is not Jupiter's: {error}")
 
     def settled(self, service: str, cluster: str) -> KeyValue:  # noqa: ARG002
-        """Give a key that readers ignore, as it ends with no address, but for publishing their full set."""
+        """Return a key that readers ignore, as it ends with no address, but for publishing their full set."""
         return KeyValue(self.prefix(service) + SETTLED_TAIL, SETTLED_VALUE)
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 Key `{prefix}/{service}/{host:port}`, value `{"network","address","weight","tags"}` (common.go). Readers do not watch:
 they list each 5 s, and an empty list is an error that keeps the old result. A weight of 0 or less becomes 10 with them,
-so weight 0 is refused. IPv6 is refused too: the writer puts it without brackets (`%s:%d`), where no reader can tell the
+so weight 0 is refused. IPv6 is refused too: the writer puts it without brackets (`%s:%d`), where no reader can find the
 port. Transactions of any size are borne.
 """
 
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from grpc_etcd.layouts import gojson
 from grpc_etcd.registry.endpoint import EMPTY, Endpoint, address_fault, name_fault
-from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Pace, Rejected
+from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Rejected, WriteLimits
 
 DEFAULT_WEIGHT = 10  # discovery.DefaultWeight of kitex, for a weight of 0 or less
 _FIELDS = gojson.fold_names("network", "address", "weight", "tags")
@@ -24,11 +24,11 @@ class Kitex:
 
     prefix_name: str = "kitex/registry-etcd"
     name: ClassVar[str] = "kitex"
-    pace: ClassVar[Pace] = Pace()
+    limits: ClassVar[WriteLimits] = WriteLimits()
     can_disable: ClassVar[bool] = False
 
     def prefix(self, service: str) -> bytes:
-        """Give the prefix that readers list."""
+        """Return the prefix that readers list."""
         return f"{self.prefix_name}/{service}/".encode(errors="replace")
 
     def encode(self, service: str, endpoint: Endpoint) -> KeyValue | Rejected:
@@ -62,7 +62,7 @@ class Kitex:
         )
 
     def settled(self, service: str, cluster: str) -> KeyValue | None:  # noqa: ARG002
-        """Give none: these readers do not watch."""
+        """Return none: these readers do not watch."""
         return None
 
 

@@ -4,7 +4,7 @@ Key `{namespace}/{name}/{id}`, value `{"id","name","version","metadata","endpoin
 endpoints. `metadata.weight` is the weight, an integer as text, 100 where it is missing; `version` is repeated from the
 metadata. Readers watch keys, then get all of `{namespace}/{name}` (without a slash, so siblings' too) and filter by
 name. One value there that is no JSON makes each get fail: nothing foreign may be written under this prefix, hence no
-settling touch. They bear transactions of any size. IPv6 is carried in brackets.
+flush key. They tolerate transactions of any size. IPv6 is carried in brackets.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from grpc_etcd.layouts import gojson
 from grpc_etcd.layouts.gourl import Url, parse_url
 from grpc_etcd.registry.endpoint import EMPTY, Endpoint, address_fault, name_fault, scheme_fault
-from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Pace, Rejected
+from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Rejected, WriteLimits
 
 DEFAULT_WEIGHT = 100  # selector/node/direct
 _FIELDS = gojson.fold_names("id", "name", "version", "metadata", "endpoints")
@@ -26,11 +26,11 @@ class Kratos:
 
     prefix_name: str = "/microservices"
     name: ClassVar[str] = "kratos"
-    pace: ClassVar[Pace] = Pace()
+    limits: ClassVar[WriteLimits] = WriteLimits()
     can_disable: ClassVar[bool] = False
 
     def prefix(self, service: str) -> bytes:
-        """Give the prefix of this service's keys alone, with the slash that kratos' own readers forget."""
+        """Return the prefix of this service's keys alone, with the slash that kratos' own readers forget."""
         return f"{self.prefix_name}/{service}/".encode(errors="replace")
 
     def encode(self, service: str, endpoint: Endpoint) -> KeyValue | Rejected:
@@ -67,7 +67,7 @@ class Kratos:
         return _read(service, identity, {"version": version} | metadata if version else metadata, urls)
 
     def settled(self, service: str, cluster: str) -> KeyValue | None:  # noqa: ARG002
-        """Give none: these readers lose nothing, and a value that is no JSON stops them."""
+        """Return none: these readers lose nothing, and a value that is no JSON stops them."""
         return None
 
 

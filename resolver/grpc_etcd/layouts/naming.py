@@ -13,23 +13,23 @@ from typing import Any, ClassVar
 
 from grpc_etcd.layouts import gojson
 from grpc_etcd.registry.endpoint import EMPTY, Endpoint, address_fault, name_fault
-from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Pace, Rejected
+from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Rejected, WriteLimits
 
-SETTLED_TAIL = b"settled"  # the settling touch of the layout jupiter-v2, whose keys this one reads too
+SETTLED_TAIL = b"settled"  # the flush key of the layout jupiter-v2, whose keys this one reads too
 _FIELDS = gojson.fold_names("Op", "Addr", "Metadata")
 
 
 @dataclass(frozen=True, slots=True)
 class EtcdNaming:
-    """The layout of etcd's naming package; `prefix_name` stands in front of the service's name, if it is not empty."""
+    """The layout of etcd's naming package; `prefix_name` is in front of the service's name, if it is not empty."""
 
     prefix_name: str = ""
     name: ClassVar[str] = "etcd-naming"
-    pace: ClassVar[Pace] = Pace()
+    limits: ClassVar[WriteLimits] = WriteLimits()
     can_disable: ClassVar[bool] = False
 
     def prefix(self, service: str) -> bytes:
-        """Give the target and its slash, as Manager.NewWatchChannel lists it from v3.5.10 on."""
+        """Return the target and its slash, as Manager.NewWatchChannel lists it from v3.5.10 on."""
         target = f"{self.prefix_name}/{service}/" if self.prefix_name else f"{service}/"
         return target.encode(errors="replace")
 
@@ -59,7 +59,7 @@ class EtcdNaming:
         return Endpoint(name=service, address=address, metadata=_texts_of(struct.get("Metadata")))
 
     def settled(self, service: str, cluster: str) -> KeyValue | None:  # noqa: ARG002
-        """Give none: these readers lose nothing in a burst."""
+        """Return none: these readers lose nothing in a burst."""
         return None
 
 

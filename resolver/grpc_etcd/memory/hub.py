@@ -1,6 +1,6 @@
 """The watch hub of the store in memory: what `grpc_etcd.etcd.WatchHub` is for a real etcd.
 
-News are queued in the order in which the store changes, and one thread tells them, as the real hub's does.
+News are queued in the order in which the store changes, and one thread explains to them, as the real hub's does.
 """
 
 import queue
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from grpc_etcd.etcd import Changed, Closed, Event, Lost, News, Revision, State
+from grpc_etcd.etcd import Closed, Disconnected, Event, Revision, State, WatchEvents, WatchUpdate
 from grpc_etcd.etcd.reporting import log_unexpected
 from grpc_etcd.threads import start_thread
 
@@ -19,64 +19,64 @@ class Store(Protocol):
     """The store, as its hubs see it."""
 
     def introduce(self, subscription: "MemorySubscription") -> None:
-        """Tell a subscription what there is now."""
+        """Report a subscription what there is now."""
 
     def keys(self, prefix: bytes) -> Sequence[bytes]:
         """List the keys of a prefix."""
 
-    def tell_progress(self, subscription: "MemorySubscription") -> None:
-        """Tell a subscription up to where everything is told."""
+    def deliver_progress(self, subscription: "MemorySubscription") -> None:
+        """Report a subscription up to where everything is delivered."""
 
     def join(self, hub: "MemoryHub", subscription: "MemorySubscription") -> None:
-        """Tell a subscription what there is, and from now on what changes."""
+        """Report a subscription what there is, and from now on what changes."""
 
     def leave(self, hub: "MemoryHub") -> None:
-        """Tell a hub nothing any more."""
+        """Report a hub nothing any more."""
 
 
 class MemorySubscription:
     """One range that is followed."""
 
     def __init__(
-        self, hub: "MemoryHub", store: Store, key: bytes, on_news: Callable[[News], None], *, is_key: bool
+        self, hub: "MemoryHub", store: Store, key: bytes, on_update: Callable[[WatchUpdate], None], *, is_key: bool
     ) -> None:
-        self._hub, self._store, self._key, self._on_news, self._is_key = hub, store, key, on_news, is_key
+        self._hub, self._store, self._key, self._on_update, self._is_key = hub, store, key, on_update, is_key
         self.is_closed = False
         self.state = State(connected=False, stale_since=0.0)
 
     def holds(self, key: bytes) -> bool:
-        """Tell whether a key is in the range."""
+        """Return whether a key is in the range."""
         return key == self._key if self._is_key else key.startswith(self._key)
 
     def close(self) -> None:
         """Follow the range no longer."""
         self.is_closed = True
 
-    def await_revision(self, revision: int) -> None:  # noqa: ARG002 - everything is told at once
-        """Have Progress told."""
-        self._store.tell_progress(self)
+    def await_revision(self, revision: int) -> None:  # noqa: ARG002 - everything is delivered at once
+        """Have Progress delivered."""
+        self._store.deliver_progress(self)
 
     def list_again(self) -> None:
-        """Have everything told again."""
+        """Have everything delivered again."""
         self._store.introduce(self)
 
-    def put(self, news: News) -> None:
+    def put(self, news: WatchUpdate) -> None:
         """Queue news."""
-        self._hub.put(lambda: self._tell(news))
+        self._hub.put(lambda: self._deliver(news))
 
-    def _tell(self, news: News) -> None:
+    def _deliver(self, news: WatchUpdate) -> None:
         if self.is_closed:
             return
         self.state = make_state(news)
         try:
-            self._on_news(news)
+            self._on_update(news)
         except Exception as error:  # noqa: BLE001  a consumer's fault concerns that consumer
             log_unexpected(self._key, error)
 
 
-def make_state(news: News) -> State:
-    """Say how fresh a range is after these news."""
-    if isinstance(news, Lost):
+def make_state(news: WatchUpdate) -> State:
+    """Return how fresh a range is after these news."""
+    if isinstance(news, Disconnected):
         return State(connected=False, stale_since=news.since, error=news.error)
     return State(connected=True, stale_since=None)
 
@@ -92,13 +92,13 @@ class MemoryHub:
         self._is_closed = False
         self.subscriptions: tuple[MemorySubscription, ...] = ()
 
-    def follow(self, prefix: bytes, on_news: Callable[[News], None]) -> MemorySubscription:
+    def follow(self, prefix: bytes, on_update: Callable[[WatchUpdate], None]) -> MemorySubscription:
         """List all keys of a prefix and follow them, until the subscription is closed."""
-        return self._follow(MemorySubscription(self, self._store, prefix, on_news, is_key=False))
+        return self._follow(MemorySubscription(self, self._store, prefix, on_update, is_key=False))
 
-    def follow_key(self, key: bytes, on_news: Callable[[News], None]) -> MemorySubscription:
+    def follow_key(self, key: bytes, on_update: Callable[[WatchUpdate], None]) -> MemorySubscription:
         """Read one key and follow it, until the subscription is closed."""
-        return self._follow(MemorySubscription(self, self._store, key, on_news, is_key=True))
+        return self._follow(MemorySubscription(self, self._store, key, on_update, is_key=True))
 
     def ask_keys(self, prefix: bytes, limit: int, on_keys: Callable[[Sequence[bytes]], None]) -> None:
         """Read the first keys of a prefix once, for the thread that calls the consumers."""
@@ -114,11 +114,11 @@ class MemoryHub:
         self._work.put(work)
 
     def publish(self, events: Sequence[Event], revision: Revision) -> None:
-        """Tell each subscription the events of its range."""
+        """Report each subscription the events of its range."""
         self.subscriptions = tuple(each for each in self.subscriptions if not each.is_closed)
         for subscription in self.subscriptions:
             if seen := tuple(event for event in events if subscription.holds(event.key)):
-                subscription.put(Changed(seen, revision))
+                subscription.put(WatchEvents(seen, revision))
 
     def hang_up(self) -> None:
         """Do nothing: there is no network to leave."""

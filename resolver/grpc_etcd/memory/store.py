@@ -1,7 +1,7 @@
 """A key-value store in memory with the methods and the rules of the etcd client that registries use.
 
-Everything is a transaction; what it changed is told to the list-watches before the next one begins. Leases last until
-they are revoked: a process that tests itself does not die before it has finished. Thread-safe; nothing blocks.
+Everything is a transaction; what it changed is delivered to the list-watches before the next one begins. Leases last
+until they are revoked: a process that tests itself does not die before it has finished. Thread-safe; nothing blocks.
 """
 
 import itertools
@@ -13,17 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from grpc_etcd.etcd import (
-    Changed,
     Compare,
     Deleted,
+    Disconnected,
     EtcdError,
     Event,
     LeaseId,
     LeaseNotFound,
-    Listed,
     Listing,
-    Lost,
-    News,
     Op,
     Progress,
     Put,
@@ -32,6 +29,9 @@ from grpc_etcd.etcd import (
     TimeToLive,
     TransactionResult,
     Unavailable,
+    WatchEvents,
+    WatchSnapshot,
+    WatchUpdate,
     ops,
 )
 from grpc_etcd.etcd.model import NO_LEASE, disjoint
@@ -87,7 +87,7 @@ class MemoryEtcd:
 
     def _introduce_all(self) -> None:
         for watch in self._watches:
-            watch.tell(self._introduction(watch))
+            watch.deliver(self._introduction(watch))
         for hub in self._hubs:
             for subscription in hub.subscriptions:
                 self.introduce(subscription)
@@ -150,7 +150,7 @@ class MemoryEtcd:
             return tuple(map(LeaseId, self._leases))
 
     def time_to_live(self, lease_id: int) -> TimeToLive | None:
-        """Say how long a lease was granted for, and which keys it has; None when there is no such lease."""
+        """Return how long a lease was granted for, and which keys it has; None when there is no such lease."""
         with self._reached():
             ttl = self._leases.get(lease_id)
             keys = tuple(record.key for record in self._held_by(lease_id))
@@ -167,7 +167,7 @@ class MemoryEtcd:
         with self._lock:
             watch = MemoryWatch(disjoint(prefixes), self._forget_watch)
             self._watches = (*self._watches, watch)
-            watch.tell(self._introduction(watch))
+            watch.deliver(self._introduction(watch))
             return watch
 
     def watch_hub(self) -> MemoryHub:
@@ -178,33 +178,33 @@ class MemoryEtcd:
             return hub
 
     def join(self, hub: MemoryHub, subscription: MemorySubscription) -> None:
-        """Tell a subscription what there is, and from now on what changes."""
+        """Report a subscription what there is, and from now on what changes."""
         with self._lock:
             hub.subscriptions = (*hub.subscriptions, subscription)
             self.introduce(subscription)
 
     def introduce(self, subscription: MemorySubscription) -> None:
-        """Tell a subscription what there is now."""
+        """Report a subscription what there is now."""
         with self._lock:
             if self._away:
-                subscription.put(Lost(self._away, time.time()))
+                subscription.put(Disconnected(self._away, time.time()))
                 return
             found = (record for key, record in sorted(self._records.items()) if subscription.holds(key))
-            subscription.put(Listed(tuple(found), self._revision, self._history))
+            subscription.put(WatchSnapshot(tuple(found), self._revision, self._history))
 
     def keys(self, prefix: bytes) -> Sequence[bytes]:
         """List the keys of a prefix."""
         with self._lock:
             return [key for key in sorted(self._records) if key.startswith(prefix)]
 
-    def tell_progress(self, subscription: MemorySubscription) -> None:
-        """Tell a subscription up to where everything is told."""
+    def deliver_progress(self, subscription: MemorySubscription) -> None:
+        """Report a subscription up to where everything is delivered."""
         with self._lock:
             if not self._away:
                 subscription.put(Progress(self._revision))
 
     def leave(self, hub: MemoryHub) -> None:
-        """Tell a hub nothing any more."""
+        """Report a hub nothing any more."""
         with self._lock:
             self._hubs = tuple(each for each in self._hubs if each is not hub)
 
@@ -212,11 +212,11 @@ class MemoryEtcd:
         with self._lock:
             self._watches = tuple(each for each in self._watches if each is not watch)
 
-    def _introduction(self, watch: "MemoryWatch") -> News:
+    def _introduction(self, watch: "MemoryWatch") -> WatchUpdate:
         if self._away:
-            return Lost(self._away, time.time())
+            return Disconnected(self._away, time.time())
         found = (record for _, record in sorted(self._records.items()) if record.key.startswith(watch.prefixes))
-        return Listed(tuple(found), self._revision)
+        return WatchSnapshot(tuple(found), self._revision)
 
     def _publish(self, events: Sequence[Event]) -> None:
         if events:
@@ -226,12 +226,12 @@ class MemoryEtcd:
         for watch in self._watches:
             for prefix in watch.prefixes:
                 if seen := tuple(event for event in events if event.key.startswith(prefix)):
-                    watch.tell(Changed(seen, self._revision))
+                    watch.deliver(WatchEvents(seen, self._revision))
 
     # Inside a transaction
 
     def _reached(self) -> threading.RLock:
-        """Give the lock, unless nobody is to be answered."""
+        """Return the lock, unless nobody is to be answered."""
         if self._away:
             raise self._away
         return self._lock
@@ -270,7 +270,7 @@ class MemoryEtcd:
                 return Listing(self._range(key, end), self._revision)
 
     def _range(self, start: bytes, end: bytes) -> tuple[Record, ...]:
-        """Give the records from a key on: without an end that key alone, and a zero byte is the end of all keys."""
+        """Return the records from a key on: without an end that key alone, and a zero byte is the end of all keys."""
         if not end:
             return (self._records[start],) if start in self._records else ()
         keys = (key for key in sorted(self._records) if start <= key and (end == b"\0" or key < end))
@@ -283,20 +283,20 @@ class MemoryWatch:
     def __init__(self, prefixes: tuple[bytes, ...], closed: Callable[["MemoryWatch"], None]) -> None:
         self.prefixes = prefixes
         self._closed = closed
-        self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[WatchUpdate | None] = queue.SimpleQueue()
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> News:
+    def __next__(self) -> WatchUpdate:
         news = self._news.get()
         if news is None:
             self._news.put(None)  # it stays closed
             raise StopIteration
         return news
 
-    def tell(self, news: News) -> None:
-        """Give these news next."""
+    def deliver(self, news: WatchUpdate) -> None:
+        """Return these news next."""
         self._news.put(news)
 
     def close(self) -> None:

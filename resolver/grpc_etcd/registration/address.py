@@ -22,7 +22,7 @@ class Machine:
 
 
 def advertised_address(address: str, machine: Machine, *, allow_unroutable: bool = False) -> str | Rejected:
-    """Give the address that clients shall dial for a server which listens on `address`."""
+    """Return the address that clients shall dial for a server which listens on `address`."""
     parts = split_address(address)
     if parts is None:
         return Rejected(f"the address {address!r} is not host:port with a port of 1 to 65535 (IPv6 hosts in brackets)")
@@ -45,7 +45,7 @@ NO_PORT = "there is no port to register: call add_insecure_port() or add_secure_
 
 
 def listening_address(address: str, port: int) -> str | Rejected:
-    """Give `host:port` for what a server was told to listen on, and for the port that it got.
+    """Return `host:port` for what a server was asked to listen on, and for the port that it got.
 
     gRPC also takes a host alone, and unix sockets, which nobody on another machine can dial.
     """
@@ -84,7 +84,7 @@ def probe_machine(pod_ip: str = "") -> Machine:
 
 
 def _source_address(family: socket.AddressFamily, target: str) -> str:
-    """Give the local address of the route to `target`; empty without a route."""
+    """Return the local address of the route to `target`; empty without a route."""
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((target, 9))

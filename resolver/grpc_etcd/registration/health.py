@@ -68,7 +68,7 @@ class HealthWatch:
         self._on_change = on_change
         self._closed = threading.Event()
         self._channel = grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
-        self._is_told = self._is_refused = False
+        self._is_reported = self._is_refused = False
 
     def start(self) -> None:
         """Begin to follow."""
@@ -91,19 +91,19 @@ class HealthWatch:
                 if self._closed.is_set():
                     return
                 if status == SERVICE_UNKNOWN:
-                    self._tell()
+                    self._report()
                 self._is_refused = False
                 self._on_change(status == SERVING)
         except grpc.RpcError as error:
             rpc: Any = error
             if rpc.code() is grpc.StatusCode.UNIMPLEMENTED:
-                self._tell()
+                self._report()
             elif rpc.code() not in PASSING:
-                self._tell_refused(rpc)
+                self._report_refused(rpc)
         except Exception:  # noqa: BLE001  the server serves on as it was registered last
             if not self._closed.is_set():
                 _LOG.exception(
-                    "%s: its health cannot be followed; it is tried again",
+                    "%s: cannot watch its health, retrying",
                     self._name,
                     extra={"event": "health_check_failed"},
                 )
@@ -114,12 +114,12 @@ class HealthWatch:
         watch: Any = self._channel.unary_stream(WATCH)
         return watch(encode_request(self._service), wait_for_ready=True)
 
-    def _tell(self) -> None:
-        if not self._is_told:
-            self._is_told = True
+    def _report(self) -> None:
+        if not self._is_reported:
+            self._is_reported = True
             _LOG.warning(NO_HEALTH_SERVICE, self._name, self._service, extra={"event": "health_service_missing"})
 
-    def _tell_refused(self, rpc: Any) -> None:
+    def _report_refused(self, rpc: Any) -> None:
         if not self._is_refused and not self._closed.is_set():
             self._is_refused = True
             _LOG.warning(REFUSED, self._name, rpc.code().name, rpc.details(), extra={"event": "health_check_refused"})

@@ -86,7 +86,7 @@ class WholeServer:
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await what must not be left half done; who is cancelled meanwhile hears of it afterwards."""
+    """Await what must not be left half done; who is cancelled meanwhile learns of it afterwards."""
     task = _hidden(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

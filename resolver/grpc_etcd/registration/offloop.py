@@ -23,7 +23,7 @@ async def in_own_thread(work: Callable[[], ResultT], *, daemon: bool = False) ->
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[ResultT] = loop.create_future()
 
-    def tell(give: Callable[[], None]) -> None:
+    def report(give: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
             loop.call_soon_threadsafe(lambda: None if answer.done() else give())
 
@@ -32,9 +32,9 @@ async def in_own_thread(work: Callable[[], ResultT], *, daemon: bool = False) ->
             result = work()
         except Exception as error:  # noqa: BLE001 - whoever waits gets it
             failure = error
-            tell(lambda: answer.set_exception(failure))
+            report(lambda: answer.set_exception(failure))
         else:
-            tell(lambda: answer.set_result(result))
+            report(lambda: answer.set_result(result))
 
     start_thread(run, name="grpc-etcd-wait", daemon=daemon)
     return await answer

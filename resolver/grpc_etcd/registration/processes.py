@@ -17,7 +17,7 @@ def process_prefix(key: bytes) -> bytes:
 
 
 def process_key(key: bytes, lease: int) -> bytes:
-    """Return the process key of who registers `key` under `lease`; the lease stands there as etcdctl shows it."""
+    """Return the process key of who registers `key` under `lease`; the lease is there as etcdctl shows it."""
     return process_prefix(key) + b"%016x" % lease
 
 

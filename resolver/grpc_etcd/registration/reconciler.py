@@ -1,13 +1,13 @@
-"""The brain of registering: facts in, the next step out. Pure; the driver beside it has the thread, the clock and etcd.
+"""The core of registering: facts in, the next step out. Pure; the worker beside it has the thread, the clock and etcd.
 
 Rule 1: nothing is written before one complete listing of the claimed keys.
 Rule 2: every write compares the mod revisions that it was decided on; a refused write brings what is there instead.
 Rule 3: withdrawals go first, and never by revoking a lease that still has keys: readers lose events in such bursts.
-Rule 4: each write keeps to what the readers of its group bear; a burst is followed by one settling touch.
+Rule 4: each write keeps to the client limits of its group; a burst is followed by one flush key.
 Rule 5: what other processes register too is handed over and not deleted (`claims`). A key is deleted only where no
-        process key but our own is there: whoever has not heard of another one yet is refused, and reads it then.
+        process key but our own is there: whoever has not learned of another one yet is refused, and reads it then.
 Rule 6: an answer to a write or a read is newer than news of the watch from before its revision, which are passed over.
-        What became of a write that was not answered, and what a listing from before an answer says, is read anew.
+        What became of a write that was not answered, and what a listing from before an answer says, is read again.
 Rule 7: a key is gone only once an answer from after the last write to it says so. One that comes under a lease of
         ours and that nobody wants is withdrawn, whatever put it there.
 Rule 8: an admin's edit is what neither a write of ours, answered or not, nor a handover to us can have put.
@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from grpc_etcd.layouts.pace import AT_REST, Rhythm
+from grpc_etcd.layouts.rate_limits import NEVER_WRITTEN, WriteHistory
 from grpc_etcd.registration.processes import about, process_key, process_prefix, registered_key
 from grpc_etcd.registration.records import (
     Claim,
@@ -33,13 +33,13 @@ from grpc_etcd.registration.records import (
     reads_alike,
     verdict,
 )
-from grpc_etcd.registration.steps import Grant, Leased, Read, Rest, Step, Touch, Write
+from grpc_etcd.registration.steps import Flush, Grant, Idle, Leased, Read, Step, Write
 
 # etcd takes 128 operations in a transaction (--max-txn-ops); each key has up to two here, and two reads if refused.
 KEYS_PER_TRANSACTION = 32
 
 
-class Standing(enum.Enum):
+class KeyState(enum.Enum):
     """Where one key stands."""
 
     PENDING = enum.auto()
@@ -50,7 +50,7 @@ class Standing(enum.Enum):
 
 
 @dataclass(slots=True)
-class Keeper:
+class RegistrationReconciler:
     """Wanted claims, what etcd holds, and the lease; `next_step` says what brings the two together.
 
     All times are seconds of one monotonic clock that the caller reads. Without `shares` there are no process keys.
@@ -71,16 +71,16 @@ class Keeper:
     _answered: dict[bytes, int] = field(default_factory=dict)  # by key or prefix: as of which revision it was answered
     _doubted: set[bytes] = field(default_factory=set)  # keys to be read, since a write to them was not answered
     _former: dict[bytes, Claim] = field(default_factory=dict)  # what is gone, for the case that it comes again
-    _rhythms: dict[Group, Rhythm] = field(default_factory=dict)
+    _histories: dict[Group, WriteHistory] = field(default_factory=dict)
 
     @property
     def keys(self) -> frozenset[bytes]:
-        """Give every key whose record must be known."""
+        """Return every key whose record must be known."""
         return frozenset(self._claims) | frozenset(self._leaving)
 
     @property
     def prefixes(self) -> frozenset[bytes]:
-        """Give all that must be followed: the keys, and the process keys beside them."""
+        """Return all that must be followed: the keys, and the process keys beside them."""
         return self.keys | frozenset(map(process_prefix, self.keys) if self.shares else ())
 
     def claim(self, claims: Iterable[Claim]) -> None:
@@ -109,7 +109,7 @@ class Keeper:
         self._forget_left()
 
     def listed(self, keys: frozenset[bytes], records: Mapping[bytes, Held], revision: int) -> None:
-        """Note all that etcd held under `keys` at a revision; what was believed before is void.
+        """Record all that etcd held under `keys` at a revision; what was believed before is void.
 
         But for what an answer has said of a later one. A listing may be late, or of an etcd that was restored and
         counts from before; so such keys are read.
@@ -128,34 +128,34 @@ class Keeper:
         for key, record in records.items():
             if not self._is_newer(key, revision):
                 self._note(key, record)
-            self._take_told(key, record)
+            self._take_reported(key, record)
         self._forget_left()
 
     def seen(self, key: bytes, held: Held | None, revision: int) -> None:
-        """Note what an event of a revision has put under one key, or that it deleted it (None)."""
+        """Record what an event of a revision has put under one key, or that it deleted it (None)."""
         if not self._is_newer(key, revision - 1):
             self._note(key, held)
-        self._take_told(key, held)
+        self._take_reported(key, held)
         if revision >= self._answered.get(key, revision):
             self._answered.pop(key, None)
         self._forget_left()
 
     def begun(self, write: Write) -> None:
-        """Note that a write is on its way: until it is answered, nobody knows what it has done."""
+        """Record that a write is on its way: until it is answered, nobody knows what it has done."""
         self._doubted |= {key for key in write.revisions if registered_key(key) is None}
         for key, value in (*write.puts.items(), *write.announced.items()):
             if key in write.puts or about(key) not in self._edited:
                 self._values[about(key)].expect(value)  # others hand over what is announced
 
     def refused(self, write: Write) -> None:
-        """Note that etcd has not carried out a write, without a word on what is there."""
+        """Record that etcd has not carried out a write, without a word on what is there."""
         self._doubted.difference_update(write.revisions)
         self._forget_left()
 
     def read(
         self, keys: Iterable[bytes], prefixes: Iterable[bytes], records: Mapping[bytes, Held], revision: int
     ) -> None:
-        """Note what an answer says of these keys and prefixes: what is not among the records is not there."""
+        """Record what an answer says of these keys and prefixes: what is not among the records is not there."""
         within = tuple(prefixes)
         known = {each for processes in self._processes.values() for each in processes if each.startswith(within)}
         self._answered.update(dict.fromkeys(within, revision))
@@ -165,16 +165,16 @@ class Keeper:
         self._forget_left({key for key in keys if not self.shares or process_prefix(key) in within})
 
     def granted(self, lease: int) -> None:
-        """Note the lease of this process."""
+        """Record the lease of this process."""
         self.leases = Leases(lease, self.leases.former)
 
     def lease_lost(self, lease: int) -> None:
-        """Note that etcd no longer knows `lease`."""
+        """Record that etcd no longer knows `lease`."""
         if lease and lease == self.leases.current:
             self.leases = Leases(0, self.leases.former | {lease})
 
     def wrote(self, write: Write, revision: int, now: float) -> None:
-        """Note that a write succeeded at `revision`."""
+        """Record that a write succeeded at `revision`."""
         for key in write.deletes | write.retracted:
             self._answer(key, None, revision)
         for key, value in (*write.puts.items(), *write.announced.items()):
@@ -185,49 +185,52 @@ class Keeper:
         self._forget_left(write.revisions)
         self._count(write.group, len(write.puts) + len(write.deletes) + len(write.handovers), now)
 
-    def touched(self, touch: Touch) -> None:
-        """Note that a burst has been settled."""
-        self._rhythms.pop(touch.group, None)
+    def flushed(self, flush: Flush) -> None:
+        """Record that a burst has been settled."""
+        self._histories.pop(flush.group, None)
 
-    def standing(self, key: bytes) -> Standing:
-        """Tell where a key stands."""
+    def standing(self, key: bytes) -> KeyState:
+        """Report where a key stands."""
         if key not in self._claims:
-            return Standing.PENDING if key in self._leaving else Standing.GONE
+            return KeyState.PENDING if key in self._leaving else KeyState.GONE
         match self._verdict(key):
             case Verdict.KEEP:
-                return Standing.REGISTERED
+                return KeyState.REGISTERED
             case Verdict.YIELD:
-                return Standing.SHARED if self._is_shared(key) else Standing.TAKEN
-        return Standing.PENDING
+                return KeyState.SHARED if self._is_shared(key) else KeyState.TAKEN
+        return KeyState.PENDING
 
     def value(self, key: bytes) -> bytes:
-        """Give the value that is claimed, with what an admin has edited; empty where nothing is."""
+        """Return the value that is claimed, with what an admin has edited; empty where nothing is."""
         return self._claims[key].value if key in self._claims else b""
 
     def is_registered(self, key: bytes) -> bool:
-        """Tell whether the record is in etcd as claimed, under our lease or that of a process which shares the key."""
-        return self.standing(key) in (Standing.REGISTERED, Standing.SHARED)
+        """Return whether the record is in etcd as claimed, under our lease or that of a process that shares the key."""
+        return self.standing(key) in (KeyState.REGISTERED, KeyState.SHARED)
 
     def is_taken(self, key: bytes) -> bool:
-        """Tell whether another process took the key from us."""
-        return self.standing(key) is Standing.TAKEN
+        """Return whether another process took the key from us."""
+        return self.standing(key) is KeyState.TAKEN
 
     def is_gone(self, key: bytes) -> bool:
-        """Tell whether a released record is known to be out of etcd, or another's."""
-        return self.standing(key) is Standing.GONE
+        """Return whether a released record is known to be out of etcd, or another's."""
+        return self.standing(key) is KeyState.GONE
 
     @property
     def leaving(self) -> frozenset[bytes]:
-        """Give the keys that are to be withdrawn and not known to be gone."""
+        """Return the keys that are to be withdrawn and not known to be gone."""
         return frozenset(self._leaving)
 
     @property
     def is_done(self) -> bool:
-        """Tell whether nothing is claimed, nothing is left to withdraw, and no burst is unsettled."""
-        return not self.keys and not any(self._is_unsettled(group) for group in self._rhythms)
+        """Return whether nothing is claimed, nothing is left to withdraw, and no burst is unsettled."""
+        return not self.keys and not any(self._is_unsettled(group) for group in self._histories)
 
     def follow_edits(self) -> None:
-        """Make the claims what an admin has edited in keys that others hold; read first what may be told in parts."""
+        """Make the claims what an admin has edited in keys that others hold.
+
+        Read first what may be reported in parts.
+        """
         for key, wish in self._wishes.items():
             held, process = self._held.get(key), self._process_of_holder(key)
             if held is None or process is None or not self._is_known(key):
@@ -242,7 +245,7 @@ class Keeper:
                 self._claim_edited(edited)
 
     def next_step(self, now: float) -> Step:
-        """Say what to do now."""
+        """Return what to do now."""
         self.follow_edits()
         if doubted := frozenset(self._doubted & self._listed & self.keys):
             return self._read(doubted)
@@ -253,7 +256,7 @@ class Keeper:
         waits = []
         for keys in (leaving, puts):
             for group in {self._group(key): None for key in keys}:
-                ready = self._rhythms.get(group, AT_REST).next_at
+                ready = self._histories.get(group, NEVER_WRITTEN).next_at
                 if ready <= now:
                     return self._write(group, leaving, puts)
                 waits.append(ready)
@@ -278,9 +281,9 @@ class Keeper:
         if held.lease in self.leases and key in self._former:
             self._leaving[key] = self._former.pop(key)
 
-    def _take_told(self, key: bytes, held: Held | None) -> None:
+    def _take_reported(self, key: bytes, held: Held | None) -> None:
         if held and held.lease == self.leases.current:
-            self._values[about(key)].told(held.value)
+            self._values[about(key)].reported(held.value)
 
     def _note_ours(self, key: bytes, held: Held) -> None:
         if held.lease in self.leases and key in self._claims:
@@ -301,7 +304,7 @@ class Keeper:
         self._values[edited.key] = Values(edited.value)
 
     def _process_of_holder(self, key: bytes) -> Held | None:
-        """Give the process key of who holds a key, where that is another one."""
+        """Return the process key of who holds a key, where that is another one."""
         held = self._held.get(key)
         if held is None or not held.lease or held.lease in self.leases:
             return None
@@ -309,9 +312,9 @@ class Keeper:
         return process if process and process.lease == held.lease else None
 
     def _is_edit(self, claim: Claim, held: Held) -> bool:
-        """Tell whether nothing that this process wrote, or that others handed over to it, can have put this value.
+        """Return whether nothing that this process wrote, or that others handed over to it, can have put this value.
 
-        What stands under a lease that we had before may be news of an etcd whose data were lost since.
+        What is under a lease that we had before may be news of an etcd whose data were lost since.
         """
         if held.lease not in (0, self.leases.current):
             return False
@@ -322,7 +325,7 @@ class Keeper:
         self._note(key, held)
 
     def _is_newer(self, key: bytes, revision: int) -> bool:
-        """Tell whether an answer has said of a later revision what is under this key."""
+        """Return whether an answer has said of a later revision what is under this key."""
         registered = registered_key(key)
         beside = self._answered.get(process_prefix(registered), 0) if registered is not None else 0
         return max(self._answered.get(key, 0), beside) > revision
@@ -353,19 +356,19 @@ class Keeper:
         return frozenset(each for each, held in known.items() if held.lease in self.leases)
 
     def _others(self, key: bytes) -> Iterator[tuple[bytes, Held]]:
-        """Give the process keys of others, under their leases."""
+        """Return the process keys of others, under their leases."""
         known = self._processes.get(key, {}) if self.shares else {}
         return ((each, held) for each, held in known.items() if held.lease and held.lease not in self.leases)
 
     def _is_shared(self, key: bytes) -> bool:
-        """Tell whether the process that holds the key registers it as we do."""
+        """Return whether the process that holds the key registers it as we do."""
         held = self._held[key]
         return reads_alike(self._claims[key], held.value) and any(
             other.lease == held.lease for _, other in self._others(key)
         )
 
     def _is_unannounced(self, key: bytes) -> bool:
-        """Tell whether our process key is to be written."""
+        """Return whether our process key is to be written."""
         if not self.shares or key not in self._listed:
             return False
         held = self._processes.get(key, {}).get(process_key(key, self.leases.current))
@@ -387,9 +390,9 @@ class Keeper:
         return Read(chosen, frozenset(map(process_prefix, chosen) if self.shares else ()))
 
     def _write(self, group: Group, leaving: list[bytes], puts: list[bytes]) -> Write:
-        """Put as many of a group's edits into one transaction as its readers bear, withdrawals first."""
+        """Put as many of a group's edits into one transaction as its client limits allow, withdrawals first."""
         edits = [key for key in (*leaving, *(puts if self.leases.current else ())) if self._group(key) == group]
-        chosen = edits[: min(group.pace.keys_per_transaction, KEYS_PER_TRANSACTION)]
+        chosen = edits[: min(group.limits.keys_per_transaction, KEYS_PER_TRANSACTION)]
         ours = [key for key in chosen if key in self._leaving and self._is_ours(key)]
         if strays := self._strays(ours):
             return Write(group, self.leases.current, retracted=frozenset(strays), revisions=strays)
@@ -417,13 +420,16 @@ class Keeper:
         )
 
     def _strays(self, keys: Iterable[bytes]) -> dict[bytes, int]:
-        """Give the revisions of process keys without a lease, such as a restored dump has: nobody's, and in the way."""
+        """Return the revisions of process keys without a lease, such as a restored dump has.
+
+        Nobody's, and in the way.
+        """
         known = (self._processes.get(key, {}) for key in keys) if self.shares else ()
         strays = ((each, held.revision) for processes in known for each, held in processes.items() if not held.lease)
         return dict(itertools.islice(strays, KEYS_PER_TRANSACTION))
 
     def _own_lease(self, key: bytes) -> int | None:
-        """Give the lease of our process keys, 0 where there are none; None where several make that no condition."""
+        """Return the lease of our process keys, 0 where there are none; None where several make that no condition."""
         if not self.shares:
             return None
         leases = {self._processes[key][each].lease for each in self._own_process_keys(key)}
@@ -434,7 +440,7 @@ class Keeper:
         return max(self._others(key), key=lambda other: other[1].revision, default=None)
 
     def _handover(self, key: bytes, heir: Held) -> Leased:
-        """Say what the heir gets; an admin's edit may be as young as the answer to a refused write."""
+        """Return what the heir gets; an admin's edit may be as young as the answer to a refused write."""
         claim, held = self._leaving[key], self._held[key]
         is_edited_now = self._is_edit(claim, held)
         if not is_edited_now and key not in self._edited:
@@ -444,21 +450,21 @@ class Keeper:
         return Leased(handed_over(claim, heir.value, meant), heir.lease)
 
     def _count(self, group: Group, events: int, now: float) -> None:
-        """Remember what was written, for the pace and for the settling touch. Process keys have no readers."""
+        """Remember what was written, for the pace and for the flush key. Process keys have no readers."""
         if events:
-            self._rhythms[group] = self._rhythms.get(group, AT_REST).wrote(group.pace, events, now)
+            self._histories[group] = self._histories.get(group, NEVER_WRITTEN).wrote(group.limits, events, now)
 
     def _is_unsettled(self, group: Group) -> bool:
-        """Tell whether a group's readers need a settling touch: after two or more events close together."""
-        return group.settled is not None and self._rhythms[group].is_burst
+        """Return whether a group's readers need a flush key: after two or more events close together."""
+        return group.settled is not None and self._histories[group].is_burst
 
     def _settle(self, now: float, waits: list[float]) -> Step:
         """Touch a group whose burst has been quiet for long enough, or rest until one is due."""
-        for group, rhythm in self._rhythms.items():
-            if not self._is_unsettled(group) or rhythm.touch_at is None:
+        for group, history in self._histories.items():
+            if not self._is_unsettled(group) or history.flush_at is None:
                 continue
-            if not rhythm.is_touch_due(now):
-                waits.append(rhythm.touch_at)
+            if not history.is_flush_due(now):
+                waits.append(history.flush_at)
             elif group.settled is not None and self.leases.current:
-                return Touch(group, group.settled, self.leases.current)
-        return Rest(min(waits, default=None))
+                return Flush(group, group.settled, self.leases.current)
+        return Idle(min(waits, default=None))

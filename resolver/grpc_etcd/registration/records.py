@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 
 from grpc_etcd.layouts.configurators import METRIC_PREFIX, metric_target
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.layout import KeyValue, Layout, Pace, Rejected
+from grpc_etcd.registry.layout import KeyValue, Layout, Rejected, WriteLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Group:
     """The records whose readers see them together: one service in one layout, or the metric targets."""
 
     prefix: bytes
-    pace: Pace
+    limits: WriteLimits
     settled: KeyValue | None = None
 
 
@@ -75,14 +75,14 @@ class Leases:
     former: frozenset[int] = frozenset()
 
     def __contains__(self, lease: int) -> bool:
-        """Tell whether `lease` is, or was, this process's."""
+        """Return whether `lease` is, or was, this process's."""
         return lease != 0 and (lease == self.current or lease in self.former)
 
 
 class Values:
     """What may come to be under a key without anybody's edit: what this process has put, or let others put for it.
 
-    In the order in which it was put. News tell of it in that order too, but late: one may tell of a former value when
+    In the order in which it was put. News report it in that order too, but late: one may report a former value when
     the answer to a later put is known.
     """
 
@@ -96,34 +96,34 @@ class Values:
         return iter(self._values)
 
     def begin_with(self, value: bytes) -> None:
-        """Take it that a value was there before any that is on its way."""
+        """Record that a value was there before any that is on its way."""
         if value not in self._values:
             self._values.insert(0, value)
 
     def expect(self, value: bytes) -> None:
-        """Take it that a value is put now."""
+        """Record that a value is put now."""
         if self._values[-1:] != [value]:
             self._values.append(value)
 
-    def told(self, value: bytes) -> None:
+    def reported(self, value: bytes) -> None:
         """Take news of a value; one that was put before it and comes after it is an edit."""
         if value in self._values:
             del self._values[: self._values.index(value)]
 
 
 def make_claim(layout: Layout, endpoint: Endpoint, cluster: str) -> Claim | Rejected:
-    """Say which record registers `endpoint` in `layout`; `cluster` names the writer in the settling touch."""
+    """Return which record registers `endpoint` in `layout`; `cluster` names the writer in the flush key."""
     encoded = layout.encode(endpoint.name, endpoint)
     if isinstance(encoded, Rejected):
         return encoded
-    group = Group(layout.prefix(endpoint.name), layout.pace, layout.settled(endpoint.name, cluster))
+    group = Group(layout.prefix(endpoint.name), layout.limits, layout.settled(endpoint.name, cluster))
     return Claim(encoded.key, encoded.value, group, layout, endpoint)
 
 
 def make_metric_claim(name: str, host: str, address: str) -> Claim:
-    """Say which record makes `address` a Prometheus target, as Jupiter's `registerMetric` does."""
+    """Return which record makes `address` a Prometheus target, as Jupiter's `registerMetric` does."""
     key, value = metric_target(name, host, address)
-    return Claim(key, value, Group(METRIC_PREFIX, Pace()))
+    return Claim(key, value, Group(METRIC_PREFIX, WriteLimits()))
 
 
 def verdict(claim: Claim, held: Held | None, leases: Leases, *, had: bool) -> Verdict:
@@ -164,7 +164,7 @@ def handed_over(claim: Claim, value: bytes, meant: Iterable[bytes]) -> bytes:
 
 
 def reads_alike(claim: Claim, value: bytes) -> bool:
-    """Tell whether readers see in an edited value what is claimed; then its bytes are left alone."""
+    """Return whether readers see in an edited value what is claimed; then its bytes are left alone."""
     if claim.value == value:
         return True
     if claim.layout is None or claim.endpoint is None:

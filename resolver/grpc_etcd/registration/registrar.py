@@ -1,8 +1,8 @@
 """Register this process's own endpoints: what `Registry.register` and its kin hand over to.
 
 Registering returns at once. Only what can never be registered is an exception (ValueError, TypeError); everything else,
-etcd away, a lease lost, a key deleted or taken by somebody, is seen to by the driver for as long as it takes, and told
-by `Registration.status` and in the log.
+etcd away, a lease lost, a key deleted or taken by somebody, is seen to by the worker for as long as it takes, and
+reported by `Registration.status` and in the log.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from grpc_etcd.etcd import EtcdError
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registration.address import advertised_address, probe_machine
 from grpc_etcd.registration.offloop import in_own_thread
-from grpc_etcd.registration.reconciler import Keeper
+from grpc_etcd.registration.reconciler import RegistrationReconciler
 from grpc_etcd.registration.records import Claim, make_claim, make_metric_claim
-from grpc_etcd.registration.worker import OF_THE_PARENT, Driver, WritableEtcd
+from grpc_etcd.registration.worker import OF_THE_PARENT, Worker, WritableEtcd
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Layout, Rejected
 from grpc_etcd.settings import host_name
@@ -51,7 +51,7 @@ class Status:
 
 
 class RegisterOptions(TypedDict, total=False):
-    """What a registration can be told besides its endpoint."""
+    """What a registration can be reported besides its endpoint."""
 
     layouts: Sequence[str | Layout] | None  # names or layouts; default: the registry's
     metrics_address: str  # becomes a Prometheus target of the service, as Jupiter's registerMetric makes it
@@ -62,7 +62,7 @@ class NotRegisteredError(KeyError):
     """What was to be withdrawn is not registered by this process."""
 
     def __str__(self) -> str:
-        """Give the sentence; a KeyError would quote it."""
+        """Return the sentence; a KeyError would quote it."""
         return str(self.args[0])
 
 
@@ -78,7 +78,7 @@ class Registration:
         layouts: Sequence[Layout],
     ) -> None:
         self._registrar = registrar
-        self._driver = registrar.driver
+        self._worker = registrar.worker
         self._layouts = layouts
         self.asked = asked
         self.endpoint = endpoint
@@ -91,27 +91,27 @@ class Registration:
 
     @property
     def status(self) -> Status:
-        """Say where the registration stands now."""
-        return Status(self._driver.ask(self._state), self._driver.fault)
+        """Return where the registration stands now."""
+        return Status(self._worker.ask(self._state), self._worker.fault)
 
-    def _state(self, keeper: Keeper) -> State:
-        if self._is_gone(keeper):
+    def _state(self, reconciler: RegistrationReconciler) -> State:
+        if self._is_gone(reconciler):
             return State.WITHDRAWN
-        if any(keeper.is_taken(key) for key in self.keys):
+        if any(reconciler.is_taken(key) for key in self.keys):
             return State.TAKEN
-        return State.REGISTERED if self._is_registered(keeper) else State.PENDING
+        return State.REGISTERED if self._is_registered(reconciler) else State.PENDING
 
-    def _is_registered(self, keeper: Keeper) -> bool:
-        return self._registrar.keeps(self) and all(keeper.is_registered(key) for key in self.keys)
+    def _is_registered(self, reconciler: RegistrationReconciler) -> bool:
+        return self._registrar.keeps(self) and all(reconciler.is_registered(key) for key in self.keys)
 
     def _is_over(self) -> bool:
         return not self._registrar.keeps(self)
 
-    def _is_gone(self, keeper: Keeper) -> bool:
-        return all(keeper.is_gone(key) for key in self._owned())
+    def _is_gone(self, reconciler: RegistrationReconciler) -> bool:
+        return all(reconciler.is_gone(key) for key in self._owned())
 
     def _owned(self) -> tuple[bytes, ...]:
-        """Give the keys that no later registration has taken over."""
+        """Return the keys that no later registration has taken over."""
         return self._registrar.keys_of(self)
 
     @property
@@ -120,7 +120,7 @@ class Registration:
         return self._registrar.stop_seconds
 
     def is_of(self, endpoint: Endpoint) -> bool:
-        """Tell whether this is the registration of an endpoint, as it was given or as it was published."""
+        """Return whether this is the registration of an endpoint, as it was given or as it was published."""
         return _identity(endpoint) in (_identity(self.asked), _identity(self.endpoint))
 
     def update(self, **changes: Any) -> None:
@@ -135,25 +135,25 @@ class Registration:
     def prepare(self, changes: Mapping[str, Any]) -> Callable[[], None]:
         """Check changes; what is returned makes them."""
         check_changes(changes)
-        if self._driver.is_inherited:
+        if self._worker.is_inherited:
             raise ValueError(OF_THE_PARENT)
         endpoint = replace(self.endpoint, **changes)
         claims = [_accepted(make_claim(layout, endpoint, WRITER)) for layout in self._layouts]
         if not {claim.key for claim in claims} <= set(self.keys):
-            raise ValueError(f"{sorted(changes)} would change the key: withdraw this registration and register anew")
+            raise ValueError(f"{sorted(changes)} would change the key: unregister it and register again")
         if not self._registrar.keeps(self):
             raise ValueError(f"{self!r} cannot be changed: it has been withdrawn or replaced; register it again")
 
         def change() -> None:
             self.endpoint = endpoint
             self.asked = replace(self.asked, **changes)
-            self._driver.claim(claims)
+            self._worker.claim(claims)
 
         return change
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Wait until every key is in etcd; False when the time is up first, or it has been withdrawn."""
-        return self._driver.wait_until(self._is_registered, timeout_seconds, self._is_over)
+        return self._worker.wait_until(self._is_registered, timeout_seconds, self._is_over)
 
     async def wait_async(self, timeout_seconds: float | None = None) -> bool:
         """Wait as `wait` does, without blocking the event loop."""
@@ -169,13 +169,15 @@ class Registration:
         The time is the registry's `stop_seconds` unless given.
         """
         owned = self._release_owned()
-        return self._driver.wait_until(lambda keeper: all(map(keeper.is_gone, owned)), self._seconds(timeout_seconds))
+        return self._worker.wait_until(
+            lambda reconciler: all(map(reconciler.is_gone, owned)), self._seconds(timeout_seconds)
+        )
 
     async def unregister_async(self, timeout_seconds: float | None = None) -> bool:
         """Unregister as `unregister` does, without blocking the event loop; a cancelled task has begun it."""
         owned = self._release_owned()
         return await self._ask_in_thread(
-            lambda keeper: all(map(keeper.is_gone, owned)), self._seconds(timeout_seconds), lambda: False
+            lambda reconciler: all(map(reconciler.is_gone, owned)), self._seconds(timeout_seconds), lambda: False
         )
 
     def _release_owned(self) -> tuple[bytes, ...]:
@@ -188,7 +190,7 @@ class Registration:
 
     async def _ask_in_thread(
         self,
-        question: Callable[[Keeper], bool],
+        question: Callable[[RegistrationReconciler], bool],
         timeout_seconds: float | None,
         is_over: Callable[[], bool],
         *,
@@ -198,13 +200,13 @@ class Registration:
         given_up = False
 
         def ask() -> bool:
-            return self._driver.wait_until(question, timeout_seconds, lambda: given_up or is_over())
+            return self._worker.wait_until(question, timeout_seconds, lambda: given_up or is_over())
 
         try:
             return await in_own_thread(ask, daemon=daemon)
         finally:
             given_up = True
-            self._driver.wake()
+            self._worker.wake()
 
 
 class Registrar:
@@ -214,7 +216,7 @@ class Registrar:
     in all, at the end of a program too, when etcd does not answer. `prefix` is that of layouts which are given by name.
     """
 
-    def __init__(  # noqa: PLR0913 - what a registry was told
+    def __init__(  # noqa: PLR0913 - what a registry was reported
         self,
         etcd: WritableEtcd,
         layouts: Sequence[Layout],
@@ -225,7 +227,7 @@ class Registrar:
         prefix: str | None = None,
     ) -> None:
         check_times(lease_ttl_seconds, stop_seconds)
-        self.driver = Driver(etcd, lease_ttl_seconds)
+        self.worker = Worker(etcd, lease_ttl_seconds)
         self.stop_seconds = stop_seconds
         self._layouts = tuple(layouts)
         self._pod_ip = pod_ip
@@ -264,7 +266,7 @@ class Registrar:
 
     def _keep(self, registration: Registration, claims: Sequence[Claim]) -> Registration:
         with self._lock:
-            self.driver.claim(claims)
+            self.worker.claim(claims)
             if not _OPEN:
                 atexit.register(_close_all)
             _OPEN[id(self)] = self
@@ -274,12 +276,12 @@ class Registrar:
         return registration
 
     def keeps(self, registration: Registration) -> bool:
-        """Tell whether a registration is neither withdrawn nor replaced."""
+        """Return whether a registration is neither withdrawn nor replaced."""
         is_known = any(each is registration for each in self._registrations)
         return is_known and self.keys_of(registration) == registration.keys
 
     def keys_of(self, registration: Registration) -> tuple[bytes, ...]:
-        """Give the keys of a registration that no later one has taken over."""
+        """Return the keys of a registration that no later one has taken over."""
         return tuple(key for key in registration.keys if self._owners.get(key) is registration)
 
     def release(self, registration: Registration) -> None:
@@ -287,18 +289,18 @@ class Registrar:
 
         A forked child withdraws nothing of what its parent registers.
         """
-        if self.driver.is_inherited:
+        if self.worker.is_inherited:
             return
         with self._lock:
             self._registrations = [each for each in self._registrations if each is not registration]
-            self.driver.release(self.keys_of(registration), self.stop_seconds)
+            self.worker.release(self.keys_of(registration), self.stop_seconds)
 
     def unregister(self, which: Registration | Endpoint, timeout_seconds: float | None = None) -> bool:
         """Withdraw an endpoint; False when etcd did not confirm it in time. What is not registered is a KeyError."""
         return all(withdraw_all(self.find(which), timeout_seconds))
 
     def find(self, which: Registration | Endpoint) -> tuple[Registration, ...]:
-        """Give the registrations of an endpoint; KeyError when there is none."""
+        """Return the registrations of an endpoint; KeyError when there is none."""
         if not isinstance(which, Registration | Endpoint):
             raise TypeError(
                 f"unregister takes what register() returned, or the Endpoint that was registered, not {which!r}"
@@ -324,17 +326,17 @@ class Registrar:
 
     def close(self, timeout_seconds: float | None = None) -> bool:
         """Withdraw everything and give the lease back; False when etcd did not confirm it in time."""
-        if self.driver.is_inherited:
+        if self.worker.is_inherited:
             return True  # a forked child has registered nothing by it
         with self._lock:
             _OPEN.pop(id(self), None)
             self._registrations = []
         if not _OPEN:
             atexit.unregister(_close_all)
-        return self.driver.stop(self.stop_seconds if timeout_seconds is None else timeout_seconds)
+        return self.worker.stop(self.stop_seconds if timeout_seconds is None else timeout_seconds)
 
     def _choose(self, layouts: Sequence[str | Layout] | str | None) -> tuple[Layout, ...]:
-        """Give layouts; a name is the registry's own layout of that name, if it has one."""
+        """Return layouts; a name is the registry's own layout of that name, if it has one."""
         if layouts is None:
             return self._layouts
         own = {layout.name: layout for layout in self._layouts}
@@ -413,7 +415,7 @@ def check_changes(changes: Mapping[str, Any]) -> None:
     """Refuse changes of what is no field, or of what makes the key."""
     allowed = [each.name for each in fields(Endpoint) if each.name not in IDENTITY]
     if fixed := [name for name in changes if name in IDENTITY]:
-        raise TypeError(f"update cannot change {fixed[0]}: withdraw this registration and register another endpoint")
+        raise TypeError(f"update cannot change {fixed[0]}: unregister it and register another endpoint")
     if unknown := [name for name in changes if name not in allowed]:
         raise TypeError(f"update has no option {unknown[0]!r}; an endpoint has {', '.join(allowed)}")
 

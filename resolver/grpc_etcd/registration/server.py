@@ -1,8 +1,8 @@
 """Servers that are registered exactly while they serve.
 
 `bind` wraps a server: `start` starts it and then registers it; `stop` withdraws it first, waits until callers have
-heard of that, and only then stops it, so that a rollout fails no call. Where etcd does not confirm the withdrawal,
-callers cannot have heard of it, and nothing is waited for. Everything else is the server's own.
+learned of that, and only then stops it, so that a rollout fails no call. Where etcd does not confirm the withdrawal,
+callers cannot have learned of it, and nothing is waited for. Everything else is the server's own.
 """
 
 import asyncio
@@ -41,12 +41,12 @@ from grpc_etcd.xds.streams import start_server
 _LOG = logging.getLogger("grpc_etcd")
 STOPPED_BEFORE = "%s is not started: it was stopped before, as by a signal"
 
-# Arbitrary: callers hear of a withdrawal within milliseconds; readers that poll (kitex) take 5 s and need more.
+# Arbitrary: callers learn of a withdrawal within milliseconds; readers that poll (kitex) take 5 s and need more.
 DRAIN_SECONDS = 2.0
 # Kubernetes kills after 30 s: 5 s to withdraw and drain (STOP_SECONDS), 20 s for calls, the rest to close and exit.
 GRACE_SECONDS = 20.0
 AGES_SECONDS = 1e9  # for "no timeout", where gRPC would take the end of whoever waits for that of the server
-LOOK_SECONDS = 0.1  # arbitrary: how often a server is looked at that was told to stop before it has started
+LOOK_SECONDS = 0.1  # arbitrary: how often a server is looked at that was asked to stop before it has started
 
 
 class Binding:
@@ -88,7 +88,7 @@ class Binding:
         return self._endpoint.name
 
     def opened(self, address: str, port: int) -> int:
-        """Note a port; the first one that others can dial is registered, unless the endpoint names an address."""
+        """Record a port; the first one that others can dial is registered, unless the endpoint names an address."""
         if port and not self._endpoint.address:
             listening = listening_address(address, port)
             if isinstance(listening, Rejected):
@@ -348,7 +348,7 @@ class BoundAioServer(_Bound, aio.Server):
     async def _is_confirmed(self, withdrawn: Sequence[Registration]) -> bool:
         try:
             return await in_own_thread(lambda: self._binding.is_confirmed(withdrawn))
-        except RuntimeError:  # no thread to wait in: callers are given the time to hear of it all the same
+        except RuntimeError:  # no thread to wait in: callers are given the time to learn of it all the same
             return bool(withdrawn)
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - as grpc.aio
@@ -400,7 +400,7 @@ def check_binding(endpoint: object, options: Mapping[str, Any], health: object) 
 
 
 def choose_drain(drain_seconds: float, stop_seconds: float) -> float:
-    """Give the time to drain, a part of what a stop may take."""
+    """Return the time to drain, a part of what a stop may take."""
     if isinstance(drain_seconds, bool) or not isinstance(drain_seconds, int | float) or not drain_seconds >= 0:
         raise ValueError(f"drain_seconds is {drain_seconds!r}: give seconds from 0 on")
     if drain_seconds < stop_seconds or drain_seconds == 0:

@@ -1,4 +1,7 @@
-"""What there may be to do next for a process that registers itself: the keeper says which, the driver does it. Pure."""
+"""What there may be to do next for a process that registers itself.
+
+The reconciler says which, the worker does it. Pure.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,8 +43,8 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
-class Touch:
-    """Put the settling touch of a group."""
+class Flush:
+    """Put the flush key of a group."""
 
     group: Group
     record: KeyValue
@@ -57,10 +60,10 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Idle:
     """Nothing to do before `until` (None: before there is news)."""
 
     until: float | None = None
 
 
-Step = Grant | Write | Touch | Read | Rest
+Step = Grant | Write | Flush | Read | Idle

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from grpc_etcd.registration.reconciler import Standing
+from grpc_etcd.registration.reconciler import KeyState
 
 TAKEN_SECONDS = 1.0
 
@@ -18,11 +18,11 @@ class Fact(NamedTuple):
     """Where a key stands, and with which value."""
 
     label: str
-    standing: Standing
+    standing: KeyState
     value: bytes = b""
 
 
-class Line(NamedTuple):
+class LogLine(NamedTuple):
     """A line of the log."""
 
     level: int
@@ -31,18 +31,18 @@ class Line(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What was last told of a key."""
+    """What was last reported of a key."""
 
     fact: Fact
     since: float  # of this standing
-    told: Standing = Standing.PENDING
+    reported: KeyState = KeyState.PENDING
     value: bytes = b""
     left_at: float | None = None  # when it ceased to be registered; None before it ever was
 
 
 @dataclass(slots=True)
 class Transitions:
-    """What has been told so far."""
+    """What has been reported so far."""
 
     _known: dict[bytes, _Known] = field(default_factory=dict)
     _fault: Exception | None = None
@@ -50,70 +50,72 @@ class Transitions:
 
     @property
     def keys(self) -> frozenset[bytes]:
-        """Give the keys that something has been told of and that are not gone."""
+        """Return the keys that something has been reported of and that are not gone."""
         return frozenset(self._known)
 
-    def observe(self, facts: Mapping[bytes, Fact], now: float) -> list[Line]:
-        """Say what has become different."""
+    def observe(self, facts: Mapping[bytes, Fact], now: float) -> list[LogLine]:
+        """Return what has become different."""
         return [line for key, fact in facts.items() for line in self._observe(key, fact, now)]
 
-    def observe_fault(self, fault: Exception | None, ttl_seconds: int, now: float) -> list[Line]:
-        """Say when what etcd answers begins to be a fault, becomes another one, and ends."""
+    def observe_fault(self, fault: Exception | None, ttl_seconds: int, now: float) -> list[LogLine]:
+        """Return when what etcd answers begins to be a fault, becomes another one, and ends."""
         before, self._fault = self._fault, fault
         if fault is None:
             took = now - self._fault_since
-            return [] if before is None else [Line(logging.INFO, f"etcd answers again after {took:.1f} s")]
+            return [] if before is None else [LogLine(logging.INFO, f"etcd answers again after {took:.1f} s")]
         if type(fault) is type(before):
             return []
         if before is None:
             self._fault_since = now
         return [
-            Line(
+            LogLine(
                 logging.WARNING,
-                f"registering is held up and tried again: {fault}. Without etcd, keys that are there last for up to "
-                f"{ttl_seconds} s, and clients keep what they know",
+                f"Registration delayed, retrying: {fault}. Without etcd, keys that are there last for up to "
+                f"{ttl_seconds} s, and clients keep their current endpoints",
             )
         ]
 
     @property
     def due(self) -> float | None:
-        """Say when to observe again though nothing happens; None: no need."""
+        """Return when to observe again though nothing happens; None: no need."""
         waiting = (
             known.since + TAKEN_SECONDS
             for known in self._known.values()
-            if known.fact.standing is Standing.TAKEN is not known.told
+            if known.fact.standing is KeyState.TAKEN is not known.reported
         )
         return min(waiting, default=None)
 
-    def _observe(self, key: bytes, fact: Fact, now: float) -> Iterator[Line]:
+    def _observe(self, key: bytes, fact: Fact, now: float) -> Iterator[LogLine]:
         known = self._known.get(key)
         if known is None:
-            if fact.standing is Standing.GONE:
+            if fact.standing is KeyState.GONE:
                 return
             known = self._known[key] = _Known(fact, now)
         if known.fact.standing is not fact.standing:
             known.since = now
         known.fact = fact
         match fact.standing:
-            case Standing.REGISTERED | Standing.SHARED:
+            case KeyState.REGISTERED | KeyState.SHARED:
                 yield from self._registered(known, now)
-            case Standing.TAKEN if known.told is not Standing.TAKEN and now >= known.since + TAKEN_SECONDS:
-                known.told = Standing.TAKEN
+            case KeyState.TAKEN if known.reported is not KeyState.TAKEN and now >= known.since + TAKEN_SECONDS:
+                known.reported = KeyState.TAKEN
                 known.left_at = known.since if known.left_at is None else known.left_at
-                yield Line(logging.WARNING, f"{fact.label}: taken by another process; it is put back when that goes")
-            case Standing.PENDING if known.told in (Standing.REGISTERED, Standing.SHARED):
-                known.told, known.left_at = Standing.PENDING, now
-            case Standing.GONE:
+                yield LogLine(
+                    logging.WARNING, f"{fact.label}: taken by another process; it is restored when that process ends"
+                )
+            case KeyState.PENDING if known.reported in (KeyState.REGISTERED, KeyState.SHARED):
+                known.reported, known.left_at = KeyState.PENDING, now
+            case KeyState.GONE:
                 del self._known[key]
-                yield Line(logging.INFO, f"{fact.label}: withdrawn")
+                yield LogLine(logging.INFO, f"{fact.label}: withdrawn")
 
-    def _registered(self, known: _Known, now: float) -> Iterator[Line]:
-        beside = ", which another process registers too" if known.fact.standing is Standing.SHARED else ""
+    def _registered(self, known: _Known, now: float) -> Iterator[LogLine]:
+        beside = ", which another process registers too" if known.fact.standing is KeyState.SHARED else ""
         label, is_first = known.fact.label, not known.value
         if is_first:
-            yield Line(logging.INFO, f"{label}: registered{beside}")
+            yield LogLine(logging.INFO, f"{label}: registered{beside}")
         elif known.value != known.fact.value:
-            yield Line(logging.INFO, f"{label}: changed")
-        elif known.told not in (Standing.REGISTERED, Standing.SHARED):
-            yield Line(logging.INFO, f"{label}: put back after {now - (known.left_at or now):.1f} s{beside}")
-        known.told, known.value, known.left_at = known.fact.standing, known.fact.value, None
+            yield LogLine(logging.INFO, f"{label}: changed")
+        elif known.reported not in (KeyState.REGISTERED, KeyState.SHARED):
+            yield LogLine(logging.INFO, f"{label}: restored after {now - (known.left_at or now):.1f} s{beside}")
+        known.reported, known.value, known.left_at = known.fact.standing, known.fact.value, None

@@ -1,7 +1,7 @@
-"""The keeper's hands: one daemon thread with the clock, the lease, the watch and etcd.
+"""The reconciler's driver: one daemon thread with the clock, the lease, the watch and etcd.
 
 All state is behind one lock, which is never held during a call to etcd. News of the watch is applied between steps
-only, so that what a write did and what the watch then says of it come in this order. A step that fails is decided anew
+only, so that what a write did and what the watch then says of it come in this order. A step that fails is decided again
 after a pause, for ever, whatever it failed of: a registration that gives up is the fault that this package exists to
 end.
 """
@@ -14,16 +14,13 @@ from typing import Any, Protocol, TypeVar, assert_never
 
 from grpc_etcd.etcd import (
     AuthFailed,
-    Changed,
     Compare,
+    Disconnected,
     EtcdError,
     InvalidRequest,
     LeaseId,
     LeaseNotFound,
-    Listed,
     Listing,
-    Lost,
-    News,
     NoSpace,
     Op,
     PermissionDenied,
@@ -31,15 +28,18 @@ from grpc_etcd.etcd import (
     Record,
     TooManyRequests,
     TransactionResult,
+    WatchEvents,
+    WatchSnapshot,
+    WatchUpdate,
     compare,
     ops,
 )
-from grpc_etcd.registration.reconciler import Keeper
+from grpc_etcd.registration.reconciler import RegistrationReconciler
 from grpc_etcd.registration.records import Claim, Held
-from grpc_etcd.registration.steps import Grant, Read, Rest, Step, Touch, Write
+from grpc_etcd.registration.steps import Flush, Grant, Idle, Read, Step, Write
 from grpc_etcd.registration.transitions import Fact, Transitions
 from grpc_etcd.threads import start_thread
-from grpc_etcd.xds.plane import this_process
+from grpc_etcd.xds.control_plane import this_process
 
 _LOG = logging.getLogger("grpc_etcd")
 
@@ -70,10 +70,10 @@ class WritableEtcd(Protocol):
     """What is needed of an etcd client to register."""
 
     def list_watch(self, *prefixes: bytes) -> Any:
-        """Give an iterator of news that another thread may close."""
+        """Return an iterator of news that another thread may close."""
 
     def keep_alive(self, on_lost: Callable[[LeaseId], object], *, streams: int = 1) -> Any:
-        """Give an object that keeps leases alive."""
+        """Return an object that keeps leases alive."""
 
     def lease(self, ttl_seconds: int) -> LeaseId:
         """Grant a lease."""
@@ -90,13 +90,13 @@ class WritableEtcd(Protocol):
         """Run `success` when all comparisons hold, else `failure`."""
 
 
-class Driver:
+class Worker:
     """Runs a keeper on an etcd from the first claim until `stop`. Thread-safe."""
 
     def __init__(self, etcd: WritableEtcd, ttl_seconds: int) -> None:
         self._etcd = etcd
         self._ttl_seconds = ttl_seconds
-        self._keeper = Keeper()
+        self._reconciler = RegistrationReconciler()
         self._transitions = Transitions()
         self._labels: dict[bytes, str] = {}
         self._changed = threading.Condition()
@@ -130,7 +130,7 @@ class Driver:
                 self._thread = start_thread(self._run, name="grpc-etcd-registrar")
                 this_process().take_along(self)
             for claim in claims:
-                self._keeper.claim((claim,))
+                self._reconciler.claim((claim,))
                 self._labels[claim.key] = make_label(claim)
                 self._leave_by.pop(claim.key, None)
             self._changed.notify_all()
@@ -142,28 +142,31 @@ class Driver:
         with self._changed:
             by = time.monotonic() + within_seconds
             for key in keys:
-                self._keeper.release((key,))
+                self._reconciler.release((key,))
                 self._leave_by.setdefault(key, by)
             self._changed.notify_all()
 
-    def ask(self, question: Callable[[Keeper], T]) -> T:
-        """Ask the keeper something."""
+    def ask(self, question: Callable[[RegistrationReconciler], T]) -> T:
+        """Ask the reconciler something."""
         with self._changed:
-            return question(self._keeper)
+            return question(self._reconciler)
 
     def wait_until(
         self,
-        question: Callable[[Keeper], bool],
+        question: Callable[[RegistrationReconciler], bool],
         timeout_seconds: float | None,
         is_given_up: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Wait until the keeper's answer is yes; False when the time is up first, or everything has been stopped."""
+        """Wait until the reconciler's answer is yes.
+
+        False when the time is up first, or everything has been stopped.
+        """
         with self._changed:
             self._changed.wait_for(
-                lambda: self._ending or self.is_inherited or is_given_up() or question(self._keeper),
+                lambda: self._ending or self.is_inherited or is_given_up() or question(self._reconciler),
                 None if timeout_seconds is None else max(0.0, timeout_seconds),
             )
-            return question(self._keeper)
+            return question(self._reconciler)
 
     def wake(self) -> None:
         """Let all who wait ask again."""
@@ -176,9 +179,9 @@ class Driver:
         What is being withdrawn already has no second time: this waits no longer than that began to.
         """
         with self._changed:
-            begun = [self._leave_by[key] for key in self._keeper.leaving]
+            begun = [self._leave_by[key] for key in self._reconciler.leaving]
             deadline = min((time.monotonic() + timeout_seconds, *begun))
-            self.release(self._keeper.keys, timeout_seconds)
+            self.release(self._reconciler.keys, timeout_seconds)
             gone = self._thread is None or self.wait_until(self._is_done, deadline - time.monotonic())
             self._ending = True
             self._changed.notify_all()
@@ -186,8 +189,8 @@ class Driver:
             self._thread.join(max(0.1, deadline - time.monotonic()))
         return gone
 
-    def _is_done(self, keeper: Keeper) -> bool:
-        return keeper.is_done or (not keeper.keys and self.fault is not None)
+    def _is_done(self, reconciler: RegistrationReconciler) -> bool:
+        return reconciler.is_done or (not reconciler.keys and self.fault is not None)
 
     # Forks: while a thread is in gRPC, gRPC skips its fork handlers, and the child crashes.
 
@@ -231,9 +234,7 @@ class Driver:
             except EtcdError as error:
                 self._failed(error, step)
             except Exception as error:  # noqa: BLE001  whatever it is: registrations that nobody keeps run out
-                _LOG.exception(
-                    "registering failed unexpectedly and is tried again", extra={"event": "unexpected_error"}
-                )
+                _LOG.exception("Unexpected error while registering, retrying", extra={"event": "unexpected_error"})
                 self._failed(EtcdError(f"unexpected: {error!r}"), step)
             finally:
                 with self._changed:
@@ -248,36 +249,36 @@ class Driver:
                 while self._inbox:
                     self._inbox.pop(0)()
                 now = time.monotonic()
-                step: Step = Rest(self._not_before) if now < self._not_before else self._keeper.next_step(now)
-                if isinstance(step, Rest) and now >= self._not_before:
+                step: Step = Idle(self._not_before) if now < self._not_before else self._reconciler.next_step(now)
+                if isinstance(step, Idle) and now >= self._not_before:
                     self._write_fault, self._retry_seconds = None, 0.0
                 self._report(now)
                 self._changed.notify_all()
                 if not self._paused:
                     self._follow(now)
-                    if not isinstance(step, Rest):
+                    if not isinstance(step, Idle):
                         self._busy = True
                         if isinstance(step, Write):
-                            self._keeper.begun(step)
+                            self._reconciler.begun(step)
                         return step
                     if self._left:
                         self._busy = True
                         return None
-                self._rest(step.until if isinstance(step, Rest) else None, now)
+                self._rest(step.until if isinstance(step, Idle) else None, now)
             return None
 
     def _rest(self, until: float | None, now: float) -> None:
         """Wait for news, or for whatever is due first."""
-        times = (until, self._transitions.due, self._reopen_at, None if self._keeper.shares else self._share_at)
+        times = (until, self._transitions.due, self._reopen_at, None if self._reconciler.shares else self._share_at)
         due = min((each for each in times if each is not None and each > now), default=None)
         self._changed.wait(None if due is None else due - now)
 
     def _report(self, now: float) -> None:
         """Log what has become different."""
-        keeper = self._keeper
+        reconciler = self._reconciler
         facts = {
-            key: Fact(self._labels[key], keeper.standing(key), keeper.value(key))
-            for key in (*self._transitions.keys, *keeper.keys)
+            key: Fact(self._labels[key], reconciler.standing(key), reconciler.value(key))
+            for key in (*self._transitions.keys, *reconciler.keys)
         }
         lines = self._transitions.observe(facts, now)
         for line in (*self._transitions.observe_fault(self.fault, self._ttl_seconds, now), *lines):
@@ -288,16 +289,16 @@ class Driver:
             case Grant():
                 lease = self._etcd.lease(self._ttl_seconds)
                 with self._changed:
-                    self._keeper.granted(lease)
+                    self._reconciler.granted(lease)
             case Write():
                 self._write(step)
             case Read():
                 self._read(step)
-            case Touch(_, record, lease):
+            case Flush(_, record, lease):
                 self._with_lease(lease, lambda: self._etcd.put(record.key, record.value, lease=lease))
                 with self._changed:
-                    self._keeper.touched(step)
-            case Rest():
+                    self._reconciler.flushed(step)
+            case Idle():
                 raise AssertionError(step)
             case _:
                 assert_never(step)
@@ -311,9 +312,9 @@ class Driver:
         result = self._with_lease(write.lease, lambda: self._etcd.transaction(guards, make_edits(write), reads))
         with self._changed:
             if result is None:
-                self._keeper.refused(write)
+                self._reconciler.refused(write)
             elif result.succeeded:
-                self._keeper.wrote(write, result.revision, time.monotonic())
+                self._reconciler.wrote(write, result.revision, time.monotonic())
             else:
                 self._learn(keys, write.alone, result)
         self._note_refusal(write, is_refused=result is not None and not result.succeeded)
@@ -324,9 +325,9 @@ class Driver:
             self._learn(step.keys, step.prefixes, result)
 
     def _learn(self, keys: Iterable[bytes], prefixes: Iterable[bytes], result: TransactionResult) -> None:
-        """Take note of what the answer says of all that was asked, also of what is not there."""
+        """Record of what the answer says of all that was asked, also of what is not there."""
         records = [record for listing in result.responses if isinstance(listing, Listing) for record in listing.records]
-        self._keeper.read(keys, prefixes, {record.key: make_held(record) for record in records}, result.revision)
+        self._reconciler.read(keys, prefixes, {record.key: make_held(record) for record in records}, result.revision)
 
     def _note_refusal(self, write: Write, *, is_refused: bool) -> None:
         """Refuse to repeat a transaction at once whose refusal has taught nothing: etcd is not to be flooded by it."""
@@ -340,7 +341,7 @@ class Driver:
             return call()
         except LeaseNotFound:
             with self._changed:
-                self._keeper.lease_lost(lease)
+                self._reconciler.lease_lost(lease)
             return None
 
     def _succeeded(self, step: Step) -> None:
@@ -353,7 +354,7 @@ class Driver:
     def _failed(self, error: EtcdError, step: Step | None) -> None:
         with self._changed:
             if isinstance(step, Write) and isinstance(error, NOT_CARRIED_OUT):
-                self._keeper.refused(step)
+                self._reconciler.refused(step)
             if touches_process_keys(step) and self._stops_sharing(error):
                 return
             self._write_fault = error
@@ -362,23 +363,23 @@ class Driver:
 
     def _stops_sharing(self, error: EtcdError) -> bool:
         """Do without process keys where they are what is refused; it is not known before that was tried."""
-        if not isinstance(error, PermissionDenied) or not self._keeper.shares:
+        if not isinstance(error, PermissionDenied) or not self._reconciler.shares:
             return False
         _LOG.info("%s", NO_SHARING % error, extra={"event": "registration_unshared"})
         self._share_at = time.monotonic() + SHARE_SECONDS
-        self._keeper.share(shares=False)
+        self._reconciler.share(shares=False)
         return True
 
     # The streams
 
     def _follow(self, now: float) -> None:
         """See to it that every key is watched and the lease kept alive."""
-        if not self._keeper.shares and now >= self._share_at:
-            self._keeper.share(shares=True)
-        wanted = self._keeper.prefixes
+        if not self._reconciler.shares and now >= self._share_at:
+            self._reconciler.share(shares=True)
+        wanted = self._reconciler.prefixes
         if now >= self._reopen_at and (self._watch is None or not wanted <= self._watched):
             self._open_watch(wanted)
-        lease = LeaseId(self._keeper.leases.current)
+        lease = LeaseId(self._reconciler.leases.current)
         if lease and lease != self._kept:
             if self._keep_alive is None:
                 self._keep_alive = self._etcd.keep_alive(self._lose, streams=1)
@@ -389,7 +390,7 @@ class Driver:
         """Follow these from now on; the watch before is kept while there is no thread to listen to another."""
         watch = self._etcd.list_watch(*sorted(wanted))
         try:
-            start_thread(self._listen, watch, self._keeper.keys, name="grpc-etcd-registrar-watch")
+            start_thread(self._listen, watch, self._reconciler.keys, name="grpc-etcd-registrar-watch")
         except RuntimeError:
             self._reopen_at = time.monotonic() + REOPEN_SECONDS
             self._left.append(watch)
@@ -416,20 +417,20 @@ class Driver:
 
     def _lose(self, lease: LeaseId) -> None:
         with self._changed:
-            self._inbox.append(lambda: self._keeper.lease_lost(lease))
+            self._inbox.append(lambda: self._reconciler.lease_lost(lease))
             self._changed.notify_all()
 
-    def _listen(self, watch: Iterator[News], keys: frozenset[bytes]) -> None:
+    def _listen(self, watch: Iterator[WatchUpdate], keys: frozenset[bytes]) -> None:
         try:
             for news in watch:
                 with self._changed:
                     if watch is not self._watch:
                         return
-                    self._inbox.append(lambda news=news: self._hear(watch, news, keys))  # type: ignore[misc]  # it binds a value
+                    self._inbox.append(lambda news=news: self._receive(watch, news, keys))  # type: ignore[misc]  # it binds a value
                     self._changed.notify_all()
         except Exception as error:  # noqa: BLE001  whatever it is, the keys are to be followed
             _LOG.exception(
-                "the watch of registered keys failed unexpectedly and is opened anew",
+                "Unexpected error in the watch of registered keys, reopening it",
                 extra={"event": "unexpected_error"},
             )
             with self._changed:
@@ -442,18 +443,18 @@ class Driver:
             self._left.append(watch)
             self._changed.notify_all()
 
-    def _hear(self, watch: Any, news: News, keys: frozenset[bytes]) -> None:
+    def _receive(self, watch: Any, news: WatchUpdate, keys: frozenset[bytes]) -> None:
         if watch is not self._watch:
             return
         match news:
-            case Listed(records, revision):
-                self._keeper.listed(keys, {record.key: make_held(record) for record in records}, revision)
-            case Changed(events, _):
+            case WatchSnapshot(records, revision):
+                self._reconciler.listed(keys, {record.key: make_held(record) for record in records}, revision)
+            case WatchEvents(events, _):
                 for event in events:
                     held = make_held(event.record) if isinstance(event, Put) else None
-                    self._keeper.seen(event.key, held, event.revision)
-                self._keeper.follow_edits()  # before the holder and its key may be gone, as the next news may say
-            case Lost(error, _):
+                    self._reconciler.seen(event.key, held, event.revision)
+                self._reconciler.follow_edits()  # before the holder and its key may be gone, as the next news may say
+            case Disconnected(error, _):
                 if self._stops_sharing(error):
                     self._reopen(watch, None)
                 else:
@@ -462,7 +463,7 @@ class Driver:
         self._watch_fault = None
 
     def _give_lease_back(self) -> None:
-        if lease := self._keeper.leases.current:
+        if lease := self._reconciler.leases.current:
             try:
                 self._etcd.revoke(lease)
             except EtcdError as error:
@@ -472,7 +473,7 @@ class Driver:
 
 
 def make_edits(write: Write) -> list[Op]:
-    """Give a write's operations: what goes first."""
+    """Return a write's operations: what goes first."""
     edits: list[Op] = [ops.delete(key) for key in sorted(write.deletes | write.retracted)]
     edits += [ops.put(key, left.value, lease=left.lease) for key, left in write.handovers.items()]
     edits += [ops.put(key, value, lease=write.lease) for key, value in write.puts.items()]
@@ -480,19 +481,19 @@ def make_edits(write: Write) -> list[Op]:
 
 
 def make_reads(keys: Iterable[bytes], prefixes: Iterable[bytes]) -> list[Op]:
-    """Give the operations that read all this."""
+    """Return the operations that read all this."""
     return [*map(ops.get, sorted(keys)), *map(ops.get_prefix, sorted(prefixes))]
 
 
 def touches_process_keys(step: Step | None) -> bool:
-    """Tell whether a step needs the right to process keys."""
+    """Return whether a step needs the right to process keys."""
     if isinstance(step, Read):
         return bool(step.prefixes)
     return isinstance(step, Write) and bool(step.announced or step.retracted or step.alone)
 
 
 def make_held(record: Record) -> Held:
-    """Give what the keeper needs to know of a record."""
+    """Return what the reconciler needs to know of a record."""
     return Held(record.value, record.lease, record.mod_revision)
 
 

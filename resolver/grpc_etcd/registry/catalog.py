@@ -1,7 +1,7 @@
 """All services of a registry, by name: what `Registry.services()` lists. Pure.
 
 A layout says where one service's keys are; which service a key belongs to is found by asking it for the prefix of a
-service whose name is a marker, and taking what stands in that place.
+service whose name is a marker, and taking what is in that place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +17,12 @@ _PROMETHEUS = b"/prometheus/"
 
 
 def list_root(layout: Layout) -> bytes:
-    """Give the prefix under which a layout keeps all services."""
+    """Return the prefix under which a layout keeps all services."""
     return layout.prefix(MARKER).partition(MARKER.encode())[0]
 
 
 def service_of(layout: Layout, key: bytes) -> str | None:
-    """Give the service that a key belongs to in a layout; None when it can be none of its keys."""
+    """Return the service that a key belongs to in a layout; None when it can be none of its keys."""
     root, _, tail = layout.prefix(MARKER).partition(MARKER.encode())
     if not key.startswith(root) or key.startswith((ROOT, _PROMETHEUS)):
         return None
@@ -38,7 +38,7 @@ class Catalog:
         self._layouts = tuple(layouts)
         self._schemes = None if schemes is None else tuple(schemes)
         self._builders: dict[str, SnapshotBuilder] = {}
-        self._touched: set[str] = set()  # services that are to be cut anew
+        self._touched: set[str] = set()  # services that are to be cut again
         self._found: dict[str, tuple[Endpoint, ...]] = {}
 
     def __repr__(self) -> str:
@@ -46,7 +46,7 @@ class Catalog:
 
     @property
     def prefixes(self) -> tuple[bytes, ...]:
-        """Give the prefixes to list and watch, each once, and none that lies below another."""
+        """Return the prefixes to list and watch, each once, and none that lies below another."""
         roots = sorted({list_root(layout) for layout in self._layouts})
         return tuple(root for root in roots if not any(root != each and root.startswith(each) for each in roots))
 
@@ -64,7 +64,7 @@ class Catalog:
                 self._builder(str(name)).apply([(key, value)], revision)
 
     def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """Give the endpoints of each service, by name; one whose records cannot be read has none.
+        """Return the endpoints of each service, by name; one whose records cannot be read has none.
 
         Those that have not changed since the last time are the same objects, so a change costs what changes.
         """

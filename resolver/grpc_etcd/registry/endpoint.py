@@ -120,7 +120,7 @@ MAX_PORT = 65535
 
 @lru_cache(maxsize=1024)  # the name of a service is that of all its endpoints
 def name_fault(name: str) -> str | None:
-    """Say why `name` cannot be a service's name in any registry; None means that it can."""
+    """Return why `name` cannot be a service's name in any registry; None means that it can."""
     if not name:
         return "the name is empty"
     if match := _FORBIDDEN_IN_NAME.search(name):
@@ -129,7 +129,7 @@ def name_fault(name: str) -> str | None:
 
 
 def scheme_fault(scheme: str) -> str | None:
-    """Say why `scheme` cannot stand in front of '://' (RFC 3986 section 3.1, lower case); None means that it can."""
+    """Return why `scheme` cannot stand in front of '://' (RFC 3986 section 3.1, lower case); None means that it can."""
     return None if _SCHEME.fullmatch(scheme) else f"the scheme {scheme!r} is not of the form [a-z][a-z0-9+.-]*"
 
 
@@ -158,7 +158,7 @@ def join_host(host: str) -> str:
 
 
 def address_fault(address: str) -> str | None:
-    """Say why nobody can dial `address`; None means that it is `host:port` or `[v6]:port`."""
+    """Return why nobody can dial `address`; None means that it is `host:port` or `[v6]:port`."""
     return None if split_address(address) else f"the address {address!r} is neither host:port nor [IPv6]:port"
 
 
@@ -172,7 +172,7 @@ def parse_ip(host: str) -> IPAddress | None:
 
 
 def unroutable(host: str) -> str | None:
-    """Say what is wrong with a host for everybody else; None means: nothing that can be known from here."""
+    """Return what is wrong with a host for everybody else; None means: nothing that can be known from here."""
     ip = parse_ip(host)
     if ip is None:
         return "a loopback name" if host.lower().rstrip(".") == "localhost" else None
@@ -186,7 +186,7 @@ def unroutable(host: str) -> str | None:
 
 
 def is_ipv6(host: str) -> bool:
-    """Tell whether `host`, without brackets, is an IPv6 address; one with a zone (`%eth0`) holds on one host only."""
+    """Return whether `host`, without brackets, is an IPv6 address; one with a zone (`%eth0`) holds on one host only."""
     if ":" not in host or "%" in host:
         return False
     try:

@@ -37,7 +37,7 @@ def escape_json(document: str) -> str:
 
 
 def quote_argument(text: str) -> str:
-    """Return the text, on one line, as the last argument of a command that people are told to type.
+    """Return the text, on one line, as the last argument of a command that people are notified to type.
 
     Names of services, which tenants choose, may hold what a shell would carry out, or begin as an option does.
     """

@@ -1,8 +1,8 @@
 """What every registry format must say of itself.
 
-A layout is a named, versioned codec between `Endpoint` and the bytes of one etcd key and value. It also says what its
-readers bear, since real clients lose events that come too close together. Layouts are strict about what they write and
-as tolerant in what they read as the Go readers are. They never raise: what cannot be written or read is a `Rejected`.
+A layout is a named, versioned codec between `Endpoint` and the bytes of one etcd key and value. It also says its client
+limits, since real clients lose events that come too close together. Layouts are strict about what they write and as
+tolerant in what they read as the Go readers are. They never raise: what cannot be written or read is a `Rejected`.
 """
 
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ CANNOT_DISABLE = Rejected("this format cannot say that an endpoint is disabled; 
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """What the readers of a layout bear: writers keep to it, per service.
+class WriteLimits:
+    """The client limits of a layout: writers keep to it, per service.
 
-    `keys_per_second` of None is no limit. With `settling_touch`, a writer puts the key of `Layout.settled` once a burst
+    `keys_per_second` of None is no limit. With `flush_key`, a writer puts the key of `Layout.settled` once a burst
     (two or more events of a service within `BURST_SECONDS`) has been quiet for `SETTLE_SECONDS`.
     """
 
     keys_per_transaction: int = 128
     keys_per_second: int | None = None
-    settling_touch: bool = False
+    flush_key: bool = False
 
 
 BURST_SECONDS = 1.0
@@ -50,18 +50,18 @@ class Layout(Protocol):
 
     @property
     def name(self) -> str:
-        """Give the name by which a GrpcService chooses this layout."""
+        """Return the name by which a GrpcService chooses this layout."""
 
     @property
-    def pace(self) -> Pace:
-        """Say what the readers of this layout bear."""
+    def limits(self) -> WriteLimits:
+        """Report the client limits of this layout."""
 
     @property
     def can_disable(self) -> bool:
-        """Tell whether the format can say `enable=False`; where not, `encode` refuses it: withdraw instead."""
+        """Return whether the format can say `enable=False`; where not, `encode` refuses it: withdraw instead."""
 
     def prefix(self, service: str) -> bytes:
-        """Give the key prefix that a reader of `service` lists and watches; it ends with the format's separator."""
+        """Return the key prefix that a reader of `service` lists and watches; it ends with the format's separator."""
 
     def encode(self, service: str, endpoint: Endpoint) -> KeyValue | Rejected:
         """Write `endpoint` as the format's own writers do, byte for byte."""
@@ -70,4 +70,4 @@ class Layout(Protocol):
         """Read one record under `prefix(service)`; None means that it is none of an endpoint's, and no fault."""
 
     def settled(self, service: str, cluster: str) -> KeyValue | None:
-        """Give the settling touch's record: below the prefix, ignored by readers; None where none is needed."""
+        """Return the flush key's record: below the prefix, ignored by readers; None where none is needed."""

@@ -1,7 +1,7 @@
 """The operator's own keys: who leads, whether the registry is complete, who stands behind a provider key.
 
 They live under `/grpc-etcd/`, outside every layout's prefixes. Both sides need them: the operator writes them, clients
-watch the synced mark and the policy, and the command line names the Pod behind a key.
+watch the synced key and the policy, and the command line names the Pod behind a key.
 """
 
 import json
@@ -23,37 +23,37 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def leader_key(cluster: str) -> bytes:
-    """Give the key whose creator may write for `cluster`."""
+    """Return the key whose creator may write for `cluster`."""
     return LEADER_PREFIX + cluster.encode()
 
 
 def synced_key(cluster: str) -> bytes:
-    """Give the key that exists only while the operator of `cluster` is in step."""
+    """Return the key that exists only while the operator of `cluster` is synced."""
     return SYNCED_PREFIX + cluster.encode()
 
 
 def cluster_key(cluster: str) -> bytes:
-    """Give the key that says which Kubernetes cluster `cluster` is the id of; it has no lease."""
+    """Return the key that says which Kubernetes cluster `cluster` is the id of; it has no lease."""
     return CLUSTER_PREFIX + cluster.encode()
 
 
 def standby_prefix(cluster: str) -> bytes:
-    """Give the prefix of the keys by which the replicas of `cluster` that could lead at once make themselves known."""
+    """Return the prefix of the keys of those replicas of `cluster` that could lead at once."""
     return STANDBY_PREFIX + cluster.encode() + b"/"
 
 
 def owner_prefix(cluster: str) -> bytes:
-    """Give the prefix of all that the operator of `cluster` owns."""
+    """Return the prefix of all that the operator of `cluster` owns."""
     return OWNER_PREFIX + cluster.encode() + b"/"
 
 
 def owner_key(cluster: str, uid: str) -> bytes:
-    """Give the key of the owner record of the Pod (or GrpcService) with this UID."""
+    """Return the key of the owner record of the Pod (or GrpcService) with this UID."""
     return owner_prefix(cluster) + uid.encode()
 
 
 def policy_key(prefix: str, service: str) -> bytes:
-    """Give the key of a service's client policy; `prefix` is the one that its layout writes under."""
+    """Return the key of a service's client policy; `prefix` is the one that its layout writes under."""
     return POLICY_PREFIX + f"{prefix.strip('/')}/{service}".encode()
 
 

@@ -178,7 +178,7 @@ class Policy:
         _check_field(self, "match_metadata", _SCALARS["matchMetadata"])
 
     def over(self, other: "Policy") -> "Policy":
-        """Give this policy, with the wishes of `other` where this one has none."""
+        """Return this policy, with the wishes of `other` where this one has none."""
         mine = ((field.name, getattr(self, field.name)) for field in fields(self))
         return Policy(**{name: getattr(other, name) if wish is None else wish for name, wish in mine})
 

@@ -84,26 +84,26 @@ class SnapshotBuilder:
 
     @property
     def prefixes(self) -> tuple[bytes, ...]:
-        """Give the key prefixes to list and watch, each once."""
+        """Return the key prefixes to list and watch, each once."""
         return tuple(dict.fromkeys(prefix for prefix, _, _ in self._layouts))
 
     @property
     def keys(self) -> set[bytes]:
-        """Give the keys of all records that are held or rejected."""
+        """Return the keys of all records that are held or rejected."""
         return self._read.keys() | self._rejected.keys()
 
     def endpoint(self, key: bytes) -> Endpoint | None:
-        """Give the endpoint that a key's record stands for."""
+        """Return the endpoint that a key's record stands for."""
         held = self._read.get(key)
         return held[1] if held else None
 
     def at(self, address: str) -> Endpoint | None:
-        """Give the endpoint at an address, as the record that is believed about it says."""
+        """Return the endpoint at an address, as the record that is believed about it says."""
         claims = self._claims.get(address)
         return self._read[claims[0].key][1] if claims else None
 
     def endpoints(self) -> Iterator[Endpoint]:
-        """Give the endpoints as they are now, one per address, in the order of the addresses."""
+        """Return the endpoints as they are now, one per address, in the order of the addresses."""
         return (self._read[self._claims[address][0].key][1] for address in self._addresses)
 
     def read(self, key: bytes, value: bytes) -> Endpoint | Rejected | None:
@@ -112,14 +112,20 @@ class SnapshotBuilder:
         return decoded if decoded is None or isinstance(decoded, Rejected) else decoded[1]
 
     def replace(self, records: Iterable[tuple[bytes, bytes]], revision: int) -> bool:
-        """Take a complete listing in place of all known; tell whether the endpoints or the rejected records changed."""
+        """Take a complete listing in place of all known.
+
+        Report whether the endpoints or the rejected records changed.
+        """
         records = list(records)
         listed = {key for key, _ in records}
         gone = [(key, None) for key in (self._read.keys() | self._rejected.keys()) - listed]
         return self.apply([*gone, *records], revision)
 
     def apply(self, changes: Iterable[tuple[bytes, bytes | None]], revision: int) -> bool:
-        """Take changes in order, a value of None being a deletion; tell as `replace` does whether anything changed."""
+        """Take changes in order, a value of None being a deletion.
+
+        Report as `replace` does whether anything changed.
+        """
         self._revision = revision
         changed = False
         for key, value in changes:

@@ -75,7 +75,7 @@ class HostNames:
         self._closed = False
 
     def use(self, hosts: Iterable[str]) -> None:
-        """Say which names are in use: others are forgotten, new ones are looked up soon."""
+        """Return which names are in use: others are forgotten, new ones are looked up soon."""
         with self._lock:
             wanted = set(hosts)
             self._found = {host: self._found.get(host, ()) for host in wanted}
@@ -87,15 +87,15 @@ class HostNames:
             self._wake.set()
 
     def sockets(self, host: str, port: int) -> tuple[Socket, ...]:
-        """Give what the name stands for, the preferred address first; nothing while it is unknown."""
+        """Return what the name stands for, the preferred address first; nothing while it is unknown."""
         return tuple(Socket(ip, port) for ip in self._found.get(host, ()))
 
     def fault(self, host: str) -> str | None:
-        """Say why a name could not be looked up the last time."""
+        """Return why a name could not be looked up the last time."""
         return self._faults.get(host)
 
     def is_pending(self, host: str) -> bool:
-        """Tell whether the first answer for a name in use is still to come."""
+        """Return whether the first answer for a name in use is still to come."""
         return not self._found.get(host) and host not in self._faults
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class HostNames:
             self._wake.wait(max(0.0, self._next(refresh_at) - time.monotonic()))
 
     def _begin(self, now: float, *, is_due: bool) -> bool:
-        """Give up the look-ups whose deadline is over and begin those that are due; tell whether one was given up."""
+        """Drop the look-ups whose deadline is over and begin those that are due; report whether one was given up."""
         with self._lock:
             late = [host for host, begun in self._asked.items() if now - begun >= self._look_up_seconds]
             given_up = [self._fail(host) for host in late if host in self._found and not self._faults.get(host)]
@@ -147,7 +147,7 @@ class HostNames:
     def _look_up(self, host: str) -> None:
         try:
             found = self._ask(host)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one name is told, and looked up again
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one name is sent, and looked up again
             found = f"the host name {host!r} cannot be resolved: {error!r}"
         self._note_answer(host, found)
 

@@ -1,4 +1,4 @@
-"""What would make a channel hang instead of fail: looked at before there is one, and told with the remedy."""
+"""What would make a channel hang instead of fail: looked at before there is one, and reported with the remedy."""
 
 import errno
 import os

@@ -68,7 +68,7 @@ NO_PAST = Past()
 
 
 def is_callable(endpoint: Endpoint) -> bool:
-    """Tell whether new calls may go to it; an endpoint that is disabled or has no weight is drained."""
+    """Return whether new calls may go to it; an endpoint that is disabled or has no weight is drained."""
     return endpoint.is_callable
 
 
@@ -141,7 +141,7 @@ _FARTHEST = 2
 
 
 def _distance(endpoint: Endpoint, here: Here) -> int:
-    """Give 0 for the own zone, 1 for the own region, and `_FARTHEST` for the rest; 0 where neither is known."""
+    """Return 0 for the own zone, 1 for the own region, and `_FARTHEST` for the rest; 0 where neither is known."""
     if not (here.zone or here.region):
         return 0
     same_region = not here.region or not endpoint.region or endpoint.region == here.region
@@ -187,7 +187,7 @@ class _Grouping(NamedTuple):
     warm: int = _WARM
 
     def share(self, endpoint: Endpoint) -> int:
-        """Give its weight, reduced while it is new."""
+        """Return its weight, reduced while it is new."""
         weight = self.weight(endpoint)
         if not self.warming:
             return weight
@@ -270,8 +270,8 @@ def _sub_zone(endpoint: Endpoint, grouping: _Grouping) -> str:
 def _text(text: str) -> str:
     """Write what is no Unicode (a lone half of a pair, which JSON can hold) visibly: protobuf takes none.
 
-    What is too long is named by its beginning and its hash, since it only tells localities apart: gRPC drops a message
-    of more than 4 MB, and with it the news of all services that share the stream.
+    What is too long is named by its beginning and its hash, since it only distinguishes localities: gRPC drops a
+    message of more than 4 MB, and with it the news of all services that share the stream.
     """
     written = text.encode(errors="backslashreplace").decode()
     if len(written) <= _LONGEST_TEXT:

@@ -41,7 +41,7 @@ class ServiceName:
 
     @property
     def is_shared(self) -> bool:
-        """Tell whether this names a shared listener instead of a service."""
+        """Return whether this names a shared listener instead of a service."""
         return self.service.startswith(f"{_SHARED}/")
 
 

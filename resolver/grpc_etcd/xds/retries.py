@@ -73,7 +73,7 @@ def apply_retries(routes: Iterable[Route], retries: MethodRetries) -> list[Route
 
 
 def _meetings(route: Route, retries: Sequence[tuple[str, Retry | None]]) -> Iterable[_Meeting]:
-    """Give what the calls of a route and those of each method have in common: the more special of the two."""
+    """Return what the calls of a route and those of each method have in common: the more special of the two."""
     for method, retry in retries:
         is_prefix = not method or method.endswith("/")
         if _holds(route.path, route.is_prefix, method, is_prefix):
@@ -83,7 +83,7 @@ def _meetings(route: Route, retries: Sequence[tuple[str, Retry | None]]) -> Iter
 
 
 def _holds(outer: str, outer_is_prefix: bool, inner: str, inner_is_prefix: bool) -> bool:  # noqa: FBT001 - two pairs
-    """Tell whether each path that the inner one matches is matched by the outer one."""
+    """Return whether each path that the inner one matches is matched by the outer one."""
     return inner.startswith(outer) if outer_is_prefix else inner == outer and not inner_is_prefix
 
 

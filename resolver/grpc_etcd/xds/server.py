@@ -1,8 +1,8 @@
 """The ADS server: one bidirectional stream per client, bytes in and bytes out, and one thread for all of them.
 
 It must be the synchronous `grpc.server`: a second asyncio loop beside an application's own meets grpc/grpc#25364, and
-would be woken by each of its calls. What to say is decided by `Conversation`; this module moves bytes, and tells the
-board who follows what.
+would be woken by each of its calls. What to say is decided by `AdsStream`; this module moves bytes, and reports the
+resource cache who follows what.
 """
 
 import logging
@@ -16,7 +16,7 @@ import grpc
 
 from grpc_etcd.threads import start_thread
 from grpc_etcd.xds import resources, streams
-from grpc_etcd.xds.conversation import Conversation, Refusal, Resources
+from grpc_etcd.xds.ads_stream import AdsStream, Refusal, Resources
 from grpc_etcd.xds.daemons import DaemonExecutor
 from grpc_etcd.xds.names import ServiceName
 from grpc_etcd.xds.wire import MalformedMessageError
@@ -28,30 +28,30 @@ _LARGEST_REQUEST_BYTES = 64 << 20  # a client that follows 10,000 services names
 _STOP_SECONDS = 5.0  # arbitrary: how long a thread may take to end what it is at
 
 
-class Board(Protocol):
-    """Where the resources of services hang, and who is told when they change. Thread-safe."""
+class SharedCache(Protocol):
+    """Where the resources of services hang, and who is notified when they change. Thread-safe."""
 
     def look_up(self, owner: ServiceName) -> Resources:
-        """Give the present resources; those of an unknown service are empty."""
+        """Return the present resources; those of an unknown service are empty."""
 
     def join(self, owner: ServiceName, listener: "Listener") -> None:
-        """Tell `listener` from now on when the service changes."""
+        """Report `listener` from now on when the service changes."""
 
     def leave(self, owner: ServiceName, listener: "Listener") -> None:
         """Undo `join`."""
 
     def refused(self, refusals: Iterable[Refusal]) -> None:
-        """Take note that a client refused what it was told."""
+        """Record that a client refused what it was sent."""
 
 
 class Listener(Protocol):
-    """What is told that something has changed; it asks for the news itself."""
+    """What is sent that something has changed; it asks for the news itself."""
 
     def wake(self, owner: ServiceName | None = None) -> None:
-        """Take note that what is said of a service (None: of any) may have changed. Returns at once."""
+        """Record that what is said of a service (None: of any) may have changed. Returns at once."""
 
     def has_answered(self) -> bool:
-        """Tell whether it has taken, or refused, all that there is to say; any thread may ask."""
+        """Return whether it has taken, or refused, all that there is to say; any thread may ask."""
 
 
 class AdsServer:
@@ -63,14 +63,14 @@ class AdsServer:
     def __init__(
         self,
         address: str,
-        board: Board,
+        resource_cache: SharedCache,
         *,
         threads: bool | None = None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        self._board = board
+        self._resource_cache = resource_cache
         self._on_stop = on_stop
-        self._speaker = _Speaker()
+        self._sender = _Sender()
         try:
             self._server = self._make_server(
                 threads=not streams.can_do_without_threads() if threads is None else threads
@@ -78,7 +78,7 @@ class AdsServer:
             self.port = self._server.add_insecure_port(address)
             streams.start_server(self._server)
         except BaseException:
-            self._speaker.stop()
+            self._sender.stop()
             raise
 
     def _make_server(self, *, threads: bool) -> grpc.Server:
@@ -98,7 +98,7 @@ class AdsServer:
     def stop(self) -> None:
         """End all streams and close the port."""
         self._server.stop(None).wait()
-        self._speaker.stop()
+        self._sender.stop()
         self._on_stop()
 
     def wait(self) -> None:
@@ -107,14 +107,14 @@ class AdsServer:
 
     def _talker(self) -> Callable[..., None]:
         def talk(requests: Any, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            stream = _Stream(self._board, self._speaker)
+            stream = _Stream(self._resource_cache, self._sender)
             stream.begin(streams.BatchedMessages(requests, context, send, stream))
 
         talk.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio reads it
         return talk
 
     def _talk_in_threads(self, requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
-        stream = _Stream(self._board, self._speaker)
+        stream = _Stream(self._resource_cache, self._sender)
         messages = streams.ThreadedMessages(requests, stream)
         stream.begin(messages)
         return messages.sent()
@@ -123,10 +123,10 @@ class AdsServer:
 class _Stream:
     """One client. Everything but `wake`, `on_message`, `on_sent` and `on_end` is called by the speaker."""
 
-    def __init__(self, board: Board, speaker: "_Speaker") -> None:
-        self._board = board
-        self._speaker = speaker
-        self._conversation = Conversation(board.look_up)
+    def __init__(self, resource_cache: SharedCache, sender: "_Sender") -> None:
+        self._resource_cache = resource_cache
+        self._sender = sender
+        self._state = AdsStream(resource_cache.look_up)
         self._inbox: deque[bytes] = deque()
         self._messages: streams.Messages | None = None
         self._ended = False
@@ -140,48 +140,48 @@ class _Stream:
     def begin(self, messages: streams.Messages) -> None:
         self._messages = messages
         messages.read()
-        self._speaker.give(self)  # for an end that came before
+        self._sender.give(self)  # for an end that came before
 
     def wake(self, owner: ServiceName | None = None) -> None:
         self._woken.append(owner)
-        self._speaker.give(self)
+        self._sender.give(self)
 
     def has_answered(self) -> bool:
         if self.is_due or self.is_speaking:
             return False
-        is_told = not (self._is_held_back or self._changed is None or self._changed)
-        return self._ended or (is_told and self._conversation.is_answered)
+        is_reported = not (self._is_held_back or self._changed is None or self._changed)
+        return self._ended or (is_reported and self._state.is_answered)
 
     def on_message(self, message: bytes) -> None:
         self._inbox.append(message)
-        self._speaker.give(self)
+        self._sender.give(self)
 
     def on_sent(self) -> None:
         if self._is_held_back:
-            self._speaker.give(self)
+            self._sender.give(self)
 
     def on_end(self) -> None:
         self._ended = True
-        self._speaker.give(self)
+        self._sender.give(self)
 
-    def speak(self) -> None:
-        """Take what has come in, and answer; what is new before the last answer is out, is told with the next."""
+    def send_all(self) -> None:
+        """Take what has come in, and answer; what is new before the last answer is out, is sent with the next."""
         if self._ended or self._messages is None:
             self._leave()
             return
         while self._inbox:
-            self._conversation.receive(resources.read_request(self._inbox.popleft()))
+            self._state.receive(resources.read_request(self._inbox.popleft()))
             self._messages.read()
-        self._follow(self._conversation.owners)
+        self._follow(self._state.owners)
         self._take_changes()
         self._is_held_back = True  # before the look: what gets out in between wakes us
         if not self._messages.is_sending():
             self._is_held_back = False
             changed, self._changed = self._changed, set()
-            for reply in self._conversation.replies(changed):
+            for reply in self._state.replies(changed):
                 self._messages.write(reply)
-        if refusals := self._conversation.take_refusals():
-            self._board.refused(refusals)
+        if refusals := self._state.take_refusals():
+            self._resource_cache.refused(refusals)
 
     def _take_changes(self) -> None:
         while self._woken:
@@ -207,12 +207,12 @@ class _Stream:
         gone, new = self._joined - owners, owners - self._joined
         self._joined = owners
         for owner in new:
-            self._board.join(owner, self)
+            self._resource_cache.join(owner, self)
         for owner in gone:
-            self._board.leave(owner, self)
+            self._resource_cache.leave(owner, self)
 
 
-class _Speaker:
+class _Sender:
     """The thread that speaks for all streams of a server, one after the other.
 
     It starts ahead of the server: what is given to it comes from gRPC's own thread, which serves nobody any more once
@@ -243,11 +243,11 @@ class _Speaker:
             stream.is_speaking = True  # before it is no longer due: whoever asks finds one or the other
             stream.is_due = False
             try:
-                stream.speak()
+                stream.send_all()
             except (MalformedMessageError, UnicodeDecodeError):
                 self._end(stream)  # whoever this is speaks no xDS
             except Exception:  # noqa: BLE001 - logged; an error of one stream ends that stream
-                _LOG.exception("an xDS stream is ended for an error", extra={"event": "unexpected_error"})
+                _LOG.exception("Closing an xDS stream after an error", extra={"event": "unexpected_error"})
                 self._end(stream)
             finally:
                 stream.is_speaking = False
@@ -256,4 +256,4 @@ class _Speaker:
         try:
             stream.fail()
         except Exception:  # noqa: BLE001 - logged; the thread speaks for the other streams too
-            _LOG.exception("an xDS stream could not be ended in order", extra={"event": "unexpected_error"})
+            _LOG.exception("An xDS stream did not close cleanly", extra={"event": "unexpected_error"})

@@ -1,4 +1,4 @@
-"""All that the channels of one service are told: its clusters, its routes, its policy. Pure.
+"""All that the channels of one service are sent: its clusters, its routes, its policy. Pure.
 
 A cluster is a selection of the service's endpoints: all of them, a group, or one address. Routes send the calls of a
 method to groups or addresses by weight (a canary); a share without a callable endpoint is left out, and a route without
@@ -43,7 +43,7 @@ class Part(NamedTuple):
     selected: str = ""
 
     def holds(self, dialable: Dialable) -> bool:
-        """Tell whether an endpoint is of this part."""
+        """Return whether an endpoint is of this part."""
         if self.selection is Selection.GROUP:
             return dialable.endpoint.group == self.selected
         return self.selection is Selection.ALL or dialable.endpoint.address == self.selected
@@ -51,7 +51,7 @@ class Part(NamedTuple):
 
 ALL = Part(Selection.ALL)
 _MOST_WEIGHT = 2**32 - 1  # of all clusters of a route together; gRPC refuses the listener for more
-_LONGEST_SELECTED = 500  # characters of a group's or an address's name; arbitrary, as it stands in each message
+_LONGEST_SELECTED = 500  # characters of a group's or an address's name; arbitrary, as it is in each message
 _LONGEST_METHOD = 8192  # gRPC refuses the headers of a call with a longer path
 _Shares = tuple[tuple[Part, int], ...]
 
@@ -72,7 +72,7 @@ class ServiceResources:
 
     @property
     def size(self) -> int:
-        """Count the endpoints that are told."""
+        """Count the endpoints that are sent."""
         chosen = self.clusters.get(ALL, ()) if self.clusters else ()
         return sum(len(locality.targets) for locality in chosen)
 
@@ -99,14 +99,14 @@ class ServiceResources:
         return resources.virtual_host(domain, self._routes(name), self.policy)
 
     def plain(self) -> "ServiceResources":
-        """Give the same endpoints without a wish, for a gRPC that refuses what is wished."""
+        """Return the same endpoints without a wish, for a gRPC that refuses what is wished."""
         everyone = {ALL: self.clusters.get(ALL, ())} if self.clusters is not None else None
         return ServiceResources(clusters=everyone, reason=self.reason, in_words=self.in_words)
 
     def _localities(self, name: ResourceName) -> tuple[Locality, ...]:
-        """Give a cluster's endpoints; those of all to one that no route leads to any more.
+        """Return a cluster's endpoints; those of all to one that no route leads to any more.
 
-        Calls may be on their way to it that were given it a moment before gRPC heard of the other routes.
+        Calls may be on their way to it that were given it a moment before gRPC learned of the other routes.
         """
         clusters = self.clusters or {}
         return clusters.get(Part(name.selection, name.selected), clusters.get(ALL, ()))
@@ -143,7 +143,7 @@ class SharedResources:
         return None
 
     def plain(self) -> "SharedResources":
-        """Give itself: what is at fault in it is a member's."""
+        """Return itself: what is at fault in it is a member's."""
         return self
 
 
@@ -171,12 +171,12 @@ def _shares(route: MethodRoute, callables: Sequence[Dialable]) -> _Shares:
 
 
 def _can_be_named(selected: str) -> bool:
-    """Tell whether a resource's name can hold it: JSON can hold lone halves of pairs, which are no Unicode."""
+    """Return whether a resource's name can hold it: JSON can hold lone halves of pairs, which are no Unicode."""
     return len(selected) <= _LONGEST_SELECTED and not any("\ud800" <= character <= "\udfff" for character in selected)
 
 
 def _can_match(method: str) -> bool:
-    """Tell whether calls can have such a path; gRPC refuses some of those that cannot."""
+    """Return whether calls can have such a path; gRPC refuses some of those that cannot."""
     is_path = method.startswith("/") and method.isascii() and method.isprintable()
     return method in ("", "*") or (is_path and len(method) <= _LONGEST_METHOD)
 

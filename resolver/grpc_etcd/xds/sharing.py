@@ -24,7 +24,7 @@ _DOMAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def can_share(service: str) -> bool:
-    """Tell whether the name can be the domain of a virtual host as it is."""
+    """Return whether the name can be the domain of a virtual host as it is."""
     return _DOMAIN.fullmatch(service) is not None
 
 
@@ -73,7 +73,7 @@ class SharedListeners:
         return self._channels[owner] + self._apart[owner]
 
     def descriptors(self) -> int:
-        """Say how many descriptors the channels need at least: one for each service, and two for each listener."""
+        """Return how many descriptors the channels need at least: one for each service, and two for each listener."""
         shared = sum(map(len, self._listeners.values()))
         return len(self._channels) + 3 * len(self._apart) + 2 * shared
 
@@ -83,14 +83,14 @@ class SharedListeners:
         return place.name if place else None
 
     def members(self, listener: ServiceName) -> tuple[ServiceName, ...]:
-        """Give the services of a listener, in the order of its virtual hosts."""
+        """Return the services of a listener, in the order of its virtual hosts."""
         for each in self._listeners.get(listener.registry, ()):
             if each.name == listener:
                 return tuple(each.members.values())
         return ()
 
     def forget(self, owner: ServiceName) -> bool:
-        """Free the place of a service without a channel; tell whether there was one."""
+        """Free the place of a service without a channel; report whether there was one."""
         if owner in self._channels or owner not in self._places:
             return False
         del self._places.pop(owner).members[owner.service.lower()]

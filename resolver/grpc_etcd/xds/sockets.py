@@ -23,8 +23,8 @@ _SETTLED_SECONDS = 60.0  # a younger folder may be one whose owner has not locke
 class SocketFolder:
     """A folder for a socket, locked for as long as this process or a fork of it lives.
 
-    A process that is killed leaves its folder behind. The lock tells the next process which folders those are; it also
-    keeps systemd-tmpfiles away, which passes locked folders over.
+    A process that is killed leaves its folder behind. The lock reports the next process which folders those are; it
+    also keeps systemd-tmpfiles away, which passes locked folders over.
     """
 
     def __init__(self, path: Path) -> None:

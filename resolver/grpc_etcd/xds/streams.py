@@ -30,7 +30,7 @@ _NO_FLAGS = 0
 
 
 def can_do_without_threads() -> bool:
-    """Tell whether this grpc has what is needed."""
+    """Return whether this grpc has what is needed."""
     is_there = all(hasattr(_server, name) for name in _NAMES)
     return is_there and hasattr(cygrpc, "ReceiveMessageOperation") and hasattr(cygrpc, "SendMessageOperation")
 
@@ -60,10 +60,10 @@ class Talker(Protocol):
         """Take a request."""
 
     def on_sent(self) -> None:
-        """Take note that all that was written is out."""
+        """Record that all that was written is out."""
 
     def on_end(self) -> None:
-        """Take note that nothing more will come; may be called twice."""
+        """Record that nothing more will come; may be called twice."""
 
 
 class Messages(Protocol):
@@ -76,7 +76,7 @@ class Messages(Protocol):
         """Send a message, once those before it are out."""
 
     def is_sending(self) -> bool:
-        """Tell whether something that was written is not out yet: the client is slow, or does not read."""
+        """Return whether something that was written is not out yet: the client is slow, or does not read."""
 
     def finish(self) -> None:
         """End the stream from this side."""
@@ -111,7 +111,7 @@ class BatchedMessages:
             self._write_next()
 
     def is_sending(self) -> bool:
-        """Tell whether something that was written is not out yet."""
+        """Return whether something that was written is not out yet."""
         with self._state.condition:
             return self._is_writing or bool(self._outbox)
 
@@ -174,7 +174,7 @@ class ThreadedMessages:
         self._outbox.put(message)
 
     def is_sending(self) -> bool:
-        """Tell whether something that was written is not taken yet."""
+        """Return whether something that was written is not taken yet."""
         return not self._outbox.empty()
 
     def finish(self) -> None:
@@ -182,7 +182,7 @@ class ThreadedMessages:
         self._outbox.put(None)
 
     def sent(self) -> Iterator[bytes]:
-        """Give the messages to send, until the stream is over."""
+        """Return the messages to send, until the stream is over."""
         while True:
             if self._outbox.empty():
                 self._talker.on_sent()

@@ -26,7 +26,7 @@ class Warming:
         self._has_begun = self._has_begun or bool(self._since)
 
     def shares(self, wish: SlowStart | None, now: float) -> dict[str, float]:
-        """Give the share of each address that has not its whole weight; above 0 and below 1."""
+        """Return the share of each address that has not its whole weight; above 0 and below 1."""
         if wish is None:
             return {}
         steps = {address: self._step(wish, since, now) for address, since in self._since.items()}
@@ -37,7 +37,7 @@ class Warming:
         return {address: least + (1 - least) * step / _STEPS for address, step in warming.items()} if least < 1 else {}
 
     def due(self, wish: SlowStart | None, now: float) -> float:
-        """Give when the shares change next; infinity: never."""
+        """Return when the shares change next; infinity: never."""
         if wish is None:
             return math.inf
         length = wish.window_seconds / _STEPS

@@ -44,7 +44,7 @@ def text(field: int, value: str) -> bytes:
 
 
 def uint32_value(field: int, number: int) -> bytes:
-    """Write a google.protobuf.UInt32Value, which unlike an integer tells zero from absent."""
+    """Write a google.protobuf.UInt32Value, which unlike an integer distinguishes zero from absent."""
     return message(field, integer(1, number))
 
 

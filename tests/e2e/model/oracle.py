@@ -33,7 +33,7 @@ def is_in_scope(pod: Object) -> bool:
     return SCOPE_LABEL in pod["metadata"].get("labels", {}) and "deletionTimestamp" not in pod["metadata"]
 
 
-def is_told_vacant(service: Object) -> bool:
+def is_reported_vacant(service: Object) -> bool:
     """Say whether its owner is told that its selector matches nothing."""
     conditions = service.get("status", {}).get("conditions", ())
     return any((each["status"], each["reason"]) == ("False", "NoPods") for each in conditions)
@@ -104,7 +104,7 @@ def statuses(services: Iterable[Object], pods: Sequence[Object]) -> dict[str, An
         told = (condition(service, "Accepted"), condition(service, "Programmed"))
         if without:
             told = (told[0], "True" if reason_of(service, "Programmed") == "KeyTaken" else "not KeyTaken")
-        if is_told_vacant(service) and not any(is_in_scope(pod) and selects(service, pod) for pod in pods):
+        if is_reported_vacant(service) and not any(is_in_scope(pod) and selects(service, pod) for pod in pods):
             told = ("True", "True")  # after half a minute without a Pod; before that it is as it was
         counts = status.get("endpoints", {})
         if told != ("True", "True") or counts.get("registered") != wanted or counts.get("ready") != serving:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import urllib3
 
-from grpc_etcd.etcd import Changed, Deleted, Etcd, EtcdError, Listed, Put
+from grpc_etcd.etcd import Deleted, Etcd, EtcdError, Put, WatchEvents, WatchSnapshot
 from testbed.apiserver import ApiServer
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
@@ -33,7 +33,7 @@ class Guardian:
 
     def __init__(self, world: World, guarded: set[bytes]) -> None:
         self.wrong: list[str] = []
-        self._world, self._guarded = world, guarded
+        self._cluster_cache, self._guarded = world, guarded
         self._evil = world.evil_address.encode()
         self._etcd = Etcd(world.etcd.endpoints, user="root", password="root")  # noqa: S106 (a test's)
         self._watch = self._etcd.list_watch(b"/jupiter/")
@@ -45,13 +45,13 @@ class Guardian:
             gone: set[bytes] = set()
             put: set[bytes] = set()
             match news:
-                case Listed(records=records):
+                case WatchSnapshot(records=records):
                     put = {record.key for record in records}
                     gone = self._guarded - put
-                case Changed(events=events):
+                case WatchEvents(events=events):
                     gone = self._guarded & {event.key for event in events if isinstance(event, Deleted)}
                     put = {event.key for event in events if isinstance(event, Put)}
-            if not self._world.is_excused:
+            if not self._cluster_cache.is_excused:
                 self.wrong += [f"{key.decode()} is missing at {news}" for key in gone]
             self.wrong += [f"{key.decode()} was put" for key in put if self._is_stolen(key)]
 

@@ -56,7 +56,7 @@ def etcd_client(etcd: EtcdServer) -> Iterator[Etcd]:
 
 
 def write(etcd: Etcd, record: dict[str, Any]) -> bytes:
-    """Put an endpoint, a record that is none, an owner and a synced mark; return the endpoint's key."""
+    """Put an endpoint, a record that is none, an owner and a synced key; return the endpoint's key."""
     for prefix in (b"/jupiter/", b"/grpc-etcd/"):
         etcd.delete_prefix(prefix)
     layout = make_layout("jupiter")

@@ -96,7 +96,7 @@ def test_callbacks_hear_of_changes_whatever_one_of_them_raises(world: World, fau
     world.put("10.0.0.1:1")
     assert [each.address for each in heard.get(timeout=DEADLINE).endpoints] == ["10.0.0.1:1"]
     subscription.close()
-    with registry.on_change(SERVICE, heard.put):  # the first one has ended: only this one hears
+    with registry.on_change(SERVICE, heard.put):  # the first one has ended: only this one receives
         assert len(heard.get(timeout=DEADLINE).endpoints) == 1
     broken.close()
     with pytest.raises(TypeError, match="cannot be called"):
@@ -132,7 +132,7 @@ def test_who_has_waited_for_an_endpoint_can_call_it(world: World) -> None:
 
 
 async def test_who_has_waited_can_call_over_a_channel_that_has_just_failed(world: World) -> None:
-    """A channel in use is told of the set by a stream, and goes by the one before until it has heard that."""
+    """A channel in use is told of the set by a stream, and goes by the one before until it has received that."""
     server = world.greeter()
     registry = world.registry()
     async with registry.aio.insecure_channel(SERVICE) as channel:
@@ -160,7 +160,7 @@ async def fail(hello: Any) -> None:
 async def test_nothing_is_there_before_channels_are_told_of_it(world: World) -> None:
     registry = world.registry()
     followed = registry.follow(SERVICE)
-    await until(lambda: followed.told.view.snapshot)
+    await until(lambda: followed.sent.view.snapshot)
     followed.not_before = math.inf
     world.put("10.0.0.1:1")
     await until(lambda: registry.endpoints(SERVICE).endpoints)

@@ -21,7 +21,7 @@ def test_calls_are_spread_over_the_registered_servers(world: World) -> None:
     channel = world.channel(world.registry())
     assert isinstance(channel, grpc.Channel)
     follows(channel, servers)
-    # Where connections have just changed a picker begins anew, and one server is a call ahead.
+    # Where connections have just changed a picker begins again, and one server is a call ahead.
     wait_until(lambda: set(answers(channel, 90).values()) == {30}, "the same number of calls to each")
 
 

@@ -67,7 +67,7 @@ def test_a_reconnect_after_the_operator_has_gone_never_empties_a_set(own_etcd_wo
         world.delete("10.0.0.2:1")
         proxy.heal()
         for client in clients:
-            wait_until(lambda client=client: client.source == "kept", "the last good set")
+            wait_until(lambda client=client: client.source == "stale", "the last good set")
         assert not [client.seen for client in clients if not all(client.seen)]
 
 
@@ -159,15 +159,13 @@ def test_a_store_that_lost_its_data_and_has_overtaken_them_takes_nothing_away(ow
             for number in range(200):
                 etcd.put(b"/other", str(number).encode())
             proxy.heal()
-            wait_until(lambda: registry.stats()[SERVICE].source == "kept", "the other history to be noticed", 90)
+            wait_until(lambda: registry.stats()[SERVICE].source == "stale", "the other history to be noticed", 90)
             assert set(answers(channel)) == {server.address for server in servers}
             etcd.put(MARK, b"")
             for server in servers[:1]:
                 record = world.record(server.address)
                 etcd.put(record.key, record.value)
-            follows(
-                channel, servers
-            )  # no mark of an operator was ever seen before: this one vouches for the set as it is
+            follows(channel, servers)  # no mark of an operator was ever seen before: this one confirms the set as it is
 
 
 def test_rights_that_are_granted_later_are_used(own_etcd_world: World) -> None:

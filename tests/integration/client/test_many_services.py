@@ -9,8 +9,8 @@ import pytest
 
 from grpc_etcd.client.ads import serve
 from grpc_etcd.testing import MemoryRegistry
-from grpc_etcd.xds.board import ServiceBoard
 from grpc_etcd.xds.bootstrap import merge_bootstrap
+from grpc_etcd.xds.resource_cache import ResourceCache
 from grpc_etcd.xds.server import AdsServer
 from testbed.conditions import wait_until
 from testbed.greeter import say_hello
@@ -137,9 +137,9 @@ def test_gevent_without_its_call_to_grpc_is_refused(etcd_world: World) -> None:
 def test_a_server_of_either_kind_serves_the_same(memory: World, registry: MemoryRegistry, threads: bool) -> None:  # noqa: FBT001 - drawn
     first, second = memory.greeter(), memory.greeter()
     registry.set_endpoints("greeter", first.address)
-    board = ServiceBoard()
-    server = AdsServer("127.0.0.1:0", board, threads=threads)
-    registry.serve_on("default", board)
+    resource_cache = ResourceCache()
+    server = AdsServer("127.0.0.1:0", resource_cache, threads=threads)
+    registry.serve_on("default", resource_cache)
     bootstrap = merge_bootstrap(None, f"127.0.0.1:{server.port}", "test")
     options = [
         ("grpc.enable_http_proxy", 0),
@@ -180,8 +180,8 @@ def test_a_server_under_the_name_of_its_registry(world: World) -> None:
     registry = world.registry(name="mine-beside")
     channel = world.channel(registry)
     follows(channel, [server])
-    board = ServiceBoard()
-    registry.serve_on("mine-beside", board)
+    resource_cache = ResourceCache()
+    registry.serve_on("mine-beside", resource_cache)
     (other,) = world.serve(1)
     follows(channel, [server, other])
 

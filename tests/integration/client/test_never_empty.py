@@ -58,12 +58,12 @@ def test_keys_that_expire_after_the_mark_has_gone_are_kept(world: World, caplog:
     world.delete(servers[0].address)
     follows(channel, servers[1:])
     world.etcd.revoke(provider_lease)
-    wait_until(lambda: source(registry) == "kept", "the last good set")
+    wait_until(lambda: source(registry) == "stale", "the last good set")
     follows(channel, servers)
     assert "c1" in registry.stats()[SERVICE].reason
-    assert len([line for line in caplog.messages if "the last good set is kept" in line]) == 1
+    assert len([line for line in caplog.messages if "the last known endpoints stay in use" in line]) == 1
     world.etcd.put(MARK, b"")
-    wait_until(lambda: is_empty(registry), "the empty set, once the operator vouches for it")
+    wait_until(lambda: is_empty(registry), "the empty set, once the operator confirms it")
 
 
 def test_the_set_outlives_an_outage_of_etcd(own_world: World) -> None:
@@ -92,7 +92,7 @@ def test_an_etcd_that_comes_back_empty_takes_nothing_away(own_world: World) -> N
     channel = world.channel(registry)
     follows(channel, servers)
     world.store.restart(fresh=True)
-    wait_until(lambda: source(registry) == "kept", "the last good set", 90)
+    wait_until(lambda: source(registry) == "stale", "the last good set", 90)
     assert set(answers(channel)) == {server.address for server in servers}
     world.put(servers[0].address)
     wait_until(lambda: "1 endpoints are kept" in registry.stats()[SERVICE].reason, "the first one to be confirmed")
@@ -146,7 +146,7 @@ def test_a_service_is_unknown_not_empty_while_etcd_is_away(own_world: World) -> 
     world = own_world
     world.store.kill()
     registry = world.registry()
-    with pytest.raises(TimeoutError, match="cannot be followed"):
+    with pytest.raises(TimeoutError, match="cannot be watched"):
         registry.endpoints(SERVICE, 5)
     assert source(registry) == "unknown"
 
@@ -186,7 +186,7 @@ def test_the_cache_believes_an_empty_registry_no_more_than_memory_does(own_world
     world.etcd.transaction([], [ops.delete(MARK), ops.delete(world.record(server.address).key)])
     second = world.registry(cache_dir=tmp_path)
     assert set(answers(world.channel(second))) == {server.address}
-    wait_until(lambda: source(second) == "kept", "the set that was cached")
+    wait_until(lambda: source(second) == "stale", "the set that was cached")
 
 
 def test_a_process_that_is_closed_at_once_has_written_its_cache(own_world: World, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_readiness_asks_for_a_callable_endpoint_of_every_service_with_a_channel(
     world.store.kill()
     wait_until(lambda: registry.stats()[SERVICE].error, "the loss to be noticed")
     assert registry.ready()
-    assert "the last set" in registry.stats()[SERVICE].reason
+    assert "the last known endpoints" in registry.stats()[SERVICE].reason
 
 
 def test_a_name_that_is_nearly_right_is_named(world: World) -> None:

@@ -199,7 +199,7 @@ def test_a_channel_at_rest_finds_its_way_after_temporary_folders_were_cleaned_up
     program = """
     import shutil, tempfile, pathlib
     from grpc_etcd.xds.names import ServiceName
-    from grpc_etcd.xds.plane import this_process
+    from grpc_etcd.xds.control_plane import this_process
     from testbed.conditions import wait_until
     channel = registry.insecure_channel("greeter", [("grpc.client_idle_timeout_ms", 1000)])
     call(channel)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Balancing, LoadBalancing, LocalityPreference, Policy, Retry, ZonePreference
+from grpc_etcd.xds.control_plane import this_process
 from grpc_etcd.xds.hosts import read_socket
 from grpc_etcd.xds.localities import Dialable, Here
 from grpc_etcd.xds.names import ResourceName, ServiceName
-from grpc_etcd.xds.plane import this_process
 from grpc_etcd.xds.resources import Socket
 from grpc_etcd.xds.service import ALL, MethodRoute, ServiceResources, make_service_resources
 from testbed.conditions import wait_until
@@ -30,10 +30,10 @@ class Told:
     """A registry whose resources a test makes by hand."""
 
     def __init__(self) -> None:
-        self.board = this_process().plane.board
+        self.resource_cache = this_process().control_plane.resource_cache
         self.refusals: dict[str, str] = {}
         self.channels: list[grpc.Channel] = []
-        self.board.add(NAME, self)
+        self.resource_cache.add(NAME, self)
 
     def follow(self, service: str) -> object: ...
 
@@ -41,21 +41,21 @@ class Told:
         self.refusals[service] = reason
 
     def publish(self, service: str, resources: ServiceResources) -> None:
-        self.board.publish(ServiceName(NAME, service), resources)
+        self.resource_cache.publish(ServiceName(NAME, service), resources)
 
     def channel(self, service: str) -> grpc.Channel:
-        lead = this_process().plane.lead(ServiceName(NAME, service), ())
+        lead = this_process().control_plane.lead(ServiceName(NAME, service), ())
         self.channels.append(grpc.insecure_channel(lead.target, lead.options))
         return self.channels[-1]
 
     def close(self) -> None:
         for channel in self.channels:
             channel.close()
-        self.board.remove(NAME)
+        self.resource_cache.remove(NAME)
 
 
 @pytest.fixture
-def told() -> Iterator[Told]:
+def sent() -> Iterator[Told]:
     made = Told()
     yield made
     made.close()
@@ -95,26 +95,26 @@ class Unwritable(ServiceResources):
 
 
 @pytest.mark.parametrize("kind", ["refused", "unwritable"])
-def test_a_bad_service_takes_no_other_with_it(told: Told, server: GreeterServer, kind: str) -> None:
-    told.publish("good", sound(server))
-    good = say_hello(told.channel("good"))
+def test_a_bad_service_takes_no_other_with_it(sent: Told, server: GreeterServer, kind: str) -> None:
+    sent.publish("good", sound(server))
+    good = say_hello(sent.channel("good"))
     assert good("x", timeout=30) == server.address
     found: ServiceResources = sound(server)
-    told.publish("bad", heavy(found) if kind == "refused" else Unwritable(clusters=found.clusters))
-    bad = say_hello(told.channel("bad"))
+    sent.publish("bad", heavy(found) if kind == "refused" else Unwritable(clusters=found.clusters))
+    bad = say_hello(sent.channel("bad"))
     assert bad("x", timeout=30, wait_for_ready=True) == server.address
-    wait_until(lambda: "bad" in told.refusals, "the refusal")
-    told.publish("later", sound(server))
-    assert say_hello(told.channel("later"))("x", timeout=30) == server.address
+    wait_until(lambda: "bad" in sent.refusals, "the refusal")
+    sent.publish("later", sound(server))
+    assert say_hello(sent.channel("later"))("x", timeout=30) == server.address
     assert good("x", timeout=30) == server.address
-    assert set(told.refusals) == {"bad"}
+    assert set(sent.refusals) == {"bad"}
 
 
-def test_a_service_that_is_mended_is_told_as_it_is(told: Told, server: GreeterServer) -> None:
-    told.publish("mended", heavy(sound(server)))
-    call = say_hello(told.channel("mended"))
+def test_a_service_that_is_mended_is_told_as_it_is(sent: Told, server: GreeterServer) -> None:
+    sent.publish("mended", heavy(sound(server)))
+    call = say_hello(sent.channel("mended"))
     wait_until(lambda: not is_unavailable(call), "a call without the wish that was refused")
-    told.publish("mended", ServiceResources(clusters={}))
+    sent.publish("mended", ServiceResources(clusters={}))
     wait_until(lambda: is_unavailable(call), "the set that came after")
 
 
@@ -135,17 +135,17 @@ ROUTES = st.builds(MethodRoute, METHODS, st.dictionaries(WORDS, WEIGHTS, max_siz
 @settings(max_examples=examples(40), suppress_health_check=TOLERATED)
 @given(st.lists(ROUTES, max_size=4), WORDS, st.dictionaries(st.sampled_from(["zone", "region"]), WORDS))
 def test_a_route_is_never_the_reason_for_a_failed_call(
-    told: Told, server: GreeterServer, routes: list[MethodRoute], group: str, place: Mapping[str, str]
+    sent: Told, server: GreeterServer, routes: list[MethodRoute], group: str, place: Mapping[str, str]
 ) -> None:
-    told.refusals.clear()
+    sent.refusals.clear()
     grouped = [MethodRoute(METHOD, {group: 1}), *routes]
-    told.publish(
+    sent.publish(
         "fuzzed", sound(server, *grouped, group=group, zone=place.get("zone", ""), region=place.get("region", ""))
     )
-    with_call = say_hello(told.channel("fuzzed"))
+    with_call = say_hello(sent.channel("fuzzed"))
     assert with_call("x", timeout=30, wait_for_ready=True) == server.address
-    told.channels.pop().close()
-    assert told.refusals == {}
+    sent.channels.pop().close()
+    assert sent.refusals == {}
 
 
 ADDRESSES = st.sampled_from(
@@ -173,34 +173,34 @@ POLICIES = st.builds(
 @settings(max_examples=examples(40), suppress_health_check=TOLERATED)
 @given(st.lists(ENDPOINTS, max_size=6), POLICIES, st.sampled_from(["", "a", "\ud800"]))
 def test_no_set_of_endpoints_is_refused(
-    told: Told, server: GreeterServer, endpoints: list[Endpoint], policy: Policy, zone: str
+    sent: Told, server: GreeterServer, endpoints: list[Endpoint], policy: Policy, zone: str
 ) -> None:
-    told.refusals.clear()
+    sent.refusals.clear()
     sockets = ((each, read_socket(each.address)) for each in endpoints)
     others = [Dialable(each, (socket,)) for each, socket in sockets if isinstance(socket, Socket)]
     found = make_service_resources([dialable(server), *others], policy, (), Here(zone, "r", "c"))
-    channel = told.channel("sets")
-    told.publish("sets", found)
+    channel = sent.channel("sets")
+    sent.publish("sets", found)
     waiting = channel.unary_unary(METHOD, encode_text, decode_text).future("x", timeout=0.3, wait_for_ready=True)
     waiting.exception()
-    told.publish("sets", make_service_resources([dialable(server)], policy, (), Here(zone, "r", "c")))
+    sent.publish("sets", make_service_resources([dialable(server)], policy, (), Here(zone, "r", "c")))
     assert say_hello(channel)("x", timeout=30, wait_for_ready=True) == server.address
-    told.channels.pop().close()
-    assert told.refusals == {}
+    sent.channels.pop().close()
+    assert sent.refusals == {}
 
 
-def test_a_group_whose_name_holds_a_slash_is_reached(told: Told, server: GreeterServer) -> None:
-    told.publish("slash", sound(server, MethodRoute(METHOD, {"a/b~1%2F": 1}), group="a/b~1%2F"))
-    call = say_hello(told.channel("slash"))
+def test_a_group_whose_name_holds_a_slash_is_reached(sent: Told, server: GreeterServer) -> None:
+    sent.publish("slash", sound(server, MethodRoute(METHOD, {"a/b~1%2F": 1}), group="a/b~1%2F"))
+    call = say_hello(sent.channel("slash"))
     assert call("x", timeout=30) == server.address
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["shared", "own target"])
-def test_the_details_of_a_failed_call_name_the_reason(told: Told, own: bool) -> None:  # noqa: FBT001 - drawn
+def test_the_details_of_a_failed_call_name_the_reason(sent: Told, own: bool) -> None:  # noqa: FBT001 - drawn
     reason = 'nothing is registered under /jupiter/userz/ in etcd:2379 (did you mean "users"?)'
-    told.publish("userz", ServiceResources(clusters=MappingProxyType({}), reason=reason))
+    sent.publish("userz", ServiceResources(clusters=MappingProxyType({}), reason=reason))
     options = [("grpc.default_authority", "x")] if own else []
-    lead = this_process().plane.lead(ServiceName(NAME, "userz"), options)
+    lead = this_process().control_plane.lead(ServiceName(NAME, "userz"), options)
     with grpc.insecure_channel(lead.target, lead.options) as channel, pytest.raises(grpc.RpcError) as failure:
         say_hello(channel)("x", timeout=30)
     assert failure.value.code() is grpc.StatusCode.UNAVAILABLE

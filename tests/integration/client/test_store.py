@@ -6,18 +6,18 @@ from collections.abc import Iterator
 import pytest
 
 from grpc_etcd.etcd import (
-    Changed,
     Compare,
     Deleted,
+    Disconnected,
     Etcd,
     LeaseNotFound,
-    Listed,
     Listing,
-    Lost,
-    News,
     Op,
     Put,
     Revision,
+    WatchEvents,
+    WatchSnapshot,
+    WatchUpdate,
     compare,
     ops,
 )
@@ -111,26 +111,28 @@ def test_leases(store: Etcd | MemoryEtcd) -> None:
 
 
 @pytest.fixture
-def watch(store: Etcd | MemoryEtcd) -> Iterator[Iterator[News]]:
+def watch(store: Etcd | MemoryEtcd) -> Iterator[Iterator[WatchUpdate]]:
     store.put(KEY, b"1")
     watch = store.list_watch(b"/jupiter/", b"/jupiter/a", b"/other/")
     yield iter(watch)
     watch.close()
 
 
-def test_a_list_watch_lists_and_then_tells_each_event_once(store: Etcd | MemoryEtcd, watch: Iterator[News]) -> None:
+def test_a_list_watch_lists_and_then_tells_each_event_once(
+    store: Etcd | MemoryEtcd, watch: Iterator[WatchUpdate]
+) -> None:
     listed = next(watch)
-    assert isinstance(listed, Listed)
+    assert isinstance(listed, WatchSnapshot)
     assert [(record.key, record.value) for record in listed.records] == [(KEY, b"1")]
     store.put(b"/elsewhere", b"")
     store.transaction([], [ops.put(KEY, b"2"), ops.delete(b"/other/absent"), ops.put(b"/jupiter/b", b"")])
     changed = next(watch)
-    assert isinstance(changed, Changed)
+    assert isinstance(changed, WatchEvents)
     assert [(type(event), event.key) for event in changed.events] == [(Put, KEY), (Put, b"/jupiter/b")]
     assert {event.revision for event in changed.events} == {changed.revision}
     store.delete(KEY)
     gone = next(watch)
-    assert isinstance(gone, Changed)
+    assert isinstance(gone, WatchEvents)
     assert gone.events == (Deleted(KEY, Revision(changed.revision + 1)),)
 
 
@@ -149,8 +151,8 @@ def test_a_list_watch_is_ended_by_another_thread_while_it_waits(store: Etcd | Me
 def test_a_stopped_store_answers_nobody_and_tells_who_watches() -> None:
     store = MemoryEtcd()
     watch = iter(store.list_watch(b"/jupiter/"))
-    assert isinstance(next(watch), Listed)
+    assert isinstance(next(watch), WatchSnapshot)
     store.stop()
-    assert isinstance(next(watch), Lost)
+    assert isinstance(next(watch), Disconnected)
     store.start(fresh=True)
-    assert next(watch) == Listed((), Revision(1))
+    assert next(watch) == WatchSnapshot((), Revision(1))

@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 import pytest
 
 from grpc_etcd.etcd import (
-    Changed,
     DeadlineExceeded,
     Deleted,
+    Disconnected,
     Etcd,
     LeaseId,
-    Listed,
-    Lost,
-    News,
     Progress,
     State,
     Unavailable,
+    WatchEvents,
     WatchHub,
+    WatchSnapshot,
+    WatchUpdate,
     aio,
 )
 from grpc_etcd.etcd.aio.hub import WatchHub as AioWatchHub
@@ -31,7 +31,7 @@ from grpc_etcd.etcd.aio.streams import KeepAlive
 from testbed.conditions import Condition, wait_until
 
 WAIT_SECONDS = 60.0
-N = TypeVar("N", Listed, Changed, Lost, Progress)
+N = TypeVar("N", WatchSnapshot, WatchEvents, Disconnected, Progress)
 T = TypeVar("T")
 
 
@@ -40,7 +40,7 @@ class Follower:
 
     def __init__(self, watch: Any) -> None:
         self.watch = watch
-        self.news: list[News] = []
+        self.news: list[WatchUpdate] = []
 
     @property
     def state(self) -> State:
@@ -49,7 +49,7 @@ class Follower:
 
     def events(self) -> list[tuple[bytes, bytes | None, int]]:
         """Every event so far: key, value (None: deleted), revision."""
-        changed = [each for each in tuple(self.news) if isinstance(each, Changed)]
+        changed = [each for each in tuple(self.news) if isinstance(each, WatchEvents)]
         return [
             (event.key, None if isinstance(event, Deleted) else event.record.value, event.revision)
             for change in changed
@@ -63,9 +63,9 @@ class Follower:
         """What a consumer that obeys the news holds now."""
         held: dict[bytes, bytes] = {}
         for each in tuple(self.news):
-            if isinstance(each, Listed):
+            if isinstance(each, WatchSnapshot):
                 held = {record.key: record.value for record in each.records}
-            elif isinstance(each, Changed):
+            elif isinstance(each, WatchEvents):
                 for event in each.events:
                     if isinstance(event, Deleted):
                         held.pop(event.key, None)
@@ -81,14 +81,16 @@ class Follower:
             raise
 
     def wait_listed(self, times: int = 1) -> None:
-        self.wait(lambda: len(self.of(Listed)) >= times, f"{times} listings")
+        self.wait(lambda: len(self.of(WatchSnapshot)) >= times, f"{times} listings")
 
     def wait_events(self, count: int) -> None:
         self.wait(lambda: len(self.events()) >= count, f"{count} events")
 
-    def wait_lost(self, kind: type[Exception] = Exception, seconds: float = WAIT_SECONDS) -> Lost:
-        self.wait(lambda: [lost for lost in self.of(Lost) if isinstance(lost.error, kind)], f"Lost {kind}", seconds)
-        return next(lost for lost in self.of(Lost) if isinstance(lost.error, kind))
+    def wait_lost(self, kind: type[Exception] = Exception, seconds: float = WAIT_SECONDS) -> Disconnected:
+        self.wait(
+            lambda: [lost for lost in self.of(Disconnected) if isinstance(lost.error, kind)], f"Lost {kind}", seconds
+        )
+        return next(lost for lost in self.of(Disconnected) if isinstance(lost.error, kind))
 
     def wait_connected(self, seconds: float = WAIT_SECONDS) -> None:
         self.wait(lambda: self.state.connected, "connected", seconds)
@@ -104,8 +106,8 @@ class Hub:
     def state(self) -> State:
         return self.hub.state
 
-    def follow(self, prefix: bytes, on_news: Callable[[News], None] | None = None) -> Follower:
-        return self._follow(lambda note: self.hub.follow(prefix, note), on_news)
+    def follow(self, prefix: bytes, on_update: Callable[[WatchUpdate], None] | None = None) -> Follower:
+        return self._follow(lambda note: self.hub.follow(prefix, note), on_update)
 
     def follow_key(self, key: bytes) -> Follower:
         return self._follow(lambda note: self.hub.follow_key(key, note), None)
@@ -116,13 +118,13 @@ class Hub:
     def await_revision(self, follower: Follower, revision: int) -> None:
         self._run(lambda: follower.watch.await_revision(revision))
 
-    def _follow(self, subscribe: Callable[[Any], Any], on_news: Callable[[News], None] | None) -> Follower:
+    def _follow(self, subscribe: Callable[[Any], Any], on_update: Callable[[WatchUpdate], None] | None) -> Follower:
         follower = Follower(None)
 
-        def note(news: News) -> None:
+        def note(news: WatchUpdate) -> None:
             follower.news.append(news)
-            if on_news:
-                on_news(news)
+            if on_update:
+                on_update(news)
 
         follower.watch = self._run(lambda: subscribe(note))
         return follower

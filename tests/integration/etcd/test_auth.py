@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from grpc_etcd.etcd import AuthFailed, Etcd, EtcdError, Listed, Lost, PermissionDenied, Tls, TokenRefused
+from grpc_etcd.etcd import AuthFailed, Disconnected, Etcd, EtcdError, PermissionDenied, Tls, TokenRefused, WatchSnapshot
 from testbed.conditions import existing, wait_until
 from testbed.etcd import EtcdServer
 
@@ -127,7 +127,7 @@ def test_a_token_that_ran_out_is_renewed(closing: contextlib.ExitStack, opened: 
     follower = client.follow(b"k")
     follower.wait_listed()
     with Etcd(server.endpoints, user="root", password="secret") as bystander:  # noqa: S106
-        stale = bystander._link._log_in(time.monotonic() + 60)
+        stale = bystander._connection._log_in(time.monotonic() + 60)
         wait_until(lambda: is_refused(server, stale), "the token has run out", 60)
     client.put(b"k", b"2")
     assert existing(client.get(b"k")).value == b"2"
@@ -145,21 +145,21 @@ def test_a_token_that_runs_out_under_the_stream_is_no_outage(closing: contextlib
     first.wait_listed()
     wait_until(lambda: hub.state.connected, "the stream is open")
     with Etcd(server.endpoints, user="root", password="secret") as bystander:  # noqa: S106
-        younger = bystander._link._log_in(time.monotonic() + 60)
+        younger = bystander._connection._log_in(time.monotonic() + 60)
         wait_until(lambda: is_refused(server, younger), "the stream's token has run out too", 60)
     second = hub.follow(b"b/")
     second.wait_listed()
     for follower, key in ((first, b"a/1"), (second, b"b/1")):
         client.put(key, b"")
         follower.wait(lambda f=follower, k=key: k in f.view(), "its event")
-    assert not first.of(Lost) + second.of(Lost)
+    assert not first.of(Disconnected) + second.of(Disconnected)
 
 
 def is_refused(server: EtcdServer, token: tuple[tuple[str, str], ...]) -> bool:
     """Whether etcd takes a token no more; asking does prolong it, so ask seldom."""
     wait_seconds(2.5)
     with Etcd(server.endpoints) as client:
-        client._link._credentials.token = token
+        client._connection._credentials.token = token
         try:
             client.get(b"k")
         except TokenRefused:
@@ -207,8 +207,8 @@ def test_a_restart_voids_tokens_and_nothing_is_lost(guarded: EtcdServer, opened:
     owed += [(b"app/%d" % number, b"", client.put(b"app/%d" % number, b"")) for number in range(1, 11)]
     follower.wait_events(11)
     assert follower.events() == owed
-    assert len(follower.of(Listed)) == 1
-    assert not [lost for lost in follower.of(Lost) if isinstance(lost.error, PermissionDenied)]
+    assert len(follower.of(WatchSnapshot)) == 1
+    assert not [lost for lost in follower.of(Disconnected) if isinstance(lost.error, PermissionDenied)]
 
 
 def test_an_etcd_that_lost_its_data_does_not_wait_for_ever_for_a_token_of_before(

@@ -16,12 +16,12 @@ import pytest
 from grpc_etcd.etcd import (
     Compacted,
     DeadlineExceeded,
+    Disconnected,
     Etcd,
     HistoryChanged,
-    Listed,
-    Lost,
     NoLeader,
     Unavailable,
+    WatchSnapshot,
     ops,
 )
 from testbed.conditions import wait_until
@@ -81,7 +81,7 @@ def test_kill_9_and_restart_with_writes_at_once(own_etcd: EtcdServer, opened: Op
     owed += put_many(writer, b"k/after/", 50)
     follower.wait_events(60)
     assert follower.events() == owed
-    assert len(follower.of(Listed)) == 1
+    assert len(follower.of(WatchSnapshot)) == 1
 
 
 def test_cut_with_writes_and_deletes_in_the_gap(opened: Opened, proxy: TcpProxy, writer: Etcd) -> None:
@@ -184,7 +184,7 @@ def test_an_etcd_in_which_nothing_happens_is_no_fault(own_etcd: EtcdServer, open
     end = time.monotonic() + NOTICED_SECONDS
     wait_until(lambda: time.monotonic() > end, "a silence in which a stuck stream would be noticed")
     assert follower.state.connected
-    assert not follower.of(Lost)
+    assert not follower.of(Disconnected)
     writer.put(b"k/1", b"x")
     follower.wait_events(1)
 
@@ -215,7 +215,7 @@ def test_compaction_in_the_gap_lists_again(opened: Opened, proxy: TcpProxy, writ
     writer.compact(writer.put(b"k/last", b"z"))
     proxy.heal()
     follower.wait_listed(2)
-    assert follower.of(Lost)[-1].error.__class__ is Compacted
+    assert follower.of(Disconnected)[-1].error.__class__ is Compacted
     expected = {record.key: record.value for record in writer.get_prefix(b"k/").records}
     assert follower.view() == expected
     put_many(writer, b"k/later/", 3)
@@ -295,7 +295,7 @@ def test_catch_up_of_thousands_of_revisions_cut_in_the_middle(
         proxy.cut()
     follower.wait_events(5000)
     assert follower.events() == owed
-    assert len(follower.of(Listed)) == 1
+    assert len(follower.of(WatchSnapshot)) == 1
 
 
 def test_one_reply_larger_than_4_mb(opened: Opened, proxy: TcpProxy, writer: Etcd) -> None:
@@ -310,7 +310,7 @@ def test_one_reply_larger_than_4_mb(opened: Opened, proxy: TcpProxy, writer: Etc
     listed = opened(proxy.address).follow(b"k/")
     listed.wait_listed()
     (first, *_) = listed.news
-    assert isinstance(first, Listed)
+    assert isinstance(first, WatchSnapshot)
     assert len(first.records) == 12
 
 
@@ -323,7 +323,7 @@ def test_a_lease_with_100_000_keys_revoked(own_etcd: EtcdServer, opened: Opened,
     follower = client.follow(b"k/")
     follower.wait_listed()
     (first, *_) = follower.news
-    assert isinstance(first, Listed)
+    assert isinstance(first, WatchSnapshot)
     assert len(first.records) == 100_000
     with contextlib.suppress(Unavailable, DeadlineExceeded):  # a slow machine needs longer than the server waits
         writer.revoke(lease)
@@ -346,7 +346,7 @@ def test_one_of_the_endpoints_is_dead(own_etcd: EtcdServer, opened: Opened, writ
         follower.wait_listed()
         writer.put(b"k/new", b"")
         follower.wait_events(1)
-        assert not follower.of(Lost)
+        assert not follower.of(Disconnected)
 
 
 def test_etcd_restored_from_an_old_backup(own_etcd: EtcdServer, opened: Opened, tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_etcd_restored_from_an_old_backup(own_etcd: EtcdServer, opened: Opened, 
 def test_etcd_restored_and_already_past_the_revision_that_was_seen(
     own_etcd: EtcdServer, opened: Opened, tmp_path: Path, closing: contextlib.ExitStack
 ) -> None:
-    """The new history has caught up while the client was cut off: only the proof of rule 3 tells them apart."""
+    """The new history has caught up while the client was cut off: only the proof of rule 3 explains to them apart."""
     writer = closing.enter_context(Etcd(own_etcd.endpoints))
     writer.put(b"k/old", b"1")
     own_etcd.save(tmp_path)
@@ -438,7 +438,7 @@ def test_a_minute_of_random_faults(
     revisions = [event[2] for event in events]
     assert revisions == sorted(set(revisions)), f"seed {seed}: twice or out of order"
     assert set(acknowledged) <= set(events), f"seed {seed}: lost"
-    assert len(follower.of(Listed)) == 1
+    assert len(follower.of(WatchSnapshot)) == 1
     assert len(acknowledged) > 1000
 
 

@@ -16,19 +16,19 @@ import uvloop
 from grpc_etcd.etcd import (
     Compacted,
     DeadlineExceeded,
+    Disconnected,
     Etcd,
     HistoryChanged,
-    Listed,
-    Lost,
-    News,
     PermissionDenied,
     Progress,
     Unavailable,
+    WatchSnapshot,
+    WatchUpdate,
     aio,
     ops,
 )
 from grpc_etcd.etcd.aio import WatchHub
-from grpc_etcd.etcd.aio.link import Link
+from grpc_etcd.etcd.aio.connection import Connection
 from grpc_etcd.etcd.blocking.hub import WatchHub as BlockingHub
 from grpc_etcd.etcd.calls import Method
 from grpc_etcd.etcd.credentials import Credentials
@@ -71,7 +71,7 @@ def watchers(server: EtcdServer) -> float:
 
 def follow_all(hub: Hub, prefixes: list[bytes]) -> list[Follower]:
     followers = [hub.follow(prefix) for prefix in prefixes]
-    wait_until(lambda: all(follower.of(Listed) for follower in followers), "all listed", 60)
+    wait_until(lambda: all(follower.of(WatchSnapshot) for follower in followers), "all listed", 60)
     return followers
 
 
@@ -151,7 +151,9 @@ def test_a_range_is_closed_from_within_its_own_callback(etcd: EtcdServer, opened
     hub = client.hub()
     other = hub.follow(b"k/other/")
     once: list[Follower] = []
-    once.append(hub.follow(b"k/once/", lambda news: once[0].watch.close() if not isinstance(news, Listed) else None))
+    once.append(
+        hub.follow(b"k/once/", lambda news: once[0].watch.close() if not isinstance(news, WatchSnapshot) else None)
+    )
     once[0].wait_listed()
     other.wait_listed()
     client.put(b"k/once/0", b"")
@@ -173,14 +175,14 @@ def test_a_refused_range_disturbs_no_other_and_is_taken_up_once_granted(guarded:
     client.put(b"app/1", b"x")
     allowed.wait_events(1)
     assert hub.state.error is None
-    assert not allowed.of(Lost)
+    assert not allowed.of(Disconnected)
     guarded.etcdctl("role", "grant-permission", "--prefix=true", "app", "readwrite", "other/", user=ADMIN)
     refused.wait_listed()
     client.put(b"other/1", b"y")
     refused.wait_events(1)
     client.put(b"app/2", b"x")
     allowed.wait_events(2)
-    assert not allowed.of(Lost)
+    assert not allowed.of(Disconnected)
 
 
 @pytest.mark.faults
@@ -199,8 +201,8 @@ def test_many_refused_ranges_are_tried_again_on_uvloop_without_a_fault(guarded: 
             await until(lambda: bool(faults) or time.monotonic() - began > 10.0)
             await hub.close()
 
-    def take(number: int, news: News) -> None:
-        refused.update([number] if isinstance(news, Lost) else [])
+    def take(number: int, news: WatchUpdate) -> None:
+        refused.update([number] if isinstance(news, Disconnected) else [])
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(follow())
@@ -225,7 +227,7 @@ def test_a_right_that_is_taken_while_the_stream_is_away_stops_its_range_only(
     first.wait_lost(PermissionDenied)
     client.put(b"app/1", b"")
     second.wait_events(1)
-    assert len(second.of(Listed)) == 1
+    assert len(second.of(WatchSnapshot)) == 1
     guarded.etcdctl("role", "grant-permission", "--prefix=true", "app", "readwrite", "other/", user=ADMIN)
     first.wait_connected()
     client.put(b"other/2", b"")
@@ -246,7 +248,7 @@ def test_ranges_that_come_after_authentication_was_enabled(own_etcd: EtcdServer,
     client.put(b"old/1", b"")
     new.wait(lambda: set(new.view()) == {b"new/1"}, "the key, told as an event or in a second listing")
     old.wait_events(1)
-    assert len(old.of(Listed)) == 1
+    assert len(old.of(WatchSnapshot)) == 1
 
 
 @pytest.mark.faults
@@ -264,9 +266,11 @@ def test_a_compacted_range_is_listed_again_and_no_other(opened: Opened, proxy: T
     proxy.heal()
     quiet.wait(lambda: set(quiet.view()) == {b"quiet/1", b"quiet/2"}, "both")
     busy.wait_connected()
-    assert len(busy.of(Listed)) == 1
-    assert len(quiet.of(Listed)) == 1 + len([lost for lost in quiet.of(Lost) if isinstance(lost.error, Compacted)])
-    assert {listed.history for listed in quiet.of(Listed)} == {0}
+    assert len(busy.of(WatchSnapshot)) == 1
+    assert len(quiet.of(WatchSnapshot)) == 1 + len(
+        [lost for lost in quiet.of(Disconnected) if isinstance(lost.error, Compacted)]
+    )
+    assert {listed.history for listed in quiet.of(WatchSnapshot)} == {0}
 
 
 @pytest.mark.faults
@@ -286,7 +290,9 @@ def test_a_range_that_was_compacted_away_keeps_etcd_from_no_answer(
     revision = writer.put(b"busy/2", b"")
     hub.await_revision(quiet, revision)
     quiet.wait(lambda: quiet.state.revision >= revision, "all is known of the quiet one too")
-    assert not [lost for lost in busy.of(Lost) if isinstance(lost.error, DeadlineExceeded)], "the stream was not stuck"
+    assert not [lost for lost in busy.of(Disconnected) if isinstance(lost.error, DeadlineExceeded)], (
+        "the stream was not stuck"
+    )
 
 
 @pytest.mark.faults
@@ -300,7 +306,7 @@ def test_lost_data_are_told_to_every_range_as_another_history(own_etcd: EtcdServ
         own_etcd.restart(fresh=True)
         when_up(writer, b"2/new", b"")
         for number, follower in enumerate(followers):
-            follower.wait(lambda follower=follower: follower.of(Listed)[-1].history == 1, "another history")
+            follower.wait(lambda follower=follower: follower.of(WatchSnapshot)[-1].history == 1, "another history")
             follower.wait(
                 lambda follower=follower, number=number: set(follower.view()) == ({b"2/new"} if number == 2 else set()),
                 "what there is now",
@@ -308,7 +314,7 @@ def test_lost_data_are_told_to_every_range_as_another_history(own_etcd: EtcdServ
             assert follower.wait_lost(HistoryChanged)
         late = hub.follow(b"late/")
         late.wait_listed()
-        assert late.of(Listed)[0].history == 1
+        assert late.of(WatchSnapshot)[0].history == 1
 
 
 @pytest.mark.faults
@@ -328,7 +334,7 @@ def test_an_older_copy_is_another_history_even_when_it_has_caught_up(
         revision = writer.put(b"elsewhere", b"")
     proxy.heal()
     for follower in (first, empty):
-        follower.wait(lambda follower=follower: follower.of(Listed)[-1].history == 1, "another history")
+        follower.wait(lambda follower=follower: follower.of(WatchSnapshot)[-1].history == 1, "another history")
     first.wait(lambda: set(first.view()) == {b"first/kept"}, "what there is now")
 
 
@@ -341,7 +347,7 @@ def test_more_ranges_than_streams_are_allowed_and_calls_go_on(closing: contextli
         hub.follow(b"%d/" % number).wait_listed()
         client.put(b"%d/key" % number, b"")
     followers = [client.follow(b"single/%d/" % number) for number in range(STREAM_LIMIT)]  # fill the connection
-    wait_until(lambda: all(follower.of(Listed) for follower in followers), "all listed", 60)
+    wait_until(lambda: all(follower.of(WatchSnapshot) for follower in followers), "all listed", 60)
     keeper = client.keep_alive(lambda _: None)
     keeper.add(client.lease(60), 60, remaining_seconds=0)
     client.put(b"still", b"works")
@@ -372,8 +378,8 @@ def test_a_break_resumes_every_range_where_it_was(
             b"%d/meanwhile" % number,
             b"%d/before" % number,
         ]
-        assert len(follower.of(Listed)) == 1
-        assert len(follower.of(Lost)) == 1
+        assert len(follower.of(WatchSnapshot)) == 1
+        assert len(follower.of(Disconnected)) == 1
         follower.wait_connected()
         assert follower.of(Progress)
 
@@ -394,11 +400,11 @@ def test_a_black_hole_is_noticed_by_all(opened: Opened, proxy: TcpProxy, writer:
         follower.wait_connected()
 
 
-def failing_once(kind: type) -> Callable[[News], None]:
+def failing_once(kind: type) -> Callable[[WatchUpdate], None]:
     """Return a consumer that fails at the first news of a kind."""
-    failed: list[News] = []
+    failed: list[WatchUpdate] = []
 
-    def take(news: News) -> None:
+    def take(news: WatchUpdate) -> None:
         if isinstance(news, kind) and not failed:
             failed.append(news)
             raise RuntimeError("a consumer's own fault")
@@ -406,7 +412,7 @@ def failing_once(kind: type) -> Callable[[News], None]:
     return take
 
 
-@pytest.mark.parametrize("kind", [Listed, object])
+@pytest.mark.parametrize("kind", [WatchSnapshot, object])
 def test_a_consumer_that_fails_is_told_all_again_and_no_other(etcd: EtcdServer, opened: Opened, kind: type) -> None:
     client = opened(etcd.endpoints)
     failures: list[tuple[bytes, Exception]] = []
@@ -420,7 +426,7 @@ def test_a_consumer_that_fails_is_told_all_again_and_no_other(etcd: EtcdServer, 
     failing.wait(lambda: failing.view() == {b"k/failing/1": b"x"}, "the key")
     other.wait_events(1)
     assert [key for key, _ in failures] == [b"k/failing/"]
-    assert len(other.of(Listed)) == 1
+    assert len(other.of(WatchSnapshot)) == 1
 
 
 def test_quiet_ranges_keep_up_with_a_busy_one(own_etcd: EtcdServer, opened: Opened, writer: Etcd) -> None:
@@ -435,7 +441,7 @@ def test_quiet_ranges_keep_up_with_a_busy_one(own_etcd: EtcdServer, opened: Open
     quiet.wait(has_kept_up, "progress of the quiet range while the stream is never silent")
 
 
-class FailingLink(Link):
+class FailingLink(Connection):
     """The way to a real etcd on which the first stream is not opened, for a reason that nobody foresaw."""
 
     def __init__(self, endpoints: str, failure: BaseException) -> None:
@@ -454,11 +460,11 @@ class FailingLink(Link):
 async def test_a_stream_that_is_not_opened_for_whatever_reason_is_not_waited_for(
     etcd: EtcdServer, failure: BaseException
 ) -> None:
-    link, news = FailingLink(etcd.endpoints, failure), list[News]()
+    link, news = FailingLink(etcd.endpoints, failure), list[WatchUpdate]()
     hub = WatchHub(link, 5.0, lambda _key, _error: None)
     hub.follow(b"k", news.append)
-    await until(lambda: any(isinstance(each, Lost) for each in news))
-    assert not any(isinstance(each, Lost) and isinstance(each.error, DeadlineExceeded) for each in news)
+    await until(lambda: any(isinstance(each, Disconnected) for each in news))
+    assert not any(isinstance(each, Disconnected) and isinstance(each.error, DeadlineExceeded) for each in news)
     await until(lambda: hub.state.connected)
     await hub.close()
     await link.close()

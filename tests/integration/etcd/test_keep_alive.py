@@ -59,7 +59,7 @@ def test_a_lease_that_is_gone_is_reported_once(etcd: EtcdServer, opened: Opened)
 def test_leases_outlive_a_restart_of_etcd(own_etcd: EtcdServer, opened: Opened) -> None:
     client = opened(own_etcd.endpoints)
     lease = client.lease(TTL_SECONDS)
-    client.put(b"kept", b"", lease=lease)
+    client.put(b"stale", b"", lease=lease)
     lost: list[int] = []
     keeper = client.keep_alive(lost.append)
     keeper.add(lease, TTL_SECONDS, remaining_seconds=0)
@@ -70,7 +70,7 @@ def test_leases_outlive_a_restart_of_etcd(own_etcd: EtcdServer, opened: Opened) 
         own_etcd.restart()
         wait_until(lambda: keeper.state.connected, "renewed again")
     wait_renewed(client, lease)
-    assert existing(client.get(b"kept")).lease == lease
+    assert existing(client.get(b"stale")).lease == lease
     assert lost == []
 
 

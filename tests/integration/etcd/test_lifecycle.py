@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 import grpc
 import pytest
 
-from grpc_etcd.etcd import Closed, Etcd, LeaseId, Listed, Lost, News, Unavailable, aio
+from grpc_etcd.etcd import Closed, Disconnected, Etcd, LeaseId, Unavailable, WatchSnapshot, WatchUpdate, aio
 from testbed.conditions import existing, until, wait_until
 from testbed.etcd import EtcdServer
 
@@ -30,7 +30,7 @@ def test_no_thread_is_left_after_close(etcd: EtcdServer) -> None:
     before = threads()
     client = Etcd(etcd.endpoints)
     watch = client.list_watch(b"k")
-    assert isinstance(next(watch), Listed)
+    assert isinstance(next(watch), WatchSnapshot)
     keeper = client.keep_alive(lambda _: None)
     for _ in range(8):
         keeper.add(client.lease(30), 30, remaining_seconds=0)
@@ -75,7 +75,7 @@ async def test_no_task_is_left_after_close(etcd: EtcdServer) -> None:
     before = asyncio.all_tasks()
     client = aio.Etcd(etcd.endpoints)
     watch = client.list_watch(b"k")
-    assert isinstance(await anext(watch), Listed)
+    assert isinstance(await anext(watch), WatchSnapshot)
     keeper = client.keep_alive(lambda _: None)
     keeper.add(await client.lease(30), 30, remaining_seconds=0)
     reader = asyncio.create_task(drain(watch))
@@ -87,14 +87,14 @@ async def test_no_task_is_left_after_close(etcd: EtcdServer) -> None:
         await client.get(b"k")
 
 
-async def drain(watch: AsyncIterator[News]) -> list[News]:
+async def drain(watch: AsyncIterator[WatchUpdate]) -> list[WatchUpdate]:
     return [news async for news in watch]
 
 
 async def test_a_cancelled_reader_leaves_the_client_usable(etcd: EtcdServer) -> None:
     async with aio.Etcd(etcd.endpoints) as client:
         watch = client.list_watch(b"k")
-        assert isinstance(await anext(watch), Listed)
+        assert isinstance(await anext(watch), WatchSnapshot)
         reader = asyncio.create_task(drain(watch))
         await asyncio.sleep(0.05)
         reader.cancel()
@@ -106,7 +106,7 @@ async def test_a_cancelled_reader_leaves_the_client_usable(etcd: EtcdServer) -> 
 def test_a_watch_that_is_closed_ends_its_waiting_thread(etcd: EtcdServer) -> None:
     with Etcd(etcd.endpoints) as client:
         watch = client.list_watch(b"k")
-        news: list[News] = []
+        news: list[WatchUpdate] = []
         reader = threading.Thread(target=lambda: news.extend(watch))
         reader.start()
         wait_until(lambda: news, "listed")
@@ -147,7 +147,7 @@ def test_an_adopted_channel_is_used_and_left_open(etcd: EtcdServer) -> None:
         with Etcd.from_channel(channel) as client:
             client.put(b"k", b"v")
             with client.list_watch(b"k") as watch:
-                assert isinstance(next(watch), Listed)
+                assert isinstance(next(watch), WatchSnapshot)
         with Etcd.from_channel(channel) as again:
             assert existing(again.get(b"k")).value == b"v"
 
@@ -167,7 +167,7 @@ def test_a_channel_that_is_closed_under_a_client_is_said(etcd: EtcdServer) -> No
             client.get(b"k")
         with client.list_watch(b"k") as watch:
             lost = next(watch)
-            assert isinstance(lost, Lost)
+            assert isinstance(lost, Disconnected)
             assert isinstance(lost.error, Closed)
         keeper = client.keep_alive(lambda _: None)
         keeper.add(LeaseId(1), 30, remaining_seconds=0)
@@ -183,7 +183,7 @@ async def test_an_aio_channel_that_is_closed_under_a_client_is_said(etcd: EtcdSe
             await client.get(b"k")
         async with client.list_watch(b"k") as watch:
             lost = await anext(watch)
-            assert isinstance(lost, Lost)
+            assert isinstance(lost, Disconnected)
             assert isinstance(lost.error, Closed)
 
 

@@ -9,7 +9,7 @@ from typing import Self
 
 import pytest
 
-from grpc_etcd.etcd import Etcd, EtcdError, Lost, NotServing, Tls, Unavailable
+from grpc_etcd.etcd import Disconnected, Etcd, EtcdError, NotServing, Tls, Unavailable
 from testbed.build import binary
 from testbed.conditions import existing, free_port, wait_until
 from testbed.etcd import EtcdServer
@@ -127,7 +127,7 @@ def test_a_stream_that_is_frozen_alone_moves_to_another_member(
     proxy.black_hole()
     wait_until(lambda: works(client), "the other member answers", 60)
     follower.wait(lambda: b"k/still" in follower.view(), "the stream moves")
-    assert len(follower.of(Lost)) >= 1
+    assert len(follower.of(Disconnected)) >= 1
 
 
 @pytest.mark.faults

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from grpc_etcd.etcd import Changed, Etcd, Listed, News
-from grpc_etcd.etcd.blocking.link import Link
+from grpc_etcd.etcd import Etcd, WatchEvents, WatchSnapshot, WatchUpdate
+from grpc_etcd.etcd.blocking.connection import Connection
 from grpc_etcd.etcd.calls import Method
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
@@ -17,7 +17,7 @@ from .conftest import wait_renewed
 TTL_SECONDS = 15
 
 
-class Scarce(Link):
+class Scarce(Connection):
     """Has a thread for whoever opens a stream, and none for grpcio."""
 
     tries = 0
@@ -37,25 +37,25 @@ def client(etcd: EtcdServer) -> Iterator[Etcd]:
 
 def fail_once(client: Etcd) -> None:
     """Wait until the first stream could not be opened; all others can."""
-    link: Any = client._link
+    link: Any = client._connection
     wait_until(lambda: link.tries, "a stream that fails", 60)
-    link.__class__ = Link
+    link.__class__ = Connection
 
 
 def test_a_range_is_followed_once_grpcio_may_have_its_thread(client: Etcd) -> None:
-    news: list[News] = []
-    client._link.__class__ = Scarce
+    news: list[WatchUpdate] = []
+    client._connection.__class__ = Scarce
     client.watch_hub().follow(b"scarce/", news.append)
     fail_once(client)
-    wait_until(lambda: any(isinstance(each, Listed) for each in news), "a listing", 60)
+    wait_until(lambda: any(isinstance(each, WatchSnapshot) for each in news), "a listing", 60)
     client.put(b"scarce/key", b"value")
-    wait_until(lambda: any(isinstance(each, Changed) for each in news), "what has changed since", 60)
+    wait_until(lambda: any(isinstance(each, WatchEvents) for each in news), "what has changed since", 60)
 
 
 def test_a_lease_is_renewed_once_grpcio_may_have_its_thread(client: Etcd) -> None:
     lease = client.lease(TTL_SECONDS)
     keeper = client.keep_alive(print)
-    client._link.__class__ = Scarce
+    client._connection.__class__ = Scarce
     keeper.add(lease, TTL_SECONDS, remaining_seconds=0)
     fail_once(client)
     wait_renewed(client, lease)

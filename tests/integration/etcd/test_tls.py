@@ -83,7 +83,7 @@ def test_server_and_client_certificates_replaced_under_a_running_watch(
     follower.wait_listed()
     client.put(b"k/0", b"")
     follower.wait_events(1)  # so there is a watch to be cut
-    existing(server.authority).issue("server")  # etcd reads its files anew for each connection
+    existing(server.authority).issue("server")  # etcd reads its files again for each connection
     copied(existing(server.authority).issue("client"), tmp_path / "files")
     proxy.cut()
     follower.wait_lost()

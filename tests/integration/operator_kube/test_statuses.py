@@ -12,13 +12,13 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from grpc_etcd_operator.controller.claim_granter import Granter
-from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
 from grpc_etcd_operator.controller.gates import Gates
 from grpc_etcd_operator.controller.status_queue import StatusQueue
-from grpc_etcd_operator.controller.status_writer import Reporter
+from grpc_etcd_operator.controller.status_writer import StatusWriter
 from grpc_etcd_operator.core.claims import claims_of, write_claims
-from grpc_etcd_operator.core.cluster import World
-from grpc_etcd_operator.core.counts import Counts, Tally
+from grpc_etcd_operator.core.cluster import ClusterCache
+from grpc_etcd_operator.core.counts import Counts, EndpointCounts
 from grpc_etcd_operator.core.gates import OPEN, Gate
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.services import parse_service
@@ -90,15 +90,17 @@ async def api() -> AsyncIterator[tuple[ApiServer, Client]]:
     await runner.cleanup()
 
 
-def make_reconciler(vacant_seconds: float = VACANT_SECONDS) -> Reconciler:
-    world, timings = World(["default"]), Timings(CollectorRegistry())
-    reconciler = Reconciler(world, {"default": None}, timings, statuses=StatusQueue(world, vacant_seconds))
+def make_reconciler(vacant_seconds: float = VACANT_SECONDS) -> EventHandlers:
+    cluster_cache, timings = ClusterCache(["default"]), Timings(CollectorRegistry())
+    reconciler = EventHandlers(
+        cluster_cache, {"default": None}, timings, statuses=StatusQueue(cluster_cache, vacant_seconds)
+    )
     reconciler.mark_complete(PODS)
     reconciler.mark_complete(SERVICES)
     return reconciler
 
 
-async def run(part: Reporter | Granter, condition: Condition[object]) -> None:
+async def run(part: StatusWriter | Granter, condition: Condition[object]) -> None:
     running = asyncio.create_task(part.run())
     await until(condition)
     running.cancel()
@@ -110,10 +112,10 @@ async def test_a_gate_that_meets_a_conflict_is_tried_again(api: tuple[ApiServer,
     reconciler = make_reconciler()
     raw = make_raw_pod()
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
     path = "/api/v1/namespaces/shop/pods/pod-p1/status"
     server.answers[path] = [409, 409]
-    reconciler.world.note_pod(read_raw_pod(raw))
+    reconciler.cluster_cache.note_pod(read_raw_pod(raw))
     reporter._queue.look_at_all()
     await run(reporter, lambda: len(server.patches("pod-p1")) > 2)
     assert server.patches("pod-p1")[-1]["status"]["conditions"][0]["status"] == "True"
@@ -132,13 +134,15 @@ class ScriptedGates(Gates):
 
 async def test_a_gate_that_waits_opens_as_soon_as_there_is_news(api: tuple[ApiServer, Client]) -> None:
     server, client = api
-    reconciler = Reconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
+    reconciler = EventHandlers(ClusterCache(["default"]), {"default": None}, Timings(CollectorRegistry()))
     gates = ScriptedGates(reconciler)
     raw = make_raw_pod()
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
     pod = read_raw_pod(raw)
-    reconciler.world.note_pod(pod)
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict, patience_seconds=3600, gates=gates)
+    reconciler.cluster_cache.note_pod(pod)
+    reporter = StatusWriter(
+        client, reconciler, reconciler.statuses, lambda: True, dict, patience_seconds=3600, gates=gates
+    )
     running = asyncio.create_task(reporter.run())
     looks: tuple[Callable[[], None], ...] = (lambda: reporter._queue.look_at_gate(pod.uid), reporter._queue.look_at_all)
     for look in looks:
@@ -160,7 +164,7 @@ async def test_warnings_whose_events_are_not_answered_hold_up_no_gate_and_are_po
 ) -> None:
     server, client = api
     reconciler = make_reconciler()
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
     services = [parse_service(make_raw_service(name=f"s{each}", uid=f"s{each}"), {}) for each in range(MANY)]
     server.held_events.clear()
     reporter.warn(services, "MassDeletion", "many are missing from a list")
@@ -168,7 +172,7 @@ async def test_warnings_whose_events_are_not_answered_hold_up_no_gate_and_are_po
     await until(lambda: posts(server))
     raw = make_raw_pod()
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
-    reconciler.world.note_pod(read_raw_pod(raw))
+    reconciler.cluster_cache.note_pod(read_raw_pod(raw))
     reporter._queue.look_at_gate("p1")
     await until(lambda: server.patches("pod-p1"))
     assert len(posts(server)) < MANY
@@ -178,7 +182,7 @@ async def test_warnings_whose_events_are_not_answered_hold_up_no_gate_and_are_po
     await asyncio.gather(running, return_exceptions=True)
 
 
-class BrokenTally(Tally):
+class BrokenTally(EndpointCounts):
     """Raises what nobody foresaw about one GrpcService."""
 
     def counts(self, service: str) -> Counts:
@@ -192,11 +196,11 @@ async def test_an_unexpected_error_about_one_object_is_told_on_it_and_the_others
 ) -> None:
     server, client = api
     reconciler, isolation = make_reconciler(), Isolation()
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
     for uid in ("bad", "good"):
         server.objects[uid] = make_raw_service(uid, name=uid)
         reconciler.note_service("ADDED", server.objects[uid])
-    reconciler.tally = BrokenTally()
+    reconciler.endpoint_counts = BrokenTally()
     reporter._queue.look_at({"bad", "good"})
     await run(reporter, lambda: server.patches("good") and server.events and isolation.counts["statuses"] > 1)
     assert not server.patches("bad")
@@ -206,12 +210,12 @@ async def test_an_unexpected_error_about_one_object_is_told_on_it_and_the_others
 async def test_a_selector_that_matches_nothing_is_warned_of_once_it_has_lasted(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     reconciler = make_reconciler(0.5)
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
     server.objects["greeter"] = make_raw_service("s1")
     reconciler.note_service("ADDED", server.objects["greeter"])
     granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
     reconciler.claims.set()
-    await run(granter, lambda: reconciler.world.verdict("s1").accepted)
+    await run(granter, lambda: reconciler.cluster_cache.verdict("s1").accepted)
     reporter._queue.look_at({"s1"})
     await run(reporter, lambda: server.events)
     posted = [body for _, path, body in server.requests if path.endswith("/events")]
@@ -220,10 +224,10 @@ async def test_a_selector_that_matches_nothing_is_warned_of_once_it_has_lasted(a
     assert (conditions["Programmed"]["status"], conditions["Programmed"]["reason"]) == ("False", "NoPods")
 
 
-async def lead_beside_nobody(server: ApiServer, client: Client, *, vacant_seconds: float = 0.2) -> Reporter:
+async def lead_beside_nobody(server: ApiServer, client: Client, *, vacant_seconds: float = 0.2) -> StatusWriter:
     """Make a new leader, which knows of GrpcServices without Pods what the API server has."""
     reconciler = make_reconciler(vacant_seconds)
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
     for raw in server.objects.values():
         reconciler.note_service(None, json.loads(json.dumps(raw)))
     return reporter
@@ -345,11 +349,11 @@ async def test_it_is_told_that_there_are_no_pods_where_they_were_out_of_sight_ju
     server, client = api
     server.objects["greeter"] = versioned(granted(make_raw_service("s1")), 5)
     reporter = await lead_beside_nobody(server, client, vacant_seconds=3600)
-    await run(reporter, lambda: programmed(server) and reporter._queue.spacing.next_pass_at() == math.inf)
+    await run(reporter, lambda: programmed(server) and reporter._queue.schedule.next_pass_at() == math.inf)
     reporter._vacancies._due["s1"] = 0.0
     moments = [""]
     reporter._reconciler.blindness = lambda *_: moments.pop() if moments else None
-    await reporter._tell_vacancies()
+    await reporter._report_vacancies()
     assert not moments
     await run(reporter, lambda: reporter._vacancies.next_at() < math.inf)
 
@@ -363,8 +367,8 @@ async def test_two_replicas_post_one_event(api: tuple[ApiServer, Client]) -> Non
     for times in (1, 2):
         reconciler = make_reconciler()
         reconciler.note_service("ADDED", make_raw_service("s1"))
-        reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
-        reporter.warn(reconciler.world.services.values(), "MassDeletion", f"as replica {times} has it")
+        reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
+        reporter.warn(reconciler.cluster_cache.services.values(), "MassDeletion", f"as replica {times} has it")
         await run(reporter, lambda times=times: is_posted(times))
     assert len(server.events) == 1
 
@@ -373,8 +377,8 @@ async def test_who_takes_over_tells_nothing_that_is_over(api: tuple[ApiServer, C
     server, client = api
     reconciler, leads = make_reconciler(), False
     reconciler.note_service("ADDED", make_raw_service("s1"))
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: leads, dict)
-    services = list(reconciler.world.services.values())
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: leads, dict)
+    services = list(reconciler.cluster_cache.services.values())
     reporter.warn(services, "MassDeletion", "many were missing an hour ago")
     reporter._warnings = {key: each._replace(at=each.at - 3600) for key, each in reporter._warnings.items()}
     reporter.warn(services, "InternalError", "just now")
@@ -387,14 +391,14 @@ async def test_who_takes_over_tells_nothing_that_is_over(api: tuple[ApiServer, C
 
 async def test_a_gate_says_again_what_another_leader_has_overwritten(api: tuple[ApiServer, Client]) -> None:
     server, client = api
-    reconciler = Reconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
+    reconciler = EventHandlers(ClusterCache(["default"]), {"default": None}, Timings(CollectorRegistry()))
     gates = ScriptedGates(reconciler)
     gates.gate = Gate(is_open=False, reason="PortNotFound", message="no port")
     raw, leads = make_raw_pod(), True
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
     pod = read_raw_pod(raw)
-    reconciler.world.note_pod(pod)
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: leads, dict, gates=gates)
+    reconciler.cluster_cache.note_pod(pod)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: leads, dict, gates=gates)
     server.objects[pod.name] = {"metadata": {"uid": pod.uid}}
     running = asyncio.create_task(reporter.run())
     reporter._queue.look_at_all()
@@ -416,8 +420,8 @@ async def test_a_long_message_of_an_event_is_cut_off_at_what_kubernetes_takes(ap
     server, client = api
     reconciler = make_reconciler()
     reconciler.note_service("ADDED", make_raw_service("s1"))
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
-    reporter.warn(reconciler.world.services.values(), "MassDeletion", "\u4e16" * 1000)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    reporter.warn(reconciler.cluster_cache.services.values(), "MassDeletion", "\u4e16" * 1000)
     await run(reporter, lambda: server.events)
     posted = next(body for _, path, body in server.requests if path.endswith("/events"))
     assert posted["message"] == "\u4e16" * 341  # of three bytes each: 1024 bytes are taken, not characters
@@ -433,7 +437,7 @@ async def test_a_claim_holds_the_version_that_was_judged_and_is_judged_again_aft
     server.objects["greeter"] = make_raw_service("s1")
     server.objects["greeter"]["metadata"]["resourceVersion"] = "5"
     reconciler.note_service("ADDED", server.objects["greeter"])
-    await run(granter, lambda: reconciler.world.verdict("s1").accepted)
+    await run(granter, lambda: reconciler.cluster_cache.verdict("s1").accepted)
     assert [each["metadata"]["resourceVersion"] for each in server.patches("greeter")] == ["5", "5"]
 
 
@@ -444,11 +448,11 @@ async def test_an_event_that_an_answer_has_overtaken_takes_no_claim_back(api: tu
     old = versioned(make_raw_service("s1"), 5)
     server.objects["greeter"] = versioned(make_raw_service("s1"), 5)
     reconciler.note_service("ADDED", old)
-    await run(granter, lambda: reconciler.world.verdict("s1").accepted)
+    await run(granter, lambda: reconciler.cluster_cache.verdict("s1").accepted)
     reconciler.note_service("MODIFIED", versioned(make_raw_service("s1", weight=3), 4))
-    assert reconciler.world.verdict("s1").accepted
+    assert reconciler.cluster_cache.verdict("s1").accepted
     reconciler.note_service(None, versioned(make_raw_service("s1", weight=3), 4))  # a list always counts
-    assert not reconciler.world.verdict("s1").accepted
+    assert not reconciler.cluster_cache.verdict("s1").accepted
 
 
 def versioned(raw: Raw, version: int) -> Raw:
@@ -466,7 +470,7 @@ async def test_an_old_crd_that_keeps_no_claims_is_named(
     server.objects["greeter"] = ForgetsStatus(forgetful)
     reconciler.note_service("ADDED", make_raw_service("s1"))
     await run(granter, lambda: "its CRD is of an older release" in caplog.text)
-    assert not reconciler.world.verdict("s1").accepted
+    assert not reconciler.cluster_cache.verdict("s1").accepted
 
 
 async def test_a_grant_is_later_than_all_that_are_known_whatever_the_clock_says(api: tuple[ApiServer, Client]) -> None:
@@ -478,7 +482,7 @@ async def test_a_grant_is_later_than_all_that_are_known_whatever_the_clock_says(
     reconciler.note_service("ADDED", {**make_raw_service("s2", name="other"), "status": {"claims": claims}})
     server.objects["greeter"] = make_raw_service("s1")
     reconciler.note_service("ADDED", make_raw_service("s1"))
-    await run(granter, lambda: reconciler.world.verdict("s1").accepted)
+    await run(granter, lambda: reconciler.cluster_cache.verdict("s1").accepted)
     assert all(each["since"] > ahead for each in server.patches("greeter")[0]["status"]["claims"])
 
 
@@ -497,7 +501,7 @@ async def test_who_ends_waits_for_the_claims_that_it_is_writing_and_writes_no_mo
     reconciler.note_service("ADDED", make_raw_service("s2", name="other"))
     server.held.set()
     await ending
-    assert reconciler.world.verdict("s1").accepted
+    assert reconciler.cluster_cache.verdict("s1").accepted
     running.cancel()
     await asyncio.wait([running])
     assert not server.patches("other")
@@ -507,7 +511,7 @@ class PoisonError(Exception):
     """Nobody foresees it."""
 
 
-class Poisoned(Reconciler):
+class Poisoned(EventHandlers):
     """Fails for one GrpcService, as often as the test says, where its claims are reserved, given back or released."""
 
     def __init__(self, *args: Any) -> None:
@@ -534,7 +538,7 @@ async def test_what_is_unexpected_about_one_claim_is_counted_and_tried_again_whi
 ) -> None:
     server, client = api
     registries = {"default": None}
-    reconciler, isolation = Poisoned(World(registries), registries, Timings(CollectorRegistry())), Isolation()
+    reconciler, isolation = Poisoned(ClusterCache(registries), registries, Timings(CollectorRegistry())), Isolation()
     reconciler.mark_complete(PODS)
     reconciler.mark_complete(SERVICES)
     granter = Granter(client, reconciler, reconciler.claims, lambda: True, isolation)
@@ -543,8 +547,8 @@ async def test_what_is_unexpected_about_one_claim_is_counted_and_tried_again_whi
         server.objects[name] = versioned(make_raw_service(uid, name=name), 5)
         reconciler.note_service("ADDED", server.objects[name])
     running = asyncio.create_task(granter.run())
-    await until(lambda: reconciler.world.verdict("s2").accepted or running.done())
-    await until(lambda: reconciler.world.verdict("s1").accepted or running.done())
+    await until(lambda: reconciler.cluster_cache.verdict("s2").accepted or running.done())
+    await until(lambda: reconciler.cluster_cache.verdict("s1").accepted or running.done())
     assert not running.done()
     assert isolation.counts["claims"] == failures
     running.cancel()
@@ -557,7 +561,7 @@ async def test_a_status_that_the_api_server_finds_fault_with_is_told_counted_and
 ) -> None:
     server, client = api
     reconciler, isolation = make_reconciler(), Isolation()
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
     server.objects["greeter"] = make_raw_service("s1")
     server.answers["/apis/grpc-etcd.dev/v1alpha1/namespaces/shop/grpcservices/greeter/status"] = [status]
     reconciler.note_service("ADDED", make_raw_service("s1"))
@@ -570,7 +574,7 @@ async def test_a_status_that_the_api_server_finds_fault_with_is_told_counted_and
 async def test_a_status_of_an_object_that_another_has_replaced_is_no_trouble(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     reconciler, isolation = make_reconciler(), Isolation()
-    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
     server.objects["greeter"] = make_raw_service("s2")
     server.answers["/apis/grpc-etcd.dev/v1alpha1/namespaces/shop/grpcservices/greeter/status"] = [422]
     reconciler.note_service("ADDED", make_raw_service("s1"))

@@ -35,7 +35,7 @@ class Admin:
             self.etcd.close()
 
     def records(self, prefix: bytes = b"/jupiter/") -> dict[bytes, Record]:
-        """What is registered; the settling touch of a burst is left out."""
+        """What is registered; the flush key of a burst is left out."""
         records = self.etcd.get_prefix(prefix).records
         return {record.key: record for record in records if b"/settled/" not in record.key}
 

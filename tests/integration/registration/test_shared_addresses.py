@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from grpc_etcd import Endpoint, Policy, Registry, Retry, RetryOn
-from grpc_etcd.etcd import Changed, Deleted, Etcd, News
+from grpc_etcd.etcd import Deleted, Etcd, WatchEvents, WatchUpdate
 from grpc_etcd.registration.registrar import State
 from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
@@ -26,9 +26,9 @@ PROCESS_KEYS = b"/grpc-etcd/registered-by" + KEY
 
 
 @contextmanager
-def watching(admin: Admin) -> Iterator[list[News]]:
+def watching(admin: Admin) -> Iterator[list[WatchUpdate]]:
     """Collect all that happens to the key."""
-    seen: list[News] = []
+    seen: list[WatchUpdate] = []
     watch = admin.etcd.list_watch(KEY)
     reader = threading.Thread(target=lambda: seen.extend(watch), daemon=True)
     reader.start()
@@ -38,8 +38,8 @@ def watching(admin: Admin) -> Iterator[list[News]]:
     reader.join(30)
 
 
-def deletions(seen: list[News]) -> int:
-    return sum(isinstance(event, Deleted) for news in seen if isinstance(news, Changed) for event in news.events)
+def deletions(seen: list[WatchUpdate]) -> int:
+    return sum(isinstance(event, Deleted) for news in seen if isinstance(news, WatchEvents) for event in news.events)
 
 
 def holder(admin: Admin) -> int:
@@ -113,7 +113,7 @@ def test_what_an_admin_edits_holds_for_all_who_come_and_go(admin: Admin, caplog:
         assert not is_enabled(admin), "a worker that is restarted does not end what an admin began"
         second.close()
         wait_until(
-            lambda: b'"enable":false' in first.registrar.driver.ask(lambda keeper: keeper.value(KEY)), "it is heard"
+            lambda: b'"enable":false' in first.registrar.worker.ask(lambda keeper: keeper.value(KEY)), "it responds"
         )
         admin.etcd.revoke(holder(admin))
         admin.wait_for(lambda record: record)

@@ -60,7 +60,7 @@ def test_a_log_in_that_is_not_answered_does_not_hold_up_the_end(own_etcd: EtcdSe
         assert registry.register(ENDPOINT, allow_unroutable=True).wait(30)
         registry.wait_for_endpoints(SERVICE, 30)
         proxy.black_hole()
-        with pytest.raises(EtcdError):  # which makes the token doubtful: all that is open logs in anew
+        with pytest.raises(EtcdError):  # which makes the token doubtful: all that is open logs in again
             registry.read_endpoints(SERVICE)
         wait_until(lambda: registry.stats()[SERVICE].error, "the outage is noticed")
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Change a registration in its place, withdraw by what one has at hand, and hear at once of what cannot work."""
+"""Change a registration in its place, withdraw by what one has at hand, and receive at once of what cannot work."""
 
 import asyncio
 import json
@@ -320,7 +320,7 @@ def test_the_log_tells_what_becomes_of_a_registration(
     registration.update(weight=5)
     wait_until(lambda: told("(jupiter): changed"), "changed")
     admin.etcd.delete(KEY)
-    wait_until(lambda: told("put back after"), "put back")
+    wait_until(lambda: told("restored after"), "restored")
     other = admin.etcd.lease(600)
     admin.etcd.put(KEY, b"theirs", lease=other)
     wait_until(lambda: told("taken by another process"), "taken")
@@ -337,7 +337,7 @@ def test_an_outage_is_one_warning_and_one_line_when_it_ends(etcd: EtcdServer, ca
         proxy.refuse()
         with Registry(proxy.address) as registry:
             registration = registry.register(ENDPOINT, allow_unroutable=True)
-            wait_until(lambda: told("registering is held up"), "the outage is told")
+            wait_until(lambda: told("Registration delayed"), "the outage is told")
             assert not registration.wait(2)
             proxy.heal()
             assert registration.wait(60)

@@ -13,14 +13,14 @@ import pytest
 
 from grpc_etcd import CompoundRegistry, Endpoint
 from grpc_etcd.discovery.disk_cache import Cache, CachedRecords
-from grpc_etcd.etcd import Etcd, Lost, News
+from grpc_etcd.etcd import Disconnected, Etcd, WatchUpdate
 from grpc_etcd.etcd.blocking.hub import WatchHub
 from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registration.health import SERVING, HealthWatch
 from grpc_etcd.registration.registrar import Registrar
 from grpc_etcd.testing import MemoryEtcd, MemoryRegistry
+from grpc_etcd.xds.control_plane import ControlPlane
 from grpc_etcd.xds.hosts import HostNames
-from grpc_etcd.xds.plane import Plane
 from testbed.conditions import free_port, wait_until
 from testbed.greeter import GreeterServer, say_hello
 
@@ -90,22 +90,22 @@ def test_what_follows_and_what_waits_leaves_nothing_behind(registry: MemoryRegis
 
 
 def test_a_server_for_xds_that_could_not_be_started_leaves_no_folder_and_starts_later(folder: Path) -> None:
-    plane = Plane(forks=99, inherited=True)
+    control_plane = ControlPlane(forks=99, inherited=True)
     with no_threads():
         for _ in range(2):
             with pytest.raises(RuntimeError):
-                plane.channel_options()
+                control_plane.channel_options()
     assert not list(folder.iterdir())
-    assert plane.channel_options()
+    assert control_plane.channel_options()
     assert list(folder.iterdir())
     with no_threads():
-        plane.before_fork()
+        control_plane.before_fork()
         with pytest.raises(RuntimeError):
-            plane.after_fork_in_parent()
-    plane.look_after()
-    plane.before_fork()
-    plane.after_fork_in_parent()
-    plane.before_fork()  # which stops the server
+            control_plane.after_fork_in_parent()
+    control_plane.look_after()
+    control_plane.before_fork()
+    control_plane.after_fork_in_parent()
+    control_plane.before_fork()  # which stops the server
 
 
 def test_what_could_not_be_registered_is_not(registry: MemoryRegistry) -> None:
@@ -150,7 +150,7 @@ class OneThreadForTheHub(WatchHub):
 
 
 def test_a_watch_hub_that_has_only_some_of_its_threads_gets_the_others_later() -> None:
-    news: list[News] = []
+    news: list[WatchUpdate] = []
     before = threading.stack_size()
     with Etcd(f"127.0.0.1:{free_port()}") as etcd:
         hub = etcd.watch_hub()
@@ -162,7 +162,7 @@ def test_a_watch_hub_that_has_only_some_of_its_threads_gets_the_others_later() -
             hub.__class__ = WatchHub
             threading.stack_size(before)
         hub.follow(b"a/", news.append)
-        wait_until(lambda: any(isinstance(each, Lost) for each in news), "etcd is asked, and is not there", 60)
+        wait_until(lambda: any(isinstance(each, Disconnected) for each in news), "etcd is asked, and is not there", 60)
     wait_until(lambda: "grpc-etcd-watch-hub" not in running(), "they have ended", 60)
 
 

@@ -41,7 +41,7 @@ def test_a_file_that_cannot_be_used_is_passed_over(
     file = written(tmp_path)
     file.write_text(spoil(file.read_text()))
     assert load(tmp_path) is None
-    assert "is passed over" in caplog.text
+    assert "Ignoring the cached set" in caplog.text
 
 
 def test_an_empty_set_replaces_one_that_is_on_disk_and_makes_no_file_where_there_is_none(tmp_path: Path) -> None:

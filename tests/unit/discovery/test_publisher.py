@@ -8,8 +8,8 @@ import pytest
 
 from grpc_etcd.client.stats import make_service_stats
 from grpc_etcd.discovery.publisher import FollowedService, Publisher, Wishes
-from grpc_etcd.discovery.state import Source, View
-from grpc_etcd.discovery.subscription import ViewSource
+from grpc_etcd.discovery.state import ResolverState, Source
+from grpc_etcd.discovery.subscription import StateSource
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Policy, SlowStart
 from grpc_etcd.registry.snapshot import Snapshot
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from grpc_etcd.xds.service import ServiceResources
 
 
-class Given(ViewSource):
+class Given(StateSource):
     """A source that is told what it sees."""
 
     def start(self) -> None:
@@ -29,7 +29,7 @@ class Given(ViewSource):
 
     def show(self, *addresses: str) -> None:
         endpoints = tuple(Endpoint(name="x", address=address) for address in addresses)
-        self._announce(View(Source.REGISTRY, Snapshot("x", 1, endpoints)))
+        self._announce(ResolverState(Source.REGISTRY, Snapshot("x", 1, endpoints)))
 
 
 class Counted(FollowedService):

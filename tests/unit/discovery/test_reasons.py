@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 
 from grpc_etcd.discovery.reasons import Cause, Facts, explain, nearest
-from grpc_etcd.discovery.state import Source, View
+from grpc_etcd.discovery.state import ResolverState, Source
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.snapshot import Snapshot
 
 WHERE = "/jupiter/greeter/ in etcd at etcd:2379"
 
 
-def view(*endpoints: Endpoint, source: Source = Source.REGISTRY, **fields: Any) -> View:
+def view(*endpoints: Endpoint, source: Source = Source.REGISTRY, **fields: Any) -> ResolverState:
     rejected = fields.pop("rejected", {})
-    return View(source, Snapshot("greeter", 7, endpoints, rejected), **fields)
+    return ResolverState(source, Snapshot("greeter", 7, endpoints, rejected), **fields)
 
 
 def endpoint(number: int = 1, **attributes: Any) -> Endpoint:
@@ -24,7 +24,7 @@ def endpoint(number: int = 1, **attributes: Any) -> Endpoint:
 DENIED = ((b"/jupiter/greeter/", "permission denied. Grant the range"),)
 CASES = [
     (Facts(view(endpoint())), Cause.NONE, []),
-    (Facts(View(), WHERE), Cause.PENDING, ["not answered", WHERE]),
+    (Facts(ResolverState(), WHERE), Cause.PENDING, ["not answered", WHERE]),
     (Facts(view(), WHERE), Cause.MISSING, [WHERE, "grpc-etcd check greeter"]),
     (Facts(view(), WHERE, names=("greeters", "users")), Cause.MISSING, ["did you mean greeters?"]),
     (Facts(view(), WHERE, names=("greeter", "greeters")), Cause.MISSING, ["did you mean greeters?"]),
@@ -41,27 +41,28 @@ CASES = [
         ["10.0.0.1:1: the host name 'x' cannot be resolved"],
     ),
     (Facts(view(endpoint(), endpoint(2, enable=False)), unusable={"10.0.0.2:1": "no such host"}), Cause.NONE, []),
-    (Facts(View(refused=DENIED, is_denied=True)), Cause.DENIED, ["/jupiter/greeter/", "permission denied", "Grant"]),
+    (Facts(ResolverState(refused=DENIED, is_denied=True)),
+     Cause.DENIED, ["/jupiter/greeter/", "permission denied", "Grant"]),
     (Facts(view(endpoint(), refused=DENIED)), Cause.DENIED, ["what else there is, is used"]),
     (
-        Facts(View(), WHERE, "connection refused", "Check that etcd runs", since=3600.0),
+        Facts(ResolverState(), WHERE, "connection refused", "Check that etcd runs", since=3600.0),
         Cause.UNREACHABLE,
-        ["cannot be followed since 01:00:00 UTC", "connection refused", "Check that etcd runs"],
+        ["cannot be watched since 01:00:00 UTC", "connection refused", "Check that etcd runs"],
     ),
     (
-        Facts(view(endpoint()), WHERE, "connection refused", since=7200.0, heard_at=3600.0),
+        Facts(view(endpoint()), WHERE, "connection refused", since=7200.0, last_seen_at=3600.0),
         Cause.UNREACHABLE,
-        ["the last set of 01:00:00 UTC is used (1 endpoints)"],
+        ["the last known endpoints of 01:00:00 UTC are used (1 endpoints)"],
     ),
-    (Facts(View(), error="SSL_ERROR_SSL: certificate verify failed"), Cause.TLS, ["TLS", "server name"]),
-    (Facts(View(), error="DNS resolution failed for etcd:2379"), Cause.UNKNOWN_HOST, ["host name"]),
-    (Facts(View(), error="authentication failed, invalid password"), Cause.AUTHENTICATION, ["log-in"]),
+    (Facts(ResolverState(), error="SSL_ERROR_SSL: certificate verify failed"), Cause.TLS, ["TLS", "server name"]),
+    (Facts(ResolverState(), error="DNS resolution failed for etcd:2379"), Cause.UNKNOWN_HOST, ["host name"]),
+    (Facts(ResolverState(), error="authentication failed, invalid password"), Cause.AUTHENTICATION, ["log-in"]),
     (
-        Facts(view(endpoint(), source=Source.KEPT, reason="nobody vouches: the last good set is kept")),
-        Cause.UNVOUCHED,
-        ["the last good set is kept"],
+        Facts(view(endpoint(), source=Source.STALE, reason="nobody confirms it: the last known endpoints stay in use")),
+        Cause.UNCONFIRMED,
+        ["the last known endpoints stay in use"],
     ),
-    (Facts(view(endpoint()), fault="internal error: KeyError: 'x'"), Cause.INTERNAL, ["KeyError", "tried again"]),
+    (Facts(view(endpoint()), fault="internal error: KeyError: 'x'"), Cause.INTERNAL, ["KeyError", "retrying"]),
 ]  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def test_each_cause_is_named_with_what_to_do(facts: Facts, cause: Cause, words: 
 
 
 def test_a_reason_does_not_change_while_nothing_does() -> None:
-    facts = Facts(View(), WHERE, "connection refused", since=3600.0)
+    facts = Facts(ResolverState(), WHERE, "connection refused", since=3600.0)
     assert explain("greeter", facts) == explain("greeter", facts)
 
 

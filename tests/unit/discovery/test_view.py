@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from grpc_etcd.client.union import merge_views
 from grpc_etcd.discovery.positions import Position
-from grpc_etcd.discovery.state import SYNCED, Range, Reader, Source, View
+from grpc_etcd.discovery.state import SYNCED, Range, Reader, ResolverState, Source
 from grpc_etcd.layouts.configurators import RouteConfig, encode_configurator
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.layouts.jupiter import Jupiter
@@ -39,7 +39,7 @@ def range_of(reader: Reader, key: bytes) -> Range:
     return next(each for each in reader.ranges if each.holds(key))
 
 
-def list_all(reader: Reader, records: Iterable[Pair], revision: int, history: int = 0) -> View:
+def list_all(reader: Reader, records: Iterable[Pair], revision: int, history: int = 0) -> ResolverState:
     """Tell every range's records at one revision."""
     held = list(records)
     for each in reader.ranges:
@@ -48,7 +48,7 @@ def list_all(reader: Reader, records: Iterable[Pair], revision: int, history: in
     return reader.view
 
 
-def change(reader: Reader, changes: Iterable[tuple[bytes, bytes | None]], revision: int) -> View:
+def change(reader: Reader, changes: Iterable[tuple[bytes, bytes | None]], revision: int) -> ResolverState:
     """Tell changes that happened at one revision, and that nothing else did."""
     found = list(changes)
     for each in reader.ranges:
@@ -66,7 +66,7 @@ def make_reader(*records: Pair, revision: int = 10, layouts: tuple[Layout, ...] 
     return reader
 
 
-def numbers(view: View) -> list[int]:
+def numbers(view: ResolverState) -> list[int]:
     assert view.snapshot is not None
     return [int(endpoint.address.split(":")[0].split(".")[3]) for endpoint in view.snapshot.endpoints]
 
@@ -182,7 +182,7 @@ def test_keys_that_vanish_before_their_synced_key_is_known_to_be_gone_are_kept()
     assert numbers(view) == [1, 2]
     view = reader.take_changes(SYNCED, [(11, (MARK[0], None))], 11)
     view = change(reader, [], 12)
-    assert (numbers(view), view.source) == ([1, 2], Source.KEPT)
+    assert (numbers(view), view.source) == ([1, 2], Source.STALE)
 
 
 def test_the_last_good_set_is_kept_while_a_mark_is_missing_and_replaced_by_what_comes() -> None:
@@ -190,7 +190,7 @@ def test_the_last_good_set_is_kept_while_a_mark_is_missing_and_replaced_by_what_
     change(reader, gone(MARK), 11)
     assert numbers(change(reader, gone(record(1)), 12)) == [2]
     view = change(reader, gone(record(2)), 13)
-    assert (numbers(view), view.source) == ([1, 2], Source.KEPT)
+    assert (numbers(view), view.source) == ([1, 2], Source.STALE)
     assert "c1" in view.reason
     view = change(reader, [MARK], 14)
     assert (numbers(view), view.source) == ([], Source.REGISTRY)
@@ -203,7 +203,7 @@ def test_a_set_that_is_replaced_while_a_mark_is_missing_does_not_grow() -> None:
         change(reader, [record(number)], 10 * number)
         change(reader, gone(record(number - 1)), 10 * number + 1)
     view = change(reader, gone(record(29)), 1000)
-    assert view.source is Source.KEPT
+    assert view.source is Source.STALE
     assert numbers(view) == [28, 29]
     for number in range(30, 60):
         change(reader, [record(number)], 100 * number)
@@ -215,7 +215,7 @@ def test_what_is_kept_is_not_left_to_the_first_that_comes_back() -> None:
     change(reader, gone(MARK), 11)
     change(reader, gone(record(1), record(2), record(3)), 12)
     view = change(reader, [record(1)], 13)
-    assert (numbers(view), view.source) == ([1, 2, 3], Source.KEPT)
+    assert (numbers(view), view.source) == ([1, 2, 3], Source.STALE)
     view = change(reader, [MARK], 14)
     assert (numbers(view), view.source) == ([1], Source.REGISTRY)
 
@@ -224,7 +224,7 @@ def test_what_is_kept_is_not_left_to_the_first_that_comes_back() -> None:
 def test_another_history_takes_nothing_away_before_the_mark_is_back(revision: int) -> None:
     reader = make_reader(record(1), record(2), MARK, revision=100)
     view = list_all(reader, [], revision, history=1)
-    assert (numbers(view), view.source) == ([1, 2], Source.KEPT)
+    assert (numbers(view), view.source) == ([1, 2], Source.STALE)
     view = change(reader, [record(3)], revision + 1)
     assert numbers(view) == [1, 2, 3]
     view = change(reader, [MARK], revision + 2)
@@ -259,7 +259,7 @@ def test_ranges_of_two_histories_are_not_judged_together() -> None:
     for each in reader.ranges:
         if each != own:
             reader.take_listing(each, [MARK] if each == SYNCED else [], Position(1, 3))
-    assert numbers(reader.view) == [], "the mark vouches for the new history"
+    assert numbers(reader.view) == [], "the mark confirms the new history"
 
 
 def test_what_was_cached_counts_as_seen() -> None:
@@ -267,7 +267,7 @@ def test_what_was_cached_counts_as_seen() -> None:
     view = reader.take_cache([record(1), MARK], 10)
     assert (numbers(view), view.source) == ([1], Source.CACHE)
     view = list_all(reader, [], 20)
-    assert (numbers(view), view.source) == ([1], Source.KEPT)
+    assert (numbers(view), view.source) == ([1], Source.STALE)
 
 
 def test_an_etcd_that_is_behind_the_cache_has_lost_its_data() -> None:
@@ -348,7 +348,7 @@ def test_marks_that_may_not_be_read_any_more_vouch_for_nothing() -> None:
     reader = make_reader(record(1), MARK)
     reader.take_refusal(SYNCED, "permission denied")
     view = change(reader, gone(record(1)), 11)
-    assert (numbers(view), view.source) == ([1], Source.KEPT)
+    assert (numbers(view), view.source) == ([1], Source.STALE)
     view = reader.take_listing(SYNCED, [MARK], Position(0, 12))
     assert numbers(change(reader, [], 12)) == []
 
@@ -358,20 +358,20 @@ def test_an_endpoint_that_is_disabled_while_nobody_vouches_is_not_called_again()
     change(reader, gone(MARK), 11)
     change(reader, [record(1, enable=False)], 12)
     view = change(reader, gone(record(2)), 13)
-    assert view.source is Source.KEPT
+    assert view.source is Source.STALE
     assert view.callables == 1
     assert numbers(view) == [1, 2]
 
 
 def test_a_union_believes_the_first_and_needs_one_alone() -> None:
     here, there = make_reader(record(1), record(2)), make_reader(record(2), record(3))
-    merged = merge_views("greeter", [here.view, View(), there.view])
+    merged = merge_views("greeter", [here.view, ResolverState(), there.view])
     assert numbers(merged) == [1, 2, 3]
-    assert merge_views("greeter", [View(), View()]).snapshot is None
+    assert merge_views("greeter", [ResolverState(), ResolverState()]).snapshot is None
 
 
 def test_a_union_is_empty_only_once_every_part_has_answered_or_failed() -> None:
     empty = make_reader().view
-    assert merge_views("greeter", [empty, View()], [False, False]).snapshot is None
-    assert numbers(merge_views("greeter", [empty, View()], [False, True])) == []
+    assert merge_views("greeter", [empty, ResolverState()], [False, False]).snapshot is None
+    assert numbers(merge_views("greeter", [empty, ResolverState()], [False, True])) == []
     assert numbers(merge_views("greeter", [empty, empty], [False, False])) == []

@@ -1,8 +1,8 @@
 """The law of views, held against an etcd whose events, listings, refusals and losses of data come in any order.
 
-Each range hears of what the store did at a pace of its own. Whatever the order: a set that calls could use is emptied
-only by a state of the store that somebody vouches for, or that nobody ever vouched for; and once all is delivered and
-vouched for, the view is what the store holds. Of progress a range tells only what it is asked for: what is awaited when
+Each range learns of what the store did at a pace of its own. Whatever the order: a set that calls could use is emptied
+only by a state of the store that somebody confirms, or that nobody ever confirmed; and once all is delivered and
+confirmed, the view is what the store holds. Of progress a range tells only what it is asked for: what is awaited when
 etcd loses its data is asked for again in the new history, as `Feed` does, or it would be waited for in vain.
 """
 
@@ -325,5 +325,5 @@ def test_a_disabled_record_that_was_held_back_when_etcd_lost_its_data_empties_no
     machine.lose_data(is_restored=False, more=0)
     machine.report_progress(lists=True)
     machine.never_empty_by_accident()
-    assert machine.reader.view.source is Source.KEPT
+    assert machine.reader.view.source is Source.STALE
     assert machine.reader.view.callables == 2

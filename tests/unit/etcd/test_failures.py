@@ -3,7 +3,7 @@
 import pytest
 
 from grpc_etcd.etcd import errors
-from grpc_etcd.etcd.following import Ask, Failures, Following, LogIn, Tell, Wait
+from grpc_etcd.etcd.list_watch import Ask, Deliver, Failures, ListWatchLoop, LogIn, Wait
 
 
 @pytest.mark.parametrize("error", [errors.TokenRefused(""), errors.Compacted(""), errors.HistoryChanged("")])
@@ -30,7 +30,7 @@ def test_refusals_in_turn_with_other_failures_are_waited_for_ever_longer() -> No
 
 
 def test_a_follower_logs_in_anew_at_once_after_an_outage() -> None:
-    commands = Following((b"a/",), clock=lambda: 0.0, jitter=lambda: 1.0).commands()
+    commands = ListWatchLoop((b"a/",), clock=lambda: 0.0, jitter=lambda: 1.0).commands()
     command = next(commands)
     for _ in range(20):
         assert isinstance(command, Ask)
@@ -40,5 +40,5 @@ def test_a_follower_logs_in_anew_at_once_after_an_outage() -> None:
     command = commands.throw(errors.TokenRefused("restarted"))
     assert isinstance(command, LogIn)
     following = [next(commands), next(commands)]
-    assert isinstance(following[0], Tell)
+    assert isinstance(following[0], Deliver)
     assert following[1] == Wait(0)

@@ -1,4 +1,4 @@
-"""The hub's core against a model of etcd that loses connections, data and patience: every range ends up in step."""
+"""The hub's core against a model of etcd that loses connections, data and patience: every range ends up synced."""
 
 import itertools
 from collections import deque
@@ -14,7 +14,7 @@ from grpc_etcd.etcd.hub import commands
 from grpc_etcd.etcd.hub.core import Core
 from grpc_etcd.etcd.hub.watch import Stage, Watch
 from grpc_etcd.etcd.messages import message
-from grpc_etcd.etcd.model import Changed, Deleted, Listed, Lost, News, Progress
+from grpc_etcd.etcd.model import Deleted, Disconnected, Progress, WatchEvents, WatchSnapshot, WatchUpdate
 
 PREFIXES = (b"a/", b"b/", b"c/")
 KEYS = tuple(prefix + name for prefix in PREFIXES for name in (b"1", b"2"))
@@ -113,7 +113,7 @@ class World:
         self.read_ahead: dict[int, Any] = {}
         self.was_restored = False
         self.replies = Replies()
-        self.consumers: dict[Watch, list[News]] = {}
+        self.consumers: dict[Watch, list[WatchUpdate]] = {}
         self.failing: set[Watch] = set()
 
     # etcd.
@@ -218,10 +218,10 @@ class World:
                 self.requests.append(request)
             case commands.HangUp():
                 self.drop_stream()
-            case commands.Tell(watch, news):
+            case commands.Deliver(watch, news):
                 self.tell(watch, news)
 
-    def tell(self, watch: Watch, news: News) -> None:
+    def tell(self, watch: Watch, news: WatchUpdate) -> None:
         assert not watch.is_closed or watch.stage is Stage.CLOSED
         if watch.is_closed:
             return
@@ -234,8 +234,8 @@ class World:
                 self.check_told(watch)
 
     def check_told(self, watch: Watch) -> None:
-        """What a consumer has been told is what etcd held at the revision that it was told of."""
-        told = [news for news in self.consumers[watch] if isinstance(news, Listed | Changed | Progress)]
+        """What a consumer has been told is what etcd held at the revision that it was notified of."""
+        told = [news for news in self.consumers[watch] if isinstance(news, WatchSnapshot | WatchEvents | Progress)]
         if told:
             assert view(told) == self.held(watch, told[-1].revision), (watch, told)
 
@@ -404,16 +404,16 @@ def make_event(revision: int, key: bytes, value: bytes | None) -> Any:
     return message("Event")(kv=kv)
 
 
-def view(told: Sequence[News]) -> dict[bytes, tuple[bytes, int]]:
+def view(told: Sequence[WatchUpdate]) -> dict[bytes, tuple[bytes, int]]:
     """What a consumer that obeys the news holds; each event is told once, in order."""
     held: dict[bytes, tuple[bytes, int]] = {}
     revision = 0
     for news in told:
         match news:
-            case Listed(records=records):
+            case WatchSnapshot(records=records):
                 held = {record.key: (record.value, record.mod_revision) for record in records}
                 revision = news.revision
-            case Changed(events=events):
+            case WatchEvents(events=events):
                 for event in events:
                     assert event.revision > revision
                     if isinstance(event, Deleted):
@@ -484,7 +484,7 @@ def test_a_listing_that_was_under_way_when_the_history_changed_is_not_believed()
     world.do(("follow", 2))
     check(world)
     assert world.core.history == 1
-    last = [[news for news in told if isinstance(news, Listed)][-1] for told in world.consumers.values()]
+    last = [[news for news in told if isinstance(news, WatchSnapshot)][-1] for told in world.consumers.values()]
     assert {listed.history for listed in last} == {1}
 
 
@@ -519,7 +519,7 @@ def test_an_awaited_range_is_soon_known_so_far_however_quiet_it_is(steps: list[t
     for watch, told in world.consumers.items():
         assert watch.revision >= world.store.revision
         last = told[-1]
-        assert not isinstance(last, Lost)
+        assert not isinstance(last, Disconnected)
         assert last.revision >= world.store.revision
 
 
@@ -596,7 +596,9 @@ def test_a_watch_that_was_compacted_away_keeps_etcd_from_no_answer() -> None:
     world.do_all([("put", 0), ("put", 0), ("receive", 9), ("put", 4), ("compact", 0), ("break", 0)])
     quick(world, 1.0)
     quiet, stream = tuple(world.consumers)[1], world.number
-    assert any(isinstance(news, model.Lost) for news in world.consumers[quiet]), "it was behind, and is listed again"
+    assert any(isinstance(news, model.Disconnected) for news in world.consumers[quiet]), (
+        "it was behind, and is listed again"
+    )
     world.do_put(0)
     world.core.await_revision(quiet, world.store.revision, world.now)
     quick(world, 1.0)
@@ -634,6 +636,6 @@ def test_who_awaited_a_range_when_etcd_froze_is_not_kept_waiting_when_it_is_back
         world.now += 0.1
         world.pump()
     quick(world, 2.0)
-    assert world.number == stream + 2, "hung up and opened anew, and not stuck again"  # each of them counts
+    assert world.number == stream + 2, "hung up and opened again, and not stuck again"  # each of them counts
     assert all(watch.revision >= world.store.revision for watch in world.consumers)
     check(world)

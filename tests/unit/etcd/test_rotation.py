@@ -74,9 +74,9 @@ def test_a_member_that_serves_no_clients_is_left(code: str, details: str, *, goe
 
 def test_behind_one_name_a_call_is_sent_a_few_times_by_new_connections() -> None:
     rotation, fault = Rotation(1), make_error("FAILED_PRECONDITION", "etcdserver: rpc not supported for learner")
-    assert rotation.is_to_be_dialled_anew(fault)
-    assert rotation.is_to_be_dialled_anew(NoLeader("no leader"))
-    assert not rotation.is_to_be_dialled_anew(UNSENT)
+    assert rotation.is_to_be_dialled_again(fault)
+    assert rotation.is_to_be_dialled_again(NoLeader("no leader"))
+    assert not rotation.is_to_be_dialled_again(UNSENT)
     assert [rotation.next([0] * tries, fault) for tries in range(1, MOST_TRIES + 1)] == [0] * (MOST_TRIES - 1) + [None]
 
 

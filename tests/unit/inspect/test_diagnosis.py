@@ -97,7 +97,7 @@ def test_a_service_is_drained_only_when_no_endpoint_is_left(fields: dict[str, An
     ("facts", "level", "words"),
     [
         ({"synced": ()}, Level.NOTE, "no operator keeps this registry"),
-        ({"synced": (), "has_owners": True}, Level.FAULT, "none that is in step"),
+        ({"synced": (), "has_owners": True}, Level.FAULT, "none is synced"),
         ({"synced": None}, Level.WARNING, "may not read /grpc-etcd/"),
         ({"missing_keys": ("/jupiter/x",)}, Level.WARNING, "it is not there"),
         ({"alarms": ("NOSPACE",)}, Level.FAULT, "the alarm NOSPACE"),

@@ -28,9 +28,9 @@ def test_the_record_shown_is_the_one_written(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYOUT_NAMES)
 def test_the_pace_shown_is_the_layouts(name: str) -> None:
-    pace = make_layout(name).pace
+    limits = make_layout(name).limits
     row = next(line for line in PAGE.splitlines() if line.startswith("|") and f"`{name}`" in line)
-    _, _, transaction, second, touch, _ = (cell.strip() for cell in row.split("|"))
-    assert transaction == str(pace.keys_per_transaction)
-    assert second == ("no limit" if pace.keys_per_second is None else str(pace.keys_per_second))
-    assert touch == ("yes" if pace.settling_touch else "no")
+    _, _, transaction, second, flush, _ = (cell.strip() for cell in row.split("|"))
+    assert transaction == str(limits.keys_per_transaction)
+    assert second == ("no limit" if limits.keys_per_second is None else str(limits.keys_per_second))
+    assert flush == ("yes" if limits.flush_key else "no")

@@ -1,4 +1,4 @@
-"""What holds for every layout: round trips, refusals, and decoders that bear any bytes."""
+"""What holds for every layout: round trips, refusals, and decoders that tolerate any bytes."""
 
 import json
 from copy import copy
@@ -207,11 +207,11 @@ def test_go_zeros_ids_are_positive_int64s(instance: str) -> None:
 
 @each_layout
 def test_the_settling_touch_is_there_where_readers_need_it_and_no_reader_takes_it(layout: Layout) -> None:
-    touch = layout.settled("greeter", "c1")
-    assert (touch is not None) is layout.pace.settling_touch
-    if touch is not None:
-        assert touch.key.startswith(layout.prefix("greeter"))
-        assert layout.decode("greeter", *touch) is None
+    flush = layout.settled("greeter", "c1")
+    assert (flush is not None) is layout.limits.flush_key
+    if flush is not None:
+        assert flush.key.startswith(layout.prefix("greeter"))
+        assert layout.decode("greeter", *flush) is None
 
 
 def test_etcd_naming_reads_jupiter_v2_and_passes_its_touch_over() -> None:
@@ -220,8 +220,8 @@ def test_etcd_naming_reads_jupiter_v2_and_passes_its_touch_over() -> None:
     read = target.decode("grpc:greeter:v1:unknown-mode", *_written(layout, PLAIN))
     assert isinstance(read, Endpoint)
     assert read.address == PLAIN.address
-    touch = layout.settled("greeter", "c1")
-    assert target.decode("grpc:greeter:v1:unknown-mode", *touch) is None
+    flush = layout.settled("greeter", "c1")
+    assert target.decode("grpc:greeter:v1:unknown-mode", *flush) is None
 
 
 def test_layouts_are_made_by_name() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from grpc_etcd_operator.controller.event_handlers import SERVICES, Reconciler
-from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.controller.event_handlers import SERVICES, EventHandlers
+from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.telemetry.metrics import Timings
 from tests.unit.operator_core.conftest import make_raw_service
 
@@ -18,7 +18,7 @@ def raw_service(uid: str, name: str, generation: int) -> dict[str, Any]:
 
 
 def test_claims_that_are_asked_for_later_are_not_waited_for() -> None:
-    reconciler = Reconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
+    reconciler = EventHandlers(ClusterCache(["default"]), {"default": None}, Timings(CollectorRegistry()))
     reconciler.grants_in_memory = True
     reconciler.mark_complete(SERVICES)
     reconciler.note_service("ADDED", make_raw_service("calm"))

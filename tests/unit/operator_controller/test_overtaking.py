@@ -36,43 +36,43 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def cluster_cache() -> AsyncIterator[World]:
     made = World()
     yield made
     await made.overtaking.close()
 
 
-async def test_what_hangs_is_overtaken_and_told_when_it_ends(world: World) -> None:
-    await world.overtaking.run([world.hang("a"), world.ask("b")])
-    await world.overtaking.run([world.ask("c")])
-    assert world.done == ["b", "c"]
-    assert world.overtaking.holds_up("a", "slow")
-    assert not world.overtaking.holds_up("b", "slow")
-    world.let.set()
-    await until(lambda: world.late == 1)
-    assert world.done == ["b", "c", "a"]
-    assert not world.overtaking.holds_up("a", "slow")
+async def test_what_hangs_is_overtaken_and_told_when_it_ends(cluster_cache: World) -> None:
+    await cluster_cache.overtaking.run([cluster_cache.hang("a"), cluster_cache.ask("b")])
+    await cluster_cache.overtaking.run([cluster_cache.ask("c")])
+    assert cluster_cache.done == ["b", "c"]
+    assert cluster_cache.overtaking.holds_up("a", "slow")
+    assert not cluster_cache.overtaking.holds_up("b", "slow")
+    cluster_cache.let.set()
+    await until(lambda: cluster_cache.late == 1)
+    assert cluster_cache.done == ["b", "c", "a"]
+    assert not cluster_cache.overtaking.holds_up("a", "slow")
 
 
-async def test_of_one_namespace_only_a_few_are_waited_for(world: World) -> None:
-    await world.overtaking.run([world.hang(str(number)) for number in range(MOST_LATE)])
-    assert world.overtaking.holds_up("another", "slow")
-    assert not world.overtaking.holds_up("another", "well")
+async def test_of_one_namespace_only_a_few_are_waited_for(cluster_cache: World) -> None:
+    await cluster_cache.overtaking.run([cluster_cache.hang(str(number)) for number in range(MOST_LATE)])
+    assert cluster_cache.overtaking.holds_up("another", "slow")
+    assert not cluster_cache.overtaking.holds_up("another", "well")
 
 
-async def test_an_error_is_the_callers_or_told_where_nobody_waits(world: World) -> None:
-    world.let.set()
+async def test_an_error_is_the_callers_or_told_where_nobody_waits(cluster_cache: World) -> None:
+    cluster_cache.let.set()
     with pytest.raises(ValueError, match="at once"):
-        await world.overtaking.run([world.hang("a", error=ValueError("at once"))])
-    world.let.clear()
-    await world.overtaking.run([world.hang("a", error=ValueError("late"))])
-    world.let.set()
-    await until(lambda: world.late == 1)
-    assert world.isolation.counts == {"here": 1}
+        await cluster_cache.overtaking.run([cluster_cache.hang("a", error=ValueError("at once"))])
+    cluster_cache.let.clear()
+    await cluster_cache.overtaking.run([cluster_cache.hang("a", error=ValueError("late"))])
+    cluster_cache.let.set()
+    await until(lambda: cluster_cache.late == 1)
+    assert cluster_cache.isolation.counts == {"here": 1}
 
 
-async def test_closing_ends_what_hangs(world: World) -> None:
-    await world.overtaking.run([world.hang("a")])
-    await world.overtaking.close()
-    assert not world.overtaking.holds_up("a", "slow")
-    assert world.late == 0
+async def test_closing_ends_what_hangs(cluster_cache: World) -> None:
+    await cluster_cache.overtaking.run([cluster_cache.hang("a")])
+    await cluster_cache.overtaking.close()
+    assert not cluster_cache.overtaking.holds_up("a", "slow")
+    assert cluster_cache.late == 0

@@ -20,7 +20,7 @@ from grpc_etcd_operator.core.claims import (
     read_claims,
     write_claims,
 )
-from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.services import GrpcService, parse_service
 from testbed.conditions import existing
 from testbed.examples import examples
@@ -57,31 +57,31 @@ OWN_PREFIXES = [
 ]
 
 
-def grant(world: World, clock: list[int], store: dict[str, Raw] | None = None) -> None:
+def grant(cluster_cache: ClusterCache, clock: list[int], store: dict[str, Raw] | None = None) -> None:
     """Grant all that is asked for, as the leader does: reserve, write to the status, take the answer."""
-    while uid := world.asking.next():
+    while uid := cluster_cache.asking.next():
         clock[0] += 1
-        claims = world.begin_grant(uid, f"2026-01-01T00:00:00.{clock[0]:06}Z")
+        claims = cluster_cache.begin_grant(uid, f"2026-01-01T00:00:00.{clock[0]:06}Z")
         if claims is None:
-            world.judge_again(uid)
+            cluster_cache.judge_again(uid)
             continue
-        service = world.services[uid]
+        service = cluster_cache.services[uid]
         if store is not None:
             store[uid]["status"] = {"claims": claims}
-        world.note_service(replace(service, status={"claims": claims}))
-        world.end_grant(uid)
+        cluster_cache.note_service(replace(service, status={"claims": claims}))
+        cluster_cache.end_grant(uid)
 
 
-def make_world(*services: GrpcService, shared_names: bool = False, rules: Rules | None = None) -> World:
-    world = World(ETCDS, shared_names=shared_names, rules=rules)
+def make_world(*services: GrpcService, shared_names: bool = False, rules: Rules | None = None) -> ClusterCache:
+    cluster_cache = ClusterCache(ETCDS, shared_names=shared_names, rules=rules)
     for each in services:
-        world.note_service(each)
-    grant(world, [0])
-    return world
+        cluster_cache.note_service(each)
+    grant(cluster_cache, [0])
+    return cluster_cache
 
 
-def accepted(world: World) -> set[str]:
-    return {uid for uid in world.services if world.verdict(uid).accepted}
+def accepted(cluster_cache: ClusterCache) -> set[str]:
+    return {uid for uid in cluster_cache.services if cluster_cache.verdict(uid).accepted}
 
 
 def test_of_those_that_hold_nothing_the_oldest_is_first(service: Make) -> None:
@@ -91,63 +91,63 @@ def test_of_those_that_hold_nothing_the_oldest_is_first(service: Make) -> None:
 
 
 def test_whoever_renames_old_objects_does_not_get_ahead_of_who_holds_nothing_yet() -> None:
-    world = make_world(parse_service(make_raw_service("old")))
+    cluster_cache = make_world(parse_service(make_raw_service("old")))
     renamed = parse_service(make_raw_service("old", name="renamed"))
-    world.note_service(replace(renamed, status=world.services["old"].status))
-    world.note_service(parse_service(make_raw_service("young", name="other", created="2026-01-02T00:00:00Z")))
-    assert [world.asking.next(), world.asking.next()] == ["young", "old"]
+    cluster_cache.note_service(replace(renamed, status=cluster_cache.services["old"].status))
+    cluster_cache.note_service(parse_service(make_raw_service("young", name="other", created="2026-01-02T00:00:00Z")))
+    assert [cluster_cache.asking.next(), cluster_cache.asking.next()] == ["young", "old"]
 
 
 def test_of_those_that_ask_for_more_whoever_has_asked_first_comes_first() -> None:
     old = parse_service(make_raw_service("old"))
     young = parse_service(make_raw_service("young", name="other", created="2026-01-02T00:00:00Z"))
-    world = make_world(old, young)
+    cluster_cache = make_world(old, young)
 
     def rename(uid: str, name: str) -> None:
-        known = world.services[uid]
+        known = cluster_cache.services[uid]
         renamed = parse_service(make_raw_service(uid, name=name, created=known.created))
-        world.note_service(replace(renamed, status=known.status))
+        cluster_cache.note_service(replace(renamed, status=known.status))
 
     for uid in ("young", "old"):
         rename(uid, f"{uid}-renamed")
-    assert [world.asking.next(), world.asking.next()] == ["young", "old"]
+    assert [cluster_cache.asking.next(), cluster_cache.asking.next()] == ["young", "old"]
     for uid in ("old", "young"):  # whose grants have failed
-        world.asking.wait_again(uid)
+        cluster_cache.asking.wait_again(uid)
     rename("old", "old-renamed-again")
-    assert [world.asking.next(), world.asking.next()] == ["old", "young"]
+    assert [cluster_cache.asking.next(), cluster_cache.asking.next()] == ["old", "young"]
 
 
 def test_the_claim_counts_and_not_the_age_of_the_object(service: Make) -> None:
     clock = [0]
-    world = World(ETCDS)
-    world.note_service(service("u0", name="parked", namespace="evil", created="2026-01-01T00:00:00Z"))
-    grant(world, clock)
-    world.note_service(service("u1", name="payments", namespace="shop", created="2026-01-01T00:00:09Z"))
-    grant(world, clock)
+    cluster_cache = ClusterCache(ETCDS)
+    cluster_cache.note_service(service("u0", name="parked", namespace="evil", created="2026-01-01T00:00:00Z"))
+    grant(cluster_cache, clock)
+    cluster_cache.note_service(service("u1", name="payments", namespace="shop", created="2026-01-01T00:00:09Z"))
+    grant(cluster_cache, clock)
     renamed = service("u0", name="payments", namespace="evil", created="2026-01-01T00:00:00Z")
-    world.note_service(replace(renamed, name="parked", status=world.services["u0"].status))
-    grant(world, clock)
-    assert world.verdict("u0").reason == "NameTaken"
-    assert "shop/payments" in world.verdict("u0").message
-    assert "spec.name" in world.verdict("u0").message
-    assert world.verdict("u1").accepted
+    cluster_cache.note_service(replace(renamed, name="parked", status=cluster_cache.services["u0"].status))
+    grant(cluster_cache, clock)
+    assert cluster_cache.verdict("u0").reason == "NameTaken"
+    assert "shop/payments" in cluster_cache.verdict("u0").message
+    assert "spec.name" in cluster_cache.verdict("u0").message
+    assert cluster_cache.verdict("u1").accepted
 
 
 def test_whoever_waits_gets_the_name_when_it_is_free(service: Make) -> None:
     clock = [0]
-    world = make_world(service("u0", namespace="shop"))
+    cluster_cache = make_world(service("u0", namespace="shop"))
     waiting = [service(f"u{number}", namespace="bank", created=f"2026-01-02T00:00:0{number}Z") for number in (1, 2)]
     for each in [*waiting, service("u3", namespace="lab", created="2026-01-01T12:00:00Z")]:
-        world.note_service(each)
-    grant(world, clock)
-    assert accepted(world) == {"u0"}
-    units = world.forget_service("u0")
+        cluster_cache.note_service(each)
+    grant(cluster_cache, clock)
+    assert accepted(cluster_cache) == {"u0"}
+    units = cluster_cache.forget_service("u0")
     assert {"u1", "u2", "u3"} <= units
-    grant(world, clock)
-    assert accepted(world) == {"u3"}
-    world.forget_service("u3")
-    grant(world, clock)
-    assert accepted(world) == {"u1", "u2"}
+    grant(cluster_cache, clock)
+    assert accepted(cluster_cache) == {"u3"}
+    cluster_cache.forget_service("u3")
+    grant(cluster_cache, clock)
+    assert accepted(cluster_cache) == {"u1", "u2"}
 
 
 def test_names_are_shared_where_an_admin_allows_it_and_nothing_lies_within_another(service: Make) -> None:
@@ -165,10 +165,10 @@ def test_of_two_that_hold_the_same_the_earlier_claim_counts(service: Make) -> No
     one = replace(service("u0", namespace="shop"), status={"claims": later})
     two = replace(service("u1", namespace="bank", created="2026-02-01T00:00:00Z"), status={"claims": earlier})
     for order in ((one, two), (two, one)):
-        world = make_world(*order)
-        assert accepted(world) == {"u1"}
-        assert not world.keeps("u0")
-        rest = world.find_spare("u0", lambda _service, _claim: False)
+        cluster_cache = make_world(*order)
+        assert accepted(cluster_cache) == {"u1"}
+        assert not cluster_cache.keeps("u0")
+        rest = cluster_cache.find_spare("u0", lambda _service, _claim: False)
         assert rest == []
 
 
@@ -176,9 +176,9 @@ POLICY = "/grpc-etcd/policy/jupiter/greeter/"
 
 
 def test_a_service_without_a_usable_spec_claims_nothing(service: Make) -> None:
-    world = make_world(service(selector={}))
-    assert world.verdict("s1").reason == "InvalidSpec"
-    assert not world.asking
+    cluster_cache = make_world(service(selector={}))
+    assert cluster_cache.verdict("s1").reason == "InvalidSpec"
+    assert not cluster_cache.asking
 
 
 def test_statuses_are_read_with_tolerance() -> None:
@@ -201,12 +201,12 @@ def test_every_key_of_a_layout_lies_below_a_claim(layout: str, name: str, scheme
     asks = parse_service(raw)
     if asks.spec is None:
         return
-    world = make_world(asks)
+    cluster_cache = make_world(asks)
     pod = read_raw_pod(make_raw_pod(ports={"grpc": 9000, "metrics": 9100}))
-    world.note_pod(pod)
+    cluster_cache.note_pod(pod)
     claims = [claim.prefix for claim in claims_of(asks.spec, ETCDS)]
     for unit in ("p1", "s1"):
-        desired = world.desired(unit, "default")
+        desired = cluster_cache.desired(unit, "default")
         assert desired
         assert all(any((each.key + b"/").startswith(prefix) for prefix in claims) for each in desired.wanted)
 
@@ -239,17 +239,17 @@ class HostileTenant(RuleBasedStateMachine):
         self.store: dict[str, Raw] = {}
         self.clock = [0]
         self.number = 0
-        self.world = self.make()
+        self.cluster_cache = self.make()
 
-    def make(self) -> World:
-        world = World(ETCDS, rules=self.rules_)
+    def make(self) -> ClusterCache:
+        cluster_cache = ClusterCache(ETCDS, rules=self.rules_)
         for namespace in ("shop", "evil"):
-            world.note_pod(read_raw_pod(make_raw_pod(f"pod-{namespace}", namespace=namespace)))
-        return world
+            cluster_cache.note_pod(read_raw_pod(make_raw_pod(f"pod-{namespace}", namespace=namespace)))
+        return cluster_cache
 
     def note(self, uid: str) -> None:
-        self.world.note_service(parse_service(self.store[uid], PREFIXES))
-        grant(self.world, self.clock, self.store)
+        self.cluster_cache.note_service(parse_service(self.store[uid], PREFIXES))
+        grant(self.cluster_cache, self.clock, self.store)
 
     @initialize(
         layouts=st.lists(st.sampled_from(LAYOUT_NAMES), min_size=1, max_size=7, unique=True),
@@ -265,7 +265,7 @@ class HostileTenant(RuleBasedStateMachine):
         self.store["shop"] = make_raw_service("shop", name="payments", namespace="shop", **made)
         self.store["shop"]["metadata"]["creationTimestamp"] = "2026-06-01T00:00:00Z"
         self.note("shop")
-        assert self.world.verdict("shop").accepted
+        assert self.cluster_cache.verdict("shop").accepted
         self.claims = read_claims(self.store["shop"]["status"])
         for which, spec in enumerate(evils):  # a run in which nobody applies anything later has something to hold
             self.evil_applies(which, spec)
@@ -286,8 +286,8 @@ class HostileTenant(RuleBasedStateMachine):
     def evil_deletes(self, which: int) -> None:
         for uid in [uid for uid in self.store if uid.startswith(f"evil-{which}-")]:
             del self.store[uid]
-            self.world.forget_service(uid)
-        grant(self.world, self.clock, self.store)
+            self.cluster_cache.forget_service(uid)
+        grant(self.cluster_cache, self.clock, self.store)
 
     @rule(which=st.integers(0, 3))
     def evils_status_is_lost(self, which: int) -> None:
@@ -297,21 +297,21 @@ class HostileTenant(RuleBasedStateMachine):
 
     @rule(orders=st.randoms(use_true_random=False))
     def the_judge_restarts(self, orders: Any) -> None:
-        before = {uid: self.world.verdict(uid) for uid in self.store}
-        self.world = self.make()
+        before = {uid: self.cluster_cache.verdict(uid) for uid in self.store}
+        self.cluster_cache = self.make()
         uids = list(self.store)
         orders.shuffle(uids)
         for uid in uids:
-            self.world.note_service(parse_service(self.store[uid], PREFIXES))
-        grant(self.world, self.clock, self.store)
+            self.cluster_cache.note_service(parse_service(self.store[uid], PREFIXES))
+        grant(self.cluster_cache, self.clock, self.store)
         assert {uid: verdict.accepted for uid, verdict in before.items()} == {
-            uid: self.world.verdict(uid).accepted for uid in self.store
+            uid: self.cluster_cache.verdict(uid).accepted for uid in self.store
         }
 
     @rule(which=st.integers(0, 3))
     def what_evil_lets_go_is_released(self, which: int) -> None:
         for uid in [uid for uid in self.store if uid.startswith(f"evil-{which}-")]:
-            rest = self.world.find_spare(uid, lambda _service, _claim: False)
+            rest = self.cluster_cache.find_spare(uid, lambda _service, _claim: False)
             if rest is not None:
                 self.store[uid]["status"] = {"claims": rest}
                 self.note(uid)
@@ -319,14 +319,14 @@ class HostileTenant(RuleBasedStateMachine):
     @invariant()
     def shop_keeps_what_it_holds(self) -> None:
         if "shop" in self.store:
-            assert self.world.verdict("shop").accepted
+            assert self.cluster_cache.verdict("shop").accepted
             assert read_claims(self.store["shop"]["status"]) == self.claims
 
     @invariant()
     def no_claim_of_evil_holds_keys_of_shop(self) -> None:
         mine = {(ETCDS[claim.registry], claim.prefix) for claim in getattr(self, "claims", {})}
-        for uid in [uid for uid in self.store if uid != "shop" and self.world.verdict(uid).accepted]:
-            for claim in claims_of(existing(self.world.services[uid].spec), ETCDS):
+        for uid in [uid for uid in self.store if uid != "shop" and self.cluster_cache.verdict(uid).accepted]:
+            for claim in claims_of(existing(self.cluster_cache.services[uid].spec), ETCDS):
                 same = [prefix for etcd, prefix in mine if etcd == ETCDS[claim.registry]]
                 assert not any(prefix.startswith(claim.prefix) or claim.prefix.startswith(prefix) for prefix in same)
 
@@ -335,7 +335,7 @@ class HostileTenant(RuleBasedStateMachine):
         held = {(ETCDS[claim.registry], claim.prefix) for claim in getattr(self, "claims", {})}
         for registry, etcd in ETCDS.items():
             for uid in [*(uid for uid in self.store if uid != "shop"), "pod-evil"]:
-                desired = self.world.desired(uid, registry)
+                desired = self.cluster_cache.desired(uid, registry)
                 assert desired
                 for wanted in desired.wanted:
                     assert not any(where == etcd and (wanted.key + b"/").startswith(prefix) for where, prefix in held)
@@ -349,36 +349,36 @@ def test_a_hostile_tenant_reaches_nothing_below_anothers_claim() -> None:
     run_state_machine_as_test(HostileTenant, settings=often)
 
 
-def cost(many: int, work: Callable[[World, int], None]) -> float:
+def cost(many: int, work: Callable[[ClusterCache, int], None]) -> float:
     """Give the seconds that one event takes among so many GrpcServices of one name, the best of several."""
-    world = World(ETCDS)
-    world.note_service(parse_service(make_raw_service("shop", name="payments", namespace="shop")))
-    grant(world, [0])
+    cluster_cache = ClusterCache(ETCDS)
+    cluster_cache.note_service(parse_service(make_raw_service("shop", name="payments", namespace="shop")))
+    grant(cluster_cache, [0])
     for number in range(many):
         raw = make_raw_service(f"e{number}", name=f"o{number}", namespace="evil", created="2025-01-01T00:00:00Z")
         raw["spec"]["name"] = "payments"
-        world.note_service(parse_service(raw))
+        cluster_cache.note_service(parse_service(raw))
     times = []
     for turn in range(30):
         began = time.perf_counter()
-        work(world, turn)
+        work(cluster_cache, turn)
         times.append(time.perf_counter() - began)
     return min(times)
 
 
-def edit_shop(world: World, turn: int) -> None:
+def edit_shop(cluster_cache: ClusterCache, turn: int) -> None:
     raw = make_raw_service("shop", name="payments", namespace="shop", weight=turn + 1)
-    world.note_service(replace(parse_service(raw), status=world.services["shop"].status))
+    cluster_cache.note_service(replace(parse_service(raw), status=cluster_cache.services["shop"].status))
 
 
-def edit_evil(world: World, turn: int) -> None:
+def edit_evil(cluster_cache: ClusterCache, turn: int) -> None:
     raw = make_raw_service("e1", name="o1", namespace="evil", weight=turn + 1)
     raw["spec"]["name"] = "payments"
-    world.note_service(parse_service(raw))
+    cluster_cache.note_service(parse_service(raw))
 
 
 @pytest.mark.parametrize("work", [edit_shop, edit_evil])
-def test_an_event_costs_the_same_however_many_want_the_name(work: Callable[[World, int], None]) -> None:
+def test_an_event_costs_the_same_however_many_want_the_name(work: Callable[[ClusterCache, int], None]) -> None:
     few, many = cost(10, work), cost(10_000, work)
     assert many < 20 * few + 0.001, (few, many)  # the old way took 1,000 times as long
 
@@ -395,22 +395,22 @@ def test_whoever_waits_is_looked_at_only_when_what_it_waits_for_is_released() ->
 
 
 def test_refused_services_do_not_make_the_events_of_their_pods_dearer() -> None:
-    def work(world: World, turn: int) -> None:
+    def work(cluster_cache: ClusterCache, turn: int) -> None:
         pod = read_raw_pod(make_raw_pod(namespace="evil", ip=f"10.0.0.{turn}"))
-        world.note_pod(pod)
-        world.selecting(pod)
-        assert world.desired("p1", "default")
+        cluster_cache.note_pod(pod)
+        cluster_cache.selecting(pod)
+        assert cluster_cache.desired("p1", "default")
 
     few, many = cost(10, work), cost(10_000, work)
     assert many < 20 * few + 0.001, (few, many)
 
 
 def test_what_stands_stays_while_one_that_takes_the_place_of_another_asks(service: Make) -> None:
-    world = make_world(service("u0"))
-    world.note_pod(read_raw_pod(make_raw_pod()))
-    world.note_service(service("u1"))
-    world.forget_service("u0")
-    desired = world.desired("p1", "default")
+    cluster_cache = make_world(service("u0"))
+    cluster_cache.note_pod(read_raw_pod(make_raw_pod()))
+    cluster_cache.note_service(service("u1"))
+    cluster_cache.forget_service("u0")
+    desired = cluster_cache.desired("p1", "default")
     assert desired
     assert (desired.wanted, desired.keep_references) == ((), frozenset({"shop/greeter"}))
 
@@ -447,7 +447,7 @@ class Tenants:
 
     def __init__(self) -> None:
         self.raws: dict[str, Raw] = {}
-        self.world, self.numbers, self.clock = World(ETCDS), dict.fromkeys(UIDS, 0), 0
+        self.cluster_cache, self.numbers, self.clock = ClusterCache(ETCDS), dict.fromkeys(UIDS, 0), 0
 
     def take(self, what: str, *more: Any) -> None:
         getattr(self, what)(*more)
@@ -460,31 +460,31 @@ class Tenants:
         if held is not None:
             layouts = [("jupiter-v2" if other else "go-zero", word, since) for (word, other), since in held.items()]
             raw["status"] = {"claims": [claim for each in layouts for claim in make_claims(*each)]}
-        self.world.note_service(parse_service(raw, PREFIXES))
+        self.cluster_cache.note_service(parse_service(raw, PREFIXES))
 
     def slip(self, name: str) -> None:
         self.note(name, {"layouts": ["no-layout"]}, None)
 
     def forget(self, name: str) -> None:
         if self.raws.pop(f"{name}-{self.numbers[name]}", None):
-            self.world.forget_service(f"{name}-{self.numbers[name]}")
+            self.cluster_cache.forget_service(f"{name}-{self.numbers[name]}")
             self.numbers[name] += 1
 
     def grant(self) -> None:
-        uid = self.world.asking.next()
+        uid = self.cluster_cache.asking.next()
         self.clock += 1
-        claims = self.world.begin_grant(uid, f"2026-01-01T00:00:09.{self.clock:06}Z") if uid else None
+        claims = self.cluster_cache.begin_grant(uid, f"2026-01-01T00:00:09.{self.clock:06}Z") if uid else None
         if uid and claims:
             self.raws[uid]["status"] = {"claims": claims}
-            self.world.note_service(parse_service(self.raws[uid], PREFIXES))
-            self.world.end_grant(uid)
+            self.cluster_cache.note_service(parse_service(self.raws[uid], PREFIXES))
+            self.cluster_cache.end_grant(uid)
 
     def refuse(self) -> None:
-        uid = self.world.asking.next()
+        uid = self.cluster_cache.asking.next()
         if uid:
-            self.world.begin_grant(uid, "2026-01-01T00:00:09.000000Z")
-            self.world.end_grant(uid)
-            self.world.asking.wait_again(uid)
+            self.cluster_cache.begin_grant(uid, "2026-01-01T00:00:09.000000Z")
+            self.cluster_cache.end_grant(uid)
+            self.cluster_cache.asking.wait_again(uid)
 
 
 def make_claims(layout: str, word: str, since: int) -> list[dict[str, str]]:
@@ -493,8 +493,8 @@ def make_claims(layout: str, word: str, since: int) -> list[dict[str, str]]:
     return write_claims(dict.fromkeys(claims_of(spec, ETCDS), f"2026-01-01T00:00:0{since}.000000Z"))
 
 
-def wanted(world: World, uids: set[str]) -> dict[tuple[str, str], Any]:
-    return {(uid, registry): world.desired(uid, registry) for uid in uids for registry in ETCDS}
+def wanted(cluster_cache: ClusterCache, uids: set[str]) -> dict[tuple[str, str], Any]:
+    return {(uid, registry): cluster_cache.desired(uid, registry) for uid in uids for registry in ETCDS}
 
 
 @example(
@@ -520,30 +520,33 @@ def test_to_judge_all_again_changes_nothing_of_what_is_wanted_and_finds_no_more_
     tenants = Tenants()
     for each in steps:
         tenants.take(*each)
-        world = tenants.world
-        releasing, judged = set(world.releasing), set(world.services) - world.asking.keys()  # who asks has its turn yet
-        before = wanted(world, judged)
-        for uid in world.services:
-            world.judge_again(uid)
-        assert wanted(world, judged) == before
-        assert set(world.releasing) <= releasing
+        cluster_cache = tenants.cluster_cache
+        releasing, judged = (
+            set(cluster_cache.releasing),
+            set(cluster_cache.services) - cluster_cache.asking.keys(),
+        )  # who asks has its turn yet
+        before = wanted(cluster_cache, judged)
+        for uid in cluster_cache.services:
+            cluster_cache.judge_again(uid)
+        assert wanted(cluster_cache, judged) == before
+        assert set(cluster_cache.releasing) <= releasing
 
 
 def test_a_registry_that_is_renamed_keeps_its_names_for_who_holds_them(service: Make) -> None:
     """The settings no longer have `old`: it may be any of those that they do have."""
     shop = replace(service("u0", namespace="shop", registries=["old"]), status=held("old"))
     parked, elsewhere = (service(f"u{n}", namespace=f"bank{n}", registries=["second"]) for n in (1, 2))
-    world = make_world(shop, parked)
-    assert world.verdict("u0").reason == "UnknownRegistry"
-    assert world.verdict("u1").reason == "NameTaken"
-    world.note_service(replace(elsewhere, status=held("second", since="2027-01-01T00:00:00.000000Z")))
-    assert world.verdict("u2").accepted  # who holds a name in another registry loses nothing
-    world.note_service(replace(service("u0", namespace="shop", registries=["second"]), status=shop.status))
-    assert world.verdict("u0").reason == "NameTaken"
-    world.forget_service("u2")
-    grant(world, [0])
-    assert accepted(world) == {"u0"}
-    assert world.verdict("u1").reason == "NameTaken"
+    cluster_cache = make_world(shop, parked)
+    assert cluster_cache.verdict("u0").reason == "UnknownRegistry"
+    assert cluster_cache.verdict("u1").reason == "NameTaken"
+    cluster_cache.note_service(replace(elsewhere, status=held("second", since="2027-01-01T00:00:00.000000Z")))
+    assert cluster_cache.verdict("u2").accepted  # who holds a name in another registry loses nothing
+    cluster_cache.note_service(replace(service("u0", namespace="shop", registries=["second"]), status=shop.status))
+    assert cluster_cache.verdict("u0").reason == "NameTaken"
+    cluster_cache.forget_service("u2")
+    grant(cluster_cache, [0])
+    assert accepted(cluster_cache) == {"u0"}
+    assert cluster_cache.verdict("u1").reason == "NameTaken"
 
 
 def held(registry: str, since: str = "2026-01-01T00:00:00.000000Z") -> Raw:

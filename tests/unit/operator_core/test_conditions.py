@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpc_etcd_operator.core.cluster import ACCEPTED, ASKING, Verdict
-from grpc_etcd_operator.core.conditions import is_same_judgement, is_same_status, make_status, was_told_vacant
+from grpc_etcd_operator.core.conditions import is_same_judgement, is_same_status, make_status, was_reported_vacant
 from grpc_etcd_operator.core.counts import Counts
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.services import GrpcService
@@ -146,7 +146,7 @@ def test_a_selector_that_matches_nothing_is_no_success_and_a_gap_in_a_rollout_no
 
 
 REFUSED = "pods may not be read (403 Forbidden)"
-DOWN = {"default": "out of reach"}
+DOWN = {"default": "unavailable"}
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_what_was_told_of_a_selector_that_matches_nothing_stands_in_the_conditio
         (Counts(), True, True, True),
         (Counts(2, 0, 0), False, False, False),
     ):
-        made = make_status(held, ACCEPTED, counts, {}, EARLY, is_long_vacant=long, is_told_vacant=told)
+        made = make_status(held, ACCEPTED, counts, {}, EARLY, is_long_vacant=long, is_reported_vacant=told)
         held = replace(held, status=made)
-        assert was_told_vacant(held) == is_told
-        assert not was_told_vacant(replace(held, generation=held.generation + 1)), "of another selector"
+        assert was_reported_vacant(held) == is_told
+        assert not was_reported_vacant(replace(held, generation=held.generation + 1)), "of another selector"
 
 
 def test_pods_that_the_operators_own_selector_leaves_out_are_not_said_to_be_absent(service: Make) -> None:

@@ -27,10 +27,10 @@ def test_a_gate_waits_for_what_can_be_written(claimants: list[Claimant], *, is_o
 
 
 def test_a_gate_says_what_it_waits_for() -> None:
-    gate = judge_gate([WAITING], "default: out of reach")
+    gate = judge_gate([WAITING], "default: unavailable")
     assert gate.reason == "RegistryUnavailable"
     assert "shop/b" in gate.message
-    assert "default: out of reach" in gate.message
+    assert "default: unavailable" in gate.message
 
 
 @given(st.lists(st.sampled_from([WRITTEN, WAITING, FAULTY])))

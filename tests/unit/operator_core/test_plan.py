@@ -15,7 +15,7 @@ from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import OwnerRecord, owner_key
-from grpc_etcd_operator.core.desired import Desired, Unit, Wanted, make_pod_desired
+from grpc_etcd_operator.core.desired import Desired, DesiredRecord, Owner, make_pod_desired
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.plan import Plan, make_plan
 from grpc_etcd_operator.core.pods import Pod
@@ -79,21 +79,21 @@ class Store:
         return make_plan(desired, CLUSTER, self, lambda _key, _lease: None, most)
 
 
-def make_wanted(port: int, weight: int = 100, *, only_if_held: bool = False) -> Wanted:
+def make_wanted(port: int, weight: int = 100, *, only_if_held: bool = False) -> DesiredRecord:
     endpoint = Endpoint(name="greeter", address=f"10.0.0.1:{port}", weight=weight, enable=not only_if_held)
     encoded = LAYOUT.encode("greeter", endpoint)
     assert isinstance(encoded, KeyValue)
-    return Wanted(encoded.key, encoded.value, "s1", LAYOUT, endpoint, only_if_held)
+    return DesiredRecord(encoded.key, encoded.value, "s1", LAYOUT, endpoint, only_if_held)
 
 
-UNIT = Unit("p1", "shop", "pod-1", "node-1")
+UNIT = Owner("p1", "shop", "pod-1", "node-1")
 LEASE = lease_id(CLUSTER, "p1")
 wanted = st.builds(make_wanted, st.integers(9000, 9006), st.sampled_from([1, 100]), only_if_held=st.booleans())
 wanted_sets = st.lists(wanted, max_size=6, unique_by=lambda each: each.key)
 foreign = st.dictionaries(st.integers(9000, 9006), st.sampled_from([0, FOREIGN_LEASE]), max_size=4)
 
 
-def make_store(before: list[Wanted], registered_by_others: dict[int, int]) -> Store:
+def make_store(before: list[DesiredRecord], registered_by_others: dict[int, int]) -> Store:
     store = Store()
     for port, lease in registered_by_others.items():
         store.put(make_wanted(port).key, b"somebody else's", lease)
@@ -103,7 +103,7 @@ def make_store(before: list[Wanted], registered_by_others: dict[int, int]) -> St
 
 @given(wanted_sets, wanted_sets, foreign)
 def test_a_plan_converges_in_one_step_and_is_empty_the_second_time(
-    before: list[Wanted], after: list[Wanted], others: dict[int, int]
+    before: list[DesiredRecord], after: list[DesiredRecord], others: dict[int, int]
 ) -> None:
     store = make_store(before, others)
     desired = Desired(UNIT, tuple(after), ("shop/greeter",))
@@ -116,7 +116,7 @@ def test_a_plan_converges_in_one_step_and_is_empty_the_second_time(
 
 @given(wanted_sets, wanted_sets, foreign, st.sampled_from([None, b"damaged"]))
 def test_a_unit_whose_owner_record_was_deleted_or_damaged_loses_what_it_no_longer_wants_and_nothing_else(
-    before: list[Wanted], after: list[Wanted], others: dict[int, int], damage: bytes | None
+    before: list[DesiredRecord], after: list[DesiredRecord], others: dict[int, int], damage: bytes | None
 ) -> None:
     store, whole = make_store(before, others), make_store(before, others)
     if (stored := store.records.pop(owner_key(CLUSTER, "p1"), None)) and damage:
@@ -143,7 +143,9 @@ def test_what_no_owner_record_names_stays_while_a_spec_that_it_may_be_of_cannot_
 
 
 @given(wanted_sets, st.randoms(use_true_random=False), foreign)
-def test_a_plan_ignores_the_order_of_its_input(after: list[Wanted], random: Random, others: dict[int, int]) -> None:
+def test_a_plan_ignores_the_order_of_its_input(
+    after: list[DesiredRecord], random: Random, others: dict[int, int]
+) -> None:
     shuffled = list(after)
     random.shuffle(shuffled)
     one, other = make_store([], others), make_store([], others)
@@ -156,7 +158,7 @@ def test_a_plan_ignores_the_order_of_its_input(after: list[Wanted], random: Rand
 
 @given(wanted_sets, wanted_sets, foreign)
 def test_a_plan_never_touches_a_foreign_record(
-    before: list[Wanted], after: list[Wanted], others: dict[int, int]
+    before: list[DesiredRecord], after: list[DesiredRecord], others: dict[int, int]
 ) -> None:
     store = make_store(before, others)
     keys = {make_wanted(port).key for port in others}
@@ -168,7 +170,7 @@ def test_a_plan_never_touches_a_foreign_record(
 
 
 @given(wanted_sets, wanted_sets)
-def test_keys_are_put_only_beside_their_owner_record(before: list[Wanted], after: list[Wanted]) -> None:
+def test_keys_are_put_only_beside_their_owner_record(before: list[DesiredRecord], after: list[DesiredRecord]) -> None:
     """The owner record may have gone unseen, with its lease: then nobody would ever delete the key."""
     store = make_store(before, {})
     seen_by_the_planner = store.records.copy()
@@ -181,7 +183,7 @@ def test_keys_are_put_only_beside_their_owner_record(before: list[Wanted], after
 
 @given(st.lists(wanted_sets, min_size=1, max_size=4), st.just([]) | wanted_sets, foreign, st.data())
 def test_no_key_is_orphaned_however_old_what_the_planner_knows_is(
-    history: list[list[Wanted]], after: list[Wanted], others: dict[int, int], data: st.DataObject
+    history: list[list[DesiredRecord]], after: list[DesiredRecord], others: dict[int, int], data: st.DataObject
 ) -> None:
     store = make_store([], others)
     past = [store.records.copy()]
@@ -232,7 +234,7 @@ def test_an_edit_in_place_keeps_enable_and_weight_until_the_owner_says_otherwise
 
 def test_an_address_moves_from_a_unit_that_no_longer_wants_it() -> None:
     store = make_store([make_wanted(9000)], {})
-    desired = Desired(Unit("p2", "shop", "pod-2"), (make_wanted(9000),))
+    desired = Desired(Owner("p2", "shop", "pod-2"), (make_wanted(9000),))
     plan = make_plan(desired, CLUSTER, store, lambda _key, lease: lease == LEASE)
     store.apply(plan)
     assert store.records[make_wanted(9000).key].lease == lease_id(CLUSTER, "p2")
@@ -265,7 +267,7 @@ def test_a_pod_that_turns_unready_is_not_drained_and_has_no_key(
     assert not store.records
 
 
-KEPT = frozenset({"shop/greeter"})
+STALE = frozenset({"shop/greeter"})
 
 
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)
@@ -276,7 +278,7 @@ def test_what_is_to_stay_goes_when_its_pod_has_another_address(
     store, asks = Store(), service(layouts=[layout], metricsPort=9100)
     store.apply(store.plan(make_pod_desired(pod(), [asks], "default")))
     before = dict(store.records)
-    store.apply(store.plan(make_pod_desired(pod(ip=now), [], "default", kept=KEPT)))
+    store.apply(store.plan(make_pod_desired(pod(ip=now), [], "default", kept=STALE)))
     assert store.records == (before if now == "10.0.0.1" else {})
 
 
@@ -286,19 +288,19 @@ def test_what_is_to_stay_of_an_ipv6_address_stays_with_it(
     store, asks = Store(), service(layouts=[each for each in LAYOUT_NAMES if each != "kitex"])
     store.apply(store.plan(make_pod_desired(pod(ip="fd00::1"), [asks], "default")))
     before = dict(store.records)
-    store.apply(store.plan(make_pod_desired(pod(ip="fd00::1"), [], "default", kept=KEPT)))
+    store.apply(store.plan(make_pod_desired(pod(ip="fd00::1"), [], "default", kept=STALE)))
     assert store.records == before
-    store.apply(store.plan(make_pod_desired(pod(ip="d00::1"), [], "default", kept=KEPT)))
+    store.apply(store.plan(make_pod_desired(pod(ip="d00::1"), [], "default", kept=STALE)))
     assert not store.records
 
 
 @given(wanted_sets, wanted_sets, foreign)
 def test_what_is_to_stay_is_neither_put_nor_deleted_and_stays_named(
-    before: list[Wanted], after: list[Wanted], others: dict[int, int]
+    before: list[DesiredRecord], after: list[DesiredRecord], others: dict[int, int]
 ) -> None:
     store = make_store(before, others)
     mine = {key: stored for key, stored in store.records.items() if stored.lease == LEASE}
-    desired = Desired(UNIT, tuple(after), ("shop/other",), keep_references=KEPT)
+    desired = Desired(UNIT, tuple(after), ("shop/other",), keep_references=STALE)
     store.apply(store.plan(desired))
     assert store.plan(desired).is_empty
     for key in mine.keys() - {owner_key(CLUSTER, "p1")} - {each.key for each in after}:
@@ -337,7 +339,7 @@ def test_single_keys_that_nobody_can_read_or_write_stay_as_they_are() -> None:
 
 @given(wanted_sets, wanted_sets, foreign, st.integers(2, 9))
 def test_what_one_transaction_cannot_hold_is_written_in_several_that_lead_to_the_same(
-    before: list[Wanted], after: list[Wanted], others: dict[int, int], most: int
+    before: list[DesiredRecord], after: list[DesiredRecord], others: dict[int, int], most: int
 ) -> None:
     desired = Desired(UNIT, tuple(after), ("shop/greeter",))
     whole, store = make_store(before, others), make_store(before, others)

@@ -64,7 +64,7 @@ def test_what_older_versions_wrote_is_read() -> None:
     assert relation(MINE, value) is Relation.PEER
 
 
-@pytest.mark.parametrize("value", [b"", b"\xff", b"[]", b"null", b'{"namespaces": 1}', b"in step"])
+@pytest.mark.parametrize("value", [b"", b"\xff", b"[]", b"null", b'{"namespaces": 1}', b"synced"])
 def test_what_is_no_leaders_value_says_nothing(value: bytes) -> None:
     assert read_leader(value) is None
     assert relation(MINE, value) is Relation.PEER

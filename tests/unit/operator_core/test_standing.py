@@ -50,7 +50,7 @@ SERVED, DOWN = Standing(may_mark=YES, is_serving=YES), Standing(may_mark=NO, is_
     ("sight", "leads", "standings", "words"),
     [
         (INCOMPLETE, [LEADING], [SERVED], "not all Pods"),
-        (BLIND, [STANDBY], [SERVED], "Kubernetes is not seen"),
+        (BLIND, [STANDBY], [SERVED], "no connection to Kubernetes"),
         (SEEING, [CLUSTER, LEADING], [DOWN, SERVED], "--cluster-id"),
         (SEEING, [VACANT], [DOWN], "no registry"),
         (SEEING, [VACANT, STANDBY], [DOWN, DOWN], "no registry"),
@@ -66,5 +66,5 @@ def test_ready_means_able_to_do_its_part(
 
 
 def test_a_complaint_is_a_sentence_that_knows_its_reason() -> None:
-    complaint = Complaint("nobody leads", "NoLeader")
-    assert (complaint, complaint.reason) == ("nobody leads", "NoLeader")
+    complaint = Complaint("no replica leads", "NoLeader")
+    assert (complaint, complaint.reason) == ("no replica leads", "NoLeader")

@@ -15,8 +15,8 @@ from grpc_etcd_operator.core.status_schedule import (
     PASS_SECONDS,
     RETRY_SECONDS,
     SETTLE_SECONDS,
-    SPACING_SECONDS,
-    Spacing,
+    WRITE_SPACING_SECONDS,
+    StatusSchedule,
 )
 
 Changes = list[tuple[float, str, bool]]  # when, of whom, and whether the judgement changes with the counts
@@ -28,7 +28,7 @@ class Play:
     """A reporter that needs no time: looks whenever a pass is due, and remembers when it looked and wrote."""
 
     def __init__(self, changes: Changes) -> None:
-        self.spacing = Spacing()
+        self.schedule = StatusSchedule()
         self.passes: list[float] = []
         self.written: dict[str, list[float]] = defaultdict(list)
         self.waited: dict[bool, list[float]] = {True: [0.0], False: [0.0]}
@@ -37,25 +37,25 @@ class Play:
             self._look_until(at)
             since, was_judgement = self._unwritten.get(uid, (at, False))
             self._unwritten[uid] = at if is_judgement and not was_judgement else since, is_judgement or was_judgement
-            self.spacing.note([uid], at)
+            self.schedule.note([uid], at)
         self._look_until(math.inf)
 
     def _look_until(self, end: float) -> None:
-        while (now := self.spacing.next_pass_at()) < end:
+        while (now := self.schedule.next_pass_at()) < end:
             self.passes.append(now)
-            for uid in self.spacing.take(now):
+            for uid in self.schedule.take(now):
                 self._look(uid, now)
 
     def _look(self, uid: str, now: float) -> None:
         if uid not in self._unwritten:
-            self.spacing.is_true(uid)
+            self.schedule.is_true(uid)
             return
         since, is_judgement = self._unwritten[uid]
-        if is_judgement or self.spacing.may_write_counts(uid, now):
+        if is_judgement or self.schedule.may_write_counts(uid, now):
             del self._unwritten[uid]
             self.waited[is_judgement].append(now - since)
             self.written[uid].append(now)
-            self.spacing.wrote(uid, now)
+            self.schedule.wrote(uid, now)
 
 
 def changes(judgements: st.SearchStrategy[bool]) -> st.SearchStrategy[Changes]:
@@ -67,9 +67,9 @@ def test_nothing_is_written_too_often_and_nothing_too_late(made: Changes) -> Non
     play = Play(made)
     assert {uid for _, uid, _ in made} == play.written.keys()
     for times in play.written.values():
-        assert all(later - earlier >= SPACING_SECONDS - SLACK for earlier, later in itertools.pairwise(times))
-    assert max(play.waited[True]) <= SPACING_SECONDS + PASS_SECONDS + SETTLE_SECONDS
-    assert max(play.waited[False]) <= SPACING_SECONDS + 2 * PASS_SECONDS + SETTLE_SECONDS + COUNTS_WAIT_SECONDS
+        assert all(later - earlier >= WRITE_SPACING_SECONDS - SLACK for earlier, later in itertools.pairwise(times))
+    assert max(play.waited[True]) <= WRITE_SPACING_SECONDS + PASS_SECONDS + SETTLE_SECONDS
+    assert max(play.waited[False]) <= WRITE_SPACING_SECONDS + 2 * PASS_SECONDS + SETTLE_SECONDS + COUNTS_WAIT_SECONDS
     assert all(later - earlier >= PASS_SECONDS - SLACK for earlier, later in itertools.pairwise(play.passes))
 
 
@@ -100,7 +100,7 @@ def test_judgements_of_one_that_change_on_and_on_are_written_every_two_seconds()
     times = Play([(number * SETTLE_SECONDS / 2, "a", True) for number in range(1000)]).written["a"]
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert len(pauses) > 10
-    assert all(SPACING_SECONDS - SLACK <= pause <= SPACING_SECONDS + SETTLE_SECONDS for pause in pauses)
+    assert all(WRITE_SPACING_SECONDS - SLACK <= pause <= WRITE_SPACING_SECONDS + SETTLE_SECONDS for pause in pauses)
 
 
 def test_counts_of_a_few_are_written_when_they_have_settled() -> None:
@@ -109,24 +109,24 @@ def test_counts_of_a_few_are_written_when_they_have_settled() -> None:
 
 
 def test_what_failed_is_looked_at_again_after_a_pause() -> None:
-    spacing = Spacing()
-    spacing.note(["a"], 0.0)
-    assert spacing.take(1.0) == ["a"]
-    spacing.wrote("a", 1.0)
-    spacing.failed("a", 5.0)
-    assert spacing.next_pass_at() == 5.0 + RETRY_SECONDS
+    schedule = StatusSchedule()
+    schedule.note(["a"], 0.0)
+    assert schedule.take(1.0) == ["a"]
+    schedule.wrote("a", 1.0)
+    schedule.failed("a", 5.0)
+    assert schedule.next_pass_at() == 5.0 + RETRY_SECONDS
 
 
 def test_who_notes_something_learns_when_it_can_be_looked_at() -> None:
-    spacing = Spacing()
-    assert spacing.note(["a"], 0.0) == SETTLE_SECONDS
-    assert spacing.note([], 0.0) == math.inf
-    spacing.take(SETTLE_SECONDS)
-    assert spacing.note(["b"], SETTLE_SECONDS) == SETTLE_SECONDS + PASS_SECONDS == spacing.next_pass_at()
+    schedule = StatusSchedule()
+    assert schedule.note(["a"], 0.0) == SETTLE_SECONDS
+    assert schedule.note([], 0.0) == math.inf
+    schedule.take(SETTLE_SECONDS)
+    assert schedule.note(["b"], SETTLE_SECONDS) == SETTLE_SECONDS + PASS_SECONDS == schedule.next_pass_at()
 
 
 def test_nothing_waits_of_what_is_gone() -> None:
-    spacing = Spacing()
-    spacing.note(["a"], 0.0)
-    spacing.forget("a")
-    assert spacing.next_pass_at() == math.inf
+    schedule = StatusSchedule()
+    schedule.note(["a"], 0.0)
+    schedule.forget("a")
+    assert schedule.next_pass_at() == math.inf

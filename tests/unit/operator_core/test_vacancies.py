@@ -28,19 +28,19 @@ def test_it_is_told_once_after_a_while_and_anew_after_there_were_pods() -> None:
 
 def test_what_was_told_before_is_told_no_more_and_what_could_not_be_told_is_told_again() -> None:
     vacancies = Vacancies(PATIENCE)
-    vacancies.note("a", 0, is_vacant=True, was_told=True)
-    assert (vacancies.is_long("a"), vacancies.is_told("a"), vacancies.take(99)) == (True, True, [])
+    vacancies.note("a", 0, is_vacant=True, was_reported=True)
+    assert (vacancies.is_long("a"), vacancies.is_reported("a"), vacancies.take(99)) == (True, True, [])
     vacancies.note("b", 0, is_vacant=True)
     assert vacancies.take(30) == ["b"]
-    vacancies.tell_again("b", 40)
+    vacancies.report_again("b", 40)
     vacancies.note("b", 31, is_vacant=True)
-    assert (vacancies.take(39), vacancies.is_told("b"), vacancies.take(40)) == ([], False, ["b"])
-    vacancies.note_told("b")
-    assert (vacancies.is_told("b"), vacancies.take(999)) == (True, [])
+    assert (vacancies.take(39), vacancies.is_reported("b"), vacancies.take(40)) == ([], False, ["b"])
+    vacancies.note_reported("b")
+    assert (vacancies.is_reported("b"), vacancies.take(999)) == (True, [])
     vacancies.note("b", 1000, is_vacant=False)
-    vacancies.note_told("b")
-    vacancies.tell_again("b", 1000)
-    assert (vacancies.is_told("b"), vacancies.is_long("b"), vacancies.take(9999)) == (False, False, [])
+    vacancies.note_reported("b")
+    vacancies.report_again("b", 1000)
+    assert (vacancies.is_reported("b"), vacancies.is_long("b"), vacancies.take(9999)) == (False, False, [])
 
 
 @given(steps)

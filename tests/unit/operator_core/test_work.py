@@ -8,8 +8,8 @@ from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from grpc_etcd.layouts.pace import PacedQueue
-from grpc_etcd.registry.layout import Pace
+from grpc_etcd.layouts.rate_limits import RateLimitedQueue
+from grpc_etcd.registry.layout import WriteLimits
 from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.plan import DeleteEdit, Plan, PutEdit
 from grpc_etcd_operator.core.work import Work
@@ -32,8 +32,10 @@ def make_plan(uid: str, *, deletes: bool, is_part: bool = False) -> Plan:
     return Plan(uid, 1, puts, (DeleteEdit(key, 1),) if deletes else (), is_part=is_part)
 
 
-def make_work(pace: Pace) -> Work:
-    return Work(PacedQueue(lambda _: pace), Backoff(tuple(PAUSE_SECONDS * failures for failures in range(1, 100))))
+def make_work(limits: WriteLimits) -> Work:
+    return Work(
+        RateLimitedQueue(lambda _: limits), Backoff(tuple(PAUSE_SECONDS * failures for failures in range(1, 100)))
+    )
 
 
 @dataclass
@@ -50,7 +52,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize(is_paced=st.booleans())
     def begin(self, *, is_paced: bool) -> None:
-        self.work = make_work(Pace(2, 10) if is_paced else Pace())
+        self.work = make_work(WriteLimits(2, 10) if is_paced else WriteLimits())
         self.now = 100.0
         self.changed: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
@@ -276,14 +278,14 @@ TestAnyOrder = AnyOrder.TestCase
 
 
 def test_urgent_units_are_judged_first_however_many_others_wait() -> None:
-    work = make_work(Pace())
+    work = make_work(WriteLimits())
     work.mark((f"p{number}" for number in range(1_000)), 1.0)
     work.mark(["gone"], 2.0, urgent=True)
     assert next(work.take_due(1, urgent=True)) == ("gone", 2.0)
 
 
 def test_units_that_are_under_way_keep_no_others_waiting() -> None:
-    work = make_work(Pace())
+    work = make_work(WriteLimits())
     for number in range(10):
         work.plan(make_plan(f"p{number}", deletes=False), 1.0, {})
     assert len(work.take(1.0, 10)) == 10
@@ -293,7 +295,7 @@ def test_units_that_are_under_way_keep_no_others_waiting() -> None:
 
 
 def test_a_unit_that_fails_again_and_again_is_judged_more_and_more_rarely() -> None:
-    work = make_work(Pace())
+    work = make_work(WriteLimits())
     pauses = []
     for _ in range(3):
         work.postpone("p1", 0.0)
@@ -305,7 +307,7 @@ def test_a_unit_that_fails_again_and_again_is_judged_more_and_more_rarely() -> N
 
 
 def test_what_was_written_has_no_failures_behind_it() -> None:
-    work = make_work(Pace())
+    work = make_work(WriteLimits())
     work.postpone("p1", 0.0)
     work.plan(make_plan("p1", deletes=False), 1.0, {})
     (plan,) = work.take(1.0, 10)

@@ -14,8 +14,8 @@ def make(*namespaces: str) -> Freshness:
     return Freshness(lambda _, __: None, watched, gap_seconds=GAP_SECONDS)
 
 
-def hear(stream: Stream, *, seconds_ago: float = 0.0) -> Stream:
-    stream.heard_at = stream.seen_at = time.monotonic() - seconds_ago
+def note_event(stream: Stream, *, seconds_ago: float = 0.0) -> Stream:
+    stream.last_event_at = stream.seen_at = time.monotonic() - seconds_ago
     return stream
 
 
@@ -27,8 +27,8 @@ def refuse(stream: Stream, *, seconds_ago: float = 0.0) -> Stream:
 
 def test_a_watch_that_may_not_be_read_makes_no_other_look_silent() -> None:
     freshness = make("shop", "till")
-    hear(freshness.stream(PODS, "shop"), seconds_ago=5)
-    refuse(hear(freshness.stream(PODS, "till"), seconds_ago=600))
+    note_event(freshness.stream(PODS, "shop"), seconds_ago=5)
+    refuse(note_event(freshness.stream(PODS, "till"), seconds_ago=600))
     assert 5 <= freshness.event_age(PODS) < 60
     refuse(freshness.stream(PODS, "shop"))
     assert freshness.event_age(PODS) >= 600, "where none may be read, the quietest of all"
@@ -49,9 +49,9 @@ def test_a_refusal_counts_once_it_lasts_or_where_nothing_was_ever_seen() -> None
     assert freshness.blindness(PODS, "shop") == REFUSED
     assert freshness.blindness(PODS, "elsewhere") is None, "nobody is to see it"
     stream.note_seen()
-    hear(stream)
+    note_event(stream)
     assert freshness.blindness(PODS, "shop") is None
-    refuse(hear(stream, seconds_ago=GAP_SECONDS + 1))
+    refuse(note_event(stream, seconds_ago=GAP_SECONDS + 1))
     assert freshness.blindness(PODS, "shop") == "", "an API server that has just started refuses what it allows"
     stream.fault_at -= GAP_SECONDS + 1
     assert freshness.blindness(PODS, "shop") == REFUSED
@@ -60,7 +60,7 @@ def test_a_refusal_counts_once_it_lasts_or_where_nothing_was_ever_seen() -> None
 def test_a_role_that_lets_list_and_not_watch_lets_nobody_see() -> None:
     """Probes and sweeps are lists, and come again and again."""
     freshness = make("shop")
-    stream = hear(freshness.stream(PODS, "shop"), seconds_ago=GAP_SECONDS + 1)
+    stream = note_event(freshness.stream(PODS, "shop"), seconds_ago=GAP_SECONDS + 1)
     stream.note_fault(REFUSED, WATCH)
     stream.fault_at -= GAP_SECONDS + 1
     stream.note_seen()
@@ -71,7 +71,7 @@ def test_a_role_that_lets_list_and_not_watch_lets_nobody_see() -> None:
 
 def test_a_watch_of_all_namespaces_speaks_for_each_and_a_list_that_is_read_is_not_seen_yet() -> None:
     freshness = make("")
-    stream = hear(freshness.stream(PODS, ""))
+    stream = note_event(freshness.stream(PODS, ""))
     assert freshness.blindness(PODS, "shop") is None
     stream.is_listed = True
     assert freshness.blindness(PODS, "shop") == ""

@@ -1,4 +1,4 @@
-"""Pages and events: what is none is told apart, whatever it is. Real ones are in tests/e2e."""
+"""Pages and events: what is none is kept apart, whatever it is. Real ones are in tests/e2e."""
 
 import itertools
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd_operator.core.resync import Seen
+from grpc_etcd_operator.core.resync import ObjectRef
 from grpc_etcd_operator.kube.messages import MAGIC, message_class
 from grpc_etcd_operator.kube.pages import (
     Event,
@@ -43,7 +43,7 @@ def tell(kind: str, message: Any) -> bytes:
 
 
 def test_a_page_is_read() -> None:
-    assert read_metadata(BODY) == Page([Seen("uid", "ns", "pod", "17")], "next")
+    assert read_metadata(BODY) == Page([ObjectRef("uid", "ns", "pod", "17")], "next")
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>busy</html>", b'{"kind":"Status"}', BODY[4:], BODY[:-1], BODY + b"\x12"])

@@ -38,9 +38,9 @@ async def told_twice() -> list[frozenset[str]]:
         running = asyncio.create_task(Reflector(client, stream, "").run(receiver))
         await client.watching.wait()
         client.watching.clear()
-        stream.list_anew()
+        stream.relist()
         await asyncio.sleep(0)  # now the watch is ending
-        stream.list_anew()
+        stream.relist()
         await client.watching.wait()
         running.cancel()
     return lists

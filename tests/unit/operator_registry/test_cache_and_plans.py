@@ -12,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from grpc_etcd.etcd.model import Deleted, Event, LeaseId, Put, Record, Revision
 from grpc_etcd.registry.own import OwnerRecord, owner_key, owner_prefix
-from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
+from grpc_etcd_operator.core.desired import Desired, DesiredRecord, Owner
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.plan import Contest, Plan, make_plan
-from grpc_etcd_operator.registry.cache import Announcement, Mirror
+from grpc_etcd_operator.registry.cache import Announcement, RegistryCache
 from testbed.examples import examples
 
 CLUSTER = "c1"
@@ -69,7 +69,7 @@ class InPieces(RuleBasedStateMachine):
         self.start()
 
     def start(self) -> None:
-        self.mirror = Mirror(CLUSTER)
+        self.registry_cache = RegistryCache(CLUSTER)
         self.unseen: dict[bytes, list[Event]] = {prefix: [] for prefix in PREFIXES}
         self.unlisted = set(PREFIXES)
         self.dirty = set(UNITS)
@@ -138,21 +138,21 @@ class InPieces(RuleBasedStateMachine):
         held = self.store.get(key)
         self.commit({key: (b"x", (held.lease if held else STRANGER) if lease is None else lease)}, set())
 
-    # -- what we hear and do ------------------------------------------------------------------------------------------
+    # -- what we receive and do ----------------------------------------------------------------------------------------
 
     @rule(prefix=prefixes, count=st.integers(1, 3))
     def a_watch_delivers(self, prefix: bytes, count: int) -> None:
         if prefix in self.unlisted:
             self.a_prefix_is_listed(prefix)
         some, self.unseen[prefix] = self.unseen[prefix][:count], self.unseen[prefix][count:]
-        self.dirty |= self.mirror.apply(some)
+        self.dirty |= self.registry_cache.apply(some)
 
     @rule(prefix=prefixes)
     def a_prefix_is_listed(self, prefix: bytes) -> None:
         self.unlisted.discard(prefix)
         self.unseen[prefix].clear()
         held = [record for key, record in sorted(self.store.items()) if key.startswith(prefix)]
-        self.dirty |= self.mirror.replace([prefix], held, self.revision)
+        self.dirty |= self.registry_cache.replace([prefix], held, self.revision)
 
     @precondition(lambda self: not self.under_way)
     @rule()
@@ -160,22 +160,22 @@ class InPieces(RuleBasedStateMachine):
         self.start()
 
     def desired(self, uid: str, without: frozenset[bytes] = frozenset()) -> Desired:
-        wanted = tuple(Wanted(key, uid.encode(), "service") for key in sorted(self.wanted[uid] - without))
-        return Desired(Unit(uid, "shop", "pod"), wanted)
+        wanted = tuple(DesiredRecord(key, uid.encode(), "service") for key in sorted(self.wanted[uid] - without))
+        return Desired(Owner(uid, "shop", "pod"), wanted)
 
-    def contest(self, uid: str, mirror: Mirror) -> Contest:
+    def contest(self, uid: str, registry_cache: RegistryCache) -> Contest:
         def wins(key: bytes, lease: int) -> bool | None:
-            rival = mirror.unit_of_lease(lease)
+            rival = registry_cache.unit_of_lease(lease)
             return None if rival is None else key not in self.wanted[rival] or uid < rival
 
         return wins
 
-    def plan(self, uid: str, mirror: Mirror, without: frozenset[bytes] = frozenset()) -> Plan:
-        return make_plan(self.desired(uid, without), CLUSTER, mirror, self.contest(uid, mirror), 100)
+    def plan(self, uid: str, registry_cache: RegistryCache, without: frozenset[bytes] = frozenset()) -> Plan:
+        return make_plan(self.desired(uid, without), CLUSTER, registry_cache, self.contest(uid, registry_cache), 100)
 
     def nobodys(self, uid: str) -> frozenset[bytes]:
         """Give the keys under others' leases that their owner records do not name, since an admin deleted those."""
-        of = {lease_of(each): self.mirror.owner(each) for each in UNITS if each != uid}
+        of = {lease_of(each): self.registry_cache.owner(each) for each in UNITS if each != uid}
         found = ((key, of[record.lease]) for key, record in self.store.items() if record.lease in of)
         return frozenset(key for key, owner in found if owner is None or key not in owner.keys)
 
@@ -194,11 +194,11 @@ class InPieces(RuleBasedStateMachine):
         if uid not in self.dirty or self.unlisted:
             return
         self.dirty.discard(uid)
-        plan = self.plan(uid, self.mirror)
-        self.mirror.contest(uid, plan.contested)
+        plan = self.plan(uid, self.registry_cache)
+        self.registry_cache.contest(uid, plan.contested)
         if not plan.is_empty:
             self.under_way.append(Sent(plan))
-            self.mirror.expect(self.under_way[-1].announcement)
+            self.registry_cache.expect(self.under_way[-1].announcement)
 
     def etcd_decides(self, mine: Sent) -> None:
         plan = mine.plan
@@ -213,7 +213,7 @@ class InPieces(RuleBasedStateMachine):
     @rule()
     def an_answer_is_lost(self) -> None:
         mine = self.under_way.pop()
-        self.dirty |= self.mirror.expect_no_more(mine.announcement) | {mine.plan.uid}
+        self.dirty |= self.registry_cache.expect_no_more(mine.announcement) | {mine.plan.uid}
 
     def the_answer_comes(self, mine: Sent) -> None:
         assert mine.revision
@@ -221,15 +221,15 @@ class InPieces(RuleBasedStateMachine):
         plan, now = mine.plan, mine.revision
         if mine.reads is not None:
             for key, record in mine.reads.items():
-                self.dirty |= self.mirror.note_seen(key, record, now)
+                self.dirty |= self.registry_cache.note_seen(key, record, now)
             self.dirty.add(plan.uid)
         else:
             for put in plan.puts:
                 record = Record(put.key, put.value, LeaseId(plan.lease), now, now, 1)
-                self.dirty |= self.mirror.note_put(plan.uid, record)
+                self.dirty |= self.registry_cache.note_put(plan.uid, record)
             for each in plan.deletes:
-                self.dirty |= self.mirror.note_deleted(each.key, now)
-        self.dirty |= self.mirror.expect_no_more(mine.announcement)
+                self.dirty |= self.registry_cache.note_deleted(each.key, now)
+        self.dirty |= self.registry_cache.expect_no_more(mine.announcement)
 
     @rule()
     def all_comes_to_rest(self) -> None:
@@ -242,8 +242,8 @@ class InPieces(RuleBasedStateMachine):
                 break
         else:
             raise AssertionError("it never comes to rest")
-        assert self.mirror.records == self.store
-        fresh = Mirror(CLUSTER)
+        assert self.registry_cache.records == self.store
+        fresh = RegistryCache(CLUSTER)
         fresh.replace([b""], self.store.values(), self.revision)
         for uid in UNITS:
             left = self.plan(uid, fresh, self.nobodys(uid))

@@ -1,7 +1,7 @@
 """Two elections of one process: as which registry their etcds were led last, and whether they are known to be two."""
 
 from grpc_etcd.etcd.aio import Etcd
-from grpc_etcd.etcd.model import Changed, Deleted, LeaseId, Listed, Record, Revision
+from grpc_etcd.etcd.model import Deleted, LeaseId, Record, Revision, WatchEvents, WatchSnapshot
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, write_holder, write_leader
 from grpc_etcd_operator.registry.election import Election
 
@@ -13,17 +13,17 @@ def make_election(etcd: Etcd, registry: str) -> Election:
 
 
 def show(election: Election, *, leader: str = "", holder: str = "", revision: int = 5) -> None:
-    """Let an election hear who leads, and who led last: another replica, by the name that it has for the etcd."""
+    """Let an election receive who leads, and who led last: another replica, by the name that it has for the etcd."""
     key, cluster_key, standby_prefix = election.prefixes
     leaders = [write_leader(Candidate("pod-2", nonce="n2", registry=leader))] if leader else []
     holders = [write_holder(Fingerprint("uid"), holder)] if holder else []
     for each, values in ((key, leaders), (cluster_key, holders), (standby_prefix, [])):
         at = Revision(revision)
-        election.take(each, Listed(tuple(Record(each, value, LeaseId(0), at, at, 1) for value in values), at))
+        election.take(each, WatchSnapshot(tuple(Record(each, value, LeaseId(0), at, at, 1) for value in values), at))
 
 
 def show_end(election: Election) -> None:
-    election.take(election.prefixes[0], Changed((Deleted(election.prefixes[0], Revision(6)),), Revision(6)))
+    election.take(election.prefixes[0], WatchEvents((Deleted(election.prefixes[0], Revision(6)),), Revision(6)))
 
 
 async def test_an_etcd_keeps_the_name_by_which_it_was_led() -> None:
@@ -53,7 +53,7 @@ async def test_two_etcds_are_known_to_be_two_by_what_outlives_all_leaders() -> N
 
 
 async def test_a_copy_of_an_etcd_is_apart_once_nobody_has_led_there_for_long_beside_a_leader() -> None:
-    """Until then somebody may have led whose end the one has heard of before the other."""
+    """Until then somebody may have led whose end the one has learned of before the other."""
     async with Etcd("127.0.0.1:1") as etcd:
         mine, other = (make_election(etcd, name) for name in ("second", "first"))
         for each in (mine, other):
@@ -61,7 +61,7 @@ async def test_a_copy_of_an_etcd_is_apart_once_nobody_has_led_there_for_long_bes
         assert not mine.is_apart_from(other, 0)
         show_end(mine)
         assert not mine.is_apart_from(other, TTL_SECONDS)
-        show(mine, revision=7)  # etcd has lost its data, which the other has yet to hear
+        show(mine, revision=7)  # etcd has lost its data, which the other has yet to receive
         assert not mine.is_apart_from(other, TTL_SECONDS)
         assert mine.is_apart_from(other, 0)
         show_end(other)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from grpc_etcd.etcd.model import LeaseId, Record, Revision
 from grpc_etcd.registry.own import OwnerRecord, owner_key
 from grpc_etcd_operator.core.leases import lease_id
-from grpc_etcd_operator.registry.cache import Mirror
+from grpc_etcd_operator.registry.cache import RegistryCache
 from grpc_etcd_operator.registry.keys import KeyTree
 from grpc_etcd_operator.registry.prefixes import Streams
 
@@ -34,18 +34,20 @@ def test_keys_under_a_prefix_are_those_that_begin_with_it(
 def test_a_listing_replaces_what_is_known_under_its_prefixes_and_nothing_else(
     held: list[tuple[bytes, int]], prefixes: list[bytes], revision: int
 ) -> None:
-    mirror = Mirror("c1")
+    registry_cache = RegistryCache("c1")
     for key, at in held:
-        mirror.correct(key, make_record(key, at))
-    before = dict(mirror.records)
-    mirror.replace(prefixes, [], revision)
-    assert mirror.records == {
+        registry_cache.correct(key, make_record(key, at))
+    before = dict(registry_cache.records)
+    registry_cache.replace(prefixes, [], revision)
+    assert registry_cache.records == {
         key: record
         for key, record in before.items()
         if not (key.startswith(tuple(prefixes)) and record.mod_revision <= revision)
     }
-    mirror.forget(prefixes)
-    assert mirror.records == {key: record for key, record in before.items() if not key.startswith(tuple(prefixes))}
+    registry_cache.forget(prefixes)
+    assert registry_cache.records == {
+        key: record for key, record in before.items() if not key.startswith(tuple(prefixes))
+    }
 
 
 def make_record(key: bytes, revision: int) -> Record:
@@ -53,27 +55,27 @@ def make_record(key: bytes, revision: int) -> Record:
 
 
 def test_of_units_that_wait_no_more_nothing_is_kept() -> None:
-    mirror, empty = Mirror("c1"), vars(Mirror("c1"))
-    mirror.contest("p1", [b"/a/x", b"/a/y"])
-    mirror.contest("p2", [b"/a/x"])
-    mirror.contest("p1", [b"/a/y"])
-    assert mirror.correct(b"/a/x", make_record(b"/a/x", 2)) == {"p2"}
-    mirror.contest("p1", [])
-    mirror.contest("p3", [])
-    mirror.forget([b""])
-    assert {name: vars(mirror)[name] for name in ("_contested", "_contests")} == {
+    registry_cache, empty = RegistryCache("c1"), vars(RegistryCache("c1"))
+    registry_cache.contest("p1", [b"/a/x", b"/a/y"])
+    registry_cache.contest("p2", [b"/a/x"])
+    registry_cache.contest("p1", [b"/a/y"])
+    assert registry_cache.correct(b"/a/x", make_record(b"/a/x", 2)) == {"p2"}
+    registry_cache.contest("p1", [])
+    registry_cache.contest("p3", [])
+    registry_cache.forget([b""])
+    assert {name: vars(registry_cache)[name] for name in ("_contested", "_contests")} == {
         name: empty[name] for name in ("_contested", "_contests")
     }
 
 
 def test_of_keys_that_were_deleted_nothing_is_kept_once_no_older_event_can_come() -> None:
-    mirror = Mirror("c1")
+    registry_cache = RegistryCache("c1")
     for key in (b"/a/x", b"/b/x"):
-        mirror.correct(key, make_record(key, 2))
-    mirror.note_deleted(b"/a/x", 3)
-    mirror.note_deleted(b"/b/x", 3, is_followed=False)
-    mirror.replace([b"/a/"], [], 4)
-    assert not vars(mirror)["_buried"]
+        registry_cache.correct(key, make_record(key, 2))
+    registry_cache.note_deleted(b"/a/x", 3)
+    registry_cache.note_deleted(b"/b/x", 3, is_followed=False)
+    registry_cache.replace([b"/a/"], [], 4)
+    assert not vars(registry_cache)["_buried"]
 
 
 def test_what_was_read_of_units_that_are_gone_is_forgotten() -> None:
@@ -101,13 +103,13 @@ def test_a_key_that_was_read_is_read_once_more_when_its_owner_record_names_it_no
 
 
 def test_a_key_under_a_units_lease_that_only_anothers_owner_record_names_is_not_read_for_ever() -> None:
-    mirror, streams, lease = Mirror("c1"), Streams(lambda _: True), lease_id("c1", "p1")
+    registry_cache, streams, lease = RegistryCache("c1"), Streams(lambda _: True), lease_id("c1", "p1")
     key, now = b"x/1", Revision(3)
     record = Record(key, b"", LeaseId(lease), now, now, 1)
     theirs = OwnerRecord(namespace="shop", pod="p2", keys=(key,)).to_json()
-    mirror.correct(owner_key("c1", "p2"), Record(owner_key("c1", "p2"), theirs, LeaseId(7), now, now, 1))
-    mirror.correct(key, record)
-    assert streams.strangers(mirror.owner("p1"), mirror.unnamed(lease)) == (key,)
-    mirror.note_seen(key, record, 4)
-    streams.note_read([key], filter(mirror.is_unnamed, [key]))
-    assert streams.strangers(mirror.owner("p1"), mirror.unnamed(lease)) == ()
+    registry_cache.correct(owner_key("c1", "p2"), Record(owner_key("c1", "p2"), theirs, LeaseId(7), now, now, 1))
+    registry_cache.correct(key, record)
+    assert streams.strangers(registry_cache.owner("p1"), registry_cache.unnamed(lease)) == (key,)
+    registry_cache.note_seen(key, record, 4)
+    streams.note_read([key], filter(registry_cache.is_unnamed, [key]))
+    assert streams.strangers(registry_cache.owner("p1"), registry_cache.unnamed(lease)) == ()

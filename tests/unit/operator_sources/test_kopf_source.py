@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import json_format
 from prometheus_client import CollectorRegistry
 
-from grpc_etcd_operator.controller.event_handlers import Reconciler
-from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.controller.event_handlers import EventHandlers
+from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.kube.messages import message_class
 from grpc_etcd_operator.sources.json_pods import read_pod
@@ -65,7 +65,7 @@ class Watched:
     """A reconciler that is told by Kopf; `read` counts the Pods that were read."""
 
     def __init__(self) -> None:
-        self.reconciler = Reconciler(World(["default"]), {}, Timings(CollectorRegistry()))
+        self.reconciler = EventHandlers(ClusterCache(["default"]), {}, Timings(CollectorRegistry()))
         self.read: list[str] = []
         has_pod = self.reconciler.has_pod
         how = Kind(
@@ -81,7 +81,7 @@ class Watched:
 
     @property
     def pods(self) -> dict[str, str]:
-        return {uid: pod.resource_version for uid, pod in self.reconciler.world.pods.items()}
+        return {uid: pod.resource_version for uid, pod in self.reconciler.cluster_cache.pods.items()}
 
 
 def pod(version: str, uid: str = "1", *, ready: bool = True) -> dict[str, Any]:
@@ -122,4 +122,4 @@ def test_a_pod_that_is_out_of_scope_is_not_known_when_it_is_listed_again() -> No
     watched = Watched()
     watched.reconciler.note_out_of_scope(read_pod(pod("5")))
     watched.note(None, pod("5"))
-    assert not watched.reconciler.world.pods["1"].outside
+    assert not watched.reconciler.cluster_cache.pods["1"].outside

@@ -8,7 +8,7 @@ from testbed.conditions import until
 
 
 class Notebook:
-    """Fails on poisoned objects until it is told to bear them."""
+    """Fails on poisoned objects until it is told to tolerate them."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[str | None, str]] = []

@@ -2,7 +2,7 @@
 
 Answers come late or never, requests are carried out late, news of the watch are older than answers, keys and leases
 vanish, and etcd is restored to an older history. The key and the process keys are watched by themselves: of what
-changed at one revision, or at several, a process may hear the one long before the other.
+changed at one revision, or at several, a process may receive the one long before the other.
 """
 
 import itertools
@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registration.processes import process_key, process_prefix, registered_key
-from grpc_etcd.registration.reconciler import Keeper, Standing
+from grpc_etcd.registration.reconciler import KeyState, RegistrationReconciler
 from grpc_etcd.registration.records import Claim, Held, make_claim
-from grpc_etcd.registration.steps import Grant, Read, Rest, Touch, Write
+from grpc_etcd.registration.steps import Flush, Grant, Idle, Read, Write
 from grpc_etcd.registry.endpoint import Endpoint
 from testbed.examples import examples
 
@@ -90,9 +90,9 @@ class Answer:
 
 @dataclass(eq=False)
 class Process:
-    """A keeper, the news that it has not heard of yet, and the request that it waits for."""
+    """A keeper, the news that it has not learned of yet, and the request that it waits for."""
 
-    keeper: Keeper = field(default_factory=Keeper)
+    reconciler: RegistrationReconciler = field(default_factory=RegistrationReconciler)
     pending: deque[Happened | Listing | LeaseGone] = field(default_factory=deque)
     lease: int = 0
     wants: float = 0
@@ -101,7 +101,7 @@ class Process:
     answer: Answer | None = None
 
     def take(self, heard: Heard) -> Happened | Listing | LeaseGone:
-        """Take out what is heard next; what one watch tells comes in order, and nothing after a listing before it."""
+        """Take out what responds next; what one watch tells comes in order, and nothing after a listing before it."""
         ahead = list(itertools.takewhile(lambda news: not isinstance(news, Listing), self.pending))
         of_watch = [news for news in ahead if isinstance(news, Happened) and (news.key == KEY) is (heard is Heard.KEY)]
         found = of_watch[0] if of_watch and heard is not Heard.NEXT else self.pending[0]
@@ -144,7 +144,7 @@ class SharedAddress(RuleBasedStateMachine):
     @rule(number=which, weight=st.sampled_from([100.0, 5.0, 7.0]))
     def claim(self, number: int, weight: float) -> None:
         process = self.of(number)
-        process.keeper.claim([claim(weight)])
+        process.reconciler.claim([claim(weight)])
         process.wants = weight
         if not process.is_watching:
             process.is_watching = True
@@ -152,7 +152,7 @@ class SharedAddress(RuleBasedStateMachine):
 
     @rule(number=which)
     def release(self, number: int) -> None:
-        self.of(number).keeper.release([KEY])
+        self.of(number).reconciler.release([KEY])
         self.of(number).wants = 0
 
     def crash(self, number: int) -> None:
@@ -226,30 +226,30 @@ class SharedAddress(RuleBasedStateMachine):
             return
         match process.take(heard):
             case Happened(key, held, revision):
-                process.keeper.seen(key, held, revision)
+                process.reconciler.seen(key, held, revision)
             case Listing(records, revision):
-                process.keeper.listed(frozenset({KEY}), records, revision)
+                process.reconciler.listed(frozenset({KEY}), records, revision)
             case LeaseGone(lease):
-                process.keeper.lease_lost(lease)
+                process.reconciler.lease_lost(lease)
 
     def step(self, number: int) -> None:
         process, self.now = self.of(number), self.now + 1
         if process.request:
             return
-        match process.keeper.next_step(self.now):
+        match process.reconciler.next_step(self.now):
             case Grant():
                 self.granted += 1
                 process.lease = self.granted
                 self.leases.add(process.lease)
-                process.keeper.granted(process.lease)
+                process.reconciler.granted(process.lease)
             case Write() as write:
-                process.keeper.begun(write)
+                process.reconciler.begun(write)
                 process.request, process.answer = write, None
             case Read() as read:
                 process.request, process.answer = read, None
-            case Touch() as touch:
-                process.keeper.touched(touch)
-            case Rest():
+            case Flush() as flush:
+                process.reconciler.flushed(flush)
+            case Idle():
                 pass
 
     def carry_out(self, number: int) -> None:
@@ -265,14 +265,14 @@ class SharedAddress(RuleBasedStateMachine):
         process.request = process.answer = None
         if answer.is_lease_unknown:
             assert isinstance(request, Write)
-            process.keeper.lease_lost(request.lease)
-            process.keeper.refused(request)
+            process.reconciler.lease_lost(request.lease)
+            process.reconciler.refused(request)
         elif isinstance(request, Read):
-            process.keeper.read(request.keys, request.prefixes, answer.records or {}, answer.revision)
+            process.reconciler.read(request.keys, request.prefixes, answer.records or {}, answer.revision)
         elif answer.records is not None:
-            process.keeper.read(request.revisions, request.alone, answer.records, answer.revision)
+            process.reconciler.read(request.revisions, request.alone, answer.records, answer.revision)
         else:
-            process.keeper.wrote(request, answer.revision, self.now)
+            process.reconciler.wrote(request, answer.revision, self.now)
 
     @rule(number=which, comes_late=st.booleans())
     def give_up(self, number: int, comes_late: bool) -> None:  # noqa: FBT001 - drawn
@@ -327,8 +327,8 @@ class SharedAddress(RuleBasedStateMachine):
     @invariant()
     def what_is_said_to_be_gone_is_gone(self) -> None:
         for process in getattr(self, "processes", ()):
-            if process.keeper.standing(KEY) is Standing.GONE and KEY in self.store and not self.had_late:
-                assert self.store[KEY].lease not in process.keeper.leases
+            if process.reconciler.standing(KEY) is KeyState.GONE and KEY in self.store and not self.had_late:
+                assert self.store[KEY].lease not in process.reconciler.leases
 
     def teardown(self) -> None:
         for write in getattr(self, "late", []):
@@ -348,9 +348,9 @@ class SharedAddress(RuleBasedStateMachine):
             assert self.store[KEY].lease in wanting
             wanted = [claim(wanting[self.store[KEY].lease], enable=enable).value for enable in (True, False)]
             assert self.store[KEY].value in wanted[: 2 if self.had_edit else 1]
-        there = {Standing.REGISTERED, Standing.SHARED} | ({Standing.TAKEN} if len(set(wanting.values())) > 1 else set())
+        there = {KeyState.REGISTERED, KeyState.SHARED} | ({KeyState.TAKEN} if len(set(wanting.values())) > 1 else set())
         for process in getattr(self, "processes", []):
-            assert process.keeper.standing(KEY) in (there if process.wants else {Standing.GONE})
+            assert process.reconciler.standing(KEY) in (there if process.wants else {KeyState.GONE})
 
 
 TestSharedAddress = SharedAddress.TestCase

@@ -3,40 +3,40 @@
 import logging
 
 from grpc_etcd.etcd import PermissionDenied, Unavailable
-from grpc_etcd.registration.reconciler import Standing
+from grpc_etcd.registration.reconciler import KeyState
 from grpc_etcd.registration.transitions import Fact, Transitions
 
 KEY = b"/k"
 
 
-def tell(transitions: Transitions, standing: Standing, now: float, value: bytes = b"v") -> list[str]:
+def tell(transitions: Transitions, standing: KeyState, now: float, value: bytes = b"v") -> list[str]:
     return [line.text for line in transitions.observe({KEY: Fact("greeter", standing, value)}, now)]
 
 
 def test_each_change_is_one_line_and_what_stays_is_none() -> None:
     transitions = Transitions()
-    assert tell(transitions, Standing.PENDING, 0) == []
-    assert tell(transitions, Standing.REGISTERED, 1) == ["greeter: registered"]
-    assert tell(transitions, Standing.REGISTERED, 2) == []
-    assert tell(transitions, Standing.PENDING, 3) == []
-    assert tell(transitions, Standing.REGISTERED, 4.5) == ["greeter: put back after 1.5 s"]
-    assert tell(transitions, Standing.PENDING, 5, b"w") == []
-    assert tell(transitions, Standing.REGISTERED, 6, b"w") == ["greeter: changed"]
-    assert tell(transitions, Standing.GONE, 7) == ["greeter: withdrawn"]
-    assert tell(transitions, Standing.GONE, 8) == []
+    assert tell(transitions, KeyState.PENDING, 0) == []
+    assert tell(transitions, KeyState.REGISTERED, 1) == ["greeter: registered"]
+    assert tell(transitions, KeyState.REGISTERED, 2) == []
+    assert tell(transitions, KeyState.PENDING, 3) == []
+    assert tell(transitions, KeyState.REGISTERED, 4.5) == ["greeter: restored after 1.5 s"]
+    assert tell(transitions, KeyState.PENDING, 5, b"w") == []
+    assert tell(transitions, KeyState.REGISTERED, 6, b"w") == ["greeter: changed"]
+    assert tell(transitions, KeyState.GONE, 7) == ["greeter: withdrawn"]
+    assert tell(transitions, KeyState.GONE, 8) == []
     assert transitions.keys == frozenset()
 
 
 def test_a_key_is_called_taken_only_when_it_has_been_for_a_second() -> None:
     transitions = Transitions()
-    tell(transitions, Standing.REGISTERED, 0)
-    assert tell(transitions, Standing.TAKEN, 1) == []
-    assert tell(transitions, Standing.SHARED, 1.1) == [], "its process key came a moment later"
-    assert (tell(transitions, Standing.TAKEN, 2), transitions.due) == ([], 3)
-    told = ["greeter: taken by another process; it is put back when that goes"]
-    assert (tell(transitions, Standing.TAKEN, 3), transitions.due) == (told, None)
-    assert tell(transitions, Standing.TAKEN, 4) == []
-    assert tell(transitions, Standing.REGISTERED, 5) == ["greeter: put back after 3.0 s"]
+    tell(transitions, KeyState.REGISTERED, 0)
+    assert tell(transitions, KeyState.TAKEN, 1) == []
+    assert tell(transitions, KeyState.SHARED, 1.1) == [], "its process key came a moment later"
+    assert (tell(transitions, KeyState.TAKEN, 2), transitions.due) == ([], 3)
+    reported = ["greeter: taken by another process; it is restored when that process ends"]
+    assert (tell(transitions, KeyState.TAKEN, 3), transitions.due) == (reported, None)
+    assert tell(transitions, KeyState.TAKEN, 4) == []
+    assert tell(transitions, KeyState.REGISTERED, 5) == ["greeter: restored after 3.0 s"]
 
 
 def test_an_outage_is_a_warning_when_it_begins_or_becomes_another_and_a_line_when_it_ends() -> None:

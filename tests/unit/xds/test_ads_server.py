@@ -14,10 +14,10 @@ import pytest
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.xds import wire
-from grpc_etcd.xds.board import ServiceBoard
-from grpc_etcd.xds.conversation import Refusal
+from grpc_etcd.xds.ads_stream import Refusal
 from grpc_etcd.xds.localities import Dialable, Here
 from grpc_etcd.xds.names import ResourceName, ServiceName
+from grpc_etcd.xds.resource_cache import ResourceCache
 from grpc_etcd.xds.resources import ASSIGNMENT, LISTENER, Socket
 from grpc_etcd.xds.retries import write_retries
 from grpc_etcd.xds.server import AdsServer, Listener
@@ -32,11 +32,11 @@ UPDATES = 60
 class Numbered:
     """A resource that says which one it is."""
 
-    def __init__(self, board: "Board", number: int, size: int) -> None:
-        self._board, self._number, self._size = board, number, size
+    def __init__(self, resource_cache: "Board", number: int, size: int) -> None:
+        self._resource_cache, self._number, self._size = resource_cache, number, size
 
     def answer(self, _type_url: str, _requested: str, name: ResourceName) -> bytes:
-        self._board.answers[name.owner.service] += 1
+        self._resource_cache.answers[name.owner.service] += 1
         return wire.text(1, f"<{self._number}>{'x' * self._size}")
 
     def plain(self) -> "Numbered":
@@ -85,20 +85,20 @@ def read_until(replies: Iterator[bytes], number: int) -> None:
 
 @pytest.mark.parametrize("threads", [False, True], ids=["batches", "threads"])
 def test_a_client_that_does_not_read_is_told_the_newest_alone(threads: bool) -> None:  # noqa: FBT001 - drawn
-    board, over = Board(), threading.Event()
-    server = AdsServer("127.0.0.1:0", board, threads=threads)
+    resource_cache, over = Board(), threading.Event()
+    server = AdsServer("127.0.0.1:0", resource_cache, threads=threads)
     with (
         grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
         grpc.insecure_channel(f"127.0.0.1:{server.port}", [("grpc.use_local_subchannel_pool", 1)]) as other,
     ):
         silent, reading = follow(channel, "large", over), follow(other, "small", over)
         read_until(reading, 0)
-        wait_until(lambda: "large" in board.listeners, "the client that does not read")
+        wait_until(lambda: "large" in resource_cache.listeners, "the client that does not read")
         for number in range(1, UPDATES):
-            board.put("large", number)
-            board.put("small", number)
+            resource_cache.put("large", number)
+            resource_cache.put("small", number)
             read_until(reading, number)  # one thread speaks for all: it has been through the other's news
-        assert board.answers["large"] < UPDATES / 2
+        assert resource_cache.answers["large"] < UPDATES / 2
         read_until(silent, UPDATES - 1)
         over.set()
     server.stop()
@@ -158,7 +158,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("messages", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_client_that_says_what_none_should_keeps_no_other_waiting(messages: tuple[bytes, ...]) -> None:
-    server = AdsServer("127.0.0.1:0", ServiceBoard())
+    server = AdsServer("127.0.0.1:0", ResourceCache())
     hostile, other = Client(server.port), Client(server.port)
     other.say(request("first"))
     wait_until(lambda: other.heard, "an answer before")
@@ -181,9 +181,9 @@ def test_what_one_client_refuses_stays_with_the_others() -> None:
     owner, address = ServiceName("default", "greeter"), "127.0.0.1:50052"
     dialable = Dialable(Endpoint(name="greeter", address=address), (Socket("127.0.0.1", 50052),))
     made = make_service_resources([dialable], Policy(), [MethodRoute("/a/b", addresses={address: 1})], Here())
-    board = ServiceBoard()
-    board.publish(owner, made)
-    server = AdsServer("127.0.0.1:0", board)
+    resource_cache = ResourceCache()
+    resource_cache.publish(owner, made)
+    server = AdsServer("127.0.0.1:0", resource_cache)
     pleased, particular = Client(server.port), Client(server.port)
     for client in (pleased, particular):
         client.say(request("greeter"))
@@ -196,9 +196,9 @@ def test_what_one_client_refuses_stays_with_the_others() -> None:
     particular.answer("greeter", refusal="greeter: nor that")
     particular.say(request("greeter", "other"))
     wait_until(lambda: len(particular.heard) > 2, "an answer about another service", 25)
-    assert board.look_up(owner) == made
+    assert resource_cache.look_up(owner) == made
     assert len(pleased.heard) == 1
-    board.publish(owner, ServiceResources(clusters={}))
+    resource_cache.publish(owner, ServiceResources(clusters={}))
     wait_until(lambda: len(pleased.heard) > 1, "news", 25)
     for client in (pleased, particular):
         client.close()

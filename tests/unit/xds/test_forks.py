@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from grpc_etcd.xds.plane import Process
+from grpc_etcd.xds.control_plane import Process
 from testbed.conditions import wait_until
 
 

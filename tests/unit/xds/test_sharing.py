@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpc_etcd.registry.policy import Policy, Retry
-from grpc_etcd.xds.board import ServiceBoard
-from grpc_etcd.xds.conversation import Conversation, Refusal
+from grpc_etcd.xds.ads_stream import AdsStream, Refusal
 from grpc_etcd.xds.names import ResourceName, Selection, ServiceName, format_target
+from grpc_etcd.xds.resource_cache import ResourceCache
 from grpc_etcd.xds.resources import ASSIGNMENT, CLUSTER, LISTENER, DiscoveryRequest
 from grpc_etcd.xds.service import ALL, Part, ServiceResources
 from grpc_etcd.xds.sharing import SharedListeners, can_share
@@ -40,8 +40,8 @@ def follower() -> Follower:
 
 
 @pytest.fixture
-def board(follower: Follower) -> ServiceBoard:
-    made = ServiceBoard()
+def resource_cache(follower: Follower) -> ResourceCache:
+    made = ResourceCache()
     made.add("default", follower)
     return made
 
@@ -55,16 +55,18 @@ def hosts(body: bytes) -> dict[str, list[str]]:
     }
 
 
-def told(conversation: Conversation, type_url: str) -> list[bytes]:
+def told(conversation: AdsStream, type_url: str) -> list[bytes]:
     replies = [discovery_pb2.DiscoveryResponse.FromString(reply) for reply in conversation.replies()]
     return [each.value for reply in replies if reply.type_url == type_url for each in reply.resources]
 
 
-def test_a_listener_has_a_virtual_host_for_each_service_and_one_where_others_wait(board: ServiceBoard) -> None:
-    listener = board.open_channel(owner("users"), shares=True)
-    assert board.open_channel(owner("orders"), shares=True) == listener
+def test_a_listener_has_a_virtual_host_for_each_service_and_one_where_others_wait(
+    resource_cache: ResourceCache,
+) -> None:
+    listener = resource_cache.open_channel(owner("users"), shares=True)
+    assert resource_cache.open_channel(owner("orders"), shares=True) == listener
     name = ResourceName(listener).format(LISTENER)
-    conversation = Conversation(board.look_up)
+    conversation = AdsStream(resource_cache.look_up)
     conversation.receive(DiscoveryRequest(LISTENER, (name,)))
     (body,) = told(conversation, LISTENER)
     found = hosts(body)
@@ -75,14 +77,14 @@ def test_a_listener_has_a_virtual_host_for_each_service_and_one_where_others_wai
     assert told(conversation, ASSIGNMENT) == []
 
 
-def test_a_service_that_comes_later_is_told_to_who_has_the_listener(board: ServiceBoard) -> None:
-    listener = board.open_channel(owner("users"), shares=True)
-    conversation = Conversation(board.look_up)
+def test_a_service_that_comes_later_is_told_to_who_has_the_listener(resource_cache: ResourceCache) -> None:
+    listener = resource_cache.open_channel(owner("users"), shares=True)
+    conversation = AdsStream(resource_cache.look_up)
     wanted = (ResourceName(listener).format(LISTENER),)
     conversation.receive(DiscoveryRequest(LISTENER, wanted))
     assert told(conversation, LISTENER)
     conversation.receive(DiscoveryRequest(LISTENER, wanted, nonce="1"))
-    board.open_channel(owner("orders"), shares=True)
+    resource_cache.open_channel(owner("orders"), shares=True)
     (body,) = told(conversation, LISTENER)
     assert "orders" in hosts(body)
 
@@ -96,7 +98,7 @@ def test_what_is_unchanged_is_not_written_again() -> None:
             return b"x"
 
     found = {owner("users"): Counted(), owner("orders"): Counted()}
-    conversation = Conversation(found.__getitem__)
+    conversation = AdsStream(found.__getitem__)
     conversation.receive(DiscoveryRequest(CLUSTER, ("users", "orders")))
     assert list(conversation.replies())
     conversation.receive(DiscoveryRequest(CLUSTER, ("users", "orders"), nonce="1"))
@@ -115,12 +117,14 @@ class Broken(ServiceResources):
         raise KeyError("U")
 
 
-def test_a_service_that_cannot_be_written_costs_the_others_nothing(board: ServiceBoard, follower: Follower) -> None:
-    listener = board.open_channel(owner("users"), shares=True)
-    board.open_channel(owner("orders"), shares=True)
-    board.publish(owner("users"), Broken())
+def test_a_service_that_cannot_be_written_costs_the_others_nothing(
+    resource_cache: ResourceCache, follower: Follower
+) -> None:
+    listener = resource_cache.open_channel(owner("users"), shares=True)
+    resource_cache.open_channel(owner("orders"), shares=True)
+    resource_cache.publish(owner("users"), Broken())
     assert "KeyError" in follower.refusals["users"]
-    conversation = Conversation(board.look_up)
+    conversation = AdsStream(resource_cache.look_up)
     conversation.receive(DiscoveryRequest(LISTENER, (ResourceName(listener).format(LISTENER),)))
     (body,) = told(conversation, LISTENER)
     assert list(hosts(body)) == ["users", "orders", "*"]
@@ -128,7 +132,7 @@ def test_a_service_that_cannot_be_written_costs_the_others_nothing(board: Servic
 
 def test_a_stream_survives_what_cannot_be_written() -> None:
     found = {owner("users"): Broken(), owner("orders"): ServiceResources()}
-    conversation = Conversation(found.__getitem__)
+    conversation = AdsStream(found.__getitem__)
     conversation.receive(DiscoveryRequest(CLUSTER, ("users", "orders")))
     assert len(told(conversation, CLUSTER)) == 2
     ((blamed, type_url, reason, _),) = conversation.take_refusals()
@@ -136,10 +140,10 @@ def test_a_stream_survives_what_cannot_be_written() -> None:
     assert "KeyError" in reason
 
 
-def test_a_refusal_is_of_the_service_that_it_names(board: ServiceBoard) -> None:
-    listener = board.open_channel(owner("users"), shares=True)
-    board.open_channel(owner("user"), shares=True)
-    conversation = Conversation(board.look_up)
+def test_a_refusal_is_of_the_service_that_it_names(resource_cache: ResourceCache) -> None:
+    listener = resource_cache.open_channel(owner("users"), shares=True)
+    resource_cache.open_channel(owner("user"), shares=True)
+    conversation = AdsStream(resource_cache.look_up)
     name = ResourceName(listener).format(LISTENER)
     conversation.receive(DiscoveryRequest(LISTENER, (name,)))
     conversation.receive(DiscoveryRequest(LISTENER, (name,), refusal=f"{name}: field:virtual_hosts[1].routes[0] bad"))
@@ -150,15 +154,15 @@ def test_a_refusal_is_of_the_service_that_it_names(board: ServiceBoard) -> None:
     assert [refusal.owner for refusal in conversation.take_refusals()] == [owner("users")]
 
 
-def test_what_was_refused_is_left_away_and_only_there(board: ServiceBoard, follower: Follower) -> None:
-    listener = board.open_channel(owner("users"), shares=True)
-    board.open_channel(owner("orders"), shares=True)
+def test_what_was_refused_is_left_away_and_only_there(resource_cache: ResourceCache, follower: Follower) -> None:
+    listener = resource_cache.open_channel(owner("users"), shares=True)
+    resource_cache.open_channel(owner("orders"), shares=True)
     wish = Policy(retry=Retry(attempts=3))
     for service in ("users", "orders"):
-        board.publish(owner(service), ServiceResources(wish, clusters={}))
-    board.refused([Refusal(listener, LISTENER, "no", member=1)])
+        resource_cache.publish(owner(service), ServiceResources(wish, clusters={}))
+    resource_cache.refused([Refusal(listener, LISTENER, "no", member=1)])
     assert follower.refusals == {"orders": "no"}
-    users, orders = board.look_up(owner("users")), board.look_up(owner("orders"))
+    users, orders = resource_cache.look_up(owner("users")), resource_cache.look_up(owner("orders"))
     assert isinstance(users, ServiceResources)
     assert isinstance(orders, ServiceResources)
     assert (users.policy, orders.policy) == (wish, Policy())
@@ -172,17 +176,17 @@ def routed(routes: int) -> ServiceResources:
 
 
 def test_all_that_the_routes_of_many_services_lead_to_is_never_more_than_grpc_takes(
-    board: ServiceBoard, follower: Follower
+    resource_cache: ResourceCache, follower: Follower
 ) -> None:
     """It drops a message of 4 MB, and with it the news of all services on the stream."""
     services = [f"service-{number}" for number in range(40)]
     for service in (*services[:20], "calm"):
-        listener = board.open_channel(owner(service), shares=True)
-        board.publish(owner(service), routed(1 if service == "calm" else 400))
+        listener = resource_cache.open_channel(owner(service), shares=True)
+        resource_cache.publish(owner(service), routed(1 if service == "calm" else 400))
     for service in services[20:]:
-        board.publish(owner(service), routed(400))
-        assert board.open_channel(owner(service), shares=True) == listener
-    conversation = Conversation(board.look_up)
+        resource_cache.publish(owner(service), routed(400))
+        assert resource_cache.open_channel(owner(service), shares=True) == listener
+    conversation = AdsStream(resource_cache.look_up)
     wanted = (ResourceName(listener).format(LISTENER),)
     conversation.receive(DiscoveryRequest(LISTENER, wanted))
     found = hosts(told(conversation, LISTENER)[0])
@@ -195,20 +199,20 @@ def test_all_that_the_routes_of_many_services_lead_to_is_never_more_than_grpc_ta
     left_out = {service for service in services if len(found[service]) == 1}
     assert left_out == set(follower.refusals)
     for service in services[::2]:
-        board.publish(owner(service), routed(0))
+        resource_cache.publish(owner(service), routed(0))
     for service in services[1::2]:
-        board.publish(owner(service), routed(100))
+        resource_cache.publish(owner(service), routed(100))
     found = hosts(told(conversation, LISTENER)[0])
     assert all(len(found[service]) == 101 for service in services[1::2]), "there is room again"
 
 
-def test_an_open_channel_counts_as_a_follower_until_it_is_closed(board: ServiceBoard) -> None:
-    board.open_channel(owner("users"), shares=True)
-    board.open_channel(owner("users"), shares=False)
-    assert board.followers(owner("users")) == 2
-    board.close_channel(owner("users"), shares=True)
-    board.close_channel(owner("users"), shares=False)
-    assert board.followers(owner("users")) == 0
+def test_an_open_channel_counts_as_a_follower_until_it_is_closed(resource_cache: ResourceCache) -> None:
+    resource_cache.open_channel(owner("users"), shares=True)
+    resource_cache.open_channel(owner("users"), shares=False)
+    assert resource_cache.followers(owner("users")) == 2
+    resource_cache.close_channel(owner("users"), shares=True)
+    resource_cache.close_channel(owner("users"), shares=False)
+    assert resource_cache.followers(owner("users")) == 0
 
 
 def test_a_place_is_kept_until_it_is_needed() -> None:

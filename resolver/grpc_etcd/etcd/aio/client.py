@@ -10,8 +10,8 @@ from typing import Self
 import grpc.aio
 
 from grpc_etcd.etcd import calls, model
+from grpc_etcd.etcd.aio.connection import Connection, close_client
 from grpc_etcd.etcd.aio.hub import WatchHub
-from grpc_etcd.etcd.aio.link import Link, close_client
 from grpc_etcd.etcd.aio.streams import KeepAlive, ListWatch
 from grpc_etcd.etcd.client import TIMEOUT_SECONDS, BaseEtcd
 from grpc_etcd.etcd.compare import Compare
@@ -22,7 +22,7 @@ from grpc_etcd.etcd.model import LeaseId, Listing, Record, Revision
 from grpc_etcd.etcd.ops import Op
 
 
-class Etcd(BaseEtcd[Link, ListWatch, WatchHub, KeepAlive]):
+class Etcd(BaseEtcd[Connection, ListWatch, WatchHub, KeepAlive]):
     """A client of one etcd cluster, for asyncio. It connects at the first call and belongs to one event loop.
 
     Each call has `timeout_seconds` to finish and fails with an EtcdError; nothing is tried again but a log-in whose
@@ -40,7 +40,9 @@ class Etcd(BaseEtcd[Link, ListWatch, WatchHub, KeepAlive]):
         tls: Tls | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        self._set_up(Link(make_dialer(endpoints, tls), Credentials(user, password), timeout_seconds), str(endpoints))
+        self._set_up(
+            Connection(make_dialer(endpoints, tls), Credentials(user, password), timeout_seconds), str(endpoints)
+        )
 
     @classmethod
     def from_channel(
@@ -53,7 +55,7 @@ class Etcd(BaseEtcd[Link, ListWatch, WatchHub, KeepAlive]):
     ) -> Self:
         """Use a channel that the application has already; close() leaves it open."""
         client = cls.__new__(cls)
-        client._set_up(Link(None, Credentials(user, password), timeout_seconds, channel), "a channel")  # noqa: SLF001  a constructor
+        client._set_up(Connection(None, Credentials(user, password), timeout_seconds, channel), "a channel")  # noqa: SLF001  a constructor
         return client
 
     async def __aenter__(self) -> Self:
@@ -63,61 +65,61 @@ class Etcd(BaseEtcd[Link, ListWatch, WatchHub, KeepAlive]):
         await self.close()
 
     def __del__(self) -> None:
-        link = getattr(self, "_link", None)
-        if link and not link.closed:
+        connection = getattr(self, "_link", None)
+        if connection and not connection.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             # for threads: self.close()
 
     async def get(self, key: bytes, *, revision: int = 0) -> Record | None:
         """Read one key, now or at a revision; None when it is not there."""
-        return await self._link.call(calls.get(key, revision))
+        return await self._connection.call(calls.get(key, revision))
 
     async def get_prefix(self, prefix: bytes, *, revision: int = 0, keys_only: bool = False) -> Listing:
         """Read all records of a prefix at one revision, in pages; with `keys_only` their values are empty."""
-        return await self._link.run(calls.get_prefix(prefix, revision=revision, keys_only=keys_only))
+        return await self._connection.run(calls.get_prefix(prefix, revision=revision, keys_only=keys_only))
 
     async def put(self, key: bytes, value: bytes, *, lease: int = 0) -> Revision:
         """Put one key."""
-        return await self._link.call(calls.put(key, value, lease))
+        return await self._connection.call(calls.put(key, value, lease))
 
     async def delete(self, key: bytes) -> bool:
         """Delete one key and say whether it was there."""
-        return await self._link.call(calls.delete(key)) > 0
+        return await self._connection.call(calls.delete(key)) > 0
 
     async def delete_prefix(self, prefix: bytes) -> int:
         """Delete all keys of a prefix and say how many there were."""
-        return await self._link.call(calls.delete_prefix(prefix))
+        return await self._connection.call(calls.delete_prefix(prefix))
 
     async def transaction(
         self, compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
     ) -> model.TransactionResult:
         """Run `success` when all comparisons hold, else `failure`: at most 128 operations, each key put once."""
-        return await self._link.call(calls.transaction(compare, success, failure))
+        return await self._connection.call(calls.transaction(compare, success, failure))
 
     async def compact(self, revision: int) -> None:
         """Forget the history before a revision."""
-        await self._link.call(calls.compact(revision))
+        await self._connection.call(calls.compact(revision))
 
     async def lease(self, ttl_seconds: int, lease_id: int = 0) -> LeaseId:
         """Grant a lease; with an id of one's own choice, LeaseExists says that it is there already."""
-        return await self._link.call(calls.grant(ttl_seconds, lease_id))
+        return await self._connection.call(calls.grant(ttl_seconds, lease_id))
 
     async def revoke(self, lease_id: int) -> None:
         """Revoke a lease: all its keys are deleted in one revision."""
-        await self._link.call(calls.revoke(lease_id))
+        await self._connection.call(calls.revoke(lease_id))
 
     async def leases(self) -> tuple[LeaseId, ...]:
         """List the ids of all leases."""
-        return await self._link.call(calls.leases())
+        return await self._connection.call(calls.leases())
 
     async def time_to_live(self, lease_id: int, *, keys: bool = False) -> model.TimeToLive | None:
-        """Say how long a lease has left, and which keys it has; None when there is no such lease."""
-        return await self._link.call(calls.time_to_live(lease_id, keys=keys))
+        """Return how long a lease has left, and which keys it has; None when there is no such lease."""
+        return await self._connection.call(calls.time_to_live(lease_id, keys=keys))
 
     async def status(self) -> model.ServerStatus:
         """Ask the member at the other end about itself."""
-        return await self._link.call(calls.status())
+        return await self._connection.call(calls.status())
 
     async def close(self) -> None:
         """End all streams and the connection. May be called twice."""
-        await close_client(self._link, self._begin_to_close())
+        await close_client(self._connection, self._begin_to_close())

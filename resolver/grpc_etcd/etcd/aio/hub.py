@@ -9,35 +9,38 @@ from typing import Any
 import grpc
 
 from grpc_etcd.etcd import errors
-from grpc_etcd.etcd.aio.link import Link, is_being_cancelled
+from grpc_etcd.etcd.aio.connection import Connection, is_being_cancelled
 from grpc_etcd.etcd.aio.streams import read
-from grpc_etcd.etcd.following import watch_method
 from grpc_etcd.etcd.hub import commands
 from grpc_etcd.etcd.hub.core import Core
 from grpc_etcd.etcd.hub.driver import HubDriver
 from grpc_etcd.etcd.hub.subscription import Subscription
-from grpc_etcd.etcd.model import News
+from grpc_etcd.etcd.list_watch import watch_method
+from grpc_etcd.etcd.model import WatchUpdate
 
 LISTINGS = 8  # at a time; etcd answers some hundred small ones in a second either way
 
 
-class WatchHub(HubDriver[Link]):
+class WatchHub(HubDriver[Connection]):
     """Follows ranges of keys, each for its own consumer, over one stream. Belongs to one event loop.
 
-    `on_news` is called from tasks of this object and must not block. When it fails, `on_error` is told of it (without
-    one it is logged), and that range is listed again after a pause.
+    `on_update` is called from tasks of this object and must not block. When it fails, `on_error` is called with it
+    (without one it is logged), and that range is listed again after a pause.
     """
 
     def __init__(
-        self, link: Link, progress_seconds: float, on_error: Callable[[bytes, Exception], None] | None = None
+        self,
+        connection: Connection,
+        progress_seconds: float,
+        on_error: Callable[[bytes, Exception], None] | None = None,
     ) -> None:
-        super().__init__(link, progress_seconds, on_error, LISTINGS)
+        super().__init__(connection, progress_seconds, on_error, LISTINGS)
         self._session: asyncio.Task[None] | None = None
         self._stream: Any = None
         self._requests: asyncio.Queue[Any] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None
-        self._timer_at = 0.0  # which uvloop does not tell of one that is due at once
+        self._timer_at = 0.0  # which uvloop does not report one that is due at once
         self._is_pumping = False
 
     async def close(self) -> None:
@@ -51,10 +54,10 @@ class WatchHub(HubDriver[Link]):
         if ending:
             await asyncio.wait(ending)
 
-    def _follow(self, key: bytes, end: bytes, on_news: Callable[[News], None]) -> Subscription:
+    def _follow(self, key: bytes, end: bytes, on_update: Callable[[WatchUpdate], None]) -> Subscription:
         if self._is_closed:
             raise errors.Closed("this watch hub has been closed")
-        watch = self._core.follow(key, end, on_news)
+        watch = self._core.follow(key, end, on_update)
         self._take(lambda: self._core.add(watch))
         return Subscription(watch, self)
 
@@ -84,7 +87,7 @@ class WatchHub(HubDriver[Link]):
         self._arm()
 
     def _arm(self) -> None:
-        """Wake up when something is due. A timer that comes too early does no harm, so it is not always set anew."""
+        """Wake up when something is due. A timer that comes too early does no harm, so it is not always set again."""
         due = self._core.wake_at()
         if self._is_closed or (self._timer and self._timer_at <= due):
             return
@@ -108,7 +111,7 @@ class WatchHub(HubDriver[Link]):
 
     def _end_stream(self, fault: errors.EtcdError | None = None) -> None:
         if fault and self._stream:
-            self._link.report(self._stream, fault)
+            self._connection.report(self._stream, fault)
         if self._session:
             self._session.cancel()
         self._session, self._stream, self._requests = None, None, asyncio.Queue()
@@ -121,11 +124,11 @@ class WatchHub(HubDriver[Link]):
 
     async def _ask(self, ask: commands.Ask) -> None:
         try:
-            answer = await self._link.run(ask.steps)
+            answer = await self._connection.run(ask.steps)
         except errors.EtcdError as error:
             failure = error
             self._take(lambda: ask.failed(failure, time.monotonic()))
-        except asyncio.CancelledError:  # of the task, or of the call: grpcio tells both alike
+        except asyncio.CancelledError:  # of the task, or of the call: grpcio reports both alike
             if is_being_cancelled():
                 raise
             self._take(lambda: ask.failed(errors.Unavailable("the call was cancelled"), time.monotonic()))
@@ -139,10 +142,10 @@ class WatchHub(HubDriver[Link]):
     async def _read(self, number: int, requests: "asyncio.Queue[Any]") -> None:
         """Be the stream of this number, from its opening to its end."""
         try:
-            stream = await self._link.stream(watch_method())
+            stream = await self._connection.stream(watch_method())
         except errors.EtcdError as error:
             failure = error
-        except asyncio.CancelledError:  # of the task, or of the log-in: grpcio tells both alike
+        except asyncio.CancelledError:  # of the task, or of the log-in: grpcio reports both alike
             if is_being_cancelled():
                 raise
             failure = errors.Unavailable("the call was cancelled")
@@ -160,7 +163,7 @@ class WatchHub(HubDriver[Link]):
             while True:
                 self._receive(number, await read(stream, lambda: None))
         except errors.EtcdError as error:
-            self._link.report(stream, error)
+            self._connection.report(stream, error)
             return error
         except Exception as error:  # noqa: BLE001  a reply that cannot be read
             self._on_error(b"", error)
@@ -176,6 +179,6 @@ class WatchHub(HubDriver[Link]):
 
 async def write_all(stream: Any, requests: "asyncio.Queue[Any]") -> None:
     """Send requests as they come; beside the reading, for etcd stops taking them while its answers are not read."""
-    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the reader hears of it too
+    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the reader learns of it too
         while True:
             await stream.write(await requests.get())

@@ -10,33 +10,35 @@ from typing import Any, Self, assert_never
 import grpc
 import grpc.aio
 
-from grpc_etcd.etcd import errors, following, renewing
-from grpc_etcd.etcd.aio.link import Link, close_all, is_being_cancelled
-from grpc_etcd.etcd.following import Following
+from grpc_etcd.etcd import errors, list_watch, renewing
+from grpc_etcd.etcd.aio.connection import Connection, close_all, is_being_cancelled
 from grpc_etcd.etcd.keeping import BaseKeepAlive, BaseRenewalStream
-from grpc_etcd.etcd.model import LeaseId, News, State
-from grpc_etcd.etcd.patience import Patience
+from grpc_etcd.etcd.list_watch import ListWatchLoop
+from grpc_etcd.etcd.model import LeaseId, State, WatchUpdate
 from grpc_etcd.etcd.reporting import log_unexpected_renewal
+from grpc_etcd.etcd.stall_detector import StallDetector
 from grpc_etcd.etcd.translating import translate
 
 STREAM_ENDED = "etcd ended the stream"
 STREAM_STUCK = "the stream is stuck"
 
 
-class ListWatch(AsyncIterator[News]):
+class ListWatch(AsyncIterator[WatchUpdate]):
     """An endless async iterator of news, to be used by one task; close() may be called from any.
 
     `state` may be read at any time.
     """
 
-    def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float, start_revision: int) -> None:
-        self._link = link
+    def __init__(
+        self, connection: Connection, prefixes: Sequence[bytes], progress_seconds: float, start_revision: int
+    ) -> None:
+        self._connection = connection
         self._progress_seconds = progress_seconds
         jitter = random.Random().random  # noqa: S311 (no secret)
-        self._following = Following(prefixes, time.time, jitter, start_revision)
+        self._following = ListWatchLoop(prefixes, time.time, jitter, start_revision)
         self._closing = asyncio.Event()
         self._stream: Any = None
-        self._patience = Patience(progress_seconds)
+        self._detector = StallDetector(progress_seconds)
         self._fault: errors.EtcdError | None = None
         self._guard: asyncio.Task[None] | None = None
         self._writing: asyncio.Future[None] | None = None
@@ -45,7 +47,7 @@ class ListWatch(AsyncIterator[News]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> News:
+    async def __anext__(self) -> WatchUpdate:
         return await anext(self._news)
 
     async def __aenter__(self) -> Self:
@@ -64,7 +66,7 @@ class ListWatch(AsyncIterator[News]):
         self._closing.set()
         await self._hang_up()
 
-    async def _run(self) -> AsyncIterator[News]:
+    async def _run(self) -> AsyncIterator[WatchUpdate]:
         commands = self._following.commands()
         answer: Any = None
         failure: errors.EtcdError | None = None
@@ -72,7 +74,7 @@ class ListWatch(AsyncIterator[News]):
             while not self._closing.is_set():
                 command = commands.throw(failure) if failure else commands.send(answer)
                 answer = failure = None
-                if isinstance(command, following.Tell):
+                if isinstance(command, list_watch.Deliver):
                     yield command.news
                     continue
                 try:
@@ -82,31 +84,31 @@ class ListWatch(AsyncIterator[News]):
         finally:
             await self._hang_up()
 
-    async def _carry_out(self, command: following.Command) -> Any:
+    async def _carry_out(self, command: list_watch.Command) -> Any:
         match command:
-            case following.Ask(call):
-                return await self._link.call(call)
-            case following.Open(requests):
+            case list_watch.Ask(call):
+                return await self._connection.call(call)
+            case list_watch.Open(requests):
                 return await self._open(requests)
-            case following.Read():
+            case list_watch.Read():
                 return await self._read()
-            case following.LogIn():
-                return self._link.drop_token()
-            case following.Wait(seconds):
+            case list_watch.LogIn():
+                return self._connection.drop_token()
+            case list_watch.Wait(seconds):
                 await self._hang_up()
                 return await sleep_unless(self._closing, seconds)
-            case following.Tell():
+            case list_watch.Deliver():
                 raise AssertionError(command)
             case _:
                 assert_never(command)
 
     async def _open(self, requests: Sequence[Any]) -> None:
         await self._hang_up()
-        self._stream = await self._link.stream(following.watch_method())
-        self._patience, self._fault = Patience(self._progress_seconds), None
+        self._stream = await self._connection.stream(list_watch.watch_method())
+        self._detector, self._fault = StallDetector(self._progress_seconds), None
         for request in requests:
             await self._write(request)
-        self._guard = asyncio.create_task(self._look_after(self._stream, self._patience))
+        self._guard = asyncio.create_task(self._look_after(self._stream, self._detector))
 
     async def _write(self, request: Any) -> None:
         if self._stream is None:
@@ -124,45 +126,48 @@ class ListWatch(AsyncIterator[News]):
             raise errors.Unavailable(STREAM_ENDED) from error
 
     async def _read(self) -> Any:
-        stream, patience = self._stream, self._patience
+        stream, detector = self._stream, self._detector
         if stream is None:
             raise errors.Closed("the list-watch has been closed")
         replied = False
-        patience.begin(time.monotonic())
+        detector.begin(time.monotonic())
         try:
             reply = await read(stream, lambda: self._fault)
             replied = True
         except errors.EtcdError as error:
-            self._link.report(stream, error)
+            self._connection.report(stream, error)
             raise
         finally:
-            patience.end(replied=replied)
+            detector.end(replied=replied)
         return reply
 
-    async def _look_after(self, stream: Any, patience: Patience) -> None:
+    async def _look_after(self, stream: Any, detector: StallDetector) -> None:
         """See to it that no read of a stream lasts for ever."""
         while True:
-            since, left = patience.waiting_since, patience.left(time.monotonic())
+            since, left = detector.waiting_since, detector.left(time.monotonic())
             if since is None or left > 0:
                 await asyncio.sleep(left)
                 continue
             try:
-                await self._question(patience, since)
+                await self._question(detector, since)
             except errors.EtcdError as error:
-                if patience.waiting_since == since:
+                if detector.waiting_since == since:
                     self._fault = error
                     stream.cancel()
                     return
 
-    async def _question(self, patience: Patience, since: float) -> None:
-        """Find out whether there is anything that the stream has not told; if so ask it, which it owes an answer."""
-        if patience.is_owed:
+    async def _question(self, detector: StallDetector, since: float) -> None:
+        """Find out whether there is anything that the stream has not reported.
+
+        If so ask it, which it owes an answer.
+        """
+        if detector.is_owed:
             raise errors.DeadlineExceeded(STREAM_STUCK)
-        patience.note_asked(time.monotonic())
-        revision = await self._link.call(self._following.ask_revision())
+        detector.note_asked(time.monotonic())
+        revision = await self._connection.call(self._following.ask_revision())
         if self._following.is_behind(revision):
-            patience.owe(since)
-            await self._write(following.progress_request())
+            detector.owe(since)
+            await self._write(list_watch.progress_request())
 
     async def _hang_up(self) -> None:
         stream, self._stream = self._stream, None
@@ -181,7 +186,7 @@ async def read(stream: Any, fault: Callable[[], errors.EtcdError | None]) -> Any
     """Read a reply; `fault` says why the stream was given up, if it was."""
     try:
         reply = await stream.read()
-    except asyncio.CancelledError as error:  # of the task, or of the call: grpcio tells both alike
+    except asyncio.CancelledError as error:  # of the task, or of the call: grpcio reports both alike
         if is_being_cancelled():
             raise
         raise fault() or errors.Unavailable(STREAM_ENDED) from error
@@ -193,7 +198,7 @@ async def read(stream: Any, fault: Callable[[], errors.EtcdError | None]) -> Any
 
 
 async def expect(answer: asyncio.Future[Any]) -> None:
-    """Wait until it is done, but not for ever: whatever is stuck where, the stream is to be opened anew."""
+    """Wait until it is done, but not for ever: whatever is stuck where, the stream is to be opened again."""
     if not (await asyncio.wait({answer}, timeout=renewing.ANSWER_SECONDS))[0]:
         raise errors.DeadlineExceeded(STREAM_STUCK)
 
@@ -212,8 +217,8 @@ class KeepAlive(BaseKeepAlive["RenewalStream"]):
     more. It must not block.
     """
 
-    def __init__(self, link: Link, on_lost: Callable[[LeaseId], object], streams: int) -> None:
-        super().__init__([RenewalStream(self, link, on_lost) for _ in range(streams)])
+    def __init__(self, connection: Connection, on_lost: Callable[[LeaseId], object], streams: int) -> None:
+        super().__init__([RenewalStream(self, connection, on_lost) for _ in range(streams)])
 
     async def __aenter__(self) -> Self:
         return self
@@ -226,11 +231,11 @@ class KeepAlive(BaseKeepAlive["RenewalStream"]):
         await close_all(stream.close for stream in self._streams)
 
 
-class RenewalStream(BaseRenewalStream[Link]):
+class RenewalStream(BaseRenewalStream[Connection]):
     """One keep-alive stream: one task reads, another sends what is due."""
 
-    def __init__(self, keeper: KeepAlive, link: Link, on_lost: Callable[[LeaseId], object]) -> None:
-        super().__init__(keeper, link, on_lost)
+    def __init__(self, owner: KeepAlive, connection: Connection, on_lost: Callable[[LeaseId], object]) -> None:
+        super().__init__(owner, connection, on_lost)
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -252,7 +257,7 @@ class RenewalStream(BaseRenewalStream[Link]):
             await asyncio.wait({self._task})
 
     async def _run(self) -> None:
-        failures = following.Failures()
+        failures = list_watch.Failures()
         while not self._closing.is_set():
             try:
                 await self._session()
@@ -268,13 +273,13 @@ class RenewalStream(BaseRenewalStream[Link]):
 
     async def _session(self) -> None:
         self._renewals.reopen(time.monotonic())
-        stream = await self._link.stream(renewing.keep_alive_method())
+        stream = await self._connection.stream(renewing.keep_alive_method())
         sending = asyncio.create_task(self._send(stream))
         try:
             while True:
                 self._receive(await read(stream, lambda: why_stuck(sending)))
         except errors.EtcdError as error:
-            self._link.report(stream, error)
+            self._connection.report(stream, error)
             raise
         finally:
             stream.cancel()
@@ -289,12 +294,12 @@ class RenewalStream(BaseRenewalStream[Link]):
                     await stream.write(request)
                 await sleep_unless(self._wake, self._renewals.pause_seconds(time.monotonic()))
         except (grpc.RpcError, asyncio.InvalidStateError):
-            return  # the reader hears of it too
+            return  # the reader learns of it too
         except Exception as error:  # noqa: BLE001  whatever it is: the reader would wait for answers for ever
             log_unexpected_renewal(error)
         stream.cancel()
 
 
 def why_stuck(sending: asyncio.Task[None]) -> errors.EtcdError | None:
-    """Say why the sending half has given a stream up, if it has."""
+    """Return why the sending half has given a stream up, if it has."""
     return errors.DeadlineExceeded("a renewal was not answered") if sending.done() else None

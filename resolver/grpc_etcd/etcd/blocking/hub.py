@@ -13,14 +13,14 @@ from typing import Any, TypeAlias
 import grpc
 
 from grpc_etcd.etcd import errors
-from grpc_etcd.etcd.blocking.link import Link
+from grpc_etcd.etcd.blocking.connection import Connection
 from grpc_etcd.etcd.blocking.streams import STREAM_ENDED, Requests
-from grpc_etcd.etcd.following import watch_method
 from grpc_etcd.etcd.hub import commands
 from grpc_etcd.etcd.hub.core import Core
 from grpc_etcd.etcd.hub.driver import HubDriver
 from grpc_etcd.etcd.hub.subscription import Subscription
-from grpc_etcd.etcd.model import News
+from grpc_etcd.etcd.list_watch import watch_method
+from grpc_etcd.etcd.model import WatchUpdate
 from grpc_etcd.etcd.translating import translate
 from grpc_etcd.threads import start_thread
 
@@ -38,10 +38,10 @@ class Session:
         self.stream: Any = None
         self._is_over = False
 
-    def read(self, link: Link, on_reply: Callable[[Any], None]) -> errors.EtcdError:
+    def read(self, connection: Connection, on_reply: Callable[[Any], None]) -> errors.EtcdError:
         """Open the stream and read it to its end; return why it ended."""
         try:
-            self.stream = link.stream(watch_method(), self._requests)
+            self.stream = connection.stream(watch_method(), self._requests)
             if not self.stream.add_callback(self._requests.close):
                 self._requests.close()  # grpcio calls nobody back for a call that has ended already
             if self._is_over:
@@ -62,17 +62,20 @@ class Session:
             self.stream.cancel()
 
 
-class WatchHub(HubDriver[Link]):
+class WatchHub(HubDriver[Connection]):
     """Follows ranges of keys, each for its own consumer, over one stream. All methods may be called from any thread.
 
-    `on_news` is called from one thread of this object; while it lasts no other consumer hears anything. When it fails,
-    `on_error` is told of it (without one it is logged), and that range is listed again after a pause.
+    `on_update` is called from one thread of this object; while it lasts no other consumer receives anything. When it
+    fails, `on_error` is called with it (without one it is logged), and that range is listed again after a pause.
     """
 
     def __init__(
-        self, link: Link, progress_seconds: float, on_error: Callable[[bytes, Exception], None] | None = None
+        self,
+        connection: Connection,
+        progress_seconds: float,
+        on_error: Callable[[bytes, Exception], None] | None = None,
     ) -> None:
-        super().__init__(link, progress_seconds, on_error, CALLERS)
+        super().__init__(connection, progress_seconds, on_error, CALLERS)
         self._inbox: queue.SimpleQueue[Note] = queue.SimpleQueue()
         self._calls: queue.SimpleQueue[commands.Ask | None] = queue.SimpleQueue()
         self._requests = Requests(())
@@ -91,11 +94,14 @@ class WatchHub(HubDriver[Link]):
         self._inbox.put(lambda: note(self._core, time.monotonic()))
 
     def ask_keys(self, prefix: bytes, limit: int, on_keys: Callable[[Sequence[bytes]], None]) -> None:
-        """Read the first keys of a prefix once, for the thread that calls the consumers; nobody is told of failures."""
+        """Read the first keys of a prefix once, for the thread that calls the consumers.
+
+        Nobody is notified of failures.
+        """
         self._inbox.put(lambda: self._core.ask_keys(prefix, limit, on_keys))
 
     def run(self, work: Callable[[], object]) -> None:
-        """Have `work` done by the thread that calls the consumers; a fault in it is told to `on_error`."""
+        """Have `work` done by the thread that calls the consumers; a fault in it is delivered to `on_error`."""
 
         def guarded() -> None:
             try:
@@ -157,8 +163,8 @@ class WatchHub(HubDriver[Link]):
             self._none_calls.notify_all()
         self._core.resume()
 
-    def _follow(self, key: bytes, end: bytes, on_news: Callable[[News], None]) -> Subscription:
-        watch = self._core.follow(key, end, on_news)
+    def _follow(self, key: bytes, end: bytes, on_update: Callable[[WatchUpdate], None]) -> Subscription:
+        watch = self._core.follow(key, end, on_update)
         self._start()
         self._inbox.put(lambda: self._core.add(watch))
         return Subscription(watch, self)
@@ -217,7 +223,7 @@ class WatchHub(HubDriver[Link]):
 
     def _end_stream(self, fault: errors.EtcdError | None = None) -> None:
         if self._session and fault:
-            self._link.report(self._session.stream, fault)
+            self._connection.report(self._session.stream, fault)
         if self._session:
             self._session.hang_up()
         self._session, self._requests = None, Requests(())
@@ -225,12 +231,12 @@ class WatchHub(HubDriver[Link]):
     def _read(self, session: Session) -> None:
         number = session.number
         try:
-            error = session.read(self._link, lambda reply: self._receive(number, reply))
+            error = session.read(self._connection, lambda reply: self._receive(number, reply))
         except Exception as unexpected:  # noqa: BLE001  a reply that cannot be read
             self._on_error(b"", unexpected)
             error = errors.EtcdError(f"unexpected: {unexpected}")
             session.hang_up()
-        self._link.report(session.stream, error)
+        self._connection.report(session.stream, error)
         self._inbox.put(lambda: self._core.broken(number, error, time.monotonic()))
 
     def _receive(self, number: int, reply: Any) -> None:
@@ -250,7 +256,7 @@ class WatchHub(HubDriver[Link]):
 
     def _ask(self, ask: commands.Ask) -> Note:
         try:
-            answer = self._link.run(ask.steps)
+            answer = self._connection.run(ask.steps)
         except errors.EtcdError as error:
             failure = error
         except Exception as unexpected:  # noqa: BLE001  a reply that cannot be read concerns whoever asked

@@ -10,13 +10,13 @@ from typing import Any, Self, assert_never
 
 import grpc
 
-from grpc_etcd.etcd import errors, following, renewing
-from grpc_etcd.etcd.blocking.link import Link
-from grpc_etcd.etcd.following import Following
+from grpc_etcd.etcd import errors, list_watch, renewing
+from grpc_etcd.etcd.blocking.connection import Connection
 from grpc_etcd.etcd.keeping import BaseKeepAlive, BaseRenewalStream
-from grpc_etcd.etcd.model import LeaseId, News, State
-from grpc_etcd.etcd.patience import Patience
+from grpc_etcd.etcd.list_watch import ListWatchLoop
+from grpc_etcd.etcd.model import LeaseId, State, WatchUpdate
 from grpc_etcd.etcd.reporting import log_unexpected_renewal
+from grpc_etcd.etcd.stall_detector import StallDetector
 from grpc_etcd.etcd.translating import translate
 from grpc_etcd.threads import start_thread
 
@@ -52,7 +52,7 @@ class Reading:
 
     def __init__(self, stream: Any, requests: Requests, progress_seconds: float) -> None:
         self.stream, self._requests = stream, requests
-        self.patience = Patience(progress_seconds)
+        self.detector = StallDetector(progress_seconds)
         if not stream.add_callback(requests.close):
             requests.close()  # grpcio calls nobody back for a call that has ended already
         self._fault: errors.EtcdError | None = None
@@ -60,7 +60,7 @@ class Reading:
     def read(self) -> Any:
         """Wait for a reply."""
         replied = False
-        self.patience.begin(time.monotonic())
+        self.detector.begin(time.monotonic())
         try:
             reply = next(self.stream)
             replied = True
@@ -71,7 +71,7 @@ class Reading:
         else:
             return reply
         finally:
-            self.patience.end(replied=replied)
+            self.detector.end(replied=replied)
         raise self._fault or fault  # out here: else the ended stream would live on as what the fault came from
 
     def ask(self, request: Any) -> None:
@@ -88,17 +88,19 @@ class Reading:
         self.stream.cancel()
 
 
-class ListWatch(Iterator[News]):
+class ListWatch(Iterator[WatchUpdate]):
     """An endless iterator of news, to be used by one thread; close() may be called from any.
 
     `state` may be read at any time and from any thread.
     """
 
-    def __init__(self, link: Link, prefixes: Sequence[bytes], progress_seconds: float, start_revision: int) -> None:
-        self._link = link
+    def __init__(
+        self, connection: Connection, prefixes: Sequence[bytes], progress_seconds: float, start_revision: int
+    ) -> None:
+        self._connection = connection
         self._progress_seconds = progress_seconds
         jitter = random.Random().random  # noqa: S311 (no secret)
-        self._following = Following(prefixes, time.time, jitter, start_revision)
+        self._following = ListWatchLoop(prefixes, time.time, jitter, start_revision)
         self._closing = threading.Event()
         self._reading: Reading | None = None
         self._guard: threading.Thread | None = None
@@ -108,7 +110,7 @@ class ListWatch(Iterator[News]):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> News:
+    def __next__(self) -> WatchUpdate:
         return next(self._news)
 
     def __enter__(self) -> Self:
@@ -140,33 +142,36 @@ class ListWatch(Iterator[News]):
         reading = self._reading
         if reading is None:
             return renewing.ANSWER_SECONDS / 2
-        since, left = reading.patience.waiting_since, reading.patience.left(time.monotonic())
+        since, left = reading.detector.waiting_since, reading.detector.left(time.monotonic())
         if since is None or left > 0:
             return left
         try:
             self._question(reading, since)
         except errors.EtcdError as error:
-            if reading.patience.waiting_since == since:
+            if reading.detector.waiting_since == since:
                 reading.give_up(error)
-        return reading.patience.left(time.monotonic())
+        return reading.detector.left(time.monotonic())
 
     def _question(self, reading: Reading, since: float) -> None:
-        """Find out whether there is anything that the stream has not told; if so ask it, which it owes an answer."""
-        if reading.patience.is_owed:
-            raise errors.DeadlineExceeded(STREAM_STUCK)
-        reading.patience.note_asked(time.monotonic())
-        if self._following.is_behind(self._link.call(self._following.ask_revision())):
-            reading.patience.owe(since)
-            reading.ask(following.progress_request())
+        """Find out whether there is anything that the stream has not reported.
 
-    def _run(self) -> Iterator[News]:
+        If so ask it, which it owes an answer.
+        """
+        if reading.detector.is_owed:
+            raise errors.DeadlineExceeded(STREAM_STUCK)
+        reading.detector.note_asked(time.monotonic())
+        if self._following.is_behind(self._connection.call(self._following.ask_revision())):
+            reading.detector.owe(since)
+            reading.ask(list_watch.progress_request())
+
+    def _run(self) -> Iterator[WatchUpdate]:
         commands = self._following.commands()
         answer: Any = None
         failure: errors.EtcdError | None = None
         while not self._closing.is_set():
             command = commands.throw(failure) if failure else commands.send(answer)
             answer = failure = None
-            if isinstance(command, following.Tell):
+            if isinstance(command, list_watch.Deliver):
                 yield command.news
                 continue
             try:
@@ -175,20 +180,20 @@ class ListWatch(Iterator[News]):
                 failure = error
         self._hang_up()
 
-    def _carry_out(self, command: following.Command) -> Any:
+    def _carry_out(self, command: list_watch.Command) -> Any:
         match command:
-            case following.Ask(call):
-                return self._link.call(call)
-            case following.Open(requests):
+            case list_watch.Ask(call):
+                return self._connection.call(call)
+            case list_watch.Open(requests):
                 return self._open(requests)
-            case following.Read():
+            case list_watch.Read():
                 return self._read()
-            case following.LogIn():
-                return self._link.drop_token()
-            case following.Wait(seconds):
+            case list_watch.LogIn():
+                return self._connection.drop_token()
+            case list_watch.Wait(seconds):
                 self._hang_up()
                 return self._closing.wait(seconds)
-            case following.Tell():
+            case list_watch.Deliver():
                 raise AssertionError(command)
             case _:
                 assert_never(command)
@@ -196,7 +201,7 @@ class ListWatch(Iterator[News]):
     def _open(self, requests: Sequence[Any]) -> None:
         self._hang_up()
         sending = Requests(requests)
-        stream = self._link.stream(following.watch_method(), sending)
+        stream = self._connection.stream(list_watch.watch_method(), sending)
         self._reading = Reading(stream, sending, self._progress_seconds)
         self._start_guard()
         if self._closing.is_set():
@@ -216,7 +221,7 @@ class ListWatch(Iterator[News]):
         try:
             return reading.read()
         except errors.EtcdError as error:
-            self._link.report(reading.stream, error)
+            self._connection.report(reading.stream, error)
             raise
 
     def _hang_up(self) -> None:
@@ -243,9 +248,9 @@ class KeepAlive(BaseKeepAlive["RenewalStream"]):
     renewed no more. All methods may be called from any thread.
     """
 
-    def __init__(self, link: Link, on_lost: Callable[[LeaseId], object], streams: int) -> None:
+    def __init__(self, connection: Connection, on_lost: Callable[[LeaseId], object], streams: int) -> None:
         super().__init__(
-            [RenewalStream(self, link, on_lost, f"grpc-etcd-keep-alive-{number}") for number in range(streams)]
+            [RenewalStream(self, connection, on_lost, f"grpc-etcd-keep-alive-{number}") for number in range(streams)]
         )
 
     def __enter__(self) -> Self:
@@ -266,11 +271,13 @@ class KeepAlive(BaseKeepAlive["RenewalStream"]):
             stream.begin_close()
 
 
-class RenewalStream(BaseRenewalStream[Link]):
+class RenewalStream(BaseRenewalStream[Connection]):
     """One keep-alive stream: a thread reads, gRPC's own thread sends what is due."""
 
-    def __init__(self, keeper: KeepAlive, link: Link, on_lost: Callable[[LeaseId], object], name: str) -> None:
-        super().__init__(keeper, link, on_lost)
+    def __init__(
+        self, owner: KeepAlive, connection: Connection, on_lost: Callable[[LeaseId], object], name: str
+    ) -> None:
+        super().__init__(owner, connection, on_lost)
         self._name = name
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -304,7 +311,7 @@ class RenewalStream(BaseRenewalStream[Link]):
             self._thread.join()
 
     def _run(self) -> None:
-        failures = following.Failures()
+        failures = list_watch.Failures()
         while not self._closing.is_set():
             try:
                 for reply in self._open():
@@ -318,7 +325,7 @@ class RenewalStream(BaseRenewalStream[Link]):
             if self.state.connected:
                 failures.forget()
             if self._stream is not None:
-                self._link.report(self._stream, failure)
+                self._connection.report(self._stream, failure)
             self._closing.wait(self._note_failure(failure, failures))
         self._stream = None  # which the garbage collector alone would find: see `translate`
 
@@ -328,7 +335,7 @@ class RenewalStream(BaseRenewalStream[Link]):
             self._ended.set()  # whoever still sends for the stream before takes nothing that belongs to this one
             self._ended, self._is_stuck = ended, False
             self._renewals.reopen(time.monotonic())
-        self._stream = self._link.stream(renewing.keep_alive_method(), self._requests(ended))
+        self._stream = self._connection.stream(renewing.keep_alive_method(), self._requests(ended))
         if not self._stream.add_callback(lambda: self._end_requests(ended)):
             self._end_requests(ended)  # grpcio calls nobody back for a call that has ended already
         if self._closing.is_set():

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from grpc_etcd.etcd.calls import Steps
 from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.hub.watch import Watch
-from grpc_etcd.etcd.model import News
+from grpc_etcd.etcd.model import WatchUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class HangUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Deliver:
     """Hand this to the consumer of a range."""
 
     watch: Watch
-    news: News
+    news: WatchUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +53,4 @@ class LogIn:
     """Drop the token: the next call needs a new one."""
 
 
-Command: TypeAlias = Ask | Open | Write | HangUp | Tell | LogIn
+Command: TypeAlias = Ask | Open | Write | HangUp | Deliver | LogIn

@@ -1,7 +1,7 @@
 """All watches of a client over one stream, as a state machine without I/O: the drivers carry its commands out.
 
 Rule 1: each range is listed at a revision R, some ranges at a time, and then watched from R + 1. All watches share one
-        stream, told apart by ids that are never used twice.
+        stream, distinguished by ids that are never used twice.
         What has not come in time may be too much for the way: fewer ranges are listed together then, and in smaller
         pages.
 Rule 2: a broken stream resumes each range at its last event's revision + 1. A header's revision moves that only on a
@@ -11,15 +11,15 @@ Rule 2: a broken stream resumes each range at its last event's revision + 1. A h
 Rule 3: after each opening, a read proves that this is still the history that was followed: the newest record seen must
         be what it was (and where that is a deletion, also the newest one that is still there), and the store's revision
         not smaller than any that was seen. No reply counts before. Each listing proves the latter too. Another
-        history is told with the next listing, and every range is listed again. (What came and went unseen, in a copy
-        that has overtaken the followed revision, cannot be told by reading.)
+        history is delivered with the next listing, and every range is listed again. (What came and went unseen, in a
+        copy that has overtaken the followed revision, cannot be delivered by reading.)
 Rule 4: a refused, compacted or cancelled watch, or a refused listing, concerns its own range only: it is reported and
-        tried again, for ever, while all others go on. A refused token opens the stream anew.
+        tried again, for ever, while all others go on. A refused token opens the stream again.
 Rule 5: ranges that have fallen behind the store are brought up by asking for progress now and then, so that a quiet one
         does not fall behind the compaction; a range that a consumer awaits at a revision, at once. (A watch from a
-        revision that the store has not reached yet keeps etcd from answering: it begins anew from where the store is.)
-        A stream that owes an answer and is silent is stuck and opened anew.
-Rule 6: whatever fails is reported to each range concerned once as Lost, and the hub goes on for ever.
+        revision that the store has not reached yet keeps etcd from answering: it begins again from where the store is.)
+        A stream that owes an answer and is silent is stuck and opened again.
+Rule 6: whatever fails is reported to each range concerned once as Disconnected, and the hub goes on for ever.
 
 Order: events of one range come in the order of their revisions; those of two ranges may overtake one another.
 """
@@ -31,19 +31,19 @@ from typing import Any
 
 from grpc_etcd.etcd import calls, errors
 from grpc_etcd.etcd.errors import EtcdError
-from grpc_etcd.etcd.following import Failures, pause_seconds, progress_request, why_canceled
-from grpc_etcd.etcd.hub.commands import Ask, Command, HangUp, LogIn, Open, Tell, Write
+from grpc_etcd.etcd.hub.commands import Ask, Command, Deliver, HangUp, LogIn, Open, Write
 from grpc_etcd.etcd.hub.listing import ListQueue, Pauses
 from grpc_etcd.etcd.hub.progress import ASK_AGAIN_SECONDS, ProgressRequests
 from grpc_etcd.etcd.hub.proofs import MOST_PROBES, Probe, Proofs, find_fault
 from grpc_etcd.etcd.hub.watch import CALM_SECONDS, Stage, Watch
+from grpc_etcd.etcd.list_watch import Failures, pause_seconds, progress_request, why_canceled
 from grpc_etcd.etcd.messages import message
-from grpc_etcd.etcd.model import Listed, Listing, News, Progress, Record, Revision, State
+from grpc_etcd.etcd.model import Listing, Progress, Record, Revision, State, WatchSnapshot, WatchUpdate
 from grpc_etcd.etcd.renewing import ANSWER_SECONDS
 
 STREAM_STUCK = "the stream is stuck"
 OTHER_IDS = "watches get other ids than were asked for, as from an etcd grpc-proxy"
-# What tells of the connection, the cluster or the user, and so of all ranges.
+# What reports the connection, the cluster or the user, and so of all ranges.
 SHARED = (errors.Unavailable, errors.DeadlineExceeded, errors.AuthFailed, errors.TooManyRequests, errors.Closed)
 OTHER_HISTORY = (errors.FutureRevision, errors.HistoryChanged)
 
@@ -60,7 +60,7 @@ class Phase(Enum):
 class Core:
     """The state machine. Not thread-safe: a driver calls each method and then `advance`, and takes the commands.
 
-    `clock` is Unix time, for what consumers are told; every `now` is a monotonic time in seconds.
+    `clock` is Unix time, for what consumers are notified; every `now` is a monotonic time in seconds.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Core:
         self._held: list[Any] = []
         self._proofs = Proofs()
         self._progress = ProgressRequests(progress_seconds)
-        self._tells_all = False
+        self._delivers_all = False
         self._open_failures = Failures()
         self._open_at = 0.0
         self._cluster = 0
@@ -97,9 +97,9 @@ class Core:
 
     # What consumers ask for.
 
-    def follow(self, key: bytes, end: bytes, on_news: Callable[[News], None]) -> Watch:
+    def follow(self, key: bytes, end: bytes, on_update: Callable[[WatchUpdate], None]) -> Watch:
         """Make a range that is to be followed; add() begins."""
-        return Watch(key, end, on_news, self._clock())
+        return Watch(key, end, on_update, self._clock())
 
     def add(self, watch: Watch) -> None:
         """Begin to follow a range, unless it is closed already."""
@@ -120,7 +120,7 @@ class Core:
             self._hang_up()
 
     def fault(self, watch: Watch, now: float) -> None:
-        """Take it that the consumer of a range has failed at news: it has missed them, so it is listed again later."""
+        """Record that the consumer of a range has failed at news: it has missed them, so it is listed again later."""
         if watch.stage is Stage.CLOSED:
             return
         watch.faults = watch.faults + 1 if now - watch.faulted < CALM_SECONDS else 1
@@ -132,22 +132,22 @@ class Core:
             self._pause(watch, pause_seconds(errors.InvalidRequest(""), watch.faults), now)
 
     def await_revision(self, watch: Watch, revision: int, now: float) -> None:
-        """Tell Progress of a range as soon as it is known up to that revision."""
+        """Report Progress of a range as soon as it is known up to that revision."""
         if watch.stage is Stage.CLOSED:
             return
         if watch.revision >= revision:
-            self._commands.append(Tell(watch, Progress(watch.revision)))
+            self._commands.append(Deliver(watch, Progress(watch.revision)))
             return
         self._progress.wait_for(watch, revision, now)
 
     def ask_keys(self, prefix: bytes, limit: int, on_keys: Callable[[Sequence[bytes]], None]) -> None:
-        """Read the first keys of a prefix once; where that fails, nobody is told."""
+        """Read the first keys of a prefix once; where that fails, nobody is notified."""
         self._commands.append(
             Ask(calls.one(calls.some_keys(prefix, limit)), lambda keys, _: on_keys(keys), lambda *_: None)
         )
 
     def suspend(self) -> None:
-        """Leave the network: close the stream and begin no call until resume(). No range is told, none forgets."""
+        """Leave the network: close the stream and begin no call until resume(). No range is delivered, none forgets."""
         self._is_suspended = True
         if self._phase is not Phase.CLOSED:
             self._hang_up()
@@ -162,7 +162,7 @@ class Core:
         """Take a reply of the stream of this number."""
         if number != self._number:
             return
-        self._progress.heard = now
+        self._progress.received = now
         if self._has_other_id(reply):
             self._refuse_server(now)
             return
@@ -175,7 +175,7 @@ class Core:
             self._take(reply, now)
 
     def _has_other_id(self, reply: Any) -> bool:
-        """Tell whether this is of a server that gives watches ids of its own: nobody knows whose its events are."""
+        """Return whether this is of a server that gives watches ids of its own: nobody knows whose its events are."""
         if not reply.created or reply.canceled or reply.watch_id in self._by_id:
             return False
         return all(number != reply.watch_id for number, _ in self._pending)
@@ -188,12 +188,12 @@ class Core:
         self._break(fault, now)
 
     def broken(self, number: int, error: EtcdError, now: float) -> None:
-        """Take it that the stream of this number has ended or could not be opened."""
+        """Record that the stream of this number has ended or could not be opened."""
         if number == self._number and self._phase is not Phase.CLOSED:
             self._break(error, now)
 
     def abandon(self, error: EtcdError, now: float) -> None:
-        """Open the stream anew: something that nobody foresaw has happened."""
+        """Open the stream again: something that nobody foresaw has happened."""
         if self._phase is not Phase.CLOSED:
             self._break(error, now)
 
@@ -301,7 +301,7 @@ class Core:
         self._progress.give_up(watch)
         watch.connect()
         self._ready[watch] = None
-        self._commands.append(Tell(watch, Listed(listing.records, listing.revision, self.history)))
+        self._commands.append(Deliver(watch, WatchSnapshot(listing.records, listing.revision, self.history)))
 
     def _not_listed(self, watch: Watch, error: EtcdError, now: float) -> None:
         if isinstance(error, SHARED):
@@ -350,7 +350,7 @@ class Core:
         self._ready.clear()
 
     def _make_way(self) -> None:
-        """Begin those watches anew that keep etcd from answering whoever awaits a range."""
+        """Begin those watches again that keep etcd from answering whoever awaits a range."""
         if not self._progress.is_awaited:
             return
         for watch in [each for each in self._by_id.values() if each.created_at > self._seen]:
@@ -495,13 +495,13 @@ class Core:
         watch.connect()
         if watch.has_resumed:
             watch.has_resumed = False
-            self._commands.append(Tell(watch, Progress(watch.revision)))
+            self._commands.append(Deliver(watch, Progress(watch.revision)))
 
     def _take_events(self, watch: Watch | None, reply: Any) -> None:
         changed = watch.take_events(reply.events) if watch else None
         if watch and changed:
             self._seen = max(self._seen, changed.revision)
-            self._commands.append(Tell(watch, changed))
+            self._commands.append(Deliver(watch, changed))
             self._progress.has_come(watch)
 
     def _take_cancel(self, watch: Watch | None, error: EtcdError, now: float) -> None:
@@ -530,7 +530,7 @@ class Core:
         for watch in watches:
             lost = watch.lose(error, since)
             if lost:
-                self._commands.append(Tell(watch, lost))
+                self._commands.append(Deliver(watch, lost))
 
     def _disconnect(self, error: EtcdError) -> None:
         self._epoch += 1
@@ -556,8 +556,8 @@ class Core:
             self._look_for_progress(now)
 
     def _look_for_progress(self, now: float) -> None:
-        """Ask the stream, if what it has told shows that some ranges are behind, else etcd whether they are."""
-        self._tells_all = True
+        """Ask the stream, if what it has reported shows that some ranges are behind, else etcd whether they are."""
+        self._delivers_all = True
         if self._is_behind(self._seen):
             self._ask_progress(now)
         elif self._progress.has_been_silent(now):
@@ -584,7 +584,7 @@ class Core:
         self._commands.append(Ask(calls.one(calls.revision(watch.key)), answered, failed))
 
     def _is_behind(self, revision: int) -> bool:
-        """Say whether the stream owes an answer to a progress request when the store is at this revision.
+        """Return whether the stream owes an answer to a progress request when the store is at this revision.
 
         A watch from a revision on that the store has not reached yet keeps etcd (3.6) from answering.
         """
@@ -598,19 +598,19 @@ class Core:
         self._commands.append(Write(progress_request()))
 
     def _take_progress(self, reply: Any, watch: Watch | None) -> None:
-        told, revision = [watch] if watch else [], reply.header.revision
-        if told or self._progress.may_be_answered:
+        delivered, revision = [watch] if watch else [], reply.header.revision
+        if delivered or self._progress.may_be_answered:
             self._seen = max(self._seen, revision)
         if reply.watch_id < 0:
-            told = self._progress.answered(revision, self._by_id.values(), self._pending)
-        for each in told:
+            delivered = self._progress.answered(revision, self._by_id.values(), self._pending)
+        for each in delivered:
             if each.next <= revision:
                 each.next = revision + 1
-                if self._tells_all or watch:
-                    self._commands.append(Tell(each, Progress(each.revision)))
-        self._tells_all &= bool(watch)
+                if self._delivers_all or watch:
+                    self._commands.append(Deliver(each, Progress(each.revision)))
+        self._delivers_all &= bool(watch)
         for each in self._progress.all_that_have_come():
-            self._commands.append(Tell(each, Progress(each.revision)))
+            self._commands.append(Deliver(each, Progress(each.revision)))
 
     # History: rule 3.
 

@@ -12,7 +12,7 @@ from grpc_etcd.etcd.hub.core import Core
 from grpc_etcd.etcd.hub.subscription import Subscription
 from grpc_etcd.etcd.hub.watch import Watch
 from grpc_etcd.etcd.link import BaseLink
-from grpc_etcd.etcd.model import News, State
+from grpc_etcd.etcd.model import State, WatchUpdate
 from grpc_etcd.etcd.reporting import log_unexpected
 
 LinkT = TypeVar("LinkT", bound=BaseLink[Any])
@@ -22,9 +22,13 @@ class HubDriver(abc.ABC, Generic[LinkT]):
     """Follows ranges of keys, each for its own consumer, over one stream."""
 
     def __init__(
-        self, link: LinkT, progress_seconds: float, on_error: Callable[[bytes, Exception], None] | None, listings: int
+        self,
+        connection: LinkT,
+        progress_seconds: float,
+        on_error: Callable[[bytes, Exception], None] | None,
+        listings: int,
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._on_error = on_error or log_unexpected
         jitter = random.Random().random  # noqa: S311  an application's own sequence is not disturbed
         self._core = Core(time.time, jitter, progress_seconds, listings)
@@ -43,16 +47,16 @@ class HubDriver(abc.ABC, Generic[LinkT]):
         """How often etcd turned out to hold another history than the one that was followed."""
         return self._core.history
 
-    def follow(self, prefix: bytes, on_news: Callable[[News], None]) -> Subscription:
+    def follow(self, prefix: bytes, on_update: Callable[[WatchUpdate], None]) -> Subscription:
         """List all keys of a prefix and follow them, until the subscription is closed."""
-        return self._follow(model.range_start(prefix), model.prefix_end(prefix), on_news)
+        return self._follow(model.range_start(prefix), model.prefix_end(prefix), on_update)
 
-    def follow_key(self, key: bytes, on_news: Callable[[News], None]) -> Subscription:
+    def follow_key(self, key: bytes, on_update: Callable[[WatchUpdate], None]) -> Subscription:
         """Read one key and follow it, until the subscription is closed."""
-        return self._follow(key, b"", on_news)
+        return self._follow(key, b"", on_update)
 
     @abc.abstractmethod
-    def _follow(self, key: bytes, end: bytes, on_news: Callable[[News], None]) -> Subscription:
+    def _follow(self, key: bytes, end: bytes, on_update: Callable[[WatchUpdate], None]) -> Subscription:
         """Follow a range."""
 
     def _advance(self) -> None:
@@ -68,8 +72,8 @@ class HubDriver(abc.ABC, Generic[LinkT]):
 
     def _carry_out(self, command: commands.Command) -> None:
         match command:
-            case commands.Tell(watch, news):
-                self._tell(watch, news)
+            case commands.Deliver(watch, news):
+                self._deliver(watch, news)
             case commands.Write(request):
                 self._write(request)
             case commands.Ask():
@@ -79,15 +83,15 @@ class HubDriver(abc.ABC, Generic[LinkT]):
             case commands.HangUp(fault):
                 self._end_stream(fault)
             case commands.LogIn():
-                self._link.drop_token()
+                self._connection.drop_token()
             case _:
                 assert_never(command)
 
-    def _tell(self, watch: Watch, news: News) -> None:
+    def _deliver(self, watch: Watch, news: WatchUpdate) -> None:
         if self._is_closed or watch.is_closed:
             return
         try:
-            watch.on_news(news)
+            watch.on_update(news)
         except Exception as error:  # noqa: BLE001  a consumer's fault concerns that consumer
             self._on_error(watch.key, error)
             self._core.fault(watch, time.monotonic())

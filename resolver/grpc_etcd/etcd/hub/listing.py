@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from grpc_etcd.etcd import calls
 from grpc_etcd.etcd.errors import EtcdError
-from grpc_etcd.etcd.following import Failures
 from grpc_etcd.etcd.hub.watch import Stage, Watch
+from grpc_etcd.etcd.list_watch import Failures
 
 # How many ranges are listed by one transaction: half of etcd's default --max-txn-ops.
 LISTED_TOGETHER = 64
@@ -47,7 +47,7 @@ class ListQueue:
         return watches
 
     def ended(self) -> None:
-        """Note that a listing is over."""
+        """Record that a listing is over."""
         self._under_way -= 1
 
     @property
@@ -61,11 +61,11 @@ class ListQueue:
         return bool(self._failures and (self.waiting or self._under_way))
 
     def came(self) -> None:
-        """Note a listing of some ranges together that came: more may be listed so."""
+        """Record a listing of some ranges together that came: more may be listed so."""
         self._together = min(LISTED_TOGETHER, self._together * calls.SMALLER_PAGE)
 
     def late(self, count: int) -> None:
-        """Note that one of so many ranges did not come in time: fewer are listed together."""
+        """Record that one of so many ranges did not come in time: fewer are listed together."""
         self._together = max(1, count // calls.SMALLER_PAGE)
 
     def succeeded(self) -> None:

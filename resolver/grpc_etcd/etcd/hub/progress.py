@@ -21,7 +21,7 @@ class ProgressRequests:
 
     def __init__(self, every_seconds: float) -> None:
         self._every_seconds = every_seconds
-        self.heard = 0.0
+        self.received = 0.0
         self._owed: float | None = None
         self._look_at = 0.0
         self.is_asked = False
@@ -35,12 +35,12 @@ class ProgressRequests:
 
     def opened(self, now: float) -> None:
         """Expect the answer to the opening of a stream."""
-        self.heard = self._owed = now
+        self.received = self._owed = now
 
     def proved(self, pending: Sequence[object]) -> None:
         """Look for progress from now on; what is pending is still owed."""
         self.settle(pending)
-        self._look_at = self.heard + self._every_seconds
+        self._look_at = self.received + self._every_seconds
 
     def hung_up(self) -> None:
         """Expect nothing any more."""
@@ -58,19 +58,19 @@ class ProgressRequests:
 
     def is_stuck(self, now: float) -> bool:
         """Whether the stream owes an answer and has been silent for too long."""
-        return self._owed is not None and now >= max(self.heard, self._owed) + ANSWER_SECONDS
+        return self._owed is not None and now >= max(self.received, self._owed) + ANSWER_SECONDS
 
     # Requests.
 
     def ask(self, now: float, newest: int, again_seconds: float = ANSWER_SECONDS / 2) -> None:
-        """Note a request, which the watch of this id at the newest can be answered for."""
+        """Record a request, which the watch of this id at the newest can be answered for."""
         self.is_asked, self._again_at, self._again_seconds = True, now + again_seconds, again_seconds
         self._ask_at = now + ASK_SPACING_SECONDS
         self.owe(now)
         self._asked.append(newest)
 
     def ask_again(self, now: float, newest: int) -> None:
-        """Note another request after one that was not answered."""
+        """Record another request after one that was not answered."""
         self._again_seconds = min(self._again_seconds * 2, LONGEST_ASK_AGAIN_SECONDS)
         self._again_at = now + self._again_seconds if self._awaited else float("inf")
         self._asked.append(newest)
@@ -91,13 +91,13 @@ class ProgressRequests:
         return True
 
     def has_been_silent(self, now: float) -> bool:
-        """Whether nothing was heard for half of the time between two looks."""
-        return now - self.heard >= self._every_seconds / 2
+        """Whether nothing was received for half of the time between two looks."""
+        return now - self.received >= self._every_seconds / 2
 
     def due_times(self, *, is_open: bool) -> Iterator[float]:
         """Return when each of these is due."""
         if self._owed is not None:
-            yield max(self.heard, self._owed) + ANSWER_SECONDS
+            yield max(self.received, self._owed) + ANSWER_SECONDS
         if self.is_asked:
             yield self._again_at
         if is_open:
@@ -144,7 +144,7 @@ class ProgressRequests:
         self._awaited[watch] = max(revision, self._awaited.get(watch, 0))
 
     def has_come(self, watch: Watch) -> bool:
-        """Tell whether a range is where it was awaited; if so, it is awaited no longer."""
+        """Return whether a range is where it was awaited; if so, it is awaited no longer."""
         has_come = watch.revision >= self._awaited.get(watch, watch.revision + 1)
         if has_come:
             del self._awaited[watch]

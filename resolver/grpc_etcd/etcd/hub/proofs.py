@@ -47,7 +47,7 @@ class Proofs:
     def begin(self, watches: Iterable[Watch]) -> None:
         """Gather what was seen.
 
-        What only listings have seen is a proof of its own for each epoch: a later one does not vouch for it.
+        What only listings have seen is a proof of its own for each epoch: a later one does not confirm it.
         """
         groups: dict[int | None, list[Watch]] = {}
         for watch in watches:
@@ -67,7 +67,7 @@ class Proofs:
 
 
 def find_fault(probe: Probe, seen: int, found: Record | None, store: int) -> HistoryChanged | None:
-    """Say why what was read of a store at a revision is not of the history of which revision `seen` was seen."""
+    """Return why what was read of a store at a revision is not of the history of which revision `seen` was seen."""
     if store < seen:
         return HistoryChanged(f"revision {seen} was seen and is gone")
     if probe.witness and found != probe.witness.record:

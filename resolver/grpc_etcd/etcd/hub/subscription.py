@@ -35,9 +35,9 @@ class Subscription:
         self._driver.note(lambda core, _: core.close(self._watch))
 
     def await_revision(self, revision: int) -> None:
-        """Have Progress told as soon as the range is known up to that revision, which etcd has reached already."""
+        """Have Progress delivered as soon as the range is known up to that revision, which etcd has reached already."""
         self._driver.note(lambda core, now: core.await_revision(self._watch, revision, now))
 
     def list_again(self) -> None:
-        """Take it that the consumer has failed at news: the range is listed again, after a pause."""
+        """Record that the consumer has failed at news: the range is listed again, after a pause."""
         self._driver.note(lambda core, now: core.fault(self._watch, now))

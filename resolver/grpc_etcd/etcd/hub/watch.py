@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from grpc_etcd.etcd import calls, model
 from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.messages import message
-from grpc_etcd.etcd.model import Changed, Listing, Lost, News, Record, Revision, State
+from grpc_etcd.etcd.model import Disconnected, Listing, Record, Revision, State, WatchEvents, WatchUpdate
 
 # How many of a range's newest records are remembered: as many keys may come and go after the record that proves that
 # nothing older was lost. Arbitrary.
@@ -39,12 +39,12 @@ class Stage(Enum):
 class Watch:
     """One range that is followed, and what is known of it. `state` may be read from any thread."""
 
-    def __init__(self, key: bytes, end: bytes, on_news: Callable[[News], None], since: float) -> None:
-        self.key, self.end, self.on_news = key, end, on_news
+    def __init__(self, key: bytes, end: bytes, on_update: Callable[[WatchUpdate], None], since: float) -> None:
+        self.key, self.end, self.on_update = key, end, on_update
         self.is_closed = False  # set by whoever closes, at once and in any thread: no news begins after that
         self.stage = Stage.WAITING
         self.id = 0
-        self.next = 0  # the first revision that is not yet told; 0 must be listed
+        self.next = 0  # the first revision that is not yet reported; 0 must be listed
         self.created_at = 0  # the revision from which on etcd was asked for events
         self.known_at = 0  # etcd had this revision when it knew of the watch at the latest
         self.witness: Witness | None = None
@@ -66,7 +66,7 @@ class Watch:
 
     @property
     def revision(self) -> Revision:
-        """The revision up to which all is told."""
+        """The revision up to which all is delivered."""
         return Revision(max(self.next - 1, 0))
 
     @property
@@ -76,16 +76,16 @@ class Watch:
         return State(known.connected, known.stale_since, known.error, self.revision)
 
     def connect(self) -> None:
-        """Note that the range is in step."""
+        """Record that the range is synced."""
         if not self._state.connected:
             self._state = State(connected=True, stale_since=None)
 
-    def lose(self, error: EtcdError, now: float) -> Lost | None:
-        """Note that it is not; return what is to be told, unless that was told already."""
+    def lose(self, error: EtcdError, now: float) -> Disconnected | None:
+        """Record that it is not; return what is to be delivered, unless that was delivered already."""
         known = self._state
         since = now if known.stale_since is None else known.stale_since
         self._state = State(connected=False, stale_since=since, error=error)
-        return None if type(known.error) is type(error) else Lost(error, since)
+        return None if type(known.error) is type(error) else Disconnected(error, since)
 
     def note_listing(self, listing: Listing, epoch: int) -> None:
         """Take a listing."""
@@ -94,8 +94,8 @@ class Watch:
         self._recent = {record.key: record for record in reversed(newest)}
         self.witness = self.newest_record
 
-    def take_events(self, messages: Any) -> Changed | None:
-        """Take a reply's events, without those that were told before."""
+    def take_events(self, messages: Any) -> WatchEvents | None:
+        """Take a reply's events, without those that were delivered before."""
         first = self.next
         events = tuple(event for event in map(calls.make_event, messages) if event.revision >= first)
         if not events:
@@ -105,7 +105,7 @@ class Watch:
         last = events[-1]
         self.next = last.revision + 1
         self.witness = Witness(last.key, last.record if isinstance(last, model.Put) else None, last.revision)
-        return Changed(events, last.revision)
+        return WatchEvents(events, last.revision)
 
     @property
     def newest_record(self) -> Witness | None:

@@ -1,11 +1,11 @@
 """When the changes of a service may be written, so that its readers miss none.
 
-Real clients lose events that come close together, differently for each layout (`Pace`). A *stream* is one service in
-one layout of one registry: what one reader watches. `Rhythm` is what a writer remembers of a stream. `PacedQueue`
-holds what waits and gives out what may go into the next transaction. Rules: keys of different streams share a
-transaction freely; withdrawals go first, but what has not fitted beside others is the first of the next transaction;
-streams take turns; a change is never split; after a burst that has been quiet for `SETTLE_SECONDS` the settling touch
-is due. No clock is read: `now` is an argument, any monotonic clock's seconds.
+Real clients lose events that come close together, differently for each layout (`WriteLimits`). A *stream* is one
+service in one layout of one registry: what one reader watches. `WriteHistory` is what a writer remembers of a stream.
+`RateLimitedQueue` holds what waits and gives out what may go into the next transaction. Rules: keys of different
+streams share a transaction freely; withdrawals go first, but what has not fitted beside others is the first of the next
+transaction; streams take turns; a change is never split; after a burst that has been quiet for `SETTLE_SECONDS` the
+flush key is due. No clock is read: `now` is an argument, any monotonic clock's seconds.
 """
 
 import math
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Generic, TypeVar
 
-from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, Pace
+from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, WriteLimits
 
 LONG_AGO = -math.inf
 # etcd's own limit on the operations of a transaction (--max-txn-ops).
 OPERATIONS_PER_TRANSACTION = 128
 
-# A writer that is late by so many transactions' time makes it up. Readers bear that: Jupiter's lose events for good
+# A writer that is late by so many transactions' time makes it up. Clients tolerate that: Jupiter's lose events for good
 # only where about 100 are outstanding, and this adds 48 at most. With 3, 5,000 keys take 0.5 s more (measured).
 CATCH_UP = 6
 
@@ -29,46 +29,46 @@ T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
-    """What has lately been written to one stream: when the next may go, and whether a burst waits for its touch."""
+class WriteHistory:
+    """What has lately been written to one stream: when the next may go, and whether a burst waits for its flush key."""
 
     next_at: float = LONG_AGO
     last_at: float = LONG_AGO
     is_burst: bool = False
 
-    def wrote(self, pace: Pace, keys: int, now: float) -> "Rhythm":
-        """Note that `keys` puts and deletes of this stream went out in one transaction.
+    def wrote(self, limits: WriteLimits, keys: int, now: float) -> "WriteHistory":
+        """Record that `keys` puts and deletes of this stream went out in one transaction.
 
         If it is a little late, the next ones make that up: the pace is an average.
         """
-        rate = pace.keys_per_second or math.inf
-        is_burst = pace.settling_touch and (self.is_burst or keys > 1 or now - self.last_at <= BURST_SECONDS)
-        is_on_time = now - self.next_at <= CATCH_UP * pace.keys_per_transaction / rate
-        return Rhythm((self.next_at if is_on_time else now) + keys / rate, now, is_burst)
+        rate = limits.keys_per_second or math.inf
+        is_burst = limits.flush_key and (self.is_burst or keys > 1 or now - self.last_at <= BURST_SECONDS)
+        is_on_time = now - self.next_at <= CATCH_UP * limits.keys_per_transaction / rate
+        return WriteHistory((self.next_at if is_on_time else now) + keys / rate, now, is_burst)
 
-    def touched(self, now: float) -> "Rhythm":
-        """Note that the settling touch went out: readers have published their full set."""
-        return Rhythm(self.next_at, now, is_burst=False)
+    def flushed(self, now: float) -> "WriteHistory":
+        """Record that the flush key went out: readers have published their full set."""
+        return WriteHistory(self.next_at, now, is_burst=False)
 
     @property
-    def touch_at(self) -> float | None:
-        """When the settling touch is due; None means that no reader waits for one."""
+    def flush_at(self) -> float | None:
+        """When the flush key is due; None means that no reader waits for one."""
         return self.last_at + SETTLE_SECONDS if self.is_burst else None
 
-    def is_touch_due(self, now: float) -> bool:
-        """Tell whether readers wait for the settling touch, and all has been quiet for long enough."""
-        return self.touch_at is not None and self.touch_at <= now
+    def is_flush_due(self, now: float) -> bool:
+        """Return whether readers wait for the flush key, and all has been quiet for long enough."""
+        return self.flush_at is not None and self.flush_at <= now
 
     def is_past_burst(self, now: float) -> bool:
-        """Tell whether the next write would be the first of its burst."""
+        """Return whether the next write would be the first of its burst."""
         return self.last_at + BURST_SECONDS < now
 
     def is_forgettable(self, now: float) -> bool:
-        """Tell whether this rhythm no longer decides anything."""
+        """Return whether this rhythm no longer decides anything."""
         return not self.is_burst and self.next_at <= now and self.is_past_burst(now)
 
 
-AT_REST = Rhythm()
+NEVER_WRITTEN = WriteHistory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +84,15 @@ class Change(Generic[S, T]):
     urgent: bool = False
 
 
-class PacedQueue(Generic[S, T]):
+class RateLimitedQueue(Generic[S, T]):
     """Changes that wait, at most one of each `of`. A call costs lanes, not changes. Not safe for concurrent use."""
 
-    def __init__(self, pace_of: Callable[[S], Pace]) -> None:
-        """Take a function that says what the readers of a stream bear."""
-        self._pace_of = pace_of
+    def __init__(self, limits_of: Callable[[S], WriteLimits]) -> None:
+        """Take a function that says the client limits of a stream."""
+        self._limits_of = limits_of
         # Both in the order of the last writes, so that looking for what is due ends soon.
-        self._rhythms: dict[S, Rhythm] = {}
-        self._bursts: dict[S, Rhythm] = {}  # those that wait for their touch
+        self._histories: dict[S, WriteHistory] = {}
+        self._bursts: dict[S, WriteHistory] = {}  # those that wait for their flush key
         # Lanes of changes that need the same streams, withdrawals apart: the first of a lane speaks for all of it.
         self._lanes: dict[tuple[bool, frozenset[S]], dict[T, Change[S, T]]] = {}
         self._lane_of: dict[T, tuple[bool, frozenset[S]]] = {}
@@ -102,7 +102,7 @@ class PacedQueue(Generic[S, T]):
         return len(self._lane_of)
 
     def __repr__(self) -> str:
-        return f"<PacedQueue waiting={len(self)} lanes={len(self._lanes)} streams={len(self._rhythms)}>"
+        return f"<RateLimitedQueue waiting={len(self)} lanes={len(self._lanes)} streams={len(self._histories)}>"
 
     def push(self, change: Change[S, T]) -> None:
         """Let a change wait, in place of an earlier one of the same `of`: whoever changes on and on keeps its turn."""
@@ -125,7 +125,7 @@ class PacedQueue(Generic[S, T]):
         batch: list[Change[S, T]] = []
         used: dict[S, int] = {}
         for change in self._candidates():
-            if not self._bears(change, used, now):
+            if not self._allows(change, used, now):
                 continue
             if batch and change.operations > operations:
                 # Else small withdrawals that come on and on would keep it waiting for ever, and all that are behind it.
@@ -142,63 +142,63 @@ class PacedQueue(Generic[S, T]):
         return tuple(batch)
 
     def ask_again_at(self) -> float | None:
-        """Say when `take` may next give something; None while nothing waits, a time in the past for: at once."""
+        """Return when `take` may next give something; None while nothing waits, a time in the past for: at once."""
         return min((self._ready_at(streams) for _, streams in self._lanes), default=None)
 
     def note(self, stream: S, keys: int, now: float) -> None:
-        """Note that a stream's readers got `keys` events in one transaction."""
-        self._keep(stream, self._rhythm_of(stream).wrote(self._pace_of(stream), keys, now))
+        """Record that a stream's readers got `keys` events in one transaction."""
+        self._keep(stream, self._history_of(stream).wrote(self._limits_of(stream), keys, now))
 
-    def note_touch(self, stream: S, now: float) -> None:
-        """Note that a stream's settling touch was written."""
-        self._keep(stream, self._rhythm_of(stream).touched(now))
+    def note_flush(self, stream: S, now: float) -> None:
+        """Record that a stream's flush key was written."""
+        self._keep(stream, self._history_of(stream).flushed(now))
 
-    def touches_due(self, now: float) -> list[S]:
-        """Give the streams whose settling touch is due, and note it as written."""
-        due = [stream for stream, _ in takewhile(lambda each: each[1].is_touch_due(now), self._bursts.items())]
+    def flushes_due(self, now: float) -> list[S]:
+        """Return the streams whose flush key is due, and note it as written."""
+        due = [stream for stream, _ in takewhile(lambda each: each[1].is_flush_due(now), self._bursts.items())]
         for stream in due:
-            self.note_touch(stream, now)
-        for stream, rhythm in list(takewhile(lambda each: each[1].is_past_burst(now), self._rhythms.items())):
-            if rhythm.is_forgettable(now):
-                del self._rhythms[stream]
+            self.note_flush(stream, now)
+        for stream, history in list(takewhile(lambda each: each[1].is_past_burst(now), self._histories.items())):
+            if history.is_forgettable(now):
+                del self._histories[stream]
         return due
 
-    def touch_again(self, stream: S, now: float) -> None:
-        """Take it that a stream's touch was not written after all: it is due once more when all has been quiet."""
-        self._keep(stream, replace(self._rhythm_of(stream), last_at=now, is_burst=True))
+    def flush_again(self, stream: S, now: float) -> None:
+        """Record that a stream's touch was not written after all: it is due once more when all has been quiet."""
+        self._keep(stream, replace(self._history_of(stream), last_at=now, is_burst=True))
 
-    def touch_at(self) -> float | None:
-        """Say when the next settling touch is due; None means that no stream waits for one."""
-        return next((rhythm.touch_at for rhythm in self._bursts.values()), None)
+    def flush_at(self) -> float | None:
+        """Return when the next flush key is due; None means that no stream waits for one."""
+        return next((history.flush_at for history in self._bursts.values()), None)
 
-    def _rhythm_of(self, stream: S) -> Rhythm:
-        return self._rhythms.get(stream, AT_REST)
+    def _history_of(self, stream: S) -> WriteHistory:
+        return self._histories.get(stream, NEVER_WRITTEN)
 
-    def _keep(self, stream: S, rhythm: Rhythm) -> None:
+    def _keep(self, stream: S, history: WriteHistory) -> None:
         """Keep the rhythm of a stream that has been written just now, as the last of all."""
-        self._rhythms.pop(stream, None)
-        self._rhythms[stream] = rhythm
+        self._histories.pop(stream, None)
+        self._histories[stream] = history
         self._bursts.pop(stream, None)
-        if rhythm.is_burst:
-            self._bursts[stream] = rhythm
+        if history.is_burst:
+            self._bursts[stream] = history
 
     def _candidates(self) -> Iterator[Change[S, T]]:
-        """Give withdrawals first, then the rest; from each lane no more than one transaction can hold."""
+        """Return withdrawals first, then the rest; from each lane no more than one transaction can hold."""
         passed_over, self._passed_over = self._passed_over, None
         if passed_over in self._lane_of:
             yield self._lanes[self._lane_of[passed_over]][passed_over]
         for wanted in (True, False):
             for (urgent, streams), lane in self._lanes.items():
                 if urgent is wanted:
-                    most = min((self._pace_of(s).keys_per_transaction for s in streams), default=len(lane))
+                    most = min((self._limits_of(s).keys_per_transaction for s in streams), default=len(lane))
                     some = (change for change, _ in zip(lane.values(), range(most), strict=False))
                     yield from (change for change in some if change.of != passed_over)
 
-    def _bears(self, change: Change[S, T], used: Mapping[S, int], now: float) -> bool:
-        """Tell whether all streams take this change; one larger than a transaction's share goes alone."""
+    def _allows(self, change: Change[S, T], used: Mapping[S, int], now: float) -> bool:
+        """Return whether all streams take this change; one larger than a transaction's share goes alone."""
         return all(
-            self._rhythm_of(stream).next_at <= now
-            and (not used.get(stream) or used[stream] + keys <= self._pace_of(stream).keys_per_transaction)
+            self._history_of(stream).next_at <= now
+            and (not used.get(stream) or used[stream] + keys <= self._limits_of(stream).keys_per_transaction)
             for stream, keys in change.keys.items()
         )
 
@@ -210,4 +210,4 @@ class PacedQueue(Generic[S, T]):
             self._lanes[lane] = self._lanes.pop(lane)
 
     def _ready_at(self, streams: frozenset[S]) -> float:
-        return max((self._rhythm_of(stream).next_at for stream in streams), default=LONG_AGO)
+        return max((self._history_of(stream).next_at for stream in streams), default=LONG_AGO)

@@ -9,8 +9,8 @@ Rule 3: after each opening, one read at the last known revision proves that this
 Rule 4: `canceled` ends the stream: compacted lists again, a refused token logs in again, a refused permission is
         reported and tried again slowly.
 Rule 5: a stream that has been silent for long is asked for progress if there is any, so that a quiet prefix does not
-        fall behind the compaction. One that answers neither this nor its opening is stuck and opened anew.
-Rule 6: whatever fails is reported once as Lost, and the loop goes on for ever.
+        fall behind the compaction. One that answers neither this nor its opening is stuck and opened again.
+Rule 6: whatever fails is reported once as Disconnected, and the loop goes on for ever.
 
 Order: events of one prefix come in the order of their revisions; those of two prefixes may overtake one another.
 """
@@ -23,7 +23,7 @@ from grpc_etcd.etcd import calls, errors, model
 from grpc_etcd.etcd.calls import Call
 from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.messages import message
-from grpc_etcd.etcd.model import Changed, Listed, Lost, News, Progress, Record, Revision
+from grpc_etcd.etcd.model import Disconnected, Progress, Record, Revision, WatchEvents, WatchSnapshot, WatchUpdate
 
 # Waits in seconds, doubled from the first to the last. Refusals (permission, password) are mended by people.
 UNREACHED_SECONDS = (0.1, 3.0)
@@ -52,10 +52,10 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Deliver:
     """Hand this to the consumer."""
 
-    news: News
+    news: WatchUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,11 @@ class Wait:
     seconds: float
 
 
-Command: TypeAlias = Ask | Open | Read | Tell | LogIn | Wait
+Command: TypeAlias = Ask | Open | Read | Deliver | LogIn | Wait
 Commands: TypeAlias = Generator[Command, Any, None]
 
 
-class Following:
+class ListWatchLoop:
     """What is known of some prefixes, and what to do next. `state` may be read from any thread."""
 
     def __init__(
@@ -104,11 +104,11 @@ class Following:
                 yield from self._after(error)
 
     def ask_revision(self) -> Call[Revision]:
-        """Ask for the store's revision: a long silence may mean that there is nothing to tell."""
+        """Ask for the store's revision: a long silence may mean that there is nothing to report."""
         return calls.revision(model.range_start(self._prefixes[0]))
 
     def is_behind(self, revision: int) -> bool:
-        """Say whether a stream owes an answer to a progress request, when the store is at this revision.
+        """Return whether a stream owes an answer to a progress request, when the store is at this revision.
 
         A watch from a revision on that the store has not reached yet is not answered (etcd 3.6).
         """
@@ -126,10 +126,10 @@ class Following:
         yield from self._prove()
         self._connect()
         if not listed:
-            yield Tell(Progress(self._revision()))
+            yield Deliver(Progress(self._revision()))
         while True:
             for news in self._receive(reply):
-                yield Tell(news)
+                yield Deliver(news)
             reply = yield Read()
 
     def _list(self) -> Commands:
@@ -144,7 +144,7 @@ class Following:
         self._witness = (newest.key, newest) if newest else None
         self._late = max(0, self._late - 1)
         self._connect()
-        yield Tell(Listed(tuple(records), Revision(revision)))
+        yield Deliver(WatchSnapshot(tuple(records), Revision(revision)))
 
     def _prove(self) -> Commands:
         """Rule 3. Compaction of that revision proves nothing and costs a listing, as a compacted watch does."""
@@ -163,22 +163,22 @@ class Following:
             self._late = min(calls.MOST_SHRINKING, self._late + 1)
         lost = self._lose(error)
         if lost:
-            yield Tell(lost)
+            yield Deliver(lost)
         if isinstance(error, errors.Compacted | errors.HistoryChanged | errors.FutureRevision):
             self._next = {}
         yield Wait(self._failures.pause_seconds(error) * (0.5 + 0.5 * self._jitter()))
 
-    def _lose(self, error: EtcdError) -> Lost | None:
+    def _lose(self, error: EtcdError) -> Disconnected | None:
         known = self.state
         since = self._clock() if known.stale_since is None else known.stale_since
         self.state = model.State(connected=False, stale_since=since, error=error, revision=known.revision)
-        return None if type(known.error) is type(error) else Lost(error, since)
+        return None if type(known.error) is type(error) else Disconnected(error, since)
 
     def _connect(self) -> None:
         self._failures = Failures()
         self.state = model.State(connected=True, stale_since=None, revision=self._revision())
 
-    def _receive(self, reply: Any) -> Sequence[News]:
+    def _receive(self, reply: Any) -> Sequence[WatchUpdate]:
         check(reply)
         if reply.events:
             return self._receive_events(self._prefixes[reply.watch_id], reply.events)
@@ -186,7 +186,7 @@ class Following:
             return ()
         return self._receive_progress(reply)
 
-    def _receive_events(self, prefix: bytes, messages: Any) -> Sequence[News]:
+    def _receive_events(self, prefix: bytes, messages: Any) -> Sequence[WatchUpdate]:
         first = self._next[prefix]
         events = tuple(event for event in map(calls.make_event, messages) if event.revision >= first)
         if not events:
@@ -196,12 +196,12 @@ class Following:
         if last.revision >= self._revision():
             self._witness = (last.key, last.record if isinstance(last, model.Put) else None)
         self._connect()
-        return (Changed(events, last.revision),)
+        return (WatchEvents(events, last.revision),)
 
-    def _receive_progress(self, reply: Any) -> Sequence[News]:
+    def _receive_progress(self, reply: Any) -> Sequence[WatchUpdate]:
         """A reply to a progress request speaks for every watch of the stream and carries no watch's id (-1)."""
-        told = self._prefixes if reply.watch_id < 0 else (self._prefixes[reply.watch_id],)
-        for prefix in told:
+        delivered = self._prefixes if reply.watch_id < 0 else (self._prefixes[reply.watch_id],)
+        for prefix in delivered:
             self._next[prefix] = max(self._next[prefix], reply.header.revision + 1)
         self._connect()
         return (Progress(self._revision()),)
@@ -264,7 +264,7 @@ class Failures:
         self._counts: dict[str, int] = {}
 
     def __bool__(self) -> bool:
-        """Tell whether anything has failed."""
+        """Return whether anything has failed."""
         return bool(self._counts)
 
     def pause_seconds(self, error: EtcdError) -> float:
@@ -278,7 +278,7 @@ class Failures:
         return pause_seconds(error, self._counts[kind])
 
     def forget(self) -> None:
-        """Begin anew: all is well."""
+        """Begin again: all is well."""
         self._counts.clear()
 
 

@@ -12,7 +12,7 @@ import pytest
 from grpc_etcd import CompoundRegistry, Endpoint
 from grpc_etcd.discovery.registry_watch import SharedRange
 from grpc_etcd.discovery.state import SYNCED
-from grpc_etcd.etcd import Listed, Lost, News, PermissionDenied, Progress, Revision
+from grpc_etcd.etcd import Disconnected, PermissionDenied, Progress, Revision, WatchSnapshot, WatchUpdate
 from grpc_etcd.memory.hub import MemorySubscription
 from grpc_etcd.testing import MemoryEtcd, MemoryRegistry
 from testbed.conditions import until, wait_until
@@ -24,7 +24,7 @@ class Denying(MemoryEtcd):
 
     def introduce(self, subscription: MemorySubscription) -> None:
         if subscription.holds(b"/jupiter/greeter/providers/"):
-            subscription.put(Lost(PermissionDenied("permission denied"), time.time()))
+            subscription.put(Disconnected(PermissionDenied("permission denied"), time.time()))
         else:
             super().introduce(subscription)
 
@@ -35,7 +35,7 @@ def test_a_first_call_does_not_wait_for_what_may_not_be_read() -> None:
         assert registry.is_policy_known("greeter")
         with pytest.raises(grpc.RpcError) as failed:
             say_hello(channel)("x")
-        assert "lets nobody read /jupiter/greeter/" in str(failed.value.details())
+        assert "denies reading /jupiter/greeter/" in str(failed.value.details())
 
 
 async def test_nor_does_one_on_asyncio() -> None:
@@ -44,7 +44,7 @@ async def test_nor_does_one_on_asyncio() -> None:
             await until(lambda: registry.stats()["greeter"].cause == "permission denied")
             with pytest.raises(grpc.RpcError) as failed:
                 await say_hello(channel)("x")
-            assert "lets nobody read /jupiter/greeter/" in str(failed.value.details())
+            assert "denies reading /jupiter/greeter/" in str(failed.value.details())
 
 
 def test_a_closed_part_is_said_each_time_and_leaves_nothing_half_followed() -> None:
@@ -77,11 +77,11 @@ class Hub:
     """A hub whose news the test tells."""
 
     def __init__(self) -> None:
-        self.tell: Callable[[News], None] = lambda _: None
+        self.tell: Callable[[WatchUpdate], None] = lambda _: None
         self.awaited: list[int] = []
 
-    def follow(self, _prefix: bytes, on_news: Callable[[News], None]) -> "Hub":
-        self.tell = on_news
+    def follow(self, _prefix: bytes, on_update: Callable[[WatchUpdate], None]) -> "Hub":
+        self.tell = on_update
         return self
 
     def await_revision(self, revision: int) -> None:
@@ -91,10 +91,10 @@ class Hub:
 def test_progress_of_a_shared_range_is_told_to_who_awaits_it_and_costs_no_other() -> None:
     hub: Any = Hub()
     shared = SharedRange(SYNCED, hub)
-    heard: dict[str, list[News]] = {"one": [], "other": []}
+    heard: dict[str, list[WatchUpdate]] = {"one": [], "other": []}
     for name, news in heard.items():
         shared.join(name, news.append)
-    hub.tell(Listed((), Revision(5), 0))
+    hub.tell(WatchSnapshot((), Revision(5), 0))
     shared.await_revision("one", 7)
     hub.tell(Progress(Revision(6)))  # as etcd tells from time to time: for all
     hub.tell(Progress(Revision(7)))
@@ -123,7 +123,7 @@ def test_the_loss_of_an_endpoint_is_news_for_its_own_service_alone() -> None:
 
 
 def test_changes_that_wait_for_one_another_are_judged_together() -> None:
-    """A set of 10,000 takes 6 ms to judge: one that changes 1,000 times a second would be heard minutes late."""
+    """A set of 10,000 takes 6 ms to judge: one that changes 1,000 times a second would be received minutes late."""
     may_go_on = threading.Event()
     with MemoryRegistry() as registry, registry.pinned("greeter") as followed:
         registry.set_endpoints("greeter", "10.0.0.1:1")
@@ -133,7 +133,7 @@ def test_changes_that_wait_for_one_another_are_judged_together() -> None:
                 registry.set_endpoints("greeter", *(f"10.0.{each}.1:1" for each in range(number % 20 + 1)))
             before = followed.feed.changes
             may_go_on.set()
-            wait_until(lambda: len(registry.endpoints("greeter", 30).endpoints) == 20, "the last set")
+            wait_until(lambda: len(registry.endpoints("greeter", 30).endpoints) == 20, "the last known endpoints")
         assert followed.feed.changes - before < 10
 
 

@@ -1,4 +1,4 @@
-"""The synced mark stands only while the leader is in step: put once, never rewritten, gone as soon as that ends."""
+"""The synced key stands only while the leader is synced: put once, never rewritten, gone as soon as that ends."""
 
 import asyncio
 import time
@@ -16,12 +16,12 @@ from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import synced_key
 from grpc_etcd_operator.controller.outcomes import Outcome
-from grpc_etcd_operator.controller.registry_controller import Station, Views
-from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
+from grpc_etcd_operator.controller.registry_controller import RegistryController, Views
+from grpc_etcd_operator.core.desired import Desired, DesiredRecord, Owner
 from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.registry.election import Election
-from grpc_etcd_operator.registry.synced_key import Mark
+from grpc_etcd_operator.registry.synced_key import SyncedKey
 from testbed.conditions import PATIENCE_SECONDS, existing, until, wait_until
 from testbed.etcd import EtcdServer
 from testbed.proxy import TcpProxy
@@ -80,7 +80,7 @@ def test_it_is_gone_while_the_registry_is_out_of_the_leaders_reach(scene: Scene)
         wait_until(lambda: mark_of(scene) is None, "it runs out with the leader's lease")
         assert scene.registry.addresses() == [pod.address]
         proxy.heal()
-        wait_until(lambda: mark_of(scene), "in step again")
+        wait_until(lambda: mark_of(scene), "synced again")
         assert existing(mark_of(scene)).create_revision > first.create_revision
         assert scene.registry.addresses() == [pod.address]
 
@@ -89,11 +89,11 @@ class OneUnit:
     """The facts of a world with one unit, which wants one record once `wants` is set."""
 
     def __init__(self) -> None:
-        self.wants: Wanted | None = None
+        self.wants: DesiredRecord | None = None
 
     def desired(self, uid: str, registry: str) -> Desired | None:
         assert registry == "default"
-        return Desired(Unit(uid, "shop", "pod-1"), (self.wants,) if self.wants else ())
+        return Desired(Owner(uid, "shop", "pod-1"), (self.wants,) if self.wants else ())
 
     def outranks(self, uid: str, rival: str) -> bool:
         raise AssertionError(f"{uid} and {rival}: there is only one unit")
@@ -116,7 +116,7 @@ async def test_it_is_gone_while_a_change_is_overdue(etcd: EtcdServer) -> None:
     layout, endpoint = Jupiter(), Endpoint(name="greeter", address="10.0.0.1:9000")
     encoded = layout.encode("greeter", endpoint)
     assert isinstance(encoded, KeyValue)
-    station = Station(
+    controller = RegistryController(
         "default",
         "c1",
         Etcd(etcd.endpoints),
@@ -127,24 +127,24 @@ async def test_it_is_gone_while_a_change_is_overdue(etcd: EtcdServer) -> None:
         leader_ttl_seconds=LONG_LEADER_TTL_SECONDS,
         overdue_seconds=overdue_seconds,
     )
-    running = asyncio.create_task(station.run())
+    running = asyncio.create_task(controller.run())
 
-    await until(lambda: station.mark.is_put)
+    await until(lambda: controller.synced_key.is_put)
     # Nothing is written before what stands under its prefix is known, and that is not even followed yet.
-    facts.wants = Wanted(encoded.key, encoded.value, "s1", layout, endpoint)
-    prefix = station.streams.learn(layout, "greeter")
-    station.enqueue(["p1"])
+    facts.wants = DesiredRecord(encoded.key, encoded.value, "s1", layout, endpoint)
+    prefix = controller.streams.learn(layout, "greeter")
+    controller.enqueue(["p1"])
     began = time.monotonic()
-    await until(lambda: not station.mark.is_put)
+    await until(lambda: not controller.synced_key.is_put)
     assert time.monotonic() - began >= overdue_seconds
-    assert await station.etcd.get(synced_key("c1")) is None
-    assert await station.etcd.get(encoded.key) is None
-    station.feed.follow([prefix])
-    await until(lambda: station.mark.is_put)
-    assert await station.etcd.get(encoded.key)
+    assert await controller.etcd.get(synced_key("c1")) is None
+    assert await controller.etcd.get(encoded.key) is None
+    controller.feed.follow([prefix])
+    await until(lambda: controller.synced_key.is_put)
+    assert await controller.etcd.get(encoded.key)
     running.cancel()
     await asyncio.wait([running])
-    await station.close()
+    await controller.close()
 
 
 async def test_it_follows_the_leaders_word_on_being_in_step(etcd: EtcdServer) -> None:
@@ -152,7 +152,7 @@ async def test_it_follows_the_leaders_word_on_being_in_step(etcd: EtcdServer) ->
     in_step, key = False, synced_key("c1")
     async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
         election = Election(client, "c1", Candidate("test"), LONG_LEADER_TTL_SECONDS, won.set)
-        mark = Mark(client, "c1", election, lambda: in_step)
+        mark = SyncedKey(client, "c1", election, lambda: in_step)
         parts = [group.create_task(run()) for run in (election.run_alone, mark.run)]
 
         async def found(*, there: bool) -> Record | None:
@@ -178,7 +178,7 @@ async def test_it_follows_the_leaders_word_on_being_in_step(etcd: EtcdServer) ->
 
 
 class LosesAnswer(Etcd):
-    """Puts the mark, and never learns of it the first time; the leader is out of step by then."""
+    """Puts the mark, and never learns of it the first time; the leader is not synced by then."""
 
     def __init__(self, endpoints: str, on_lost: Callable[[], None]) -> None:
         super().__init__(endpoints)
@@ -205,7 +205,7 @@ async def test_one_whose_answer_was_lost_does_not_stay_when_the_leader_is_out_of
 
     async with LosesAnswer(etcd.endpoints, fall_out_of_step) as client, asyncio.TaskGroup() as group:
         election = Election(client, "c1", Candidate("test"), LONG_LEADER_TTL_SECONDS, won.set)
-        mark = Mark(client, "c1", election, lambda: in_step)
+        mark = SyncedKey(client, "c1", election, lambda: in_step)
         parts = [group.create_task(run()) for run in (election.run_alone, mark.run)]
         await until(lambda: client.withdrawals)
         in_step = True
@@ -222,7 +222,7 @@ async def test_one_whose_answer_was_lost_does_not_stay_when_the_leader_is_out_of
 
 
 class Restless:
-    """Facts of a service all of whose units change on and on, faster than its readers bear, and of one that rests."""
+    """Facts of a service whose Pods all change continuously, faster than its clients tolerate, and of an idle one."""
 
     def __init__(self, units: int) -> None:
         self.busy = [f"busy-{number}" for number in range(units)]
@@ -234,7 +234,9 @@ class Restless:
         endpoint = Endpoint(name=name, address=f"10.0.0.{number}:9000", weight=weight)
         encoded = Jupiter().encode(name, endpoint)
         assert isinstance(encoded, KeyValue)
-        return Desired(Unit(uid, registry, uid), (Wanted(encoded.key, encoded.value, name, Jupiter(), endpoint),))
+        return Desired(
+            Owner(uid, registry, uid), (DesiredRecord(encoded.key, encoded.value, name, Jupiter(), endpoint),)
+        )
 
     def outranks(self, uid: str, rival: str) -> bool:
         raise AssertionError(f"{uid} and {rival} want different keys")
@@ -260,7 +262,7 @@ async def test_a_service_that_never_rests_keeps_no_new_leader_from_vouching(etcd
         if outcome.plan:
             written.add(outcome.uid)
 
-    station = Station(
+    controller = RegistryController(
         "default",
         "c1",
         client,
@@ -270,20 +272,20 @@ async def test_a_service_that_never_rests_keeps_no_new_leader_from_vouching(etcd
         lease_ttl_seconds=30,
         leader_ttl_seconds=LONG_LEADER_TTL_SECONDS,
     )
-    station.feed.follow([station.streams.learn(Jupiter(), name) for name in ("busy", "calm")])
+    controller.feed.follow([controller.streams.learn(Jupiter(), name) for name in ("busy", "calm")])
 
     async def change_on_and_on() -> None:
         while True:
             facts.weight += 1
-            station.enqueue(facts.busy)
+            controller.enqueue(facts.busy)
             await asyncio.sleep(0.02)
 
-    tasks = [asyncio.create_task(change_on_and_on()), asyncio.create_task(station.run())]
-    station.enqueue(["calm-1"])
-    await until(lambda: station.mark.is_put)
+    tasks = [asyncio.create_task(change_on_and_on()), asyncio.create_task(controller.run())]
+    controller.enqueue(["calm-1"])
+    await until(lambda: controller.synced_key.is_put)
     assert written == {*facts.busy, "calm-1"}
-    assert not station.writer.may_settle()
+    assert not controller.writer.may_settle()
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    await station.close()
+    await controller.close()

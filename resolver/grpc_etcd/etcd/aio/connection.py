@@ -21,12 +21,12 @@ from grpc_etcd.etcd.link import BaseLine, BaseLink
 T = TypeVar("T")
 
 
-async def close_client(link: "Link", streams: Iterable[Any]) -> None:
+async def close_client(connection: "Connection", streams: Iterable[Any]) -> None:
     """End a client's streams, then its channels."""
-    await close_all([*(stream.close for stream in streams), link.close])
+    await close_all([*(stream.close for stream in streams), connection.close])
 
 
-class Line(BaseLine[grpc.aio.Channel]):
+class MemberConnection(BaseLine[grpc.aio.Channel]):
     """One member."""
 
     async def close(self) -> None:
@@ -35,7 +35,7 @@ class Line(BaseLine[grpc.aio.Channel]):
 
 
 def is_being_cancelled() -> bool:
-    """Say whether the task that runs has been cancelled, and not only the call that it waits for."""
+    """Return whether the task that runs has been cancelled, and not only the call that it waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -51,7 +51,7 @@ async def close_all(closes: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -
             raise
 
 
-class Link(BaseLink[Line]):
+class Connection(BaseLink[MemberConnection]):
     """What a client and its streams share."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Link(BaseLink[Line]):
         timeout_seconds: float,
         channel: grpc.aio.Channel | None = None,
     ) -> None:
-        super().__init__(dialer, credentials, timeout_seconds, Line(lambda: channel) if channel else None)
+        super().__init__(dialer, credentials, timeout_seconds, MemberConnection(lambda: channel) if channel else None)
         self._log_in_lock = asyncio.Lock()
 
     async def run(self, steps: Steps[T]) -> T:
@@ -100,20 +100,20 @@ class Link(BaseLink[Line]):
         self._credentials.forget_that_nobody_was_asked()  # a stream stands for one user as long as it lives
         metadata = (*await self._log_in(), *HAS_LEADER)
         try:
-            return self._current_lines()[self._rotation.current].open(method, metadata)
+            return self._current_members()[self._rotation.current].open(method, metadata)
         except grpc.aio.UsageError as error:  # grpcio's answer on a channel that was closed meanwhile
             raise errors.Closed(str(error)) from error
 
     async def close(self) -> None:
         """Close the channels, unless it was adopted."""
         self.closed = True
-        lines, self._lines = self._lines, ()
+        lines, self._members = self._members, ()
         if self._dialer:
             await close_all(line.close for line in lines)
 
     async def _send(self, call: Call[T], metadata: Metadata) -> T:
         """Make a call at the current member, or at another one if it was certainly not sent."""
-        lines = self._lines if self._is_current() else self._current_lines()
+        lines = self._members if self._is_current() else self._current_members()
         member, tried = self._rotation.current, list[int]()
         end = time.monotonic() + self._timeout_seconds
         while True:
@@ -125,13 +125,13 @@ class Link(BaseLink[Line]):
                 if following is None or time.monotonic() >= end:
                     lines = ()  # whoever keeps the error keeps no channel by it, which would dial for ever
                     raise error.with_traceback(None) from error.__cause__
-                member, lines = following, self._current_lines()
+                member, lines = following, self._current_members()
             else:
                 if self._rotation.silent:
                     self._give_up_on_silent(member)
                 return reply
 
-    async def _send_to(self, line: Line, call: Call[T], metadata: Metadata, end: float) -> T:
+    async def _send_to(self, line: MemberConnection, call: Call[T], metadata: Metadata, end: float) -> T:
         try:
             timeout = end - time.monotonic()
             answer = line.unary(call.method)(call.request, timeout=timeout, metadata=metadata)
@@ -140,11 +140,11 @@ class Link(BaseLink[Line]):
                 call.meanwhile()
             reply = await answer
         except grpc.RpcError as error:
-            self._lookout.suspect()
+            self._recheck.suspect()
             raise self._explain(error) from error
         except grpc.aio.UsageError as error:  # grpcio's answer on a channel that was closed meanwhile
             raise errors.Closed(str(error)) from error
-        except asyncio.CancelledError as error:  # of the task, or of the call: grpcio tells both alike
+        except asyncio.CancelledError as error:  # of the task, or of the call: grpcio reports both alike
             if is_being_cancelled():
                 raise
             if self.closed:
@@ -164,5 +164,5 @@ class Link(BaseLink[Line]):
         except errors.AuthNotEnabled:
             return ""
 
-    def _make_lines(self, dialer: Dialer, facts: Facts) -> tuple[Line, ...]:
-        return tuple(Line(partial(dialer.aio_channel, each, facts)) for each in dialer.targets)
+    def _make_members(self, dialer: Dialer, facts: Facts) -> tuple[MemberConnection, ...]:
+        return tuple(MemberConnection(partial(dialer.aio_channel, each, facts)) for each in dialer.targets)

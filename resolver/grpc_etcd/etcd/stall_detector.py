@@ -7,7 +7,7 @@ take its time between reads.
 from grpc_etcd.etcd.renewing import ANSWER_SECONDS
 
 
-class Patience:
+class StallDetector:
     """The patience with one stream. All times are in seconds, on one clock."""
 
     def __init__(self, progress_seconds: float) -> None:
@@ -19,11 +19,11 @@ class Patience:
         self.waiting_since: float | None = None
 
     def begin(self, now: float) -> None:
-        """Note that a read begins."""
+        """Record that a read begins."""
         self.waiting_since = now
 
     def end(self, *, replied: bool) -> None:
-        """Note that a read has ended."""
+        """Record that a read has ended."""
         self.waiting_since = None
         self._has_begun = self._has_begun or replied
 
@@ -41,9 +41,9 @@ class Patience:
         return max(0.0, min(self._soon, max(since, self._asked_at) + longest - now))
 
     def note_asked(self, now: float) -> None:
-        """Note that etcd is asked whether there is anything to tell."""
+        """Record that etcd is asked whether there is anything to report."""
         self._asked_at = now
 
     def owe(self, since: float) -> None:
-        """Note that there is, and that the stream was asked for it in the read that began at `since`."""
+        """Record that there is, and that the stream was asked for it in the read that began at `since`."""
         self._owing = since

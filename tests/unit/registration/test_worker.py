@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from grpc_etcd.etcd import Compare, DeadlineExceeded, News, Op, Record, TransactionResult
+from grpc_etcd.etcd import Compare, DeadlineExceeded, Op, Record, TransactionResult, WatchUpdate
 from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registration.processes import process_key
 from grpc_etcd.registration.registrar import Registrar, State
@@ -20,7 +20,7 @@ class SlowWatch:
     def __init__(self, watch: Any, etcd: "SlowToClose") -> None:
         self._watch, self._etcd = watch, etcd
 
-    def __iter__(self) -> Iterator[News]:
+    def __iter__(self) -> Iterator[WatchUpdate]:
         return iter(self._watch)
 
     def close(self) -> None:

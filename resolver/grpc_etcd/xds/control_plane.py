@@ -23,10 +23,10 @@ from urllib.parse import quote
 import grpc
 
 from grpc_etcd import settings
-from grpc_etcd.xds.board import ServiceBoard
 from grpc_etcd.xds.bootstrap import merge_bootstrap
 from grpc_etcd.xds.limits import check_descriptors, open_descriptors
 from grpc_etcd.xds.names import Selection, ServiceName, format_target
+from grpc_etcd.xds.resource_cache import ResourceCache
 from grpc_etcd.xds.retries import MethodRetries, write_retries
 from grpc_etcd.xds.server import AdsServer
 from grpc_etcd.xds.sharing import can_share
@@ -56,11 +56,11 @@ class Lead(NamedTuple):
     release: Callable[[], None]
 
 
-class Plane:
+class ControlPlane:
     """A board, and the server that speaks for it once it is started."""
 
     def __init__(self, *, forks: int = 0, inherited: bool = False) -> None:
-        self.board = ServiceBoard(forks)
+        self.resource_cache = ResourceCache(forks)
         self._probe = ServiceName(".probe", f"bootstrap-{forks}")
         self._inherited = inherited
         self._descriptors = 0
@@ -73,31 +73,33 @@ class Plane:
         self._bootstrap: str | None = None
 
     def __repr__(self) -> str:
-        return f"<Plane pid={self._pid} address={self._address or 'not started'}>"
+        return f"<ControlPlane pid={self._pid} address={self._address or 'not started'}>"
 
     @property
     def is_known(self) -> bool:
-        """Tell whether gRPC may have read of a server here, or in a process that this one is a fork of."""
+        """Return whether gRPC may have read of a server here, or in a process that this one is a fork of."""
         return self._server is not None or self._inherited
 
     def lead(self, owner: ServiceName, options: Options, retries: MethodRetries = ()) -> Lead:
-        """Start the server if need be; say how a channel with such options gets to a service.
+        """Start the server if need be; return how a channel with such options gets to a service.
 
         A channel shares its target with those of other services, unless it has an authority of its own, which would
         not find the service there, or a bootstrap of its own, with which gRPC shares nothing, or retries of its own.
         """
         ours = self.channel_options()
-        check_descriptors(self._descriptors + self.board.descriptors() + 1)
+        check_descriptors(self._descriptors + self.resource_cache.descriptors() + 1)
         names = {name for name, _ in [*ours, *options]}
         has_own = bool(retries) or bool(names & {"grpc.default_authority", _BOOTSTRAP_OPTION})
         shares = can_share(owner.service) and not has_own
         tail = f"/{Selection.RETRIES}/{write_retries(retries)}" if retries else ""
-        target = format_target(self.board.open_channel(owner, shares=shares)) + tail
+        target = format_target(self.resource_cache.open_channel(owner, shares=shares)) + tail
         authority = ("grpc.default_authority", quote(owner.service, safe=""))  # else it would be the path's last part
-        return Lead(target, [*ours, authority, *options], lambda: self.board.close_channel(owner, shares=shares))
+        return Lead(
+            target, [*ours, authority, *options], lambda: self.resource_cache.close_channel(owner, shares=shares)
+        )
 
     def channel_options(self) -> list[tuple[str, Any]]:
-        """Start the server if need be; give the channel arguments that lead an `xds://etcd/` target to it."""
+        """Start the server if need be; return the channel arguments that lead an `xds://etcd/` target to it."""
         with self._lock:
             if self._server is None:
                 self._start()
@@ -129,17 +131,17 @@ class Plane:
             _LOG.warning(_TOO_LATE, extra={"event": "bootstrap_too_late"})
             self._bootstrap = own
         if self._bootstrap or not existing:
-            self.board.use_words()
+            self.resource_cache.use_words()
 
     def _listen(self) -> None:
         if self._folder:
             self._folder.keep()  # a cleaner of temporary folders may have been here
-        self._server, self._is_down = AdsServer(self._address, self.board), False
+        self._server, self._is_down = AdsServer(self._address, self.resource_cache), False
         if self._address.endswith(":0"):
             self._address = self._address[:-1] + str(self._server.port)
 
     def keep_socket(self) -> None:
-        """Listen anew where a cleaner of temporary folders has taken the socket away.
+        """Listen again where a cleaner of temporary folders has taken the socket away.
 
         Streams that are open would go on, but no other could begin: neither that of a new channel, nor of one at rest.
         OSError: somebody else has made the folder meanwhile, and may listen there.
@@ -151,7 +153,7 @@ class Plane:
             if Path(self._address.removeprefix("unix:")).exists():
                 return
             _LOG.warning(
-                "the socket %s has been removed from outside; it is made anew",
+                "The socket %s was removed, creating it again",
                 self._address,
                 extra={"event": "socket_removed"},
             )
@@ -161,14 +163,14 @@ class Plane:
     def _is_read(self) -> bool:
         """Find out whether gRPC knows our authority, by asking for something and seeing whether we are asked."""
         probe = _Probe()
-        self.board.join(self._probe, probe)
+        self.resource_cache.join(self._probe, probe)
         options = [("grpc.enable_http_proxy", 0)]
         with grpc.insecure_channel(format_target(self._probe), options) as channel:
             channel.subscribe(probe.notice, try_to_connect=True)
             probe.decided.wait(_PROBE_SECONDS)
-            arrived = self.board.followers(self._probe) > 1
+            arrived = self.resource_cache.followers(self._probe) > 1
             channel.unsubscribe(probe.notice)
-        self.board.leave(self._probe, probe)
+        self.resource_cache.leave(self._probe, probe)
         return arrived
 
     def before_fork(self) -> None:
@@ -193,7 +195,7 @@ class Plane:
 
     def _clean_up(self) -> None:
         if self._folder and self._pid == os.getpid():
-            folder, self._folder = self._folder, None  # so that nobody misses the socket and makes it anew
+            folder, self._folder = self._folder, None  # so that nobody misses the socket and makes it again
             folder.remove()
 
 
@@ -233,7 +235,7 @@ class Process:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.channels_lock = threading.RLock()
-        self.plane = Plane()
+        self.control_plane = ControlPlane()
         self.forks = 0
         self._held: list[Forkable] = []
         self._forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
@@ -241,7 +243,7 @@ class Process:
         self._forking = threading.RLock()
         self._names = itertools.count(2)
         self._default_is_free = True
-        os.register_at_fork(after_in_child=self._begin_anew)
+        os.register_at_fork(after_in_child=self._begin_again)
 
     def take_along(self, forkable: Forkable) -> None:
         """Have something take its threads out of gRPC for each fork from now on.
@@ -257,7 +259,7 @@ class Process:
             self._forkable.add(forkable)
 
     def free_name(self, name: str) -> str:
-        """Give `name` to the first who asks, `name-2` to the next, and so on.
+        """Return `name` to the first who asks, `name-2` to the next, and so on.
 
         None is given twice, so that an open channel never comes under another registry.
         """
@@ -272,27 +274,27 @@ class Process:
         self._forking.acquire()  # two threads that fork at once: one must not let in what the other has taken out
         with self.lock:  # whoever begins meanwhile would change the set under the copying
             self._held = list(self._forkable)
-        waits = [_tried(each.before_fork) for each in self._held]  # all are told before any is waited for
+        waits = [_tried(each.before_fork) for each in self._held]  # all are sent before any is waited for
         deadline = time.monotonic() + FORK_SECONDS
         for wait in filter(None, waits):
             _tried(partial(wait, max(0.0, deadline - time.monotonic())))
-        self.plane.before_fork()
+        self.control_plane.before_fork()
         if self._held:
             time.sleep(SETTLE_SECONDS)
 
     def after_fork_in_parent(self) -> None:
         """Let all in again; one that cannot go on must not keep the others, and their leases, from it."""
-        for go_on in (self.plane.after_fork_in_parent, *(each.after_fork_in_parent for each in self._held)):
+        for go_on in (self.control_plane.after_fork_in_parent, *(each.after_fork_in_parent for each in self._held)):
             _tried(go_on)
         self._forking.release()
 
-    def _begin_anew(self) -> None:
+    def _begin_again(self) -> None:
         self.lock = threading.Lock()
         self.channels_lock = threading.RLock()
         self._forking = threading.RLock()
         self._forkable = weakref.WeakSet()
         self.forks += 1
-        self.plane = Plane(forks=self.forks, inherited=self.plane.is_known)
+        self.control_plane = ControlPlane(forks=self.forks, inherited=self.control_plane.is_known)
         for each in self._held:
             each.after_fork_in_child()
 
@@ -311,7 +313,7 @@ _process_lock = threading.Lock()
 
 
 def this_process() -> Process:
-    """Give the process's plane, and hook into forks when it is asked for first."""
+    """Return the process's plane, and hook into forks when it is asked for first."""
     global _process  # noqa: PLW0603 - gRPC's bootstrap is a global of the process, and this is its other end
     if _process:
         return _process

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from grpc_etcd.xds import resources
-from grpc_etcd.xds.conversation import Refusal, Resources
+from grpc_etcd.xds.ads_stream import Refusal, Resources
 from grpc_etcd.xds.names import ResourceName, ServiceName
 from grpc_etcd.xds.server import Listener
 from grpc_etcd.xds.service import ServiceResources, SharedResources
@@ -34,10 +34,10 @@ class Followable(Protocol):
         """Find out about the service and keep the board up to date."""
 
     def refused(self, service: str, reason: str) -> None:
-        """Take note that gRPC refused what it was told about the service."""
+        """Record that gRPC refused what it was sent about the service."""
 
 
-class ServiceBoard:
+class ResourceCache:
     """The board of one ADS server."""
 
     def __init__(self, generation: int = 0) -> None:
@@ -51,12 +51,12 @@ class ServiceBoard:
         self._shared: dict[ServiceName, SharedResources] = {}
         self._hosts: dict[ServiceName, bytes] = {}
         self._sizes: dict[ServiceName, int] = {}  # of the clusters that a service has for its routes
-        self._crowded_out: set[ServiceName] = set()  # whose routes are not told
+        self._crowded_out: set[ServiceName] = set()  # whose routes are not reported
         self._in_words = False
         self._nobody = _NOBODY
 
     def __repr__(self) -> str:
-        return f"<ServiceBoard registries={sorted(self._registries)} services={len(self._resources)}>"
+        return f"<ResourceCache registries={sorted(self._registries)} services={len(self._resources)}>"
 
     def add(self, name: str, registry: Followable) -> None:
         """Let a registry answer for a name; ValueError when the name is taken."""
@@ -75,9 +75,9 @@ class ServiceBoard:
         _wake(woken)
 
     def find_address(self, name: str) -> str:
-        """Give the name by which channels ask for a registry: its own, unless streams still ask for an earlier one's.
+        """Return the name by which channels ask for a registry: its own, unless streams still ask for an earlier one's.
 
-        gRPC keeps what it was told by name as long as a stream is open; another name leaves nothing of that.
+        gRPC keeps what it was sent by name as long as a stream is open; another name leaves nothing of that.
         """
         with self._lock:
             if any(owner.registry == name for owner in self._listeners):
@@ -96,11 +96,11 @@ class ServiceBoard:
             woken = self._change(listener) if is_new else ()
             crowded_out = self._make_room(listener) if is_new else ()
         _wake(woken)
-        _tell_crowded_out(crowded_out)
+        _publish_crowded_out(crowded_out)
         return listener
 
     def descriptors(self) -> int:
-        """Say how many descriptors the open channels need at least.
+        """Return how many descriptors the open channels need at least.
 
         A service with many endpoints needs more; those show once they are connected.
         """
@@ -118,7 +118,7 @@ class ServiceBoard:
             self._sharing.close(owner, apart=not shares)
 
     def publish(self, owner: ServiceName, resources: ServiceResources) -> None:
-        """Put up what a service's channels shall be told from now on."""
+        """Put up what a service's channels shall be sent from now on."""
         resources = replace(resources, in_words=self._in_words)
         host, size, fault = _write_host(owner, resources)
         with self._lock:
@@ -129,7 +129,7 @@ class ServiceBoard:
             crowded_out = self._make_room(listener)
             registry = self._registries.get(owner.registry)
         _wake(woken)
-        _tell_crowded_out(crowded_out)
+        _publish_crowded_out(crowded_out)
         if fault and registry:
             registry.refused(owner.service, fault)
 
@@ -143,7 +143,7 @@ class ServiceBoard:
         _wake(woken)
 
     def look_up(self, owner: ServiceName) -> Resources:
-        """Give the present resources: unknown while a registry finds out, nobody where there is no such registry.
+        """Return the present resources: unknown while a registry finds out, nobody where there is no such registry.
 
         What is unchanged is the same object.
         """
@@ -179,7 +179,7 @@ class ServiceBoard:
             woken = self._change(listener) if self._sharing.forget(owner) else ()
             crowded_out = self._make_room(listener)
         _wake(woken)
-        _tell_crowded_out(crowded_out)
+        _publish_crowded_out(crowded_out)
 
     def followers(self, owner: ServiceName) -> int:
         """Count the streams that follow a service, and the open channels to it: one at rest has no stream."""
@@ -188,7 +188,10 @@ class ServiceBoard:
             return len(self._listeners.get(owner, ())) + self._sharing.channels(owner)
 
     def has_answered(self, owner: ServiceName) -> bool | None:
-        """Tell whether all streams that follow a service have taken or refused what was put up; None: there is none."""
+        """Return whether all streams that follow a service have taken or refused what was put up.
+
+        None: there is none.
+        """
         with self._lock:
             listeners = tuple(self._listeners.get(owner, ()))
         return all(listener.has_answered() for listener in listeners) if listeners else None
@@ -239,7 +242,7 @@ class ServiceBoard:
         return [(listener, owner) for listener in self._listeners.get(owner, ())]
 
     def _make_room(self, listener: ServiceName | None) -> Iterable[tuple[Followable, ServiceName]]:
-        """Leave out the routes of the largest members while those of all are too large; give who is new to that."""
+        """Leave out the routes of the largest members while those of all are too large; return who is new to that."""
         members = self._sharing.members(listener) if listener else ()
         sizes = {owner: self._sizes.get(owner, 0) for owner in members}
         total, left_out = sum(sizes.values()), set()
@@ -279,12 +282,12 @@ def _write_host(owner: ServiceName, found: ServiceResources) -> _Host:
         return _Host(found.plain().virtual_host(name, owner.service), fault=fault)
     if len(host.body) <= _LARGEST_HOST_BYTES:
         return host
-    fault = f"its routes and policy take {len(host.body)} bytes, and at most {_LARGEST_HOST_BYTES} can be told"
+    fault = f"its routes and policy take {len(host.body)} bytes; the limit is {_LARGEST_HOST_BYTES}"
     return _Host(found.plain().virtual_host(name, owner.service), fault=fault)
 
 
 def _clusters_bytes(found: ServiceResources, name: ResourceName) -> int:
-    """Say how much the clusters of a service's routes take, besides the one that every service has."""
+    """Return how much the clusters of a service's routes take, besides the one that every service has."""
     parts = {part for _, shares in found.routes for part, _ in shares}
     if not parts:
         return 0
@@ -293,9 +296,9 @@ def _clusters_bytes(found: ServiceResources, name: ResourceName) -> int:
     return sum(others + 2 * len(name.select(*part).format(resources.CLUSTER)) for part in parts)
 
 
-def _tell_crowded_out(crowded_out: Iterable[tuple[Followable, ServiceName]]) -> None:
+def _publish_crowded_out(crowded_out: Iterable[tuple[Followable, ServiceName]]) -> None:
     for registry, owner in crowded_out:
-        registry.refused(owner.service, "its routes lead to more groups and addresses than can be told beside others'")
+        registry.refused(owner.service, "its routes have more groups and addresses than fit beside those of others")
 
 
 def _wake(woken: Iterable[tuple[Listener, ServiceName]]) -> None:

@@ -1,4 +1,4 @@
-"""One client's xDS stream (state of the world): what it wants, what it has been told, what to tell it next. Pure.
+"""One client's xDS stream (state of the world): what it wants, what it has been sent, what to report it next. Pure.
 
 Rule 1: every name that is asked for is answered, also that of a service nobody offers, because gRPC waits 15 s for a
         resource that is kept from it. Only endpoints that are not known yet are waited for.
@@ -6,9 +6,9 @@ Rule 2: listeners before clusters before endpoints, so that nothing is referred 
 Rule 3: an answer of listeners or clusters holds all that the client wants, since one left out counts as deleted; an
         answer of endpoints holds only those that changed.
 Rule 4: what cannot be written, or is refused, concerns its own service alone: the others are answered all the same. Nor
-        does what one client refuses concern any other: it alone is told what is left without the wishes.
-Rule 5: no answer is larger than gRPC takes (4 MB), or it would drop the stream, and all services on it heard nothing
-        more. Endpoints are told in several answers, and a resource that is too large by itself counts as one that
+        does what one client refuses concern any other: it alone is sent what is left without the wishes.
+Rule 5: no answer is larger than gRPC takes (4 MB), or it would drop the stream, and all services on it received nothing
+        more. Endpoints are sent in several answers, and a resource that is too large by itself counts as one that
         cannot be written.
 Rule 6: resources are written again only when those of their service have been replaced, and looked up only for the
         services that are said to have changed, since many services may share a stream.
@@ -41,7 +41,7 @@ class Resources(Protocol):
         """Write a resource; None: it cannot be known yet."""
 
     def plain(self) -> "Resources":
-        """Give what is left without the wishes that may be at fault."""
+        """Return what is left without the wishes that may be at fault."""
 
 
 class Refusal(NamedTuple):
@@ -53,18 +53,18 @@ class Refusal(NamedTuple):
     member: int | None = None
 
 
-class _Told(NamedTuple):
+class _Sent(NamedTuple):
     source: Resources | None  # None: it is to be written again, whatever the source is
     body: bytes | None
 
 
-class Conversation:
+class AdsStream:
     """Not safe for concurrent use; `look_up` gives the present resources of a service."""
 
     def __init__(self, look_up: Callable[[ServiceName], Resources]) -> None:
         self._look_up = look_up
         self._wanted: dict[str, dict[str, ResourceName]] = {type_url: {} for type_url in _ORDER}
-        self._told: dict[str, dict[str, _Told]] = {type_url: {} for type_url in _ORDER}
+        self._last_sent: dict[str, dict[str, _Sent]] = {type_url: {} for type_url in _ORDER}
         self._requested: dict[str, frozenset[str]] = dict.fromkeys(_ORDER, frozenset())
         self._names: dict[str, Mapping[ServiceName, list[str]]] = {type_url: {} for type_url in _ORDER}
         self._stale: dict[str, dict[str, None]] = {type_url: {} for type_url in _ORDER}  # names to look up, in order
@@ -79,10 +79,10 @@ class Conversation:
         """The services that the client follows."""
 
     def __repr__(self) -> str:
-        return f"<Conversation about {sorted(owner.service for owner in self.owners)} sent={self._sent}>"
+        return f"<AdsStream about {sorted(owner.service for owner in self.owners)} sent={self._sent}>"
 
     def receive(self, request: DiscoveryRequest) -> None:
-        """Take a request: a first wish, a changed one, or the acceptance or refusal of what was told."""
+        """Take a request: a first wish, a changed one, or the acceptance or refusal of what was sent."""
         if request.type_url not in self._wanted:
             return
         is_latest = self._unanswered.get(request.type_url) == request.nonce
@@ -100,20 +100,20 @@ class Conversation:
         self._want(request)
 
     def _leave_away(self, type_url: str, blamed: Mapping[str, ResourceName]) -> None:
-        """Write anew what the client does not take; endpoints have nothing that could be left away.
+        """Write again what the client does not take; endpoints have nothing that could be left away.
 
-        A shared listener holds wishes of many, which are left away for all who hear of it.
+        A shared listener holds wishes of many, which are left away for all who learn of it.
         """
-        told = self._told[type_url]
+        last_sent = self._last_sent[type_url]
         for name, parsed in blamed.items():
-            before = told.get(name)
+            before = last_sent.get(name)
             if before and before.body is not None and type_url != resources.ASSIGNMENT and not parsed.owner.is_shared:
                 self._refused[type_url, name] = (*self._refused.get((type_url, name), ())[-1:], before.body)
-                told[name] = before._replace(source=None)
+                last_sent[name] = before._replace(source=None)
                 self._stale[type_url][name] = None
 
     def _want(self, request: DiscoveryRequest) -> None:
-        """Take note of other wishes than before."""
+        """Record of other wishes than before."""
         names = {name: parse_resource_name(name, request.type_url) for name in request.names}
         wanted = {name: parsed for name, parsed in names.items() if parsed}
         if sum(len(each.selected) for each in wanted.values() if each.selection is Selection.RETRIES) > LONGEST_RETRIES:
@@ -128,24 +128,24 @@ class Conversation:
         stale = {name: None for name in self._stale[request.type_url] if name in wanted}
         self._stale[request.type_url] = stale | dict.fromkeys(name for name in wanted if name not in before)
         self.owners = frozenset(name.owner for wanted in self._wanted.values() for name in wanted.values())
-        told = self._told[request.type_url]
-        self._told[request.type_url] = {name: each for name, each in told.items() if name in wanted}
+        last_sent = self._last_sent[request.type_url]
+        self._last_sent[request.type_url] = {name: each for name, each in last_sent.items() if name in wanted}
         for name in before.keys() - wanted:
             self._refused.pop((request.type_url, name), None)
         self._due.add(request.type_url)
 
     @property
     def is_answered(self) -> bool:
-        """Tell whether the client has accepted or refused all that it was told."""
+        """Return whether the client has accepted or refused all that it was sent."""
         return not self._unanswered
 
     def take_refusals(self) -> list[Refusal]:
-        """Give what was refused since the last time."""
+        """Return what was refused since the last time."""
         taken, self._refusals = self._refusals, []
         return taken
 
     def replies(self, changed: Iterable[ServiceName] | None = None) -> Iterator[bytes]:
-        """Give what the client has to be told now, in order; nothing if it is up to date.
+        """Return what the client has to be sent now, in order; nothing if it is up to date.
 
         `changed` are the services whose resources may have been replaced; None: any may have been.
         """
@@ -158,30 +158,30 @@ class Conversation:
         for type_url in _ORDER:
             if type_url != resources.ASSIGNMENT and type_url in self._unanswered:
                 continue
-            for bodies in _parcels(type_url, self._news(type_url)):
+            for bodies in _parcels(type_url, self._changes(type_url)):
                 self._sent += 1
                 self._unanswered[type_url] = str(self._sent)
                 yield resources.response(self._sent, type_url, str(self._sent), bodies)
 
-    def _news(self, type_url: str) -> list[bytes]:
-        told = self._told[type_url]
+    def _changes(self, type_url: str) -> list[bytes]:
+        last_sent = self._last_sent[type_url]
         changed = []
         stale, self._stale[type_url] = self._stale[type_url], {}
         for name in stale:
             parsed = self._wanted[type_url][name]
-            source, before = self._look_up(parsed.owner), told.get(name)
+            source, before = self._look_up(parsed.owner), last_sent.get(name)
             if before and before.source is source:
                 continue
             known = before.body if before else None
             body = self._write(source, type_url, name, parsed)
-            told[name] = _Told(source, known if body is None else body)
+            last_sent[name] = _Sent(source, known if body is None else body)
             if body is not None and body != known:
                 changed.append(body)
         is_due = type_url in self._due
         self._due.discard(type_url)
         if type_url == resources.ASSIGNMENT or not (changed or is_due):
             return changed
-        return [each.body for each in told.values() if each.body is not None]
+        return [each.body for each in last_sent.values() if each.body is not None]
 
     def _write(self, source: Resources, type_url: str, requested: str, name: ResourceName) -> bytes | None:
         refused = self._refused.get((type_url, requested), ())
@@ -189,7 +189,7 @@ class Conversation:
             body = _fitting(source.answer(type_url, requested, name))
             if body not in refused:
                 return body
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one service is told, and ends no stream
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one service is sent, and ends no stream
             self._refusals.append(Refusal(name.owner, type_url, f"it cannot be written: {error!r}"))
         try:
             body = _fitting(source.plain().answer(type_url, requested, name))
@@ -206,7 +206,7 @@ def _fitting(body: bytes | None) -> bytes | None:
 
 
 def _parcels(type_url: str, bodies: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Divide what is to be told into answers; listeners and clusters must stay together."""
+    """Divide what is to be sent into answers; listeners and clusters must stay together."""
     parcel: list[bytes] = []
     size = 0
     for body in bodies:
@@ -228,7 +228,7 @@ def _blamed(request: DiscoveryRequest, wanted: Mapping[str, ResourceName]) -> Ma
 
 
 def _refusals(request: DiscoveryRequest, blamed: Iterable[ResourceName]) -> Iterator[Refusal]:
-    """Say whose resources a client refused; of a listener it names the virtual host."""
+    """Return whose resources a client refused; of a listener it names the virtual host."""
     hosts: set[int | None] = {int(number) for number in _VIRTUAL_HOST.findall(request.refusal)}
     for owner in dict.fromkeys(name.owner for name in blamed):
         for host in (hosts if owner.is_shared else None) or {None}:
@@ -236,5 +236,5 @@ def _refusals(request: DiscoveryRequest, blamed: Iterable[ResourceName]) -> Iter
 
 
 def _mentions(text: str, name: str) -> bool:
-    """Tell whether a text names a resource, and not one whose name only begins the same."""
+    """Return whether a text names a resource, and not one whose name only begins the same."""
     return name in text and re.search(rf"(?<![\w/.~-]){re.escape(name)}(?![\w/.~%-])", text) is not None

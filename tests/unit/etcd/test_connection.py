@@ -75,7 +75,7 @@ def test_a_password_that_comes_late_is_taken_and_not_asked_for_twice() -> None:
     def password() -> str:
         asked.append(1)
         over.wait(120)
-        raise RuntimeError("it was heard")
+        raise RuntimeError("it was received")
 
     with Etcd("127.0.0.1:9", user="app", password=password, timeout_seconds=0.05) as etcd:
         try:
@@ -94,5 +94,5 @@ def heard(etcd: Etcd) -> bool:
     except DeadlineExceeded:
         return False
     except RuntimeError as error:
-        return "it was heard" in str(error)
+        return "it was received" in str(error)
     return False

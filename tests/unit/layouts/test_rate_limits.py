@@ -1,19 +1,19 @@
-"""Pacing on a clock of our own: what readers bear is kept to, nothing waits longer than that needs."""
+"""Pacing on a clock of our own: what clients tolerate is kept to, nothing waits longer than that needs."""
 
 import math
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.layouts.pace import CATCH_UP, OPERATIONS_PER_TRANSACTION, Change, PacedQueue
-from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, Pace
+from grpc_etcd.layouts.rate_limits import CATCH_UP, OPERATIONS_PER_TRANSACTION, Change, RateLimitedQueue
+from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, WriteLimits
 
-JUPITER = Pace(keys_per_transaction=8, keys_per_second=500, settling_touch=True)
-MICRO = Pace(keys_per_transaction=1, keys_per_second=500)
-FREE = Pace()
+JUPITER = WriteLimits(keys_per_transaction=8, keys_per_second=500, flush_key=True)
+MICRO = WriteLimits(keys_per_transaction=1, keys_per_second=500)
+FREE = WriteLimits()
 PACES = {"jupiter": JUPITER, "micro": MICRO, "free": FREE}
 
-Queue = PacedQueue[str, str]
+Queue = RateLimitedQueue[str, str]
 Batch = tuple[Change[str, str], ...]
 
 
@@ -43,7 +43,7 @@ def test_a_single_change_goes_at_once_and_needs_no_touch() -> None:
     queue = _queue(*_pods("jupiter/a", 1))
     assert queue.ask_again_at() == -math.inf
     assert len(queue.take(5.0)) == 1
-    assert queue.touch_at() is None
+    assert queue.flush_at() is None
     assert queue.ask_again_at() is None
 
 
@@ -139,22 +139,22 @@ def test_a_later_change_takes_the_place_of_an_earlier_one() -> None:
 def test_the_touch_is_due_once_a_burst_is_over() -> None:
     queue = _queue(*_pods("jupiter/a", 16))
     end = _drain(queue)[-1][0]
-    due = queue.touch_at()
+    due = queue.flush_at()
     assert due == end + SETTLE_SECONDS
-    assert queue.touches_due(due - 0.01) == []
-    assert queue.touches_due(due) == ["jupiter/a"]
-    assert queue.touches_due(due + 10) == []
-    assert queue.touch_at() is None
+    assert queue.flushes_due(due - 0.01) == []
+    assert queue.flushes_due(due) == ["jupiter/a"]
+    assert queue.flushes_due(due + 10) == []
+    assert queue.flush_at() is None
 
 
 def test_a_touch_that_failed_is_due_again_when_all_has_been_quiet() -> None:
     queue = _queue()
     queue.note("jupiter/a", 2, 10.0)
-    assert queue.touches_due(20.0) == ["jupiter/a"]
-    queue.touch_again("jupiter/a", 20.0)
-    assert queue.touch_at() == 20.0 + SETTLE_SECONDS
-    assert queue.touches_due(20.0 + SETTLE_SECONDS) == ["jupiter/a"]
-    assert queue.touch_at() is None
+    assert queue.flushes_due(20.0) == ["jupiter/a"]
+    queue.flush_again("jupiter/a", 20.0)
+    assert queue.flush_at() == 20.0 + SETTLE_SECONDS
+    assert queue.flushes_due(20.0 + SETTLE_SECONDS) == ["jupiter/a"]
+    assert queue.flush_at() is None
 
 
 def test_two_changes_close_together_are_a_burst_and_two_far_apart_are_none() -> None:
@@ -163,25 +163,25 @@ def test_two_changes_close_together_are_a_burst_and_two_far_apart_are_none() -> 
     queue.note("jupiter/b", 1, 0.0)
     queue.note("jupiter/a", 1, BURST_SECONDS / 2)
     queue.note("jupiter/b", 1, BURST_SECONDS * 1.5)
-    assert queue.touches_due(100.0) == ["jupiter/a"]
+    assert queue.flushes_due(100.0) == ["jupiter/a"]
 
 
 def test_a_burst_that_goes_on_puts_the_touch_off() -> None:
     queue = _queue()
     for step in range(20):
         queue.note("jupiter/a", 1, step * SETTLE_SECONDS / 2)
-        assert queue.touches_due(step * SETTLE_SECONDS / 2) == []
-    assert queue.touch_at() == 19 * SETTLE_SECONDS / 2 + SETTLE_SECONDS
+        assert queue.flushes_due(step * SETTLE_SECONDS / 2) == []
+    assert queue.flush_at() == 19 * SETTLE_SECONDS / 2 + SETTLE_SECONDS
 
 
 def test_touches_of_several_services_are_due_in_the_order_of_their_last_writes() -> None:
     queue = _queue()
     for stream, now in (("jupiter/a", 0.0), ("jupiter/b", 0.1), ("jupiter/a", 0.2)):
         queue.note(stream, 2, now)
-    assert queue.touch_at() == 0.1 + SETTLE_SECONDS
-    assert queue.touches_due(0.1 + SETTLE_SECONDS) == ["jupiter/b"]
-    assert queue.touch_at() == 0.2 + SETTLE_SECONDS
-    assert queue.touches_due(0.2 + SETTLE_SECONDS) == ["jupiter/a"]
+    assert queue.flush_at() == 0.1 + SETTLE_SECONDS
+    assert queue.flushes_due(0.1 + SETTLE_SECONDS) == ["jupiter/b"]
+    assert queue.flush_at() == 0.2 + SETTLE_SECONDS
+    assert queue.flushes_due(0.2 + SETTLE_SECONDS) == ["jupiter/a"]
 
 
 def test_services_at_rest_are_forgotten_though_another_goes_on() -> None:
@@ -189,16 +189,16 @@ def test_services_at_rest_are_forgotten_though_another_goes_on() -> None:
     for stream, now in (("free/a", 0.0), ("free/b", 0.0), ("free/c", 0.0), ("free/a", BURST_SECONDS)):
         queue.note(stream, 1, now)
     assert "streams=3" in repr(queue)
-    queue.touches_due(BURST_SECONDS * 1.5)
+    queue.flushes_due(BURST_SECONDS * 1.5)
     assert "streams=1" in repr(queue)
-    queue.touches_due(BURST_SECONDS * 3)
+    queue.flushes_due(BURST_SECONDS * 3)
     assert "streams=0" in repr(queue)
 
 
 def test_readers_that_lose_nothing_get_no_touch() -> None:
     queue = _queue(*_pods("free/a", 200))
     _drain(queue)
-    assert queue.touch_at() is None
+    assert queue.flush_at() is None
 
 
 streams = st.sampled_from(["jupiter/a", "jupiter/b", "micro/a", "free/a"])
@@ -219,10 +219,10 @@ def test_everything_goes_once_and_no_reader_is_overrun(changes: list[Change[str,
     taken = [change for _, batch in batches for change in batch]
     assert {change.of: change for change in changes} == {change.of: change for change in taken}
     assert len({change.of for change in taken}) == len(taken)
-    for name, pace in (("jupiter/a", JUPITER), ("jupiter/b", JUPITER), ("micro/a", MICRO), ("free/a", FREE)):
+    for name, limits in (("jupiter/a", JUPITER), ("jupiter/b", JUPITER), ("micro/a", MICRO), ("free/a", FREE)):
         counts = [(at, sum(change.keys.get(name, 0) for change in batch)) for at, batch in batches]
         events = [(at, count) for at, count in counts if count]
-        assert all(count <= pace.keys_per_transaction for _, count in events)
-        if pace.keys_per_second and events:
-            least = sum(count for _, count in events[:-1]) / pace.keys_per_second
+        assert all(count <= limits.keys_per_transaction for _, count in events)
+        if limits.keys_per_second and events:
+            least = sum(count for _, count in events[:-1]) / limits.keys_per_second
             assert events[-1][0] - events[0][0] >= least - 1e-9

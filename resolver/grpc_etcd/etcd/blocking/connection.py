@@ -20,19 +20,19 @@ from grpc_etcd.etcd.link import BaseLine, BaseLink
 from grpc_etcd.threads import check_threads, start_thread
 
 T = TypeVar("T")
-STREAM_THREADS = 2  # of grpcio, for a channel's first stream: one that is told of all, and one that sends
+STREAM_THREADS = 2  # of grpcio, for a channel's first stream: one that is notified of all, and one that sends
 
 
-def close_client(link: "Link", streams: Sequence[Any]) -> None:
+def close_client(connection: "Connection", streams: Sequence[Any]) -> None:
     """End a client's streams and channels: streams wait for their threads, and these for calls, which end first."""
     for stream in streams:
         stream.begin_close()
-    link.close()
+    connection.close()
     for stream in streams:
         stream.close()
 
 
-class Line(BaseLine[grpc.Channel]):
+class MemberConnection(BaseLine[grpc.Channel]):
     """One member."""
 
     def open(self, method: Method, metadata: Metadata, *requests: Any) -> Any:
@@ -46,7 +46,7 @@ class Line(BaseLine[grpc.Channel]):
             channel.close()
 
 
-class Link(BaseLink[Line]):
+class Connection(BaseLink[MemberConnection]):
     """What a client and its streams share."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Link(BaseLink[Line]):
         timeout_seconds: float,
         channel: grpc.Channel | None = None,
     ) -> None:
-        super().__init__(dialer, credentials, timeout_seconds, Line(lambda: channel) if channel else None)
+        super().__init__(dialer, credentials, timeout_seconds, MemberConnection(lambda: channel) if channel else None)
         self._process = os.getpid()
         self._log_in_lock = threading.Lock()
         self._asked: tuple[int, Future[Call[str]]] | None = None  # the program's function, of which process
@@ -92,27 +92,27 @@ class Link(BaseLink[Line]):
         self._credentials.forget_that_nobody_was_asked()  # a stream stands for one user as long as it lives
         metadata = (*self._log_in(self._end()), *HAS_LEADER)
         try:
-            return self._current_lines()[self._rotation.current].open(method, metadata, requests)
+            return self._current_members()[self._rotation.current].open(method, metadata, requests)
         except ValueError as error:  # grpcio's answer on a channel that was closed meanwhile
             raise errors.Closed(str(error)) from error
 
     def close(self) -> None:
         """Close the channels, unless it was adopted."""
-        with self._line_lock:
+        with self._member_lock:
             self.closed = True
             if asked := self._asked:
                 settle(asked[1].set_exception, errors.Closed("the client was closed during the log-in"))
             if self._dialer:
-                for line in self._lines:
+                for line in self._members:
                     line.close()
-            self._lines = ()
+            self._members = ()
 
     def _end(self) -> float:
         return time.monotonic() + self._timeout_seconds
 
     def _send(self, call: Call[T], metadata: Metadata, end: float) -> T:
         """Make a call at the current member, or at another one if it was certainly not sent."""
-        lines = self._current_lines()
+        lines = self._current_members()
         member, tried = self._rotation.current, list[int]()
         while True:
             try:
@@ -123,13 +123,13 @@ class Link(BaseLink[Line]):
                 if following is None or time.monotonic() >= end:
                     lines = ()  # whoever keeps the error keeps no channel by it, which would dial for ever
                     raise error.with_traceback(None) from error.__cause__
-                member, lines = following, self._current_lines()
+                member, lines = following, self._current_members()
             else:
                 if self._rotation.silent:
                     self._give_up_on_silent(member)
                 return reply
 
-    def _send_to(self, line: Line, call: Call[T], metadata: Metadata, end: float) -> T:
+    def _send_to(self, line: MemberConnection, call: Call[T], metadata: Metadata, end: float) -> T:
         try:
             unary, timeout = line.unary(call.method), end - time.monotonic()
             if call.meanwhile is None:
@@ -139,7 +139,7 @@ class Link(BaseLink[Line]):
                 call.meanwhile()
                 reply = future.result()
         except grpc.RpcError as error:
-            self._lookout.suspect()
+            self._recheck.suspect()
             raise self._explain(error) from error
         except ValueError as error:  # grpcio's answer on a channel that was closed meanwhile
             raise errors.Closed(str(error)) from error
@@ -169,7 +169,7 @@ class Link(BaseLink[Line]):
 
         One that has not answered yet is not called a second time beside that: what it gives at last is taken.
         """
-        with self._line_lock:
+        with self._member_lock:
             if self.closed:
                 raise errors.Closed("the client has been closed")
             if self._asked is None or self._asked[0] != os.getpid():
@@ -182,7 +182,7 @@ class Link(BaseLink[Line]):
                 raise  # the function's own
             raise errors.DeadlineExceeded("the log-in waits for the password's function") from None
         finally:
-            with self._line_lock:
+            with self._member_lock:
                 if asked[1].done() and self._asked is asked:
                     self._asked = None
 
@@ -200,23 +200,23 @@ class Link(BaseLink[Line]):
         start_thread(ask, name="grpc-etcd-password")
         return answer
 
-    def _current_lines(self) -> tuple[Line, ...]:
+    def _current_members(self) -> tuple[MemberConnection, ...]:
         if self._process != os.getpid():
-            with self._line_lock:
+            with self._member_lock:
                 self._forget_the_parents()
-        return super()._current_lines()
+        return super()._current_members()
 
     def _forget_the_parents(self) -> None:
-        """Dial anew after a fork: older grpcio has closed the channels, and the connections are the parent's."""
+        """Dial again after a fork: older grpcio has closed the channels, and the connections are the parent's."""
         if self._dialer and self._process != os.getpid():
-            self._lines, self._facts = (), None
+            self._members, self._facts = (), None
         self._process = os.getpid()
 
-    def _make_lines(self, dialer: Dialer, facts: Facts) -> tuple[Line, ...]:
-        return tuple(Line(partial(dialer.sync_channel, each, facts)) for each in dialer.targets)
+    def _make_members(self, dialer: Dialer, facts: Facts) -> tuple[MemberConnection, ...]:
+        return tuple(MemberConnection(partial(dialer.sync_channel, each, facts)) for each in dialer.targets)
 
 
 def settle(give: Callable[[Any], None], what: object) -> None:
-    """Give a future what it waits for, unless it has an end already."""
+    """Return a future what it waits for, unless it has an end already."""
     with contextlib.suppress(InvalidStateError):
         give(what)

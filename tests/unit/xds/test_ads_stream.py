@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Policy
-from grpc_etcd.xds.conversation import Conversation
+from grpc_etcd.xds.ads_stream import AdsStream
 from grpc_etcd.xds.localities import Dialable, Here
 from grpc_etcd.xds.names import ResourceName, Selection, ServiceName, format_target, parse_resource_name
 from grpc_etcd.xds.resources import ASSIGNMENT, CLUSTER, LISTENER, DiscoveryRequest, Socket
@@ -34,7 +34,7 @@ class Board(dict[ServiceName, ServiceResources]):
         return self.get(owner, ServiceResources())
 
 
-def told(conversation: Conversation) -> list[tuple[str, list[bytes]]]:
+def told(conversation: AdsStream) -> list[tuple[str, list[bytes]]]:
     replies = [discovery_pb2.DiscoveryResponse.FromString(reply) for reply in conversation.replies()]
     return [(reply.type_url, [each.value for each in reply.resources]) for reply in replies]
 
@@ -44,51 +44,51 @@ def ips(body: bytes) -> list[str]:
     return [each.endpoint.address.socket_address.address for place in read.endpoints for each in place.lb_endpoints]
 
 
-def ask(conversation: Conversation, type_url: str, *names: str, nonce: str = "", refusal: str = "") -> None:
+def ask(conversation: AdsStream, type_url: str, *names: str, nonce: str = "", refusal: str = "") -> None:
     conversation.receive(DiscoveryRequest(type_url, names, nonce, refusal))
 
 
 def test_everything_asked_for_is_answered_but_unknown_endpoints() -> None:
-    board = Board()
-    conversation = Conversation(board.look_up)
+    resource_cache = Board()
+    conversation = AdsStream(resource_cache.look_up)
     ask(conversation, LISTENER, LISTENER_NAME)
     ask(conversation, CLUSTER, CLUSTER_NAME)
     ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME)
     assert [type_url for type_url, _ in told(conversation)] == [LISTENER, CLUSTER]
-    board[GREETER] = resources()
+    resource_cache[GREETER] = resources()
     ((type_url, (body,)),) = told(conversation)
     assert (type_url, ips(body)) == (ASSIGNMENT, [])
 
 
 def test_an_accepted_answer_is_not_repeated_and_a_change_is_told_once() -> None:
-    board = Board({GREETER: resources("10.0.0.1")})
-    conversation = Conversation(board.look_up)
+    resource_cache = Board({GREETER: resources("10.0.0.1")})
+    conversation = AdsStream(resource_cache.look_up)
     ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME)
     assert len(told(conversation)) == 1
     ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME, nonce="1")
     assert told(conversation) == []
-    board[GREETER] = resources("10.0.0.1", "10.0.0.2")
+    resource_cache[GREETER] = resources("10.0.0.1", "10.0.0.2")
     ((_, (body,)),) = told(conversation)
     assert ips(body) == ["10.0.0.1", "10.0.0.2"]
     assert told(conversation) == []
 
 
 def test_how_calls_are_balanced_is_told_anew_once_weights_differ() -> None:
-    board = Board({GREETER: resources("10.0.0.1", "10.0.0.2")})
-    conversation = Conversation(board.look_up)
+    resource_cache = Board({GREETER: resources("10.0.0.1", "10.0.0.2")})
+    conversation = AdsStream(resource_cache.look_up)
     ask(conversation, CLUSTER, CLUSTER_NAME)
     ((_, (even,)),) = told(conversation)
     ask(conversation, CLUSTER, CLUSTER_NAME, nonce="1")
     heavy = Dialable(Endpoint(name="greeter", address="10.0.0.3:1", weight=7), (Socket("10.0.0.3", 1),))
     light = Dialable(Endpoint(name="greeter", address="10.0.0.1:1", weight=2), (Socket("10.0.0.1", 1),))
-    board[GREETER] = make_service_resources([heavy, light], Policy(), (), Here())
+    resource_cache[GREETER] = make_service_resources([heavy, light], Policy(), (), Here())
     ((_, (weighted,)),) = told(conversation)
     assert (b"WrrLocality" in even, b"WrrLocality" in weighted) == (False, True)
 
 
 def test_a_refused_answer_is_not_sent_again() -> None:
-    board = Board({GREETER: resources("10.0.0.1")})
-    conversation = Conversation(board.look_up)
+    resource_cache = Board({GREETER: resources("10.0.0.1")})
+    conversation = AdsStream(resource_cache.look_up)
     ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME)
     assert told(conversation)
     ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME, nonce="1", refusal="no")
@@ -97,19 +97,19 @@ def test_a_refused_answer_is_not_sent_again() -> None:
 
 def test_an_answer_of_listeners_holds_all_of_them_and_one_of_endpoints_only_the_changed() -> None:
     other = ServiceName("default", "other")
-    board = Board({GREETER: resources("10.0.0.1"), other: resources("10.0.0.2")})
-    conversation = Conversation(board.look_up)
+    resource_cache = Board({GREETER: resources("10.0.0.1"), other: resources("10.0.0.2")})
+    conversation = AdsStream(resource_cache.look_up)
     ask(conversation, LISTENER, "greeter", "other")
     ask(conversation, ASSIGNMENT, "greeter", "other")
     assert [len(bodies) for _, bodies in told(conversation)] == [2, 2]
     ask(conversation, LISTENER, "greeter", "other", nonce="1")
     route = MethodRoute("/a/b", addresses={"10.0.0.2:1": 1})
-    board[other] = resources("10.0.0.2", "10.0.0.3", routes=(route,))
+    resource_cache[other] = resources("10.0.0.2", "10.0.0.3", routes=(route,))
     assert [(type_url, len(bodies)) for type_url, bodies in told(conversation)] == [(LISTENER, 2), (ASSIGNMENT, 1)]
 
 
 def test_a_service_that_is_no_longer_wanted_is_no_longer_followed() -> None:
-    conversation = Conversation(Board().look_up)
+    conversation = AdsStream(Board().look_up)
     ask(conversation, LISTENER, LISTENER_NAME, "other")
     assert conversation.owners == {GREETER, ServiceName("default", "other")}
     ask(conversation, LISTENER, "other", nonce="1")
@@ -163,12 +163,12 @@ def test_calls_on_their_way_to_a_group_find_somebody_when_its_route_or_its_endpo
     after: tuple[MethodRoute, ...],
 ) -> None:
     routes = (MethodRoute("/a/b", groups={"canary": 1}),)
-    board = Board({GREETER: resources("10.0.0.1", group="canary", routes=routes)})
-    conversation = Conversation(board.look_up)
+    resource_cache = Board({GREETER: resources("10.0.0.1", group="canary", routes=routes)})
+    conversation = AdsStream(resource_cache.look_up)
     name = ResourceName(GREETER, Selection.GROUP, "canary")
     ask(conversation, ASSIGNMENT, name.format(ASSIGNMENT))
     assert [ips(body) for _, (body,) in told(conversation)] == [["10.0.0.1"]]
-    board[GREETER] = resources("10.0.0.2", routes=after)
+    resource_cache[GREETER] = resources("10.0.0.2", routes=after)
     assert [ips(body) for _, (body,) in told(conversation)] == [["10.0.0.2"]]
 
 
@@ -228,19 +228,19 @@ def test_whatever_the_reason_the_name_is_the_services(registry: str, service: st
 
 def test_a_change_of_one_service_costs_no_look_at_the_others() -> None:
     owners = [ServiceName("default", f"service-{number}") for number in range(500)]
-    board, asked = Board({owner: resources("10.0.0.1") for owner in owners}), []
+    resource_cache, asked = Board({owner: resources("10.0.0.1") for owner in owners}), []
 
     def look_up(owner: ServiceName) -> ServiceResources:
         asked.append(owner)
-        return board.look_up(owner)
+        return resource_cache.look_up(owner)
 
-    conversation = Conversation(look_up)
+    conversation = AdsStream(look_up)
     names = {type_url: [ResourceName(owner).format(type_url) for owner in owners] for type_url in (CLUSTER, ASSIGNMENT)}
     for type_url, wanted in names.items():
         ask(conversation, type_url, *wanted)
     assert [len(list(conversation.replies(())))] == [2], "what is new is looked up in any case"
     asked.clear()
-    board[owners[7]] = resources("10.0.0.2")
+    resource_cache[owners[7]] = resources("10.0.0.2")
     for type_url, wanted in names.items():
         ask(conversation, type_url, *wanted, nonce="1")
     (reply,) = conversation.replies({owners[7], ServiceName("default", "somebody-elses")})
@@ -254,10 +254,10 @@ def test_what_is_told_is_the_same_whether_all_is_looked_up_or_what_has_changed(
     steps: list[tuple[int, int, set[int]]],
 ) -> None:
     owners = [ServiceName("default", f"service-{number}") for number in range(4)]
-    board = Board()
-    all_of_it, changes_alone = Conversation(board.look_up), Conversation(board.look_up)
+    resource_cache = Board()
+    all_of_it, changes_alone = AdsStream(resource_cache.look_up), AdsStream(resource_cache.look_up)
     for changed, ip, wanted in steps:
-        board[owners[changed]] = resources(f"10.0.0.{ip}") if ip else ServiceResources()
+        resource_cache[owners[changed]] = resources(f"10.0.0.{ip}") if ip else ServiceResources()
         for conversation in (all_of_it, changes_alone):
             for type_url in (CLUSTER, ASSIGNMENT):
                 ask(conversation, type_url, *(ResourceName(owners[each]).format(type_url) for each in sorted(wanted)))
@@ -267,8 +267,10 @@ def test_what_is_told_is_the_same_whether_all_is_looked_up_or_what_has_changed(
 def test_no_answer_is_larger_than_gRPC_takes() -> None:  # noqa: N802 - its name
     addresses = [f"10.0.{number >> 8}.{number & 255}" for number in range(1000)]
     names = [f"{ASSIGNMENT_NAME}{number}" for number in range(200)]
-    board = Board({existing(parse_resource_name(name, ASSIGNMENT)).owner: resources(*addresses) for name in names})
-    conversation = Conversation(board.look_up)
+    resource_cache = Board(
+        {existing(parse_resource_name(name, ASSIGNMENT)).owner: resources(*addresses) for name in names}
+    )
+    conversation = AdsStream(resource_cache.look_up)
     ask(conversation, ASSIGNMENT, *names)
     replies = list(conversation.replies())
     assert max(map(len, replies)) < 4 << 20 < sum(map(len, replies))
@@ -286,8 +288,8 @@ def test_what_no_answer_could_hold_is_told_and_costs_no_other_its_news() -> None
             return self
 
     other = ServiceName("default", "other")
-    board = Board({GREETER: Huge(), other: resources("10.0.0.1")})
-    conversation = Conversation(board.look_up)
+    resource_cache = Board({GREETER: Huge(), other: resources("10.0.0.1")})
+    conversation = AdsStream(resource_cache.look_up)
     ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME, ResourceName(other).format(ASSIGNMENT))
     ((_, (body,)),) = told(conversation)
     assert ips(body) == ["10.0.0.1"]
@@ -299,7 +301,7 @@ class Client:
     """What gRPC's xDS client does about clusters; requests and answers are on their way until they are moved."""
 
     def __init__(self) -> None:
-        self.conversation = Conversation(Board().look_up)
+        self.conversation = AdsStream(Board().look_up)
         self.wanted: dict[str, bool] = {}  # whether there is one
         self.requests: deque[DiscoveryRequest] = deque()
         self.answers: deque[discovery_pb2.DiscoveryResponse] = deque()
@@ -358,7 +360,7 @@ def test_what_a_client_wants_again_is_never_taken_for_deleted(steps: list[str]) 
 @pytest.mark.parametrize("refusal", ["", "no"])
 @pytest.mark.parametrize("type_url", [LISTENER, CLUSTER])
 def test_an_answer_waits_until_the_one_before_is_accepted_or_refused(type_url: str, refusal: str) -> None:
-    conversation = Conversation(Board().look_up)
+    conversation = AdsStream(Board().look_up)
     ask(conversation, type_url, "greeter")
     assert len(told(conversation)) == 1
     for wanted in (["greeter", "other"], ["other"], ["other", "third"]):
