@@ -521,8 +521,7 @@ class Reconciler:
         are keys that somebody else holds: a server that registers itself is in the registry, as is a Pod whose key an
         older GrpcService of the same name writes.
         """
-        enabled = (each.uid for each in self.world.services.values() if each.spec is None or each.spec.enable)
-        wanting = (uid for uid in enabled if registry in self.world.registries_of(uid))
+        wanting = (uid for uid in self.world.services if self.world.is_enabled(uid, registry))
         written, taken = self.tally.count_written(registry), self.tally.count_taken(registry)
         return sum(max(0, self.tally.counts(uid).ready - written[uid] - taken[uid]) for uid in wanting)
 

@@ -181,7 +181,7 @@ class Station:
         return Complaint(text, reason)
 
     def _describe(self, error: EtcdError | None) -> str:
-        return f"{error} {self._advise(error)}" if error else ""
+        return f"{str(error).rstrip('.')}. {self._advise(error)}" if error else ""
 
     def _advise(self, error: EtcdError) -> str:
         """Say what to do about an error of the registry as a whole: the right that is lacked then is to the root."""

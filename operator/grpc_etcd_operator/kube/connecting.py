@@ -28,6 +28,7 @@ from kubernetes import config as kube_config
 from kubernetes.client import Configuration
 
 from grpc_etcd_operator.kube.pacing import Refusals, hold_seconds
+from grpc_etcd_operator.kube.paging import Paging
 
 log = logging.getLogger(__name__)
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -77,7 +78,7 @@ class Connection:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket),
             request_class=self._request_class(),
-            middlewares=[*middlewares, later.wait, self._authorize],
+            middlewares=[*middlewares, later.wait, Paging(), self._authorize],
             trace_configs=list(traces) or None,
             trust_env=False,
         )

@@ -27,6 +27,7 @@ from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.connecting import Connection
 from grpc_etcd_operator.kube.freshness import SILENCE_SECONDS, Freshness, Stream
+from grpc_etcd_operator.kube.paging import LIST_SECONDS
 from grpc_etcd_operator.sources.noting import Noting, identify_raw
 from grpc_etcd_operator.sources.source import Receiver
 
@@ -101,7 +102,7 @@ def make_settings(names: tuple[str, str, str], selector: str) -> kopf.OperatorSe
         settings.watching.label_selectors[names] = selector
     # Kopf would go on at the same version, which may be one that never comes; the prober ends it before that.
     settings.watching.inactivity_timeout = 2 * SILENCE_SECONDS
-    settings.networking.request_timeout = 30
+    settings.networking.request_timeout = LIST_SECONDS  # of a list's page; each head has a limit of its own
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = BACKOFFS
     settings.process.ultimate_exiting_timeout = None

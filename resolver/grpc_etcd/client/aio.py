@@ -14,7 +14,7 @@ import grpc
 from grpc import aio
 
 from grpc_etcd.client.base import ChannelOptions, Following
-from grpc_etcd.client.channels import FIRST_ANSWER_SECONDS, Renewable, StreamedAnswer, UnaryAnswer
+from grpc_etcd.client.channels import FIRST_ANSWER_SECONDS, Methods, Renewable, StreamedAnswer, UnaryAnswer
 from grpc_etcd.client.configuration import check_least, read_wait
 from grpc_etcd.client.stats import RegistryStats
 from grpc_etcd.client.targets import service_name
@@ -139,30 +139,11 @@ class _StreamWaiting(_Waiting, aio.StreamUnaryClientInterceptor):
         return await continuation(await self._bounded(client_call_details), request_iterator)
 
 
-class FollowingAioChannel(aio.Channel):
+class FollowingAioChannel(Methods, aio.Channel):
     """A `grpc.aio.Channel` that follows a service of a registry."""
 
-    def __init__(self, channel: AioChannel) -> None:
-        self._channel = channel
-
-    def __repr__(self) -> str:
-        return f"<FollowingAioChannel {self._channel.service!r}>"
-
-    def unary_unary(self, *args: Any, **kwargs: Any) -> UnaryUnary:
-        """As grpc.aio.Channel."""
-        return UnaryUnary(self._channel, "unary_unary", args, kwargs)
-
-    def unary_stream(self, *args: Any, **kwargs: Any) -> UnaryStream:
-        """As grpc.aio.Channel."""
-        return UnaryStream(self._channel, "unary_stream", args, kwargs)
-
-    def stream_unary(self, *args: Any, **kwargs: Any) -> StreamUnary:
-        """As grpc.aio.Channel."""
-        return StreamUnary(self._channel, "stream_unary", args, kwargs)
-
-    def stream_stream(self, *args: Any, **kwargs: Any) -> StreamStream:
-        """As grpc.aio.Channel."""
-        return StreamStream(self._channel, "stream_stream", args, kwargs)
+    _fronts = UnaryUnary, UnaryStream, StreamUnary, StreamStream
+    _channel: AioChannel
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - as grpc
         """As grpc.aio.Channel."""

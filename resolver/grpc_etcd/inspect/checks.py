@@ -41,6 +41,7 @@ class Facts:
     entries: tuple[Entry, ...]
     elsewhere: Mapping[str, int] = field(default_factory=dict)  # options that would have found it -> records there
     similar: tuple[str, ...] = ()  # services whose name differs in case, white space or punctuation
+    near: tuple[str, ...] = ()  # services of which the name may be a misspelling
     unreachable: Mapping[str, str] = field(default_factory=dict)  # address -> why nothing answered there
     has_owners: bool | None = False  # None: may not be read
     missing_keys: tuple[str, ...] = ()  # keys that an owner record names and that are not there
@@ -109,9 +110,9 @@ def _absence(facts: Facts) -> Iterator[Finding]:
         for name in facts.similar
     )
     if not facts.elsewhere and not facts.similar:
-        yield Finding(
-            Level.FAULT, what, f"there are no records at {where}", "Check the name, the prefix and that servers run."
-        )
+        meant = f" (did you mean {' or '.join(map(repr, facts.near))}?)" if facts.near else ""
+        remedy = f"Check the name{meant}, the prefix and that servers run."
+        yield Finding(Level.FAULT, what, f"there are no records at {where}", remedy)
 
 
 def number(count: int, noun: str) -> str:

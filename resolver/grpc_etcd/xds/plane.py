@@ -142,9 +142,13 @@ class Plane:
         """Listen anew where a cleaner of temporary folders has taken the socket away.
 
         Streams that are open would go on, but no other could begin: neither that of a new channel, nor of one at rest.
+        OSError: somebody else has made the folder meanwhile, and may listen there.
         """
         with self._lock:
-            if self._server is None or self._folder is None or Path(self._address.removeprefix("unix:")).exists():
+            if self._server is None or self._folder is None:
+                return
+            self._folder.keep()
+            if Path(self._address.removeprefix("unix:")).exists():
                 return
             _LOG.warning(
                 "the socket %s has been removed from outside; it is made anew",

@@ -1,8 +1,10 @@
 """Where this process listens to itself: a socket that only its own user can reach, wherever a file can be made."""
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -30,11 +32,21 @@ class SocketFolder:
         self._lock = _lock(path)
 
     def keep(self) -> None:
-        """Make it again where a cleaner of temporary folders has removed it."""
+        """Make it again where a cleaner of temporary folders has removed it; OSError: it is not this user's alone.
+
+        Whoever may write there could put a socket of his own in the place of ours, and send our calls to any address.
+        """
         with contextlib.suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
             self._unlock()
             self._lock = _lock(self.path)
+        if not _is_private(self.path):
+            raise OSError(
+                errno.EPERM,
+                "the folder in which this process listens to itself has been removed, and made again by somebody else: "
+                "restart the process, with TMPDIR set to a folder that nobody else may write to",
+                str(self.path),
+            )
 
     def remove(self) -> None:
         """Remove it with what is in it; errors are ignored, as this happens while a process ends."""
@@ -77,6 +89,14 @@ def _lock(folder: Path) -> int | None:
             raise
         return descriptor
     return None
+
+
+def _is_private(folder: Path) -> bool:
+    found = folder.lstat()
+    if sys.platform == "win32":  # where folders have no such owner and mode
+        return stat.S_ISDIR(found.st_mode)
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return is_ours and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _remove_abandoned(place: Path) -> None:

@@ -217,6 +217,27 @@ def test_a_channel_at_rest_finds_its_way_after_temporary_folders_were_cleaned_up
     assert lines(world, program, {"TMPDIR": str(tmp_path)}) == [server.address]
 
 
+@pytest.mark.parametrize("taken", ["folder.mkdir(); folder.chmod(0o777)", "folder.symlink_to(folder.parent)"])
+def test_a_socket_is_never_looked_for_in_a_folder_of_somebody_else(world: World, tmp_path: Path, taken: str) -> None:
+    (server,) = world.serve(1)
+    world.put(server.address, "other")
+    program = f"""
+    import shutil, tempfile, pathlib
+    channel = registry.insecure_channel("greeter")
+    print(call(channel))
+    (folder,) = pathlib.Path(tempfile.gettempdir()).glob("grpc-etcd-*")
+    shutil.rmtree(folder)
+    {taken}
+    try:
+        registry.insecure_channel("other")
+    except OSError as error:
+        print("TMPDIR" in str(error), folder.name in str(error))
+    print(call(channel))
+    """
+    found = lines(world, program, {"TMPDIR": str(tmp_path)})
+    assert found == [server.address, "True", "True", server.address]
+
+
 def test_multiprocessing_children_call_on(world: World) -> None:
     server = world.serve(1)[0]
     program = """

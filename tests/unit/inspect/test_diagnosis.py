@@ -43,6 +43,12 @@ def test_nothing_found_names_where_it_was_looked_for() -> None:
     assert "there are no records at jupiter '/jupiter/greeter/'" in only().problem
 
 
+def test_nothing_found_names_those_that_may_be_meant() -> None:
+    assert only().remedy == "Check the name, the prefix and that servers run."
+    meant = only(near=("greeter", "greeter-2")).remedy
+    assert meant == "Check the name (did you mean 'greeter' or 'greeter-2'?), the prefix and that servers run."
+
+
 def test_what_would_have_found_it_is_named_and_nothing_else() -> None:
     finding = only(elsewhere={"--layout kratos": 3})
     assert (finding.level, finding.remedy) == (Level.FAULT, "Use --layout kratos.")

@@ -436,9 +436,13 @@ class Core:
         if isinstance(error, errors.TOKEN_DOUBTS):
             self._commands.append(LogIn())
         self._hang_up()
+        has_run_out = isinstance(error, errors.TokenRefused) and not self._open_failures
         self._open_at = now + self._open_failures.pause_seconds(error) * self._share()
-        self._disconnect(error)
-        self._lose(self._ready, error)
+        if has_run_out:  # as every token does in the end: a log-in mends it, and nobody has missed anything
+            self._epoch += 1
+        else:
+            self._disconnect(error)
+            self._lose(self._ready, error)
         for watch in self._ready:
             watch.has_resumed = True
 
