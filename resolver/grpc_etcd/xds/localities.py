@@ -8,7 +8,7 @@ gRPC's round robin ignores the weight of an endpoint, but not that of a locality
   ring hash                 one locality per zone, since the ring reads the endpoint's own weight; of another name for
                             each set, so that gRPC makes a new ring. It connects an endpoint that a call has chosen by
                             its place in the set; if a smaller set has come meanwhile, that is beyond its end, and the
-                            process dies (grpcio 1.85.3)
+                            process dies (grpcio 1.66.0 and 1.85.3)
   slow start                endpoints that are new: a locality each, weighing less than the rest at first
 Zones are priorities: gRPC goes to the next one when no endpoint of the one before can be reached. One unfit endpoint
 would make gRPC refuse the whole set, so nothing leaves here but distinct sockets with a positive weight.
