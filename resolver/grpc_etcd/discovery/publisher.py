@@ -17,11 +17,12 @@ from grpc_etcd.discovery.state import ResolverState
 from grpc_etcd.discovery.subscription import StateSource
 from grpc_etcd.layouts.configurators import RouteConfig
 from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.policy import Policy
+from grpc_etcd.registry.policy import Balancing, Policy
 from grpc_etcd.threads import start_thread
 from grpc_etcd.xds.hosts import HostNames, read_socket
 from grpc_etcd.xds.localities import Dialable, Here, Past, is_callable
 from grpc_etcd.xds.resources import Socket
+from grpc_etcd.xds.rings import Rings
 from grpc_etcd.xds.service import MethodRoute, ServiceResources, make_service_resources
 from grpc_etcd.xds.warming import Warming
 
@@ -100,6 +101,7 @@ class FollowedService:
         self._sockets: frozenset[Socket] = frozenset()
         self._generation = 0
         self._warming = Warming()
+        self._rings = Rings()
 
     def __repr__(self) -> str:
         return f"<FollowedService {self.name!r} updates={self.updates} {self.feed!r}>"
@@ -208,7 +210,10 @@ class FollowedService:
     def pause_seconds(self) -> float:
         """Return how long the next update has to wait after this one."""
         sent = self.published.size if self.published else 0
-        return _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * sent
+        usual = _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * sent
+        balancing = self.policy.load_balancing
+        is_ring = balancing is not None and balancing.type is Balancing.RING_HASH
+        return max(usual, self._rings.pause_seconds(sent, time.monotonic())) if is_ring else usual
 
     def explain(self, timeout_seconds: float | None) -> str:
         """Return why the service is not there, to somebody who has waited for it."""

@@ -6,8 +6,9 @@ gRPC's round robin ignores the weight of an endpoint, but not that of a locality
   weights differ, more      a locality per zone and class of weight: a change of class reconnects, but the cost of an
                             update stays linear (with a locality each it is quadratic: 2 s at 1,000)
   ring hash                 one locality per zone, since the ring reads the endpoint's own weight; of another name for
-                            each set, so that gRPC makes a new ring: changing one under calls corrupts its memory
-                            (grpcio 1.85.3), and a process of many changes dies
+                            each set, so that gRPC makes a new ring. It connects an endpoint that a call has chosen by
+                            its place in the set; if a smaller set has come meanwhile, that is beyond its end, and the
+                            process dies (grpcio 1.66.0 and 1.85.3)
   slow start                endpoints that are new: a locality each, weighing less than the rest at first
 Zones are priorities: gRPC goes to the next one when no endpoint of the one before can be reached. One unfit endpoint
 would make gRPC refuse the whole set, so nothing leaves here but distinct sockets with a positive weight.
