@@ -1,0 +1,238 @@
+"""An asyncio event loop whose clock jumps to the next timer, and a process whose clocks and chance follow it.
+
+    with virtual_time(seed=7) as clock:
+        run(main(), clock)
+
+Nothing real happens in it: no sockets, no threads, no executors, no children. Two runs with one seed do the same, step
+by step, whatever the machine does meanwhile: tasks and futures hash by their number, so that sets of them are iterated
+in the same order. (Sets of strings are too where PYTHONHASHSEED is set.) Where nothing is due any more, and where time
+no longer passes, the loop says so instead of hanging.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import selectors
+import sys
+import time
+import types
+from collections.abc import Coroutine, Iterator
+from typing import Any, Never, TypeVar
+
+T = TypeVar("T")
+START_SECONDS = 10_000.0  # monotonic; some code takes 0 for "never". Arbitrary
+START_UNIX = 1_800_000_000.0  # arbitrary
+MOST_TURNS = 200_000  # of the loop at one time: far more than a storm needs. Arbitrary
+RESOLUTION_SECONDS = 1e-6
+
+
+class RealWorldError(RuntimeError):
+    """Something has asked for what is not in the simulation: a socket, a thread, a child process."""
+
+
+class StandstillError(RuntimeError):
+    """Nothing is due any more and what is waited for has not happened, or time no longer passes."""
+
+
+class Clock:
+    """The time of a simulation, in seconds; `skew` is how far the wall clock is off."""
+
+    def __init__(self) -> None:
+        self.now = START_SECONDS
+        self.skew = 0.0
+
+    def monotonic(self) -> float:
+        """Return what `time.monotonic` does."""
+        return self.now
+
+    def unix(self) -> float:
+        """Return what `time.time` does."""
+        return START_UNIX - START_SECONDS + self.now + self.skew
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the simulation began."""
+        return self.now - START_SECONDS
+
+
+class _NumberedTask(asyncio.Task[Any]):
+    """A task that hashes by its number."""
+
+    def __init__(self, *arguments: Any, loop: "VirtualLoop", **named: Any) -> None:
+        self._number = loop.next_number()
+        super().__init__(*arguments, loop=loop, **named)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class _NumberedFuture(asyncio.Future[Any]):
+    """A future that hashes by its number."""
+
+    def __init__(self, *arguments: Any, loop: "VirtualLoop", **named: Any) -> None:
+        self._number = loop.next_number()
+        super().__init__(*arguments, loop=loop, **named)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def _make_task(loop: Any, work: Any, **named: Any) -> _NumberedTask:
+    return _NumberedTask(work, loop=loop, **named)
+
+
+class _Selector(selectors.BaseSelector):
+    """Has no files; to wait is to set the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._turns = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise StandstillError("nothing is due any more, and what is waited for has not happened")
+        if timeout > 0:
+            self._clock.now += max(timeout, RESOLUTION_SECONDS)
+            self._turns = 0
+            return []
+        self._turns += 1
+        if self._turns > MOST_TURNS:
+            self._turns = 0
+            raise StandstillError(
+                f"time stands still after {self._clock.elapsed:.3f} s: something goes round in circles"
+            )
+        return []
+
+    def register(self, *_: Any) -> Never:
+        raise RealWorldError("a simulation has no files")
+
+    def unregister(self, *_: Any) -> Never:
+        raise RealWorldError("a simulation has no files")
+
+    def get_map(self) -> Any:
+        return {}
+
+
+def _refuse(*_: Any, **__: Any) -> Never:
+    raise RealWorldError("a simulation opens no sockets, starts no threads and no processes")
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """The loop. What asks for I/O gets a RealWorldError."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.next_number = itertools.count().__next__
+        self.faults: list[dict[str, Any]] = []  # what nobody caught
+        self._selector = _Selector(clock)
+        self._clock_resolution = RESOLUTION_SECONDS
+        self.set_task_factory(_make_task)
+        self.set_exception_handler(lambda _, context: self.faults.append(context))
+
+    def time(self) -> float:
+        """Return the simulation's time."""
+        return self.clock.now
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Make a future that hashes by its number."""
+        return _NumberedFuture(loop=self)
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:  # type: ignore[override]  # no TypeVarTuple
+        """Take no signal: nobody sends one in here."""
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Take none, so there is none to remove."""
+        del sig
+        return False
+
+    def _process_events(self, events: object) -> None:
+        """There are none."""
+
+    def _write_to_self(self) -> None:
+        """Nobody is waiting in another thread."""
+
+
+for refused in ("run_in_executor", "add_reader", "add_writer", "create_connection", "create_server", "getaddrinfo"):
+    setattr(VirtualLoop, refused, _refuse)
+for refused in ("create_datagram_endpoint", "sock_connect", "subprocess_exec", "subprocess_shell"):
+    setattr(VirtualLoop, refused, _refuse)
+
+
+def run(work: Coroutine[Any, Any, T], clock: Clock) -> T:
+    """Run a coroutine in a loop of its own, and end what it has left behind."""
+    loop = VirtualLoop(clock)
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        try:
+            _cancel_all(loop)
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+def _cancel_all(loop: VirtualLoop) -> None:
+    left = sorted(asyncio.all_tasks(loop), key=hash)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+
+
+@contextlib.contextmanager
+def virtual_time(seed: int) -> Iterator[Clock]:
+    """Let the clocks and the chance of this process be those of a simulation, until the block ends."""
+    clock, chance = Clock(), random.Random(seed)
+    state = random.getstate()
+
+    class Seeded(random.Random):
+        """Draws its seed from the simulation where it is given none."""
+
+        def __init__(self, x: Any = None) -> None:
+            super().__init__(chance.getrandbits(64) if x is None else x)
+
+    replaced: dict[Any, Any] = {
+        time.monotonic: clock.monotonic,
+        time.time: clock.unix,
+        time.sleep: _never_sleep,
+        os.urandom: chance.randbytes,
+        random.Random: Seeded,
+    }
+    places = list(_places(tuple(replaced)))
+    for module, name, value in places:
+        setattr(module, name, replaced[value])
+    random.seed(chance.getrandbits(64))
+    try:
+        yield clock
+    finally:
+        for module, name, value in places:
+            setattr(module, name, value)
+        random.setstate(state)
+
+
+def _never_sleep(seconds: float) -> Never:
+    raise RealWorldError(f"something sleeps for {seconds} s and would stop the simulation")
+
+
+def _places(wanted: tuple[Any, ...]) -> Iterator[tuple[types.ModuleType, str, Any]]:
+    """Find all names in modules that stand for these functions; `from time import monotonic` makes such."""
+    for module in list(sys.modules.values()):
+        if not isinstance(module, types.ModuleType) or module.__name__.partition(".")[0] in (
+            "_pytest",
+            "pytest_timeout",
+        ):
+            continue
+        for name, value in list(vars(module).items()):
+            if any(value is each for each in wanted):
+                yield module, name, value
