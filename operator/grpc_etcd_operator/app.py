@@ -239,12 +239,19 @@ def _print(lines: Iterable[str]) -> None:
 
 
 class Operator:
-    """All parts of one operator process, connected."""
+    """All parts of one operator process, connected; `open_registry` says how a registry's etcd is reached."""
 
-    def __init__(
-        self, settings: Settings, cluster: str, kube_system: str, connection: Connection, client: Client
+    def __init__(  # noqa: PLR0913, PLR0917  what all parts hang on
+        self,
+        settings: Settings,
+        cluster: str,
+        kube_system: str,
+        connection: Connection,
+        client: Client,
+        open_registry: Callable[[RegistrySettings], Etcd] = open_etcd,
     ) -> None:
         self._settings, self._cluster, self._connection, self._client = settings, cluster, connection, client
+        self._open_registry = open_registry
         self._isolation = Isolation()
         self._collector = CollectorRegistry(auto_describe=False)
         scope = Scope(settings.namespaces, settings.pod_selector)
@@ -305,7 +312,7 @@ class Operator:
         return Station(
             registry.name,
             self._cluster,
-            open_etcd(registry),
+            self._open_registry(registry),
             replace(self._candidate, registry=registry.name),
             views,
             self._isolation,
