@@ -192,7 +192,8 @@ class ModelCall:
             self._connection.end(self._number)
 
     def _arrive(self) -> None:
-        self._connection.server.call(self._path, self._request, self._token, self._reply, self._refuse)
+        connection = self._connection
+        connection.server.call(self._path, self._request, self._token, self._reply, self._refuse, connection.wire.name)
 
     def _reply(self, reply: Any) -> None:
         if self._connection.wire.loses_answer():

@@ -81,6 +81,7 @@ class EtcdModel:
             "Status": self._status,
             "Authenticate": self._authenticate,
         }
+        self.writer = ""  # whose call is being answered: the name of its wire
         self._begin(Keyspace())
 
     def __repr__(self) -> str:
@@ -175,6 +176,19 @@ class EtcdModel:
         self.users.setdefault(ROOT, User(password))
         self.asks_for_users = True
 
+    def revoke(self, lease: int) -> None:
+        """Revoke a lease, if it is there, as an admin does."""
+        known = self.space.revision
+        if lease in self.space.leases:
+            self.space.revoke(lease)
+            self._publish(known)
+
+    def delete(self, key: bytes) -> None:
+        """Delete a key, as an admin does."""
+        known = self.space.revision
+        self.space.transaction((), [DeleteOp(key, b"")])
+        self._publish(known)
+
     def _end_streams_without_leader(self) -> None:
         if not self.has_quorum:
             for stream in tuple(self._streams):
@@ -204,16 +218,27 @@ class EtcdModel:
 
     # Calls
 
-    def call(self, path: str, request: Any, token: str, answer: Reply, fail: Callable[[EtcdError], None]) -> None:
+    def call(  # noqa: PLR0917  what a call consists of
+        self,
+        path: str,
+        request: Any,
+        token: str,
+        answer: Reply,
+        fail: Callable[[EtcdError], None],
+        client: str = "",
+    ) -> None:
         """Take a unary call; exactly one of `answer` and `fail` is called, or none if nobody decides."""
 
         def proceed() -> None:
+            self.writer = client
             try:
                 reply = self._answer(path.rpartition("/")[2], request, token)
             except EtcdError as error:
                 fail(error)
             else:
                 answer(reply)
+            finally:
+                self.writer = ""
 
         if self.has_quorum or path.endswith(("/Status", "/Authenticate")):
             proceed()

@@ -58,6 +58,11 @@ class Wire:
         """How it is with this client now."""
         return max(self._way, self._above.way) if self._above else self._way
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Say whether it is this way alone that nothing comes through."""
+        return self._way is Way.SILENT
+
     def delay(self) -> float:
         """Return how long the next message takes."""
         return random.uniform(self.fastest, self.slowest)  # noqa: S311  no secret
@@ -84,6 +89,12 @@ class Wire:
         self._way, self.lost_answers, self.stream_delay = Way.OPEN, 0.0, 0.0
         self.fastest, self.slowest = FASTEST_SECONDS, SLOWEST_SECONDS
         self._release()
+
+    def remove(self) -> None:
+        """Take the way of a client that is no more out of the server's."""
+        self.refuse()
+        if self._above:
+            self._above._below.remove(self)  # noqa: SLF001  its own kind
 
     def cut(self) -> None:
         """End all connections that are open now."""
