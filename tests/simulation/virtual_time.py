@@ -18,7 +18,8 @@ import selectors
 import sys
 import time
 import types
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any, Never, TypeVar
 
 T = TypeVar("T")
@@ -26,6 +27,8 @@ START_SECONDS = 10_000.0  # monotonic; some code takes 0 for "never". Arbitrary
 START_UNIX = 1_800_000_000.0  # arbitrary
 MOST_TURNS = 200_000  # of the loop at one time: far more than a storm needs. Arbitrary
 RESOLUTION_SECONDS = 1e-6
+_REAL_AS_COMPLETED = asyncio.as_completed
+OWNER: ContextVar[str] = ContextVar("owner", default="world")  # whose task or log line it is
 
 
 class RealWorldError(RuntimeError):
@@ -62,6 +65,7 @@ class _NumberedTask(asyncio.Task[Any]):
 
     def __init__(self, *arguments: Any, loop: "VirtualLoop", **named: Any) -> None:
         self._number = loop.next_number()
+        self.owner = OWNER.get()
         super().__init__(*arguments, loop=loop, **named)
 
     def __hash__(self) -> int:
@@ -167,6 +171,13 @@ for refused in ("create_datagram_endpoint", "sock_connect", "subprocess_exec", "
     setattr(VirtualLoop, refused, _refuse)
 
 
+def tasks_of(owner: str) -> "list[asyncio.Task[Any]]":
+    """List the tasks that a player has begun and that have not ended."""
+    mine = asyncio.current_task()
+    found = [each for each in asyncio.all_tasks() if getattr(each, "owner", "") == owner and each is not mine]
+    return sorted(found, key=hash)
+
+
 def run(work: Coroutine[Any, Any, T], clock: Clock) -> T:
     """Run a coroutine in a loop of its own, and end what it has left behind."""
     loop = VirtualLoop(clock)
@@ -208,6 +219,7 @@ def virtual_time(seed: int) -> Iterator[Clock]:
         time.sleep: _never_sleep,
         os.urandom: chance.randbytes,
         random.Random: Seeded,
+        asyncio.as_completed: _as_completed,
     }
     places = list(_places(tuple(replaced)))
     for module, name, value in places:
@@ -221,6 +233,16 @@ def virtual_time(seed: int) -> Iterator[Clock]:
         random.setstate(state)
 
 
+def _as_completed(works: Iterable[Any], **named: Any) -> Iterator[Any]:
+    """Begin coroutines in the order of what they are about; a set of them, as Kopf makes, has any order."""
+    return _REAL_AS_COMPLETED([asyncio.ensure_future(each) for each in sorted(works, key=_describe)], **named)
+
+
+def _describe(work: Any) -> str:
+    frame = getattr(work, "cr_frame", None)
+    return f"{getattr(work, '__qualname__', '')} {frame.f_locals.get('url', '') if frame else ''}"
+
+
 def _never_sleep(seconds: float) -> Never:
     raise RealWorldError(f"something sleeps for {seconds} s and would stop the simulation")
 
@@ -231,6 +253,7 @@ def _places(wanted: tuple[Any, ...]) -> Iterator[tuple[types.ModuleType, str, An
         if not isinstance(module, types.ModuleType) or module.__name__.partition(".")[0] in (
             "_pytest",
             "pytest_timeout",
+            "tests",
         ):
             continue
         for name, value in list(vars(module).items()):

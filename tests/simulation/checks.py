@@ -1,0 +1,102 @@
+"""What must never happen, looked at after each change, and what must come true once all is well.
+
+The oracle, tests/e2e/model/oracle.py, works out from the API server alone what the registry ought to hold.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from grpc_etcd.etcd import Deleted, Event, Put
+from testbed.models.api_server import PODS, SERVICES, ApiServerModel, Change
+from testbed.models.etcd_server import EtcdModel
+from tests.e2e.model.oracle import expected, gates_due, statuses
+from tests.simulation.timeline import Timeline
+from tests.simulation.virtual_time import OWNER
+
+PREFIX = b"/jupiter/"
+LEADER = b"/grpc-etcd/leader/simulated"
+SYNCED = b"/grpc-etcd/synced/simulated"
+GATE = "grpc-etcd.dev/registered"
+# For so long a Pod must have been wanted until to remove its key is a fault: what was seen before may be acted on late,
+# by a leader that has been cut off from Kubernetes and does not know yet.
+STEADY_SECONDS = 40.0
+EXCUSED_SECONDS = 60.0  # in which keys may go after etcd or Kubernetes has lost data, or an admin has removed some
+
+
+class Checks:
+    """Looks at each change, and says what is wrong with the state of the world."""
+
+    def __init__(self, api: ApiServerModel, etcd: EtcdModel, timeline: Timeline) -> None:
+        self._api, self._etcd, self._timeline = api, etcd, timeline
+        self.faults: list[str] = []
+        self._wanted_since: dict[str, float] = {}
+        self._excused_until = 0.0
+
+    def excuse(self) -> None:
+        """Take it that keys may be missing for a while, and nobody of ours is to blame."""
+        self._excused_until = self._etcd.now() + EXCUSED_SECONDS
+
+    # After each change
+
+    def take_change(self, change: Change) -> None:
+        """Take what has happened in Kubernetes: work out since when each key is wanted."""
+        del change
+        now, wanted = self._etcd.now(), self.wanted()
+        self._wanted_since = {key: self._wanted_since.get(key, now) for key in wanted}
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Take what has happened in etcd."""
+        for event in events:
+            is_put = isinstance(event, Put)
+            self._timeline.note("etcd", f"{OWNER.get()}: {'put' if is_put else 'delete'} {event.key.decode()}")
+            if event.key.startswith(PREFIX) and b"/providers/" in event.key:
+                if isinstance(event, Deleted):
+                    self._judge_removal(event.key.decode())
+                self._judge_writer(event)
+
+    def _judge_removal(self, key: str) -> None:
+        now = self._etcd.now()
+        since = self._wanted_since.get(key)
+        if since is not None and now - since > STEADY_SECONDS and now > self._excused_until:
+            self._fault(f"{key} has been removed, though its Pod has been ready for {now - since:.1f} s")
+
+    def _judge_writer(self, event: Event) -> None:
+        """Whoever writes leads at that moment: the fence sees to it."""
+        writer = self._etcd.writer
+        if not writer:
+            return  # a lease that ran out, or an admin
+        leader = self._etcd.space.get(LEADER)
+        identity = json.loads(leader.value)["identity"] if leader else "nobody"
+        if identity != writer:
+            self._fault(f"{writer} has written {event.key.decode()}, and {identity} leads")
+
+    def _fault(self, text: str) -> None:
+        self._timeline.note("FAULT", text)
+        self.faults.append(text)
+
+    # Once all is well
+
+    def wanted(self) -> dict[str, tuple[dict[str, Any], str]]:
+        """Give what the registry ought to hold."""
+        return expected(self._api.all(SERVICES), self._api.all(PODS), "default")
+
+    def held(self) -> dict[str, dict[str, Any]]:
+        """Give what it holds."""
+        records = self._etcd.space.range(PREFIX, PREFIX[:-1] + b"0").records
+        return {record.key.decode(): json.loads(record.value) for record in records if b"/providers/" in record.key}
+
+    def unsettled(self) -> dict[str, Any]:
+        """Say what is not yet as it ought to be."""
+        wanted, held = {key: value for key, (value, _) in self.wanted().items()}, self.held()
+        found: dict[str, Any] = {}
+        if wanted != held:
+            found["missing keys"] = sorted(wanted.keys() - held.keys())
+            found["keys too many"] = sorted(held.keys() - wanted.keys())
+            found["other values"] = sorted(key for key in wanted.keys() & held.keys() if wanted[key] != held[key])
+        if self._etcd.space.get(SYNCED) is None:
+            found["synced key"] = "absent"
+        services, pods = self._api.all(SERVICES), self._api.all(PODS)
+        if gates := gates_due(services, pods, GATE):
+            found["gates"] = gates
+        return found | statuses(services, pods)
