@@ -18,12 +18,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 from grpc_etcd_operator.kube.messages import MAGIC, message_class
 from grpc_etcd_operator.sources.json_pods import read_pod
-from testbed.models.wires import Wire
+from testbed.models.wires import OUTSIDE, Wire
 
 Object = dict[str, Any]
 GROUP, VERSION = "grpc-etcd.dev", "v1alpha1"
 PODS, SERVICES, EVENTS, NAMESPACES = "pods", "grpcservices", "events", "namespaces"
 BOOKMARK_SECONDS = 60.0
+LAST_BOOKMARK_SECONDS = 2.0  # so long before a watch ends it is told another one
 LONGEST_WATCH_SECONDS = 1800.0
 FIRST_VERSION = 1000
 WHOLE = "\0"  # of a label requirement: any value
@@ -119,9 +120,12 @@ class Watch:
         for change in server.changes_since(self._version):
             self.tell(change)
         seconds = float(self._request.query.get("timeoutSeconds", LONGEST_WATCH_SECONDS))
-        self._timers = [loop.call_later(seconds, self.finish)]
+        self._timers = [loop.call_later(seconds, self.finish, context=OUTSIDE)]
         if self._request.query.get("allowWatchBookmarks") == "true":
-            self._timers.append(loop.call_later(BOOKMARK_SECONDS, self._bookmark))
+            self._timers.append(
+                loop.call_later(max(0.0, seconds - LAST_BOOKMARK_SECONDS), self._bookmark, context=OUTSIDE)
+            )
+            self._timers.append(loop.call_later(BOOKMARK_SECONDS, self._bookmark_again, context=OUTSIDE))
         server.watches[self] = None
 
     def tell(self, change: Change) -> None:
@@ -159,7 +163,12 @@ class Watch:
             self._say(
                 "BOOKMARK", {"apiVersion": api_version, "kind": kind, "metadata": {"resourceVersion": str(version)}}
             )
-        self._timers[1] = asyncio.get_running_loop().call_later(BOOKMARK_SECONDS, self._bookmark)
+
+    def _bookmark_again(self) -> None:
+        self._bookmark()
+        self._timers[-1] = asyncio.get_running_loop().call_later(
+            BOOKMARK_SECONDS, self._bookmark_again, context=OUTSIDE
+        )
 
     def _refuse(self, error: RefusedError) -> None:
         self._say("ERROR", make_status(error))

@@ -18,7 +18,7 @@ from grpc_etcd.etcd.messages import message
 from grpc_etcd.etcd.model import Event, Listing, Put, Record
 from grpc_etcd.etcd.ops import DeleteOp, GetOp, Op, PutOp
 from grpc_etcd.memory.keyspace import Keyspace, is_within, refuse
-from testbed.models.wires import Way, Wire
+from testbed.models.wires import OUTSIDE, Way, Wire
 
 LEASE_CHECK_SECONDS = 0.5  # etcd looks for leases that have run out so often
 SYNC_SECONDS = 0.1  # ... and brings watches up to date that begin in the past (syncWatchersLoop)
@@ -133,7 +133,7 @@ class EtcdModel:
         """Let two of three members go: nothing is decided any more, and streams that ask for a leader end."""
         self.has_quorum = False
         self._stop_expiry()
-        self._loop.call_later(NO_LEADER_SECONDS, self._end_streams_without_leader)
+        self._loop.call_later(NO_LEADER_SECONDS, self._end_streams_without_leader, context=OUTSIDE)
 
     def regain_quorum(self) -> None:
         """Let them come back. A new leader lets all leases live on."""
@@ -207,7 +207,9 @@ class EtcdModel:
         ends = min((lease.ends_at for lease in self.space.leases.values()), default=None)
         if ends is None or self._expiry or not self.has_quorum or self.wire.way is Way.REFUSED:
             return
-        self._expiry = self._loop.call_at(max(ends, self._loop.time()) + LEASE_CHECK_SECONDS / 2, self._expire)
+        self._expiry = self._loop.call_at(
+            max(ends, self._loop.time()) + LEASE_CHECK_SECONDS / 2, self._expire, context=OUTSIDE
+        )
 
     def _expire(self) -> None:
         self._expiry = None
@@ -252,7 +254,7 @@ class EtcdModel:
                 fail(refuse("UNAVAILABLE", "request timed out"))
 
         self._waiting.append(proceed)
-        self._loop.call_later(PROPOSAL_SECONDS, give_up)
+        self._loop.call_later(PROPOSAL_SECONDS, give_up, context=OUTSIDE)
 
     def _answer(self, method: str, request: Any, token: str) -> Any:
         if request.ByteSize() > LARGEST_REQUEST:
@@ -482,7 +484,7 @@ class ServedWatches(Served):
         self._watches[number] = watch
         self._say(number, created=True)
         if not watch.is_synced and not self._syncing:
-            self._syncing = self._loop.call_later(random.uniform(0, SYNC_SECONDS), self._sync)  # noqa: S311  no secret
+            self._syncing = self._loop.call_later(random.uniform(0, SYNC_SECONDS), self._sync, context=OUTSIDE)  # noqa: S311  no secret
 
     def _sync(self) -> None:
         """Bring those up to date that began in the past."""

@@ -9,12 +9,15 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from enum import IntEnum, auto
 from typing import Any, Protocol
 
 FASTEST_SECONDS, SLOWEST_SECONDS = 0.0003, 0.003  # one way, within a cluster. Arbitrary
 
 APART_SECONDS = 1e-6  # timers of one and the same time fire in any order
+# What servers and networks do belongs to no client, also where a client's request is what began it.
+OUTSIDE = Context()
 
 
 class Way(IntEnum):
@@ -145,7 +148,7 @@ class Pipe:
     def send(self, *message: object, extra: float = 0.0) -> None:
         """Send a message."""
         self._last = max(self._last + APART_SECONDS, self._loop.time() + self._wire.delay() + extra)
-        self._loop.call_at(self._last, self._wire.arrive, self._take, message)
+        self._loop.call_at(self._last, self._wire.arrive, self._take, message, context=OUTSIDE)
 
     def close(self) -> None:
         """Deliver nothing more."""

@@ -12,7 +12,6 @@ from testbed.models.api_server import PODS, SERVICES, ApiServerModel, Change
 from testbed.models.etcd_server import EtcdModel
 from tests.e2e.model.oracle import expected, gates_due, statuses
 from tests.simulation.timeline import Timeline
-from tests.simulation.virtual_time import OWNER
 
 PREFIX = b"/jupiter/"
 LEADER = b"/grpc-etcd/leader/simulated"
@@ -49,7 +48,9 @@ class Checks:
         """Take what has happened in etcd."""
         for event in events:
             is_put = isinstance(event, Put)
-            self._timeline.note("etcd", f"{OWNER.get()}: {'put' if is_put else 'delete'} {event.key.decode()}")
+            self._timeline.note(
+                "etcd", f"{self._etcd.writer or 'admin'}: {'put' if is_put else 'delete'} {event.key.decode()}"
+            )
             if event.key.startswith(PREFIX) and b"/providers/" in event.key:
                 if isinstance(event, Deleted):
                     self._judge_removal(event.key.decode())

@@ -92,26 +92,28 @@ class Replica:
         OWNER.reset(reset)
 
     async def end(self) -> None:
-        """End it in order, as SIGTERM does."""
+        """End it in order, as SIGTERM does; it leaves nothing behind."""
         self._stop.set()
         if self._task:
             await asyncio.wait([self._task], timeout=END_SECONDS)
-        await self._clear()
+        await self._see_ended(is_cancelled=False)
 
     async def kill(self) -> None:
         """End it as SIGKILL does."""
         self.kube_wire.remove()
         self.etcd_wire.remove()
         self.kube_wire, self.etcd_wire = self._make_wires()
-        await self._clear()
+        await self._see_ended(is_cancelled=True)
 
-    async def _clear(self) -> None:
-        for task in tasks_of(self.name):
-            task.cancel()
-        end = asyncio.get_running_loop().time() + END_SECONDS
+    async def _see_ended(self, *, is_cancelled: bool) -> None:
+        """Wait until no task is left; those of a process that is gone are cancelled until they obey."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + END_SECONDS
         while left := tasks_of(self.name):
+            for task in left if is_cancelled else ():
+                task.cancel()
             await asyncio.wait(left, timeout=1.0)
-            if asyncio.get_running_loop().time() > end:
+            if loop.time() > end:
                 raise AssertionError(f"{self.name} has ended, and its tasks have not: {left}")
         self.operator = None
 

@@ -20,6 +20,7 @@ from tests.simulation.world import World
 
 SETTLE_SECONDS = 300.0  # within which all must be well once it is healed
 LOOK_SECONDS = 1.0
+SLOW_SECONDS = 30.0  # after so long the timeline says what is still missing
 CALM_SECONDS = 400.0  # of quiet after a round, now and then: what must stay as it is
 BEGIN_SECONDS = 30.0
 processor_seconds = time.process_time
@@ -119,9 +120,13 @@ class Simulation:
 
     async def _settle(self, world: World) -> None:
         began = asyncio.get_running_loop().time()
+        told = began + SLOW_SECONDS
         while left := self._unsettled(world):
             await asyncio.sleep(LOOK_SECONDS)
             self._judge(world)
+            if asyncio.get_running_loop().time() > told:
+                told += SLOW_SECONDS
+                self._timeline.note("world", f"not yet as it ought to be: {left}")
             if asyncio.get_running_loop().time() - began > SETTLE_SECONDS:
                 raise SimulationError(f"not as it ought to be {SETTLE_SECONDS:g} s after all was healed: {left}")
         self._outcome.longest_settling = max(self._outcome.longest_settling, asyncio.get_running_loop().time() - began)

@@ -14,12 +14,12 @@ import contextlib
 import itertools
 import os
 import random
-import selectors
 import sys
 import time
 import types
 from collections.abc import Coroutine, Iterable, Iterator
 from contextvars import ContextVar
+from heapq import heappop, heappush
 from typing import Any, Never, TypeVar
 
 T = TypeVar("T")
@@ -93,38 +93,6 @@ def _make_task(loop: Any, work: Any, **named: Any) -> _NumberedTask:
     return _NumberedTask(work, loop=loop, **named)
 
 
-class _Selector(selectors.BaseSelector):
-    """Has no files; to wait is to set the clock."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._turns = 0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise StandstillError("nothing is due any more, and what is waited for has not happened")
-        if timeout > 0:
-            self._clock.now += max(timeout, RESOLUTION_SECONDS)
-            self._turns = 0
-            return []
-        self._turns += 1
-        if self._turns > MOST_TURNS:
-            self._turns = 0
-            raise StandstillError(
-                f"time stands still after {self._clock.elapsed:.3f} s: something goes round in circles"
-            )
-        return []
-
-    def register(self, *_: Any) -> Never:
-        raise RealWorldError("a simulation has no files")
-
-    def unregister(self, *_: Any) -> Never:
-        raise RealWorldError("a simulation has no files")
-
-    def get_map(self) -> Any:
-        return {}
-
-
 def _refuse(*_: Any, **__: Any) -> Never:
     raise RealWorldError("a simulation opens no sockets, starts no threads and no processes")
 
@@ -137,14 +105,23 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.clock = clock
         self.next_number = itertools.count().__next__
         self.faults: list[dict[str, Any]] = []  # what nobody caught
-        self._selector = _Selector(clock)
-        self._clock_resolution = RESOLUTION_SECONDS
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._turns = 0
+        self._frozen: dict[str, list[asyncio.Handle]] = {}
         self.set_task_factory(_make_task)
         self.set_exception_handler(lambda _, context: self.faults.append(context))
 
     def time(self) -> float:
         """Return the simulation's time."""
         return self.clock.now
+
+    def freeze(self, owner: str) -> None:
+        """Let a player do nothing until `thaw`, as a process that is stopped."""
+        self._frozen.setdefault(owner, [])
+
+    def thaw(self, owner: str) -> None:
+        """Let it go on with all that has fallen due."""
+        self._ready.extend(self._frozen.pop(owner, []))  # type: ignore[attr-defined]
 
     def create_future(self) -> asyncio.Future[Any]:
         """Make a future that hashes by its number."""
@@ -158,8 +135,44 @@ class VirtualLoop(asyncio.BaseEventLoop):
         del sig
         return False
 
-    def _process_events(self, events: object) -> None:
-        """There are none."""
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        """Call something at a time; what is due at one time is called in the order in which it was asked for."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heappush(self._timers, (when, self.next_number(), timer))
+        return timer
+
+    def _timer_handle_cancelled(self, handle: object) -> None:
+        """Leave it where it is; it is passed over when it is due."""
+
+    def _run_once(self) -> None:
+        ready: Any = self._ready  # type: ignore[attr-defined]  # of the base class
+        if not ready and not self._stopping:  # type: ignore[attr-defined]
+            self._jump()
+        timers, now = self._timers, self.clock.now + RESOLUTION_SECONDS
+        while timers and timers[0][0] <= now:
+            ready.append(heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle.cancelled():
+                continue
+            if self._frozen and (owner := handle._context.get(OWNER, "")) in self._frozen:  # type: ignore[attr-defined]
+                self._frozen[owner].append(handle)
+            else:
+                handle._run()
+        self._turns += 1
+        if self._turns > MOST_TURNS:
+            self._turns = 0
+            raise StandstillError(f"time stands still after {self.clock.elapsed:.3f} s: something goes in circles")
+
+    def _jump(self) -> None:
+        """Set the clock to the next timer."""
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+        if not timers:
+            raise StandstillError("nothing is due any more, and what is waited for has not happened")
+        if timers[0][0] > self.clock.now:
+            self.clock.now, self._turns = timers[0][0], 0
 
     def _write_to_self(self) -> None:
         """Nobody is waiting in another thread."""

@@ -19,6 +19,7 @@ from tests.e2e.model.oracle import SCOPE_LABEL
 from tests.simulation.checks import Checks
 from tests.simulation.players import NAMESPACE, Kubelet, Pod, Replica
 from tests.simulation.timeline import Timeline
+from tests.simulation.virtual_time import VirtualLoop
 
 SERVICE_NAMES = ("alpha", "beta", "gamma")
 MOST_PODS = 20
@@ -83,7 +84,7 @@ class World:
     @property
     def events(self) -> dict[str, Event]:
         """Everything that may happen, by name."""
-        areas = ("pod_", "service_", "operator_", "etcd_", "api_", "network_")
+        areas = ("pod_", "service_", "operator_", "etcd_", "api_", "network_", "clock_")
         return {name: getattr(self, name) for name in sorted(dir(self)) if name.startswith(areas)}
 
     async def happen(self, name: str) -> None:
@@ -204,6 +205,20 @@ class World:
         await replica.end()
         replica.start()
 
+    async def operator_is_frozen(self) -> None:
+        replica, loop = self._replica(), asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.timeline.note("world", f"{replica.name} is frozen")
+        loop.freeze(replica.name)
+        await asyncio.sleep(self.chance.choice([0.5, 4.0, 9.0, 30.0]))
+        loop.thaw(replica.name)
+
+    def clock_jumps(self) -> None:
+        """Let the wall clock jump, of all at once: it is one."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.clock.skew = self.chance.choice([-3600.0, -5.0, 0.0, 5.0, 3600.0])
+
     def _break(self, wire: Wire) -> None:
         match self.chance.randrange(4):
             case 0:
@@ -309,10 +324,14 @@ class World:
         self.api.overload = 5
 
     async def api_loses_the_crd(self) -> None:
+        """Take the CRD away; an admin brings it back, and with it what there was."""
         self.checks.excuse()
+        held = [(item["metadata"]["name"], item["spec"]) for item in self.api.all(SERVICES)]
         self.api.delete_crd()
         await asyncio.sleep(self.chance.choice([0.5, 20.0]))
         self.api.create_crd()
+        for name, spec in held:
+            self._create_service(name, **spec)
 
     def api_takes_a_right(self) -> None:
         replica = self._replica()
