@@ -183,6 +183,12 @@ class EtcdModel:
             self.space.revoke(lease)
             self._publish(known)
 
+    def put(self, key: bytes, value: bytes) -> None:
+        """Put a key, as an admin does."""
+        known = self.space.revision
+        self.space.transaction((), [PutOp(key, value, 0)])
+        self._publish(known)
+
     def delete(self, key: bytes) -> None:
         """Delete a key, as an admin does."""
         known = self.space.revision

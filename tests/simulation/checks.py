@@ -16,10 +16,14 @@ from tests.simulation.timeline import Timeline
 PREFIX = b"/jupiter/"
 LEADER = b"/grpc-etcd/leader/simulated"
 SYNCED = b"/grpc-etcd/synced/simulated"
+STRANGER = b"/jupiter/alpha/providers/grpc://10.99.0.1:9000"  # which nobody of ours has put
 GATE = "grpc-etcd.dev/registered"
 # For so long a Pod must have been wanted until to remove its key is a fault: what was seen before may be acted on late,
 # by a leader that has been cut off from Kubernetes and does not know yet.
 STEADY_SECONDS = 40.0
+# For so long the synced key may be there while the registry is not as it ought to be: a watch that has fallen silent is
+# taken for good for 100 s, and what is overdue for 30 s.
+MARKED_SECONDS = 180.0
 EXCUSED_SECONDS = 60.0  # in which keys may go after etcd or Kubernetes has lost data, or an admin has removed some
 
 
@@ -31,6 +35,7 @@ class Checks:
         self.faults: list[str] = []
         self._wanted_since: dict[str, float] = {}
         self._excused_until = 0.0
+        self._lies_since: float | None = None
 
     def excuse(self) -> None:
         """Take it that keys may be missing for a while, and nobody of ours is to blame."""
@@ -51,10 +56,24 @@ class Checks:
             self._timeline.note(
                 "etcd", f"{self._etcd.writer or 'admin'}: {'put' if is_put else 'delete'} {event.key.decode()}"
             )
-            if event.key.startswith(PREFIX) and b"/providers/" in event.key:
+            if event.key == STRANGER:
+                if self._etcd.writer:
+                    self._fault(f"{self._etcd.writer} has changed the key of a stranger")
+            elif event.key.startswith(PREFIX) and b"/providers/" in event.key:
                 if isinstance(event, Deleted):
                     self._judge_removal(event.key.decode())
                 self._judge_writer(event)
+
+    def look(self) -> None:
+        """Look whether the synced key tells the truth; to be called every few seconds."""
+        now = self._etcd.now()
+        lies = self._etcd.space.get(SYNCED) is not None and self.wanted().keys() != self.held().keys()
+        if not lies:
+            self._lies_since = None
+        elif self._lies_since is None:
+            self._lies_since = now
+        elif now - self._lies_since > MARKED_SECONDS and now > self._excused_until:
+            self._fault(f"the synced key is there, and the registry differs for {now - self._lies_since:.0f} s")
 
     def _judge_removal(self, key: str) -> None:
         now = self._etcd.now()
@@ -85,7 +104,7 @@ class Checks:
     def held(self) -> dict[str, dict[str, Any]]:
         """Give what it holds."""
         records = self._etcd.space.range(PREFIX, PREFIX[:-1] + b"0").records
-        return {record.key.decode(): json.loads(record.value) for record in records if b"/providers/" in record.key}
+        return {record.key.decode(): json.loads(record.value) for record in records if is_ours(record.key)}
 
     def unsettled(self) -> dict[str, Any]:
         """Say what is not yet as it ought to be."""
@@ -101,3 +120,8 @@ class Checks:
         if gates := gates_due(services, pods, GATE):
             found["gates"] = gates
         return found | statuses(services, pods)
+
+
+def is_ours(key: bytes) -> bool:
+    """Say whether a key is one that the operator keeps."""
+    return b"/providers/" in key and key != STRANGER

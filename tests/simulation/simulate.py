@@ -20,6 +20,7 @@ from tests.simulation.world import World
 
 SETTLE_SECONDS = 300.0  # within which all must be well once it is healed
 LOOK_SECONDS = 1.0
+GLANCE_SECONDS = 7.0  # arbitrary: dear
 SLOW_SECONDS = 30.0  # after so long the timeline says what is still missing
 CALM_SECONDS = 400.0  # of quiet after a round, now and then: what must stay as it is
 BEGIN_SECONDS = 30.0
@@ -91,15 +92,23 @@ class Simulation:
         assert isinstance(loop, VirtualLoop)
         world = World(self._seed, self._timeline, self._checks)
         world.begin()
+        watching = asyncio.create_task(self._look(world))
         await asyncio.sleep(BEGIN_SECONDS)
         await self._settle(world)
         for round_ in scenario or ():
             await self._round(world, round_)
         while not scenario and loop.clock.elapsed < hours * 3600:
             await self._round(world, self._draw(world))
+        watching.cancel()
         await world.end()
         self._judge(world)
         self._outcome.happened = world.happened
+
+    @staticmethod
+    async def _look(world: World) -> None:
+        while True:
+            await asyncio.sleep(GLANCE_SECONDS)
+            world.checks.look()
 
     def _draw(self, world: World) -> list[str]:
         names = list(world.events)

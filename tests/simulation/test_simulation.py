@@ -3,6 +3,7 @@
 import pytest
 
 from tests.simulation.checks import Checks
+from tests.simulation.mutants import MUTANTS, ROOT, Mutant
 from tests.simulation.simulate import SimulationError, simulate
 
 QUIET = (("pod_comes",), ("pod_is_terminated", "service_changes_weight"))
@@ -30,3 +31,9 @@ def test_what_never_comes_true_is_told_with_the_timeline() -> None:
     with pytest.raises(SimulationError, match="never") as caught:
         simulate(3, 0, QUIET, checks=Blind)
     assert "put /jupiter/alpha/providers" in str(caught.value)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_mutant_has_its_place_in_the_code(mutant: Mutant) -> None:
+    texts = [path.read_text() for part in ("operator", "resolver") for path in (ROOT / part).rglob("*.py")]
+    assert [text.count(mutant.old) for text in texts if mutant.old in text] == [1]

@@ -135,7 +135,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         del sig
         return False
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]  # no TypeVarTuple
         """Call something at a time; what is due at one time is called in the order in which it was asked for."""
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         heappush(self._timers, (when, self.next_number(), timer))
@@ -155,7 +155,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             handle = ready.popleft()
             if handle.cancelled():
                 continue
-            if self._frozen and (owner := handle._context.get(OWNER, "")) in self._frozen:  # type: ignore[attr-defined]
+            if self._frozen and (owner := handle._context.get(OWNER, "")) in self._frozen:
                 self._frozen[owner].append(handle)
             else:
                 handle._run()

@@ -16,7 +16,7 @@ from testbed.models.api_server import PODS, SERVICES, ApiServerModel, Object
 from testbed.models.etcd_server import EtcdModel
 from testbed.models.wires import Wire
 from tests.e2e.model.oracle import SCOPE_LABEL
-from tests.simulation.checks import Checks
+from tests.simulation.checks import STRANGER, Checks
 from tests.simulation.players import NAMESPACE, Kubelet, Pod, Replica
 from tests.simulation.timeline import Timeline
 from tests.simulation.virtual_time import VirtualLoop
@@ -25,12 +25,14 @@ SERVICE_NAMES = ("alpha", "beta", "gamma")
 MOST_PODS = 20
 CLUSTER = "simulated"
 REPLICAS = ("one", "two")
+OPERATOR = "operator"
+RIGHTS = (b"/jupiter/", b"/grpc-etcd/")
 Event = Callable[[], Awaitable[None] | None]
 
 
-def make_settings(name: str, *, pod_watch: str, leader_ttl_seconds: int = 5) -> Settings:
+def make_settings(name: str, *, pod_watch: str, user: str = "", leader_ttl_seconds: int = 5) -> Settings:
     """Return the settings of a replica."""
-    registry = RegistrySettings(name="default", endpoints=("etcd:2379",))
+    registry = RegistrySettings(name="default", endpoints=("etcd:2379",), user=user)
     return Settings(
         registries=(registry,),
         cluster_id=CLUSTER,
@@ -56,10 +58,16 @@ class World:
         self._backups: dict[str, Any] = {}
         self.api.on_change = self._take
         self.etcd.on_change = self.checks.take
-        timeline.note("world", f"Pods are watched by {self._watched_by}")
+        self._user = self.chance.choice(["", OPERATOR])
+        if self._user:
+            self.etcd.add_user(OPERATOR, OPERATOR, RIGHTS)
+            self.etcd.enable_auth("root")
+        timeline.note(
+            "world", f"Pods are watched by {self._watched_by}, etcd asks {self._user or 'nobody'} for a password"
+        )
 
     def _settings(self, name: str) -> Settings:
-        return make_settings(name, pod_watch=self._watched_by)
+        return make_settings(name, pod_watch=self._watched_by, user=self._user)
 
     def _take(self, change: Any) -> None:
         self.kubelet.take(change)
@@ -73,6 +81,7 @@ class World:
             self._create_service(name)
             for number in range(3):
                 self.kubelet.add(name, is_gated=number == 0)
+        self.etcd.put(STRANGER, b"{}")
         for replica in self.replicas:
             replica.start()
 
@@ -99,6 +108,11 @@ class World:
         """Let everything be well again."""
         self.timeline.note("world", "all is healed")
         self.etcd.space.is_full = False
+        if OPERATOR in self.etcd.users:
+            self.etcd.users[OPERATOR].readable.clear()
+            self.etcd.users[OPERATOR].writable.clear()
+            for prefix in RIGHTS:
+                self.etcd.grant(OPERATOR, prefix)
         if not self.etcd.has_quorum:
             self.etcd.regain_quorum()
         self.etcd.wire.heal()
@@ -288,6 +302,10 @@ class World:
         self.etcd.space.is_full = True
         await asyncio.sleep(self.chance.choice([1.0, 20.0]))
         self.etcd.space.is_full = False
+
+    def etcd_takes_a_right(self) -> None:
+        if OPERATOR in self.etcd.users:
+            self.etcd.withdraw(OPERATOR, self.chance.choice(RIGHTS), write_only=self.chance.random() < 0.5)
 
     def etcd_loses_a_lease(self) -> None:
         if pod := self._any():
