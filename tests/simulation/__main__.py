@@ -12,7 +12,7 @@ from collections import Counter
 
 from tests.simulation.simulate import SimulationError, simulate
 
-HOURS_PER_SEED = 4.0
+HOURS_PER_SEED = 2.0
 MOST_SEEDS = 1 << 30
 
 

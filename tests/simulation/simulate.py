@@ -111,7 +111,7 @@ class Simulation:
             world.checks.look()
 
     def _draw(self, world: World) -> list[str]:
-        names = list(world.events)
+        names = world.likely
         return [world.chance.choice(names) for _ in range(world.chance.randrange(1, 9))]
 
     async def _round(self, world: World, names: Sequence[str]) -> None:

@@ -53,6 +53,7 @@ class World:
         self.kubelet = Kubelet(self.api)
         self.checks = checks(self.api, self.etcd, timeline)
         self._watched_by = self.chance.choice(["direct", "kopf"])
+        self.likely = self._draw_likely()
         self.happened: Counter[str] = Counter()
         self.replicas = [Replica(name, self.api, self.etcd, self._settings) for name in REPLICAS]
         self._backups: dict[str, Any] = {}
@@ -95,6 +96,13 @@ class World:
         """Everything that may happen, by name."""
         areas = ("pod_", "service_", "operator_", "etcd_", "api_", "network_", "clock_")
         return {name: getattr(self, name) for name in sorted(dir(self)) if name.startswith(areas)}
+
+    def _draw_likely(self) -> list[str]:
+        """Draw what may happen in this world: few kinds of events that meet often find more than many that seldom do."""
+        names = list(self.events)
+        return sorted(
+            self.chance.sample(names, self.chance.choice([5, 10, 20, len(names)])) + ["pod_comes", "pod_flaps"]
+        )
 
     async def happen(self, name: str) -> None:
         """Let something happen."""
