@@ -1,6 +1,6 @@
 """Who is measured: our operator, Kubernetes' EndpointSlice controller, and a Go program that only writes the same keys.
 
-Each makes its services, starts its process, tells when it is in step, and takes all away again. `services` is 50 or 1:
+Each makes its services, starts its process, waits until it is synced, and takes all away again. `services` is 50 or 1:
 the same Pods, spread over 50 services or all in one.
 """
 
@@ -19,7 +19,7 @@ from testbed.replica import Replica
 
 CLUSTER = "bench"
 SLICES = b"/registry/endpointslices/"
-IN_STEP = "in step: the synced mark is put"
+SYNCED = '"event": "synced_key_put"'
 
 
 @dataclass
@@ -141,7 +141,7 @@ def wait_settled(running: Running, count: int) -> None:
     """Wait until all ready Pods are visible, and a replica has put its mark."""
     wait_until(lambda: len(running.visibility.visible) == count, f"{count} addresses visible", 120)
     if running.process.name == "operator":
-        wait_until(lambda: IN_STEP in running.process.log.read_text(), "the synced mark")
+        wait_until(lambda: SYNCED in running.process.log.read_text(), "the synced key")
 
 
 OPERATOR = Contestant("operator", open_operator)

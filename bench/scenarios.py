@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from bench.contestants import CLUSTER, IN_STEP, OPERATOR, Contestant, Running, make_replica, open_operator, wait_settled
+from bench.contestants import CLUSTER, OPERATOR, SYNCED, Contestant, Running, make_replica, open_operator, wait_settled
 from bench.measuring import cpu_seconds, peak_mib
 from bench.rig import BenchPod, Rig
 from grpc_etcd.etcd import Changed, Etcd, LeaseId, News, Put, Record
@@ -145,12 +145,12 @@ def restart(rig: Rig, running: Running, count: int) -> Figures:
         before = provider_revisions(etcd)
         gone = rig.pods[0]
         rig.remove(gone)
-        told = running.process.log.read_text().count(IN_STEP)
+        told = running.process.log.read_text().count(SYNCED)
         since = time.monotonic()
         running.process.start()
         wait_until(lambda: len(running.visibility.visible) == count - 1, "the removal is seen")
         seen = running.visibility.last_change - since
-        wait_until(lambda: running.process.log.read_text().count(IN_STEP) > told, "the mark is put")
+        wait_until(lambda: running.process.log.read_text().count(SYNCED) > told, "the synced key is put")
         assert etcd.get(synced_key(CLUSTER)), "the mark stands"
         in_step = time.monotonic() - since
         after = provider_revisions(etcd)
@@ -232,7 +232,7 @@ def two_replicas(rig: Rig) -> Iterator[tuple[Replica, Replica, Running]]:
             leader.start().wait_leading()
             wait_until(lambda: len(running.visibility.visible) == 500, "500 addresses visible")
             standby.start()
-            wait_until(lambda: len(standby.lines("a complete list has been seen")) == 2, "the standby is warm")
+            wait_until(lambda: len(standby.lines("listed")) == 2, "the standby is warm")
             yield leader, standby, running
         finally:
             leader.process.kill()

@@ -22,10 +22,12 @@ PAGE = chart.ROOT / "docs/reference/api.md"
 BANNER = "<!-- Made by `make gen`; edit the source that the first sentence names. -->\n"
 _MODULES = re.compile(r"\b(?:grpc_etcd|collections|pathlib|typing|contextlib|types|concurrent)(?:\.\w+)*\.(?=\w)")
 _PRIVATE = re.compile(r"\._\w+\.")  # where grpc keeps what it gives a public name too
+_UNPACKED = re.compile(r"\*<class '(.*?)'>")
 _FIELD = re.compile(r"^    (\w+): .*?  # (.*)$")
 _INHERITED = {"add_note", "with_traceback"}  # every exception has them
 # What the parts of the library ask of a registry; no application needs it.
 _FOR_PARTS = {
+    "all_registrars",
     "default_timeout",
     "exclusively",
     "follow",
@@ -59,11 +61,11 @@ def public_objects() -> dict[str, Any]:
 
 def public_methods(of: type) -> Iterator[tuple[str, Any]]:
     """Give what a class lets its users call or read, but for what Python gives it, or another class of the page."""
-    others = [each for each in public_objects().values() if isinstance(each, type) and each is not of]
+    others = [base for base in of.__mro__[1:] if base in public_objects().values()]
     for name in sorted(dir(of)):
         member = inspect.getattr_static(of, name)
         owner = next((base for base in of.__mro__ if name in vars(base)), object)
-        if owner in others:
+        if any(inspect.getattr_static(other, name, None) is member for other in others):
             continue
         if name.startswith("_") or not owner.__module__.startswith("grpc_etcd") or name in _INHERITED | _FOR_PARTS:
             continue
@@ -86,7 +88,7 @@ def _entry(name: str, described: Any) -> Iterator[str]:
         yield f"\n{_text(described)}\n"
         return
     if _is_made_by_users(described):
-        yield f"\n```python\n{signature_of(described.__name__, described)}\n```\n"
+        yield f"\n```python\n{_signature(described, described.__name__, described)}\n```\n"
     yield f"\n{_text(described)}\n"
     if bases := [base.__name__ for base in described.__mro__[1:] if base in public_objects().values()]:
         yield f"\nHas all that `{bases[0]}` has too.\n"
@@ -131,7 +133,23 @@ def _method(of: type, name: str, member: Any) -> Iterator[str]:
         return
     function = getattr(of, name)
     shown = "async " if inspect.iscoroutinefunction(function) else ""
-    yield f"\n### {of.__name__}.{name}\n\n```python\n{shown}{signature_of(name, function)}\n```\n\n{_text(function)}\n"
+    signature = _signature(of, name, function)
+    yield f"\n### {of.__name__}.{name}\n\n```python\n{shown}{signature}\n```\n\n{_text(function)}\n"
+
+
+def _signature(of: type, name: str, called: Any) -> str:
+    signature = signature_of(name, called)
+    for variable, kind in _chosen(of):
+        signature = signature.replace(repr(variable), kind)
+    return signature
+
+
+def _chosen(of: type) -> Iterator[tuple[Any, str]]:
+    """Give the type variables of a class's bases, and what stands for each in the class."""
+    for base in of.__mro__:
+        for generic in getattr(base, "__orig_bases__", ()):
+            variables = getattr(typing.get_origin(generic), "__parameters__", ())
+            yield from zip(variables, map(_kind, typing.get_args(generic)), strict=False)
 
 
 def signature_of(name: str, called: Any) -> str:
@@ -169,6 +187,7 @@ def _default(value: object) -> str:
 
 def _kind(annotation: Any) -> str:
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    text = _UNPACKED.sub(r"Unpack[\1]", text)
     return _PRIVATE.sub(".", _MODULES.sub("", text)).replace("'", "").replace('"', "")
 
 

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from testbed import api_reference, chart, etcd_descriptor, references
+from testbed import api_reference, chart, etcd_client, etcd_descriptor, references
 
 GENERATORS: tuple[Callable[[], Mapping[Path, str]], ...] = (
     etcd_descriptor.outputs,
+    etcd_client.outputs,
     chart.outputs,
     references.outputs,
     api_reference.outputs,

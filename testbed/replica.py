@@ -15,7 +15,7 @@ from grpc_etcd.etcd.model import Record
 from testbed.conditions import wait_until
 from testbed.process import Process, whole_lines
 
-SERVED = "metrics and health are served"
+SERVED = "port_opened"
 NUMBERS = itertools.count(1)
 PROGRAM: Sequence[str | Path] = (sys.executable, "-m", "grpc_etcd_operator")
 
@@ -43,10 +43,10 @@ class Replica:
         self.process.start()
         return self
 
-    def lines(self, message: str = "") -> list[dict[str, Any]]:
-        """Give what it has logged, or the lines with one message."""
+    def lines(self, event: str = "") -> list[dict[str, Any]]:
+        """Return what it has logged, or the lines of one event."""
         found = [json.loads(line) for line in whole_lines(self.log) if line.startswith("{")]
-        return [line for line in found if not message or line.get("message") == message]
+        return [line for line in found if not event or line.get("event") == event]
 
     def text(self) -> str:
         """Give all that it has printed."""
@@ -78,7 +78,7 @@ class Replica:
 
     def wait_leading(self) -> Self:
         """Wait until it leads and all it knows is written."""
-        wait_until(lambda: self.lines("in step: the synced mark is put"), f"the operator is in step\n{self.process}")
+        wait_until(lambda: self.lines("synced_key_put"), f"the operator is in step\n{self.process}")
         return self
 
 

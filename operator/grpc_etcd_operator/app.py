@@ -101,7 +101,7 @@ def _until_ended(work: Coroutine[Any, Any, None]) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # a sixth less CPU than asyncio's own loop
             runner.run(work)
     except (UnusableError, NoClusterError) as error:
-        log.error(str(error))  # noqa: TRY400  the sentence is for an admin; a traceback would hide it
+        log.error(str(error), extra={"event": "unusable"})  # noqa: TRY400  the sentence is for an admin; a traceback would hide it
         return EXIT_UNUSABLE
     return 0
 
@@ -203,7 +203,7 @@ def _complain(client: Client, error: Exception) -> None:
     log.error(
         "the API server at %s cannot be reached: check KUBECONFIG and the network; it is tried again",
         client.server,
-        extra={"fields": {"error": f"{type(error).__name__}: {error}"}},
+        extra={"event": "api_server_unreachable", "fields": {"error": f"{type(error).__name__}: {error}"}},
     )
 
 
@@ -326,12 +326,15 @@ class Operator:
             if name != first:
                 log.warning(
                     "two registries are one etcd: the second name stands for the first",
-                    extra={"fields": {"registry": name, "same as": first}},
+                    extra={"event": "registry_aliased", "fields": {"registry": name, "same as": first}},
                 )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run all parts until `stop` is set, then hand over; a part that fails is started again alone."""
-        log.info("started", extra={"fields": {"cluster": self._cluster, "registries": list(self._stations)}})
+        log.info(
+            "started",
+            extra={"event": "started", "fields": {"cluster": self._cluster, "registries": list(self._stations)}},
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 runs = {f"station {station.name}": station.run for station in self._stations.values()}
@@ -353,7 +356,7 @@ class Operator:
         finally:
             for station in self._stations.values():
                 await station.close()
-            log.info("ended")
+            log.info("ended", extra={"event": "stopped"})
 
     async def _follow_cluster(self) -> None:
         """Keep up with what tells this cluster from others: its CA may be renewed."""
@@ -383,7 +386,9 @@ class Operator:
 
     async def rehearse(self, stop: asyncio.Event) -> None:
         """Do as `run` does, but print what would be written, again whenever it changes, and write nothing."""
-        log.info("dry run: nothing is written", extra={"fields": {"cluster": self._cluster}})
+        log.info(
+            "dry run: nothing is written", extra={"event": "dry_run_started", "fields": {"cluster": self._cluster}}
+        )
         async with self._reading(stop):
             await self._print_changes(stop)
 
@@ -394,7 +399,9 @@ class Operator:
             if self._is_judged() and (lines := self._plans()) != self._printed:
                 _print(lines)
                 self._printed = lines
-                log.info("dry run: waiting for changes", extra={"fields": {"plans": len(lines)}})
+                log.info(
+                    "dry run: waiting for changes", extra={"event": "dry_run_waiting", "fields": {"plans": len(lines)}}
+                )
             pause = max(LOOK_SECONDS, PREVIEW_SHARE * (time.monotonic() - began))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -506,7 +513,7 @@ class Operator:
                 self._sweeper.note_crd_away()
                 if not self._complained:
                     self._complained = True
-                    log.error("%s; the operator waits for it", CRD_MISSING)
+                    log.error("%s; the operator waits for it", CRD_MISSING, extra={"event": "crd_missing"})
             await asyncio.sleep(RETRY_SECONDS / 2)
 
     # -- who is told of what ------------------------------------------------------------------------------------------
@@ -528,7 +535,7 @@ class Operator:
         """Tell that most of what is known has gone: perhaps it was not meant to."""
         self._brakes += 1
         message = f"{len(missing)} of {total} objects are missing from a list; each is looked for before its keys go"
-        log.error(message, extra={"fields": {"missing": len(missing), "of": total}})
+        log.error(message, extra={"event": "deletion_safeguard", "fields": {"missing": len(missing), "of": total}})
         services = self._reconciler.services_behind(seen.uid for seen in missing)
         self._reporter.warn(services, "MassDeletion", message)
 
@@ -641,7 +648,7 @@ class Operator:
 
 async def _cleanup(settings: Settings) -> None:
     if settings.dry_run:
-        log.info("dry run: nothing is withdrawn")
+        log.info("dry run: nothing is withdrawn", extra={"event": "cleanup_skipped"})
         return
     fingerprint = await _look_at_cluster()
     cluster = settings.cluster_id or fingerprint.kube_system

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from grpc_etcd.registry.escaping import escape
-from grpc_etcd_operator.settings import SETTINGS, Setting, Settings, SettingsError, load_settings
+from grpc_etcd_operator.settings import SETTINGS, VARIABLE_PREFIX, Setting, Settings, SettingsError, load_settings
 
 EXIT_UNUSABLE = 2
 PLAN_HELP = (
@@ -56,9 +56,8 @@ def _command(name: str, help_text: str, entry: Callable[[Settings], int]) -> cli
             sys.exit(EXIT_UNUSABLE)
         sys.exit(entry(settings))
 
-    config = click.Option(
-        ["--config"], metavar="FILE", help="YAML file with settings; needed for several registries.  [GRPC_ETCD_CONFIG]"
-    )
+    help_of_config = f"YAML file with settings; needed for several registries.  [{VARIABLE_PREFIX}CONFIG]"
+    config = click.Option(["--config"], metavar="FILE", help=help_of_config)
     options: list[click.Parameter] = [_option(setting) for setting in SETTINGS]
     return click.Command(name, params=[*options, config], callback=callback, help=help_text)
 

@@ -59,7 +59,9 @@ async def serve(port: int, is_alive: Check, is_ready: Check, metrics: Callable[[
     await runner.setup()
     listener = _listen(port)
     await web.SockSite(runner, listener).start()
-    log.info("metrics and health are served", extra={"fields": {"port": listener.getsockname()[1]}})
+    log.info(
+        "metrics and health are served", extra={"event": "port_opened", "fields": {"port": listener.getsockname()[1]}}
+    )
     return runner
 
 

@@ -34,7 +34,11 @@ class Isolation:
         """Log and count an exception that nobody foresaw; `of` names the object that it is about, if any."""
         self.counts[part] += 1
         fields = {"part": part, "of": of, "error": f"{type(error).__name__}: {error}"}
-        log.error("an unexpected error; everything else goes on", exc_info=error, extra={"fields": fields})
+        log.error(
+            "an unexpected error; everything else goes on",
+            exc_info=error,
+            extra={"event": "unexpected_error", "fields": fields},
+        )
 
 
 async def supervise(part: str, run: Callable[[], Awaitable[None]], isolation: Isolation) -> None:

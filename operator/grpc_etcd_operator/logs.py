@@ -1,7 +1,8 @@
 """JSON logs on standard error: one line per change, fields instead of prose, never a secret.
 
-Whatever a caller passes as `extra={"fields": {...}}` becomes fields of the line. Passwords and tokens are never passed,
-here or anywhere; etcd's values are not logged either, only their keys.
+`event` names what happened and stays the same while messages are reworded; lines of other packages have the event
+"other". Whatever a caller passes as `extra={"event": ..., "fields": {...}}` becomes fields of the line. Passwords and
+tokens are never passed, here or anywhere; etcd's values are not logged either, only their keys.
 """
 
 import json
@@ -36,7 +37,7 @@ _ENCODE = json.JSONEncoder(default=str, ensure_ascii=False).encode
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as one line of JSON: time, level, logger, message, then the caller's fields."""
+    """Writes a record as one line of JSON: time, level, logger, event, message, then the caller's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one record."""
@@ -44,6 +45,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
+            "event": getattr(record, "event", "other"),
             "message": record.getMessage(),
         }
         line.update(getattr(record, "fields", {}))

@@ -91,4 +91,4 @@ class Reading:
             for namespace, said in self._unreadable(resource):
                 fields = {"namespace": namespace, "of": resource, "error": said, "remedy": RIGHTS}
                 message = "a namespace is left out of the plan: not everything of it may be read"
-                log.warning(message, extra={"fields": fields})
+                log.warning(message, extra={"event": "plan_incomplete", "fields": fields})

@@ -99,7 +99,7 @@ class Reconciler:
             return parse_pod(message, self.world.pods.get(message.metadata.uid))
         except ValueError:
             self.broken_objects += 1
-            log.exception("a Pod could not be read")
+            log.exception("a Pod could not be read", extra={"event": "pod_unreadable"})
             return None
 
     def forget_pod(self, uid: str) -> None:
@@ -226,7 +226,7 @@ class Reconciler:
         self.complete.add(resource)
         if resource == PODS:
             self._timings.begin()
-        log.info("a complete list has been seen", extra={"fields": {"resource": resource}})
+        log.info("a complete list has been seen", extra={"event": "listed", "fields": {"resource": resource}})
         for station in self.stations.values():
             station.writer.wake()
         if resource == SERVICES:
@@ -502,8 +502,7 @@ class Reconciler:
         are keys that somebody else holds: a server that registers itself is in the registry, as is a Pod whose key an
         older GrpcService of the same name writes.
         """
-        enabled = (each.uid for each in self.world.services.values() if each.spec is None or each.spec.enable)
-        wanting = (uid for uid in enabled if registry in self.world.registries_of(uid))
+        wanting = (uid for uid in self.world.services if self.world.is_enabled(uid, registry))
         written, taken = self.tally.count_written(registry), self.tally.count_taken(registry)
         return sum(max(0, self.tally.counts(uid).ready - written[uid] - taken[uid]) for uid in wanting)
 
@@ -603,4 +602,7 @@ def _log_change(registry: str, world: World, outcome: Outcome) -> None:
         "put": [edit.key.decode(errors="replace") for edit in plan.puts],
         "deleted": [edit.key.decode(errors="replace") for edit in plan.deletes],
     }
-    log.info("written" if plan.puts else "withdrawn", extra={"fields": fields})
+    log.info(
+        "written" if plan.puts else "withdrawn",
+        extra={"event": "records_written" if plan.puts else "records_deleted", "fields": fields},
+    )

@@ -15,14 +15,12 @@ from typing import Any
 
 import yaml
 
-VARIABLE_PREFIX = "GRPC_ETCD_"
+VARIABLE_PREFIX = "GRPC_ETCD_OPERATOR_"
 DEFAULT_REGISTRY = "default"
 DIRECT, KOPF = "direct", "kopf"  # who delivers Pods
 LAST_PORT = 65_535
-# Settings of the client library, and what Kubernetes itself sets for a Service called grpc-etcd: not ours to judge.
-_NOT_OURS = re.compile(
-    r"GRPC_ETCD_(LAYOUTS|PASSWORD|ZONE|REGION|CLIENT_ID|CACHE_DIR|NAME|(.*_)?SERVICE_HOST|(.*_)?SERVICE_PORT(_.*)?|(.*_)?PORT(_\d+_.*)?)"
-)
+# Variables that Kubernetes itself sets for a Service called grpc-etcd-operator.
+_SERVICE_LINKS = re.compile(r"GRPC_ETCD_OPERATOR_((.*_)?SERVICE_HOST|(.*_)?SERVICE_PORT(_.*)?|(.*_)?PORT(_\d+_.*)?)")
 
 
 class SettingsError(Exception):
@@ -330,7 +328,7 @@ def load_settings(flags: Texts, *, config: str = "", environ: Mapping[str, str] 
     """Read all settings; raise SettingsError with every fault.
 
     `flags` holds what the command line gave, by setting name. `config` names the YAML file; empty means the variable
-    GRPC_ETCD_CONFIG, and without that no file.
+    GRPC_ETCD_OPERATOR_CONFIG, and without that no file.
     """
     environ = os.environ if environ is None else environ
     faults: list[str] = list(_unknown_variables(environ))
@@ -455,7 +453,7 @@ def _contradictions(found: Mapping[str, Any], name: str) -> Iterator[str]:
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     known = [setting.variable for setting in SETTINGS] + [VARIABLE_PREFIX + "CONFIG"]
     for name in sorted(environ):
-        if name.startswith(VARIABLE_PREFIX) and name not in known and not _NOT_OURS.fullmatch(name):
+        if name.startswith(VARIABLE_PREFIX) and name not in known and not _SERVICE_LINKS.fullmatch(name):
             yield f"{name}: there is no such setting{_nearest(name, known)}"
 
 

@@ -65,7 +65,7 @@ async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leade
         await etcd.delete_prefix(standby_prefix(cluster))
         if refused:
             raise RefusedError(_tell(refused))
-        log.info("everything is withdrawn", extra={"fields": {"units": len(listing.records)}})
+        log.info("everything is withdrawn", extra={"event": "cleanup_done", "fields": {"units": len(listing.records)}})
     finally:
         campaign.cancel()
         await asyncio.gather(campaign, return_exceptions=True)
@@ -128,4 +128,7 @@ async def _revoke(etcd: Etcd, lease: int) -> None:
     except LeaseNotFound:
         pass
     except EtcdError as error:
-        log.debug("a lease could not be revoked; it runs out", extra={"fields": {"error": str(error)}})
+        log.debug(
+            "a lease could not be revoked; it runs out",
+            extra={"event": "lease_not_revoked", "fields": {"error": str(error)}},
+        )

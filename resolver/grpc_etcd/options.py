@@ -37,7 +37,10 @@ def unknown_option(where: str, given: Iterable[str], known: Iterable[str]) -> st
 
 
 def taking(options: Any, where: str) -> Callable[[Callable[ParamsT, ReturnT]], Callable[ParamsT, ReturnT]]:
-    """Let a function with `**options` take those of a class's annotations only, and show them in its signature."""
+    """Let a function with `**options` take those of a class's annotations only, and show them in its signature.
+
+    `where` is what a refusal calls it; `.method` stands for that of the object's own class.
+    """
     known: Mapping[str, Any] = options.__annotations__
 
     def decorate(function: Callable[ParamsT, ReturnT]) -> Callable[ParamsT, ReturnT]:
@@ -51,8 +54,9 @@ def taking(options: Any, where: str) -> Callable[[Callable[ParamsT, ReturnT]], C
         ]
 
         def checked(*args: ParamsT.args, **kwargs: ParamsT.kwargs) -> ReturnT:
-            if fault := unknown_option(where, kwargs.keys() - named, known):
-                raise TypeError(fault)
+            if unknown := kwargs.keys() - named - known.keys():
+                called = f"{type(args[0]).__name__}{where}" if where.startswith(".") else where
+                raise TypeError(unknown_option(called, unknown, known))
             return function(*args, **kwargs)
 
         checked.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]  # for inspect

@@ -17,6 +17,7 @@ from grpc_etcd import options
 from grpc_etcd.layouts.index import LAYOUT_NAMES
 
 PREFIX = "GRPC_ETCD_"
+OPERATORS_PREFIX = f"{PREFIX}OPERATOR_"
 _BOOTSTRAP_FILE = "GRPC_XDS_BOOTSTRAP"
 _BOOTSTRAP_TEXT = "GRPC_XDS_BOOTSTRAP_CONFIG"
 _OUR_NODE = "grpc-etcd/"
@@ -83,6 +84,12 @@ def read_settings(
     if faults := (*unreadable, *_faults(chosen), *find_more(chosen)):
         raise SettingsError(faults)
     return chosen
+
+
+def read_operators_variables(names: Iterable[str]) -> dict[str, str]:
+    """Return those of these settings that the operator's own variables hold, as in the operator's container."""
+    found = {name: os.environ.get(f"{OPERATORS_PREFIX}{name.upper()}", "") for name in names}
+    return {name: value for name, value in found.items() if value}
 
 
 def _read_texts(found: dict[str, Any]) -> list[str]:

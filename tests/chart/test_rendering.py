@@ -254,8 +254,8 @@ def test_a_client_certificate_goes_with_public_authorities() -> None:
 
 def test_a_container_that_restarts_knows_its_pod_and_its_installation() -> None:
     env = {entry["name"]: entry for entry in container(render(ETCD))["env"]}
-    assert env["GRPC_ETCD_IDENTITY"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
-    assert env["GRPC_ETCD_INSTALLATION"]["value"] == "default/grpc-etcd-operator"
+    assert env["GRPC_ETCD_OPERATOR_IDENTITY"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
+    assert env["GRPC_ETCD_OPERATOR_INSTALLATION"]["value"] == "default/grpc-etcd-operator"
 
 
 def test_the_operators_container_has_the_variables_of_the_command_line() -> None:
@@ -263,17 +263,17 @@ def test_the_operators_container_has_the_variables_of_the_command_line() -> None
     assert (
         found.items()
         >= {
-            "GRPC_ETCD_ENDPOINTS": "etcd:2379",
-            "GRPC_ETCD_CA": "/etc/grpc-etcd/default/tls/root.pem",
-            "GRPC_ETCD_CERT": "/etc/grpc-etcd/default/tls/tls.crt",
-            "GRPC_ETCD_KEY": "/etc/grpc-etcd/default/tls/tls.key",
-            "GRPC_ETCD_USER": "operator",
-            "GRPC_ETCD_PASSWORD_FILE": "/etc/grpc-etcd/default/auth/password",
-            "GRPC_ETCD_PREFIX": "wsd-reg",
+            "GRPC_ETCD_OPERATOR_ENDPOINTS": "etcd:2379",
+            "GRPC_ETCD_OPERATOR_CA": "/etc/grpc-etcd/default/tls/root.pem",
+            "GRPC_ETCD_OPERATOR_CERT": "/etc/grpc-etcd/default/tls/tls.crt",
+            "GRPC_ETCD_OPERATOR_KEY": "/etc/grpc-etcd/default/tls/tls.key",
+            "GRPC_ETCD_OPERATOR_USER": "operator",
+            "GRPC_ETCD_OPERATOR_PASSWORD_FILE": "/etc/grpc-etcd/default/auth/password",
+            "GRPC_ETCD_OPERATOR_PREFIX": "wsd-reg",
         }.items()
     )
     names = {entry["name"] for entry in container(render(SEVERAL))["env"]}
-    assert "GRPC_ETCD_ENDPOINTS" in names
+    assert "GRPC_ETCD_OPERATOR_ENDPOINTS" in names
 
 
 def test_gates_may_be_opened_only_where_the_values_say() -> None:
@@ -459,6 +459,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a CA that clients do not get": (
         {"etcd": {"endpoints": ["e:1"], "tls": {"secretName": "s"}}},
         "--set-file clientConfig.ca=ca.crt",
+    ),
+    "a repository with its tag": (
+        ETCD | {"image": {"repository": "registry.example.com/grpc-etcd-operator:0.1.0"}},
+        "write it in image.tag or image.digest",
+    ),
+    "a repository of etcd with its digest": (
+        {"etcd": {"bundled": {"enabled": True, "image": {"repository": "registry.example.com:5000/etcd@sha256:0"}}}},
+        "write it in etcd.bundled.image.tag or etcd.bundled.image.digest",
     ),
     "a path as CA": (ETCD | {"clientConfig": {"ca": "/ca.crt"}}, "/clientConfig/ca"),
     "users, but none for clients": (

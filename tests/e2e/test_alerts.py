@@ -40,7 +40,7 @@ class Alerts(Protocol):
 
 def reachable(replica: Replica) -> Replica:
     """Wait until a replica can be scraped."""
-    wait_until(lambda: replica.lines("metrics and health are served"), "its port is open")
+    wait_until(lambda: replica.lines("port_opened"), "its port is open")
     return replica
 
 

@@ -27,7 +27,7 @@ def test_a_second_name_of_an_etcd_stands_for_the_first(scene: Scene) -> None:
         scene.wait_condition("Programmed", "True", "Programmed", name)
     wait_until(scene.has_mark, "the registry is vouched for")
     assert replica.get("/readyz")[0] == 200
-    assert replica.lines("two registries are one etcd: the second name stands for the first")
+    assert replica.lines("registry_aliased")
 
 
 def test_a_second_name_that_nobody_can_tell_takes_nothing_away(scene: Scene) -> None:
@@ -37,7 +37,7 @@ def test_a_second_name_that_nobody_can_tell_takes_nothing_away(scene: Scene) -> 
     config.write_text(yaml.safe_dump({"registries": {"second": {"endpoints": f"localhost:{port}"}}}))
     replicas = [scene.start(f"--config={config}", "--leader-ttl=5").wait_leading()]
     replicas.append(scene.start(f"--config={config}", "--leader-ttl=5"))
-    wait_until(lambda: replicas[1].lines("metrics and health are served"), "the standby answers")
+    wait_until(lambda: replicas[1].lines("port_opened"), "the standby answers")
     wait_until(lambda: replicas[1].get("/readyz")[0] == 200, "the standby is ready")
     scene.apply("one", selector={"matchLabels": {"app": "greeter"}})
     scene.apply("both", registries=["default", "second"], selector={"matchLabels": {"app": "greeter"}})
@@ -52,14 +52,14 @@ def test_a_second_name_that_nobody_can_tell_takes_nothing_away(scene: Scene) -> 
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(*addresses[1:], name="one")
     replicas[0].process.kill()
-    wait_until(lambda: replicas[1].lines("this replica leads"), "the other takes over")
+    wait_until(lambda: replicas[1].lines("leadership_acquired"), "the other takes over")
     scene.kubelet.ready(pods[0])
     scene.registry.wait_addresses(*addresses, name="one")
     wait_until(scene.has_mark, "the registry is vouched for again")
     after = scene.registry.keys("/jupiter/one/")
     kept = [f"/jupiter/one/providers/grpc://{address}" for address in addresses[1:]]
     assert [after[key].mod_revision for key in kept] == [before[key].mod_revision for key in kept]
-    assert len(replicas[0].lines("this replica leads")) == 1
+    assert len(replicas[0].lines("leadership_acquired")) == 1
     assert any("that of the registry default as well" in line["message"] for line in replicas[1].lines())
 
 
@@ -70,7 +70,7 @@ def test_where_the_first_of_two_names_comes_back_late_the_second_is_served_and_r
     with TcpProxy.start(scene.etcd.endpoints) as proxy:
         proxy.refuse()
         replica = scene.start(f"--config={config}", "--leader-ttl=5", etcd=proxy.address)
-        wait_until(lambda: replica.lines("this replica leads"), "the etcd is led by its second name")
+        wait_until(lambda: replica.lines("leadership_acquired"), "the etcd is led by its second name")
         proxy.heal()
         told = "that of the registry second as well"
         wait_until(lambda: any(told in line["message"] for line in replica.lines()), "both are known to be one")
@@ -104,7 +104,7 @@ def test_another_name_before_that_of_an_etcd_takes_nothing_away(scene: Scene, ow
         replica.process.stop()
         write_registries(scene, east=f"localhost:{port}", main=own_etcd.endpoints)
         replica = scene.start(f"--config={config}", LONG_LEASES)
-        wait_until(lambda: len(replica.lines("this replica leads")) == 2, "both etcds are led")
+        wait_until(lambda: len(replica.lines("leadership_acquired")) == 2, "both etcds are led")
         scene.apply("later", registries=["main"])
         registry.wait_addresses(pod.address, name="later")
         scene.wait_condition("Programmed", "True", "Programmed")
@@ -163,13 +163,12 @@ def test_an_etcd_whose_endpoints_are_away_is_not_led_by_its_other_name(scene: Sc
         scene.registry.wait_addresses(pod.address)
         wait_until(scene.has_mark, "the registry is vouched for")
         before = scene.registry.keys()
-        told = "this etcd was led under another name last"
         proxy.refuse()
-        wait_until(lambda: any(told in line["message"] for line in replica.lines()), "the second name waits")
+        wait_until(lambda: replica.lines("registry_ambiguous"), "the second name waits")
         replica.process.stop()
         replica = scene.start(f"--config={config}", *flags, etcd=proxy.address)
-        wait_until(lambda: any(told in line["message"] for line in replica.lines()), "the second name waits again")
-        assert not replica.lines("this replica leads")
+        wait_until(lambda: replica.lines("registry_ambiguous"), "the second name waits again")
+        assert not replica.lines("leadership_acquired")
         scene.kubelet.unready(pod)
         proxy.heal()
         replica.wait_leading()
@@ -190,10 +189,10 @@ def test_registries_that_have_changed_their_names_are_both_led(scene: Scene, own
         return scene.start(f"--config={config}", etcd=one)
 
     replica = start(first, second)
-    wait_until(lambda: len(replica.lines("this replica leads")) == 2, "both are led")
+    wait_until(lambda: len(replica.lines("leadership_acquired")) == 2, "both are led")
     replica.process.stop()
     replica = start(second, first)
-    wait_until(lambda: len(replica.lines("this replica leads")) == 2, "both are led again")
+    wait_until(lambda: len(replica.lines("leadership_acquired")) == 2, "both are led again")
     scene.apply(registries=["one", "other"])
     pod = scene.pod()
     scene.registry.wait_addresses(pod.address)

@@ -44,7 +44,7 @@ def test_a_write_that_fails_after_the_leadership_was_lost_leaves_no_trouble_behi
     wait_until(lambda: metric(cut_off, "in_flight"), "the withdrawal is under way")
     scene.kubelet.ready(pod)  # so that nothing is left to do for whoever leads next
     wait_until(lambda: metric(standby, "leader"), "the standby leads")
-    wait_until(lambda: cut_off.lines("writing failed; it goes on"), "the withdrawal has failed")
+    wait_until(lambda: cut_off.lines("write_failed"), "the withdrawal has failed")
     proxy.heal()
     wait_until(lambda: cut_off.get("/readyz")[0] == 200, "it can do its part again")
     assert scene.registry.addresses() == sorted([pod.address, other.address])
@@ -87,7 +87,7 @@ def test_a_refusal_that_a_former_leader_has_met_is_no_longer_told_once_it_is_men
     standby = guarded.start()
     wait_until(lambda: standby.lines("started") and standby.get("/readyz")[0] == 200, "it stands by")
     former.process.pause()
-    wait_until(lambda: standby.lines("this replica leads"), "the standby leads")
+    wait_until(lambda: standby.lines("leadership_acquired"), "the standby leads")
     former.process.resume()
     guarded.allow("readwrite", PREFIX)
     wait_until(lambda: guarded.registry.keys(PREFIX), f"{pod} is registered")

@@ -78,7 +78,7 @@ def test_a_claim_outlives_a_takeover(scene: Scene, evil: str) -> None:
     flags = (f"--leader-ttl={LEADER_TTL_SECONDS}",)
     replica, mine = let_evil_rename(scene, evil, *flags)
     standby = scene.start(f"--namespace={evil}", *flags)
-    wait_until(lambda: len(standby.lines("a complete list has been seen")) == 2, "the standby is warm")
+    wait_until(lambda: len(standby.lines("listed")) == 2, "the standby is warm")
     replica.process.kill()
     standby.wait_leading()
     assert_still_shops(scene, mine)

@@ -31,13 +31,13 @@ def run(*arguments: str, kubeconfig: Path | str = "", **environment: str) -> sub
 
 
 def test_unknown_and_faulty_settings_are_all_named_and_end_with_code_2() -> None:
-    answer = run("run", "--lease-ttl=1", "--prefix=a b", GRPC_ETCD_ENDPOINT="x:1")
+    answer = run("run", "--lease-ttl=1", "--prefix=a b", GRPC_ETCD_OPERATOR_ENDPOINT="x:1")
     assert answer.returncode == 2
     for part in (
         "--lease-ttl=1",
         "--prefix=a b",
-        "GRPC_ETCD_ENDPOINT",
-        "did you mean GRPC_ETCD_ENDPOINTS",
+        "GRPC_ETCD_OPERATOR_ENDPOINT",
+        "did you mean GRPC_ETCD_OPERATOR_ENDPOINTS",
         "--etcd-endpoints is missing",
     ):
         assert part in answer.stderr
@@ -57,7 +57,7 @@ def test_an_api_server_out_of_reach_is_waited_for(scene: Scene, tmp_path: Path) 
     broken = tmp_path / "broken.kubeconfig"
     broken.write_text(json.dumps(config))
     replica = scene.start(kubeconfig=broken)
-    wait_until(lambda: "cannot be reached: check KUBECONFIG" in replica.text(), "it says so")
+    wait_until(lambda: replica.lines("api_server_unreachable"), "it says so")
     assert replica.process.is_running
     assert replica.process.stop() == 0
 
@@ -156,7 +156,7 @@ def test_a_dry_run_stays_up_and_prints_the_plan_whenever_it_changes(scene: Scene
     def printed() -> list[Any]:
         """The plans of the last time."""
         lines = replica.lines()
-        ends = [number for number, line in enumerate(lines) if line.get("message") == "dry run: waiting for changes"]
+        ends = [number for number, line in enumerate(lines) if line.get("event") == "dry_run_waiting"]
         start = next((number for number in reversed(ends) if number + 1 < (ends[-1] if ends else 0)), -1)
         return [line["put"] for line in lines[start + 1 : ends[-1]] if "put" in line] if ends else []
 

@@ -9,7 +9,7 @@ from testbed.kubernetes_api import ApiError
 from tests.e2e.conftest import CRD, MakeScene, Scene, install_crd
 
 GATE = "grpc-etcd.dev/registered"
-TAKEN_AWAY = "the CRD is being taken away; its GrpcServices stay in force until they are applied again"
+TAKEN_AWAY = "crd_deleted"
 
 
 def try_to_apply(scene: Scene) -> str:
@@ -56,7 +56,7 @@ def test_a_crd_that_is_put_back_after_a_restart_withdraws_nothing(
     wait_until(lambda: replica.lines(TAKEN_AWAY), "it is noticed")
     replica.process.stop()
     replica = scene.start()
-    wait_until(lambda: "is not installed" in replica.text(), "it waits for the CRD")
+    wait_until(lambda: replica.lines("crd_missing"), "it waits for the CRD")
     install_crd(scene.api)
     replica.wait_leading()
     late = scene.pod(gates=[GATE])

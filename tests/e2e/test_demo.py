@@ -41,7 +41,7 @@ def test_demo_takes_every_step_on_a_given_cluster_and_tidies_up(apiserver: ApiSe
 
 def test_demo_fails_when_a_step_does_not_happen(apiserver: ApiServer) -> None:
     """With a setting that the operator refuses it ends at once, so no key ever appears."""
-    done = run_demo("--cluster", KUBECONFIG=str(apiserver.kubeconfig), GRPC_ETCD_LEASE_TTL="nonsense")
+    done = run_demo("--cluster", KUBECONFIG=str(apiserver.kubeconfig), GRPC_ETCD_OPERATOR_LEASE_TTL="nonsense")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the operator has ended" in done.stdout
     assert "nonsense" in done.stdout

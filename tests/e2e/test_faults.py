@@ -72,7 +72,7 @@ def test_a_deletion_in_a_gap_of_the_watch_is_found(
     scene.let_vanish(pods[:1])
     assert is_gone(scene, seen), "a watch cannot go on from where the operator's was cut off"
     scene.registry.wait_addresses(pods[1].address, pods[2].address)
-    wait_until(lambda: replica.lines("a deletion was missed by the watch"), "it was no event that told it")
+    wait_until(lambda: replica.lines("deletion_missed"), "it was no event that told it")
     assert replica.metric("grpc_etcd_drift_total") == 1
 
 
@@ -84,8 +84,8 @@ def test_a_crd_that_is_deleted_and_put_back_withdraws_nothing(
     three_pods(scene)
     before = revisions(scene)
     scene.api.kubectl("delete", "crd", "grpcservices.grpc-etcd.dev")
-    wait_until(lambda: "the CRD is being taken away" in replica.text(), "the operator has noticed")
-    wait_until(lambda: "is not installed" in replica.text(), "it waits for the CRD")
+    wait_until(lambda: replica.lines("crd_deleted"), "the operator has noticed")
+    wait_until(lambda: replica.lines("crd_missing"), "it waits for the CRD")
     assert revisions(scene) == before
     scene.api.kubectl("apply", "-f", str(CRD))
     wait_established(scene.api.client)

@@ -24,7 +24,7 @@ def test_a_role_that_comes_after_the_operator_is_told_in_our_words(
     client.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": ACCOUNT})
     kubeconfig = own_apiserver.service_account_kubeconfig("default", "newcomer")
     replica = scene.start(kubeconfig=kubeconfig)
-    wait_until(lambda: "the watches ended; they start anew" in replica.text(), "it is refused")
+    wait_until(lambda: replica.lines("watch_restarting"), "it is refused")
     rules = find(render({"etcd": {"endpoints": ["etcd:2379"]}}), "ClusterRole", "operator")["rules"]
     named = {"name": "newcomer"}
     client.create({"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": named, "rules": rules})

@@ -1,5 +1,6 @@
 """A Pod's gate waits for what can be written, says why it is not open, and is tried again after a conflict."""
 
+import re
 import threading
 from typing import Any
 
@@ -16,9 +17,13 @@ GATE = "grpc-etcd.dev/registered"
 LISTS: dict[str, Any] = {"layouts": ["jupiter"], "registries": ["default"]}
 
 
-def gate(scene: Scene, pod: Pod) -> tuple[str, str]:
+def read_gate(scene: Scene, pod: Pod) -> dict[str, str]:
     item = scene.api.client.get("v1", "Pod", pod.name, scene.namespace)
-    found: dict[str, str] = next((each for each in item["status"].get("conditions", []) if each["type"] == GATE), {})
+    return next((each for each in item["status"].get("conditions", []) if each["type"] == GATE), {})
+
+
+def gate(scene: Scene, pod: Pod) -> tuple[str, str]:
+    found = read_gate(scene, pod)
     return found.get("status", ""), found.get("reason", "")
 
 
@@ -78,6 +83,7 @@ def test_a_gate_that_waits_for_a_registry_says_so(
     own_etcd.kill()
     pod = scene.pod(gates=[GATE])
     wait_gate(scene, pod, "False", "RegistryUnavailable")
+    assert re.search(r"\(\w+\)\. Check ", read_gate(scene, pod)["message"])  # the error, and what to do about it
     own_etcd.restart()
     wait_gate(scene, pod, "True", "Registered")
 

@@ -24,7 +24,7 @@ def test_connections_without_end_cost_nothing_else(scene: Scene, said: bytes) ->
         scene.apply()
         first = scene.pod()
         scene.registry.wait_addresses(first.address)
-        port = replica.lines("metrics and health are served")[-1]["port"]
+        port = replica.lines("port_opened")[-1]["port"]
         for _ in range(2 * MOST_FILES):
             opened = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             opened.settimeout(0)

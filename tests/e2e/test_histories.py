@@ -21,7 +21,7 @@ def start(scene: Scene, replicas: int) -> list[Replica]:
     started = [scene.start("--leader-ttl=3").wait_leading()]
     for _ in range(replicas - 1):
         started.append(scene.start("--leader-ttl=3"))
-        wait_until(lambda: len(started[-1].lines("a complete list has been seen")) == 2, "the standby is warm")
+        wait_until(lambda: len(started[-1].lines("listed")) == 2, "the standby is warm")
     return started
 
 

@@ -38,7 +38,7 @@ def start_pair(scene: Scene, leader_ttl_seconds: int = LEADER_TTL_SECONDS) -> tu
     """Start a leader and a warm standby."""
     leader = scene.start(f"--leader-ttl={leader_ttl_seconds}").wait_leading()
     standby = scene.start(f"--leader-ttl={leader_ttl_seconds}")
-    wait_until(lambda: len(standby.lines("a complete list has been seen")) == 2, "the standby is warm")
+    wait_until(lambda: len(standby.lines("listed")) == 2, "the standby is warm")
     return leader, standby
 
 
@@ -50,7 +50,7 @@ def test_sigterm_hands_over_at_once_and_keys_stay(scene: Scene) -> None:
     before = revisions(scene)
     began = time.monotonic()
     assert leader.process.stop() == 0
-    wait_until(lambda: standby.lines("this replica leads"), "the standby leads")
+    wait_until(lambda: standby.lines("leadership_acquired"), "the standby leads")
     assert time.monotonic() - began < 40  # on a busy machine; the product's promise is one second
     assert revisions(scene) == before
     scene.kubelet.unready(pods[0])
@@ -72,7 +72,7 @@ def test_a_leaders_key_that_has_lost_its_lease_keeps_nobody_from_leading(scene: 
     wait_until(lambda: (found := leader_of(scene)) and found.lease, "it has a lease again")
     scene.etcd.etcdctl("put", key, told.value.decode())
     leader.process.kill()
-    wait_until(lambda: standby.lines("this replica leads"), "the standby leads")
+    wait_until(lambda: standby.lines("leadership_acquired"), "the standby leads")
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(pods[1].address)
     standby.process.stop()
@@ -312,22 +312,22 @@ def test_a_leader_that_was_frozen_for_a_minute_changes_nothing_when_it_wakes(sce
     scene.registry.wait_addresses(pod.address, other.address)
     scene.kubelet.unready(pod)
     scene.registry.wait_addresses(other.address)
-    wait_until(lambda: leader.lines("withdrawn"), "it is told")
+    wait_until(lambda: leader.lines("records_deleted"), "it is told")
     leader.process.pause()
     frozen_at = time.monotonic()
     scene.kubelet.ready(pod)
-    wait_until(lambda: standby.lines("this replica leads"), "the standby leads")
+    wait_until(lambda: standby.lines("leadership_acquired"), "the standby leads")
     scene.registry.wait_addresses(pod.address, other.address)
     before = revisions(scene)
     wait_until(lambda: time.monotonic() - frozen_at > FROZEN_SECONDS, "a minute is over", 2 * FROZEN_SECONDS)
     assert revisions(scene) == before
     leader.process.resume()
-    wait_until(lambda: leader.lines("this replica no longer leads"), "the old leader has noticed")
+    wait_until(lambda: leader.lines("leadership_lost"), "the old leader has noticed")
     scene.kubelet.unready(other)
     scene.registry.wait_addresses(pod.address)
     after = revisions(scene)
     assert after == {key: revision for key, revision in before.items() if key in after}
-    assert (len(leader.lines("written")), len(leader.lines("withdrawn"))) == (2, 1)
+    assert (len(leader.lines("records_written")), len(leader.lines("records_deleted"))) == (2, 1)
 
 
 def test_a_replica_with_another_scope_refuses_to_lead(scene: Scene) -> None:
@@ -336,7 +336,7 @@ def test_a_replica_with_another_scope_refuses_to_lead(scene: Scene) -> None:
     stranger = scene.start("--pod-selector=tier=other")
     wait_until(lambda: "another --cluster-id" in stranger.text(), "it says so")
     assert existing(leader_of(scene)).create_revision == term
-    assert not stranger.lines("this replica leads")
+    assert not stranger.lines("leadership_acquired")
     assert leader.process.is_running
 
 

@@ -127,7 +127,7 @@ def test_keys_of_pods_outlive_a_change_of_the_lease_ttl(scene: Scene) -> None:
     scene.wait_condition("Programmed", "True", "Programmed")
     before = scene.registry.keys()
     standby = scene.start("--lease-ttl=3600")
-    wait_until(lambda: len(standby.lines("a complete list has been seen")) == 2, "the standby is warm")
+    wait_until(lambda: len(standby.lines("listed")) == 2, "the standby is warm")
     replica.process.stop()
     standby.wait_leading()
     over = time.monotonic() + 2 * short_seconds

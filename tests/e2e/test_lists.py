@@ -1,7 +1,10 @@
 """The lists that sweeps stand on: complete over several pages, for Pods and for GrpcServices, and refusals in words."""
 
 import asyncio
+import json
+import random
 import ssl
+import string
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,7 +16,11 @@ from aiohttp import web
 from grpc_etcd_operator.core.sweeps import Seen
 from grpc_etcd_operator.kube.client import CHUNK, ApiError, Client
 from testbed.apiserver import ApiServer
+from testbed.conditions import wait_until
+from testbed.kubernetes_api import make_kubeconfig
+from testbed.proxy import TcpProxy
 from tests.e2e.conftest import API_VERSION, Scene
+from tests.e2e.pod_watches import with_one
 
 
 @asynccontextmanager
@@ -89,3 +96,26 @@ async def test_what_a_proxy_answers_in_the_api_servers_place_is_an_error(status:
                 await client.uid_of("pods", "default", "one")
     finally:
         await runner.cleanup()
+
+
+@pytest.mark.faults
+@with_one()
+def test_pods_too_large_for_a_slow_line_are_listed_in_smaller_pages(scene: Scene) -> None:
+    """A page of 250 Pods is asked for; 48 of 200 kB take more than the 30 s that a page may take, 31 of them less."""
+    scene.apply()
+    pod = scene.pod()
+    text = string.ascii_letters + string.digits + string.punctuation  # as little compressed on its way as possible
+
+    def make_large(number: int) -> None:
+        chance = random.Random(number)  # noqa: S311  no secret
+        scene.pod(f"large-{number}", labels={}, annotations={"notes": "".join(chance.choices(text, k=200_000))})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(make_large, range(48)))
+    with TcpProxy.start(scene.api.url.removeprefix("https://"), bytes_per_second=250_000) as slow:
+        kubeconfig = scene.folder / "slow.kubeconfig"
+        settings = make_kubeconfig(f"https://{slow.address}", str(scene.api.authority.ca), scene.api.token)
+        kubeconfig.write_text(json.dumps(settings))
+        replica = scene.start(kubeconfig=kubeconfig)
+        wait_until(lambda: scene.registry.addresses() == [pod.address], "it is registered", 150)
+        assert replica.lines("a page of a list did not come in time; fewer objects are asked for")

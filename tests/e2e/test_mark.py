@@ -56,7 +56,7 @@ def test_it_is_put_again_when_somebody_deletes_it(scene: Scene) -> None:
     scene.client.delete(first.key)
     wait_until(lambda: mark_of(scene), "it is put again")
     assert existing(mark_of(scene)).lease == first.lease
-    wait_until(lambda: replica.lines("somebody else deleted or put the synced mark; it is put again"), "it is told")
+    wait_until(lambda: replica.lines("synced_key_overwritten"), "it is told")
 
 
 def test_one_that_somebody_else_puts_does_not_outlive_the_leader(scene: Scene) -> None:

@@ -183,7 +183,7 @@ def test_whoever_may_not_list_pods_withdraws_nothing(
     scene.kubelet.unready(unready)
     scene.api.client.delete(goes.item, grace_seconds=0)
     blind.replica.start()
-    wait_until(lambda: blind.replica.lines("this replica leads"), "it leads")
+    wait_until(lambda: blind.replica.lines("leadership_acquired"), "it leads")
     tried = len(blind.requests())
     wait_until(lambda: len(blind.requests()) > tried + 10, "it has gone on for a while")
     assert registry.keys() == before
@@ -209,8 +209,8 @@ def test_without_the_right_to_open_gates_all_else_goes_on_and_it_is_asked_for_ra
         return len([each for each in trial.requests() if right_of_pod_write(each)])
 
     assert 1 <= tries() <= max(tried_once, GATES_AT_ONCE)
-    told = [line for line in replica.lines() if "readinessGate.enabled" in line["message"]]
-    assert len(told) == 1
+    (refused,) = replica.lines("gate_refused")
+    assert "readinessGate.enabled" in refused["message"]
     wait_until(lambda: replica.metric("grpc_etcd_gates_refused_total") == tries(), "each refusal is counted")
     cluster_role = {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": trial.account}}
     scene.api.client.patch(cluster_role, {"rules": chart_rules})

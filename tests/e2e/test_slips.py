@@ -174,3 +174,14 @@ def test_keys_of_a_release_without_claims_stay_and_are_claimed(
     scene.registry.wait_addresses(late.address, name="other")
     after = {key: record.mod_revision for key, record in scene.registry.keys(f"/{prefix}/").items()}
     assert before.items() <= after.items()
+
+
+def test_a_service_that_was_disabled_before_its_slip_is_not_missed(scene: Scene) -> None:
+    """Nothing is to be written by the spec that is still in force, whatever the one says that cannot be obeyed."""
+    replica = scene.start().wait_leading()
+    scene.apply(enable=False)
+    scene.pod()
+    wait_until(lambda: scene.status().get("endpoints", {}).get("ready") == 1, "its Pod is known")
+    scene.apply(prefix="not/allowed", enable=True)
+    scene.wait_condition("Accepted", "False", "PrefixNotAllowed")
+    assert replica.metric("grpc_etcd_ready_not_registered") == 0

@@ -65,7 +65,7 @@ def test_two_registries_that_two_replicas_lead_are_both_reported_on(
         first = scene.start(flag, "--leader-ttl=60")  # it goes on leading there while it is frozen
         wait_until(lambda: leader_of(scene.client, scene), "the first one leads in the first registry")
         other = scene.start(flag)
-        wait_until(lambda: len(other.lines("a complete list has been seen")) == 2, "the other one is warm")
+        wait_until(lambda: len(other.lines("listed")) == 2, "the other one is warm")
         first.process.pause()
         second.revoke(held)
         wait_until(lambda: leader_of(second, scene), "the other one leads in the second registry")
@@ -99,7 +99,7 @@ def test_what_another_replica_withdraws_where_no_watch_looks_leaves_no_status_pe
         first = scene.start(flag, "--leader-ttl=60")  # it leads in the first registry, and reports, also while frozen
         scene.wait_condition("Programmed", "False", "Pending")
         other = scene.start(flag)
-        wait_until(lambda: len(other.lines("a complete list has been seen")) == 2, "the other one is warm")
+        wait_until(lambda: len(other.lines("listed")) == 2, "the other one is warm")
         first.process.pause()
         second.revoke(held)
         wait_until(lambda: not second.get_prefix(b"greeter/").records, "the other one withdraws what nobody wants")
@@ -169,7 +169,7 @@ def test_a_leader_that_loses_the_api_server_lets_the_standby_lead(
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(pods[1].address)
     assert existing(leader_of(scene.client, scene)).create_revision != term
-    assert standby.lines("this replica leads")
+    assert standby.lines("leadership_acquired")
     wait_until(scene.has_mark, "the new leader is in step")
     wait_until(lambda: leader.get("/readyz")[0] == 503, "who is blind is not ready")
     assert leader.get("/healthz")[0] == 200
@@ -230,7 +230,7 @@ def test_a_registry_in_which_nobody_may_lead_is_told_everywhere_and_gets_no_leas
         lambda: replica.metric("grpc_etcd_campaign_errors_total", code="PermissionDenied") > 2, "tries are counted"
     )
     assert failed
-    warnings = [line for line in replica.lines() if line["level"] == "warning" and "campaign" in line["message"]]
+    warnings = [line for line in replica.lines("campaign_failed") if line["level"] == "warning"]
     assert len(warnings) == 1
     assert "grant-permission" in json.dumps(warnings)
     wait_until(
@@ -259,7 +259,7 @@ def test_a_second_cluster_under_the_same_id_refuses_to_lead_and_deletes_nothing(
     again = scene.make()
     gone_at = time.monotonic()
     wait_until(lambda: time.monotonic() - gone_at > 3, "it has had the time to take over")
-    assert not stranger.lines("this replica leads")
+    assert not stranger.lines("leadership_acquired")
     assert scene.registry.addresses() == [pod.address]
     again.start().wait_leading()
     assert scene.registry.addresses() == [pod.address]
@@ -289,7 +289,7 @@ def test_an_outage_of_etcd_ends_though_what_failed_is_needed_no_longer(
     scene.registry.wait_addresses(pod.address, other.address)
     own_etcd.kill()
     scene.kubelet.unready(pod)
-    wait_until(lambda: replica.lines("writing failed; it goes on"), "the write has failed")
+    wait_until(lambda: replica.lines("write_failed"), "the write has failed")
     scene.kubelet.ready(pod)
     wait_until(lambda: replica.metric("grpc_etcd_queue_depth", registry="default") == 0, "nothing is to be written")
     own_etcd.restart()

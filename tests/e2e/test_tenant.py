@@ -141,7 +141,7 @@ def test_a_name_survives_its_crd_though_another_is_put_back_first(
     scene.wait_condition("Accepted", "False", "NameTaken", "parked", evil)
     before = scene.registry.keys("/jupiter/greeter/providers/")
     scene.api.kubectl("delete", "crd", "grpcservices.grpc-etcd.dev")
-    wait_until(lambda: "is not installed" in replica.text(), "it waits for the CRD")
+    wait_until(lambda: replica.lines("crd_missing"), "it waits for the CRD")
     install_crd(scene.api)
     scene.apply("parked", evil, name="greeter")
     scene.wait_condition("Accepted", "False", "NameTaken", "parked", evil)
@@ -223,7 +223,7 @@ def test_a_tenant_who_makes_and_unmakes_services_does_not_shake_the_mark(scene: 
         assert scene.has_mark()
         if number:
             scene.delete(f"made-{number - 1}", evil)
-    assert not replica.lines("out of step: the synced mark is withdrawn")
+    assert not replica.lines("synced_key_deleted")
 
 
 def test_a_pod_whose_address_a_newer_one_had_for_a_while_gets_its_key_again(scene: Scene) -> None:
@@ -288,4 +288,4 @@ def test_a_namespace_that_asks_for_very_much_keeps_nobody_from_leading_and_fills
         scene.kubelet.unready(pod)
         registry.wait_addresses()
         assert client.get(f"/grpc-etcd/synced/{scene.cluster}".encode())
-    assert not replica.lines("this replica no longer leads")
+    assert not replica.lines("leadership_lost")

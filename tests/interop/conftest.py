@@ -15,7 +15,7 @@ from testbed.interop_program import InteropProgram
 from testbed.process import Process
 
 # Program -> the layout that it reads and writes. kratos' registry is not to be had as a module: its bytes stand in
-# (tests/unit/registry/golden.json).
+# (tests/unit/layouts/golden.json).
 LAYOUTS = {
     "jupiter027": "jupiter",
     "jupiter011": "jupiter-v2",

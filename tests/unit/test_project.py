@@ -180,3 +180,38 @@ def test_every_type_that_is_ignored_has_its_reason_beside_it() -> None:
     folders = ("operator", "resolver", "testbed", "bench", "examples", "tests")
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")) if path != Path(__file__)]
     assert [str(path.relative_to(ROOT)) for path in paths if bare.search(path.read_text())] == []
+
+
+def log_calls(path: Path) -> list[ast.Call]:
+    """Find the calls of a module's logger."""
+    return [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and re.fullmatch(
+            r"(log|_LOG|LOG|LOGGER|logger)\.(debug|info|warning|error|exception|critical|log)", ast.unparse(node.func)
+        )
+    ]
+
+
+def event_of(call: ast.Call) -> str:
+    """Return the source of the event that a log call has, empty if there is none."""
+    extra = next((each.value for each in call.keywords if each.arg == "extra"), None)
+    if not isinstance(extra, ast.Dict):
+        return ""
+    found = {
+        key.value: ast.unparse(value)
+        for key, value in zip(extra.keys, extra.values, strict=True)
+        if isinstance(key, ast.Constant)
+    }
+    return found.get("event", "")
+
+
+def test_every_log_line_has_an_event() -> None:
+    """Tests, benchmarks and alerts on logs wait for it, whatever becomes of the message."""
+    paths = [path for folder in ("operator", "resolver") for path in sorted((ROOT / folder).rglob("*.py"))]
+    calls = {f"{path.relative_to(ROOT)}:{call.lineno}": event_of(call) for path in paths for call in log_calls(path)}
+    assert len(calls) > 50, "they are found"
+    assert [where for where, event in calls.items() if not event] == []
+    names = [(where, name) for where, event in calls.items() for name in re.findall(r"'([^']*)'", event)]
+    assert [each for each in names if not re.fullmatch(r"[a-z]+(_[a-z]+)*", each[1])] == []

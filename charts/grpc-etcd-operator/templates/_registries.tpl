@@ -67,18 +67,18 @@ passwordFile: /etc/grpc-etcd/{{ .name }}/auth/{{ $auth.passwordKey | default "pa
 {{- end }}
 {{- end }}
 
-{{/* The registry `default` as variables, so that `kubectl exec deploy/... -- grpc-etcd ls` works as it is. */}}
+{{/* The registry `default` as variables, which the command line reads too: `kubectl exec deploy/... -- grpc-etcd ls` works as it is. */}}
 {{- define "grpc-etcd.env" -}}
 {{- $variables := dict "endpoints" "ENDPOINTS" "ca" "CA" "cert" "CERT" "key" "KEY" "serverName" "SERVER_NAME" "user" "USER" "passwordFile" "PASSWORD_FILE" }}
 {{- $registry := get (include "grpc-etcd.registries" . | fromJson) "default" }}
 {{- range $key, $value := include "grpc-etcd.registry" (dict "name" "default" "registry" $registry) | fromYaml }}
-- {name: GRPC_ETCD_{{ get $variables $key }}, value: {{ $value | quote }}}
+- {name: GRPC_ETCD_OPERATOR_{{ get $variables $key }}, value: {{ $value | quote }}}
 {{- end }}
 {{- if .Values.registries }}
-- {name: GRPC_ETCD_CONFIG, value: /etc/grpc-etcd/config/config.yaml}
+- {name: GRPC_ETCD_OPERATOR_CONFIG, value: /etc/grpc-etcd/config/config.yaml}
 {{- end }}
 {{- with .Values.prefix }}
-- {name: GRPC_ETCD_PREFIX, value: {{ . | quote }}}
+- {name: GRPC_ETCD_OPERATOR_PREFIX, value: {{ . | quote }}}
 {{- end }}
 {{- end }}
 

@@ -247,6 +247,11 @@ class World:
         ]
         return tuple(found)
 
+    def is_enabled(self, uid: str, registry: str) -> bool:
+        """Say whether what is in force of a GrpcService asks for keys in a registry, whatever is wished instead."""
+        force = self._in_force(uid, registry)
+        return force is not None and force.spec is not None and force.spec.enable and _goes_to(force, registry)
+
     def registries_for(self, uid: str, pod: Pod) -> tuple[str, ...]:
         """List the registries in which a Pod is written for a GrpcService: what is in force there selects it.
 

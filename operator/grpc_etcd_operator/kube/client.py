@@ -14,12 +14,14 @@ from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.core.sweeps import Seen
 from grpc_etcd_operator.kube import pages
 from grpc_etcd_operator.kube.pages import Event, Page, Refusal
+from grpc_etcd_operator.kube.paging import LIST_SECONDS
 
 T = TypeVar("T")
 GROUP, VERSION, PLURAL = "grpc-etcd.dev", "v1alpha1", "grpcservices"
 SERVICES, PODS = f"apis/{GROUP}/{VERSION}", "api/v1"
 CHUNK = 250  # objects in a page of a list; 500 takes 5 MiB more at the peak of a start with 10,000 Pods (measured)
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
+_PAGE_TIMEOUT = aiohttp.ClientTimeout(total=LIST_SECONDS, sock_connect=5)
 WATCH_SECONDS = 290  # a watch is renewed after a while
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
 _JSON = "application/json"
@@ -226,9 +228,9 @@ class Client:
     ) -> bytes:
         headers = {"Accept": accept, **({"Content-Type": content} if body is not None else {})}
         data = None if body is None else json.dumps(body).encode()
-        url, params = self._url(path), _without_empty(query)
+        url, params, timeout = self._url(path), _without_empty(query), _PAGE_TIMEOUT if "limit" in query else TIMEOUT
         async with self._session.request(
-            method, url, params=params, data=data, headers=headers, timeout=TIMEOUT
+            method, url, params=params, data=data, headers=headers, timeout=timeout
         ) as reply:
             answer = await reply.read()
             if not reply.ok:

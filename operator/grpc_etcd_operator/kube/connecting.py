@@ -28,6 +28,7 @@ from kubernetes import config as kube_config
 from kubernetes.client import Configuration
 
 from grpc_etcd_operator.kube.pacing import Refusals, hold_seconds
+from grpc_etcd_operator.kube.paging import Paging
 
 log = logging.getLogger(__name__)
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -77,7 +78,7 @@ class Connection:
         return aiohttp.ClientSession(
             connector=self._make_connector(),
             request_class=self._request_class(),
-            middlewares=[*middlewares, later.wait, self._authorize],
+            middlewares=[*middlewares, later.wait, Paging(), self._authorize],
             trace_configs=list(traces) or None,
             trust_env=False,
         )
@@ -135,14 +136,18 @@ class Connection:
         except Exception as error:  # noqa: BLE001  plug-ins and files may be at fault in any way, for a moment or longer
             self._read_again_at = time.monotonic() + 1.0
             message = "the identity cannot be read anew; the one before is used"
-            log.warning(message, extra={"fields": {"error": f"{type(error).__name__}: {error}"}})
+            log.warning(
+                message, extra={"event": "identity_unreadable", "fields": {"error": f"{type(error).__name__}: {error}"}}
+            )
 
     def _load_again(self) -> None:
         configuration = _load()
         files = _look_at_files(configuration)
         if files != self._files:  # else the pool of connections would lose what it has
             self._context = _make_context(configuration)
-            log.info("the files of the identity have changed; new connections use them")
+            log.info(
+                "the files of the identity have changed; new connections use them", extra={"event": "identity_reloaded"}
+            )
         self._configuration, self._files, self._must_load = configuration, files, False
 
 

@@ -172,7 +172,11 @@ class Granter:
             self._reconciler.note_written(written)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             fields = {"of": service.reference, "error": str(error)}
-            log.log(_level(error), "a claim was not taken; it is judged again", extra={"fields": fields})
+            log.log(
+                _level(error),
+                "a claim was not taken; it is judged again",
+                extra={"event": "claim_refused", "fields": fields},
+            )
             if isinstance(error, ApiError) and self._failures[service.uid] >= REFUSALS:
                 self._reconciler.note_grant(service.uid, is_refused=True)
             return False
@@ -183,7 +187,7 @@ class Granter:
             self._writing -= 1
         stands = len(read_claims(written.get("status") or {})) == len(claims)
         if not stands:
-            log.error(OLD_CRD)
+            log.error(OLD_CRD, extra={"event": "crd_outdated"})
         return stands
 
     async def _release_some(self) -> None:

@@ -52,6 +52,7 @@ class LeftOut:
                 "(podSelector in the chart), or replace these Pods if they are to go",
                 len(self.held),
                 pods,
+                extra={"event": "pods_out_of_scope"},
             )
         return list(found.values())
 

@@ -14,7 +14,7 @@ from http import HTTPStatus
 import aiohttp
 
 from grpc_etcd_operator.kube.client import ApiError, Client
-from grpc_etcd_operator.kube.freshness import REFUSALS, SILENCE_SECONDS, Freshness, Stream
+from grpc_etcd_operator.kube.freshness import REFUSALS, SILENCE_SECONDS, SILENT_SECONDS, Freshness, Stream
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
@@ -56,7 +56,11 @@ class Prober:
             _compare(stream, version, found)
 
     def _end_silence(self, stream: Stream) -> None:
-        if not stream.is_open or time.monotonic() - max(stream.heard_at, stream.attempted_at) < self._silence_seconds:
+        now = time.monotonic()
+        is_silent = now - max(stream.heard_at, stream.attempted_at) >= self._silence_seconds
+        # After a long outage a watch may go on where it was, and say nothing before its next bookmark; a list does.
+        is_stale = now - stream.heard_at > SILENT_SECONDS
+        if not stream.is_open or not (is_silent or is_stale):
             return
         _list_anew(stream, "a watch is silent; it starts anew with a list")
 
@@ -75,5 +79,5 @@ def _compare(stream: Stream, version: int, found: str) -> None:
 
 
 def _list_anew(stream: Stream, message: str) -> None:
-    log.warning(message, extra={"fields": {"of": stream.resource, "namespace": stream.namespace}})
+    log.warning(message, extra={"event": "relisting", "fields": {"of": stream.resource, "namespace": stream.namespace}})
     stream.list_anew()

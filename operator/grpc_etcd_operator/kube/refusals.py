@@ -30,6 +30,7 @@ class GateRefusals:
                 "ServiceAccount the right to patch pods/status there (in the chart readinessGate.enabled and "
                 "readinessGate.namespaces), or take the gate grpc-etcd.dev/registered out of the Pods",
                 namespace,
+                extra={"event": "gate_refused"},
             )
         self._until[namespace] = now + REFUSED_SECONDS
         return self._until[namespace]

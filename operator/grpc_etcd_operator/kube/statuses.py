@@ -447,7 +447,7 @@ class Reporter:
             self.refusals.end(pod.namespace)
             words = "gate opened" if gate.is_open else "gate not opened yet"
             fields = {"namespace": pod.namespace, "pod": pod.name, "reason": gate.reason, "why": gate.message}
-            log.info(words, extra={"fields": fields})
+            log.info(words, extra={"event": "gate_written", "fields": fields})
         told.gate, told.written_at = gate, time.monotonic()
 
     async def _says_already(self, pod: Pod, condition: Mapping[str, str]) -> bool:
@@ -521,7 +521,9 @@ class Reporter:
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
                 return True  # it has been told already
-            log.warning("an Event could not be posted", extra={"fields": {"error": str(error)}})
+            log.warning(
+                "an Event could not be posted", extra={"event": "event_refused", "fields": {"error": str(error)}}
+            )
             return isinstance(error, ApiError) and error.status in NEVER_TAKEN
         return True
 
@@ -555,7 +557,10 @@ def _is_worth_trying_again(error: Exception) -> bool:
     """Say whether a report that was not taken is to be tried again, and log that it is."""
     if isinstance(error, ApiError) and error.status == HTTPStatus.NOT_FOUND:
         return False
-    log.warning("Kubernetes did not take a report; it is tried again", extra={"fields": {"error": str(error)}})
+    log.warning(
+        "Kubernetes did not take a report; it is tried again",
+        extra={"event": "status_refused", "fields": {"error": str(error)}},
+    )
     return True
 
 

@@ -117,7 +117,10 @@ class Sweeper:
         """Take it that the CRD is not served, or not for long: whatever was there goes with it, by nobody's wish."""
         known = self._reconciler.world.services
         if known and self._crd_gone_at is None:
-            log.error("the CRD is being taken away; its GrpcServices stay in force until they are applied again")
+            log.error(
+                "the CRD is being taken away; its GrpcServices stay in force until they are applied again",
+                extra={"event": "crd_deleted"},
+            )
         self._crd_gone_at = time.monotonic()
         self._went_with_crd.update(known)
         self._reconciler.await_return()
@@ -174,7 +177,7 @@ class Sweeper:
             await self._do(task)
         except _EXPECTED as error:
             fields = {"of": task[0], "namespace": task[1], "error": str(error)}
-            log.warning("a sweep failed; it is tried again", extra={"fields": fields})
+            log.warning("a sweep failed; it is tried again", extra={"event": "resync_failed", "fields": fields})
             return RETRY_SECONDS
         except Exception as error:  # noqa: BLE001  the loop goes on, whatever it is
             self._isolation.caught(PART, " ".join(task), error)
@@ -248,7 +251,10 @@ class Sweeper:
         for seen in gone:
             log.warning(
                 "a deletion was missed by the watch",
-                extra={"fields": {"of": resource, "object": f"{seen.namespace}/{seen.name}"}},
+                extra={
+                    "event": "deletion_missed",
+                    "fields": {"of": resource, "object": f"{seen.namespace}/{seen.name}"},
+                },
             )
             self._gone(resource, seen)
 

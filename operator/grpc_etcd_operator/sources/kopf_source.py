@@ -27,6 +27,7 @@ from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.connecting import Connection
 from grpc_etcd_operator.kube.freshness import SILENCE_SECONDS, Freshness, Stream
 from grpc_etcd_operator.kube.noting import Noting, identify_raw
+from grpc_etcd_operator.kube.paging import LIST_SECONDS
 from grpc_etcd_operator.sources.source import Receiver
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ def make_settings(names: tuple[str, str, str], selector: str) -> kopf.OperatorSe
         settings.watching.label_selectors[names] = selector
     # Kopf would go on at the same version, which may be one that never comes; the prober ends it before that.
     settings.watching.inactivity_timeout = 2 * SILENCE_SECONDS
-    settings.networking.request_timeout = 30
+    settings.networking.request_timeout = LIST_SECONDS  # of a list's page; each head has a limit of its own
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = BACKOFFS
     settings.process.ultimate_exiting_timeout = None
@@ -143,7 +144,7 @@ class KopfSource(Generic[T]):
                 is_asked = await self._run_kopf(receiver, version)
             except Exception as error:  # noqa: BLE001  the loop that retries: whatever ended Kopf, it is started anew
                 fields = {"of": self.kind, "namespace": self._stream.namespace, "error": _first_line(error)}
-                log.warning("the watches ended; they start anew", extra={"fields": fields})
+                log.warning("the watches ended; they start anew", extra={"event": "watch_restarting", "fields": fields})
                 is_asked = False
             is_calm = is_asked or time.monotonic() - began > CALM_SECONDS
             failures = 0 if is_calm else min(failures + 1, len(RESTARTS) - 1)
@@ -221,7 +222,7 @@ class Listed:
             return await handler(request)
         if self._has_answered:
             fields = {"of": self._stream.resource, "namespace": self._stream.namespace}
-            log.warning("the watch starts anew with a list", extra={"fields": fields})
+            log.warning("the watch starts anew with a list", extra={"event": "relisting", "fields": fields})
             self.is_over.set()
             await asyncio.Event().wait()  # until cancelled, with all of Kopf
         request.url = request.url.update_query(self._query)

@@ -49,7 +49,7 @@ class Reflector:
     def list_anew(self) -> None:
         """Begin with a list: the watch is not to be trusted."""
         self._version = ""
-        if self._limit is not None:
+        if self._limit is not None and not self._limit.expired():  # else it ends by itself, and takes no other time
             self._limit.reschedule(0.0)
 
     async def run(self, receiver: Receiver[PodMessage]) -> None:
@@ -120,10 +120,13 @@ class Reflector:
         stream = self._stream
         fields = {"of": stream.resource, "namespace": stream.namespace, "error": f"{type(error).__name__}: {error}"}
         if isinstance(error, ApiError) and error.status in FORGOTTEN:
-            if self._selector and not self._version:  # a list names no version: what is bad about it is the selector
+            # A list names no version: what is bad about it is the selector.
+            if self._selector and not self._version and error.status == HTTPStatus.BAD_REQUEST:
                 fields["remedy"] = SELECTOR_REMEDY.format(self._selector)
             self._version = ""
         if self._version:
-            log.warning("the watch failed; it goes on where it was", extra={"fields": fields})
+            log.warning(
+                "the watch failed; it goes on where it was", extra={"event": "watch_resuming", "fields": fields}
+            )
         else:
-            log.warning("the watch starts anew with a list", extra={"fields": fields})
+            log.warning("the watch starts anew with a list", extra={"event": "relisting", "fields": fields})

@@ -158,7 +158,7 @@ class Applier:
     def _failed(self, plans: Sequence[Plan], error: EtcdError) -> None:
         level = logging.WARNING if self._trouble.note(error) else logging.DEBUG
         fields = {"registry": self._parts.registry, "error": str(error)}
-        log.log(level, "writing failed; it goes on", extra={"fields": fields})
+        log.log(level, "writing failed; it goes on", extra={"event": "write_failed", "fields": fields})
         self._come_again(plans)
 
     async def _refused(self, plan: Plan, error: EtcdError) -> None:

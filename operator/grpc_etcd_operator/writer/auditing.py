@@ -77,7 +77,10 @@ class Audit:
         if self._mirror.record(key) != before or record == before:
             return  # the news have come meanwhile
         self.missed += 1
-        log.error("a change was missed by the watch", extra={"fields": {"key": key.decode(errors="replace")}})
+        log.error(
+            "a change was missed by the watch",
+            extra={"event": "change_missed", "fields": {"key": key.decode(errors="replace")}},
+        )
         self._on_missed(self._mirror.correct(key, record))
 
 

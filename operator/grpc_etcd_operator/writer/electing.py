@@ -348,7 +348,10 @@ class Election:
     async def _step_down(self) -> None:
         """Let an able standby lead, and stand by: Kubernetes is not seen from here."""
         term = self.revision
-        log.warning("Kubernetes is not seen from here; a standby that sees it is to lead")
+        log.warning(
+            "Kubernetes is not seen from here; a standby that sees it is to lead",
+            extra={"event": "leadership_resigned"},
+        )
         self._lose()
         gone = [ops.delete(self._key), ops.delete(self._synced_key)]
         result = await self._etcd.transaction([self.fence(term)], gone)
@@ -363,7 +366,10 @@ class Election:
         unchanged = compare.mod_revision(self._key, "==", record.mod_revision)
         result = await self._etcd.transaction([unchanged], [ops.delete(self._key)])
         if result.succeeded:
-            log.warning("a leader's key without a lease was deleted", extra={"fields": {"key": self._key.decode()}})
+            log.warning(
+                "a leader's key without a lease was deleted",
+                extra={"event": "leader_key_deleted", "fields": {"key": self._key.decode()}},
+            )
             self.note_read(None, result.revision)
 
     async def _resume(self, record: Record) -> None:
@@ -377,7 +383,10 @@ class Election:
         """Take over from the process that was here before this one."""
         await self._end_lease(record.lease)
         self._predecessor = None  # only now: what fails is tried again
-        log.info("the leader is this replica's predecessor, which has ended: its leadership is taken over")
+        log.info(
+            "the leader is this replica's predecessor, which has ended: its leadership is taken over",
+            extra={"event": "leadership_resumed"},
+        )
 
     async def _end_lease(self, lease: int) -> None:
         """End a term by its lease: the leader's key and the synced mark go with it."""
@@ -435,7 +444,10 @@ class Election:
         self.number += 1
         self.error = None
         self._told.clear()
-        log.info("this replica leads", extra={"fields": {"key": self._key.decode(), "revision": revision}})
+        log.info(
+            "this replica leads",
+            extra={"event": "leadership_acquired", "fields": {"key": self._key.decode(), "revision": revision}},
+        )
         self._on_change()
 
     async def _announce(self) -> None:
@@ -607,7 +619,13 @@ class Election:
                 "this one stands back: give one of them another --cluster-id"
             )
         held = self._leader or self.holder
-        log.error(text, extra={"fields": {"held_by": held.value.decode(errors="replace") if held else ""}})
+        log.error(
+            text,
+            extra={
+                "event": "leadership_refused",
+                "fields": {"held_by": held.value.decode(errors="replace") if held else ""},
+            },
+        )
 
     # -- the lease ----------------------------------------------------------------------------------------------------
 
@@ -642,7 +660,10 @@ class Election:
         if self.revision:
             self.revision = 0
             self._vacant_since = time.monotonic()
-            log.warning("this replica no longer leads", extra={"fields": {"key": self._key.decode()}})
+            log.warning(
+                "this replica no longer leads",
+                extra={"event": "leadership_lost", "fields": {"key": self._key.decode()}},
+            )
             self._on_change()
 
     def _failed(self, error: EtcdError) -> None:
@@ -657,4 +678,4 @@ class Election:
         self._told.add(kind)
         fields = {"key": self._key.decode(), "error": str(error), "remedy": self._outlook.advise(error)}
         level = logging.WARNING if is_new else logging.DEBUG
-        log.log(level, "the campaign failed; it is tried again", extra={"fields": fields})
+        log.log(level, "the campaign failed; it is tried again", extra={"event": "campaign_failed", "fields": fields})

@@ -8,9 +8,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from grpc_etcd.etcd import errors, hub
+from grpc_etcd.etcd import Subscription, errors
 from grpc_etcd.etcd.aio import Etcd, WatchHub
 from grpc_etcd.etcd.errors import EtcdError
+from grpc_etcd.etcd.hub.core import OTHER_HISTORY, SHARED
 from grpc_etcd.etcd.model import Listed, Lost, News
 
 # What etcd says of one prefix, and an admin has to mend.
@@ -33,7 +34,7 @@ class Feed:
     ) -> None:
         self._etcd, self._on_news, self._on_error = etcd, on_news, on_error
         self._hub: WatchHub | None = None
-        self._wanted: dict[bytes, hub.Subscription | None] = {}
+        self._wanted: dict[bytes, Subscription | None] = {}
         self._listed: set[bytes] = set()
         self._refused: dict[bytes, EtcdError] = {}
         self._told: EtcdError | None = None
@@ -99,7 +100,7 @@ class Feed:
                 self._listed.discard(prefix)
                 self._refused[prefix] = error
             case Lost(error=error):
-                if isinstance(error, hub.OTHER_HISTORY):
+                if isinstance(error, OTHER_HISTORY):
                     self._listed.discard(prefix)
                 if self._is_told(error):
                     return
@@ -117,7 +118,7 @@ class Feed:
 
     def _is_told(self, error: EtcdError) -> bool:
         """Say whether this concerns all prefixes and was handed on already for another one."""
-        if not isinstance(error, hub.SHARED + hub.OTHER_HISTORY):
+        if not isinstance(error, SHARED + OTHER_HISTORY):
             return False
         told, self._told = self._told, error
         return type(told) is type(error)

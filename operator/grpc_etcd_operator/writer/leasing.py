@@ -151,7 +151,7 @@ class Leases:
         except EtcdError as error:
             log.debug(
                 "a lease could not be revoked; it runs out",
-                extra={"fields": {"lease": f"{lease:x}", "error": str(error)}},
+                extra={"event": "lease_not_revoked", "fields": {"lease": f"{lease:x}", "error": str(error)}},
             )
 
     def _lost(self, lease: LeaseId) -> None:

@@ -79,12 +79,18 @@ class Mark:
         try:
             result = await self._etcd.transaction(conditions, [operation], [self._election.read(), ops.get(self._key)])
         except EtcdError as error:
-            log.debug("the synced mark could not be set", extra={"fields": {"error": str(error)}})
+            log.debug(
+                "the synced mark could not be set",
+                extra={"event": "synced_key_failed", "fields": {"error": str(error)}},
+            )
             return
         if result.succeeded or (wanted and self._stands(result, term)):
             self._known = (number, wanted)
             if wanted or was_put:
-                log.info("in step: the synced mark is put" if wanted else "out of step: the synced mark is withdrawn")
+                log.info(
+                    "in step: the synced mark is put" if wanted else "out of step: the synced mark is withdrawn",
+                    extra={"event": "synced_key_put" if wanted else "synced_key_deleted"},
+                )
 
     def _stands(self, result: TransactionResult, term: int) -> bool:
         leader, mark = (response.records for response in result.responses if isinstance(response, Listing))
@@ -96,7 +102,10 @@ class Mark:
         conditions = [self._election.fence(term), self._is_not_ours()]
         with contextlib.suppress(EtcdError):  # the next look comes soon
             if (await self._etcd.transaction(conditions, [self._put()])).succeeded:
-                log.warning("somebody else deleted or put the synced mark; it is put again")
+                log.warning(
+                    "somebody else deleted or put the synced mark; it is put again",
+                    extra={"event": "synced_key_overwritten"},
+                )
 
     def _is_not_ours(self) -> Compare:
         """Give the condition that it does not stand under our lease: without one it would outlive whoever vouches."""

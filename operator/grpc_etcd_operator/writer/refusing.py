@@ -211,5 +211,9 @@ class Refusing:
     def _tell(self, key: bytes, reason: str, message: str, now: float) -> Refusal:
         if key not in self.refusals:
             others = "nothing is put" if key == self._owners else "all others go on"
-            log.warning("etcd refuses a key or prefix; %s", others, extra={"fields": {"refused": message}})
+            log.warning(
+                "etcd refuses a key or prefix; %s",
+                others,
+                extra={"event": "key_refused", "fields": {"refused": message}},
+            )
         return self.refusals.note(key, reason, message, now)

@@ -180,7 +180,7 @@ class Station:
         return Complaint(text, reason)
 
     def _describe(self, error: EtcdError | None) -> str:
-        return f"{error} {self._advise(error)}" if error else ""
+        return f"{str(error).rstrip('.')}. {self._advise(error)}" if error else ""
 
     def _advise(self, error: EtcdError) -> str:
         """Say what to do about an error of the registry as a whole: the right that is lacked then is to the root."""
@@ -436,7 +436,10 @@ class Station:
 
     def _start_over(self) -> None:
         """Drop all that is remembered, leases included."""
-        log.warning("etcd holds another history: it was restored, or its data were lost; all is compared anew")
+        log.warning(
+            "etcd holds another history: it was restored, or its data were lost; all is compared anew",
+            extra={"event": "history_changed"},
+        )
         self.has_settled = self._has_searched = False
         self._known_since = math.inf
         self._new.clear()
@@ -469,7 +472,7 @@ class Station:
             self.writer.wake()
             return
         fields = {"registry": self.name, "error": str(error), "remedy": self._advise(error)}
-        log.warning("etcd is out of reach; it is tried again", extra={"fields": fields})
+        log.warning("etcd is out of reach; it is tried again", extra={"event": "etcd_unavailable", "fields": fields})
         self._views.on_change()
 
     def _leadership_changed(self) -> None:

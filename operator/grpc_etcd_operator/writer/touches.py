@@ -101,7 +101,13 @@ class Touches:
         refused = self._refused.setdefault(stream, Refused())
         if not refused.failures:
             text = "etcd refuses the settling touch of a service, whose readers may miss changes; it is tried again"
-            log.warning(text, extra={"fields": {"registry": self._parts.registry, "remedy": grant(stream)}})
+            log.warning(
+                text,
+                extra={
+                    "event": "flush_key_refused",
+                    "fields": {"registry": self._parts.registry, "remedy": grant(stream)},
+                },
+            )
         refused.until = time.monotonic() + min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(refused.failures, 8))
         refused.failures += 1
 

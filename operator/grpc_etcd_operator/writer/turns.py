@@ -80,5 +80,5 @@ class Turns:
         log.warning(
             "this etcd was led under another name last, which may be the same etcd still; it comes first. "
             "Give both registries a common endpoint if they are one etcd, or take one of them away",
-            extra={"fields": {"registry": registry, "led as": first}},
+            extra={"event": "registry_ambiguous", "fields": {"registry": registry, "led as": first}},
         )

@@ -20,7 +20,7 @@ from grpc_etcd.etcd import Etcd, EtcdError
 from grpc_etcd.inspect.remedies import explain
 from grpc_etcd.layouts.index import LAYOUT_NAMES
 from grpc_etcd.registry.layout import Layout
-from grpc_etcd.settings import ClientSettings, SettingsError, read_settings
+from grpc_etcd.settings import ClientSettings, SettingsError, read_operators_variables, read_settings
 
 Command = Callable[..., Any]
 
@@ -47,8 +47,8 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--config",),
         {
             "type": _FILE,
-            "envvar": "GRPC_ETCD_CONFIG",
-            "help": "The operator's settings file: says what nothing else says [GRPC_ETCD_CONFIG].",
+            "envvar": "GRPC_ETCD_OPERATOR_CONFIG",
+            "help": "The operator's settings file, for what nothing else says [GRPC_ETCD_OPERATOR_CONFIG].",
         },
     ),
     (("--registry",), {"help": "One of the registries in that file; default is `default`."}),
@@ -148,14 +148,18 @@ def _text(value: object) -> str:
 
 
 def _settings(config: str | None, registry: str | None, options: dict[str, Any]) -> ClientSettings:
-    """Options win over the environment, and that over the operator's file, unless the registry there is named."""
+    """Read the options, the environment, the operator's variables and its file; the first that names a setting wins.
+
+    A registry that is named is read from the file alone.
+    """
     if registry and not config:
         raise ValueError("--registry names a registry of the operator's settings file: give that with --config")
     if registry and config:
         given = {key: value for key, value in options.items() if value is not None}
         nothing = dict.fromkeys(OPERATORS_KEYS.values(), "")  # nor is what the environment says of another registry
         return read_settings(**nothing | read_operators_file(config, registry) | given)
-    return read_settings(**options, defaults=read_operators_file(config, "default") if config else None)
+    file = read_operators_file(config, "default") if config else {}
+    return read_settings(**options, defaults=file | read_operators_variables((*OPERATORS_KEYS.values(), "prefix")))
 
 
 def _with_etcd(settings: ClientSettings) -> ClientSettings:

@@ -7,33 +7,24 @@ registry serves any number of loops.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, Self
 
 import grpc
 from grpc import aio
 
-from grpc_etcd.client.channels import FIRST_ANSWER_SECONDS, Renewable, StreamedAnswer, UnaryAnswer
+from grpc_etcd.client.base import ChannelOptions, Following
+from grpc_etcd.client.channels import FIRST_ANSWER_SECONDS, Methods, Renewable, StreamedAnswer, UnaryAnswer
 from grpc_etcd.client.configuration import check_least, read_wait
-from grpc_etcd.client.targets import is_address, service_name
+from grpc_etcd.client.stats import RegistryStats
+from grpc_etcd.client.targets import service_name
+from grpc_etcd.discovery.publisher import FollowedService
 from grpc_etcd.discovery.state import WAIT_SECONDS, View
 from grpc_etcd.discovery.subscription import ViewSource
-from grpc_etcd.options import taking
 from grpc_etcd.registration.offloop import in_own_thread
-from grpc_etcd.registration.registrar import RegisterOptions, withdraw_all_async
-from grpc_etcd.registration.server import DRAIN_SECONDS, BoundAioServer, check_server
-from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.policy import Policy
 from grpc_etcd.registry.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from grpc_etcd.client.base import ChannelOptions, Following
-    from grpc_etcd.client.compound import CompoundRegistry
-    from grpc_etcd.client.registry import Registry
-    from grpc_etcd.client.stats import RegistryStats
-    from grpc_etcd.discovery.publisher import FollowedService
-    from grpc_etcd.registration.registrar import Registration
-    from grpc_etcd.registry.policy import Policy
-    from grpc_etcd.xds.service import MethodRoute
+from grpc_etcd.xds.service import MethodRoute
 
 
 class _AioUnaryAnswer(UnaryAnswer):
@@ -79,10 +70,10 @@ class AioChannel(Renewable[aio.Channel]):
 
     def __init__(
         self,
-        registry: "Following",
+        registry: Following,
         service: str,
-        options: "ChannelOptions",
-        make: Callable[[str, "ChannelOptions", list[Any]], aio.Channel],
+        options: ChannelOptions,
+        make: Callable[[str, ChannelOptions, list[Any]], aio.Channel],
     ) -> None:
         self._all = registry, service, options, make
         self._first: Renewable[aio.Channel] | None = None
@@ -108,7 +99,7 @@ class AioChannel(Renewable[aio.Channel]):
 class _Waiting:
     """Gives a call without a timeout the service's default, once the registry has answered or is out of reach."""
 
-    def __init__(self, registry: "Following", service: str) -> None:
+    def __init__(self, registry: Following, service: str) -> None:
         self._registry = registry
         self._service = service
 
@@ -148,30 +139,11 @@ class _StreamWaiting(_Waiting, aio.StreamUnaryClientInterceptor):
         return await continuation(await self._bounded(client_call_details), request_iterator)
 
 
-class FollowingAioChannel(aio.Channel):
+class FollowingAioChannel(Methods, aio.Channel):
     """A `grpc.aio.Channel` that follows a service of a registry."""
 
-    def __init__(self, channel: AioChannel) -> None:
-        self._channel = channel
-
-    def __repr__(self) -> str:
-        return f"<FollowingAioChannel {self._channel.service!r}>"
-
-    def unary_unary(self, *args: Any, **kwargs: Any) -> UnaryUnary:
-        """As grpc.aio.Channel."""
-        return UnaryUnary(self._channel, "unary_unary", args, kwargs)
-
-    def unary_stream(self, *args: Any, **kwargs: Any) -> UnaryStream:
-        """As grpc.aio.Channel."""
-        return UnaryStream(self._channel, "unary_stream", args, kwargs)
-
-    def stream_unary(self, *args: Any, **kwargs: Any) -> StreamUnary:
-        """As grpc.aio.Channel."""
-        return StreamUnary(self._channel, "stream_unary", args, kwargs)
-
-    def stream_stream(self, *args: Any, **kwargs: Any) -> StreamStream:
-        """As grpc.aio.Channel."""
-        return StreamStream(self._channel, "stream_stream", args, kwargs)
+    _fronts = UnaryUnary, UnaryStream, StreamUnary, StreamStream
+    _channel: AioChannel
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - as grpc
         """As grpc.aio.Channel."""
@@ -199,7 +171,7 @@ class FollowingAioChannel(aio.Channel):
 class AioRegistry:
     """What `Registry.aio` gives; it lives and is closed with its registry."""
 
-    def __init__(self, registry: "Following") -> None:
+    def __init__(self, registry: Following) -> None:
         self._registry = registry
 
     def __repr__(self) -> str:
@@ -218,15 +190,15 @@ class AioRegistry:
     def configure(
         self,
         service: str,
-        policy: "Policy | None" = None,
+        policy: Policy | None = None,
         *,
-        routes: "Iterable[MethodRoute] | None" = None,
+        routes: Iterable[MethodRoute] | None = None,
         strict_removal: bool | None = None,
     ) -> None:
         """As `Registry.configure`; does not block."""
         self._registry.configure(service, policy, routes=routes, strict_removal=strict_removal)
 
-    def stats(self) -> "RegistryStats":
+    def stats(self) -> RegistryStats:
         """As `Registry.stats`; does not block."""
         return self._registry.stats()
 
@@ -246,7 +218,7 @@ class AioRegistry:
     def insecure_channel(
         self,
         service: str,
-        options: "ChannelOptions | None" = None,
+        options: ChannelOptions | None = None,
         compression: grpc.Compression | None = None,
         interceptors: Sequence[aio.ClientInterceptor] | None = None,
     ) -> aio.Channel:
@@ -264,7 +236,7 @@ class AioRegistry:
         self,
         service: str,
         credentials: grpc.ChannelCredentials,
-        options: "ChannelOptions | None" = None,
+        options: ChannelOptions | None = None,
         compression: grpc.Compression | None = None,
         interceptors: Sequence[aio.ClientInterceptor] | None = None,
     ) -> aio.Channel:
@@ -281,8 +253,8 @@ class AioRegistry:
     def _channel(
         self,
         service: str,
-        options: "ChannelOptions | None",
-        make: Callable[[str, "ChannelOptions", list[Any]], aio.Channel],
+        options: ChannelOptions | None,
+        make: Callable[[str, ChannelOptions, list[Any]], aio.Channel],
     ) -> aio.Channel:
         return FollowingAioChannel(AioChannel(self._registry, service, options or (), make))
 
@@ -313,162 +285,8 @@ class AioRegistry:
                     yield last
 
 
-class AioEtcdRegistry(AioRegistry):
-    """The part that only a registry with an etcd of its own has."""
-
-    def __init__(self, registry: "Registry") -> None:
-        super().__init__(registry)
-        self._etcd_registry = registry
-
-    def select(self, *, metadata: Mapping[str, str]) -> AioRegistry:
-        """As `Registry.select`; does not block."""
-        return self._etcd_registry.select(metadata=metadata).aio
-
-    async def register(self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]") -> "Registration":
-        """As `Registry.register`; a thread keeps it, so a blocked event loop never loses the lease."""
-        return self._etcd_registry.register(endpoint, **options)  # returns at once, so it cannot be cancelled halfway
-
-    async def unregister(self, which: "Registration | Endpoint", timeout_seconds: float | None = None) -> bool:
-        """As `Registry.unregister`; it is begun whatever becomes of the task."""
-        return all(await withdraw_all_async(self._etcd_registry.registrar.find(which), timeout_seconds))
-
-    @contextlib.asynccontextmanager
-    async def registered(
-        self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]"
-    ) -> "AsyncIterator[Registration]":
-        """As `Registry.registered`."""
-        registration = await self.register(endpoint, **options)
-        try:
-            yield registration
-        finally:
-            await registration.unregister_async()
-
-    @taking(RegisterOptions, "aio.bind")
-    def bind(
-        self,
-        server: aio.Server,
-        endpoint: Endpoint | str,
-        *,
-        drain_seconds: float = DRAIN_SECONDS,
-        health: bool | str = False,
-        **options: "Unpack[RegisterOptions]",
-    ) -> BoundAioServer:
-        """As `Registry.bind`, for a `grpc.aio.Server`."""
-        check_server(server, is_aio=True)
-        endpoint = service_name(endpoint) if isinstance(endpoint, str) else endpoint
-        return BoundAioServer(server, self._etcd_registry.make_binding(endpoint, options, drain_seconds, health))
-
-    async def list_services(self, service: str) -> tuple[Endpoint, ...]:
-        """Do what `read_endpoints` does, whose older name this is; `services` lists the services."""
-        return await self.read_endpoints(service)
-
-    async def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
-        """As `Registry.read_endpoints`."""
-        return await asyncio.to_thread(self._etcd_registry.read_endpoints, service)
-
-    async def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """As `Registry.services`."""
-        return await asyncio.to_thread(self._etcd_registry.services)
-
-    async def watch_all(self) -> AsyncIterator[Mapping[str, tuple[Endpoint, ...]]]:
-        """As `Registry.watch_all`; takes a thread of its own for each set that is waited for."""
-        watch = self._etcd_registry.watch_all()  # returns at once, so it cannot be cancelled halfway
-        try:
-            while (services := await in_own_thread(lambda: next(watch, None), daemon=True)) is not None:
-                yield services
-        finally:
-            watch.close()
-
-
-class AioCompoundRegistry(AioRegistry):
-    """The part that several registries have as one."""
-
-    def __init__(self, compound: "CompoundRegistry") -> None:
-        super().__init__(compound)
-        self._compound = compound
-
-    async def register(self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]") -> "tuple[Registration, ...]":
-        """As `CompoundRegistry.register`; threads keep it, so a blocked event loop never loses the leases."""
-        return self._compound.register(endpoint, **options)
-
-    async def unregister(
-        self, registrations: "Iterable[Registration]", timeout_seconds: float | None = None
-    ) -> tuple[bool, ...]:
-        """As `CompoundRegistry.unregister`; it is begun whatever becomes of the task."""
-        return await withdraw_all_async(tuple(registrations), timeout_seconds)
-
-    @contextlib.asynccontextmanager
-    async def registered(
-        self, endpoint: Endpoint, **options: "Unpack[RegisterOptions]"
-    ) -> "AsyncIterator[tuple[Registration, ...]]":
-        """As `CompoundRegistry.registered`."""
-        registrations = await self.register(endpoint, **options)
-        try:
-            yield registrations
-        finally:
-            await self.unregister(registrations)
-
-    @taking(RegisterOptions, "aio.bind")
-    def bind(
-        self,
-        server: aio.Server,
-        endpoint: Endpoint | str,
-        *,
-        drain_seconds: float = DRAIN_SECONDS,
-        health: bool | str = False,
-        **options: "Unpack[RegisterOptions]",
-    ) -> BoundAioServer:
-        """As `CompoundRegistry.bind`, for a `grpc.aio.Server`."""
-        check_server(server, is_aio=True)
-        endpoint = service_name(endpoint) if isinstance(endpoint, str) else endpoint
-        return BoundAioServer(server, self._compound.make_binding(endpoint, options, drain_seconds, health))
-
-    async def list_services(self, service: str) -> tuple[Endpoint, ...]:
-        """Do what `read_endpoints` does, whose older name this is; `services` lists the services."""
-        return await self.read_endpoints(service)
-
-    async def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
-        """As `CompoundRegistry.read_endpoints`."""
-        return await asyncio.to_thread(self._compound.read_endpoints, service)
-
-    async def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """As `CompoundRegistry.services`."""
-        return await asyncio.to_thread(self._compound.services)
-
-
-def insecure_channel(
-    target: str,
-    options: "ChannelOptions | None" = None,
-    compression: grpc.Compression | None = None,
-    interceptors: Sequence[aio.ClientInterceptor] | None = None,
-) -> aio.Channel:
-    """Give a channel of the default registry to `etcd:///name`, or just `name`; an address is left to `grpc.aio`."""
-    if is_address(target):
-        return aio.insecure_channel(target, options, compression, interceptors=interceptors)
-    return _default_registry().aio.insecure_channel(target, options, compression, interceptors)
-
-
-def secure_channel(
-    target: str,
-    credentials: grpc.ChannelCredentials,
-    options: "ChannelOptions | None" = None,
-    compression: grpc.Compression | None = None,
-    interceptors: Sequence[aio.ClientInterceptor] | None = None,
-) -> aio.Channel:
-    """Give a channel of the default registry over TLS to `etcd:///name`; an address is left to `grpc.aio`."""
-    if is_address(target):
-        return aio.secure_channel(target, credentials, options, compression, interceptors=interceptors)
-    return _default_registry().aio.secure_channel(target, credentials, options, compression, interceptors)
-
-
-def _default_registry() -> "Registry":
-    from grpc_etcd.client import default  # noqa: PLC0415 - it needs the registries, which need this module
-
-    return default.default_registry()
-
-
 async def _wait(
-    followed: "FollowedService",
+    followed: FollowedService,
     source: ViewSource,
     is_enough: Callable[[View], bool],
     timeout_seconds: float | None,

@@ -10,12 +10,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from grpc_etcd.client.aio import AioRegistry
 from grpc_etcd.client.changes import Changes, ChangeSubscription
 from grpc_etcd.client.channels import FollowingChannel, Renewable
 from grpc_etcd.client.configuration import check_least, check_wishes, read_wait
@@ -54,12 +52,11 @@ class Following(abc.ABC):
         self._closed = False
         self._last_timeouts: Mapping[str, float | None] = {}  # what channels that outlive the registry go by
 
-    @abc.abstractmethod
     def _open(self) -> Any:
-        """Open what the feeds of this process share."""
+        """Open what the feeds of this process share, if they share anything."""
+        return None
 
-    @abc.abstractmethod
-    def _close(self, opened: Any) -> None:
+    def _close(self, opened: Any) -> None:  # noqa: B027 - most have nothing to close
         """Close what `_open` gave."""
 
     @abc.abstractmethod
@@ -69,9 +66,7 @@ class Following(abc.ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -105,11 +100,6 @@ class Following(abc.ABC):
     ) -> grpc.Channel:
         return FollowingChannel(Renewable(self, service, options or (), make))
 
-    @property
-    def aio(self) -> AioRegistry:
-        """The same registry for asyncio."""
-        return AioRegistry(self)
-
     def lead(self, service: str, options: ChannelOptions, retries: MethodRetries) -> plane.Lead:
         """Begin to follow a service, and say how a channel with such options and retries of its own gets to it."""
         with self._lock:
@@ -141,23 +131,24 @@ class Following(abc.ABC):
 
     def default_timeout(self, service: str) -> float | None:
         """Give the timeout in seconds of calls to the service that name none; None: they have none."""
-        inside = self._inside
-        followed = inside.services.get(service) if inside else None
+        followed = self._followed(service)
         wished = (followed.wishes if followed else self._wishes.get(service, _NO_WISHES)).policy.timeout_seconds
         said = followed.feed.view.policy.timeout_seconds if followed else self._last_timeouts.get(service)
         timeout = said if wished is None else wished
         return None if timeout == math.inf else timeout  # gRPC takes an infinite timeout for one that is over
 
+    def _followed(self, service: str) -> FollowedService | None:
+        inside = self._inside
+        return inside.services.get(service) if inside else None
+
     def is_policy_known(self, service: str) -> bool:
         """Tell whether the default timeout cannot be another one by what the registry's first answer may say."""
-        inside = self._inside
-        followed = inside.services.get(service) if inside else None
+        followed = self._followed(service)
         return followed is None or followed.wishes.policy.timeout_seconds is not None or _is_heard(followed)
 
     def wait_for_policy(self, service: str, timeout_seconds: float) -> None:
         """Wait until the policy is known, or the registry is out of reach."""
-        inside = self._inside
-        if inside and (followed := inside.services.get(service)):
+        if followed := self._followed(service):
             followed.feed.wait_until(lambda _: _is_heard(followed), timeout_seconds)
 
     def configure(
@@ -298,8 +289,7 @@ class Following(abc.ABC):
 
     def refused(self, service: str, reason: str) -> None:
         """Take note that gRPC refused what it was told about the service."""
-        inside = self._inside
-        if inside and (followed := inside.services.get(service)):
+        if followed := self._followed(service):
             followed.note_refusal(reason)
 
     def forked(self) -> None:

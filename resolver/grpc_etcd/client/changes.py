@@ -66,7 +66,7 @@ class ChangeSubscription:
         try:
             self._callback(snapshot)
         except BaseException:  # noqa: BLE001  a callback's fault, `sys.exit()` too, concerns that callback
-            _LOG.exception("%s: a callback of on_change failed", snapshot.service)
+            _LOG.exception("%s: a callback of on_change failed", snapshot.service, extra={"event": "callback_failed"})
 
 
 class Changes:

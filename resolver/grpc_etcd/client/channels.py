@@ -229,30 +229,39 @@ class StreamStream(StreamedAnswer, grpc.StreamStreamMultiCallable):  # type: ign
     """Many requests, many answers."""
 
 
-class FollowingChannel(grpc.Channel):
-    """A `grpc.Channel` that follows a service of a registry."""
+class Methods:
+    """The methods of a channel, each called through a front of the kind's own class."""
 
-    def __init__(self, channel: Renewable[grpc.Channel]) -> None:
+    _fronts: tuple[type[Front], type[Front], type[Front], type[Front]]
+
+    def __init__(self, channel: Renewable[Any]) -> None:
         self._channel = channel
 
     def __repr__(self) -> str:
-        return f"<FollowingChannel {self._channel.service!r}>"
+        return f"<{type(self).__name__} {self._channel.service!r}>"
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> UnaryUnary:
-        """As grpc.Channel."""
-        return UnaryUnary(self._channel, "unary_unary", args, kwargs)
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        """As gRPC's."""
+        return self._fronts[0](self._channel, "unary_unary", args, kwargs)
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> UnaryStream:
-        """As grpc.Channel."""
-        return UnaryStream(self._channel, "unary_stream", args, kwargs)
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        """As gRPC's."""
+        return self._fronts[1](self._channel, "unary_stream", args, kwargs)
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> StreamUnary:
-        """As grpc.Channel."""
-        return StreamUnary(self._channel, "stream_unary", args, kwargs)
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        """As gRPC's."""
+        return self._fronts[2](self._channel, "stream_unary", args, kwargs)
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> StreamStream:
-        """As grpc.Channel."""
-        return StreamStream(self._channel, "stream_stream", args, kwargs)
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        """As gRPC's."""
+        return self._fronts[3](self._channel, "stream_stream", args, kwargs)
+
+
+class FollowingChannel(Methods, grpc.Channel):
+    """A `grpc.Channel` that follows a service of a registry."""
+
+    _fronts = UnaryUnary, UnaryStream, StreamUnary, StreamStream
+    _channel: Renewable[grpc.Channel]
 
     def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:  # noqa: FBT001, FBT002 - as grpc.Channel
         """As grpc.Channel."""

@@ -1,21 +1,18 @@
 """The registry as an application sees it: names in, channels out, and its own servers in as well."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, TypedDict, Unpack
 
-import grpc
-
 from grpc_etcd import options as checks
 from grpc_etcd import settings
 from grpc_etcd.client import etcd_options
-from grpc_etcd.client.aio import AioEtcdRegistry
-from grpc_etcd.client.base import Following
-from grpc_etcd.client.compound import UnionFeed
+from grpc_etcd.client.aio import AioRegistry
 from grpc_etcd.client.selection import SelectedRegistry, check_metadata
 from grpc_etcd.client.targets import service_name
+from grpc_etcd.client.union import UnionFeed
+from grpc_etcd.client.writable import AioWritableRegistry, WritableRegistry
 from grpc_etcd.discovery.disk_cache import Cache
 from grpc_etcd.discovery.registry_watch import EtcdReader, RegistryWatch
 from grpc_etcd.discovery.services_watch import ServicesWatch
@@ -23,6 +20,8 @@ from grpc_etcd.discovery.state import Reader
 from grpc_etcd.discovery.subscription import Feed, ViewSource
 from grpc_etcd.etcd import Etcd, Listing, Tls
 from grpc_etcd.etcd.blocking.client import TIMEOUT_SECONDS
+from grpc_etcd.memory.fixed import static_store
+from grpc_etcd.registration.offloop import in_own_thread
 from grpc_etcd.registration.registrar import (
     LEASE_TTL_SECONDS,
     STOP_SECONDS,
@@ -30,9 +29,8 @@ from grpc_etcd.registration.registrar import (
     Registrar,
     Registration,
     check_times,
-    withdrawing,
+    withdraw_all_async,
 )
-from grpc_etcd.registration.server import DRAIN_SECONDS, Binding, BoundServer, check_server
 from grpc_etcd.registry.catalog import Catalog
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Layout
@@ -86,7 +84,7 @@ class RegistryOptions(TypedDict, total=False):
     static: Mapping[str, str | Sequence[str]]
 
 
-class Registry(Following):
+class Registry(WritableRegistry[Registration]):
     """A registry of gRPC services in etcd: `Registry("etcd:2379", ca="ca.crt", user="app", password_file="secret")`.
 
     Takes etcd's endpoints, or an etcd client of `grpc_etcd.etcd` (which stays the caller's to close), and the options
@@ -144,8 +142,6 @@ class Registry(Following):
     @classmethod
     def from_settings(cls, chosen: settings.ClientSettings) -> Self:
         """Make a registry from settings. Without etcd's endpoints, only what is static is there."""
-        from grpc_etcd.client.static import static_store  # noqa: PLC0415 - it needs this module
-
         return cls(
             chosen.endpoints or static_store({}),
             prefix=chosen.prefix,
@@ -172,7 +168,7 @@ class Registry(Following):
         return f"<Registry {self.name!r} at {self._source!r}{' closed' if self._closed else ''}>"
 
     @property
-    def aio(self) -> AioEtcdRegistry:
+    def aio(self) -> "AioEtcdRegistry":
         """The same registry for asyncio."""
         return AioEtcdRegistry(self)
 
@@ -186,10 +182,6 @@ class Registry(Following):
         records = [(record.key, record.value) for listing in listings for record in listing.records]
         builder.replace(records, max(listing.revision for listing in listings))
         return builder.snapshot().endpoints
-
-    def list_services(self, service: str) -> tuple[Endpoint, ...]:
-        """Do what `read_endpoints` does, whose older name this is; `services` lists the services."""
-        return self.read_endpoints(service)
 
     def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
         """Read all services from etcd now: their endpoints by name. Raises EtcdError when they cannot be read.
@@ -252,18 +244,7 @@ class Registry(Following):
                 self._registrars = {self._process.forks: registrar}
             return self._registrars[self._process.forks]
 
-    def _static_part(self, service: str) -> "Registry | None":
-        """Give the registry of static services, for those that are; made at the first use."""
-        from grpc_etcd.client.static import StaticRegistry  # noqa: PLC0415 - it needs this module
-
-        if service not in self._static_names:
-            return None
-        with self._lock:
-            if self._static is None:
-                self._static = StaticRegistry(self._static_names, name=f"{self.name}-static")
-            return self._static
-
-    @checks.taking(RegisterOptions, "Registry.register")
+    @checks.taking(RegisterOptions, ".register")
     def register(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> Registration:
         """Keep an endpoint registered from now on, as `Registrar.register` says; returns at once."""
         return self.registrar.register(endpoint, **options)
@@ -272,50 +253,20 @@ class Registry(Following):
         """Withdraw an endpoint of this process; False when etcd did not confirm it in time (`stop_seconds`)."""
         return self.registrar.unregister(which, timeout_seconds)
 
-    @checks.taking(RegisterOptions, "Registry.registered")
-    def registered(
-        self, endpoint: Endpoint, **options: Unpack[RegisterOptions]
-    ) -> AbstractContextManager[Registration]:
-        """Keep an endpoint registered for as long as the block runs."""
-        return withdrawing(self.register(endpoint, **options))
+    def all_registrars(self) -> Sequence[Registrar]:
+        """Return the only one."""
+        return (self.registrar,)
 
-    @checks.taking(RegisterOptions, "Registry.bind")
-    def bind(
-        self,
-        server: grpc.Server,
-        endpoint: Endpoint | str,
-        *,
-        drain_seconds: float = DRAIN_SECONDS,
-        health: bool | str = False,
-        **options: Unpack[RegisterOptions],
-    ) -> BoundServer:
-        """Give a server that is registered from its `start` to its `stop`.
+    # Following
 
-        With a name in place of an endpoint, or an endpoint whose address is empty, the first port that is added is
-        registered. `stop` withdraws, then waits `drain_seconds`, so that callers have left before the server does.
-        With `health` it is registered only while its health service (grpc.health.v1) says SERVING: True asks for the
-        server as a whole, a name for that service.
-        """
-        check_server(server, is_aio=False)
-        endpoint = service_name(endpoint) if isinstance(endpoint, str) else endpoint
-        return BoundServer(server, self.make_binding(endpoint, options, drain_seconds, health))
-
-    def make_binding(
-        self,
-        endpoint: Endpoint | str,
-        options: RegisterOptions,
-        drain_seconds: float,
-        health: bool | str,  # noqa: FBT001 - as `bind` has it
-    ) -> Binding:
-        """Say what a bound server registers."""
-        return Binding(
-            lambda: (self.registrar,),
-            endpoint,
-            options,
-            drain_seconds=drain_seconds,
-            stop_seconds=self.stop_seconds,
-            health=health,
-        )
+    def _static_part(self, service: str) -> "Registry | None":
+        """Give the registry of static services, for those that are; made at the first use."""
+        if service not in self._static_names:
+            return None
+        with self._lock:
+            if self._static is None:
+                self._static = Registry(static_store(self._static_names), name=f"{self.name}-static")
+            return self._static
 
     def _make_feed(self, service: str, changed: Callable[[], None]) -> ViewSource:
         if static := self._static_part(service):
@@ -370,6 +321,31 @@ class Registry(Following):
             watch.close()
         if self._static:
             self._static.close()
+
+
+class AioEtcdRegistry(AioWritableRegistry[Registration]):
+    """What `Registry.aio` gives."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(registry)
+        self._etcd_registry = registry
+
+    def select(self, *, metadata: Mapping[str, str]) -> AioRegistry:
+        """As `Registry.select`; does not block."""
+        return self._etcd_registry.select(metadata=metadata).aio
+
+    async def unregister(self, which: Registration | Endpoint, timeout_seconds: float | None = None) -> bool:
+        """As `Registry.unregister`; it is begun whatever becomes of the task."""
+        return all(await withdraw_all_async(self._etcd_registry.registrar.find(which), timeout_seconds))
+
+    async def watch_all(self) -> AsyncIterator[Mapping[str, tuple[Endpoint, ...]]]:
+        """As `Registry.watch_all`; takes a thread of its own for each set that is waited for."""
+        watch = self._etcd_registry.watch_all()  # returns at once, so it cannot be cancelled halfway
+        try:
+            while (services := await in_own_thread(lambda: next(watch, None), daemon=True)) is not None:
+                yield services
+        finally:
+            watch.close()
 
 
 def list_at_once(etcd: Any, prefixes: Sequence[bytes]) -> tuple[Listing, ...]:

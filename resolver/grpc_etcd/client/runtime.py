@@ -120,11 +120,11 @@ class Running:
 
     def _sweep(self) -> None:
         """Let go of services that nobody has wanted for a while, and see to it that channels find their server."""
-        self._plane.look_after()
-        self._plane.keep_socket()
         for followed in self.services.values():
             followed.feed.look_after()
             self.let_go(followed, _LINGER_SECONDS)
+        self._plane.look_after()
+        self._plane.keep_socket()  # at last: it fails where somebody else has taken the socket's folder
 
     def let_go(self, followed: FollowedService, linger_seconds: float) -> None:
         """Follow a service no longer that nobody has wanted for so long."""

@@ -10,16 +10,15 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from grpc_etcd.client.aio import AioRegistry
 from grpc_etcd.client.base import Following
+from grpc_etcd.client.writable import WritableRegistry
 from grpc_etcd.discovery.state import View
 from grpc_etcd.discovery.subscription import ViewSource
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.xds.localities import Here
-
-if TYPE_CHECKING:
-    from grpc_etcd.client.registry import Registry
 
 
 class SelectedRegistry(Following):
@@ -29,10 +28,15 @@ class SelectedRegistry(Following):
     which it is closed.
     """
 
-    def __init__(self, parent: "Registry", metadata: Mapping[str, str], here: Here) -> None:
+    def __init__(self, parent: WritableRegistry[Any], metadata: Mapping[str, str], here: Here) -> None:
         self._parent = parent
         self.metadata = check_metadata(metadata)
         super().__init__(None, here)
+
+    @property
+    def aio(self) -> AioRegistry:
+        """The same registry for asyncio."""
+        return AioRegistry(self)
 
     def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
         """Read the service's endpoints from etcd now, but for those that do not match."""
@@ -48,12 +52,6 @@ class SelectedRegistry(Following):
 
     def __repr__(self) -> str:
         return f"<SelectedRegistry {self.name!r} of {self._parent.name!r} where {self.metadata}>"
-
-    def _open(self) -> Any:
-        return None
-
-    def _close(self, opened: Any) -> None:
-        pass
 
     def _make_feed(self, service: str, changed: Callable[[], None]) -> "SelectedFeed":
         return SelectedFeed(service, self._parent, self.metadata, changed)

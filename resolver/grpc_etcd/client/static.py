@@ -11,11 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self, Unpack
 
 from grpc_etcd.client.registry import Registry, RegistryOptions
-from grpc_etcd.layouts.jupiter import Jupiter
-from grpc_etcd.memory.store import MemoryEtcd
+from grpc_etcd.memory.fixed import static_store
 from grpc_etcd.options import choose_static, taking
-from grpc_etcd.registry.endpoint import Endpoint
-from grpc_etcd.registry.layout import Rejected
 
 # What would change nothing here, and so was meant for a registry in etcd.
 ABOUT_ETCD = (
@@ -59,15 +56,3 @@ class StaticRegistry(Registry):
 
     def __repr__(self) -> str:
         return f"<StaticRegistry {self.name!r}{' closed' if self.closed else ''}>"
-
-
-def static_store(services: Mapping[str, Sequence[str]]) -> MemoryEtcd:
-    """Make a store that holds these services."""
-    store = MemoryEtcd()
-    for name, addresses in services.items():
-        for address in addresses:
-            written = Jupiter().encode(name, Endpoint(name=name, address=address))
-            if isinstance(written, Rejected):
-                raise ValueError(written.reason)  # noqa: TRY004 - the address is at fault, not its type
-            store.put(written.key, written.value)
-    return store

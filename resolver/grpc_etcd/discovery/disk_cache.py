@@ -53,7 +53,13 @@ class Cache:
             self._records = {}
             return None
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            _LOG.warning("the cached set %s is passed over: %s: %s", self._path, type(error).__name__, error)
+            _LOG.warning(
+                "the cached set %s is passed over: %s: %s",
+                self._path,
+                type(error).__name__,
+                error,
+                extra={"event": "disk_cache_skipped"},
+            )
             return None
 
     def replace(self, records: Iterable[tuple[bytes, bytes]], revision: int) -> None:
@@ -93,7 +99,12 @@ class Cache:
         try:
             _replace_file(self._path, text)
         except OSError as error:
-            _LOG.warning("the set of %s cannot be cached: %s", self._about["service"], error)
+            _LOG.warning(
+                "the set of %s cannot be cached: %s",
+                self._about["service"],
+                error,
+                extra={"event": "disk_cache_failed"},
+            )
 
 
 def _start_timer(due: Callable[[], None]) -> threading.Timer | None:

@@ -197,11 +197,15 @@ class FollowedService:
         if self.reason.cause is before.cause:
             return
         if self.reason.cause is Cause.NONE:
-            _LOG.info("%s: all is well again (it was: %s)", self.name, before.cause)
+            _LOG.info(
+                "%s: all is well again (it was: %s)", self.name, before.cause, extra={"event": "service_recovered"}
+            )
         elif self.reason.cause in OUTAGES and self.feed.view.snapshot:
-            _LOG.debug("%s: %s", self.name, self.reason.text)  # the registry has logged it once for all services
+            _LOG.debug(
+                "%s: %s", self.name, self.reason.text, extra={"event": "service_degraded"}
+            )  # the registry has logged it once for all services
         elif self.reason.cause is not Cause.PENDING:
-            _LOG.warning("%s: %s", self.name, self.reason.text)
+            _LOG.warning("%s: %s", self.name, self.reason.text, extra={"event": "service_degraded"})
 
     def pause_seconds(self) -> float:
         """Say how long the next update has to wait after this one."""
@@ -219,7 +223,7 @@ class FollowedService:
         """Take note that gRPC refused a set whole, and stays on the one before."""
         self.refusals += 1
         self.last_refusal = reason
-        _LOG.error("%s: gRPC refused the set it was told: %s", self.name, reason)
+        _LOG.error("%s: gRPC refused the set it was told: %s", self.name, reason, extra={"event": "set_rejected"})
 
     def _note_sockets(self, sockets: frozenset[Socket]) -> None:
         """With strict removal, a set without a survivor is a new generation: the old one is left at once.
@@ -232,7 +236,13 @@ class FollowedService:
 
     def _report(self, unusable: Mapping[str, str]) -> None:
         for address in unusable.keys() - self.unusable.keys():
-            _LOG.warning("%s: the endpoint %s is left out: %s", self.name, address, unusable[address])
+            _LOG.warning(
+                "%s: the endpoint %s is left out: %s",
+                self.name,
+                address,
+                unusable[address],
+                extra={"event": "endpoint_unusable"},
+            )
         self.unusable = unusable
 
 
@@ -361,7 +371,11 @@ class Publisher:
         try:
             return self._has_answered(service)
         except Exception:  # noqa: BLE001 - whoever waits is told at once
-            _LOG.exception("%s: an unexpected error while its channels take what they were told", service.name)
+            _LOG.exception(
+                "%s: an unexpected error while its channels take what they were told",
+                service.name,
+                extra={"event": "unexpected_error"},
+            )
             return None
 
     def _try_to_render(self, service: FollowedService) -> None:
@@ -369,7 +383,11 @@ class Publisher:
         try:
             self._render(service)
         except Exception as error:  # noqa: BLE001
-            _LOG.exception("%s: an unexpected error; all other services go on, this one is tried again", service.name)
+            _LOG.exception(
+                "%s: an unexpected error; all other services go on, this one is tried again",
+                service.name,
+                extra={"event": "unexpected_error"},
+            )
             service.not_before = time.monotonic() + service.note_failure(error)
             self.changed(service)
 
@@ -377,7 +395,10 @@ class Publisher:
         try:
             self._sweep()
         except Exception:  # noqa: BLE001
-            _LOG.exception("an unexpected error while services are looked after; it is tried again")
+            _LOG.exception(
+                "an unexpected error while services are looked after; it is tried again",
+                extra={"event": "unexpected_error"},
+            )
 
     def _wait(self, until: float) -> list[FollowedService]:
         """Wait for a service that is due, and take those that are."""

@@ -167,13 +167,19 @@ class RegistryWatch:
         if self._outage is None:
             self.lost_at = time.monotonic()
         if type(self._outage) is not type(error):
-            _LOG.warning("etcd (%s) cannot be followed: %s. %s", self.whereabouts, error, error.remedy)
+            _LOG.warning(
+                "etcd (%s) cannot be followed: %s. %s",
+                self.whereabouts,
+                error,
+                error.remedy,
+                extra={"event": "etcd_unavailable"},
+            )
         self._outage = error
 
     def note_contact(self) -> None:
         """Log once that it is in reach again."""
         if self._outage:
-            _LOG.info("etcd (%s) is followed again", self.whereabouts)
+            _LOG.info("etcd (%s) is followed again", self.whereabouts, extra={"event": "etcd_available"})
         self._outage = None
 
     def close(self) -> None:

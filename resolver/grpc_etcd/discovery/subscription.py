@@ -115,7 +115,10 @@ class ViewSource(abc.ABC):
             try:
                 callback()
             except Exception:  # noqa: BLE001 - a caller's fault concerns that caller
-                _LOG.exception("an unexpected error of somebody who is told of changes; all others are told")
+                _LOG.exception(
+                    "an unexpected error of somebody who is told of changes; all others are told",
+                    extra={"event": "unexpected_error"},
+                )
 
 
 class Feed(ViewSource):
@@ -223,7 +226,11 @@ class Feed(ViewSource):
 
     def _fail(self, which: Range, error: Exception) -> None:
         """Note that something unforeseen happened: what was half taken is listed again, after a pause."""
-        _LOG.exception("%s: an unexpected error; all other services go on, this one is tried again", self.service)
+        _LOG.exception(
+            "%s: an unexpected error; all other services go on, this one is tried again",
+            self.service,
+            extra={"event": "unexpected_error"},
+        )
         self.fault = f"internal error: {type(error).__name__}: {error}"
         self._must_rejoin |= which.is_shared
         own = which if not which.is_shared else next(each for each in self._reader.ranges if not each.is_shared)

@@ -34,7 +34,7 @@ from grpc_etcd.etcd.errors import (
     Unavailable,
     UnreadableFile,
 )
-from grpc_etcd.etcd.hub import Subscription
+from grpc_etcd.etcd.hub.subscription import Subscription
 from grpc_etcd.etcd.model import (
     Changed,
     Deleted,

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 DEFAULT_PORT = 2379
+NO_CREDENTIALS = "an etcd endpoint holds no user and no password ('@'): they are settings of their own"
+BOTH_SCHEMES = "some of etcd's endpoints begin with https:// and others with http://, but TLS is used for all or none"
+_IN_NO_HOST = frozenset("/;? ")
 
 Password: TypeAlias = str | Path | Callable[[], str]
 
@@ -83,6 +86,8 @@ def make_targets(endpoints: str | Sequence[str]) -> tuple[str, ...]:
     stripped = [each.strip() for each in listed if each.strip()]
     if not stripped:
         raise ValueError("no etcd endpoint given")
+    if wants_tls(stripped) and any(each.startswith("http://") for each in stripped):
+        raise ValueError(BOTH_SCHEMES)
     return tuple(dict.fromkeys(each if is_target(each) else make_target(parse_endpoint(each)) for each in stripped))
 
 
@@ -104,12 +109,14 @@ def is_target(endpoint: str) -> bool:
 
 def parse_endpoint(endpoint: str) -> HostPort:
     """Return one endpoint's host and port."""
+    if "@" in endpoint:
+        raise ValueError(NO_CREDENTIALS)  # without the endpoint: it would be logged with the password
     bare = endpoint.removeprefix("https://").removeprefix("http://").rstrip("/")
     if is_address(bare):
         return HostPort(bare, DEFAULT_PORT)
     host, colon, port = bare.rpartition(":") if not bare.endswith("]") else (bare, "", "")
     host = (host if colon else bare).removeprefix("[").removesuffix("]")
-    if not host or "/" in host or (colon and not (port.isdecimal() and 0 < int(port) < 1 << 16)):
+    if not host or _IN_NO_HOST & {*host} or (colon and not (port.isdecimal() and 0 < int(port) < 1 << 16)):
         raise ValueError(f"{endpoint!r} is no etcd endpoint: host:port is expected")
     return HostPort(host, int(port) if colon else DEFAULT_PORT)
 

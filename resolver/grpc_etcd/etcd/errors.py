@@ -255,6 +255,10 @@ BROKEN_OFF = (
     "The connection broke while the call was under way, as when a member restarts or a proxy closes it; a write may or "
     "may not have been carried out. If it happens often, look into etcd's log and what is between."
 )
+NEEDS_ETCD = (
+    "Give the client URLs of etcd's members themselves: an etcd grpc-proxy supports neither the watch IDs that are "
+    "asked for nor progress requests, so nothing can be followed through it."
+)
 LACKS_TLS = "Does etcd speak TLS at all? If not, leave out the CA and https://."
 UNUSABLE_FILES = "Check the CA, the certificate and the key: one of them holds no PEM, or they do not belong together."
 DISTRUSTED = "Give the CA that signed etcd's certificate; the certificate must carry this endpoint's host and be valid."

@@ -120,7 +120,7 @@ class Following:
             yield from self._list()
             listed = True
         self._opened_at = max(self._next.values())
-        yield Open(tuple(self._create_request(index, prefix) for index, prefix in enumerate(self._prefixes, start=1)))
+        yield Open(tuple(self._create_request(prefix) for prefix in self._prefixes))
         reply = yield Read()
         check(reply)
         yield from self._prove()
@@ -181,7 +181,7 @@ class Following:
     def _receive(self, reply: Any) -> Sequence[News]:
         check(reply)
         if reply.events:
-            return self._receive_events(self._prefixes[reply.watch_id - 1], reply.events)
+            return self._receive_events(self._prefixes[reply.watch_id], reply.events)
         if reply.created:
             return ()
         return self._receive_progress(reply)
@@ -200,7 +200,7 @@ class Following:
 
     def _receive_progress(self, reply: Any) -> Sequence[News]:
         """A reply to a progress request speaks for every watch of the stream and carries no watch's id (-1)."""
-        told = self._prefixes if reply.watch_id < 0 else (self._prefixes[reply.watch_id - 1],)
+        told = self._prefixes if reply.watch_id < 0 else (self._prefixes[reply.watch_id],)
         for prefix in told:
             self._next[prefix] = max(self._next[prefix], reply.header.revision + 1)
         self._connect()
@@ -209,14 +209,14 @@ class Following:
     def _revision(self) -> Revision:
         return Revision(max(self._next.values(), default=1) - 1)
 
-    def _create_request(self, watch_id: int, prefix: bytes) -> Any:
+    def _create_request(self, prefix: bytes) -> Any:
+        """Ask for a watch by no id: etcd counts those of a stream from 0, as its grpc-proxy does whatever is asked."""
         return message("WatchRequest")(
             create_request=message("WatchCreateRequest")(
                 key=model.range_start(prefix),
                 range_end=model.prefix_end(prefix),
                 start_revision=self._next[prefix],
                 progress_notify=True,
-                watch_id=watch_id,
             )
         )
 

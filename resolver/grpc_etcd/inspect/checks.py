@@ -5,12 +5,11 @@ says in one sentence what to do.
 """
 
 import enum
-import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grpc_etcd.inspect.entries import Entry
-from grpc_etcd.registry.endpoint import Endpoint, split_address
+from grpc_etcd.registry.endpoint import Endpoint, split_address, unroutable
 from grpc_etcd.registry.escaping import escape, escape_bytes
 from grpc_etcd.registry.layout import Rejected
 
@@ -42,6 +41,7 @@ class Facts:
     entries: tuple[Entry, ...]
     elsewhere: Mapping[str, int] = field(default_factory=dict)  # options that would have found it -> records there
     similar: tuple[str, ...] = ()  # services whose name differs in case, white space or punctuation
+    near: tuple[str, ...] = ()  # services of which the name may be a misspelling
     unreachable: Mapping[str, str] = field(default_factory=dict)  # address -> why nothing answered there
     has_owners: bool | None = False  # None: may not be read
     missing_keys: tuple[str, ...] = ()  # keys that an owner record names and that are not there
@@ -110,9 +110,9 @@ def _absence(facts: Facts) -> Iterator[Finding]:
         for name in facts.similar
     )
     if not facts.elsewhere and not facts.similar:
-        yield Finding(
-            Level.FAULT, what, f"there are no records at {where}", "Check the name, the prefix and that servers run."
-        )
+        meant = f" (did you mean {' or '.join(map(repr, facts.near))}?)" if facts.near else ""
+        remedy = f"Check the name{meant}, the prefix and that servers run."
+        yield Finding(Level.FAULT, what, f"there are no records at {where}", remedy)
 
 
 def number(count: int, noun: str) -> str:
@@ -155,20 +155,6 @@ def _addresses(facts: Facts) -> Iterator[Finding]:
                 f"{entry.service} does not answer there: {reason}",
                 "Check that the server runs, that its port is right, and that network policies let this machine in.",
             )
-
-
-def unroutable(host: str) -> str | None:
-    """Say why nobody else can dial a host; None where nothing can be said."""
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return "a loopback name" if host == "localhost" else None
-    kinds = (
-        ("a wildcard", ip.is_unspecified),
-        ("a loopback address", ip.is_loopback),
-        ("a link-local one", ip.is_link_local),
-    )
-    return next((kind for kind, matches in kinds if matches), None)
 
 
 def _leases(entries: Sequence[Entry]) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Gather the facts that `diagnosis` judges: from etcd, from its endpoints, and by knocking at registered addresses."""
 
 import contextlib
+import difflib
 import shlex
 import socket
 import ssl
@@ -24,6 +25,7 @@ from grpc_etcd.settings import ClientSettings
 
 KNOCK_SECONDS = 1.0
 KNOCKERS = 32
+MOST_NAMES = 3  # arbitrary
 # Jupiter's own default, and the one that its documentation and its admin tool use.
 KNOWN_PREFIXES = ("jupiter", "wsd-reg")
 
@@ -34,12 +36,14 @@ def gather_facts(etcd: Etcd, layouts: Sequence[Layout], service: str | None) -> 
     scopes = tuple(each.prefix(service) if service else list_root(each) for each in layouts)
     entries = read_service(etcd, layouts, service) if service else read_all(etcd, layouts)
     owners = read_owners(etcd)
+    others = () if entries or not service else sorted(_names(etcd, layouts) - {service})
     return Facts(
         service=service,
         sought=tuple(f"{each.name} {scope.decode()!r}" for each, scope in zip(layouts, scopes, strict=True)),
         entries=tuple(entries),
         elsewhere={} if entries else _look_elsewhere(etcd, layouts, service),
-        similar=() if entries or not service else _similar(etcd, layouts, service),
+        similar=tuple(name for name in others if service and fold(name) == fold(service)),
+        near=tuple(difflib.get_close_matches(service, others, MOST_NAMES)) if service else (),
         unreachable=knock({entry.read.address for entry in entries if isinstance(entry.read, Endpoint)}),
         has_owners=None if owners is None else bool(owners),
         missing_keys=_missing(etcd, scopes, owners or ()),
@@ -114,13 +118,13 @@ def _roots(etcd: Etcd) -> list[str]:
     return sorted(root for root in roots if root and root.isprintable())
 
 
-def _similar(etcd: Etcd, layouts: Sequence[Layout], service: str) -> tuple[str, ...]:
+def _names(etcd: Etcd, layouts: Sequence[Layout]) -> set[str]:
     names = set()
     for layout in layouts:
         with contextlib.suppress(PermissionDenied):
             keys = [record.key for record in etcd.get_prefix(list_root(layout), keys_only=True).records]
             names |= {service_of(layout, key) for key in keys}
-    return tuple(sorted(name for name in names if name and name != service and fold(name) == fold(service)))
+    return {name for name in names if name}
 
 
 def fold(name: str) -> str:

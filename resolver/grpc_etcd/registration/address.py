@@ -5,14 +5,11 @@ fault of self-registering servers is to publish just that. So a wildcard is repl
 that this machine's packets leave from, and what stays unroutable is refused unless the caller asks for it.
 """
 
-import ipaddress
 import socket
 from dataclasses import dataclass
 
-from grpc_etcd.registry.endpoint import join_address, split_address
+from grpc_etcd.registry.endpoint import IPAddress, join_address, parse_ip, split_address, unroutable
 from grpc_etcd.registry.layout import Rejected
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +29,10 @@ def advertised_address(address: str, machine: Machine, *, allow_unroutable: bool
     host, port = parts
     if allow_unroutable:
         return join_address(host, port)
-    ip = _parse_ip(host)
+    ip = parse_ip(host)
     if ip is not None and ip.is_unspecified:
         return _replaced(address, ip, port, machine)
-    if reason := _unroutable(host, ip):
+    if reason := unroutable(host):
         return Rejected(
             f"the address {address!r} is {reason}: other machines cannot dial it; "
             "listen on 0.0.0.0 or [::], give a routable address, or pass allow_unroutable=True"
@@ -66,35 +63,14 @@ def listening_address(address: str, port: int) -> str | Rejected:
 def _replaced(address: str, wildcard: IPAddress, port: int, machine: Machine) -> str | Rejected:
     """Choose for a wildcard: the Pod's address first. An IPv6 wildcard listens on IPv4 too, not the other way round."""
     for candidate in (machine.pod_ip, machine.ipv4, machine.ipv6):
-        ip = _parse_ip(candidate)
-        if ip is None or (wildcard.version == 4 and ip.version == 6) or _unroutable(candidate, ip):  # noqa: PLR2004 - IP versions
+        ip = parse_ip(candidate)
+        if ip is None or (wildcard.version == 4 and ip.version == 6) or unroutable(candidate):  # noqa: PLR2004 - IP versions
             continue
         return join_address(str(ip), port)
     return Rejected(
         f"the address {address!r} is a wildcard and this machine has no routable address; "
         "set POD_IP (in Kubernetes from status.podIP) or give the address that clients shall dial"
     )
-
-
-def _unroutable(host: str, ip: IPAddress | None) -> str | None:
-    """Say what is wrong with a host for everybody else; None means: nothing that can be known from here."""
-    if ip is None:
-        return "a loopback name" if host.lower().rstrip(".") == "localhost" else None
-    kinds = {
-        "a loopback address": ip.is_loopback,
-        "link-local": ip.is_link_local,
-        "a multicast address": ip.is_multicast,
-    }
-    return next((kind for kind, matches in kinds.items() if matches), None)
-
-
-def _parse_ip(host: str) -> IPAddress | None:
-    """Parse an IP address; an IPv4 address in IPv6 clothes (::ffff:10.0.0.1) is the IPv4 address."""
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    return (ip.version == 6 and ip.ipv4_mapped) or ip  # noqa: PLR2004 - IP versions
 
 
 def probe_machine(pod_ip: str = "") -> Machine:

@@ -6,7 +6,6 @@ may be a sync or an asyncio one, and TLS on its ports is no matter, for the way 
 
 import contextlib
 import logging
-import shutil
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +56,7 @@ class HealthSocket:
     def close(self) -> None:
         """Remove the socket."""
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
 
 class HealthWatch:
@@ -103,7 +102,11 @@ class HealthWatch:
                 self._tell_refused(rpc)
         except Exception:  # noqa: BLE001  the server serves on as it was registered last
             if not self._closed.is_set():
-                _LOG.exception("%s: its health cannot be followed; it is tried again", self._name)
+                _LOG.exception(
+                    "%s: its health cannot be followed; it is tried again",
+                    self._name,
+                    extra={"event": "health_check_failed"},
+                )
 
     def _open(self) -> Any:
         """Open the stream; the codec is the identity: the two messages have one field each."""
@@ -114,9 +117,9 @@ class HealthWatch:
     def _tell(self) -> None:
         if not self._is_told:
             self._is_told = True
-            _LOG.warning(NO_HEALTH_SERVICE, self._name, self._service)
+            _LOG.warning(NO_HEALTH_SERVICE, self._name, self._service, extra={"event": "health_service_missing"})
 
     def _tell_refused(self, rpc: Any) -> None:
         if not self._is_refused and not self._closed.is_set():
             self._is_refused = True
-            _LOG.warning(REFUSED, self._name, rpc.code().name, rpc.details())
+            _LOG.warning(REFUSED, self._name, rpc.code().name, rpc.details(), extra={"event": "health_check_refused"})

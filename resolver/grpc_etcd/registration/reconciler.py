@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from grpc_etcd.layouts.pace import AT_REST, Rhythm
 from grpc_etcd.registration.processes import about, process_key, process_prefix, registered_key
 from grpc_etcd.registration.records import (
     Claim,
@@ -33,7 +34,6 @@ from grpc_etcd.registration.records import (
     verdict,
 )
 from grpc_etcd.registration.steps import Grant, Leased, Read, Rest, Step, Touch, Write
-from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS
 
 # etcd takes 128 operations in a transaction (--max-txn-ops); each key has up to two here, and two reads if refused.
 KEYS_PER_TRANSACTION = 32
@@ -47,15 +47,6 @@ class Standing(enum.Enum):
     SHARED = enum.auto()  # it is there as claimed, under the lease of another process that registers it too
     TAKEN = enum.auto()
     GONE = enum.auto()
-
-
-@dataclass(slots=True)
-class _Traffic:
-    """What was lately written to a group."""
-
-    last: float = 0.0
-    events: int = 0
-    next_write: float = 0.0
 
 
 @dataclass(slots=True)
@@ -80,7 +71,7 @@ class Keeper:
     _answered: dict[bytes, int] = field(default_factory=dict)  # by key or prefix: as of which revision it was answered
     _doubted: set[bytes] = field(default_factory=set)  # keys to be read, since a write to them was not answered
     _former: dict[bytes, Claim] = field(default_factory=dict)  # what is gone, for the case that it comes again
-    _traffic: dict[Group, _Traffic] = field(default_factory=dict)
+    _rhythms: dict[Group, Rhythm] = field(default_factory=dict)
 
     @property
     def keys(self) -> frozenset[bytes]:
@@ -196,7 +187,7 @@ class Keeper:
 
     def touched(self, touch: Touch) -> None:
         """Note that a burst has been settled."""
-        self._traffic.pop(touch.group, None)
+        self._rhythms.pop(touch.group, None)
 
     def standing(self, key: bytes) -> Standing:
         """Tell where a key stands."""
@@ -233,7 +224,7 @@ class Keeper:
     @property
     def is_done(self) -> bool:
         """Tell whether nothing is claimed, nothing is left to withdraw, and no burst is unsettled."""
-        return not self.keys and not any(self._is_unsettled(group) for group in self._traffic)
+        return not self.keys and not any(self._is_unsettled(group) for group in self._rhythms)
 
     def follow_edits(self) -> None:
         """Make the claims what an admin has edited in keys that others hold; read first what may be told in parts."""
@@ -262,7 +253,7 @@ class Keeper:
         waits = []
         for keys in (leaving, puts):
             for group in {self._group(key): None for key in keys}:
-                ready = self._traffic.get(group, _Traffic()).next_write
+                ready = self._rhythms.get(group, AT_REST).next_at
                 if ready <= now:
                     return self._write(group, leaving, puts)
                 waits.append(ready)
@@ -454,26 +445,20 @@ class Keeper:
 
     def _count(self, group: Group, events: int, now: float) -> None:
         """Remember what was written, for the pace and for the settling touch. Process keys have no readers."""
-        if not events:
-            return
-        traffic = self._traffic.setdefault(group, _Traffic())
-        if now - traffic.last > BURST_SECONDS:
-            traffic.events = 0
-        traffic.events += events
-        traffic.last = now
-        if rate := group.pace.keys_per_second:
-            traffic.next_write = now + events / rate
+        if events:
+            self._rhythms[group] = self._rhythms.get(group, AT_REST).wrote(group.pace, events, now)
 
     def _is_unsettled(self, group: Group) -> bool:
         """Tell whether a group's readers need a settling touch: after two or more events close together."""
-        return group.settled is not None and group.pace.settling_touch and self._traffic[group].events > 1
+        return group.settled is not None and self._rhythms[group].is_burst
 
     def _settle(self, now: float, waits: list[float]) -> Step:
         """Touch a group whose burst has been quiet for long enough, or rest until one is due."""
-        for group in [group for group in self._traffic if self._is_unsettled(group)]:
-            due = self._traffic[group].last + SETTLE_SECONDS
-            if due > now:
-                waits.append(due)
+        for group, rhythm in self._rhythms.items():
+            if not self._is_unsettled(group) or rhythm.touch_at is None:
+                continue
+            if not rhythm.is_touch_due(now):
+                waits.append(rhythm.touch_at)
             elif group.settled is not None and self.leases.current:
                 return Touch(group, group.settled, self.leases.current)
         return Rest(min(waits, default=None))

@@ -10,8 +10,7 @@ import atexit
 import enum
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
@@ -398,15 +397,6 @@ async def withdraw_all_async(
     for each in registrations:
         each.release()
     return tuple(await asyncio.gather(*(each.unregister_async(timeout_seconds) for each in registrations)))
-
-
-@contextmanager
-def withdrawing(registration: Registration) -> Iterator[Registration]:
-    """Withdraw a registration when the block ends."""
-    try:
-        yield registration
-    finally:
-        registration.unregister()
 
 
 def check_endpoint(endpoint: object) -> None:

@@ -194,18 +194,17 @@ def _abandon(binding: Binding, health: Health) -> None:
     binding.begin_withdrawal()
 
 
-class BoundServer(grpc.Server):
-    """A `grpc.Server` that is registered from `start` to `stop`."""
+class _Bound:
+    """What both kinds of server that are registered have in common. The first port is the one that is registered."""
 
-    def __init__(self, server: grpc.Server, binding: Binding) -> None:
+    def __init__(self, server: Any, binding: Binding) -> None:
         self._server = server
         self._binding = binding
         self._health = Health(binding)
-        self._turn = threading.RLock()  # of starting and stopping: a signal may ask for one in the midst of the other
         self._is_begun = False
 
     def __repr__(self) -> str:
-        return f"<BoundServer {self._binding!r}>"
+        return f"<{type(self).__name__} {self._binding!r}>"
 
     @property
     def registrations(self) -> tuple[Registration, ...]:
@@ -213,20 +212,35 @@ class BoundServer(grpc.Server):
         return self._binding.registrations
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Any) -> None:
-        """As grpc.Server."""
+        """As gRPC's."""
         self._server.add_generic_rpc_handlers(generic_rpc_handlers)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
-        """As grpc.Server."""
+        """As gRPC's."""
         self._server.add_registered_method_handlers(service_name, method_handlers)
 
     def add_insecure_port(self, address: str) -> int:
-        """As grpc.Server; the first port is the one that is registered."""
+        """As gRPC's."""
         return self._binding.opened(address, self._server.add_insecure_port(address))
 
     def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
-        """As grpc.Server; the first port is the one that is registered."""
+        """As gRPC's."""
         return self._binding.opened(address, self._server.add_secure_port(address, server_credentials))
+
+    def update(self, **changes: Any) -> None:
+        """Change what is registered, as `Registration.update` does; before `start`, what will be. Returns at once."""
+        self._binding.update(changes)
+
+    def _is_never_to_start(self) -> bool:
+        return self._binding.is_over and not self._is_begun
+
+
+class BoundServer(_Bound, grpc.Server):
+    """A `grpc.Server` that is registered from `start` to `stop`."""
+
+    def __init__(self, server: grpc.Server, binding: Binding) -> None:
+        super().__init__(server, binding)
+        self._turn = threading.RLock()  # of starting and stopping: a signal may ask for one in the midst of the other
 
     def start(self) -> None:
         """Start serving, then register. What may not be registered is a ValueError, and the server does not start.
@@ -235,7 +249,7 @@ class BoundServer(grpc.Server):
         """
         with self._turn:
             if self._is_never_to_start():
-                _LOG.info(STOPPED_BEFORE, self)
+                _LOG.info(STOPPED_BEFORE, self, extra={"event": "server_not_started"})
             elif self._is_begun:
                 self._server.start()  # gRPC refuses that, and serves on
             else:
@@ -253,13 +267,6 @@ class BoundServer(grpc.Server):
             _abandon(self._binding, self._health)
             self._server.stop(None)
             raise
-
-    def _is_never_to_start(self) -> bool:
-        return self._binding.is_over and not self._is_begun
-
-    def update(self, **changes: Any) -> None:
-        """Change what is registered, as `Registration.update` does; before `start`, what will be."""
-        self._binding.update(changes)
 
     def stop(self, grace: float | None) -> threading.Event:
         """Withdraw, drain, stop; returns at once. The event is set when all calls have ended, as grpc.Server's is."""
@@ -287,41 +294,14 @@ class BoundServer(grpc.Server):
         return not self._is_never_to_start() and self._server.wait_for_termination(timeout)
 
 
-class BoundAioServer(aio.Server):
+class BoundAioServer(_Bound, aio.Server):
     """A `grpc.aio.Server` that is registered from `start` to `stop`."""
 
     def __init__(self, server: aio.Server, binding: Binding) -> None:
-        self._server = server
-        self._binding = binding
-        self._health = Health(binding)
+        super().__init__(server, binding)
         self._turn = asyncio.Lock()  # of starting and stopping
-        self._is_begun = False
         self._whole = WholeServer(server)
         self._stopped = asyncio.Event()
-
-    def __repr__(self) -> str:
-        return f"<BoundAioServer {self._binding!r}>"
-
-    @property
-    def registrations(self) -> tuple[Registration, ...]:
-        """What is registered; empty before `start` and from `stop` on."""
-        return self._binding.registrations
-
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Any) -> None:
-        """As grpc.aio.Server."""
-        self._server.add_generic_rpc_handlers(generic_rpc_handlers)
-
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
-        """As grpc.aio.Server."""
-        self._server.add_registered_method_handlers(service_name, method_handlers)
-
-    def add_insecure_port(self, address: str) -> int:
-        """As grpc.aio.Server; the first port is the one that is registered."""
-        return self._binding.opened(address, self._server.add_insecure_port(address))
-
-    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
-        """As grpc.aio.Server; the first port is the one that is registered."""
-        return self._binding.opened(address, self._server.add_secure_port(address, server_credentials))
 
     async def start(self) -> None:
         """Start serving, then register. What may not be registered is a ValueError, and the server does not start.
@@ -330,7 +310,7 @@ class BoundAioServer(aio.Server):
         """
         async with self._turn:
             if self._is_never_to_start():
-                _LOG.info(STOPPED_BEFORE, self)
+                _LOG.info(STOPPED_BEFORE, self, extra={"event": "server_not_started"})
             else:
                 await self._start()
 
@@ -347,13 +327,6 @@ class BoundAioServer(aio.Server):
             _abandon(self._binding, self._health)
             await self._whole.stop_now()
             raise
-
-    def _is_never_to_start(self) -> bool:
-        return self._binding.is_over and not self._is_begun
-
-    def update(self, **changes: Any) -> None:
-        """Change what is registered, as `Registration.update` does; before `start`, what will be. Returns at once."""
-        self._binding.update(changes)
 
     async def stop(self, grace: float | None) -> None:
         """Withdraw, drain, stop. Cancelled, it stops at once; the withdrawal is begun in any case."""
@@ -382,7 +355,7 @@ class BoundAioServer(aio.Server):
         """As grpc.aio.Server; there is nothing to wait for where `stop` has come before `start`."""
         if self._is_never_to_start():
             return False
-        return await self._server.wait_for_termination(AGES_SECONDS if timeout is None else timeout)
+        return bool(await self._server.wait_for_termination(AGES_SECONDS if timeout is None else timeout))
 
 
 def check_server(server: object, *, is_aio: bool) -> None:

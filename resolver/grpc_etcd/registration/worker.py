@@ -231,7 +231,9 @@ class Driver:
             except EtcdError as error:
                 self._failed(error, step)
             except Exception as error:  # noqa: BLE001  whatever it is: registrations that nobody keeps run out
-                _LOG.exception("registering failed unexpectedly and is tried again")
+                _LOG.exception(
+                    "registering failed unexpectedly and is tried again", extra={"event": "unexpected_error"}
+                )
                 self._failed(EtcdError(f"unexpected: {error!r}"), step)
             finally:
                 with self._changed:
@@ -279,7 +281,7 @@ class Driver:
         }
         lines = self._transitions.observe(facts, now)
         for line in (*self._transitions.observe_fault(self.fault, self._ttl_seconds, now), *lines):
-            _LOG.log(line.level, "%s", line.text)
+            _LOG.log(line.level, "%s", line.text, extra={"event": "registration_changed"})
 
     def _carry_out(self, step: Step) -> None:
         match step:
@@ -362,7 +364,7 @@ class Driver:
         """Do without process keys where they are what is refused; it is not known before that was tried."""
         if not isinstance(error, PermissionDenied) or not self._keeper.shares:
             return False
-        _LOG.info("%s", NO_SHARING % error)
+        _LOG.info("%s", NO_SHARING % error, extra={"event": "registration_unshared"})
         self._share_at = time.monotonic() + SHARE_SECONDS
         self._keeper.share(shares=False)
         return True
@@ -426,7 +428,10 @@ class Driver:
                     self._inbox.append(lambda news=news: self._hear(watch, news, keys))  # type: ignore[misc]  # it binds a value
                     self._changed.notify_all()
         except Exception as error:  # noqa: BLE001  whatever it is, the keys are to be followed
-            _LOG.exception("the watch of registered keys failed unexpectedly and is opened anew")
+            _LOG.exception(
+                "the watch of registered keys failed unexpectedly and is opened anew",
+                extra={"event": "unexpected_error"},
+            )
             with self._changed:
                 self._reopen(watch, EtcdError(f"unexpected: {error!r}"))
 
@@ -461,7 +466,9 @@ class Driver:
             try:
                 self._etcd.revoke(lease)
             except EtcdError as error:
-                _LOG.info("lease %x was not revoked and will run out: %s", lease, error)
+                _LOG.info(
+                    "lease %x was not revoked and will run out: %s", lease, error, extra={"event": "lease_not_revoked"}
+                )
 
 
 def make_edits(write: Write) -> list[Op]:

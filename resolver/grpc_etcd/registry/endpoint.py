@@ -16,6 +16,8 @@ from types import MappingProxyType
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 
 def _empty() -> Mapping[str, str]:
     return EMPTY
@@ -158,6 +160,29 @@ def join_host(host: str) -> str:
 def address_fault(address: str) -> str | None:
     """Say why nobody can dial `address`; None means that it is `host:port` or `[v6]:port`."""
     return None if split_address(address) else f"the address {address!r} is neither host:port nor [IPv6]:port"
+
+
+def parse_ip(host: str) -> IPAddress | None:
+    """Parse an IP address; an IPv4 address in IPv6 clothes (::ffff:10.0.0.1) is the IPv4 address."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return (ip.version == 6 and ip.ipv4_mapped) or ip  # noqa: PLR2004 - IP versions
+
+
+def unroutable(host: str) -> str | None:
+    """Say what is wrong with a host for everybody else; None means: nothing that can be known from here."""
+    ip = parse_ip(host)
+    if ip is None:
+        return "a loopback name" if host.lower().rstrip(".") == "localhost" else None
+    kinds = {
+        "a wildcard": ip.is_unspecified,
+        "a loopback address": ip.is_loopback,
+        "a link-local address": ip.is_link_local,
+        "a multicast address": ip.is_multicast,
+    }
+    return next((kind for kind, matches in kinds.items() if matches), None)
 
 
 def is_ipv6(host: str) -> bool:

@@ -33,7 +33,8 @@ class MemoryRegistry(Registry):
     def set_endpoints(self, service: str, *endpoints: Endpoint | str) -> None:
         """Let the service have these endpoints (`host:port`, or in full), in place of those that were set before.
 
-        Channels are told at once. Without endpoints the service is empty. What code under test registers stays.
+        Channels follow within milliseconds, as they follow etcd: a call at once may still go by what was there before
+        on a channel that is open already. Without endpoints the service is empty. What code under test registers stays.
         """
         service = service_name(service)
         wanted = dict(self._encode(service, endpoint) for endpoint in endpoints)

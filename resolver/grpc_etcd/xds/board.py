@@ -194,16 +194,17 @@ class ServiceBoard:
         return all(listener.has_answered() for listener in listeners) if listeners else None
 
     def refused(self, refusals: Iterable[Refusal]) -> None:
-        """Pass refusals on to the registries concerned, and leave away what may have been at fault.
+        """Pass refusals on to the registries concerned, and leave away what may have been at fault in shared listeners.
 
-        A wish that gRPC does not take costs the service that wish, and no other service anything.
+        A wish that gRPC does not take costs the service that wish, and no other service anything. What a client has
+        for itself, its stream leaves away for it alone: another one, perhaps of another language, may well take it.
         """
         for refusal in refusals:
             for owner in self._blamed(refusal):
                 with self._lock:
                     registry = self._registries.get(owner.registry)
                     found = self._resources.get(owner)
-                if found and refusal.type_url != resources.ASSIGNMENT and found != found.plain():
+                if found and refusal.owner.is_shared and found != found.plain():
                     self.publish(owner, found.plain())
                 if registry:
                     registry.refused(owner.service, refusal.reason)

@@ -5,7 +5,8 @@ Rule 1: every name that is asked for is answered, also that of a service nobody 
 Rule 2: listeners before clusters before endpoints, so that nothing is referred to before it is there.
 Rule 3: an answer of listeners or clusters holds all that the client wants, since one left out counts as deleted; an
         answer of endpoints holds only those that changed.
-Rule 4: what cannot be written, or is refused, concerns its own service alone: the others are answered all the same.
+Rule 4: what cannot be written, or is refused, concerns its own service alone: the others are answered all the same. Nor
+        does what one client refuses concern any other: it alone is told what is left without the wishes.
 Rule 5: no answer is larger than gRPC takes (4 MB), or it would drop the stream, and all services on it heard nothing
         more. Endpoints are told in several answers, and a resource that is too large by itself counts as one that
         cannot be written.
@@ -22,13 +23,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from grpc_etcd.xds import resources
-from grpc_etcd.xds.names import ResourceName, ServiceName, parse_resource_name
+from grpc_etcd.xds.names import ResourceName, Selection, ServiceName, parse_resource_name
 from grpc_etcd.xds.resources import DiscoveryRequest
+from grpc_etcd.xds.retries import LONGEST_RETRIES
+from grpc_etcd.xds.wire import MalformedMessageError
 
 _ORDER = (resources.LISTENER, resources.CLUSTER, resources.ASSIGNMENT)
 _LARGEST_BODY_BYTES = 3500 << 10
 _PARCEL_BYTES = 1 << 20  # arbitrary: an answer of endpoints has no more, where it has several
-_VIRTUAL_HOST = re.compile(r"virtual_hosts\[(\d+)\]")
+_VIRTUAL_HOST = re.compile(r"virtual_hosts\[(\d{1,9})\]")
 
 
 class Resources(Protocol):
@@ -51,7 +54,7 @@ class Refusal(NamedTuple):
 
 
 class _Told(NamedTuple):
-    source: Resources
+    source: Resources | None  # None: it is to be written again, whatever the source is
     body: bytes | None
 
 
@@ -70,6 +73,8 @@ class Conversation:
         self._unanswered: dict[str, str] = {}
         self._sent = 0
         self._refusals: list[Refusal] = []
+        # By type and name: what the client did not take, at most the whole and what was left of it.
+        self._refused: dict[tuple[str, str], tuple[bytes, ...]] = {}
         self.owners: frozenset[ServiceName] = frozenset()
         """The services that the client follows."""
 
@@ -80,20 +85,39 @@ class Conversation:
         """Take a request: a first wish, a changed one, or the acceptance or refusal of what was told."""
         if request.type_url not in self._wanted:
             return
-        if self._unanswered.get(request.type_url) == request.nonce:
+        is_latest = self._unanswered.get(request.type_url) == request.nonce
+        if is_latest:
             del self._unanswered[request.type_url]
         if request.refusal:
-            self._refusals += _refusals(request, self._wanted[request.type_url].values())
+            blamed = _blamed(request, self._wanted[request.type_url])
+            self._refusals += _refusals(request, blamed.values())
+            if is_latest:
+                self._leave_away(request.type_url, blamed)
         requested = frozenset(request.names)
         if requested == self._requested[request.type_url]:
             return
         self._requested[request.type_url] = requested
         self._want(request)
 
+    def _leave_away(self, type_url: str, blamed: Mapping[str, ResourceName]) -> None:
+        """Write anew what the client does not take; endpoints have nothing that could be left away.
+
+        A shared listener holds wishes of many, which are left away for all who hear of it.
+        """
+        told = self._told[type_url]
+        for name, parsed in blamed.items():
+            before = told.get(name)
+            if before and before.body is not None and type_url != resources.ASSIGNMENT and not parsed.owner.is_shared:
+                self._refused[type_url, name] = (*self._refused.get((type_url, name), ())[-1:], before.body)
+                told[name] = before._replace(source=None)
+                self._stale[type_url][name] = None
+
     def _want(self, request: DiscoveryRequest) -> None:
         """Take note of other wishes than before."""
         names = {name: parse_resource_name(name, request.type_url) for name in request.names}
         wanted = {name: parsed for name, parsed in names.items() if parsed}
+        if sum(len(each.selected) for each in wanted.values() if each.selection is Selection.RETRIES) > LONGEST_RETRIES:
+            raise MalformedMessageError("more retries than any channel can have")  # each costs whoever writes its route
         before = self._wanted[request.type_url]
         if wanted.keys() == before.keys():
             return
@@ -106,6 +130,8 @@ class Conversation:
         self.owners = frozenset(name.owner for wanted in self._wanted.values() for name in wanted.values())
         told = self._told[request.type_url]
         self._told[request.type_url] = {name: each for name, each in told.items() if name in wanted}
+        for name in before.keys() - wanted:
+            self._refused.pop((request.type_url, name), None)
         self._due.add(request.type_url)
 
     @property
@@ -158,14 +184,18 @@ class Conversation:
         return [each.body for each in told.values() if each.body is not None]
 
     def _write(self, source: Resources, type_url: str, requested: str, name: ResourceName) -> bytes | None:
+        refused = self._refused.get((type_url, requested), ())
         try:
-            return _fitting(source.answer(type_url, requested, name))
+            body = _fitting(source.answer(type_url, requested, name))
+            if body not in refused:
+                return body
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one service is told, and ends no stream
             self._refusals.append(Refusal(name.owner, type_url, f"it cannot be written: {error!r}"))
         try:
-            return _fitting(source.plain().answer(type_url, requested, name))
+            body = _fitting(source.plain().answer(type_url, requested, name))
         except Exception:  # noqa: BLE001 - the first error is the one that counts
             return None
+        return None if body in refused else body
 
 
 def _fitting(body: bytes | None) -> bytes | None:
@@ -189,17 +219,22 @@ def _parcels(type_url: str, bodies: Sequence[bytes]) -> Iterator[Sequence[bytes]
         yield parcel
 
 
-def _refusals(request: DiscoveryRequest, wanted: Iterable[ResourceName]) -> Iterator[Refusal]:
-    """Find out whose resources a client refused: it names the resources, and the virtual host of a listener."""
+def _blamed(request: DiscoveryRequest, wanted: Mapping[str, ResourceName]) -> Mapping[str, ResourceName]:
+    """Find out which resources a client refused: it names them; else it may have been any."""
+    blamed = {
+        name: parsed for name, parsed in wanted.items() if _mentions(request.refusal, parsed.format(request.type_url))
+    }
+    return blamed or wanted
+
+
+def _refusals(request: DiscoveryRequest, blamed: Iterable[ResourceName]) -> Iterator[Refusal]:
+    """Say whose resources a client refused; of a listener it names the virtual host."""
     hosts: set[int | None] = {int(number) for number in _VIRTUAL_HOST.findall(request.refusal)}
-    names = {name: name.format(request.type_url) for name in wanted}
-    blamed = [name for name, written in names.items() if _mentions(request.refusal, written)]
-    owners = dict.fromkeys(name.owner for name in blamed or names)
-    for owner in owners:
+    for owner in dict.fromkeys(name.owner for name in blamed):
         for host in (hosts if owner.is_shared else None) or {None}:
             yield Refusal(owner, request.type_url, request.refusal, host)
 
 
 def _mentions(text: str, name: str) -> bool:
     """Tell whether a text names a resource, and not one whose name only begins the same."""
-    return re.search(rf"(?<![\w/.~-]){re.escape(name)}(?![\w/.~%-])", text) is not None
+    return name in text and re.search(rf"(?<![\w/.~-]){re.escape(name)}(?![\w/.~%-])", text) is not None

@@ -5,7 +5,9 @@ gRPC's round robin ignores the weight of an endpoint, but not that of a locality
   weights differ, <= 100    a locality per endpoint: exact, and a change of weight keeps the connection
   weights differ, more      a locality per zone and class of weight: a change of class reconnects, but the cost of an
                             update stays linear (with a locality each it is quadratic: 2 s at 1,000)
-  ring hash                 one locality per zone, since the ring reads the endpoint's own weight
+  ring hash                 one locality per zone, since the ring reads the endpoint's own weight; of another name for
+                            each set, so that gRPC makes a new ring: changing one under calls corrupts its memory
+                            (grpcio 1.85.3), and a process of many changes dies
   slow start                endpoints that are new: a locality each, weighing less than the rest at first
 Zones are priorities: gRPC goes to the next one when no endpoint of the one before can be reached. One unfit endpoint
 would make gRPC refuse the whole set, so nothing leaves here but distinct sockets with a positive weight.
@@ -28,6 +30,7 @@ _LOCALITY_EACH = 100
 _CLASSES = 16
 _HEAVIEST = 10_000  # the largest weight a GrpcService can give; sums stay far below gRPC's limit of 2**32
 _WARM = 100  # what a warm endpoint weighs for each unit of weight while others are new: their share is in percent
+_HEAVIEST_SUM = 2**31  # of a set, half of what gRPC takes: shares are rounded
 _ALL_WARM: Mapping[str, float] = MappingProxyType({})
 _LONGEST_TEXT = 120  # arbitrary: longer than any zone's name, and far from what gRPC takes in one message
 CLUSTER = "cluster"  # the metadata by which endpoints say in which Kubernetes cluster they are
@@ -81,7 +84,7 @@ def choose_localities(
     tiers = _spill_over(_tiers(matching, policy, here), policy.locality_preference)
     chosen = _subset(tiers, policy.subset or LARGEST_SET, here.client_id)
     endpoints = [dialable.endpoint for tier in chosen for dialable in tier]
-    grouping = _grouping(endpoints, policy.load_balancing)._replace(warming=warming)
+    grouping = _warmed(_grouping(endpoints, policy.load_balancing), endpoints, warming)
     return tuple(
         locality
         for priority, tier in enumerate(chosen)
@@ -181,13 +184,14 @@ class _Grouping(NamedTuple):
     scale: float = 0  # 0: every endpoint counts as one
     classes_per_octave: int = 0  # 0: no classes
     warming: Mapping[str, float] = _ALL_WARM
+    warm: int = _WARM
 
     def share(self, endpoint: Endpoint) -> int:
         """Give its weight, reduced while it is new."""
         weight = self.weight(endpoint)
         if not self.warming:
             return weight
-        return max(1, round(weight * _WARM * self.warming.get(endpoint.address, 1.0)))
+        return max(1, round(weight * self.warm * self.warming.get(endpoint.address, 1.0)))
 
     def weight(self, endpoint: Endpoint) -> int:
         if not self.scale:
@@ -218,6 +222,14 @@ def _grouping(endpoints: Sequence[Endpoint], wish: LoadBalancing | None) -> _Gro
     return exact._replace(classes_per_octave=max(1, int((_CLASSES - 1) / octaves)))
 
 
+def _warmed(grouping: _Grouping, endpoints: Iterable[Endpoint], warming: Mapping[str, float]) -> _Grouping:
+    """Let new endpoints weigh less; in a large set of large weights the others weigh no more than gRPC takes."""
+    if not warming:
+        return grouping
+    total = sum(map(grouping.weight, endpoints))
+    return grouping._replace(warming=warming, warm=max(1, min(_WARM, _HEAVIEST_SUM // max(1, total))))
+
+
 def _localities(tier: list[Dialable], grouping: _Grouping, priority: int, suffix: str) -> Iterable[Locality]:
     groups: dict[tuple[str, str, str], list[Target]] = defaultdict(list)
     totals: dict[tuple[str, str, str], int] = defaultdict(int)
@@ -226,8 +238,17 @@ def _localities(tier: list[Dialable], grouping: _Grouping, priority: int, suffix
         place = (_text(endpoint.region), _text(endpoint.zone), _sub_zone(endpoint, grouping) + suffix)
         groups[place].append(Target(sockets, weight if grouping.ring else 1))
         totals[place] += weight
-    for place, targets in groups.items():
-        yield Locality(*place, 1 if grouping.ring else totals[place], priority, tuple(targets))
+    ring = f"ring-{_fingerprint(groups)}" if grouping.ring else ""  # one of all zones: a name that stays keeps the ring
+    for (region, zone, sub_zone), targets in groups.items():
+        name = sub_zone + ring
+        weight = 1 if grouping.ring else totals[region, zone, sub_zone]
+        yield Locality(region, zone, name, weight, priority, tuple(targets))
+
+
+def _fingerprint(groups: Mapping[tuple[str, str, str], Iterable[Target]]) -> str:
+    """Name a set by what is in it."""
+    found = sorted(repr((place, target)) for place, targets in groups.items() for target in targets)
+    return blake2b("\n".join(found).encode(), digest_size=8).hexdigest()
 
 
 def _sub_zone(endpoint: Endpoint, grouping: _Grouping) -> str:

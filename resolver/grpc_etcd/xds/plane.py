@@ -11,7 +11,6 @@ import atexit
 import itertools
 import logging
 import os
-import shutil
 import threading
 import time
 import weakref
@@ -31,7 +30,7 @@ from grpc_etcd.xds.names import Selection, ServiceName, format_target
 from grpc_etcd.xds.retries import MethodRetries, write_retries
 from grpc_etcd.xds.server import AdsServer
 from grpc_etcd.xds.sharing import can_share
-from grpc_etcd.xds.sockets import choose_address
+from grpc_etcd.xds.sockets import SocketFolder, choose_address
 
 Options = Sequence[tuple[str, Any]]
 T = TypeVar("T")
@@ -69,7 +68,7 @@ class Plane:
         self._lock = threading.RLock()
         self._server: AdsServer | None = None
         self._is_down = False  # since a fork, after which the server could not be started again
-        self._folder: Path | None = None
+        self._folder: SocketFolder | None = None
         self._address = ""
         self._bootstrap: str | None = None
 
@@ -92,8 +91,8 @@ class Plane:
         names = {name for name, _ in [*ours, *options]}
         has_own = bool(retries) or bool(names & {"grpc.default_authority", _BOOTSTRAP_OPTION})
         shares = can_share(owner.service) and not has_own
-        listener = self.board.open_channel(owner, shares=shares)
-        target = format_target(listener) + (f"/{Selection.RETRIES}/{write_retries(retries)}" if retries else "")
+        tail = f"/{Selection.RETRIES}/{write_retries(retries)}" if retries else ""
+        target = format_target(self.board.open_channel(owner, shares=shares)) + tail
         authority = ("grpc.default_authority", quote(owner.service, safe=""))  # else it would be the path's last part
         return Lead(target, [*ours, authority, *options], lambda: self.board.close_channel(owner, shares=shares))
 
@@ -127,14 +126,14 @@ class Plane:
             existing = settings.read_xds_bootstrap()
             settings.write_xds_bootstrap(merge_bootstrap(existing, self._address, node))
         if existing and not self._is_read():
-            _LOG.warning(_TOO_LATE)
+            _LOG.warning(_TOO_LATE, extra={"event": "bootstrap_too_late"})
             self._bootstrap = own
         if self._bootstrap or not existing:
             self.board.use_words()
 
     def _listen(self) -> None:
         if self._folder:
-            self._folder.mkdir(mode=0o700, exist_ok=True)  # a cleaner of temporary folders may have been here
+            self._folder.keep()  # a cleaner of temporary folders may have been here
         self._server, self._is_down = AdsServer(self._address, self.board), False
         if self._address.endswith(":0"):
             self._address = self._address[:-1] + str(self._server.port)
@@ -143,11 +142,19 @@ class Plane:
         """Listen anew where a cleaner of temporary folders has taken the socket away.
 
         Streams that are open would go on, but no other could begin: neither that of a new channel, nor of one at rest.
+        OSError: somebody else has made the folder meanwhile, and may listen there.
         """
         with self._lock:
-            if self._server is None or self._folder is None or Path(self._address.removeprefix("unix:")).exists():
+            if self._server is None or self._folder is None:
                 return
-            _LOG.warning("the socket %s has been removed from outside; it is made anew", self._address)
+            self._folder.keep()
+            if Path(self._address.removeprefix("unix:")).exists():
+                return
+            _LOG.warning(
+                "the socket %s has been removed from outside; it is made anew",
+                self._address,
+                extra={"event": "socket_removed"},
+            )
             self._server.stop()
             self._listen()
 
@@ -187,7 +194,7 @@ class Plane:
     def _clean_up(self) -> None:
         if self._folder and self._pid == os.getpid():
             folder, self._folder = self._folder, None  # so that nobody misses the socket and makes it anew
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
 
 
 class _Probe:
@@ -295,7 +302,7 @@ def _tried(hook: Callable[[], T]) -> T | None:
     try:
         return hook()
     except Exception:  # noqa: BLE001 - logged
-        _LOG.exception("%r failed", hook)
+        _LOG.exception("%r failed", hook, extra={"event": "fork_hook_failed"})
         return None
 
 

@@ -207,6 +207,7 @@ class DiscoveryRequest:
 # Field numbers of envoy.service.discovery.v3.DiscoveryRequest and of google.rpc.Status.
 _NAMES, _TYPE_URL, _NONCE, _ERROR_DETAIL = 3, 4, 5, 6
 _STATUS_MESSAGE = 2
+_LONGEST_REFUSAL = 64 << 10  # characters that are looked at; arbitrary: each name is looked for in them
 
 
 def read_request(data: bytes) -> DiscoveryRequest:
@@ -226,7 +227,7 @@ def read_request(data: bytes) -> DiscoveryRequest:
 def _status_message(status: bytes) -> str:
     fields = ((field, value) for field, value in wire.read_fields(status) if isinstance(value, bytes))
     texts = [value.decode(errors="replace") for field, value in fields if field == _STATUS_MESSAGE]
-    return texts[-1] if texts else "refused without a reason"
+    return texts[-1][:_LONGEST_REFUSAL] if texts else "refused without a reason"
 
 
 def response(version: int, type_url: str, nonce: str, bodies: Iterable[bytes]) -> bytes:

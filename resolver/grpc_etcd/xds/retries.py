@@ -11,16 +11,23 @@ from collections.abc import Iterable, Sequence
 from grpc_etcd.registry.policy import Retry, RetryOn
 from grpc_etcd.xds.resources import Route
 
+LONGEST_RETRIES = 256 << 10  # characters of the segment: 3,000 methods and more; arbitrary
 _Meeting = tuple[str, bool, Retry | None, int]
 MethodRetries = tuple[tuple[str, Retry | None], ...]
 """By `/service/method`, `/service/` or the empty text for all; None: such calls are tried once."""
 
 
 def write_retries(retries: MethodRetries) -> str:
-    """Write retries as one segment of a resource's name: equal ones give equal texts."""
+    """Write retries as one segment of a resource's name: equal ones give equal texts.
+
+    ValueError says that they are too many.
+    """
     rows = [[method, *_write(retry)] for method, retry in retries]
     text = json.dumps(rows, separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    segment = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    if len(segment) > LONGEST_RETRIES:
+        raise ValueError(f"the retries of {len(rows)} methods are more than a channel can have; name services instead")
+    return segment
 
 
 def _write(retry: Retry | None) -> list[object]:

@@ -247,7 +247,7 @@ class _Speaker:
             except (MalformedMessageError, UnicodeDecodeError):
                 self._end(stream)  # whoever this is speaks no xDS
             except Exception:  # noqa: BLE001 - logged; an error of one stream ends that stream
-                _LOG.exception("an xDS stream is ended for an error")
+                _LOG.exception("an xDS stream is ended for an error", extra={"event": "unexpected_error"})
                 self._end(stream)
             finally:
                 stream.is_speaking = False
@@ -256,4 +256,4 @@ class _Speaker:
         try:
             stream.fail()
         except Exception:  # noqa: BLE001 - logged; the thread speaks for the other streams too
-            _LOG.exception("an xDS stream could not be ended in order")
+            _LOG.exception("an xDS stream could not be ended in order", extra={"event": "unexpected_error"})

@@ -66,6 +66,12 @@ def test_a_name_in_another_spelling(shell: CommandLine) -> None:
     assert "there is no such name, but there is 'Greeter'" in problems(shell, "greeter")
 
 
+def test_a_name_that_is_misspelt(shell: CommandLine) -> None:
+    shell.put("127.0.9.1:9000", service="greeter")
+    assert "did you mean 'greeter'?" in problems(shell, "gretter")
+    assert "did you mean" not in problems(shell, "orders")
+
+
 def test_nothing_at_all(shell: CommandLine) -> None:
     assert "there are no records at" in problems(shell, "greeter")
 

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -203,7 +204,7 @@ def test_a_registry_in_order_has_no_fault(shell: CommandLine) -> None:
 
 
 def test_the_operators_settings_file_says_where_the_registry_is(shell: CommandLine, tmp_path: Path) -> None:
-    """So in the operator's container: GRPC_ETCD_CONFIG, and no variable for each setting."""
+    """So in the operator's container, where the chart sets a variable for the file."""
     file = tmp_path / "config.yaml"
     away = f"127.0.0.1:{free_port()}"
     file.write_text(
@@ -215,9 +216,19 @@ def test_the_operators_settings_file_says_where_the_registry_is(shell: CommandLi
         )
     )
     shell.put(ADDRESS, prefix="fleet")
-    assert "greeter" in shell.run("ls", GRPC_ETCD_ENDPOINTS="", GRPC_ETCD_CONFIG=str(file))
+    assert "greeter" in shell.run("ls", GRPC_ETCD_ENDPOINTS="", GRPC_ETCD_OPERATOR_CONFIG=str(file))
     assert "greeter" in shell.run("ls", "--config", str(file), GRPC_ETCD_ENDPOINTS="")
     assert "greeter" in shell.run("ls", "--config", str(file), "--registry", "default", GRPC_ETCD_ENDPOINTS=away)
     assert "Check that etcd runs" in shell.run("ls", "--config", str(file), "--registry", "dr", code=1)
     assert "has no registry 'other'" in shell.run("ls", "--config", str(file), "--registry", "other", code=2)
     assert "--config" in shell.run("ls", "--registry", "dr", code=2)
+
+
+def test_in_the_operators_container_its_variables_name_the_registry(shell: CommandLine, tmp_path: Path) -> None:
+    file, away = tmp_path / "config.yaml", f"127.0.0.1:{free_port()}"
+    file.write_text(json.dumps({"registries": {"default": {"endpoints": [away]}}}))
+    operators: dict[str, Any] = {"GRPC_ETCD_OPERATOR_ENDPOINTS": shell.endpoints, "GRPC_ETCD_OPERATOR_PREFIX": "fleet"}
+    shell.put(ADDRESS, prefix="fleet")
+    assert "greeter" in shell.run("ls", GRPC_ETCD_ENDPOINTS="", **operators)
+    assert "greeter" in shell.run("ls", GRPC_ETCD_ENDPOINTS="", GRPC_ETCD_OPERATOR_CONFIG=str(file), **operators)
+    assert "greeter" not in shell.run("ls", **operators), "the client's own variables win"

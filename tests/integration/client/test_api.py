@@ -16,7 +16,7 @@ import pytest
 import grpc_etcd
 import grpc_etcd.aio
 from grpc_etcd import Policy, Registry, Retry, Snapshot, StaticRegistry
-from grpc_etcd.client.aio import AioEtcdRegistry
+from grpc_etcd.client.registry import AioEtcdRegistry
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import policy_key

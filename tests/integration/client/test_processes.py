@@ -1,6 +1,7 @@
 """Programs of their own: forks, ends without close, proxies, and applications that use xDS themselves."""
 
 import json
+import signal
 import subprocess
 import sys
 import textwrap
@@ -216,6 +217,27 @@ def test_a_channel_at_rest_finds_its_way_after_temporary_folders_were_cleaned_up
     assert lines(world, program, {"TMPDIR": str(tmp_path)}) == [server.address]
 
 
+@pytest.mark.parametrize("taken", ["folder.mkdir(); folder.chmod(0o777)", "folder.symlink_to(folder.parent)"])
+def test_a_socket_is_never_looked_for_in_a_folder_of_somebody_else(world: World, tmp_path: Path, taken: str) -> None:
+    (server,) = world.serve(1)
+    world.put(server.address, "other")
+    program = f"""
+    import shutil, tempfile, pathlib
+    channel = registry.insecure_channel("greeter")
+    print(call(channel))
+    (folder,) = pathlib.Path(tempfile.gettempdir()).glob("grpc-etcd-*")
+    shutil.rmtree(folder)
+    {taken}
+    try:
+        registry.insecure_channel("other")
+    except OSError as error:
+        print("TMPDIR" in str(error), folder.name in str(error))
+    print(call(channel))
+    """
+    found = lines(world, program, {"TMPDIR": str(tmp_path)})
+    assert found == [server.address, "True", "True", server.address]
+
+
 def test_multiprocessing_children_call_on(world: World) -> None:
     server = world.serve(1)[0]
     program = """
@@ -319,6 +341,7 @@ def test_a_proxy_in_the_environment_is_not_asked(world: World, variable: str, tm
 # An application that uses xDS itself: its management server is a stand-alone server of ours in the same program.
 OWN_XDS = """
 import json
+import signal
 theirs = grpc_etcd.Registry(sys.argv[1], name="theirs")
 server = grpc_etcd.serve("127.0.0.1:0", theirs)
 text = json.dumps({
@@ -424,3 +447,77 @@ def test_settings_name_every_fault_at_once(world: World) -> None:
         "GRPC_ETCD_CERT",
         "GRPC_ETCD_USER",
     ]
+
+
+KILLED = """
+channel = registry.insecure_channel("greeter")
+call(channel)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+NEXT = """
+OLD = 3600  # seconds, by which folders are made older than they are
+import pathlib, shutil, tempfile
+place = pathlib.Path(tempfile.gettempdir())
+def folders():
+    return {folder.name for folder in place.glob("grpc-etcd-*")}
+def age():
+    for folder in place.glob("grpc-etcd-*"):
+        os.utime(folder, (time.time() - OLD, time.time() - OLD))
+"""
+
+
+def test_the_socket_of_a_killed_process_is_removed_by_the_next(world: World, tmp_path: Path) -> None:
+    world.serve(1)
+    variables = {"TMPDIR": str(tmp_path)}
+    assert run(world, "import signal" + KILLED, variables).returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob("grpc-etcd-*")
+    program = """
+age()
+channel = registry.insecure_channel("greeter")
+call(channel)
+print(*folders())
+"""
+    (own,) = lines(world, NEXT + program, variables)
+    assert own != left.name
+    assert not list(tmp_path.glob("grpc-etcd-*"))
+
+
+def test_folders_of_others_in_the_temporary_folder_stay(world: World, tmp_path: Path) -> None:
+    """Also one that is called as those of the sockets are: such as the data of an etcd for tests."""
+    (server,) = world.serve(1)
+    theirs = [tmp_path / name / "data" for name in ("grpc-etcd-backup", "grpc-etcd-socket-notes")]
+    for file in theirs:
+        file.parent.mkdir()
+        file.write_text("precious")
+    (tmp_path / "grpc-etcd-empty").mkdir()
+    program = """
+age()
+with registry.insecure_channel("greeter") as channel:
+    print(call(channel))
+"""
+    assert lines(world, NEXT + program, {"TMPDIR": str(tmp_path)}) == [server.address]
+    assert [file.read_text() for file in theirs] == ["precious"] * 2
+    assert (tmp_path / "grpc-etcd-empty").is_dir()
+
+
+def test_the_sockets_of_living_processes_and_what_nobody_locks_yet_stay(world: World, tmp_path: Path) -> None:
+    (server,) = world.serve(1)
+    (tmp_path / "grpc-etcd-new").mkdir()
+    program = """
+import subprocess
+with registry.insecure_channel("greeter") as channel:
+    call(channel)
+mine = folders() - {"grpc-etcd-new"}
+for name in mine:  # made again, as after a cleaner of temporary folders, it is locked again
+    shutil.rmtree(place / name)
+with registry.insecure_channel("greeter") as channel:
+    call(channel)
+for name in mine:
+    os.utime(place / name, (time.time() - OLD, time.time() - OLD))
+other = subprocess.run([sys.executable, "-c", "import grpc_etcd, sys; grpc_etcd.Registry(sys.argv[1])"
+    ".insecure_channel('greeter').close()", sys.argv[1]])
+assert other.returncode == 0 and mine <= folders() and "grpc-etcd-new" in folders(), folders()
+with registry.insecure_channel("greeter", [("grpc.lb_policy_name", "round_robin")]) as channel:
+    print(call(channel))
+"""
+    assert lines(world, NEXT + program, {"TMPDIR": str(tmp_path)}) == [server.address]

@@ -26,7 +26,7 @@ CASES = {"oldest": ("python3.11", OLDEST)} | {minor: (f"python{minor}", NEWEST) 
 CONTRACT = (
     "tests/integration/etcd/test_calls.py",
     "tests/integration/etcd/test_list_watch.py",
-    "tests/unit/registry/test_golden.py",
+    "tests/unit/layouts/test_golden.py",
     "tests/integration/client/test_channels.py",
 )
 # Of the tests of channels those of the main job; all of them would take minutes.

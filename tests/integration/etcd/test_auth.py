@@ -134,6 +134,27 @@ def test_a_token_that_ran_out_is_renewed(closing: contextlib.ExitStack, opened: 
     follower.wait_events(1)
 
 
+@pytest.mark.faults
+def test_a_token_that_runs_out_under_the_stream_is_no_outage(closing: contextlib.ExitStack, opened: Opened) -> None:
+    """Each does in the end, a JWT at a fixed time: whoever follows a further range then is no news for the others."""
+    server = closing.enter_context(EtcdServer.start(flags=["--auth-token-ttl=1"]))
+    server.enable_auth("secret")
+    client = opened(server.endpoints, user="root", password="secret")  # noqa: S106
+    hub = client.hub()
+    first = hub.follow(b"a/")
+    first.wait_listed()
+    wait_until(lambda: hub.state.connected, "the stream is open")
+    with Etcd(server.endpoints, user="root", password="secret") as bystander:  # noqa: S106
+        younger = bystander._link._log_in(time.monotonic() + 60)
+        wait_until(lambda: is_refused(server, younger), "the stream's token has run out too", 60)
+    second = hub.follow(b"b/")
+    second.wait_listed()
+    for follower, key in ((first, b"a/1"), (second, b"b/1")):
+        client.put(key, b"")
+        follower.wait(lambda f=follower, k=key: k in f.view(), "its event")
+    assert not first.of(Lost) + second.of(Lost)
+
+
 def is_refused(server: EtcdServer, token: tuple[tuple[str, str], ...]) -> bool:
     """Whether etcd takes a token no more; asking does prolong it, so ask seldom."""
     wait_seconds(2.5)

@@ -10,8 +10,10 @@ from typing import Self
 import pytest
 
 from grpc_etcd.etcd import Etcd, EtcdError, Lost, NotServing, Tls, Unavailable
+from testbed.build import binary
 from testbed.conditions import existing, free_port, wait_until
 from testbed.etcd import EtcdServer
+from testbed.process import Process
 from testbed.proxy import TcpProxy
 
 from .conftest import Client, Opened, wait_renewed
@@ -211,3 +213,32 @@ def test_a_name_that_changes_its_address_is_followed_soon(
     assert not works(client)
     names.address = "127.0.0.1"
     wait_until(lambda: works(client), "the name's new address", 25)  # by default gRPC asks again after 30 s
+
+
+@contextlib.contextmanager
+def grpc_proxy(server: EtcdServer) -> Iterator[str]:
+    """Start etcd's own proxy in front of it; give its address."""
+    address = f"127.0.0.1:{free_port()}"
+    ways = f"--endpoints={server.urls}", f"--listen-addr={address}", "--advertise-client-url="
+    command = [str(binary("etcd")), "grpc-proxy", "start", *ways]
+    with Process("grpc-proxy", command, server.folder / f"{address}.log") as process:
+        process.start()
+        yield address
+
+
+def test_an_etcd_grpc_proxy_is_told_and_another_endpoint_is_followed(etcd: EtcdServer, opened: Opened) -> None:
+    """It gives watches ids of its own and no answer about progress: each event would be taken for that of nobody."""
+    with grpc_proxy(etcd) as address:
+        client = opened(address)
+        wait_until(lambda: works(client), "it serves")
+        ranged, single = client.hub().follow(b"k/"), client.follow(b"j/", b"k/")
+        assert "members themselves" in ranged.wait_lost(NotServing).error.remedy
+        single.wait_listed()
+        client.put(b"k/1", b"")
+        client.put(b"j/1", b"")
+        single.wait_events(2)
+        both = opened([address, *(member.endpoint for member in etcd.members)])
+        follower = both.hub().follow(b"k/")
+        follower.wait_listed()
+        both.put(b"k/2", b"")
+        follower.wait(lambda: b"k/2" in follower.view(), "etcd itself is followed")

@@ -33,7 +33,11 @@ def test_only_the_endpoints_are_required() -> None:
 
 def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     config = written(tmp_path, "leaseTtl: 30\nleaderTtl: 5\nmetricsPort: 1\nregistries: {default: {endpoints: 'a:1'}}")
-    environ = {"GRPC_ETCD_LEASE_TTL": "60", "GRPC_ETCD_LEADER_TTL": "6", "GRPC_ETCD_CONFIG": config}
+    environ = {
+        "GRPC_ETCD_OPERATOR_LEASE_TTL": "60",
+        "GRPC_ETCD_OPERATOR_LEADER_TTL": "6",
+        "GRPC_ETCD_OPERATOR_CONFIG": config,
+    }
     settings = load_settings({"lease-ttl": ["90"]}, environ=environ)
     assert (settings.lease_ttl_seconds, settings.leader_ttl_seconds, settings.metrics_port) == (90, 6, 1)
 
@@ -54,17 +58,21 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
     config = written(tmp_path, "leasTtl: 30\nregistries: {far: {endpoint: 'x:1', user: me}}")
     text = faults_of(
         {"namespace": ["Shop"], "etcd-endpoints": ["nowhere"]},
-        {"GRPC_ETCD_PREFX": "a", "GRPC_ETCD_DRY_RUN": "perhaps", "GRPC_ETCD_CERT": "/no/such/file"},
+        {
+            "GRPC_ETCD_OPERATOR_PREFX": "a",
+            "GRPC_ETCD_OPERATOR_DRY_RUN": "perhaps",
+            "GRPC_ETCD_OPERATOR_CERT": "/no/such/file",
+        },
         config,
     )
     for expected in (
         "leasTtl: there is no such setting; did you mean leaseTtl?",
         "registries.far.endpoint: there is no such setting; did you mean endpoints?",
-        "GRPC_ETCD_PREFX: there is no such setting; did you mean GRPC_ETCD_PREFIX?",
+        "GRPC_ETCD_OPERATOR_PREFX: there is no such setting; did you mean GRPC_ETCD_OPERATOR_PREFIX?",
         "--namespace=Shop: it must be a namespace's name",
         "'nowhere' is not of the form host:port",
-        "GRPC_ETCD_DRY_RUN=perhaps: it must be true or false",
-        "GRPC_ETCD_CERT=/no/such/file: there is no such file",
+        "GRPC_ETCD_OPERATOR_DRY_RUN=perhaps: it must be true or false",
+        "GRPC_ETCD_OPERATOR_CERT=/no/such/file: there is no such file",
     ):
         assert expected in text
 
@@ -86,9 +94,12 @@ def test_contradictions_are_refused(flags: dict[str, list[str]], expected: str) 
     assert expected in faults_of(ENDPOINTS | flags)
 
 
-def test_variables_of_the_client_and_of_service_links_are_left_alone() -> None:
-    links = ["SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_2379_TCP_ADDR", "OPERATOR_SERVICE_PORT_HTTP", "LAYOUTS"]
-    load_settings(ENDPOINTS, environ={f"GRPC_ETCD_{name}": "tcp://10.0.0.1:2379" for name in links})
+def test_variables_of_clients_and_of_service_links_are_ignored() -> None:
+    links = ["OPERATOR_SERVICE_HOST", "OPERATOR_PORT_2379_TCP_ADDR", "OPERATOR_METRICS_SERVICE_PORT_HTTP"]
+    clients = ["ENDPOINTS", "PREFIX", "USER", "LAYOUTS", "LEASE_TTL", "SERVICE_HOST"]
+    environ = {f"GRPC_ETCD_{name}": "tcp://10.0.0.1:2379" for name in (*links, *clients)}
+    settings = load_settings(ENDPOINTS, environ=environ)
+    assert settings == load_settings(ENDPOINTS, environ={})
 
 
 def test_the_file_is_named_when_it_cannot_be_read(tmp_path: Path) -> None:

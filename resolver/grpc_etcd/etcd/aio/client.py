@@ -1,16 +1,19 @@
-"""The client for asyncio. Every method takes and gives what the core's values say; nothing is decided here."""
+"""The client for asyncio. Every method takes and gives what the core's values say; nothing is decided here.
 
+`make gen` makes the client for threads of it.
+"""
+
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc.aio
 
 from grpc_etcd.etcd import calls, model
 from grpc_etcd.etcd.aio.hub import WatchHub
-from grpc_etcd.etcd.aio.link import Link, close_all
+from grpc_etcd.etcd.aio.link import Link, close_client
 from grpc_etcd.etcd.aio.streams import KeepAlive, ListWatch
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.credentials import Credentials
@@ -61,6 +64,7 @@ class Etcd:
     def _set_up(self, link: Link, name: str) -> None:
         self._link = link
         self._name = name
+        self._open_lock = threading.Lock()
         self._open: weakref.WeakSet[ListWatch | KeepAlive | WatchHub] = weakref.WeakSet()
 
     def __repr__(self) -> str:
@@ -69,15 +73,14 @@ class Etcd:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     def __del__(self) -> None:
         link = getattr(self, "_link", None)
         if link and not link.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            # for threads: self.close()
 
     async def get(self, key: bytes, *, revision: int = 0) -> Record | None:
         """Read one key, now or at a revision; None when it is not there."""
@@ -93,8 +96,7 @@ class Etcd:
 
     async def delete(self, key: bytes) -> bool:
         """Delete one key and say whether it was there."""
-        deleted = await self._link.call(calls.delete(key))
-        return deleted > 0
+        return await self._link.call(calls.delete(key)) > 0
 
     async def delete_prefix(self, prefix: bytes) -> int:
         """Delete all keys of a prefix and say how many there were."""
@@ -161,12 +163,15 @@ class Etcd:
 
     def _keep(self, stream: StreamT) -> StreamT:
         """Remember a stream, to end it with the client; one that came later would wait for ever."""
-        if self._link.closed:
-            raise Closed("the client has been closed")
-        self._open.add(stream)
+        with self._open_lock:
+            if self._link.closed:
+                raise Closed("the client has been closed")
+            self._open.add(stream)
         return stream
 
     async def close(self) -> None:
-        """End all streams, then the connection. May be called twice."""
-        self._link.closed = True
-        await close_all([*(stream.close for stream in list(self._open)), self._link.close])
+        """End all streams and the connection. May be called twice."""
+        with self._open_lock:
+            self._link.closed = True
+            streams = list(self._open)
+        await close_client(self._link, streams)

@@ -2,25 +2,26 @@
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, assert_never
+from typing import Any
 
 import grpc
 
-from grpc_etcd.etcd import errors, hub, model
+from grpc_etcd.etcd import errors
 from grpc_etcd.etcd.aio.link import Link, is_being_cancelled
 from grpc_etcd.etcd.aio.streams import read
 from grpc_etcd.etcd.following import watch_method
-from grpc_etcd.etcd.hub import Subscription, Watch
-from grpc_etcd.etcd.model import News, State
-from grpc_etcd.etcd.reporting import log_unexpected
+from grpc_etcd.etcd.hub import commands
+from grpc_etcd.etcd.hub.core import Core
+from grpc_etcd.etcd.hub.driver import HubDriver
+from grpc_etcd.etcd.hub.subscription import Subscription
+from grpc_etcd.etcd.model import News
 
 LISTINGS = 8  # at a time; etcd answers some hundred small ones in a second either way
 
 
-class WatchHub:
+class WatchHub(HubDriver[Link]):
     """Follows ranges of keys, each for its own consumer, over one stream. Belongs to one event loop.
 
     `on_news` is called from tasks of this object and must not block. When it fails, `on_error` is told of it (without
@@ -30,10 +31,7 @@ class WatchHub:
     def __init__(
         self, link: Link, progress_seconds: float, on_error: Callable[[bytes, Exception], None] | None = None
     ) -> None:
-        self._link = link
-        self._on_error = on_error or log_unexpected
-        jitter = random.Random().random  # noqa: S311 (no secret)
-        self._core = hub.Core(time.time, jitter, progress_seconds, LISTINGS)
+        super().__init__(link, progress_seconds, on_error, LISTINGS)
         self._session: asyncio.Task[None] | None = None
         self._stream: Any = None
         self._requests: asyncio.Queue[Any] = asyncio.Queue()
@@ -41,28 +39,6 @@ class WatchHub:
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # which uvloop does not tell of one that is due at once
         self._is_pumping = False
-        self._is_closed = False
-
-    def __repr__(self) -> str:
-        return f"<WatchHub {self._core.state}>"
-
-    @property
-    def state(self) -> State:
-        """How fresh the stream that all share is."""
-        return self._core.state
-
-    @property
-    def history(self) -> int:
-        """How often etcd turned out to hold another history than the one that was followed."""
-        return self._core.history
-
-    def follow(self, prefix: bytes, on_news: Callable[[News], None]) -> Subscription:
-        """List all keys of a prefix and follow them, until the subscription is closed."""
-        return self._follow(model.range_start(prefix), model.prefix_end(prefix), on_news)
-
-    def follow_key(self, key: bytes, on_news: Callable[[News], None]) -> Subscription:
-        """Read one key and follow it, until the subscription is closed."""
-        return self._follow(key, b"", on_news)
 
     async def close(self) -> None:
         """End the stream and all that is under way. No news come any more. May be called from within a callback."""
@@ -82,7 +58,7 @@ class WatchHub:
         self._take(lambda: self._core.add(watch))
         return Subscription(watch, self)
 
-    def note(self, note: Callable[[hub.Core, float], None]) -> None:
+    def note(self, note: Callable[[Core, float], None]) -> None:
         """Let the core note something: for the subscriptions."""
         self._take(lambda: note(self._core, time.monotonic()))
 
@@ -94,8 +70,7 @@ class WatchHub:
             note()
             self._pump()
         except Exception as error:  # noqa: BLE001  whatever it is, all other watches go on
-            self._on_error(b"", error)
-            self._core.abandon(errors.EtcdError(f"unexpected: {error}"), time.monotonic())
+            self._abandon(error)
             self._arm()
 
     def _pump(self) -> None:
@@ -103,9 +78,7 @@ class WatchHub:
             return  # a callback has asked for something; the loop below sees to it
         self._is_pumping = True
         try:
-            while commands := self._core.advance(time.monotonic()):
-                for command in commands:
-                    self._carry_out(command)
+            self._advance()
         finally:
             self._is_pumping = False
         self._arm()
@@ -124,38 +97,21 @@ class WatchHub:
         self._timer = None
         self._take(lambda: None)
 
-    def _carry_out(self, command: hub.Command) -> None:
-        match command:
-            case hub.Tell(watch, news):
-                self._tell(watch, news)
-            case hub.Write(request):
-                self._requests.put_nowait(request)
-            case hub.Ask():
-                self._start(self._ask(command))
-            case hub.Open(number):
-                self._session = self._start(self._read(number, self._requests))
-            case hub.HangUp(fault):
-                self._hang_up(fault)
-            case hub.LogIn():
-                self._link.drop_token()
-            case _:
-                assert_never(command)
+    def _write(self, request: Any) -> None:
+        self._requests.put_nowait(request)
 
-    def _hang_up(self, fault: errors.EtcdError | None) -> None:
+    def _begin_to_ask(self, ask: commands.Ask) -> None:
+        self._start(self._ask(ask))
+
+    def _open(self, number: int) -> None:
+        self._session = self._start(self._read(number, self._requests))
+
+    def _end_stream(self, fault: errors.EtcdError | None = None) -> None:
         if fault and self._stream:
             self._link.report(self._stream, fault)
         if self._session:
             self._session.cancel()
         self._session, self._stream, self._requests = None, None, asyncio.Queue()
-
-    def _tell(self, watch: Watch, news: News) -> None:
-        if self._is_closed or watch.is_closed:
-            return
-        try:
-            watch.on_news(news)
-        except Exception as error:  # noqa: BLE001  a consumer's fault concerns that consumer
-            self._on_error(watch.key, error)
-            self._core.fault(watch, time.monotonic())
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="grpc-etcd-watch-hub")
@@ -163,7 +119,7 @@ class WatchHub:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ask(self, ask: hub.Ask) -> None:
+    async def _ask(self, ask: commands.Ask) -> None:
         try:
             answer = await self._link.run(ask.steps)
         except errors.EtcdError as error:

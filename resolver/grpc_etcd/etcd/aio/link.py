@@ -5,10 +5,9 @@ Belongs to one event loop.
 
 import asyncio
 import time
-import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -16,61 +15,30 @@ import grpc.aio
 from grpc_etcd.etcd import errors
 from grpc_etcd.etcd.calls import Call, Method, Steps
 from grpc_etcd.etcd.credentials import HAS_LEADER, Credentials, Metadata
-from grpc_etcd.etcd.dialing import Dialer, Facts, Lookout
-from grpc_etcd.etcd.following import WATCH_PATH
-from grpc_etcd.etcd.rotation import Rotation
-from grpc_etcd.etcd.translating import translate
+from grpc_etcd.etcd.dialing import Dialer, Facts
+from grpc_etcd.etcd.link import BaseLine, BaseLink
 
 T = TypeVar("T")
 
 
-class Line:
-    """One member: a channel for calls and leases, and one for watches, so that neither fills the other's connection."""
+class Stream(Protocol):
+    """What a client ends when it is closed."""
 
-    def __init__(self, dial: Callable[[], grpc.aio.Channel]) -> None:
-        self._dial = dial
-        self._calls: grpc.aio.Channel | None = None
-        self._watches: grpc.aio.Channel | None = None
-        self._unary: dict[str, Callable[..., Any]] = {}
-        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
+    async def close(self) -> None:
+        """End it."""
 
-    def unary(self, method: Method) -> Callable[..., Any]:
-        """Return the callable of a unary method."""
-        known = self._unary.get(method.path)
-        if known is None:
-            known = self._channel().unary_unary(method.path, method.serialize, method.parse)
-            self._unary[method.path] = known
-        return known
 
-    def open(self, method: Method, metadata: Metadata) -> Any:
-        """Open a stream."""
-        channel = self._watch_channel() if method.path == WATCH_PATH else self._channel()
-        stream: Any = channel.stream_stream(method.path, method.serialize, method.parse)(metadata=metadata)
-        self._streams.add(stream)
-        return stream
+async def close_client(link: "Link", streams: Iterable[Stream]) -> None:
+    """End a client's streams, then its channels."""
+    await close_all([*(stream.close for stream in streams), link.close])
 
-    def has(self, stream: Any) -> bool:
-        """Say whether a stream is of this member."""
-        return stream in self._streams
 
-    def hang_up(self) -> None:
-        """End all streams."""
-        for stream in tuple(self._streams):
-            stream.cancel()
+class Line(BaseLine[grpc.aio.Channel]):
+    """One member."""
 
     async def close(self) -> None:
         """Close the channels."""
-        await close_all(channel.close for channel in (self._calls, self._watches) if channel)
-
-    def _channel(self) -> grpc.aio.Channel:
-        if self._calls is None:
-            self._calls = self._dial()
-        return self._calls
-
-    def _watch_channel(self) -> grpc.aio.Channel:
-        if self._watches is None:
-            self._watches = self._dial()
-        return self._watches
+        await close_all(channel.close for channel in self.channels())
 
 
 def is_being_cancelled() -> bool:
@@ -90,7 +58,7 @@ async def close_all(closes: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -
             raise
 
 
-class Link:
+class Link(BaseLink[Line]):
     """What a client and its streams share."""
 
     def __init__(
@@ -100,15 +68,8 @@ class Link:
         timeout_seconds: float,
         channel: grpc.aio.Channel | None = None,
     ) -> None:
-        self._dialer = dialer
-        self._lookout = Lookout()
-        self._credentials = credentials
-        self._timeout_seconds = timeout_seconds
-        self._facts: Facts | None = None
-        self._lines: tuple[Line, ...] = (Line(lambda: channel),) if channel else ()
-        self._rotation = Rotation(len(dialer.targets) if dialer else 1)
+        super().__init__(dialer, credentials, timeout_seconds, Line(lambda: channel) if channel else None)
         self._log_in_lock = asyncio.Lock()
-        self.closed = False
 
     async def run(self, steps: Steps[T]) -> T:
         """Make the calls that some steps ask for."""
@@ -150,17 +111,6 @@ class Link:
         except grpc.aio.UsageError as error:  # grpcio's answer on a channel that was closed meanwhile
             raise errors.Closed(str(error)) from error
 
-    def report(self, stream: Any, error: errors.EtcdError) -> None:
-        """Take it that a stream has failed: look soon whether files have changed, and ask another member."""
-        self._lookout.suspect()
-        for member, line in enumerate(self._lines):
-            if line.has(stream):
-                self._note_failure(member, line, error)
-
-    def drop_token(self) -> None:
-        """Log in again before the next call."""
-        self._credentials.drop(self._credentials.token)
-
     async def close(self) -> None:
         """Close the channels, unless it was adopted."""
         self.closed = True
@@ -177,16 +127,15 @@ class Link:
             try:
                 reply = await self._send_to(lines[member], call, metadata, end)
             except errors.EtcdError as error:
-                self._note_failure(member, lines[member], error)
                 tried.append(member)
-                following = self._rotation.next(tried, error)
+                following = self._note_failure(member, lines[member], error, tried)
                 if following is None or time.monotonic() >= end:
                     lines = ()  # whoever keeps the error keeps no channel by it, which would dial for ever
                     raise error.with_traceback(None) from error.__cause__
                 member, lines = following, self._current_lines()
             else:
                 if self._rotation.silent:
-                    self._give_up_on(self._rotation.answered(member))
+                    self._give_up_on_silent(member)
                 return reply
 
     async def _send_to(self, line: Line, call: Call[T], metadata: Metadata, end: float) -> T:
@@ -211,19 +160,6 @@ class Link:
             raise errors.Unavailable("the call was cancelled") from error.with_traceback(None)
         return call.read(reply)
 
-    def _note_failure(self, member: int, line: Line, error: errors.EtcdError) -> None:
-        self._rotation.failed(member, error)
-        if self._rotation.is_to_be_dialled_anew(error) and self._dialer and self._facts and self._lines == (line,):
-            self._lines = self._make_lines(self._dialer, self._facts)  # the old one ends with its last stream
-
-    def _give_up_on(self, members: frozenset[int]) -> None:
-        for member, line in enumerate(self._lines):
-            if member in members:
-                line.hang_up()
-
-    def _explain(self, error: grpc.RpcError) -> errors.EtcdError:
-        return errors.Closed("the client was closed during the call") if self.closed else translate(error)
-
     async def _log_in(self) -> Metadata:
         async with self._log_in_lock:
             token = self._credentials.token
@@ -235,32 +171,5 @@ class Link:
         except errors.AuthNotEnabled:
             return ""
 
-    def _is_current(self) -> bool:
-        if not self._lines:
-            return False
-        return not (self._dialer and self._dialer.may_change and self._lookout.is_due(time.monotonic()))
-
-    def _current_lines(self) -> tuple[Line, ...]:
-        if self.closed:
-            raise errors.Closed("the client has been closed")
-        if not self._is_current():
-            self._look()
-        return self._lines
-
-    def _look(self) -> None:
-        """Make lines for the facts as they are; the old ones end with their last stream."""
-        assert self._dialer is not None  # noqa: S101  an adopted channel is never replaced
-        self._lookout.looked(time.monotonic())
-        try:
-            facts = self._dialer.facts()
-        except errors.EtcdError:
-            if not self._lines:
-                raise
-            return  # files are being replaced right now
-        if facts != self._facts:
-            self._facts = facts
-            self._lines = self._make_lines(self._dialer, facts)
-
-    @staticmethod
-    def _make_lines(dialer: Dialer, facts: Facts) -> tuple[Line, ...]:
+    def _make_lines(self, dialer: Dialer, facts: Facts) -> tuple[Line, ...]:
         return tuple(Line(partial(dialer.aio_channel, each, facts)) for each in dialer.targets)

@@ -5,7 +5,6 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from types import TracebackType
 from typing import Any, Self, assert_never
 
 import grpc
@@ -14,7 +13,8 @@ import grpc.aio
 from grpc_etcd.etcd import errors, following, renewing
 from grpc_etcd.etcd.aio.link import Link, close_all, is_being_cancelled
 from grpc_etcd.etcd.following import Following
-from grpc_etcd.etcd.model import LeaseId, News, State, staleness
+from grpc_etcd.etcd.keeping import BaseKeepAlive, BaseRenewalStream
+from grpc_etcd.etcd.model import LeaseId, News, State
 from grpc_etcd.etcd.patience import Patience
 from grpc_etcd.etcd.reporting import log_unexpected_renewal
 from grpc_etcd.etcd.translating import translate
@@ -51,9 +51,7 @@ class ListWatch(AsyncIterator[News]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     @property
@@ -207,7 +205,7 @@ async def sleep_unless(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
-class KeepAlive:
+class KeepAlive(BaseKeepAlive["RenewalStream"]):
     """Keeps many leases alive over a few streams, each with its own tasks while it has leases.
 
     `on_lost` is called, from a task of this object, with each lease that etcd no longer knows; that lease is renewed no
@@ -215,60 +213,27 @@ class KeepAlive:
     """
 
     def __init__(self, link: Link, on_lost: Callable[[LeaseId], object], streams: int) -> None:
-        self._streams = [RenewalStream(self, link, on_lost) for _ in range(streams)]
-
-    def __len__(self) -> int:
-        return sum(len(stream) for stream in self._streams)
+        super().__init__([RenewalStream(self, link, on_lost) for _ in range(streams)])
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
-
-    def add(self, lease_id: LeaseId, ttl_seconds: float, *, remaining_seconds: float | None = None) -> None:
-        """Renew a lease from now on; give `remaining_seconds` (0: unknown) for one that is not fresh."""
-        self._of(lease_id).add(lease_id, ttl_seconds, remaining_seconds)
-
-    def remove(self, lease_id: LeaseId) -> None:
-        """Renew a lease no longer; it runs out by itself."""
-        self._of(lease_id).remove(lease_id)
-
-    def renewed_at(self, lease_id: LeaseId) -> float:
-        """Say when (monotonic) the last renewal that was answered had been asked for; 0: none was."""
-        return self._of(lease_id).renewed_at(lease_id)
-
-    @property
-    def state(self) -> State:
-        """The state of the stream that is worst off."""
-        return min((stream.state for stream in self._streams), key=staleness)
 
     async def close(self) -> None:
         """Stop renewing; leases run out by themselves."""
         await close_all(stream.close for stream in self._streams)
 
-    def _of(self, lease_id: LeaseId) -> "RenewalStream":
-        return self._streams[lease_id % len(self._streams)]
 
-
-class RenewalStream:
+class RenewalStream(BaseRenewalStream[Link]):
     """One keep-alive stream: one task reads, another sends what is due."""
 
     def __init__(self, keeper: KeepAlive, link: Link, on_lost: Callable[[LeaseId], object]) -> None:
-        self._keeper = keeper  # as long as a task runs, the client must find the keep-alive to close it
-        self._jitter = random.Random().random  # noqa: S311  an application's own sequence is not disturbed
-        self._link = link
-        self._on_lost = on_lost
-        self._renewals = renewing.Renewals()
+        super().__init__(keeper, link, on_lost)
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.state = State(connected=True, stale_since=None)
-
-    def __len__(self) -> int:
-        return len(self._renewals)
 
     def add(self, lease_id: LeaseId, ttl_seconds: float, remaining_seconds: float | None) -> None:
         """Renew a lease from now on."""
@@ -278,14 +243,6 @@ class RenewalStream:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="grpc-etcd-keep-alive")
         self._wake.set()
-
-    def remove(self, lease_id: LeaseId) -> None:
-        """Renew a lease no longer."""
-        self._renewals.remove(lease_id)
-
-    def renewed_at(self, lease_id: LeaseId) -> float:
-        """Say when the last renewal that was answered had been asked for."""
-        return self._renewals.renewed_at(lease_id)
 
     async def close(self) -> None:
         """End both tasks, unless one of them is that which closes (from `on_lost`)."""
@@ -306,7 +263,8 @@ class RenewalStream:
                 failure = errors.EtcdError(f"unexpected: {error}")
             if self.state.connected:
                 failures.forget()
-            await self._fail(failure, failures)
+            if pause := self._note_failure(failure, failures):
+                await sleep_unless(self._closing, pause)
 
     async def _session(self) -> None:
         self._renewals.reopen(time.monotonic())
@@ -335,26 +293,6 @@ class RenewalStream:
         except Exception as error:  # noqa: BLE001  whatever it is: the reader would wait for answers for ever
             log_unexpected_renewal(error)
         stream.cancel()
-
-    def _receive(self, reply: Any) -> None:
-        lease_id = LeaseId(reply.ID)
-        alive = self._renewals.receive(lease_id, reply.TTL, time.monotonic())
-        if not self.state.connected:
-            self.state = State(connected=True, stale_since=None)
-        if not alive:
-            try:
-                self._on_lost(lease_id)
-            except Exception as error:  # noqa: BLE001  a consumer's fault concerns no other lease
-                log_unexpected_renewal(error)
-
-    async def _fail(self, error: errors.EtcdError, failures: following.Failures) -> None:
-        if isinstance(error, errors.TOKEN_DOUBTS):
-            self._link.drop_token()
-        since = time.time() if self.state.stale_since is None else self.state.stale_since
-        self.state = State(connected=False, stale_since=since, error=error)
-        if renewing.may_be_refusal(error) and self._renewals.refuse(time.monotonic()):
-            return
-        await sleep_unless(self._closing, failures.pause_seconds(error) * (0.5 + 0.5 * self._jitter()))
 
 
 def why_stuck(sending: asyncio.Task[None]) -> errors.EtcdError | None:

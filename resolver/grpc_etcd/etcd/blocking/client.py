@@ -1,17 +1,19 @@
-"""The client for threads. Every method takes and gives what the core's values say; nothing is decided here."""
+"""The client for threads. Every method takes and gives what the core's values say; nothing is decided here.
+
+Made by `make gen` of aio/client.py: edit that one.
+"""
 
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
 
 from grpc_etcd.etcd import calls, model
 from grpc_etcd.etcd.blocking.hub import WatchHub
-from grpc_etcd.etcd.blocking.link import Link
+from grpc_etcd.etcd.blocking.link import Link, close_client
 from grpc_etcd.etcd.blocking.streams import KeepAlive, ListWatch
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.credentials import Credentials
@@ -62,8 +64,8 @@ class Etcd:
     def _set_up(self, link: Link, name: str) -> None:
         self._link = link
         self._name = name
-        self._open: weakref.WeakSet[ListWatch | KeepAlive | WatchHub] = weakref.WeakSet()
         self._open_lock = threading.Lock()
+        self._open: weakref.WeakSet[ListWatch | KeepAlive | WatchHub] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return f"<Etcd {self._name}{' closed' if self._link.closed else ''}>"
@@ -71,9 +73,7 @@ class Etcd:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -170,15 +170,8 @@ class Etcd:
         return stream
 
     def close(self) -> None:
-        """End all streams and the connection. May be called twice.
-
-        Streams wait for their threads, and these for calls that are under way; so those are ended first.
-        """
+        """End all streams and the connection. May be called twice."""
         with self._open_lock:
             self._link.closed = True
             streams = list(self._open)
-        for stream in streams:
-            stream.begin_close()
-        self._link.close()
-        for stream in streams:
-            stream.close()
+        close_client(self._link, streams)

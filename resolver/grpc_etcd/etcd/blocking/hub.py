@@ -5,21 +5,22 @@ stream, and the unary calls. They hand on what they find through the inbox.
 """
 
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, assert_never
+from typing import Any, TypeAlias
 
 import grpc
 
-from grpc_etcd.etcd import errors, hub, model
+from grpc_etcd.etcd import errors
 from grpc_etcd.etcd.blocking.link import Link
 from grpc_etcd.etcd.blocking.streams import STREAM_ENDED, Requests
 from grpc_etcd.etcd.following import watch_method
-from grpc_etcd.etcd.hub import Subscription, Watch
-from grpc_etcd.etcd.model import News, State
-from grpc_etcd.etcd.reporting import log_unexpected
+from grpc_etcd.etcd.hub import commands
+from grpc_etcd.etcd.hub.core import Core
+from grpc_etcd.etcd.hub.driver import HubDriver
+from grpc_etcd.etcd.hub.subscription import Subscription
+from grpc_etcd.etcd.model import News
 from grpc_etcd.etcd.translating import translate
 from grpc_etcd.threads import start_thread
 
@@ -61,7 +62,7 @@ class Session:
             self.stream.cancel()
 
 
-class WatchHub:
+class WatchHub(HubDriver[Link]):
     """Follows ranges of keys, each for its own consumer, over one stream. All methods may be called from any thread.
 
     `on_news` is called from one thread of this object; while it lasts no other consumer hears anything. When it fails,
@@ -71,46 +72,21 @@ class WatchHub:
     def __init__(
         self, link: Link, progress_seconds: float, on_error: Callable[[bytes, Exception], None] | None = None
     ) -> None:
-        self._link = link
-        self._on_error = on_error or log_unexpected
-        jitter = random.Random().random  # noqa: S311  an application's own sequence is not disturbed
-        self._core = hub.Core(time.time, jitter, progress_seconds, CALLERS)
+        super().__init__(link, progress_seconds, on_error, CALLERS)
         self._inbox: queue.SimpleQueue[Note] = queue.SimpleQueue()
-        self._calls: queue.SimpleQueue[hub.Ask | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[commands.Ask | None] = queue.SimpleQueue()
         self._requests = Requests(())
         self._session: Session | None = None
         self._readers: set[threading.Thread] = set()
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._callers: list[threading.Thread] = []
-        self._is_closed = False
         self._is_quiet = threading.Event()
         self._none_calls = threading.Condition()
         self._may_call = True
         self._calling = 0
 
-    def __repr__(self) -> str:
-        return f"<WatchHub {self._core.state}>"
-
-    @property
-    def state(self) -> State:
-        """How fresh the stream that all share is."""
-        return self._core.state
-
-    @property
-    def history(self) -> int:
-        """How often etcd turned out to hold another history than the one that was followed."""
-        return self._core.history
-
-    def follow(self, prefix: bytes, on_news: Callable[[News], None]) -> Subscription:
-        """List all keys of a prefix and follow them, until the subscription is closed."""
-        return self._follow(model.range_start(prefix), model.prefix_end(prefix), on_news)
-
-    def follow_key(self, key: bytes, on_news: Callable[[News], None]) -> Subscription:
-        """Read one key and follow it, until the subscription is closed."""
-        return self._follow(key, b"", on_news)
-
-    def note(self, note: Callable[[hub.Core, float], None]) -> None:
+    def note(self, note: Callable[[Core, float], None]) -> None:
         """Let the core note something: for the subscriptions."""
         self._inbox.put(lambda: note(self._core, time.monotonic()))
 
@@ -166,7 +142,7 @@ class WatchHub:
 
     def _leave(self) -> None:
         self._core.suspend()
-        self._hang_up()
+        self._end_stream()
         with self._none_calls:
             self._may_call = False
         for reader in self._readers:
@@ -204,7 +180,7 @@ class WatchHub:
             while not self._is_closed:
                 self._take(self._next_note())
         finally:
-            self._hang_up()
+            self._end_stream()
             self._end_callers()
             for reader in self._readers:
                 reader.join()
@@ -220,38 +196,15 @@ class WatchHub:
         """Let the core note something, and do what follows. A fault in here must not end the hub."""
         try:
             note()
-            while commands := self._core.advance(time.monotonic()):
-                for command in commands:
-                    self._carry_out(command)
+            self._advance()
         except Exception as error:  # noqa: BLE001  whatever it is, all other watches go on
-            self._on_error(b"", error)
-            self._core.abandon(errors.EtcdError(f"unexpected: {error}"), time.monotonic())
+            self._abandon(error)
 
-    def _carry_out(self, command: hub.Command) -> None:
-        match command:
-            case hub.Tell(watch, news):
-                self._tell(watch, news)
-            case hub.Write(request):
-                self._requests.put(request)
-            case hub.Ask():
-                self._calls.put(command)
-            case hub.Open(number):
-                self._open(number)
-            case hub.HangUp(fault):
-                self._hang_up(fault)
-            case hub.LogIn():
-                self._link.drop_token()
-            case _:
-                assert_never(command)
+    def _write(self, request: Any) -> None:
+        self._requests.put(request)
 
-    def _tell(self, watch: Watch, news: News) -> None:
-        if self._is_closed or watch.is_closed:
-            return
-        try:
-            watch.on_news(news)
-        except Exception as error:  # noqa: BLE001  a consumer's fault concerns that consumer
-            self._on_error(watch.key, error)
-            self._core.fault(watch, time.monotonic())
+    def _begin_to_ask(self, ask: commands.Ask) -> None:
+        self._calls.put(ask)
 
     def _open(self, number: int) -> None:
         session = self._session = Session(number, self._requests)
@@ -262,7 +215,7 @@ class WatchHub:
             failure = errors.Unavailable(str(error))
             self._inbox.put(lambda: self._core.broken(number, failure, time.monotonic()))
 
-    def _hang_up(self, fault: errors.EtcdError | None = None) -> None:
+    def _end_stream(self, fault: errors.EtcdError | None = None) -> None:
         if self._session and fault:
             self._link.report(self._session.stream, fault)
         if self._session:
@@ -295,7 +248,7 @@ class WatchHub:
                     self._calling -= 1
                     self._none_calls.notify_all()
 
-    def _ask(self, ask: hub.Ask) -> Note:
+    def _ask(self, ask: commands.Ask) -> Note:
         try:
             answer = self._link.run(ask.steps)
         except errors.EtcdError as error:

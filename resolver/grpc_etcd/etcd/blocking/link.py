@@ -4,88 +4,59 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
 from grpc_etcd.etcd import errors
 from grpc_etcd.etcd.calls import Call, Method, Steps
 from grpc_etcd.etcd.credentials import HAS_LEADER, Credentials, Metadata
-from grpc_etcd.etcd.dialing import Dialer, Facts, Lookout
-from grpc_etcd.etcd.following import WATCH_PATH
-from grpc_etcd.etcd.rotation import Rotation
-from grpc_etcd.etcd.translating import translate
+from grpc_etcd.etcd.dialing import Dialer, Facts
+from grpc_etcd.etcd.link import BaseLine, BaseLink
 from grpc_etcd.threads import check_threads, start_thread
 
 T = TypeVar("T")
 STREAM_THREADS = 2  # of grpcio, for a channel's first stream: one that is told of all, and one that sends
 
 
-class Line:
-    """One member: a channel for calls and leases, and one for watches, so that neither fills the other's connection."""
+class Stream(Protocol):
+    """What a client ends when it is closed."""
 
-    def __init__(self, dial: Callable[[], grpc.Channel]) -> None:
-        self._dial = dial
-        self._lock = threading.Lock()
-        self._calls: grpc.Channel | None = None
-        self._watches: grpc.Channel | None = None
-        self._unary: dict[str, Any] = {}
-        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
+    def begin_close(self) -> None:
+        """Begin to end it, and wait for nobody."""
 
-    def unary(self, method: Method) -> Any:
-        """Return the callable of a unary method."""
-        known = self._unary.get(method.path)
-        if known is None:
-            with self._lock:
-                known = self._channel().unary_unary(method.path, method.serialize, method.parse)
-                self._unary[method.path] = known
-        return known
+    def close(self) -> None:
+        """End it."""
 
-    def open(self, method: Method, requests: Iterator[Any], metadata: Metadata) -> Any:
+
+def close_client(link: "Link", streams: Sequence[Stream]) -> None:
+    """End a client's streams and channels: streams wait for their threads, and these for calls, which end first."""
+    for stream in streams:
+        stream.begin_close()
+    link.close()
+    for stream in streams:
+        stream.close()
+
+
+class Line(BaseLine[grpc.Channel]):
+    """One member."""
+
+    def open(self, method: Method, metadata: Metadata, *requests: Any) -> Any:
         """Open a stream; RuntimeError where grpcio may not start the threads that it needs for one."""
         check_threads(STREAM_THREADS)
-        with self._lock:
-            channel = self._watch_channel() if method.path == WATCH_PATH else self._channel()
-            stream = channel.stream_stream(method.path, method.serialize, method.parse)(requests, metadata=metadata)
-            self._streams.add(stream)
-        return stream
-
-    def has(self, stream: Any) -> bool:
-        """Say whether a stream is of this member."""
-        with self._lock:
-            return stream in self._streams
-
-    def hang_up(self) -> None:
-        """End all streams."""
-        with self._lock:
-            streams = tuple(self._streams)
-        for stream in streams:
-            stream.cancel()
+        return super().open(method, metadata, *requests)
 
     def close(self) -> None:
         """Close the channels."""
-        with self._lock:
-            for channel in (self._calls, self._watches):
-                if channel:
-                    channel.close()
-
-    def _channel(self) -> grpc.Channel:
-        if self._calls is None:
-            self._calls = self._dial()
-        return self._calls
-
-    def _watch_channel(self) -> grpc.Channel:
-        if self._watches is None:
-            self._watches = self._dial()
-        return self._watches
+        for channel in self.channels():
+            channel.close()
 
 
-class Link:
+class Link(BaseLink[Line]):
     """What a client and its streams share."""
 
     def __init__(
@@ -95,18 +66,10 @@ class Link:
         timeout_seconds: float,
         channel: grpc.Channel | None = None,
     ) -> None:
-        self._dialer = dialer
-        self._lookout = Lookout()
-        self._credentials = credentials
-        self._timeout_seconds = timeout_seconds
-        self._facts: Facts | None = None
+        super().__init__(dialer, credentials, timeout_seconds, Line(lambda: channel) if channel else None)
         self._process = os.getpid()
-        self._lines: tuple[Line, ...] = (Line(lambda: channel),) if channel else ()
-        self._rotation = Rotation(len(dialer.targets) if dialer else 1)
-        self._line_lock = threading.Lock()
         self._log_in_lock = threading.Lock()
         self._asked: tuple[int, Future[Call[str]]] | None = None  # the program's function, of which process
-        self.closed = False
 
     def run(self, steps: Steps[T]) -> T:
         """Make the calls that some steps ask for."""
@@ -139,20 +102,9 @@ class Link:
         self._credentials.forget_that_nobody_was_asked()  # a stream stands for one user as long as it lives
         metadata = (*self._log_in(self._end()), *HAS_LEADER)
         try:
-            return self._current_lines()[self._rotation.current].open(method, requests, metadata)
+            return self._current_lines()[self._rotation.current].open(method, metadata, requests)
         except ValueError as error:  # grpcio's answer on a channel that was closed meanwhile
             raise errors.Closed(str(error)) from error
-
-    def report(self, stream: Any, error: errors.EtcdError) -> None:
-        """Take it that a stream has failed: look soon whether files have changed, and ask another member."""
-        self._lookout.suspect()
-        for member, line in enumerate(self._lines):
-            if line.has(stream):
-                self._note_failure(member, line, error)
-
-    def drop_token(self) -> None:
-        """Log in again before the next call."""
-        self._credentials.drop(self._credentials.token)
 
     def close(self) -> None:
         """Close the channels, unless it was adopted."""
@@ -202,23 +154,6 @@ class Link:
         except ValueError as error:  # grpcio's answer on a channel that was closed meanwhile
             raise errors.Closed(str(error)) from error
         return call.read(reply)
-
-    def _note_failure(self, member: int, line: Line, error: errors.EtcdError, tried: Sequence[int] = ()) -> int | None:
-        with self._line_lock:
-            self._rotation.failed(member, error)
-            if self._rotation.is_to_be_dialled_anew(error) and self._dialer and self._facts and self._lines == (line,):
-                self._lines = self._make_lines(self._dialer, self._facts)  # the old one ends with its last stream
-            return self._rotation.next(tried, error) if tried else None
-
-    def _give_up_on_silent(self, answering: int) -> None:
-        with self._line_lock:
-            silent, lines = self._rotation.answered(answering), self._lines
-        for member, line in enumerate(lines):
-            if member in silent:
-                line.hang_up()
-
-    def _explain(self, error: grpc.RpcError) -> errors.EtcdError:
-        return errors.Closed("the client was closed during the call") if self.closed else translate(error)
 
     def _log_in(self, end: float) -> Metadata:
         token = self._credentials.token
@@ -276,33 +211,18 @@ class Link:
         return answer
 
     def _current_lines(self) -> tuple[Line, ...]:
-        with self._line_lock:
-            if self.closed:
-                raise errors.Closed("the client has been closed")
-            if self._dialer and self._process != os.getpid():
-                # After a fork: older grpcio has closed the channels, and the connections are the parent's.
-                self._lines, self._facts, self._process = (), None, os.getpid()
-            now = time.monotonic()
-            if not self._lines or (self._dialer and self._dialer.may_change and self._lookout.is_due(now)):
-                self._look(now)
-            return self._lines
+        if self._process != os.getpid():
+            with self._line_lock:
+                self._forget_the_parents()
+        return super()._current_lines()
 
-    def _look(self, now: float) -> None:
-        """Make lines for the facts as they are; the old ones end with their last stream."""
-        assert self._dialer is not None  # noqa: S101  an adopted channel is never replaced
-        self._lookout.looked(now)
-        try:
-            facts = self._dialer.facts()
-        except errors.EtcdError:
-            if not self._lines:
-                raise
-            return  # files are being replaced right now
-        if facts != self._facts:
-            self._facts = facts
-            self._lines = self._make_lines(self._dialer, facts)
+    def _forget_the_parents(self) -> None:
+        """Dial anew after a fork: older grpcio has closed the channels, and the connections are the parent's."""
+        if self._dialer and self._process != os.getpid():
+            self._lines, self._facts = (), None
+        self._process = os.getpid()
 
-    @staticmethod
-    def _make_lines(dialer: Dialer, facts: Facts) -> tuple[Line, ...]:
+    def _make_lines(self, dialer: Dialer, facts: Facts) -> tuple[Line, ...]:
         return tuple(Line(partial(dialer.sync_channel, each, facts)) for each in dialer.targets)
 
 

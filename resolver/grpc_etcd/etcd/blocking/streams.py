@@ -6,7 +6,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Any, Self, assert_never
 
 import grpc
@@ -14,7 +13,8 @@ import grpc
 from grpc_etcd.etcd import errors, following, renewing
 from grpc_etcd.etcd.blocking.link import Link
 from grpc_etcd.etcd.following import Following
-from grpc_etcd.etcd.model import LeaseId, News, State, staleness
+from grpc_etcd.etcd.keeping import BaseKeepAlive, BaseRenewalStream
+from grpc_etcd.etcd.model import LeaseId, News, State
 from grpc_etcd.etcd.patience import Patience
 from grpc_etcd.etcd.reporting import log_unexpected_renewal
 from grpc_etcd.etcd.translating import translate
@@ -114,9 +114,7 @@ class ListWatch(Iterator[News]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
@@ -238,7 +236,7 @@ def guard(watch: "weakref.ref[ListWatch]", closing: threading.Event) -> None:
         del watched
 
 
-class KeepAlive:
+class KeepAlive(BaseKeepAlive["RenewalStream"]):
     """Keeps many leases alive over a few streams, each with its own pair of threads while it has leases.
 
     `on_lost` is called, from a thread of this object, with each lease that etcd no longer knows; that lease is
@@ -246,33 +244,15 @@ class KeepAlive:
     """
 
     def __init__(self, link: Link, on_lost: Callable[[LeaseId], object], streams: int) -> None:
-        self._streams = [
-            RenewalStream(self, link, on_lost, f"grpc-etcd-keep-alive-{number}") for number in range(streams)
-        ]
-
-    def __len__(self) -> int:
-        return sum(len(stream) for stream in self._streams)
+        super().__init__(
+            [RenewalStream(self, link, on_lost, f"grpc-etcd-keep-alive-{number}") for number in range(streams)]
+        )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
-
-    def add(self, lease_id: LeaseId, ttl_seconds: float, *, remaining_seconds: float | None = None) -> None:
-        """Renew a lease from now on; give `remaining_seconds` (0: unknown) for one that is not fresh."""
-        self._of(lease_id).add(lease_id, ttl_seconds, remaining_seconds)
-
-    def remove(self, lease_id: LeaseId) -> None:
-        """Renew a lease no longer; it runs out by itself."""
-        self._of(lease_id).remove(lease_id)
-
-    @property
-    def state(self) -> State:
-        """The state of the stream that is worst off."""
-        return min((stream.state for stream in self._streams), key=staleness)
 
     def close(self) -> None:
         """Stop renewing; leases run out by themselves."""
@@ -285,31 +265,19 @@ class KeepAlive:
         for stream in self._streams:
             stream.begin_close()
 
-    def _of(self, lease_id: LeaseId) -> "RenewalStream":
-        return self._streams[lease_id % len(self._streams)]
 
-
-class RenewalStream:
+class RenewalStream(BaseRenewalStream[Link]):
     """One keep-alive stream: a thread reads, gRPC's own thread sends what is due."""
 
     def __init__(self, keeper: KeepAlive, link: Link, on_lost: Callable[[LeaseId], object], name: str) -> None:
-        self._keeper = keeper  # as long as a thread runs, the client must find the keep-alive to close it
-        self._jitter = random.Random().random  # noqa: S311  an application's own sequence is not disturbed
-        self._link = link
-        self._on_lost = on_lost
+        super().__init__(keeper, link, on_lost)
         self._name = name
-        self._renewals = renewing.Renewals()
-        self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._stream: Any = None
         self._is_stuck = False
-        self.state = State(connected=True, stale_since=None)
-
-    def __len__(self) -> int:
-        return len(self._renewals)
 
     def add(self, lease_id: LeaseId, ttl_seconds: float, remaining_seconds: float | None) -> None:
         """Renew a lease from now on."""
@@ -320,11 +288,6 @@ class RenewalStream:
             if self._thread is None:
                 self._thread = start_thread(self._run, name=self._name)
         self._wake.set()
-
-    def remove(self, lease_id: LeaseId) -> None:
-        """Renew a lease no longer."""
-        with self._lock:
-            self._renewals.remove(lease_id)
 
     def begin_close(self) -> None:
         """Make both threads end."""
@@ -354,7 +317,9 @@ class RenewalStream:
                 failure = errors.EtcdError(f"unexpected: {error}")
             if self.state.connected:
                 failures.forget()
-            self._fail(failure, failures)
+            if self._stream is not None:
+                self._link.report(self._stream, failure)
+            self._closing.wait(self._note_failure(failure, failures))
         self._stream = None  # which the garbage collector alone would find: see `translate`
 
     def _open(self) -> Any:
@@ -393,30 +358,6 @@ class RenewalStream:
             yield from due
             self._wake.wait(pause)
 
-    def _receive(self, reply: Any) -> None:
-        lease_id = LeaseId(reply.ID)
-        with self._lock:
-            alive = self._renewals.receive(lease_id, reply.TTL, time.monotonic())
-        if not self.state.connected:
-            self.state = State(connected=True, stale_since=None)
-        if not alive:
-            try:
-                self._on_lost(lease_id)
-            except Exception as error:  # noqa: BLE001  a consumer's fault concerns no other lease
-                log_unexpected_renewal(error)
-
     def _explain(self, error: errors.EtcdError | grpc.RpcError) -> errors.EtcdError:
         said = translate(error) if isinstance(error, grpc.RpcError) else error
         return errors.DeadlineExceeded("a renewal was not answered") if self._is_stuck else said
-
-    def _fail(self, error: errors.EtcdError, failures: following.Failures) -> None:
-        if self._stream is not None:
-            self._link.report(self._stream, error)
-        if isinstance(error, errors.TOKEN_DOUBTS):
-            self._link.drop_token()
-        since = time.time() if self.state.stale_since is None else self.state.stale_since
-        self.state = State(connected=False, stale_since=since, error=error)
-        with self._lock:
-            if renewing.may_be_refusal(error) and self._renewals.refuse(time.monotonic()):
-                return
-        self._closing.wait(failures.pause_seconds(error) * (0.5 + 0.5 * self._jitter()))

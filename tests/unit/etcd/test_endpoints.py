@@ -22,6 +22,22 @@ def test_each_endpoint_is_a_target_of_its_own(endpoints: str, targets: tuple[str
     assert make_dialer(endpoints, None).targets == targets
 
 
+@pytest.mark.parametrize(
+    ("endpoints", "said"),
+    [
+        ("http://app:secret@etcd:2379", "settings of their own"),
+        ("app:secret@etcd", "settings of their own"),
+        ("etcd-0:2379;etcd-1:2379", "host:port is expected"),
+        ("etcd-0:2379 etcd-1:2379", "host:port is expected"),
+        ("https://etcd-0:2379,http://etcd-1:2379", "all or none"),
+    ],
+)
+def test_what_can_be_no_endpoint_is_refused_without_its_password(endpoints: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as refused:
+        make_dialer(endpoints, None)
+    assert "secret" not in str(refused.value)
+
+
 def test_a_target_of_several_addresses_stays_what_it_is() -> None:
     assert make_dialer(["ipv4:10.0.0.1:1,10.0.0.2:2"], None).targets == ("ipv4:10.0.0.1:1,10.0.0.2:2",)
 

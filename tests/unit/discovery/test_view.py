@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.client.compound import merge_views
+from grpc_etcd.client.union import merge_views
 from grpc_etcd.discovery.positions import Position
 from grpc_etcd.discovery.state import SYNCED, Range, Reader, Source, View
 from grpc_etcd.layouts.configurators import RouteConfig, encode_configurator

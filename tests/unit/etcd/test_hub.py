@@ -2,14 +2,17 @@
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.etcd import errors, hub, model
+from grpc_etcd.etcd import errors, model
+from grpc_etcd.etcd.hub import commands
+from grpc_etcd.etcd.hub.core import Core
+from grpc_etcd.etcd.hub.watch import Stage, Watch
 from grpc_etcd.etcd.messages import message
 from grpc_etcd.etcd.model import Changed, Deleted, Listed, Lost, News, Progress
 
@@ -93,12 +96,12 @@ class World:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.core = hub.Core(lambda: self.now, lambda: 1.0, 5.0, LISTINGS)
+        self.core = Core(lambda: self.now, lambda: 1.0, 5.0, LISTINGS)
         self.store = Store()
         self.backup = self.store.copy()
         self.denied: set[bytes] = set()
         self.values = itertools.count()
-        self.asks: deque[hub.Ask] = deque()
+        self.asks: deque[commands.Ask] = deque()
         self.number = 0
         self.is_open = False
         self.requests: deque[Any] = deque()
@@ -106,12 +109,12 @@ class World:
         self.begun: dict[int, int] = {}
         self.behind: set[int] = set()  # watches that are yet to catch up
         self.ended: set[int] = set()  # watches that were compacted: etcd keeps them until they are cancelled
-        self.awaited: dict[hub.Watch, int] = {}
+        self.awaited: dict[Watch, int] = {}
         self.read_ahead: dict[int, Any] = {}
         self.was_restored = False
         self.replies = Replies()
-        self.consumers: dict[hub.Watch, list[News]] = {}
-        self.failing: set[hub.Watch] = set()
+        self.consumers: dict[Watch, list[News]] = {}
+        self.failing: set[Watch] = set()
 
     # etcd.
 
@@ -200,26 +203,26 @@ class World:
     # The driver.
 
     def pump(self) -> None:
-        while commands := self.core.advance(self.now):
-            for command in commands:
+        while due := self.core.advance(self.now):
+            for command in due:
                 self.carry_out(command)
         self.serve()
 
-    def carry_out(self, command: hub.Command) -> None:
+    def carry_out(self, command: commands.Command) -> None:
         match command:
-            case hub.Ask():
+            case commands.Ask():
                 self.asks.append(command)
-            case hub.Open(number):
+            case commands.Open(number):
                 self.number, self.is_open = number, True
-            case hub.Write(request):
+            case commands.Write(request):
                 self.requests.append(request)
-            case hub.HangUp():
+            case commands.HangUp():
                 self.drop_stream()
-            case hub.Tell(watch, news):
+            case commands.Tell(watch, news):
                 self.tell(watch, news)
 
-    def tell(self, watch: hub.Watch, news: News) -> None:
-        assert not watch.is_closed or watch.stage is hub.Stage.CLOSED
+    def tell(self, watch: Watch, news: News) -> None:
+        assert not watch.is_closed or watch.stage is Stage.CLOSED
         if watch.is_closed:
             return
         if watch in self.failing:
@@ -230,13 +233,13 @@ class World:
             if not self.was_restored:
                 self.check_told(watch)
 
-    def check_told(self, watch: hub.Watch) -> None:
+    def check_told(self, watch: Watch) -> None:
         """What a consumer has been told is what etcd held at the revision that it was told of."""
         told = [news for news in self.consumers[watch] if isinstance(news, Listed | Changed | Progress)]
         if told:
             assert view(told) == self.held(watch, told[-1].revision), (watch, told)
 
-    def held(self, watch: hub.Watch, revision: int) -> dict[bytes, tuple[bytes, int]]:
+    def held(self, watch: Watch, revision: int) -> dict[bytes, tuple[bytes, int]]:
         found = {key: (kv.value, kv.mod_revision) for key, kv in self.store.at(revision).items()}
         return {key: value for key, value in found.items() if within(key, watch.key, watch.end)}
 
@@ -263,7 +266,7 @@ class World:
         except errors.EtcdError as error:
             ask.failed(error, self.now)
 
-    def call(self, ask: hub.Ask) -> Any:
+    def call(self, ask: commands.Ask) -> Any:
         call = next(ask.steps)
         return call.read(self.serve_call(call.request))
 
@@ -273,6 +276,10 @@ class World:
         name, number = step
         getattr(self, f"do_{name}")(number)
         self.pump()
+
+    def do_all(self, steps: Iterable[tuple[str, int]]) -> None:
+        for each in steps:
+            self.do(each)
 
     def do_put(self, number: int) -> None:
         self.write(KEYS[number % len(KEYS)], b"%d" % next(self.values))
@@ -445,8 +452,7 @@ def check(world: World) -> None:
 @given(st.lists(ordinary, max_size=60))
 def test_whatever_happens_every_range_ends_up_in_step(steps: list[tuple[str, int]]) -> None:
     world = World()
-    for each in steps:
-        world.do(each)
+    world.do_all(steps)
     check(world)
     assert world.core.history == 0 or any(name == "compact" for name, _ in steps)
 
@@ -460,22 +466,19 @@ def test_a_store_that_lost_a_record_that_was_seen_is_noticed_and_followed(
     before: list[tuple[str, int]], after: list[tuple[str, int]]
 ) -> None:
     world = World()
-    for each in before:
-        world.do(each)
+    world.do_all(before)
     world.do(("follow", 0))
     world.settle()
     world.do(("put", 0))
     world.settle()
-    for each in [("restore", 0), *after]:
-        world.do(each)
+    world.do_all([("restore", 0), *after])
     check(world)
     assert world.core.history
 
 
 def test_a_listing_that_was_under_way_when_the_history_changed_is_not_believed() -> None:
     world = World()
-    for each in [("put", 0), ("put", 2), ("follow", 0), ("answer", 1), ("receive", 9), ("answer", 9)]:
-        world.do(each)
+    world.do_all([("put", 0), ("put", 2), ("follow", 0), ("answer", 1), ("receive", 9), ("answer", 9)])
     world.do(("follow", 1))
     world.do(("restore", 0))  # an empty store
     world.do(("follow", 2))
@@ -488,11 +491,9 @@ def test_a_listing_that_was_under_way_when_the_history_changed_is_not_believed()
 @given(st.lists(readable.filter(lambda step: step[0] not in ("compact", "fail")), max_size=30))
 def test_a_store_that_lost_what_only_a_listing_has_seen_is_noticed_too(after: list[tuple[str, int]]) -> None:
     world = World()
-    for each in [("put", 2), ("put", 0), ("follow", 0), ("answer", 9)]:
-        world.do(each)
+    world.do_all([("put", 2), ("put", 0), ("follow", 0), ("answer", 9)])
     assert not any(watch.is_proven for watch in world.consumers), "the stream has not answered yet"
-    for each in [("restore", 0), ("put", 1), ("put", 2), ("put", 2), *after]:  # it has overtaken what was seen
-        world.do(each)
+    world.do_all([("restore", 0), ("put", 1), ("put", 2), ("put", 2), *after])  # it has overtaken what was seen
     check(world)
     assert world.core.history
 
@@ -502,8 +503,7 @@ def test_an_awaited_range_is_soon_known_so_far_however_quiet_it_is(steps: list[t
     world = World()
     for prefix in PREFIXES:
         world.do_follow(PREFIXES.index(prefix))
-    for each in steps:
-        world.do(each)
+    world.do_all(steps)
     world.settle()
     world.do_put(0)
     world.pump()
@@ -524,31 +524,22 @@ def test_an_awaited_range_is_soon_known_so_far_however_quiet_it_is(steps: list[t
 
 
 def test_an_answer_that_comes_late_counts_for_no_watch_that_is_newer_than_its_request() -> None:
-    world = World()
-    world.do_follow(0)
-    world.settle()
+    world = following(1)
     world.pump()
-    for each in [("answer", 9), ("put", 0), ("receive", 9), ("put", 4), ("await", 0)]:
-        world.do(each)
+    world.do_all([("answer", 9), ("put", 0), ("receive", 9), ("put", 4), ("await", 0)])
     assert len(world.replies) == 1, "the request is answered, and the answer is under way"
-    for each in [("follow", 1), ("read", 0), ("put", 2), ("linger", 1), ("answer", 1)]:
-        world.do(each)
+    world.do_all([("follow", 1), ("read", 0), ("put", 2), ("linger", 1), ("answer", 1)])
     assert len(world.replies) == 3, "asked once more it has answered; then it created a watch, which is to catch up"
-    for each in [("receive", 1), ("receive_own", 1), ("await", 1), ("receive", 1)]:
-        world.do(each)
+    world.do_all([("receive", 1), ("receive_own", 1), ("await", 1), ("receive", 1)])
     check(world)
 
 
 def test_a_watch_that_begins_beside_a_request_for_progress_keeps_etcd_from_no_answer() -> None:
-    world = World()
-    world.do_follow(0)
-    world.settle()
+    world = following(1)
     world.pump()
-    for each in [("answer", 9), ("put", 0), ("receive", 9), ("put", 4), ("wait", 6)]:
-        world.do(each)
+    world.do_all([("answer", 9), ("put", 0), ("receive", 9), ("put", 4), ("wait", 6)])
     world.behind.update(world.watches)  # it was slow, so etcd will not say at once how far it is
-    for each in [("answer", 1), ("follow", 1), ("answer", 1)]:
-        world.do(each)
+    world.do_all([("answer", 1), ("follow", 1), ("answer", 1)])
     stream = world.number
     for _ in range(40):
         world.receive(len(world.replies), own_first=True)
@@ -560,12 +551,9 @@ def test_a_watch_that_begins_beside_a_request_for_progress_keeps_etcd_from_no_an
 
 
 def test_a_stream_without_a_watch_owes_no_answer() -> None:
-    world = World()
-    world.do_follow(0)
-    world.settle()
+    world = following(1)
     world.pump()
-    for each in [("answer", 9), ("put", 0), ("receive", 9), ("put", 4), ("wait", 6)]:
-        world.do(each)
+    world.do_all([("answer", 9), ("put", 0), ("receive", 9), ("put", 4), ("wait", 6)])
     world.behind.update(world.watches)
     world.do_answer(1)
     (watch,) = world.consumers
@@ -579,6 +567,15 @@ def test_a_stream_without_a_watch_owes_no_answer() -> None:
     assert not world.watches, "the pause lasts on"
     assert world.is_open, "nothing was wrong with the stream"
     check(world)
+
+
+def following(count: int) -> World:
+    """Make a world in which so many ranges are followed, and all is well."""
+    world = World()
+    for number in range(count):
+        world.do_follow(number)
+    world.settle()
+    return world
 
 
 def quick(world: World, seconds: float) -> None:
@@ -595,12 +592,8 @@ def quick(world: World, seconds: float) -> None:
 
 
 def test_a_watch_that_was_compacted_away_keeps_etcd_from_no_answer() -> None:
-    world = World()
-    for number in range(2):
-        world.do_follow(number)
-    world.settle()
-    for each in [("put", 0), ("put", 0), ("receive", 9), ("put", 4), ("compact", 0), ("break", 0)]:
-        world.do(each)
+    world = following(2)
+    world.do_all([("put", 0), ("put", 0), ("receive", 9), ("put", 4), ("compact", 0), ("break", 0)])
     quick(world, 1.0)
     quiet, stream = tuple(world.consumers)[1], world.number
     assert any(isinstance(news, model.Lost) for news in world.consumers[quiet]), "it was behind, and is listed again"
@@ -613,10 +606,7 @@ def test_a_watch_that_was_compacted_away_keeps_etcd_from_no_answer() -> None:
 
 
 def test_who_awaits_a_range_is_asked_for_soon_however_often_etcd_has_said_nothing() -> None:
-    world = World()
-    for number in range(2):
-        world.do_follow(number)
-    world.settle()
+    world = following(2)
     for turn in range(16):  # somebody is always waiting, and etcd is slow at first each time
         world.do_put(4)
         world.behind.update(world.watches)
@@ -635,12 +625,8 @@ def test_who_awaits_a_range_is_asked_for_soon_however_often_etcd_has_said_nothin
 
 
 def test_who_awaited_a_range_when_etcd_froze_is_not_kept_waiting_when_it_is_back() -> None:
-    world = World()
-    for number in range(2):
-        world.do_follow(number)
-    world.settle()
-    for each in [("put", 0), ("receive", 9), ("put", 0), ("receive", 9)]:
-        world.do(each)
+    world = following(2)
+    world.do_all([("put", 0), ("receive", 9), ("put", 0), ("receive", 9)])
     world.core.await_revision(tuple(world.consumers)[1], world.store.revision, world.now)
     stream = world.number
     while world.number == stream:  # until it is given up as stuck, nothing is served

@@ -2,7 +2,7 @@
 
 import pytest
 
-from grpc_etcd.client.compound import is_waiting, merge_views
+from grpc_etcd.client.union import is_waiting, merge_views
 from grpc_etcd.discovery.reasons import Cause, Facts, explain
 from grpc_etcd.discovery.state import Source, View
 from grpc_etcd.discovery.waiting import CACHE_SECONDS, OVER, PATIENCE_SECONDS, SILENCE_SECONDS, waits_until

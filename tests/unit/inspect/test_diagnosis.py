@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from grpc_etcd.inspect.checks import Facts, Finding, Level, find_faults, is_outdated, unroutable
+from grpc_etcd.inspect.checks import Facts, Finding, Level, find_faults, is_outdated
 from grpc_etcd.inspect.entries import Entry
 from grpc_etcd.inspect.probes import fold
 from grpc_etcd.layouts.index import make_layout
-from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.endpoint import Endpoint, unroutable
 from grpc_etcd.registry.layout import KeyValue, Rejected
 
 JUPITER = make_layout("jupiter")
@@ -41,6 +41,12 @@ def test_a_registry_in_order_gives_nothing() -> None:
 
 def test_nothing_found_names_where_it_was_looked_for() -> None:
     assert "there are no records at jupiter '/jupiter/greeter/'" in only().problem
+
+
+def test_nothing_found_names_those_that_may_be_meant() -> None:
+    assert only().remedy == "Check the name, the prefix and that servers run."
+    meant = only(near=("greeter", "greeter-2")).remedy
+    assert meant == "Check the name (did you mean 'greeter' or 'greeter-2'?), the prefix and that servers run."
 
 
 def test_what_would_have_found_it_is_named_and_nothing_else() -> None:
@@ -121,7 +127,10 @@ def test_outdated_releases_of_etcd(version: str, outdated: bool) -> None:  # noq
     assert is_outdated(version) is outdated
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::", "169.254.1.1", "localhost"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "169.254.1.1", "224.0.0.1", "localhost", "LOCALHOST."],
+)
 def test_hosts_that_nobody_else_can_dial(host: str) -> None:
     assert unroutable(host)
 

@@ -24,107 +24,28 @@ Rule 6: whatever fails is reported to each range concerned once as Lost, and the
 Order: events of one range come in the order of their revisions; those of two ranges may overtake one another.
 """
 
-import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any
 
-from grpc_etcd.etcd import calls, errors, model
-from grpc_etcd.etcd.calls import Steps
+from grpc_etcd.etcd import calls, errors
 from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.following import Failures, pause_seconds, progress_request, why_canceled
+from grpc_etcd.etcd.hub.commands import Ask, Command, HangUp, LogIn, Open, Tell, Write
+from grpc_etcd.etcd.hub.listing import ListQueue, Pauses
+from grpc_etcd.etcd.hub.progress import ASK_AGAIN_SECONDS, ProgressRequests
+from grpc_etcd.etcd.hub.proofs import MOST_PROBES, Probe, Proofs, find_fault
+from grpc_etcd.etcd.hub.watch import CALM_SECONDS, Stage, Watch
 from grpc_etcd.etcd.messages import message
-from grpc_etcd.etcd.model import Changed, Listed, Listing, Lost, News, Progress, Record, Revision, State
+from grpc_etcd.etcd.model import Listed, Listing, News, Progress, Record, Revision, State
 from grpc_etcd.etcd.renewing import ANSWER_SECONDS
 
 STREAM_STUCK = "the stream is stuck"
-# How many keys are tried, newest first, for one that may be read, before a proof is given up. Arbitrary.
-MOST_PROBES = 8
-# How many ranges are listed by one transaction: half of etcd's default --max-txn-ops.
-LISTED_TOGETHER = 64
-# How many of a range's newest records are remembered: as many keys may come and go after the record that proves that
-# nothing older was lost. Arbitrary.
-RECENT_RECORDS = 8
-# etcd says nothing to a progress request while a watch catches up, which it does every 100 ms (syncWatchersLoop): when
-# somebody waits for the answer, it is asked for again after a while, which doubles up to a limit: well below what a
-# stream is given up after, which etcd would else never have been asked in again.
-ASK_AGAIN_SECONDS = 0.05
-LONGEST_ASK_AGAIN_SECONDS = 1.0
-# Who waits for a range may have to wait so long for the next request, so that a busy store is not asked all the time.
-# Arbitrary.
-ASK_SPACING_SECONDS = 0.005
-# Failures that are further apart than this are not in a row. Arbitrary.
-CALM_SECONDS = 60.0
+OTHER_IDS = "watches get other ids than were asked for, as from an etcd grpc-proxy"
 # What tells of the connection, the cluster or the user, and so of all ranges.
 SHARED = (errors.Unavailable, errors.DeadlineExceeded, errors.AuthFailed, errors.TooManyRequests, errors.Closed)
 OTHER_HISTORY = (errors.FutureRevision, errors.HistoryChanged)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Make the unary calls of some steps and hand on what comes of them, with the time."""
-
-    steps: Steps[Any]
-    answered: Callable[[Any, float], None]
-    failed: Callable[[EtcdError, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Open the watch stream of this number, and read all its replies."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Send a request on the stream; requests may be written before the stream is open."""
-
-    request: Any
-
-
-@dataclass(frozen=True, slots=True)
-class HangUp:
-    """Close the stream; a fault is one that the stream's member is to answer for."""
-
-    fault: EtcdError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Hand this to the consumer of a range."""
-
-    watch: "Watch"
-    news: News
-
-
-@dataclass(frozen=True, slots=True)
-class LogIn:
-    """Drop the token: the next call needs a new one."""
-
-
-Command: TypeAlias = Ask | Open | Write | HangUp | Tell | LogIn
-
-
-class Witness(NamedTuple):
-    """The newest thing seen in a range: a key, its record (None: deleted), and when that happened."""
-
-    key: bytes
-    record: Record | None
-    revision: int
-
-
-class Stage(Enum):
-    """How far a range is."""
-
-    WAITING = auto()  # for its turn to be listed, or for a pause to end
-    LISTING = auto()
-    READY = auto()  # listed, and not on the stream
-    CREATING = auto()  # asked for on the stream
-    LIVE = auto()
-    CLOSED = auto()
 
 
 class Phase(Enum):
@@ -134,165 +55,6 @@ class Phase(Enum):
     OPENING = auto()  # no reply yet
     PROVING = auto()  # rule 3
     OPEN = auto()
-
-
-class Watch:
-    """One range that is followed, and what is known of it. `state` may be read from any thread."""
-
-    def __init__(self, key: bytes, end: bytes, on_news: Callable[[News], None], since: float) -> None:
-        self.key, self.end, self.on_news = key, end, on_news
-        self.is_closed = False  # set by whoever closes, at once and in any thread: no news begins after that
-        self.stage = Stage.WAITING
-        self.id = 0
-        self.next = 0  # the first revision that is not yet told; 0 must be listed
-        self.created_at = 0  # the revision from which on etcd was asked for events
-        self.known_at = 0  # etcd had this revision when it knew of the watch at the latest
-        self.witness: Witness | None = None
-        self._recent: dict[bytes, Record] = {}  # the newest records that are still there, the newest last
-        self.is_proven = False  # it was on a stream since it was listed
-        self.epoch = 0  # when it was listed
-        self.has_resumed = False
-        self.has_reopened = False
-        self.is_alone = False  # it is listed by a call of its own
-        self.late = 0  # how often in a row its listing did not come in time
-        self.failures = 0
-        self.faults = 0
-        self.faulted = -CALM_SECONDS
-        self.due = 0.0
-        self._state = State(connected=False, stale_since=since)
-
-    def __repr__(self) -> str:
-        return f"<Watch {self.key!r} {self.stage.name} next={self.next}>"
-
-    @property
-    def revision(self) -> Revision:
-        """The revision up to which all is told."""
-        return Revision(max(self.next - 1, 0))
-
-    @property
-    def state(self) -> State:
-        """How fresh the news of the range are."""
-        known = self._state
-        return State(known.connected, known.stale_since, known.error, self.revision)
-
-    def connect(self) -> None:
-        """Note that the range is in step."""
-        if not self._state.connected:
-            self._state = State(connected=True, stale_since=None)
-
-    def lose(self, error: EtcdError, now: float) -> Lost | None:
-        """Note that it is not; return what is to be told, unless that was told already."""
-        known = self._state
-        since = now if known.stale_since is None else known.stale_since
-        self._state = State(connected=False, stale_since=since, error=error)
-        return None if type(known.error) is type(error) else Lost(error, since)
-
-    def note_listing(self, listing: Listing, epoch: int) -> None:
-        """Take a listing."""
-        self.next, self.is_proven, self.epoch = listing.revision + 1, False, epoch
-        newest = heapq.nlargest(RECENT_RECORDS, listing.records, key=lambda record: record.mod_revision)
-        self._recent = {record.key: record for record in reversed(newest)}
-        self.witness = self.newest_record
-
-    def take_events(self, messages: Any) -> Changed | None:
-        """Take a reply's events, without those that were told before."""
-        first = self.next
-        events = tuple(event for event in map(calls.make_event, messages) if event.revision >= first)
-        if not events:
-            return None
-        for event in events:
-            self._remember(event)
-        last = events[-1]
-        self.next = last.revision + 1
-        self.witness = Witness(last.key, last.record if isinstance(last, model.Put) else None, last.revision)
-        return Changed(events, last.revision)
-
-    @property
-    def newest_record(self) -> Witness | None:
-        """The newest record that is still there, if it is remembered."""
-        record = next(reversed(self._recent.values()), None)
-        return Witness(record.key, record, record.mod_revision) if record else None
-
-    def _remember(self, event: model.Event) -> None:
-        self._recent.pop(event.key, None)
-        if isinstance(event, model.Put):
-            self._recent[event.key] = event.record
-            if len(self._recent) > RECENT_RECORDS:
-                del self._recent[next(iter(self._recent))]
-
-    def forget(self) -> None:
-        """Forget all that was seen, so that it is listed again."""
-        self.next, self.witness = 0, None
-        self._recent.clear()
-
-    def create_request(self) -> Any:
-        """Return the request that watches the range from where it is."""
-        return message("WatchRequest")(
-            create_request=message("WatchCreateRequest")(
-                key=self.key, range_end=self.end, start_revision=self.created_at, progress_notify=True, watch_id=self.id
-            )
-        )
-
-
-class Probe(NamedTuple):
-    """A read that proves the history: what was seen in a range, and at which revision to look (0: now)."""
-
-    watch: Watch
-    witness: Witness | None
-    revision: int
-
-    @property
-    def key(self) -> bytes:
-        """The key to read."""
-        return self.witness.key if self.witness else self.watch.key
-
-
-def make_proofs(watches: Sequence[Watch]) -> Iterator[deque[Probe]]:
-    """Return the proofs that these ranges' history has not changed, each as some keys of which one must be read."""
-    newest = sorted(watches, key=lambda watch: watch.witness.revision if watch.witness else 0, reverse=True)
-    if not newest:
-        return
-    yield deque(Probe(each, each.witness, each.revision if each.witness else 0) for each in newest[:MOST_PROBES])
-    if newest[0].witness and newest[0].witness.record is None:
-        # A key that came and went proves little by being away: the newest that is still there must be what it was.
-        found = [Probe(each, each.newest_record, each.revision) for each in watches if each.newest_record]
-        found.sort(key=lambda probe: probe.witness.revision if probe.witness else 0, reverse=True)
-        yield deque(found[:MOST_PROBES])
-
-
-class SubscriptionDriver(Protocol):
-    """A driver, as the subscriptions that it gives see it."""
-
-    def note(self, note: Callable[["Core", float], None]) -> None:
-        """Let the core note something soon."""
-
-
-class Subscription:
-    """What a consumer holds of a range that it follows. All of it may be used from any thread of the driver's world."""
-
-    def __init__(self, watch: Watch, driver: SubscriptionDriver) -> None:
-        self._watch, self._driver = watch, driver
-
-    def __repr__(self) -> str:
-        return f"<Subscription {self._watch.key!r} {self._watch.stage.name}>"
-
-    @property
-    def state(self) -> State:
-        """How fresh the news are."""
-        return self._watch.state
-
-    def close(self) -> None:
-        """Follow the range no longer, at etcd too; no news begins after this. May be called from within a callback."""
-        self._watch.is_closed = True
-        self._driver.note(lambda core, _: core.close(self._watch))
-
-    def await_revision(self, revision: int) -> None:
-        """Have Progress told as soon as the range is known up to that revision, which etcd has reached already."""
-        self._driver.note(lambda core, now: core.await_revision(self._watch, revision, now))
-
-    def list_again(self) -> None:
-        """Take it that the consumer has failed at news: the range is listed again, after a pause."""
-        self._driver.note(lambda core, now: core.fault(self._watch, now))
 
 
 class Core:
@@ -305,22 +67,12 @@ class Core:
         self, clock: Callable[[], float], jitter: Callable[[], float], progress_seconds: float, listings: int
     ) -> None:
         """List at most so many ranges at a time."""
-        self._clock, self._jitter, self._progress_seconds, self._most_listings = (
-            clock,
-            jitter,
-            progress_seconds,
-            listings,
-        )
+        self._clock, self._jitter = clock, jitter
         self._watches: dict[Watch, None] = {}
-        self._paused: list[tuple[float, int, Watch]] = []
-        self._pauses = 0
+        self._pauses = Pauses()
+        self._lists = ListQueue(listings)
         self._commands: list[Command] = []
-        # Listing.
-        self._to_list: deque[Watch] = deque()
-        self._listings = 0
-        self._list_failures = Failures()
-        self._list_at = 0.0
-        self._together = LISTED_TOGETHER
+        self._is_suspended = False
         # The stream.
         self._phase = Phase.CLOSED
         self._number = 0
@@ -329,24 +81,14 @@ class Core:
         self._by_id: dict[int, Watch] = {}
         self._pending: deque[tuple[int, Watch]] = deque()
         self._held: list[Any] = []
-        self._proofs: deque[deque[Probe]] = deque()
+        self._proofs = Proofs()
+        self._progress = ProgressRequests(progress_seconds)
+        self._tells_all = False
         self._open_failures = Failures()
         self._open_at = 0.0
         self._cluster = 0
         self._epoch = 0  # how often all of etcd was lost; what was read in one may be of another history than the next
-        # Silence.
-        self._heard = 0.0
-        self._owed: float | None = None
-        self._progress_at = 0.0
-        self._is_asked = False
-        self._asked: deque[int] = deque()  # the newest watch of which each request that may yet be answered could know
-        self._again_at = float("inf")
-        self._again_seconds = ANSWER_SECONDS
-        self._awaited: dict[Watch, int] = {}
-        self._ask_at = 0.0
-        self._tells_all = False
         self._seen = 0
-        self._is_suspended = False
         # History.
         self.history = 0
         self._changes = 0
@@ -363,7 +105,7 @@ class Core:
         """Begin to follow a range, unless it is closed already."""
         if watch.stage is Stage.WAITING:
             self._watches[watch] = None
-            self._to_list.append(watch)
+            self._lists.add(watch)
 
     def close(self, watch: Watch) -> None:
         """Follow a range no longer."""
@@ -371,7 +113,7 @@ class Core:
             return
         self._drop_from_stream(watch)
         self._ready.pop(watch, None)
-        self._awaited.pop(watch, None)
+        self._progress.give_up(watch)
         watch.stage = Stage.CLOSED
         self._watches.pop(watch, None)
         if not self._watches and self._phase is not Phase.CLOSED:
@@ -396,10 +138,7 @@ class Core:
         if watch.revision >= revision:
             self._commands.append(Tell(watch, Progress(watch.revision)))
             return
-        if not self._awaited:
-            self._again_seconds = ASK_AGAIN_SECONDS
-            self._again_at = min(self._again_at, now + ASK_AGAIN_SECONDS)
-        self._awaited[watch] = max(revision, self._awaited.get(watch, 0))
+        self._progress.wait_for(watch, revision, now)
 
     def ask_keys(self, prefix: bytes, limit: int, on_keys: Callable[[Sequence[bytes]], None]) -> None:
         """Read the first keys of a prefix once; where that fails, nobody is told."""
@@ -423,7 +162,10 @@ class Core:
         """Take a reply of the stream of this number."""
         if number != self._number:
             return
-        self._heard = now
+        self._progress.heard = now
+        if self._has_other_id(reply):
+            self._refuse_server(now)
+            return
         if self._phase is Phase.OPENING:
             self._phase = Phase.PROVING
             self._prove()
@@ -431,6 +173,19 @@ class Core:
             self._held.append(reply)
         else:
             self._take(reply, now)
+
+    def _has_other_id(self, reply: Any) -> bool:
+        """Tell whether this is of a server that gives watches ids of its own: nobody knows whose its events are."""
+        if not reply.created or reply.canceled or reply.watch_id in self._by_id:
+            return False
+        return all(number != reply.watch_id for number, _ in self._pending)
+
+    def _refuse_server(self, now: float) -> None:
+        """Leave a server that cannot be followed; another endpoint may be an etcd."""
+        fault = errors.NotServing(OTHER_IDS)
+        fault.remedy = errors.NEEDS_ETCD
+        self._commands.append(HangUp(fault))
+        self._break(fault, now)
 
     def broken(self, number: int, error: EtcdError, now: float) -> None:
         """Take it that the stream of this number has ended or could not be opened."""
@@ -447,76 +202,49 @@ class Core:
     def advance(self, now: float) -> list[Command]:
         """Do what is due, and return what the driver is to do."""
         if not self._is_suspended:
-            self._end_pauses(now)
+            self._lists.waiting.extend(self._pauses.ended(now))
             self._watch_over(now)
             if self._phase is Phase.CLOSED and self._ready and now >= self._open_at:
                 self._open(now)
             if self._phase is not Phase.CLOSED:
                 self._create(now)
             self._list(now)
-        if self._phase is Phase.OPEN and not (self.state.connected or self._is_held_back):
+        if self._phase is Phase.OPEN and not (self.state.connected or self._lists.is_held_back):
             self.state = State(connected=True, stale_since=None)
         commands, self._commands = self._commands, []
         return commands
 
     def wake_at(self) -> float:
         """Return when advance() is to be called at the latest."""
-        return float("inf") if self._is_suspended else min(self._due_times(), default=float("inf"))
+        return float("inf") if self._is_suspended else min(self._due_times())
 
     def _due_times(self) -> Iterator[float]:
-        if self._paused:
-            yield self._paused[0][0]
-        if self._to_list and self._listings < self._most_listings:
-            yield self._list_at
+        yield self._pauses.due_at
+        yield self._lists.due_at
         if self._phase is Phase.CLOSED and self._ready:
             yield self._open_at
         if self._phase in (Phase.OPENING, Phase.OPEN):
-            if self._owed is not None:
-                yield max(self._heard, self._owed) + ANSWER_SECONDS
-            if self._is_asked:
-                yield self._again_at
-            if self._is_awaited:
-                yield self._ask_at
-            if self._phase is Phase.OPEN:
-                yield self._progress_at
-
-    @property
-    def _is_held_back(self) -> bool:
-        """Whether ranges wait that could not be listed for a reason that concerns all."""
-        return bool(self._list_failures and (self._to_list or self._listings))
+            yield from self._progress.due_times(is_open=self._phase is Phase.OPEN)
 
     # Listing: rule 1.
 
     def _list(self, now: float) -> None:
-        while self._to_list and self._listings < self._most_listings and now >= self._list_at:
-            watches = self._next_to_list()
+        for watches in self._lists.batches(now):
             if len(watches) == 1:
                 self._begin_listing(watches[0])
-            elif watches:
+            else:
                 self._begin_listings(watches)
-
-    def _next_to_list(self) -> list[Watch]:
-        """Take out ranges to be listed together: one that is large or was refused is listed alone."""
-        watches: list[Watch] = []
-        while self._to_list and len(watches) < self._together and not (watches and self._to_list[0].is_alone):
-            watch = self._to_list.popleft()
-            if watch.stage is Stage.WAITING and watch not in watches:
-                watches.append(watch)
-                if watch.is_alone:
-                    break
-        return watches
 
     def _begin_listing(self, watch: Watch) -> None:
         watch.stage = Stage.LISTING
-        self._listings += 1
         epoch, seen = self._epoch, self._seen
 
         def answered(listing: Listing, now: float) -> None:
-            self._listings -= 1
+            self._lists.ended()
             self._listed(watch, listing, epoch, seen, now)
 
         def failed(error: EtcdError, now: float) -> None:
-            self._listings -= 1
+            self._lists.ended()
             self._not_listed(watch, error, now)
 
         self._commands.append(Ask(calls.get_range(watch.key, watch.end, late=watch.late), answered, failed))
@@ -525,12 +253,11 @@ class Core:
         """List several ranges in one transaction. What cannot be listed so is listed alone."""
         for watch in watches:
             watch.stage = Stage.LISTING
-        self._listings += 1
         epoch, seen = self._epoch, self._seen
 
         def answered(listings: Sequence[Listing | None], now: float) -> None:
-            self._listings -= 1
-            self._together = min(LISTED_TOGETHER, self._together * calls.SMALLER_PAGE)
+            self._lists.ended()
+            self._lists.came()
             for watch, listing in zip(watches, listings, strict=True):
                 if listing:
                     self._listed(watch, listing, epoch, seen, now)
@@ -538,10 +265,10 @@ class Core:
                     self._list_alone(watch)
 
         def failed(error: EtcdError, now: float) -> None:
-            self._listings -= 1
+            self._lists.ended()
             if isinstance(error, SHARED) and not isinstance(error, errors.TooManyRequests):
                 if isinstance(error, errors.DeadlineExceeded):
-                    self._together = max(1, len(watches) // calls.SMALLER_PAGE)
+                    self._lists.late(len(watches))
                 for watch in watches:
                     self._list_again(watch)
                 self._fail_all_listings(error, now)
@@ -566,12 +293,12 @@ class Core:
             self._accept(watch, listing)
 
     def _accept(self, watch: Watch, listing: Listing) -> None:
-        self._list_failures.forget()
+        self._lists.succeeded()
         watch.note_listing(listing, self._epoch)
         self._seen = max(self._seen, listing.revision)
         watch.stage, watch.has_resumed = Stage.READY, self.state.error is not None
         watch.late = max(0, watch.late - 1)
-        self._awaited.pop(watch, None)
+        self._progress.give_up(watch)
         watch.connect()
         self._ready[watch] = None
         self._commands.append(Tell(watch, Listed(listing.records, listing.revision, self.history)))
@@ -591,15 +318,13 @@ class Core:
     def _list_again(self, watch: Watch) -> None:
         if watch.stage is not Stage.CLOSED:
             watch.stage = Stage.WAITING
-            self._to_list.append(watch)
+            self._lists.add(watch)
 
     def _fail_all_listings(self, error: EtcdError, now: float) -> None:
         """Hold all listings back for a while; those that were under way together fail together."""
-        if now >= self._list_at:
-            self._list_at = now + self._list_failures.pause_seconds(error) * (0.5 + 0.5 * self._jitter())
-            if isinstance(error, errors.TOKEN_DOUBTS):
-                self._commands.append(LogIn())
-        self._lose(self._to_list, error)
+        if self._lists.hold_back(error, now, self._share()) and isinstance(error, errors.TOKEN_DOUBTS):
+            self._commands.append(LogIn())
+        self._lose(self._lists.waiting, error)
         self._disconnect(error)
 
     # The stream: rules 2 to 4.
@@ -607,33 +332,31 @@ class Core:
     def _open(self, now: float) -> None:
         self._number += 1
         self._phase = Phase.OPENING
-        self._heard = self._owed = now
+        self._progress.opened(now)
         self._commands.append(Open(self._number))
 
     def _create(self, now: float) -> None:
         """Ask for all ranges that are ready."""
         self._make_way()
+        is_asked = self._progress.is_awaited or self._progress.is_asked
         for watch in self._ready:
             self._last_id += 1
             watch.id, watch.stage = self._last_id, Stage.CREATING
-            watch.created_at = min(watch.next, self._seen) if self._awaited or self._is_asked else watch.next
+            watch.created_at = min(watch.next, self._seen) if is_asked else watch.next
             self._by_id[watch.id] = watch
             self._pending.append((watch.id, watch))
             self._commands.append(Write(watch.create_request()))
-            self._owe(now)
+            self._progress.owe(now)
         self._ready.clear()
 
     def _make_way(self) -> None:
         """Begin those watches anew that keep etcd from answering whoever awaits a range."""
-        if not self._awaited:
+        if not self._progress.is_awaited:
             return
         for watch in [each for each in self._by_id.values() if each.created_at > self._seen]:
             self._drop_from_stream(watch)
             watch.stage = Stage.READY
             self._ready[watch] = None
-
-    def _owe(self, now: float) -> None:
-        self._owed = now if self._owed is None else self._owed
 
     def _drop_from_stream(self, watch: Watch) -> None:
         """Cancel a watch that etcd has or is about to have; its place among the answers that are due stays."""
@@ -645,29 +368,17 @@ class Core:
     def _expect_no_answer(self) -> None:
         """Wait for no answer about progress where etcd has no watch on the stream that it could be about."""
         if not self._by_id:
-            self._is_asked = False
-            self._owed = self._owed if self._pending else None
+            self._progress.is_asked = False
+            self._progress.settle(self._pending)
 
     def _prove(self) -> None:
-        """Rule 3: gather what was seen, and read it as it was.
-
-        What only listings have seen is a proof of its own for each epoch: a later one does not vouch for it.
-        """
-        groups: dict[int | None, list[Watch]] = {}
-        for watch in self._watches:
-            if watch.next:
-                groups.setdefault(None if watch.is_proven else watch.epoch, []).append(watch)
-        self._proofs.clear()
-        for watches in groups.values():
-            self._proofs += make_proofs(watches)
+        """Rule 3: gather what was seen, and read it as it was."""
+        self._proofs.begin(self._watches)
         self._go_on_proving()
 
     def _go_on_proving(self) -> None:
-        """Read the first key of a proof that may be read; one is enough of each."""
-        while self._proofs and not self._proofs[0]:
-            self._proofs.popleft()
-        if self._proofs:
-            self._probe(self._proofs[0].popleft())
+        if probe := self._proofs.next():
+            self._probe(probe)
         else:
             self._proved()
 
@@ -685,14 +396,10 @@ class Core:
         self._commands.append(Ask(calls.one(calls.probe(probe.key, probe.revision)), answered, failed))
 
     def _judge(self, probe: Probe, seen: int, reply: tuple[Record | None, Revision], now: float) -> None:
-        found, store = reply
-        if store < seen:
-            self._change_history(errors.HistoryChanged(f"revision {seen} was seen and is gone"), now)
-        elif probe.witness and found != probe.witness.record:
-            at = f"at revision {probe.revision}" if probe.revision else "when it was last seen"
-            self._change_history(errors.HistoryChanged(f"{probe.key!r} is not what it was {at}"), now)
+        if fault := find_fault(probe, seen, *reply):
+            self._change_history(fault, now)
         else:
-            self._proofs.popleft()
+            self._proofs.passed()
             self._go_on_proving()
             self._take_held(now)
 
@@ -712,9 +419,8 @@ class Core:
 
     def _proved(self) -> None:
         self._phase = Phase.OPEN
-        self._owed = None if not self._pending else self._owed
         self._open_failures.forget()
-        self._progress_at = self._heard + self._progress_seconds
+        self._progress.proved(self._pending)
 
     def _take_held(self, now: float) -> None:
         if self._phase is not Phase.OPEN:
@@ -730,9 +436,13 @@ class Core:
         if isinstance(error, errors.TOKEN_DOUBTS):
             self._commands.append(LogIn())
         self._hang_up()
-        self._open_at = now + self._open_failures.pause_seconds(error) * (0.5 + 0.5 * self._jitter())
-        self._disconnect(error)
-        self._lose(self._ready, error)
+        has_run_out = isinstance(error, errors.TokenRefused) and not self._open_failures
+        self._open_at = now + self._open_failures.pause_seconds(error) * self._share()
+        if has_run_out:  # as every token does in the end: a log-in mends it, and nobody has missed anything
+            self._epoch += 1
+        else:
+            self._disconnect(error)
+            self._lose(self._ready, error)
         for watch in self._ready:
             watch.has_resumed = True
 
@@ -745,8 +455,8 @@ class Core:
         self._pending.clear()
         self._held.clear()
         self._number += 1
-        self._asked.clear()
-        self._phase, self._owed, self._is_asked = Phase.CLOSED, None, False
+        self._progress.hung_up()
+        self._phase = Phase.CLOSED
         self._commands.append(HangUp())
 
     def _take(self, reply: Any, now: float) -> None:
@@ -774,8 +484,7 @@ class Core:
         place = next((place for place, (each, _) in enumerate(self._pending) if each == watch_id), 0)
         number, watch = self._pending[place]
         del self._pending[place]
-        if not self._pending and not self._is_asked:
-            self._owed = None
+        self._progress.settle(self._pending)
         return watch if self._by_id.get(number) is watch else None
 
     def _take_created(self, watch: Watch | None, revision: int) -> None:
@@ -793,8 +502,7 @@ class Core:
         if watch and changed:
             self._seen = max(self._seen, changed.revision)
             self._commands.append(Tell(watch, changed))
-            if changed.revision >= self._awaited.get(watch, changed.revision + 1):
-                del self._awaited[watch]
+            self._progress.has_come(watch)
 
     def _take_cancel(self, watch: Watch | None, error: EtcdError, now: float) -> None:
         if watch is None:
@@ -834,18 +542,17 @@ class Core:
     def _watch_over(self, now: float) -> None:
         if self._phase not in (Phase.OPENING, Phase.OPEN):
             return
-        if self._owed is not None and now >= max(self._heard, self._owed) + ANSWER_SECONDS:
+        is_open = self._phase is Phase.OPEN
+        if self._progress.is_stuck(now):
             fault = errors.DeadlineExceeded(STREAM_STUCK)
             self._commands.append(HangUp(fault))
             self._break(fault, now)
-        elif self._is_asked and now >= self._again_at:
-            self._again_seconds = min(self._again_seconds * 2, LONGEST_ASK_AGAIN_SECONDS)
-            self._again_at = now + self._again_seconds if self._awaited else float("inf")
-            self._write_progress_request()
-        elif self._is_awaited and now >= self._ask_at:
+        elif self._progress.is_to_be_asked_again(now):
+            self._progress.ask_again(now, self._last_id)
+            self._commands.append(Write(progress_request()))
+        elif is_open and self._progress.is_wanted(now):
             self._ask_progress(now, ASK_AGAIN_SECONDS)
-        elif self._phase is Phase.OPEN and now >= self._progress_at:
-            self._progress_at = now + self._progress_seconds
+        elif is_open and self._progress.is_look_due(now):
             self._look_for_progress(now)
 
     def _look_for_progress(self, now: float) -> None:
@@ -853,7 +560,7 @@ class Core:
         self._tells_all = True
         if self._is_behind(self._seen):
             self._ask_progress(now)
-        elif now - self._heard >= self._progress_seconds / 2:
+        elif self._progress.has_been_silent(now):
             self._ask_revision(set())
 
     def _ask_revision(self, tried: set[Watch]) -> None:
@@ -886,59 +593,24 @@ class Core:
         newest = max(watch.created_at for watch in self._by_id.values())
         return newest <= revision and min(watch.next for watch in self._by_id.values()) <= revision
 
-    @property
-    def _is_awaited(self) -> bool:
-        """Whether an answer of the stream would bring a range to where a consumer awaits it."""
-        return (
-            self._phase is Phase.OPEN
-            and not self._is_asked
-            and any(watch.stage is Stage.LIVE for watch in self._awaited)
-        )
-
     def _ask_progress(self, now: float, again_seconds: float = ANSWER_SECONDS / 2) -> None:
-        self._is_asked, self._again_at, self._again_seconds = True, now + again_seconds, again_seconds
-        self._ask_at = now + ASK_SPACING_SECONDS
-        self._owe(now)
-        self._write_progress_request()
-
-    def _write_progress_request(self) -> None:
-        self._asked.append(self._last_id)
+        self._progress.ask(now, self._last_id, again_seconds)
         self._commands.append(Write(progress_request()))
 
     def _take_progress(self, reply: Any, watch: Watch | None) -> None:
-        told = [watch] if watch else []
-        if told or self._asked:
-            self._seen = max(self._seen, reply.header.revision)
+        told, revision = [watch] if watch else [], reply.header.revision
+        if told or self._progress.may_be_answered:
+            self._seen = max(self._seen, revision)
         if reply.watch_id < 0:
-            told = self._answered_for(reply.header.revision)
-            self._is_asked = False
-            self._owed = None if not self._pending else self._owed
+            told = self._progress.answered(revision, self._by_id.values(), self._pending)
         for each in told:
-            if each.next <= reply.header.revision:
-                each.next = reply.header.revision + 1
+            if each.next <= revision:
+                each.next = revision + 1
                 if self._tells_all or watch:
                     self._commands.append(Tell(each, Progress(each.revision)))
         self._tells_all &= bool(watch)
-        self._tell_awaited()
-
-    def _answered_for(self, revision: int) -> list[Watch]:
-        """Give the watches of which etcd knew when it gave an answer at this revision; rule 2.
-
-        What came of the stream before the answer may be of a request as old as any that was not answered: events of a
-        watch that was created after it may still be under way, and would be dropped when they come.
-        """
-        live = [each for each in self._by_id.values() if each.stage is Stage.LIVE]
-        known = max((each.id for each in live if each.known_at < revision), default=0)
-        while self._asked and self._asked[0] < known:
-            self._asked.popleft()  # of before that watch: it will never be answered
-        newest = max(known, self._asked.popleft() if self._asked else 0)
-        return [each for each in live if each.id <= newest]
-
-    def _tell_awaited(self) -> None:
-        """Tell those who awaited it how far their ranges are."""
-        for watch in [watch for watch, revision in self._awaited.items() if watch.revision >= revision]:
-            del self._awaited[watch]
-            self._commands.append(Tell(watch, Progress(watch.revision)))
+        for each in self._progress.all_that_have_come():
+            self._commands.append(Tell(each, Progress(each.revision)))
 
     # History: rule 3.
 
@@ -951,8 +623,8 @@ class Core:
         self._ready.clear()
         self._disconnect(error)
         self._seen = self._cluster = 0
-        self._awaited.clear()
-        self._list_at = now + self._pause_seconds(errors.HistoryChanged(""), self._changes)
+        self._progress.give_up_all()
+        self._lists.put_off(now + self._pause_seconds(errors.HistoryChanged(""), self._changes))
         self._lose(self._watches, error)
         for watch in self._watches:
             watch.forget()
@@ -962,15 +634,11 @@ class Core:
     # Pauses.
 
     def _pause(self, watch: Watch, seconds: float, now: float) -> None:
-        watch.stage, watch.due = Stage.WAITING, now + seconds
-        self._pauses += 1
-        heapq.heappush(self._paused, (watch.due, self._pauses, watch))
+        self._pauses.add(watch, now + seconds)
 
-    def _end_pauses(self, now: float) -> None:
-        while self._paused and self._paused[0][0] <= now:
-            due, _, watch = heapq.heappop(self._paused)
-            if watch.stage is Stage.WAITING and watch.due == due:
-                self._to_list.append(watch)
+    def _share(self) -> float:
+        """Return what part of a pause to wait, so that not all clients come back at once."""
+        return 0.5 + 0.5 * self._jitter()
 
     def _pause_seconds(self, error: EtcdError, failures: int) -> float:
-        return pause_seconds(error, failures) * (0.5 + 0.5 * self._jitter())
+        return pause_seconds(error, failures) * self._share()

@@ -103,6 +103,18 @@ def test_ring_hash_reads_the_endpoints_own_weights() -> None:
     assert [target.weight for target in locality.targets] == [1, 9]
 
 
+def test_a_ring_is_never_changed_but_replaced_in_every_zone() -> None:
+    """The core of gRPC 1.85.3 corrupts its memory when it changes a ring; one that shares a name is changed."""
+    policy = Policy(load_balancing=LoadBalancing(type=Balancing.RING_HASH))
+    before, after, again = (
+        {locality[:3] for locality in choose([make_dialable(each, zone="ab"[each % 2]) for each in numbers], policy)}
+        for numbers in ([0, 1, 2], [0, 1, 2, 3], [2, 0, 1])
+    )
+    assert len(before) == len(after) == 2
+    assert not before & after
+    assert before == again, "the same set is the same ring, in whatever order"
+
+
 def test_own_zone_first_then_own_region_then_the_rest() -> None:
     places = [("us", "a"), ("eu", "b"), ("eu", "a"), ("us", "z")]
     dialables = [make_dialable(number, region=region, zone=zone) for number, (region, zone) in enumerate(places)]
@@ -304,6 +316,19 @@ def test_new_endpoints_of_a_ring_have_a_share_of_their_weight() -> None:
     dialables = [make_dialable(number) for number in range(2)]
     (locality,) = choose(dialables, policy, past=Past(warming={dialables[1].endpoint.address: 0.25}))
     assert [target.weight for target in locality.targets] == [100, 25]
+
+
+@pytest.mark.parametrize("balancing", [Balancing.WEIGHTED, Balancing.RING_HASH])
+def test_new_endpoints_of_a_very_large_set_make_no_sum_that_grpc_refuses(balancing: Balancing) -> None:
+    policy = Policy(subset=100_000, load_balancing=LoadBalancing(type=balancing))
+    dialables = [make_dialable(number, weight=10_000 - number % 2) for number in range(6_000)]
+    new = dialables[0].endpoint.address
+    chosen = choose(dialables, policy, past=Past(warming={new: 0.5}))
+    weights = [target.weight for locality in chosen for target in locality.targets]
+    assert sum(locality.weight for locality in chosen) < 2**32
+    assert sum(weights) < 2**32
+    if balancing is Balancing.RING_HASH:
+        assert weights[0] / weights[2] == pytest.approx(0.5, rel=0.02)
 
 
 def test_many_new_endpoints_take_few_localities() -> None:

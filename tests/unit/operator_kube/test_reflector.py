@@ -1,0 +1,50 @@
+"""A watch that is told twice to begin with a list, as when it is silent just as versions are seen to go back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+
+from grpc_etcd_operator.core.pods import PodMessage
+from grpc_etcd_operator.kube.client import Client
+from grpc_etcd_operator.kube.freshness import Stream
+from grpc_etcd_operator.kube.pages import Event, Page
+from grpc_etcd_operator.sources.reflector import Reflector
+from grpc_etcd_operator.sources.source import Receiver
+
+
+class Silent(Client):
+    """An API server without Pods, whose watches say nothing."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        super().__init__("http://127.0.0.1:1", session)
+        self.watching = asyncio.Event()
+
+    async def list_pods(self, namespace: str, selector: str) -> AsyncIterator[Page[PodMessage]]:  # noqa: ARG002
+        yield Page([], "", "7")
+
+    async def watch_pods(self, namespace: str, selector: str, version: str) -> AsyncIterator[Event]:  # noqa: ARG002
+        self.watching.set()
+        await asyncio.Event().wait()
+        yield Event("BOOKMARK", None, version)  # type: ignore[arg-type]  # never
+
+
+async def told_twice() -> list[frozenset[str]]:
+    lists: list[frozenset[str]] = []
+    receiver: Receiver[PodMessage] = Receiver(lambda *_: None, lambda _, listed: lists.append(listed))
+    stream = Stream(resource="pods", namespace="", attempted_at=0.0, seen_at=0.0)
+    async with aiohttp.ClientSession() as session, asyncio.timeout(25):
+        client = Silent(session)
+        running = asyncio.create_task(Reflector(client, stream, "").run(receiver))
+        await client.watching.wait()
+        client.watching.clear()
+        stream.list_anew()
+        await asyncio.sleep(0)  # now the watch is ending
+        stream.list_anew()
+        await client.watching.wait()
+        running.cancel()
+    return lists
+
+
+def test_a_watch_that_ends_bears_to_be_ended_once_more() -> None:
+    assert len(asyncio.run(told_twice())) == 2
