@@ -16,7 +16,6 @@ from tests.simulation.timeline import Timeline
 PREFIX = b"/jupiter/"
 LEADER = b"/grpc-etcd/leader/simulated"
 SYNCED = b"/grpc-etcd/synced/simulated"
-STRANGER = b"/jupiter/alpha/providers/grpc://10.99.0.1:9000"  # which nobody of ours has put
 GATE = "grpc-etcd.dev/registered"
 # For so long a Pod must have been wanted until to remove its key is a fault: what was seen before may be acted on late,
 # by a leader that has been cut off from Kubernetes and does not know yet.
@@ -34,6 +33,7 @@ class Checks:
         self._api, self._etcd, self._timeline = api, etcd, timeline
         self.faults: list[str] = []
         self._wanted_since: dict[str, float] = {}
+        self.strangers: set[bytes] = set()  # keys that nobody of ours has put
         self._excused_until = 0.0
         self._lies_since: float | None = None
 
@@ -56,13 +56,18 @@ class Checks:
             self._timeline.note(
                 "etcd", f"{self._etcd.writer or 'admin'}: {'put' if is_put else 'delete'} {event.key.decode()}"
             )
-            if event.key == STRANGER:
-                if self._etcd.writer:
-                    self._fault(f"{self._etcd.writer} has changed the key of a stranger")
+            if event.key in self.strangers:
+                self._judge_stranger(event)
             elif event.key.startswith(PREFIX) and b"/providers/" in event.key:
                 if isinstance(event, Deleted):
                     self._judge_removal(event.key.decode())
                 self._judge_writer(event)
+
+    def _judge_stranger(self, event: Event) -> None:
+        if self._etcd.writer:
+            self._fault(f"{self._etcd.writer} has changed a stranger's key, {event.key.decode()}")
+        elif isinstance(event, Deleted):
+            self.strangers.discard(event.key)
 
     def look(self) -> None:
         """Look whether the synced key tells the truth; to be called every few seconds."""
@@ -104,7 +109,7 @@ class Checks:
     def held(self) -> dict[str, dict[str, Any]]:
         """Give what it holds."""
         records = self._etcd.space.range(PREFIX, PREFIX[:-1] + b"0").records
-        return {record.key.decode(): json.loads(record.value) for record in records if is_ours(record.key)}
+        return {record.key.decode(): json.loads(record.value) for record in records if self._is_ours(record.key)}
 
     def unsettled(self) -> dict[str, Any]:
         """Say what is not yet as it ought to be."""
@@ -121,7 +126,5 @@ class Checks:
             found["gates"] = gates
         return found | statuses(services, pods)
 
-
-def is_ours(key: bytes) -> bool:
-    """Say whether a key is one that the operator keeps."""
-    return b"/providers/" in key and key != STRANGER
+    def _is_ours(self, key: bytes) -> bool:
+        return b"/providers/" in key and key not in self.strangers

@@ -158,12 +158,17 @@ class Kubelet:
         self._numbers = 0
         self.pods: dict[str, Pod] = {}
 
+    @property
+    def next_ip(self) -> str:
+        """Give the address that the next Pod will have."""
+        number = self._numbers + 1
+        return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
     def add(self, app_name: str, *, is_gated: bool = False, ip: str = "", seconds: float = 1.0) -> Pod:
         """Let a Pod come, which turns ready after a while."""
+        address = ip or self.next_ip
         self._numbers += 1
-        number = self._numbers
-        address = ip or f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
-        pod = Pod(f"{app_name}-{number}", app_name, address, is_gated)
+        pod = Pod(f"{app_name}-{self._numbers}", app_name, address, is_gated)
         container = {"name": "main", "ports": [{"name": "grpc", "containerPort": 9000}]}
         spec: Object = {"nodeName": "node-1", "containers": [container]}
         if is_gated:

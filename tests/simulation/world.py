@@ -16,7 +16,7 @@ from testbed.models.api_server import PODS, SERVICES, ApiServerModel, Object
 from testbed.models.etcd_server import EtcdModel
 from testbed.models.wires import Wire
 from tests.e2e.model.oracle import SCOPE_LABEL
-from tests.simulation.checks import STRANGER, Checks
+from tests.simulation.checks import Checks
 from tests.simulation.players import NAMESPACE, Kubelet, Pod, Replica
 from tests.simulation.timeline import Timeline
 from tests.simulation.virtual_time import VirtualLoop
@@ -26,6 +26,7 @@ MOST_PODS = 20
 CLUSTER = "simulated"
 REPLICAS = ("one", "two")
 OPERATOR = "operator"
+STRANGER = b"{}"  # the value of a key that nobody of ours has put
 RIGHTS = (b"/jupiter/", b"/grpc-etcd/")
 Event = Callable[[], Awaitable[None] | None]
 
@@ -82,7 +83,7 @@ class World:
             self._create_service(name)
             for number in range(3):
                 self.kubelet.add(name, is_gated=number == 0)
-        self.etcd.put(STRANGER, b"{}")
+        self._register_stranger("10.99.0.1")
         for replica in self.replicas:
             replica.start()
 
@@ -94,15 +95,14 @@ class World:
     @property
     def events(self) -> dict[str, Event]:
         """Everything that may happen, by name."""
-        areas = ("pod_", "service_", "operator_", "etcd_", "api_", "network_", "clock_")
+        areas = ("pod_", "service_", "operator_", "etcd_", "api_", "network_", "clock_", "stranger_")
         return {name: getattr(self, name) for name in sorted(dir(self)) if name.startswith(areas)}
 
     def _draw_likely(self) -> list[str]:
-        """Draw what may happen in this world: few kinds of events that meet often find more than many that seldom do."""
+        """Draw what may happen here: few kinds of events that meet often find more than many that seldom do."""
         names = list(self.events)
-        return sorted(
-            self.chance.sample(names, self.chance.choice([5, 10, 20, len(names)])) + ["pod_comes", "pod_flaps"]
-        )
+        drawn = self.chance.sample(names, self.chance.choice([5, 10, 20, len(names)]))
+        return sorted([*drawn, "pod_comes", "pod_flaps"])
 
     async def happen(self, name: str) -> None:
         """Let something happen."""
@@ -115,6 +115,7 @@ class World:
     def heal(self) -> None:
         """Let everything be well again."""
         self.timeline.note("world", "all is healed")
+        self._end_strangers()
         self.etcd.space.is_full = False
         if OPERATOR in self.etcd.users:
             self.etcd.users[OPERATOR].readable.clear()
@@ -209,6 +210,26 @@ class World:
     def service_is_switched(self) -> None:
         self._change_service(lambda spec: spec.update(enable=not spec.get("enable", True)))
 
+    def _register_stranger(self, ip: str) -> None:
+        key = f"/jupiter/{SERVICE_NAMES[0]}/providers/grpc://{ip}:9000".encode()
+        if self.etcd.space.get(key) is None:
+            self.checks.strangers.add(key)
+            self.etcd.put(key, STRANGER)
+
+    def stranger_is_before_a_pod(self) -> None:
+        """Let a process register itself at the address that the next Pod will have."""
+        self._register_stranger(self.kubelet.next_ip)
+        self.kubelet.add(SERVICE_NAMES[0], seconds=self.chance.uniform(0, 3))
+
+    def _find_strangers(self) -> None:
+        """Take it that etcd holds other data now."""
+        records = self.etcd.space.range(b"/jupiter/", b"/jupiter0").records
+        self.checks.strangers = {record.key for record in records if record.value == STRANGER}
+
+    def _end_strangers(self) -> None:
+        for key in sorted(self.checks.strangers):
+            self.etcd.delete(key)
+
     # -- the operator ---------------------------------------------------------------------------------------------
 
     def _replica(self) -> Replica:
@@ -250,7 +271,8 @@ class World:
             case 2:
                 wire.cut()
             case _:
-                wire.fastest, wire.slowest = 0.2, self.chance.choice([0.5, 2.0, 6.0])
+                # Slower than a leader's time to live: what it sent arrives when another leads.
+                wire.fastest, wire.slowest = self.chance.choice([(0.2, 0.5), (0.2, 2.0), (1.0, 6.0), (4.0, 9.0)])
         self.timeline.note("world", f"{wire!r} {wire.slowest}")
 
     def network_to_etcd(self) -> None:
@@ -294,6 +316,7 @@ class World:
     def etcd_loses_all(self) -> None:
         self.checks.excuse()
         self.etcd.wipe()
+        self._find_strangers()
 
     def etcd_is_backed_up(self) -> None:
         self._backups["etcd"] = self.etcd.space.copy()
@@ -302,6 +325,7 @@ class World:
         if backup := self._backups.get("etcd"):
             self.checks.excuse()
             self.etcd.restore(backup)
+            self._find_strangers()
 
     def etcd_is_compacted(self) -> None:
         self.etcd.compact()
@@ -323,7 +347,8 @@ class World:
             self.etcd.revoke(lease_id(CLUSTER, item["metadata"]["uid"]))
 
     def etcd_loses_a_key(self) -> None:
-        keys = [record.key for record in self.etcd.space.range(b"/jupiter/", b"/jupiter0").records]
+        records = self.etcd.space.range(b"/jupiter/", b"/jupiter0").records
+        keys = [record.key for record in records if record.key not in self.checks.strangers]
         if keys:
             self.checks.excuse()
             self.etcd.delete(self.chance.choice(keys))
