@@ -95,7 +95,7 @@ bench-etcd: dev ## Measure the etcd layer beside other clients
 	$(RUN) -m testbed.build
 	$(RUN) -m bench.bench_etcd
 
-bench-operator: dev ## Measure the operator beside the EndpointSlice controller and a Go writer
+bench-operator: dev ## Measure the operator with either source of Pods beside the EndpointSlice controller and a Go writer
 	$(RUN) -m testbed.build --bench
 	$(RUN) -m bench.bench_operator
 

@@ -1,15 +1,17 @@
-"""Measures the operator beside Kubernetes' EndpointSlice controller and a Go writer, and prints a table with the goals.
+"""Measures the operator, with each source of Pods, beside Kubernetes' EndpointSlice controller and a Go writer.
 
-    make bench-operator                  # all repeats, about 25 minutes
-    make bench-operator QUICK=1          # one short repeat of everything, under 3 minutes: good for finding mistakes
+    make bench-operator                  # all repeats, about 35 minutes
+    make bench-operator QUICK=1          # one short repeat of everything, about 5 minutes: good for finding mistakes
     python -m bench.bench_operator --only "storm 50" --only start    # some scenarios, measured anew
+    python -m bench.bench_operator --quick --pods 1000    # fewer Pods in storms and at starts: does it run?
 
-The contestants take turns in alternating order, one at a time, in one API server; figures are medians over the
-repeats, p50 and p99 over the changes of all repeats together. Figures and SVG plots go to bench/results/; what
-`--only` leaves out is shown as it was measured last.
+Prints a table with the goals. The contestants take turns in alternating order, one at a time, in one API server;
+figures are medians over the repeats, p50 and p99 over the changes of all repeats together. Figures and SVG plots go to
+bench/results/; what `--only` leaves out is shown as it was measured last.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -17,11 +19,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import scenarios
-from bench.contestants import ALL, ENDPOINT_SLICE_CONTROLLER, OPERATOR, Contestant
+from bench.contestants import ALL, GO, OPERATOR, OPERATOR_KOPF, OPERATORS, YARDSTICKS, Contestant
+from bench.contestants import ENDPOINT_SLICE_CONTROLLER as SLICES
 from bench.measuring import median, percentile
 from bench.plot import write_plot
 from bench.rig import Rig
@@ -104,13 +107,13 @@ def scenarios_of(size: Size) -> dict[str, tuple[int, Sequence[Contestant], Measu
         "steady 1": (size.steady_repeats, ALL, lambda rig, who: scenarios.steady(rig, who, 1, size.steady_seconds)),
         "steady 50": (size.steady_repeats, ALL, lambda rig, who: scenarios.steady(rig, who, 50, size.steady_seconds)),
         "storm 50": (size.storm_repeats, ALL, lambda rig, who: scenarios.storm(rig, who, 50, size.storm_pods)),
-        "storm 1": (1, alone, lambda rig, who: scenarios.storm(rig, who, 1, size.storm_pods)),
+        "storm 1": (1, OPERATORS, lambda rig, who: scenarios.storm(rig, who, 1, size.storm_pods)),
         "start": (
             size.start_repeats,
             ALL,
             lambda rig, who: scenarios.cold_start(rig, who, size.start_pods, size.idle_seconds),
         ),
-        "small": (1, alone, lambda rig, _: scenarios.small_change(rig)),
+        "small": (1, OPERATORS, scenarios.small_change),
         "repairs": (1, alone, lambda rig, _: scenarios.repairs(rig)),
         "SIGKILL": (1, alone, lambda rig, _: scenarios.takeover(rig, signal.SIGKILL)),
         "SIGTERM": (1, alone, lambda rig, _: scenarios.takeover(rig, signal.SIGTERM)),
@@ -131,6 +134,7 @@ def measure(rig: Rig, size: Size, only: Sequence[str], found: Collected) -> None
 class Row:
     """One line of the table; `limit` is what the goal comes to with the yardsticks of this very run."""
 
+    who: Contestant
     what: str
     goal: str
     value: float
@@ -139,9 +143,37 @@ class Row:
     yardsticks: str = ""
 
     def __str__(self) -> str:
-        verdict = "met" if self.value <= self.limit else "MISSED"
-        value, limit = f"{self.value:.4g} {self.unit}", f"{self.limit:.4g} {self.unit}"
-        return f"| {self.what} | {value} | {limit} | {self.goal} | {self.yardsticks} | {verdict} |"
+        value = f"{self.value:.4g} {self.unit}"
+        if self.limit == math.inf:
+            return f"| {self.what} | {self.who.name} | {value} | | none | {self.yardsticks} | |"
+        verdict, limit = "met" if self.value <= self.limit else "MISSED", f"{self.limit:.4g} {self.unit}"
+        return f"| {self.what} | {self.who.name} | {value} | {limit} | {self.goal} | {self.yardsticks} | {verdict} |"
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What the operator has to reach with one source of Pods; the factors are of the Go writer's figures.
+
+    `slices_p50` is of the EndpointSlice controller's p50 with as many services, `slices_p99` and `slices_cpu` of its
+    figures with one Service; infinite is no goal.
+    """
+
+    p50: float
+    p99: float
+    cpu: float
+    slices_p50: float
+    slices_p99: float
+    slices_cpu: float
+    storm: float
+    slices_storm: float
+    start_seconds: float
+    peak_mib: float
+
+
+GOALS = {
+    OPERATOR: Goals(1.5, 2.0, 3.0, math.inf, 1 / 2, 1 / 3, 2.0, 1.0, 8, 150),
+    OPERATOR_KOPF: Goals(1.4, math.inf, 3.3, 1.0, math.inf, math.inf, 2.2, math.inf, 9, 160),
+}
 
 
 def rows(found: Collected, size: Size) -> list[Row]:
@@ -149,70 +181,117 @@ def rows(found: Collected, size: Size) -> list[Row]:
     return [
         *steady_rows(found),
         *storm_rows(found, size),
-        *start_rows(found),
+        *start_rows(found, size),
         *repair_rows(found),
         *takeover_rows(found),
     ]
 
 
+def yardsticks(figure: Callable[[Contestant], float], digits: int = 2) -> str:
+    """Show a figure of those that the operator is compared with."""
+    return ", ".join(f"{each.name} {figure(each):.{digits}f}" for each in YARDSTICKS)
+
+
+def limit_of(*parts: tuple[float, float, str]) -> tuple[float, str]:
+    """Return the least of several limits (factor, yardstick, its name), and the goal in words; infinite is no limit."""
+    known = [part for part in parts if part[0] < math.inf]
+    words = ", ".join(f"<= {factor:.3g}x {name}" for factor, _, name in known)
+    return min((factor * value for factor, value, _ in known), default=math.inf), words
+
+
 def steady_rows(found: Collected) -> list[Row]:
     """The goals for 20 changes a second; the strictest comparison is with the controller's one Service."""
+    return [row for services in (1, 50) for row in (*latency_rows(found, services), *cpu_rows(found, services))]
+
+
+def latency_rows(found: Collected, services: int) -> list[Row]:
+    """How long each kind of change takes."""
     made = []
-    for services in (1, 50):
-        scenario = f"steady {services}"
-        for kind in KINDS:
-            for share, factor in ((0.5, 1.5), (0.99, 2.0)):
-                ours, go, slices = (found.latency(scenario, each.name, kind, share) for each in ALL)
-                theirs = found.latency("steady 1", ENDPOINT_SLICE_CONTROLLER.name, kind, share)
-                limit, goal = factor * go, f"<= {factor:g}x go"
-                if share > 0.5:
-                    limit, goal = min(limit, theirs / 2), f"{goal}, <= half of slices (one Service)"
-                what = f"{kind}, {services} GrpcService{'s' * (services > 1)}, p{share * 100:.0f}"
-                made.append(Row(what, goal, ours, limit, "ms", f"go {go:.1f}, slices {slices:.1f}"))
-        ours, go, slices = (found.median(scenario, each.name, "cpu") for each in ALL)
-        theirs = found.median("steady 1", ENDPOINT_SLICE_CONTROLLER.name, "cpu")
-        goal = "<= 3x go, <= a third of slices (one Service)"
+    for kind, share in itertools.product(KINDS, (0.5, 0.99)):
+
+        def figure(who: Contestant, services: int = services, kind: str = kind, share: float = share) -> float:
+            return found.latency(f"steady {services}", who.name, kind, share)
+
+        what = f"{kind}, {services} GrpcService{'s' * (services > 1)}, p{share * 100:.0f}"
+        for who, goals in GOALS.items():
+            limit, goal = (
+                limit_of((goals.p50, figure(GO), "go"), (goals.slices_p50, figure(SLICES), "slices"))
+                if share == 0.5
+                else limit_of(
+                    (goals.p99, figure(GO), "go"), (goals.slices_p99, figure(SLICES, 1), "slices (one Service)")
+                )
+            )
+            made.append(Row(who, what, goal, figure(who), limit, "ms", yardsticks(figure, 1)))
+    return made
+
+
+def cpu_rows(found: Collected, services: int) -> list[Row]:
+    """What the changes cost."""
+    made = []
+    for who, goals in GOALS.items():
+
+        def figure(who: Contestant, services: int = services) -> float:
+            return found.median(f"steady {services}", who.name, "cpu")
+
+        limit, goal = limit_of(
+            (goals.cpu, figure(GO), "go"), (goals.slices_cpu, figure(SLICES, 1), "slices (one Service)")
+        )
         what = f"CPU for 30 s of that, {services} GrpcService{'s' * (services > 1)}"
-        made.append(Row(what, goal, ours, min(3 * go, theirs / 3), "s", f"go {go:.2f}, slices {slices:.2f}"))
+        made.append(Row(who, what, goal, figure(who), limit, "s", yardsticks(figure)))
     return made
 
 
 def storm_rows(found: Collected, size: Size) -> list[Row]:
     """The goals for thousands of changes at once."""
     made = []
-    for direction in ("up", "down"):
-        ours, go, slices = (found.median("storm 50", each.name, direction) for each in ALL)
-        cpu = [found.median("storm 50", each.name, f"cpu {direction}") for each in ALL]
-        note = f"go {go:.2f}, slices {slices:.2f}; CPU s {cpu[0]:.1f} / {cpu[1]:.1f} / {cpu[2]:.1f}"
+    for direction, (who, goals) in itertools.product(("up", "down"), GOALS.items()):
+
+        def figure(who: Contestant, direction: str = direction) -> float:
+            return found.median("storm 50", who.name, direction)
+
+        cpu = [found.median("storm 50", each.name, f"cpu {direction}") for each in (who, *YARDSTICKS)]
+        note = f"{yardsticks(figure)}; CPU s {' / '.join(f'{each:.1f}' for each in cpu)}"
+        limit, goal = limit_of((goals.storm, figure(GO), "go"), (goals.slices_storm, figure(SLICES), "slices"))
         what = f"storm of {size.storm_pods} in 50 services, {direction}"
-        made.append(Row(what, "<= 2x go, faster than slices", ours, min(2 * go, slices), "s", note))
-        alone = found.median("storm 1", OPERATOR.name, direction)
+        made.append(Row(who, what, goal, figure(who), limit, "s", note))
+        alone = found.median("storm 1", who.name, direction)
         pace = size.storm_pods / 500
         goal = "no longer than 500 keys/s need, and 1 s"
-        made.append(Row(f"storm of {size.storm_pods} in one, {direction}", goal, alone, pace + 1, "s"))
+        made.append(Row(who, f"storm of {size.storm_pods} in one, {direction}", goal, alone, pace + 1, "s"))
     return made
 
 
-def start_rows(found: Collected) -> list[Row]:
+def start_rows(found: Collected, size: Size) -> list[Row]:
     """The goals for 10,000 Pods."""
+    return [row for rows in zip(*(start_rows_of(found, size, who) for who in GOALS), strict=True) for row in rows]
 
-    def figure(name: str) -> tuple[float, str]:
-        ours, go, slices = (found.median("start", each.name, name) for each in ALL)
-        return ours, f"go {go:.2f}, slices {slices:.2f}"
 
-    keys, peak, idle = figure("all keys"), figure("peak"), figure("idle")
-    restart, seen, writes = (
-        found.median("start", OPERATOR.name, name) for name in ("restart", "change seen", "restart writes")
-    )
-    many, few = found.median("start", OPERATOR.name, "change cpu"), found.median("small", OPERATOR.name, "change cpu")
+def start_rows_of(found: Collected, size: Size, who: Contestant) -> list[Row]:
+    """What one of our own has to reach with 10,000 Pods."""
+
+    def row(what: str, goal: str, name: str, limit: float, unit: str) -> Row:
+        def figure(each: Contestant) -> float:
+            return found.median("start", each.name, name)
+
+        note = "" if math.isnan(figure(GO)) else yardsticks(figure)
+        return Row(who, what, goal, figure(who), limit, unit, note)
+
+    goals, few = GOALS[who], found.median("small", who.name, "change cpu")
+    seconds, peak = goals.start_seconds, goals.peak_mib
     return [
-        Row("start with 10,000 Pods, all keys", "<= 8 s", keys[0], 8, "s", keys[1]),
-        Row("its peak memory", "<= 150 MiB", peak[0], 150, "MiB", peak[1]),
-        Row("idle with 10,000 Pods", "<= 2.5 % of a core", idle[0], 2.5, "%", idle[1]),
-        Row("restart with 10,000, in step", "<= 5 s", restart, 5, "s"),
-        Row("its writes of provider keys", "0", writes, 0, "keys"),
-        Row("a change made while down is seen", "<= 6 s", seen, 6, "s"),
-        Row("CPU of one change among 10,000", "as among 500 (<= 1.5x)", many, 1.5 * few, "ms", f"500: {few:.1f}"),
+        row(f"start with {size.start_pods} Pods, all keys", f"<= {seconds:g} s", "all keys", seconds, "s"),
+        row("its peak memory", f"<= {peak:g} MiB", "peak", peak, "MiB"),
+        row(f"idle with {size.start_pods} Pods", "<= 2.5 % of a core", "idle", 2.5, "%"),
+        row(f"restart with {size.start_pods}, in step", "<= 5 s", "restart", 5, "s"),
+        row("its writes of provider keys", "0", "restart writes", 0, "keys"),
+        row("a change made while down is seen", "<= 6 s", "change seen", 6, "s"),
+        row(
+            f"CPU of one change among {size.start_pods}",
+            f"<= 1.5x among 500 ({few:.1f})",
+            "change cpu",
+            1.5 * few,
+            "ms",
+        ),
     ]
 
 
@@ -222,7 +301,7 @@ def repair_rows(found: Collected) -> list[Row]:
     for damage in ("overwritten", "deleted", "revoked"):
         typical, longest = (found.latency("repairs", OPERATOR.name, damage, share) for share in (0.5, 1.0))
         what = f"a key that was {damage} is as before, longest of {scenarios.REPAIRS}"
-        made.append(Row(what, "<= 1 s", longest, 1000, "ms", f"half of them within {typical:.0f} ms"))
+        made.append(Row(OPERATOR, what, "<= 1 s", longest, 1000, "ms", f"half of them within {typical:.0f} ms"))
     return made
 
 
@@ -233,7 +312,7 @@ def takeover_rows(found: Collected) -> list[Row]:
         seconds = found.median(name, OPERATOR.name, "takeover")
         touched = found.median(name, OPERATOR.name, "keys touched")
         note = f"{touched:.0f} other keys written or lost"
-        made.append(Row(f"leader gets {name}, next change", f"<= {limit:g} s", seconds, limit, "s", note))
+        made.append(Row(OPERATOR, f"leader gets {name}, next change", f"<= {limit:g} s", seconds, limit, "s", note))
     return made
 
 
@@ -278,8 +357,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the operator beside its yardsticks.")
     parser.add_argument("--quick", action="store_true", help="one short repeat of each")
     parser.add_argument("--only", action="append", default=[], choices=list(scenarios_of(QUICK)), help="repeatable")
+    parser.add_argument(
+        "--pods", type=int, help="as many in storms, and twice as many at starts, in the place of thousands"
+    )
     chosen = parser.parse_args()
     size = QUICK if chosen.quick or os.environ.get("QUICK") else Size()
+    if chosen.pods:
+        size = replace(size, storm_pods=chosen.pods, start_pods=2 * chosen.pods)
     since, found = time.monotonic(), Collected()
     if chosen.only:
         found.read(RESULTS / "figures.json")
@@ -287,7 +371,7 @@ def main() -> None:
         print(f"stored Pods of {rig.pod_bytes} bytes; {os.cpu_count()} cores", file=sys.stderr)
         measure(rig, size, chosen.only, found)
     found.write(RESULTS / "figures.json")
-    print("| what | operator | limit | goal | yardsticks | |\n| --- | --- | --- | --- | --- | --- |")
+    print("| what | who | value | limit | goal | yardsticks | |\n| --- | --- | --- | --- | --- | --- | --- |")
     print("\n".join(str(row) for row in rows(found, size) if not math.isnan(row.value)))
     print(f"\n{size}\ntook {time.monotonic() - since:.0f} s; plots in bench/results/")
     plots(found)

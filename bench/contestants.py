@@ -1,15 +1,17 @@
-"""Who is measured: our operator, Kubernetes' EndpointSlice controller, and a Go program that only writes the same keys.
+"""Who is measured: our operator with either source of Pods, the EndpointSlice controller, and a Go writer.
 
-Each makes its services, starts its process, waits until it is synced, and takes all away again. `services` is 50 or 1:
-the same Pods, spread over 50 services or all in one.
+The Go program only writes the same keys. Each makes its services, starts its process, waits until it is synced, and
+takes all away again. `services` is 50 or 1: the same Pods, spread over 50 services or all in one.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from bench.measuring import Visibility, ready_in_provider, ready_in_slice
 from bench.rig import NAMESPACE, PORT, SERVICES, Rig
+from grpc_etcd_operator.settings import DIRECT, KOPF
 from testbed.build import binary
 from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
@@ -57,8 +59,8 @@ def installed(rig: Rig, items: list[Object]) -> Iterator[None]:
 
 
 @contextmanager
-def open_operator(rig: Rig, services: int) -> Iterator[Running]:
-    """Our operator as `grpc-etcd-operator run`."""
+def open_operator(rig: Rig, services: int, pod_watch: str = DIRECT) -> Iterator[Running]:
+    """Our operator as `grpc-etcd-operator run`; Pods come from one of its two sources."""
     items: list[Object] = [
         {
             "apiVersion": "grpc-etcd.dev/v1alpha1",
@@ -72,7 +74,7 @@ def open_operator(rig: Rig, services: int) -> Iterator[Running]:
         stack.enter_context(installed(rig, items))
         etcd = stack.enter_context(EtcdServer.start())
         visibility = stack.enter_context(Visibility(etcd.endpoints, b"/jupiter/", ready_in_provider))
-        replica = make_replica(rig, etcd.endpoints)
+        replica = make_replica(rig, etcd.endpoints, f"--pod-watch={pod_watch}")
         stack.callback(replica.process.stop)
         yield Running(replica.process, visibility, etcd.endpoints)
 
@@ -145,6 +147,9 @@ def wait_settled(running: Running, count: int) -> None:
 
 
 OPERATOR = Contestant("operator", open_operator)
+OPERATOR_KOPF = Contestant("operator, Kopf", partial(open_operator, pod_watch=KOPF))
 GO = Contestant("go", open_go)
 ENDPOINT_SLICE_CONTROLLER = Contestant("slices", open_slices)
-ALL = (OPERATOR, GO, ENDPOINT_SLICE_CONTROLLER)
+OPERATORS = (OPERATOR, OPERATOR_KOPF)
+YARDSTICKS = (GO, ENDPOINT_SLICE_CONTROLLER)
+ALL = (*OPERATORS, *YARDSTICKS)

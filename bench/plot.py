@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-COLOURS = {"operator": "#2b6cb0", "go": "#38a169", "slices": "#a0aec0"}
+COLOURS = {"operator": "#2b6cb0", "operator, Kopf": "#63b3ed", "go": "#38a169", "slices": "#a0aec0"}
 NAMES = {"operator": "grpc-etcd operator", "go": "Go writer", "slices": "EndpointSlice controller"}
 BAR, GAP, LEFT, WIDTH = 18, 14, 190, 460
 Groups = Mapping[str, Mapping[str, float]]
@@ -18,7 +18,7 @@ def draw(title: str, unit: str, groups: Groups) -> str:
         lines.append(_text(LEFT - 8, y + BAR * len(bars) / 2 + 4, group, 'text-anchor="end"'))
         for contestant, value in bars.items():
             width = value / largest * WIDTH
-            colour = COLOURS[contestant.partition(",")[0]]
+            colour = COLOURS.get(contestant) or COLOURS[contestant.partition(",")[0]]
             lines.append(f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 3}" fill="{colour}"/>')
             lines.append(_text(LEFT + width + 6, y + 12, f"{value:.3g} {unit}, {_name(contestant)}"))
             y += BAR

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from bench.contestants import CLUSTER, OPERATOR, SYNCED, Contestant, Running, make_replica, open_operator, wait_settled
+from bench.contestants import CLUSTER, OPERATORS, SYNCED, Contestant, Running, make_replica, open_operator, wait_settled
 from bench.measuring import cpu_seconds, peak_mib
 from bench.rig import BenchPod, Rig
 from grpc_etcd.etcd import Changed, Etcd, LeaseId, News, Put, Record
@@ -125,7 +125,7 @@ def cold_start(rig: Rig, contestant: Contestant, count: int, idle_seconds: float
         found |= {"cpu": cpu_seconds(running.process.pid), "peak": peak_mib(running.process.pid)}
         wait_idle(running)
         found["idle"] = idle_percent(running, idle_seconds)
-        if contestant is OPERATOR:
+        if contestant in OPERATORS:
             found |= restart(rig, running, count)
             found |= one_change(rig, running, count)
         return found
@@ -181,10 +181,10 @@ def one_change(rig: Rig, running: Running, count: int, changes: int = 100) -> Fi
     return {"change": visibility.latencies[f"one of {count}"], "change cpu": spent / changes * 1000}
 
 
-def small_change(rig: Rig) -> Figures:
+def small_change(rig: Rig, contestant: Contestant) -> Figures:
     """The same among 500 Pods, to compare with."""
     rig.fill(500, ready=True)
-    with open_operator(rig, 50) as running:
+    with contestant.open(rig, 50) as running:
         running.process.start()
         wait_settled(running, 500)
         return one_change(rig, running, 500)

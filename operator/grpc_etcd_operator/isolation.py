@@ -12,16 +12,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
+from grpc_etcd_operator.core.backoff import Backoff
+
 log = logging.getLogger(__name__)
-PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds
+BACKOFF = Backoff((0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0))
 CALM_SECONDS = 60.0  # a part that ran for so long starts with the shortest pause again. Arbitrary
 PATIENCE_SECONDS = 1.0  # so long is waited for requests before others overtake them. Arbitrary
 MOST_LATE = 4  # of one namespace; a hundred that hang would else be waited for one after the other. Arbitrary
-
-
-def pause_seconds(failures: int) -> float:
-    """Return the pause after so many failures in a row (from 1 on)."""
-    return PAUSES[min(failures, len(PAUSES)) - 1]
 
 
 class Isolation:
@@ -53,7 +50,7 @@ async def supervise(part: str, run: Callable[[], Awaitable[None]], isolation: Is
         if time.monotonic() - began > CALM_SECONDS:
             failures = 0
         failures += 1
-        await asyncio.sleep(pause_seconds(failures))
+        await asyncio.sleep(BACKOFF.after(failures))
 
 
 class Request(NamedTuple):

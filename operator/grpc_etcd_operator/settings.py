@@ -23,6 +23,10 @@ LAST_PORT = 65_535
 _SERVICE_LINKS = re.compile(r"GRPC_ETCD_OPERATOR_((.*_)?SERVICE_HOST|(.*_)?SERVICE_PORT(_.*)?|(.*_)?PORT(_\d+_.*)?)")
 
 
+class UnusableError(Exception):
+    """Something that waiting cannot help; the text says what to mend."""
+
+
 class SettingsError(Exception):
     """The settings cannot be used; `faults` holds one sentence for each thing to mend."""
 

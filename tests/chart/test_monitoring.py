@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from grpc_etcd_operator.metrics import COUNTERS, GAUGES, REGISTRATION
+from grpc_etcd_operator.telemetry.metrics import COUNTERS, GAUGES, REGISTRATION
 from testbed import chart, promtool
 from testbed.build import binary
 from testbed.helm import find, render

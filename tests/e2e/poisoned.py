@@ -11,15 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from grpc_etcd_operator import reconciling
 from grpc_etcd_operator.cli import main
-from grpc_etcd_operator.core.world import World
-from grpc_etcd_operator.kube import pages, statuses, sweeping
-from grpc_etcd_operator.writer import applier, writing
-from grpc_etcd_operator.writer.electing import Election
-from grpc_etcd_operator.writer.leasing import Leases
-from grpc_etcd_operator.writer.mirror import Mirror
-from grpc_etcd_operator.writer.outcomes import Outcome
+from grpc_etcd_operator.controller import applier, event_handlers, reconciler, resync, status_writer
+from grpc_etcd_operator.controller.outcomes import Outcome
+from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.kube import pages
+from grpc_etcd_operator.registry.cache import Mirror
+from grpc_etcd_operator.registry.election import Election
+from grpc_etcd_operator.registry.leases import Leases
 
 POISON = Path(sys.argv.pop(1))
 TWICE = 2
@@ -59,7 +58,7 @@ def everything(*_: object) -> None:
     """Give the name of what is of all objects."""
 
 
-def outcome_of(reconciler: reconciling.Reconciler, _registry: str, outcome: Outcome) -> str:
+def outcome_of(reconciler: event_handlers.Reconciler, _registry: str, outcome: Outcome) -> str:
     pod = reconciler.world.pods.get(outcome.uid)
     return pod.name if pod else ""
 
@@ -68,15 +67,15 @@ def service_of(world: World, uid: str, *_: object) -> str:
     return world.services[uid].name if uid in world.services else ""
 
 
-spoil(reconciling, "parse_pod", "decoder of Pods", lambda message, *_: str(message.metadata.name))
-spoil(reconciling, "parse_service", "decoder of GrpcServices", lambda raw, *_: str(raw["metadata"]["name"]))
-spoil(writing, "make_plan", "planner", lambda desired, *_: desired.unit.pod)
+spoil(event_handlers, "parse_pod", "decoder of Pods", lambda message, *_: str(message.metadata.name))
+spoil(event_handlers, "parse_service", "decoder of GrpcServices", lambda raw, *_: str(raw["metadata"]["name"]))
+spoil(reconciler, "make_plan", "planner", lambda desired, *_: desired.unit.pod)
 spoil(applier, "make_transaction", "writer", lambda plans, *_: everything(plans))
-spoil(reconciling.Reconciler, "take_outcome", "outcome", outcome_of)
-spoil(statuses, "make_status", "status writer", lambda service, *_: service.name)
-spoil(statuses.Reporter, "_bring_gate", "gate", lambda _, pod: pod.name)
+spoil(event_handlers.Reconciler, "take_outcome", "outcome", outcome_of)
+spoil(status_writer, "make_status", "status writer", lambda service, *_: service.name)
+spoil(status_writer.Reporter, "_bring_gate", "gate", lambda _, pod: pod.name)
 spoil(World, "begin_grant", "claims", service_of)
-spoil(sweeping, "find_vanished", "sweep", everything)
+spoil(resync, "find_vanished", "sweep", everything)
 spoil(Leases, "ensure", "lease", everything)
 spoil(Mirror, "apply", "watch of etcd", everything)
 spoil(pages, "read_event", "watch of Pods", everything)

@@ -7,8 +7,8 @@ import pytest
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.model import LeaseId, Record, Revision
 from grpc_etcd.registry.own import OwnerRecord, owner_key, owner_prefix
-from grpc_etcd_operator.writer.auditing import Audit
-from grpc_etcd_operator.writer.mirror import Mirror
+from grpc_etcd_operator.registry.audit import Audit
+from grpc_etcd_operator.registry.cache import Mirror
 from testbed.etcd import EtcdServer
 
 WORD = "word"

@@ -10,12 +10,12 @@ from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.errors import EtcdError, NoSpace, PermissionDenied
 from grpc_etcd.etcd.model import TransactionResult
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.registry_controller import Station, Views
+from grpc_etcd_operator.core.cluster import World
 from grpc_etcd_operator.core.scope import Candidate
-from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.isolation import Isolation
-from grpc_etcd_operator.metrics import Timings
-from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
-from grpc_etcd_operator.writer.station import Station, Views
+from grpc_etcd_operator.telemetry.metrics import Timings
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 

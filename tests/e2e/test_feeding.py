@@ -9,7 +9,7 @@ import pytest
 from grpc_etcd.etcd import HistoryChanged, Listed, Lost, News, PermissionDenied, Put, Unavailable
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.model import Changed
-from grpc_etcd_operator.writer.feeding import Feed
+from grpc_etcd_operator.registry.watch import Feed
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 

@@ -117,7 +117,7 @@ async def test_who_never_opened_a_watch_is_deaf_in_the_end() -> None:
 
 async def test_who_waits_for_the_crd_is_not_deaf() -> None:
     limits = {"deaf_seconds": LIMIT_SECONDS, "gap_seconds": LIMIT_SECONDS}
-    freshness = Freshness(_ignore, [("pods", ""), ("grpcservices", "")], **limits)
+    freshness = Freshness(_ignore, [("pods", ""), ("grpcservices", "")], lambda _: None, **limits)
     await until(freshness.is_deaf)
     freshness.note_attempt("grpcservices")
     freshness.note_attempt("pods")

@@ -16,12 +16,12 @@ from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import owner_key
+from grpc_etcd_operator.controller.outcomes import Outcome
+from grpc_etcd_operator.controller.registry_controller import Station, Views
 from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation, supervise
-from grpc_etcd_operator.writer.outcomes import Outcome
-from grpc_etcd_operator.writer.station import Station, Views
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 

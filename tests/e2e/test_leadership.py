@@ -15,7 +15,7 @@ from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.model import LeaseId, Listing, Record, TransactionResult
 from grpc_etcd.registry.own import standby_prefix
 from grpc_etcd_operator.core.scope import Candidate
-from grpc_etcd_operator.writer.electing import Election
+from grpc_etcd_operator.registry.election import Election
 from testbed.conditions import existing, until, wait_until
 from testbed.etcd import EtcdServer
 from testbed.replica import Replica

@@ -12,7 +12,7 @@ from grpc_etcd.etcd.errors import Unavailable
 from grpc_etcd.etcd.model import LeaseId
 from grpc_etcd.registry.own import OwnerRecord, owner_key
 from grpc_etcd_operator.core.leases import lease_id
-from grpc_etcd_operator.writer.leasing import AT_ONCE, Leases
+from grpc_etcd_operator.registry.leases import AT_ONCE, Leases
 from testbed.conditions import PATIENCE_SECONDS, POLL_SECONDS, existing, until, wait_until
 from testbed.etcd import EtcdServer
 from tests.e2e.conftest import Scene

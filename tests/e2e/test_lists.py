@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from grpc_etcd_operator.core.sweeps import Seen
+from grpc_etcd_operator.core.resync import Seen
 from grpc_etcd_operator.kube.client import CHUNK, ApiError, Client
 from testbed.apiserver import ApiServer
 from testbed.conditions import wait_until

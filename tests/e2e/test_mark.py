@@ -15,13 +15,13 @@ from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import synced_key
+from grpc_etcd_operator.controller.outcomes import Outcome
+from grpc_etcd_operator.controller.registry_controller import Station, Views
 from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
 from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation
-from grpc_etcd_operator.writer.electing import Election
-from grpc_etcd_operator.writer.marking import Mark
-from grpc_etcd_operator.writer.outcomes import Outcome
-from grpc_etcd_operator.writer.station import Station, Views
+from grpc_etcd_operator.registry.election import Election
+from grpc_etcd_operator.registry.synced_key import Mark
 from testbed.conditions import PATIENCE_SECONDS, existing, until, wait_until
 from testbed.etcd import EtcdServer
 from testbed.proxy import TcpProxy

@@ -7,14 +7,14 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.resync import Sweeper
+from grpc_etcd_operator.core.cluster import World
 from grpc_etcd_operator.core.pods import GATE, PodMessage
 from grpc_etcd_operator.core.scope import Scope
-from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.client import Client
-from grpc_etcd_operator.kube.sweeping import Sweeper
-from grpc_etcd_operator.metrics import Timings
-from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.telemetry.metrics import Timings
 from testbed.conditions import until, wait_until
 from testbed.kubelet import Pod, pod_manifest, random_loopback_ip
 from tests.e2e.conftest import Scene

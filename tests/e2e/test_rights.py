@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from grpc_etcd_operator.kube.statuses import GATES_AT_ONCE
+from grpc_etcd_operator.controller.status_writer import GATES_AT_ONCE
 from testbed.apiserver import ApiServer
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Relation, read_fingerprint, read_leader
-from grpc_etcd_operator.writer.electing import Election
+from grpc_etcd_operator.registry.election import Election
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 
@@ -73,6 +73,6 @@ async def test_a_leader_that_may_not_read_kube_system_leaves_the_clusters_uid_kn
 
 def fingerprints(election: Election) -> set[Fingerprint]:
     """Give what a replica knows of the cluster behind the leader's key and the cluster's."""
-    leader, holder = election._leader, election.holder
+    leader, holder = election._leader, election.cluster_key.record
     found = read_leader(leader.value) if leader else None
     return {found.fingerprint if found else Fingerprint(), read_fingerprint(holder.value if holder else b"")}

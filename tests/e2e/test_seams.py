@@ -19,18 +19,18 @@ from grpc_etcd.layouts.index import LAYOUT_NAMES
 from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue, Pace
 from grpc_etcd.registry.own import OwnerRecord, leader_key, owner_key, owner_prefix
+from grpc_etcd_operator.controller.cleanup import LeadLostError, RefusedError, withdraw_all
+from grpc_etcd_operator.controller.event_handlers import GRANT_SECONDS, PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.registry_controller import TIDY_SECONDS, Station, Views
+from grpc_etcd_operator.controller.resync import Sweeper
+from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.core.counts import KEY_TAKEN
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, write_leader
-from grpc_etcd_operator.core.tally import KEY_TAKEN
-from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.messages import message_class
-from grpc_etcd_operator.kube.sweeping import Sweeper
-from grpc_etcd_operator.metrics import Timings
-from grpc_etcd_operator.reconciling import GRANT_SECONDS, PODS, SERVICES, Reconciler
-from grpc_etcd_operator.withdrawing import LeadLostError, RefusedError, withdraw_all
-from grpc_etcd_operator.writer.marking import OVERDUE_SECONDS
-from grpc_etcd_operator.writer.station import TIDY_SECONDS, Station, Views
+from grpc_etcd_operator.registry.synced_key import OVERDUE_SECONDS
+from grpc_etcd_operator.telemetry.metrics import Timings
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 from tests.e2e.conftest import Scene

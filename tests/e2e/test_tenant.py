@@ -9,7 +9,7 @@ import pytest
 
 from grpc_etcd.etcd import Etcd
 from grpc_etcd.layouts.index import LAYOUT_NAMES
-from grpc_etcd_operator.writer.station import TIDY_SECONDS
+from grpc_etcd_operator.controller.registry_controller import TIDY_SECONDS
 from testbed.apiserver import ApiServer
 from testbed.conditions import PATIENCE_SECONDS, wait_until
 from testbed.etcd import EtcdServer

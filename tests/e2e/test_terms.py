@@ -5,22 +5,22 @@ from typing import TYPE_CHECKING
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.registry.own import owner_prefix
+from grpc_etcd_operator.controller.parts import Parts
+from grpc_etcd_operator.controller.reconciler import Writer
 from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
 from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation
-from grpc_etcd_operator.writer.electing import Election
-from grpc_etcd_operator.writer.leasing import Leases
-from grpc_etcd_operator.writer.mirror import Mirror
-from grpc_etcd_operator.writer.parts import Parts
-from grpc_etcd_operator.writer.refusing import Refusing
-from grpc_etcd_operator.writer.streams import Streams
-from grpc_etcd_operator.writer.writing import Writer
+from grpc_etcd_operator.registry.cache import Mirror
+from grpc_etcd_operator.registry.election import Election
+from grpc_etcd_operator.registry.leases import Leases
+from grpc_etcd_operator.registry.prefixes import Streams
+from grpc_etcd_operator.registry.refusals import Refusing
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 from tests.e2e.test_seams import PROVIDERS, note_pod, parts, wait_addresses
 
 if TYPE_CHECKING:
-    from grpc_etcd_operator.writer.outcomes import Outcome
+    from grpc_etcd_operator.controller.outcomes import Outcome
 
 
 async def test_a_key_whose_lease_was_let_go_while_it_was_written_is_kept_alive(etcd: EtcdServer) -> None:

@@ -17,19 +17,19 @@ from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.model import TransactionResult
 from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.own import owner_key, owner_prefix
+from grpc_etcd_operator.controller.outcomes import Outcome
+from grpc_etcd_operator.controller.parts import Parts as WriterParts
+from grpc_etcd_operator.controller.reconciler import Writer
 from grpc_etcd_operator.core.desired import Desired, Unit, Wanted
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation
-from grpc_etcd_operator.writer.electing import Election
-from grpc_etcd_operator.writer.leasing import Leases
-from grpc_etcd_operator.writer.mirror import Mirror
-from grpc_etcd_operator.writer.outcomes import Outcome
-from grpc_etcd_operator.writer.parts import Parts as WriterParts
-from grpc_etcd_operator.writer.refusing import Refusing
-from grpc_etcd_operator.writer.streams import Streams
-from grpc_etcd_operator.writer.trouble import PAUSES
-from grpc_etcd_operator.writer.writing import Writer
+from grpc_etcd_operator.registry.cache import Mirror
+from grpc_etcd_operator.registry.election import Election
+from grpc_etcd_operator.registry.leases import Leases
+from grpc_etcd_operator.registry.prefixes import Streams
+from grpc_etcd_operator.registry.refusals import Refusing
+from grpc_etcd_operator.registry.trouble import BACKOFF
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 
@@ -277,7 +277,7 @@ async def test_all_that_only_goes_is_withdrawn_from_an_etcd_without_space_and_th
             made.wish("big")
             made.wish("two", key_of("stays"))
             await made.wait_keys([key_of("stays")])
-            await until(lambda: made.writer.trouble.failures > len(PAUSES))
+            await until(lambda: made.writer.trouble.failures > len(BACKOFF.pauses))
             assert made.troubles == [True], "there was no space all the while"
             assert isinstance(made.writer.trouble.error, NoSpace)
             await asyncio.to_thread(make_space, small)

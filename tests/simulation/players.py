@@ -17,6 +17,7 @@ from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd_operator import app
 from grpc_etcd_operator.kube import connecting
 from grpc_etcd_operator.kube.client import Client
+from grpc_etcd_operator.kube.cluster import find_cluster
 from grpc_etcd_operator.kube.connecting import Connection
 from grpc_etcd_operator.kube.pacing import Refusals
 from grpc_etcd_operator.settings import RegistrySettings, Settings
@@ -122,8 +123,8 @@ class Replica:
         connection = ModelConnection(self._api, self.kube_wire, self.name)
         client = Client(connection.server, connection.session())
         try:
-            found = await app._find_cluster(settings, client)
-            self.operator = app.Operator(settings, *found, connection, client, self._open_registry)
+            found = await find_cluster(settings, client)
+            self.operator = app.Operator(settings, *found, connection, client, self._stop.set, self._open_registry)
             await self.operator.run(self._stop)
         except Exception as error:
             self.failure = error

@@ -121,7 +121,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def thaw(self, owner: str) -> None:
         """Let it go on with all that has fallen due."""
-        self._ready.extend(self._frozen.pop(owner, []))  # type: ignore[attr-defined]
+        self._ready.extend(self._frozen.pop(owner, []))  # type: ignore[attr-defined]  # of the base class
 
     def create_future(self) -> asyncio.Future[Any]:
         """Make a future that hashes by its number."""
@@ -146,7 +146,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         ready: Any = self._ready  # type: ignore[attr-defined]  # of the base class
-        if not ready and not self._stopping:  # type: ignore[attr-defined]
+        if not ready and not self._stopping:  # type: ignore[attr-defined]  # of the base class
             self._jump()
         timers, now = self._timers, self.clock.now + RESOLUTION_SECONDS
         while timers and timers[0][0] <= now:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpc_etcd.registry.escaping import escape
+from grpc_etcd_operator.core.cluster import Verdict
+from grpc_etcd_operator.core.counts import Counts
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.standing import Complaint
-from grpc_etcd_operator.core.tally import Counts
-from grpc_etcd_operator.core.world import Verdict
 
 PORTLESS = "PortNotFound"
 NO_PODS = "NoPods"

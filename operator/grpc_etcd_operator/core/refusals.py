@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.desired import Desired, Fault
 
-# Seconds before the next try, doubled from the first to the last. Arbitrary: a try is one small request.
-FIRST_SECONDS, LONGEST_SECONDS = 1.0, 5.0
+BACKOFF = Backoff((1.0, 2.0, 4.0, 5.0))  # before the next try. Arbitrary: a try is one small request
 MOST_REMEMBERED = 10_000  # keys on trial of which it is known how often they have failed. Arbitrary
 MOST_AT_ONCE = 16  # that are tried before others are written again, and in a second. Arbitrary
 ROUND_SECONDS = 60.0  # within which each has its turn, be there more than are tried in a second until then. Arbitrary
@@ -55,8 +55,8 @@ class Refusals:
         """Take it that a prefix or key is refused; the pause grows with each in a row. Infinity: do not ask again."""
         refusal = self._of.setdefault(key, Refusal(reason, message, self._failures.pop(key, 0)))
         refusal.reason, refusal.message = reason, message
-        refusal.until = now + min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(refusal.failures, 8))
         refusal.failures += 1
+        refusal.until = now + BACKOFF.after(refusal.failures)
         return refusal
 
     def end(self, key: bytes, *, is_trial: bool = False) -> set[str]:

@@ -11,18 +11,19 @@ unit began to wait (monotonic), through all that is tried in vain.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from grpc_etcd.layouts.pace import Change, PacedQueue
+from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.plan import Plan
 
 
 class Work:
-    """The units' states. `queue` says when readers bear a plan; `pause_seconds` gives the pause after n failures."""
+    """The units' states. `queue` says when readers bear a plan; `backoff` gives the pause after n failures."""
 
-    def __init__(self, queue: PacedQueue[bytes, str], pause_seconds: Callable[[int], float]) -> None:
-        self._queue, self._pause_seconds = queue, pause_seconds
+    def __init__(self, queue: PacedQueue[bytes, str], backoff: Backoff) -> None:
+        self._queue, self._backoff = queue, backoff
         self._dirty: dict[str, float] = {}
         self._urgent: dict[str, float] = {}
         self._held_back: dict[str, float] = {}
@@ -197,12 +198,12 @@ class Work:
         self._since.pop(uid, None)  # of a plan that was under way
         self._stuck.pop(uid, None)
         self._failures[uid] += 1
-        self._later[uid] = now + self._pause_seconds(self._failures[uid])
+        self._later[uid] = now + self._backoff.after(self._failures[uid])
 
     def postpone_telling(self, uid: str, now: float) -> None:
         """Take it that nobody could be told how far a unit is: after a pause it is judged and told again."""
         self._untold[uid] += 1
-        self._later[uid] = now + self._pause_seconds(self._untold[uid])
+        self._later[uid] = now + self._backoff.after(self._untold[uid])
 
     def end_telling(self, uid: str) -> None:
         """Take it that how far a unit is was told."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import aiohttp
 
 from grpc_etcd_operator.core.pods import PodMessage
-from grpc_etcd_operator.core.sweeps import Seen
+from grpc_etcd_operator.core.resync import Seen
 from grpc_etcd_operator.kube import pages
 from grpc_etcd_operator.kube.pages import Event, Page, Refusal
 from grpc_etcd_operator.kube.paging import LIST_SECONDS

@@ -30,10 +30,6 @@ def _ignore() -> None:
     """Stand in until whoever watches says how to begin with a list."""
 
 
-def _pass_over(_: str) -> None:
-    """Stand in until somebody wants to know which resource is not served."""
-
-
 @dataclass(slots=True, kw_only=True)
 class Stream:
     """What is known of the watch of one resource in one namespace (empty: in all).
@@ -101,13 +97,15 @@ class Freshness:
     """Follows the watch requests of a session.
 
     `on_opened` is told resource and namespace each time one of its watches begins after a list. One that goes on where
-    it was cut off has missed nothing. `expected` names the watches that there must be: (resource, namespace).
+    it was cut off has missed nothing. `on_not_found` is told which resource is not served. `expected` names the
+    watches that there must be: (resource, namespace).
     """
 
     def __init__(  # noqa: PLR0913  whom to tell, what to expect, and limits that tests shorten
         self,
         on_opened: Callable[[str, str], None],
         expected: Iterable[tuple[str, str]] = (),
+        on_not_found: Callable[[str], None] = lambda _resource: None,
         *,
         deaf_seconds: float = DEAF_SECONDS,
         silent_seconds: float = SILENT_SECONDS,
@@ -118,7 +116,7 @@ class Freshness:
         self._deaf_seconds, self._silent_seconds = deaf_seconds, silent_seconds
         self._gap_seconds, self._blind_seconds = gap_seconds, blind_seconds
         self._started = time.monotonic()
-        self.on_not_found: Callable[[str], None] = _pass_over
+        self._on_not_found = on_not_found
         self._streams: dict[tuple[str, str], Stream] = {}
         for resource, namespace in expected:
             self.stream(resource, namespace)
@@ -157,7 +155,7 @@ class Freshness:
         if not params.response.ok:
             _note_refusal(stream, params.response, verb)
             if params.response.status == HTTPStatus.NOT_FOUND:
-                self.on_not_found(stream.resource)
+                self._on_not_found(stream.resource)
             return
         if verb == LIST:
             stream.is_listed, stream.heard_at = True, time.monotonic()

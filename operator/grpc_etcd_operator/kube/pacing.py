@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from grpc_etcd_operator.core.backoff import Backoff
+
 # After the first refusal at once, since a new token is read then; in the end about once a second.
-PAUSES = (0.0, 0.25, 0.5, 1.0)
-JITTER = 0.5  # of the pause, so that many replicas do not come at once
+BACKOFF = Backoff((0.0, 0.25, 0.5, 1.0), jitter=0.5)  # many replicas are not to come at once
 LONGEST_HOLD_SECONDS = 30.0  # arbitrary: whoever is told more asks once in a while all the same
 _LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -28,7 +29,7 @@ class Refusals:
             return True
         if now < self.next_at:
             return False
-        self.next_at = now + PAUSES[-1]
+        self.next_at = now + BACKOFF.pauses[-1]
         return True
 
     def note(self, now: float, chance: float, *, refused: bool) -> None:
@@ -36,8 +37,8 @@ class Refusals:
         if not refused:
             self.count = 0
             return
-        self.next_at = now + PAUSES[min(self.count, len(PAUSES) - 1)] * (1 + JITTER * chance)
         self.count += 1
+        self.next_at = now + BACKOFF.after(self.count, chance)
 
 
 def hold_seconds(status: int, headers: Mapping[str, str]) -> float:

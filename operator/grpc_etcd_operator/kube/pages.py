@@ -6,7 +6,7 @@ Source of the frames around events: k8s.io/apimachinery, pkg/util/framer (a leng
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from grpc_etcd_operator.core.pods import PodMessage
-from grpc_etcd_operator.core.sweeps import Seen
+from grpc_etcd_operator.core.resync import Seen
 from grpc_etcd_operator.kube.messages import MAGIC, read, read_object
 
 T = TypeVar("T")

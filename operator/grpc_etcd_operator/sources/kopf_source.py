@@ -23,16 +23,17 @@ import aiohttp
 import kopf
 from aiohttp import ClientResponse
 
+from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.connecting import Connection
 from grpc_etcd_operator.kube.freshness import SILENCE_SECONDS, Freshness, Stream
-from grpc_etcd_operator.kube.noting import Noting, identify_raw
 from grpc_etcd_operator.kube.paging import LIST_SECONDS
+from grpc_etcd_operator.sources.noting import Noting, identify_raw
 from grpc_etcd_operator.sources.source import Receiver
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-RESTARTS = (1.0, 2.0, 5.0, 10.0)  # seconds; each with up to half of it in addition
+RESTARTS = Backoff((1.0, 2.0, 5.0, 10.0), jitter=0.5)
 CALM_SECONDS = 60.0  # whatever ran for so long is started again after the shortest pause. Arbitrary
 BACKOFFS = (0.2, 0.5, 1.0, 2.0, 2.0, 2.0)
 NOBODY = "metadata.name=_"  # no name of an object may be that
@@ -136,7 +137,7 @@ class KopfSource(Generic[T]):
 
     async def run(self, receiver: Receiver[T]) -> None:
         """Run Kopf, and run it again whenever it ends, once all is prepared; until cancelled."""
-        failures = 0
+        failures = 1
         while True:
             version = await self._prepare(receiver)
             began = time.monotonic()
@@ -147,8 +148,8 @@ class KopfSource(Generic[T]):
                 log.warning("the watches ended; they start anew", extra={"event": "watch_restarting", "fields": fields})
                 is_asked = False
             is_calm = is_asked or time.monotonic() - began > CALM_SECONDS
-            failures = 0 if is_calm else min(failures + 1, len(RESTARTS) - 1)
-            await asyncio.sleep(0 if is_asked else RESTARTS[failures] * random.uniform(1.0, 1.5))  # noqa: S311  no secret
+            failures = 1 if is_calm else failures + 1
+            await asyncio.sleep(0 if is_asked else RESTARTS.after(failures, random.random()))  # noqa: S311  no secret
 
     async def _run_kopf(self, receiver: Receiver[T], version: str) -> bool:
         """Run Kopf until one of its tasks ends, or the watch shall begin with a list; say whether it was that.

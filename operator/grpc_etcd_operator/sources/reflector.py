@@ -13,20 +13,20 @@ from http import HTTPStatus
 
 import aiohttp
 
+from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.kube.client import ApiError, Client
 from grpc_etcd_operator.kube.freshness import SILENCE_SECONDS, Stream
 from grpc_etcd_operator.sources.source import Receiver
 
 log = logging.getLogger(__name__)
-PAUSE_SECONDS = 0.1
 FORGOTTEN = (HTTPStatus.GONE, HTTPStatus.BAD_REQUEST)  # of a version: too old, or none of this API server's
 SELECTOR_REMEDY = (
     "If the API server cannot read the label selector {!r}, mend --pod-selector (podSelector in the chart's values): "
     "`kubectl get pods --selector` takes the same."
 )
-BACKOFFS = (0.2, 0.5, 1.0, 2.0)
-JITTER = 0.5  # of a pause, so that many replicas do not come at once
+JITTER = 0.5  # so that many replicas do not come at once
+AGAIN, BACKOFF = Backoff((0.1,), JITTER), Backoff((0.2, 0.5, 1.0, 2.0), JITTER)
 
 
 class Reflector:
@@ -78,8 +78,8 @@ class Reflector:
             self._fail(error)
 
     async def _pause(self) -> None:
-        pause = BACKOFFS[min(self._failures, len(BACKOFFS)) - 1] if self._failures else PAUSE_SECONDS
-        await asyncio.sleep(pause * (1 + JITTER * random.random()))  # noqa: S311  no secret
+        backoff = BACKOFF if self._failures else AGAIN
+        await asyncio.sleep(backoff.after(max(1, self._failures), random.random()))  # noqa: S311  no secret
 
     async def _follow(self, receiver: Receiver[PodMessage]) -> None:
         if not self._version:

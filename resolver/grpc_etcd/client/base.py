@@ -79,7 +79,6 @@ class Following(abc.ABC):
         self, service: str, options: ChannelOptions | None = None, compression: grpc.Compression | None = None
     ) -> grpc.Channel:
         """Give a channel to the service that follows the registry; as `grpc.insecure_channel` otherwise."""
-        service = service_name(service)
         return self._channel(service, options, lambda target, more: grpc.insecure_channel(target, more, compression))
 
     def secure_channel(
@@ -90,7 +89,6 @@ class Following(abc.ABC):
         compression: grpc.Compression | None = None,
     ) -> grpc.Channel:
         """Give a channel over TLS; the name that the servers' certificates must carry is the service's."""
-        service = service_name(service)
         return self._channel(
             service, options, lambda target, more: grpc.secure_channel(target, credentials, more, compression)
         )
@@ -98,7 +96,7 @@ class Following(abc.ABC):
     def _channel(
         self, service: str, options: ChannelOptions | None, make: Callable[[str, ChannelOptions], grpc.Channel]
     ) -> grpc.Channel:
-        return FollowingChannel(Renewable(self, service, options or (), make))
+        return FollowingChannel(Renewable(self, service_name(service), options or (), make))
 
     def lead(self, service: str, options: ChannelOptions, retries: MethodRetries) -> plane.Lead:
         """Begin to follow a service, and say how a channel with such options and retries of its own gets to it."""

@@ -19,7 +19,7 @@ from grpc_etcd.discovery.services_watch import ServicesWatch
 from grpc_etcd.discovery.state import Reader
 from grpc_etcd.discovery.subscription import Feed, ViewSource
 from grpc_etcd.etcd import Etcd, Listing, Tls
-from grpc_etcd.etcd.blocking.client import TIMEOUT_SECONDS
+from grpc_etcd.etcd.client import TIMEOUT_SECONDS
 from grpc_etcd.memory.fixed import static_store
 from grpc_etcd.registration.offloop import in_own_thread
 from grpc_etcd.registration.registrar import (

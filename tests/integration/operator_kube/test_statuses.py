@@ -11,18 +11,21 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from grpc_etcd_operator.controller.claim_granter import Granter
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.gates import Gates
+from grpc_etcd_operator.controller.status_queue import StatusQueue
+from grpc_etcd_operator.controller.status_writer import Reporter
 from grpc_etcd_operator.core.claims import claims_of, write_claims
+from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.core.counts import Counts, Tally
 from grpc_etcd_operator.core.gates import OPEN, Gate
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.services import parse_service
-from grpc_etcd_operator.core.tally import Counts, Tally
-from grpc_etcd_operator.core.world import World
+from grpc_etcd_operator.core.vacancies import VACANT_SECONDS
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.client import Client
-from grpc_etcd_operator.kube.granting import Granter
-from grpc_etcd_operator.kube.statuses import Reporter
-from grpc_etcd_operator.metrics import Timings
-from grpc_etcd_operator.reconciling import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.telemetry.metrics import Timings
 from testbed.conditions import Condition, until
 from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service, read_raw_pod
 
@@ -87,8 +90,9 @@ async def api() -> AsyncIterator[tuple[ApiServer, Client]]:
     await runner.cleanup()
 
 
-def make_reconciler() -> Reconciler:
-    reconciler = Reconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
+def make_reconciler(vacant_seconds: float = VACANT_SECONDS) -> Reconciler:
+    world, timings = World(["default"]), Timings(CollectorRegistry())
+    reconciler = Reconciler(world, {"default": None}, timings, statuses=StatusQueue(world, vacant_seconds))
     reconciler.mark_complete(PODS)
     reconciler.mark_complete(SERVICES)
     return reconciler
@@ -106,43 +110,43 @@ async def test_a_gate_that_meets_a_conflict_is_tried_again(api: tuple[ApiServer,
     reconciler = make_reconciler()
     raw = make_raw_pod()
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
-    reporter = Reporter(client, reconciler, lambda: True, dict)
-    reconciler.on_gate = reporter.look_at_gate
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
     path = "/api/v1/namespaces/shop/pods/pod-p1/status"
     server.answers[path] = [409, 409]
     reconciler.world.note_pod(read_raw_pod(raw))
-    reporter.look_at_all()
+    reporter._queue.look_at_all()
     await run(reporter, lambda: len(server.patches("pod-p1")) > 2)
     assert server.patches("pod-p1")[-1]["status"]["conditions"][0]["status"] == "True"
 
 
-class ScriptedReconciler(Reconciler):
+class ScriptedGates(Gates):
     """Judges gates as the test says, and counts how often it was asked."""
 
     gate = Gate(is_open=False, reason="Registering", is_waiting=True)
     asked = 0
 
-    def gate_of(self, pod: Pod, down: Mapping[str, str]) -> Gate | None:  # noqa: ARG002  one answer for all
+    def judge(self, pod: Pod, down: Mapping[str, str]) -> Gate | None:  # noqa: ARG002  one answer for all
         self.asked += 1
         return self.gate
 
 
 async def test_a_gate_that_waits_opens_as_soon_as_there_is_news(api: tuple[ApiServer, Client]) -> None:
     server, client = api
-    reconciler = ScriptedReconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
+    reconciler = Reconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
+    gates = ScriptedGates(reconciler)
     raw = make_raw_pod()
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
     pod = read_raw_pod(raw)
     reconciler.world.note_pod(pod)
-    reporter = Reporter(client, reconciler, lambda: True, dict, patience_seconds=3600)
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict, patience_seconds=3600, gates=gates)
     running = asyncio.create_task(reporter.run())
-    looks: tuple[Callable[[], None], ...] = (lambda: reporter.look_at_gate(pod.uid), reporter.look_at_all)
+    looks: tuple[Callable[[], None], ...] = (lambda: reporter._queue.look_at_gate(pod.uid), reporter._queue.look_at_all)
     for look in looks:
-        asked, patches = reconciler.asked, len(server.patches(pod.name))
-        reconciler.gate = ScriptedReconciler.gate
-        reporter.look_at_gate(pod.uid)
-        await until(lambda asked=asked: reconciler.asked > asked)
-        reconciler.gate = OPEN
+        asked, patches = gates.asked, len(server.patches(pod.name))
+        gates.gate = ScriptedGates.gate
+        reporter._queue.look_at_gate(pod.uid)
+        await until(lambda asked=asked: gates.asked > asked)
+        gates.gate = OPEN
         look()
         await until(lambda patches=patches: len(server.patches(pod.name)) > patches)
     running.cancel()
@@ -156,7 +160,7 @@ async def test_warnings_whose_events_are_not_answered_hold_up_no_gate_and_are_po
 ) -> None:
     server, client = api
     reconciler = make_reconciler()
-    reporter = Reporter(client, reconciler, lambda: True, dict)
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
     services = [parse_service(make_raw_service(name=f"s{each}", uid=f"s{each}"), {}) for each in range(MANY)]
     server.held_events.clear()
     reporter.warn(services, "MassDeletion", "many are missing from a list")
@@ -165,7 +169,7 @@ async def test_warnings_whose_events_are_not_answered_hold_up_no_gate_and_are_po
     raw = make_raw_pod()
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
     reconciler.world.note_pod(read_raw_pod(raw))
-    reporter.look_at_gate("p1")
+    reporter._queue.look_at_gate("p1")
     await until(lambda: server.patches("pod-p1"))
     assert len(posts(server)) < MANY
     server.held_events.set()
@@ -188,12 +192,12 @@ async def test_an_unexpected_error_about_one_object_is_told_on_it_and_the_others
 ) -> None:
     server, client = api
     reconciler, isolation = make_reconciler(), Isolation()
-    reporter = Reporter(client, reconciler, lambda: True, dict, isolation)
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
     for uid in ("bad", "good"):
         server.objects[uid] = make_raw_service(uid, name=uid)
         reconciler.note_service("ADDED", server.objects[uid])
     reconciler.tally = BrokenTally()
-    reporter.look_at({"bad", "good"})
+    reporter._queue.look_at({"bad", "good"})
     await run(reporter, lambda: server.patches("good") and server.events and isolation.counts["statuses"] > 1)
     assert not server.patches("bad")
     assert {name.partition(".")[0] for name in server.events} == {"bad"}  # two where ten minutes end just then
@@ -201,15 +205,14 @@ async def test_an_unexpected_error_about_one_object_is_told_on_it_and_the_others
 
 async def test_a_selector_that_matches_nothing_is_warned_of_once_it_has_lasted(api: tuple[ApiServer, Client]) -> None:
     server, client = api
-    reconciler = make_reconciler()
-    reporter = Reporter(client, reconciler, lambda: True, dict, vacant_seconds=0.5)
+    reconciler = make_reconciler(0.5)
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
     server.objects["greeter"] = make_raw_service("s1")
     reconciler.note_service("ADDED", server.objects["greeter"])
-    granter = Granter(client, reconciler, lambda: True, Isolation())
-    reconciler.on_claims = granter.look
-    granter.look()
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
+    reconciler.claims.set()
     await run(granter, lambda: reconciler.world.verdict("s1").accepted)
-    reporter.look_at({"s1"})
+    reporter._queue.look_at({"s1"})
     await run(reporter, lambda: server.events)
     posted = [body for _, path, body in server.requests if path.endswith("/events")]
     assert [(each["reason"], each["type"]) for each in posted] == [("NoPods", "Warning")]
@@ -219,9 +222,8 @@ async def test_a_selector_that_matches_nothing_is_warned_of_once_it_has_lasted(a
 
 async def lead_beside_nobody(server: ApiServer, client: Client, *, vacant_seconds: float = 0.2) -> Reporter:
     """Make a new leader, which knows of GrpcServices without Pods what the API server has."""
-    reconciler = make_reconciler()
-    reporter = Reporter(client, reconciler, lambda: True, dict, vacant_seconds=vacant_seconds)
-    reconciler.on_status = reporter.look_at
+    reconciler = make_reconciler(vacant_seconds)
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
     for raw in server.objects.values():
         reconciler.note_service(None, json.loads(json.dumps(raw)))
     return reporter
@@ -343,7 +345,7 @@ async def test_it_is_told_that_there_are_no_pods_where_they_were_out_of_sight_ju
     server, client = api
     server.objects["greeter"] = versioned(granted(make_raw_service("s1")), 5)
     reporter = await lead_beside_nobody(server, client, vacant_seconds=3600)
-    await run(reporter, lambda: programmed(server) and reporter._spacing.next_pass_at() == math.inf)
+    await run(reporter, lambda: programmed(server) and reporter._queue.spacing.next_pass_at() == math.inf)
     reporter._vacancies._due["s1"] = 0.0
     moments = [""]
     reporter._reconciler.blindness = lambda *_: moments.pop() if moments else None
@@ -361,7 +363,7 @@ async def test_two_replicas_post_one_event(api: tuple[ApiServer, Client]) -> Non
     for times in (1, 2):
         reconciler = make_reconciler()
         reconciler.note_service("ADDED", make_raw_service("s1"))
-        reporter = Reporter(client, reconciler, lambda: True, dict)
+        reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
         reporter.warn(reconciler.world.services.values(), "MassDeletion", f"as replica {times} has it")
         await run(reporter, lambda times=times: is_posted(times))
     assert len(server.events) == 1
@@ -371,7 +373,7 @@ async def test_who_takes_over_tells_nothing_that_is_over(api: tuple[ApiServer, C
     server, client = api
     reconciler, leads = make_reconciler(), False
     reconciler.note_service("ADDED", make_raw_service("s1"))
-    reporter = Reporter(client, reconciler, lambda: leads, dict)
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: leads, dict)
     services = list(reconciler.world.services.values())
     reporter.warn(services, "MassDeletion", "many were missing an hour ago")
     reporter._warnings = {key: each._replace(at=each.at - 3600) for key, each in reporter._warnings.items()}
@@ -385,24 +387,25 @@ async def test_who_takes_over_tells_nothing_that_is_over(api: tuple[ApiServer, C
 
 async def test_a_gate_says_again_what_another_leader_has_overwritten(api: tuple[ApiServer, Client]) -> None:
     server, client = api
-    reconciler = ScriptedReconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
-    reconciler.gate = Gate(is_open=False, reason="PortNotFound", message="no port")
+    reconciler = Reconciler(World(["default"]), {"default": None}, Timings(CollectorRegistry()))
+    gates = ScriptedGates(reconciler)
+    gates.gate = Gate(is_open=False, reason="PortNotFound", message="no port")
     raw, leads = make_raw_pod(), True
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
     pod = read_raw_pod(raw)
     reconciler.world.note_pod(pod)
-    reporter = Reporter(client, reconciler, lambda: leads, dict)
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: leads, dict, gates=gates)
     server.objects[pod.name] = {"metadata": {"uid": pod.uid}}
     running = asyncio.create_task(reporter.run())
-    reporter.look_at_all()
+    reporter._queue.look_at_all()
     await until(lambda: len(server.patches(pod.name)) == 1)
     leads = False
-    reporter.look_at_all()
-    await until(lambda: not reporter._wake.is_set())  # it has seen that another leads
+    reporter._queue.look_at_all()
+    await until(lambda: not reporter._queue.wake.is_set())  # it has seen that another leads
     said = {"type": GATE, "status": "False", "reason": "Unwritable", "message": "of another leader"}
     server.objects[pod.name]["status"] = {"conditions": [said]}
     leads = True
-    reporter.look_at_all()
+    reporter._queue.look_at_all()
     await until(lambda: len(server.patches(pod.name)) == 2)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -413,7 +416,7 @@ async def test_a_long_message_of_an_event_is_cut_off_at_what_kubernetes_takes(ap
     server, client = api
     reconciler = make_reconciler()
     reconciler.note_service("ADDED", make_raw_service("s1"))
-    reporter = Reporter(client, reconciler, lambda: True, dict)
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict)
     reporter.warn(reconciler.world.services.values(), "MassDeletion", "\u4e16" * 1000)
     await run(reporter, lambda: server.events)
     posted = next(body for _, path, body in server.requests if path.endswith("/events"))
@@ -425,8 +428,7 @@ async def test_a_claim_holds_the_version_that_was_judged_and_is_judged_again_aft
 ) -> None:
     server, client = api
     reconciler = make_reconciler()
-    granter = Granter(client, reconciler, lambda: True, Isolation())
-    reconciler.on_claims = granter.look
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
     server.answers["/apis/grpc-etcd.dev/v1alpha1/namespaces/shop/grpcservices/greeter/status"] = [409]
     server.objects["greeter"] = make_raw_service("s1")
     server.objects["greeter"]["metadata"]["resourceVersion"] = "5"
@@ -438,8 +440,7 @@ async def test_a_claim_holds_the_version_that_was_judged_and_is_judged_again_aft
 async def test_an_event_that_an_answer_has_overtaken_takes_no_claim_back(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     reconciler = make_reconciler()
-    granter = Granter(client, reconciler, lambda: True, Isolation())
-    reconciler.on_claims = granter.look
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
     old = versioned(make_raw_service("s1"), 5)
     server.objects["greeter"] = versioned(make_raw_service("s1"), 5)
     reconciler.note_service("ADDED", old)
@@ -460,8 +461,7 @@ async def test_an_old_crd_that_keeps_no_claims_is_named(
 ) -> None:
     server, client = api
     reconciler = make_reconciler()
-    granter = Granter(client, reconciler, lambda: True, Isolation())
-    reconciler.on_claims = granter.look
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
     forgetful: Mapping[str, Any] = make_raw_service("s1")
     server.objects["greeter"] = ForgetsStatus(forgetful)
     reconciler.note_service("ADDED", make_raw_service("s1"))
@@ -472,8 +472,7 @@ async def test_an_old_crd_that_keeps_no_claims_is_named(
 async def test_a_grant_is_later_than_all_that_are_known_whatever_the_clock_says(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     reconciler = make_reconciler()
-    granter = Granter(client, reconciler, lambda: True, Isolation())
-    reconciler.on_claims = granter.look
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
     ahead = "2999-01-01T00:00:00.000000Z"  # the clock of whoever granted this
     claims = [{"registry": "default", "prefix": "/jupiter/other/", "since": ahead}]
     reconciler.note_service("ADDED", {**make_raw_service("s2", name="other"), "status": {"claims": claims}})
@@ -488,8 +487,7 @@ async def test_who_ends_waits_for_the_claims_that_it_is_writing_and_writes_no_mo
 ) -> None:
     server, client = api
     reconciler = make_reconciler()
-    granter = Granter(client, reconciler, lambda: True, Isolation())
-    reconciler.on_claims = granter.look
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
     server.held = asyncio.Event()
     server.objects["greeter"] = make_raw_service("s1")
     reconciler.note_service("ADDED", make_raw_service("s1"))
@@ -539,8 +537,7 @@ async def test_what_is_unexpected_about_one_claim_is_counted_and_tried_again_whi
     reconciler, isolation = Poisoned(World(registries), registries, Timings(CollectorRegistry())), Isolation()
     reconciler.mark_complete(PODS)
     reconciler.mark_complete(SERVICES)
-    granter = Granter(client, reconciler, lambda: True, isolation)
-    reconciler.on_claims = granter.look
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, isolation)
     reconciler.failures[step] = failures
     for uid, name in (("s1", "greeter"), ("s2", "other")):
         server.objects[name] = versioned(make_raw_service(uid, name=name), 5)
@@ -560,8 +557,7 @@ async def test_a_status_that_the_api_server_finds_fault_with_is_told_counted_and
 ) -> None:
     server, client = api
     reconciler, isolation = make_reconciler(), Isolation()
-    reporter = Reporter(client, reconciler, lambda: True, dict, isolation)
-    reconciler.on_status = reporter.look_at
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
     server.objects["greeter"] = make_raw_service("s1")
     server.answers["/apis/grpc-etcd.dev/v1alpha1/namespaces/shop/grpcservices/greeter/status"] = [status]
     reconciler.note_service("ADDED", make_raw_service("s1"))
@@ -574,8 +570,7 @@ async def test_a_status_that_the_api_server_finds_fault_with_is_told_counted_and
 async def test_a_status_of_an_object_that_another_has_replaced_is_no_trouble(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     reconciler, isolation = make_reconciler(), Isolation()
-    reporter = Reporter(client, reconciler, lambda: True, dict, isolation)
-    reconciler.on_status = reporter.look_at
+    reporter = Reporter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
     server.objects["greeter"] = make_raw_service("s2")
     server.answers["/apis/grpc-etcd.dev/v1alpha1/namespaces/shop/grpcservices/greeter/status"] = [422]
     reconciler.note_service("ADDED", make_raw_service("s1"))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import grpc_etcd
-from grpc_etcd_operator.app import describe
+from grpc_etcd_operator.controller.dry_run import describe
 from grpc_etcd_operator.core.plan import Plan, PutEdit
-from grpc_etcd_operator.logs import JsonFormatter
+from grpc_etcd_operator.telemetry.logs import JsonFormatter
 
 TITLE = "\x1b]0;owned\x07"
 LIBRARY = Path(grpc_etcd.__file__).parent

@@ -20,8 +20,8 @@ from grpc_etcd_operator.core.claims import (
     read_claims,
     write_claims,
 )
+from grpc_etcd_operator.core.cluster import World
 from grpc_etcd_operator.core.services import GrpcService, parse_service
-from grpc_etcd_operator.core.world import World
 from testbed.conditions import existing
 from testbed.examples import examples
 from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service, read_raw_pod

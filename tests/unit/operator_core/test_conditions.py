@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpc_etcd_operator.core.cluster import ACCEPTED, ASKING, Verdict
 from grpc_etcd_operator.core.conditions import is_same_judgement, is_same_status, make_status, was_told_vacant
+from grpc_etcd_operator.core.counts import Counts
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.core.tally import Counts
-from grpc_etcd_operator.core.world import ACCEPTED, ASKING, Verdict
 
 Make = Callable[..., GrpcService]
 TAKEN = Fault("s1", "KeyTaken", "somebody has it")

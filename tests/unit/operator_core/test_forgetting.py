@@ -4,11 +4,11 @@ from collections.abc import Sized
 
 from google.protobuf import json_format
 
+from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.core.counts import MOST_SHARED, Tally
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.pods import parse_pod
 from grpc_etcd_operator.core.services import parse_service
-from grpc_etcd_operator.core.tally import MOST_SHARED, Tally
-from grpc_etcd_operator.core.world import World
 from grpc_etcd_operator.kube.messages import message_class
 from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service
 

@@ -1,6 +1,8 @@
 """What etcd refuses is tried again in turns."""
 
-from grpc_etcd_operator.core.refusals import LONGEST_SECONDS, MOST_AT_ONCE, MOST_REMEMBERED, ROUND_SECONDS, Refusals
+from grpc_etcd_operator.core.refusals import BACKOFF, MOST_AT_ONCE, MOST_REMEMBERED, ROUND_SECONDS, Refusals
+
+LONGEST_SECONDS = BACKOFF.pauses[-1]
 
 
 def test_of_thousands_that_are_refused_a_few_are_tried_at_once_and_each_has_its_turn() -> None:

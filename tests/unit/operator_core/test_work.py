@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from grpc_etcd.layouts.pace import PacedQueue
 from grpc_etcd.registry.layout import Pace
+from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.plan import DeleteEdit, Plan, PutEdit
 from grpc_etcd_operator.core.work import Work
 from testbed.examples import examples
@@ -32,7 +33,7 @@ def make_plan(uid: str, *, deletes: bool, is_part: bool = False) -> Plan:
 
 
 def make_work(pace: Pace) -> Work:
-    return Work(PacedQueue(lambda _: pace), lambda failures: PAUSE_SECONDS * failures)
+    return Work(PacedQueue(lambda _: pace), Backoff(tuple(PAUSE_SECONDS * failures for failures in range(1, 100))))
 
 
 @dataclass

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from grpc_etcd_operator.core.claims import claims_of, write_claims
+from grpc_etcd_operator.core.cluster import World
 from grpc_etcd_operator.core.services import GrpcService, parse_service
-from grpc_etcd_operator.core.world import World
 from tests.unit.operator_core.conftest import make_raw_service
 
 REGISTRIES = ("default",)

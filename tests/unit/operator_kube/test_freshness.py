@@ -2,8 +2,8 @@
 
 import time
 
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES
 from grpc_etcd_operator.kube.freshness import WATCH, Freshness, Stream
-from grpc_etcd_operator.reconciling import PODS, SERVICES
 
 GAP_SECONDS = 30.0
 REFUSED = "pods may not be read (403 Forbidden)"

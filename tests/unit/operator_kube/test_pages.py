@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd_operator.core.sweeps import Seen
+from grpc_etcd_operator.core.resync import Seen
 from grpc_etcd_operator.kube.messages import MAGIC, message_class
 from grpc_etcd_operator.kube.pages import (
     Event,

@@ -3,11 +3,9 @@
 `make gen` makes the client for threads of it.
 """
 
-import threading
 import warnings
-import weakref
-from collections.abc import Callable, Sequence
-from typing import Self, TypeVar
+from collections.abc import Sequence
+from typing import Self
 
 import grpc.aio
 
@@ -15,26 +13,23 @@ from grpc_etcd.etcd import calls, model
 from grpc_etcd.etcd.aio.hub import WatchHub
 from grpc_etcd.etcd.aio.link import Link, close_client
 from grpc_etcd.etcd.aio.streams import KeepAlive, ListWatch
+from grpc_etcd.etcd.client import TIMEOUT_SECONDS, BaseEtcd
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.credentials import Credentials
 from grpc_etcd.etcd.dialing import make_dialer
 from grpc_etcd.etcd.endpoints import Password, Tls
-from grpc_etcd.etcd.errors import Closed
 from grpc_etcd.etcd.model import LeaseId, Listing, Record, Revision
 from grpc_etcd.etcd.ops import Op
 
-StreamT = TypeVar("StreamT", ListWatch, KeepAlive, WatchHub)
-TIMEOUT_SECONDS = 5.0
-PROGRESS_SECONDS = 60.0
-KEEP_ALIVE_STREAMS = 4
 
-
-class Etcd:
+class Etcd(BaseEtcd[Link, ListWatch, WatchHub, KeepAlive]):
     """A client of one etcd cluster, for asyncio. It connects at the first call and belongs to one event loop.
 
     Each call has `timeout_seconds` to finish and fails with an EtcdError; nothing is tried again but a log-in whose
     token has run out. Only list_watch() and keep_alive() go on through failures.
     """
+
+    _kinds = ListWatch, WatchHub, KeepAlive
 
     def __init__(
         self,
@@ -60,15 +55,6 @@ class Etcd:
         client = cls.__new__(cls)
         client._set_up(Link(None, Credentials(user, password), timeout_seconds, channel), "a channel")  # noqa: SLF001  a constructor
         return client
-
-    def _set_up(self, link: Link, name: str) -> None:
-        self._link = link
-        self._name = name
-        self._open_lock = threading.Lock()
-        self._open: weakref.WeakSet[ListWatch | KeepAlive | WatchHub] = weakref.WeakSet()
-
-    def __repr__(self) -> str:
-        return f"<Etcd {self._name}{' closed' if self._link.closed else ''}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -132,46 +118,6 @@ class Etcd:
         """Ask the member at the other end about itself."""
         return await self._link.call(calls.status())
 
-    def list_watch(
-        self, *prefixes: bytes, start_revision: int = 0, progress_seconds: float = PROGRESS_SECONDS
-    ) -> ListWatch:
-        """List some prefixes and follow them for ever, over one stream.
-
-        With a `start_revision` there is no listing first: all that happened from that revision on is told, for those
-        who have listed up to it themselves. If etcd no longer has it, Lost says so and a listing follows.
-
-        Every `progress_seconds` etcd is asked how far the stream is, so that a quiet prefix does not fall behind the
-        compaction of a busy store.
-        """
-        return self._keep(ListWatch(self._link, prefixes, progress_seconds, start_revision))
-
-    def watch_hub(
-        self,
-        *,
-        on_error: Callable[[bytes, Exception], None] | None = None,
-        progress_seconds: float = PROGRESS_SECONDS,
-    ) -> WatchHub:
-        """Return a hub that follows any number of prefixes and keys over one stream; they may come and go.
-
-        `on_error` is told of each exception that a consumer's callback raises, with the first key of its range.
-        """
-        return self._keep(WatchHub(self._link, progress_seconds, on_error))
-
-    def keep_alive(self, on_lost: Callable[[LeaseId], object], *, streams: int = KEEP_ALIVE_STREAMS) -> KeepAlive:
-        """Return an object that keeps leases alive; it has none yet."""
-        return self._keep(KeepAlive(self._link, on_lost, streams))
-
-    def _keep(self, stream: StreamT) -> StreamT:
-        """Remember a stream, to end it with the client; one that came later would wait for ever."""
-        with self._open_lock:
-            if self._link.closed:
-                raise Closed("the client has been closed")
-            self._open.add(stream)
-        return stream
-
     async def close(self) -> None:
         """End all streams and the connection. May be called twice."""
-        with self._open_lock:
-            self._link.closed = True
-            streams = list(self._open)
-        await close_client(self._link, streams)
+        await close_client(self._link, self._begin_to_close())

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -21,14 +21,7 @@ from grpc_etcd.etcd.link import BaseLine, BaseLink
 T = TypeVar("T")
 
 
-class Stream(Protocol):
-    """What a client ends when it is closed."""
-
-    async def close(self) -> None:
-        """End it."""
-
-
-async def close_client(link: "Link", streams: Iterable[Stream]) -> None:
+async def close_client(link: "Link", streams: Iterable[Any]) -> None:
     """End a client's streams, then its channels."""
     await close_all([*(stream.close for stream in streams), link.close])
 

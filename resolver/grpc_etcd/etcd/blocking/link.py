@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -23,17 +23,7 @@ T = TypeVar("T")
 STREAM_THREADS = 2  # of grpcio, for a channel's first stream: one that is told of all, and one that sends
 
 
-class Stream(Protocol):
-    """What a client ends when it is closed."""
-
-    def begin_close(self) -> None:
-        """Begin to end it, and wait for nobody."""
-
-    def close(self) -> None:
-        """End it."""
-
-
-def close_client(link: "Link", streams: Sequence[Stream]) -> None:
+def close_client(link: "Link", streams: Sequence[Any]) -> None:
     """End a client's streams and channels: streams wait for their threads, and these for calls, which end first."""
     for stream in streams:
         stream.begin_close()

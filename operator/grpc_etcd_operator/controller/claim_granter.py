@@ -1,0 +1,233 @@
+"""Writes claims into the status of GrpcServices, ahead of any key: what stands there is what everybody goes by.
+
+Leaders only. The oldest GrpcService is served first. Each write holds the resource version that was judged, so what has
+changed meanwhile is judged again. A claim is dropped when nothing of it has been seen in etcd for a while.
+
+Clocks of replicas differ. Who holds a claim is safe from that: nobody who knows of it grants another that conflicts,
+and no grant is given an earlier time than one that is known. Who hands over waits for what it is writing.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import aiohttp
+
+from grpc_etcd_operator.controller.event_handlers import Reconciler
+from grpc_etcd_operator.core.claims import read_claims
+from grpc_etcd_operator.core.services import GrpcService
+from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
+from grpc_etcd_operator.kube.client import ApiError, Client
+
+log = logging.getLogger(__name__)
+PART = "claims"
+TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+EARLIEST, LAST_YEAR = datetime.min.replace(tzinfo=UTC), 9999
+AT_ONCE = 8
+REFUSALS = 3  # so many answers in a row that are none, and nobody waits for this object any more. Arbitrary
+LONGEST_PAUSE = 5.0  # seconds; a new GrpcService waits for it. Arbitrary
+HELD_UP_SECONDS = 1.0  # until it is looked again whether a claim has still to wait for others that hang. Arbitrary
+RELEASE_SECONDS = 1.0  # between two looks at whether keys still stand; two in a row must find none. Arbitrary
+OLD_CRD = (
+    "the API server does not keep status.claims, so nothing can be written: its CRD is of an older release. Install "
+    "that of this release (kubectl apply -f crds/grpcservices.yaml, or the chart with crds.enabled)"
+)
+
+
+class Granter:
+    """Grants claims and drops those that are over. `may_grant` says whether this replica is the one to do it."""
+
+    def __init__(
+        self,
+        client: Client,
+        reconciler: Reconciler,
+        wake: asyncio.Event,
+        may_grant: Callable[[], bool],
+        isolation: Isolation,
+    ) -> None:
+        self._client, self._reconciler, self._may_grant = client, reconciler, may_grant
+        self._isolation, self._is_ending, self._writing = isolation, False, 0
+        self._wake = wake
+        self._requests = Overtaking(PART, isolation, self._wake.set)
+        self._last = EARLIEST
+        self._failures: Counter[str] = Counter()
+        self._later: dict[str, float] = {}
+        self._empty: dict[str, list[dict[str, str]]] = {}
+        self._next_release = 0.0
+
+    async def end(self, seconds: float) -> None:
+        """Write no more claims, and wait for those that are being written, but not longer than this."""
+        self._is_ending = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._writing:  # noqa: ASYNC110  it happens once, at the end
+                    await asyncio.sleep(0.005)
+
+    def _is_to_grant(self) -> bool:
+        return not self._is_ending and self._may_grant()
+
+    async def run(self) -> None:
+        """Grant and release until cancelled."""
+        try:
+            while True:
+                self._wake.clear()
+                if self._is_to_grant() and self._reconciler.may_write():
+                    await self._grant_all()
+                    await self._release_some()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause_seconds()):
+                        await self._wake.wait()
+        finally:
+            await self._requests.close()
+
+    def _pause_seconds(self) -> float | None:
+        """Say for how long nothing can be done unless somebody calls; whoever may not grant is called when it may."""
+        if not self._is_to_grant():
+            return None
+        if not self._reconciler.may_write():
+            return HELD_UP_SECONDS  # nobody calls when the GrpcServices are known
+        due = min(self._later.values(), default=None)
+        if self._reconciler.world.releasing:
+            due = min(self._next_release, due or self._next_release)
+        return None if due is None else max(0.01, due - time.monotonic())
+
+    async def _grant_all(self) -> None:
+        world, now = self._reconciler.world, time.monotonic()
+        for uid in [uid for uid, at in self._later.items() if at <= now]:
+            del self._later[uid]
+            world.asking.wait_again(uid)
+            if uid not in world.services:
+                self._failures.pop(uid, None)
+        while self._is_to_grant() and (some := self._next_some()):
+            await self._requests.run(some)
+
+    def _next_some(self) -> list[Request]:
+        """Take the next that ask, and reserve what they ask for, one after the other."""
+        found: list[Request] = []
+        while len(found) < AT_ONCE and (uid := self._reconciler.world.asking.next()):
+            service = self._reconciler.world.services[uid]
+            if self._requests.holds_up(uid, service.namespace):
+                self._later[uid] = time.monotonic() + HELD_UP_SECONDS
+                continue
+            try:
+                if self._reconciler.is_in_doubt(uid):  # nor is the mark to wait for what an admin has to mend
+                    self._later[uid] = time.monotonic() + LONGEST_PAUSE
+                    self._reconciler.note_grant(uid, is_refused=True)
+                    continue
+                claims = self._reconciler.begin_grant(uid, self._now())
+            except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
+                self._isolation.caught(PART, service.reference, error)
+                self._come_again(uid)
+                continue
+            if claims:
+                found.append(Request(uid, service.namespace, partial(self._grant, service, claims)))
+        return found
+
+    def _now(self) -> str:
+        """Give the time, later than that of any claim that is known: RFC 3339 with microseconds."""
+        known = _parse_time(self._reconciler.world.latest_claim)
+        self._last = max(datetime.fromtimestamp(time.time(), UTC), max(self._last, known) + timedelta(microseconds=1))
+        return self._last.strftime(TIME)
+
+    async def _grant(self, service: GrpcService, claims: list[dict[str, str]]) -> None:
+        stands = False
+        try:
+            stands = await self._write(service, claims)
+        finally:
+            stands = self._end(service) and stands
+        if stands:
+            self._failures.pop(service.uid, None)
+            self._reconciler.note_grant(service.uid, is_refused=False)
+        else:
+            self._come_again(service.uid)
+
+    def _end(self, service: GrpcService) -> bool:
+        """Give back what was reserved; say whether nothing unexpected came of it."""
+        try:
+            self._reconciler.end_grant(service.uid)
+        except Exception as error:  # noqa: BLE001  the same
+            self._isolation.caught(PART, service.reference, error)
+            return False
+        return True
+
+    def _come_again(self, uid: str) -> None:
+        """Let one that was taken out of the queue be taken again, after a pause that grows."""
+        if uid not in self._reconciler.world.services:
+            self._failures.pop(uid, None)
+            return
+        self._failures[uid] += 1
+        self._later[uid] = time.monotonic() + min(BACKOFF.after(self._failures[uid]), LONGEST_PAUSE)
+
+    async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> bool:
+        """Write claims; say whether they stand. What is unexpected about one object is that object's alone."""
+        where = service.namespace, service.name, service.uid
+        self._writing += 1
+        try:
+            written = await self._client.patch_service_status(*where, {"claims": claims}, service.resource_version)
+            self._reconciler.note_written(written)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            fields = {"of": service.reference, "error": str(error)}
+            log.log(
+                _level(error),
+                "a claim was not taken; it is judged again",
+                extra={"event": "claim_refused", "fields": fields},
+            )
+            if isinstance(error, ApiError) and self._failures[service.uid] >= REFUSALS:
+                self._reconciler.note_grant(service.uid, is_refused=True)
+            return False
+        except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
+            self._isolation.caught(PART, service.reference, error)
+            return False
+        finally:
+            self._writing -= 1
+        stands = len(read_claims(written.get("status") or {})) == len(claims)
+        if not stands:
+            log.error(OLD_CRD, extra={"event": "crd_outdated"})
+        return stands
+
+    async def _release_some(self) -> None:
+        """Drop claims of which nothing was left at the last look, nor is now."""
+        now, world = time.monotonic(), self._reconciler.world
+        if now < self._next_release or not world.releasing:
+            return
+        self._next_release, before, self._empty = now + RELEASE_SECONDS, self._empty, {}
+        writes = (write for uid in list(world.releasing) if (write := self._release(uid, before.get(uid))))
+        while self._is_to_grant() and (some := list(itertools.islice(writes, AT_ONCE))):
+            await self._requests.run(some)
+            await self._grant_all()  # whoever asks is not to wait until thousands have given back what they had
+
+    def _release(self, uid: str, before: list[dict[str, str]] | None) -> Request | None:
+        """Make the request that writes what is left of one's claims; None: there is nothing to drop, or not yet."""
+        world = self._reconciler.world
+        try:
+            rest = world.find_spare(uid, self._reconciler.has_keys)
+        except Exception as error:  # noqa: BLE001  the same; the next look tries again
+            self._isolation.caught(PART, uid, error)
+            return None
+        if rest is None:
+            return None
+        service = world.services[uid]
+        if rest != before or self._requests.holds_up(uid, service.namespace):
+            self._empty[uid] = rest
+            return None
+        return Request(uid, service.namespace, partial(self._write, service, rest))
+
+
+def _parse_time(text: str) -> datetime:
+    """Read the time of a claim; what is none, or too late to be followed by another, says nothing."""
+    try:
+        found = datetime.strptime(text, TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return EARLIEST
+    return found if found.year < LAST_YEAR else EARLIEST
+
+
+def _level(error: Exception) -> int:
+    """A conflict is as it should be: the object has changed meanwhile."""
+    return logging.DEBUG if isinstance(error, ApiError) and error.status in {404, 409} else logging.WARNING

@@ -1,0 +1,24 @@
+"""GrpcServices that were reported deleted: whether on purpose, or with their CRD, is found out after a moment."""
+
+import asyncio
+import time
+
+from grpc_etcd_operator.core.services import GrpcService
+
+DELAY_SECONDS = 1.0
+
+
+class Deletions:
+    """What event handlers have been told of and the resync judges; `waiting` has when, by UID (monotonic seconds)."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, tuple[float, GrpcService]] = {}
+        self.look_until = 0.0
+        self.has_some, self.wake = asyncio.Event(), asyncio.Event()
+
+    def note(self, service: GrpcService) -> None:
+        """Find out whether a GrpcService was deleted on purpose."""
+        self.look_until = time.monotonic() + DELAY_SECONDS
+        self.waiting.setdefault(service.uid, (self.look_until, service))
+        self.has_some.set()
+        self.wake.set()

@@ -1,0 +1,195 @@
+"""Puts the settling touches of one registry: after a burst they make its readers publish all of it (registry.pace).
+
+One that etcd refuses stays owed: it is tried again after pauses that grow, and as soon as a right turns out to be back.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from grpc_etcd.etcd import ops
+from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, Unavailable
+from grpc_etcd.etcd.model import Event
+from grpc_etcd.layouts.pace import PacedQueue
+from grpc_etcd_operator.controller.applier import OPERATIONS
+from grpc_etcd_operator.controller.parts import Parts
+from grpc_etcd_operator.core.backoff import Backoff
+from grpc_etcd_operator.core.leases import SETTLED, lease_id
+from grpc_etcd_operator.registry.refusals import REFUSED, grant
+from grpc_etcd_operator.registry.trouble import Trouble
+
+log = logging.getLogger(__name__)
+BACKOFF = Backoff((5.0, 10.0, 20.0, 40.0, 60.0))  # before one that was refused is tried again. Arbitrary
+REFUSED_AT_ONCE = 16  # that are tried again together, each by itself. Arbitrary
+
+
+@dataclass(slots=True)
+class Refused:
+    """A touch that etcd has refused: how often in a row, and when it is tried again."""
+
+    failures: int = 0
+    until: float = 0.0
+
+
+class Touches:
+    """The touches of all streams; `queue` knows when each is due."""
+
+    def __init__(self, parts: Parts, queue: PacedQueue[bytes, str], trouble: Trouble, wake: Callable[[], None]) -> None:
+        self._parts, self._queue, self._trouble, self._wake = parts, queue, trouble, wake
+        self._under_way: set[bytes] = set()
+        self._refused: dict[bytes, Refused] = {}
+        self._ended = 0  # how many refusals of other keys have ended
+
+    @property
+    def are_owed(self) -> bool:
+        """Say whether readers wait for a touch of this replica that etcd has not refused."""
+        is_any = bool(self._under_way) or self._queue.touch_at() is not None
+        return is_any and self._parts.election.is_leading
+
+    def note_events(self, events: Iterable[Event]) -> None:
+        """Take what readers are told while another replica leads: whoever takes over owes them its touches."""
+        if self._parts.election.is_leading:
+            return
+        now = time.monotonic()
+        for event in events:
+            if stream := self._parts.streams.find(event.key):
+                touch = self._touch_of(stream)
+                if touch and event.key == touch[0]:
+                    self._refused.pop(stream, None)
+                    self._queue.note_touch(stream, now)
+                else:
+                    self._queue.note(stream, 1, now)
+
+    def take_up_again(self) -> None:
+        """Take it that a run which failed took those down that were under way."""
+        self._owe(self._under_way)
+        self._under_way.clear()
+
+    def start(self, group: asyncio.TaskGroup, term: int) -> bool:
+        """Start the settling touches that are due; say whether there are any."""
+        now = time.monotonic()
+        due = [stream for stream in self._queue.touches_due(now) if stream not in self._refused]
+        touches = {stream: self._touch_of(stream) for stream in (*due, *self._take_refused(now))}
+        records = {stream: record for stream, record in touches.items() if record}
+        if records:
+            self._under_way.update(records)
+            group.create_task(self._put(records, term))
+        return bool(records)
+
+    def next_at(self) -> float:
+        """Say when the next touch is due; infinity: none is."""
+        at = self._queue.touch_at()
+        waiting = (each.until for stream, each in self._refused.items() if stream not in self._under_way)
+        return min(math.inf if at is None else at, *waiting, math.inf)
+
+    def _take_refused(self, now: float) -> list[bytes]:
+        """Give some of those that were refused and are to be tried again; forget those of services that are gone."""
+        if self._ended != (ended := self._parts.refusing.refusals.ended):
+            self._ended = ended
+            for each in self._refused.values():
+                each.until = min(each.until, now)
+        for stream in [stream for stream in self._refused if not self._touch_of(stream)]:
+            del self._refused[stream]
+        due = (stream for stream, each in self._refused.items() if each.until <= now)
+        return [stream for stream in due if stream not in self._under_way][:REFUSED_AT_ONCE]
+
+    def _refuse(self, stream: bytes) -> None:
+        """Take it that etcd refuses a touch."""
+        refused = self._refused.setdefault(stream, Refused())
+        if not refused.failures:
+            text = "etcd refuses the settling touch of a service, whose readers may miss changes; it is tried again"
+            log.warning(
+                text,
+                extra={
+                    "event": "flush_key_refused",
+                    "fields": {"registry": self._parts.registry, "remedy": grant(stream)},
+                },
+            )
+        refused.failures += 1
+        refused.until = time.monotonic() + BACKOFF.after(refused.failures)
+
+    def _take_as_put(self, streams: Iterable[bytes]) -> None:
+        for stream in streams:
+            self._refused.pop(stream, None)
+
+    async def _put(self, records: Mapping[bytes, tuple[bytes, bytes]], term: int) -> None:
+        """Put the touches under a lease of their own, so that they run out with everything else."""
+        lease = lease_id(self._parts.cluster, SETTLED)
+        waiting = list(records)
+        try:
+            await self._parts.leases.ensure([lease])
+            while waiting:
+                some = waiting[:OPERATIONS]
+                puts = [ops.put(key, value, lease=lease) for key, value in map(records.__getitem__, some)]
+                result = await self._parts.etcd.transaction([self._parts.election.fence(term)], puts)
+                if not result.succeeded:
+                    break  # of a term that is over; readers wait for it still, should this replica lead again
+                self._trouble.end()
+                self._take_as_put(some)
+                del waiting[:OPERATIONS]
+        except LeaseNotFound:  # one that was adopted on trust
+            self._parts.leases.forget(lease)
+        except REFUSED as error:
+            self._trouble.count(error)
+            waiting = await self._put_singly(waiting, records, term)
+        except EtcdError as error:
+            self._trouble.note(error)
+        except Exception as error:  # noqa: BLE001  nobody foresaw it; what it concerned is touched with its next change
+            self._parts.isolation.caught("touch", "", error)
+            waiting = []
+        self._under_way.difference_update(records)
+        self._owe(each for each in waiting if each not in self._refused)
+        self._put_off(records)
+        self._wake()
+
+    def _put_off(self, streams: Iterable[bytes]) -> None:
+        """Let those of some touches that were refused before wait for their next try, whatever became of this one."""
+        for refused in filter(None, map(self._refused.get, streams)):
+            refused.until = max(refused.until, time.monotonic() + BACKOFF.after(1))
+
+    def _owe(self, streams: Iterable[bytes]) -> None:
+        for stream in streams:
+            self._queue.touch_again(stream, time.monotonic())
+
+    async def _put_singly(
+        self, streams: Sequence[bytes], records: Mapping[bytes, tuple[bytes, bytes]], term: int
+    ) -> list[bytes]:
+        """Put each touch by itself, and note those that are refused; give those that are to be tried again soon.
+
+        etcd takes no put under a lease with a key that the operator may not write any more, as another stream's touch
+        may be by now. So a touch that is refused is tried once more under a lease of its stream alone.
+        """
+        shared, again = lease_id(self._parts.cluster, SETTLED), []
+        for stream in streams:
+            own = lease_id(self._parts.cluster, f"{SETTLED} {stream.hex()}")
+            try:
+                if not await self._is_taken(records[stream], shared, term):
+                    await self._parts.leases.ensure([own])
+                    if not await self._is_taken(records[stream], own, term):
+                        self._refuse(stream)
+                        continue
+                self._take_as_put([stream])
+            except LeaseNotFound:
+                self._parts.leases.forget(shared)
+                self._parts.leases.forget(own)
+                again.append(stream)
+            except EtcdError:
+                again.append(stream)
+        return again
+
+    async def _is_taken(self, record: tuple[bytes, bytes], lease: int, term: int) -> bool:
+        """Put one touch; say whether etcd takes it."""
+        try:
+            put = ops.put(*record, lease=lease)
+            result = await self._parts.etcd.transaction([self._parts.election.fence(term)], [put])
+        except REFUSED:
+            return False
+        if not result.succeeded:
+            raise Unavailable("the term is over; readers wait for the touch still")
+        return True
+
+    def _touch_of(self, stream: bytes) -> tuple[bytes, bytes] | None:
+        return self._parts.streams.touch(stream, self._parts.cluster)

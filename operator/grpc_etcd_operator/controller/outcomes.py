@@ -1,0 +1,65 @@
+"""Tells how far each unit is, and what went wrong with it that nobody foresaw."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grpc_etcd_operator.controller.parts import Facts
+from grpc_etcd_operator.core.desired import Fault
+from grpc_etcd_operator.core.plan import Plan
+from grpc_etcd_operator.core.work import Work
+from grpc_etcd_operator.isolation import Isolation
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How far a unit is in one registry: the GrpcServices (by UID) that have all their keys, and what is wrong.
+
+    `plan` is what has just been committed; None when there was nothing to do, or nothing could be done. It had been due
+    for `waited_seconds`.
+    """
+
+    uid: str
+    written: frozenset[str]
+    faults: tuple[Fault, ...] = ()
+    plan: Plan | None = None
+    waited_seconds: float = 0.0
+
+
+class Outcomes:
+    """Tells `on_outcome`. What fails on the way is that unit's own affair: it is logged, counted, and tried again."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        isolation: Isolation,
+        work: Work,
+        on_outcome: Callable[[Outcome], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._facts, self._isolation, self._work = facts, isolation, work
+        self._on_outcome, self._wake = on_outcome, wake
+
+    def isolate(self, uid: str, part: str, error: Exception) -> None:
+        """Tell an exception that nobody foresaw on the unit that it is about; look at that again after a pause."""
+        self._isolation.caught(part, uid, error)
+        self._work.postpone(uid, time.monotonic())
+        text = f"an internal error; the operator's log has it, and it is tried again: {type(error).__name__}: {error}"
+        try:
+            sources = tuple(self._facts.sources(uid))
+        except Exception as another:  # noqa: BLE001  what fails for the unit may fail here as well
+            self._isolation.caught(part, uid, another)
+            return
+        self.tell(Outcome(uid, frozenset(), tuple(Fault(source, "InternalError", text) for source in sources)))
+
+    def tell(self, outcome: Outcome) -> None:
+        """Tell how far a unit is. Where that fails it is looked at again: what was written is to be told."""
+        uid = outcome.uid
+        try:
+            self._on_outcome(outcome)
+        except Exception as error:  # noqa: BLE001  what was written is written
+            self._isolation.caught("outcome", uid, error)
+            self._work.postpone_telling(uid, time.monotonic())
+            self._wake()
+        else:
+            self._work.end_telling(uid)

@@ -1,0 +1,511 @@
+"""Writes the status of GrpcServices and opens Pods' gates: what the operator tells Kubernetes. Leaders only.
+
+A status is written at most once in two seconds, and never when nothing in it has changed. Where only counts have
+changed it takes its time, since each write costs as much as the registration that it counts. A condition that turns
+bad also becomes a Kubernetes Event, whose name two replicas make alike. Whatever fails is tried again after a pause,
+and what is unexpected about one object is that object's alone.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from grpc_etcd.registry.escaping import escape
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.controller.gate_refusals import GateRefusals
+from grpc_etcd_operator.controller.gates import Gates
+from grpc_etcd_operator.controller.status_queue import StatusQueue, ToldGate
+from grpc_etcd_operator.core.conditions import (
+    NO_PODS,
+    is_same_judgement,
+    is_same_status,
+    is_vacant,
+    make_status,
+    was_told_vacant,
+    write_vacancy,
+)
+from grpc_etcd_operator.core.pods import GATE, Pod
+from grpc_etcd_operator.core.services import GrpcService
+from grpc_etcd_operator.core.status_schedule import RETRY_SECONDS
+from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
+from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
+
+log = logging.getLogger(__name__)
+STATUSES_AT_ONCE = 2  # each takes milliseconds away from the registrations of that moment
+GATES_AT_ONCE = 8
+UNTAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)  # there is something wrong with what was sent
+# What is no fault of the network or the API server: of an object that is another by now (its UID), or an admission
+# policy's. In the first case the watch ends it; in the second it is over when the policy is.
+REFUSED = (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
+# Of an Event: no right to post any, no namespace any more, or something wrong with it.
+NEVER_TAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
+EVENT_RETRY_SECONDS = 10.0  # until an Event is posted again that Kubernetes did not take. Arbitrary
+SIGHT_SECONDS = 1.0  # how soon it is told that Pods may not be read, or may again. Arbitrary
+LACKS_RIGHT = "cannot patch resource"  # the API server's words (apiserver's responsewriters), whoever authorizes
+GATE_PATIENCE_SECONDS = 2.0  # a gate that waits for so long says why; usually it opens within milliseconds
+HELD_UP_SECONDS = 0.5  # until it is looked again whether a gate has still to wait for others that hang. Arbitrary
+GATE_SPACING_SECONDS = 10.0  # between two messages of one gate for the same reason. Arbitrary
+SAME_EVENT_SECONDS = 600  # two Events of one kind within such a stretch of time are one. Arbitrary
+# By the condition Accepted, by nobody as it passes, and only once it has lasted.
+TOLD_ELSEWHERE = ("NotAccepted", "Pending", NO_PODS)
+MESSAGE_BYTES = 1024  # what the API server takes of an Event's message
+
+
+class Warned(NamedTuple):
+    """A warning that is to be posted, and when it came up (Unix seconds)."""
+
+    service: GrpcService
+    reason: str
+    message: str
+    at: float
+
+
+class Reporter:
+    """Brings statuses and gates up to date. `may_report` says whether this replica is the one to do it."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  what it reports, to whom, and when
+        self,
+        client: Client,
+        reconciler: Reconciler,
+        queue: StatusQueue,
+        may_report: Callable[[], bool],
+        down: Callable[[], Mapping[str, str]],
+        isolation: Isolation | None = None,
+        *,
+        patience_seconds: float = GATE_PATIENCE_SECONDS,
+        pod_selector: str = "",
+        gates: Gates | None = None,
+    ) -> None:
+        self._client, self._reconciler, self._patience_seconds = client, reconciler, patience_seconds
+        self._may_report, self._down = may_report, down
+        self._isolation = isolation or Isolation()
+        self._queue, self._pod_selector = queue, pod_selector
+        self._vacancies = queue.vacancies
+        self.refusals = GateRefusals()
+        self._judge_gate = (gates or Gates(reconciler)).judge
+        self._warnings: dict[tuple[str, str], Warned] = {}
+        self._requests = Overtaking("statuses", self._isolation, self._queue.wake.set)
+        self._gate_requests = Overtaking("gates", self._isolation, self._queue.wake.set)
+
+    def warn(self, services: Iterable[GrpcService], reason: str, message: str) -> None:
+        """Post a warning on GrpcServices, whose status does not say it; of several of a kind the last one."""
+        self._warnings.update({(each.uid, reason): Warned(each, reason, message, time.time()) for each in services})
+        self._queue.wake.set()
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        try:
+            while True:
+                self._queue.wake.clear()
+                await self._report()
+                self._queue.next_look = self._find_next_look()
+                pause = (
+                    None if self._queue.next_look == math.inf else max(0.01, self._queue.next_look - time.monotonic())
+                )
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._queue.wake.wait()
+        finally:
+            await asyncio.gather(self._requests.close(), self._gate_requests.close())
+
+    async def _report(self) -> None:
+        if not self._may_report():
+            self._vacancies.clear()
+            self._queue.told_gates.clear()  # another says now what a gate waits for, perhaps something else
+            return
+        await self._tell_vacancies()
+        await self._open_gates()
+        await self._write_statuses()
+        await self._post_warnings()
+
+    def _find_next_look(self) -> float:
+        """Say when the first of what waits is due (monotonic seconds); never, unless somebody calls."""
+        if not self._may_report():
+            return math.inf
+        next_pass = self._queue.spacing.next_pass_at()
+        if not self._reconciler.may_write():  # whoever waits for a status waits for that, too
+            next_pass = max(next_pass, time.monotonic() + RETRY_SECONDS)
+        return min(next_pass, min(self._queue.gates.values(), default=math.inf), self._vacancies.next_at())
+
+    async def _tell_vacancies(self) -> None:
+        """Warn on GrpcServices that have had no Pod for long, and look at their statuses again, which then say so.
+
+        The Event comes first: should this replica end in between, the next leader posts it anew, under the same name.
+        """
+        due = [service for uid in self._vacancies.take(time.monotonic()) if (service := self._find(uid))]
+        for service in due:
+            if not self._is_vacant(service):
+                self._vacancies.forget(service.uid)
+                self._queue.spacing.note(
+                    [service.uid], time.monotonic()
+                )  # perhaps its Pods are just not seen for a moment
+        vacant = [service for service in due if self._vacancies.is_long(service.uid)]
+        tellings = (
+            Request(each.uid, each.namespace, partial(self._tell_vacancy, each))
+            for each in vacant
+            if not self._is_vacancy_held_up(each)
+        )
+        while some := list(itertools.islice(tellings, STATUSES_AT_ONCE)):
+            await asyncio.gather(self._open_gates(), self._requests.run(some))
+
+    def _is_vacancy_held_up(self, service: GrpcService) -> bool:
+        is_held_up = self._requests.holds_up(service.uid, service.namespace)
+        if is_held_up:
+            self._vacancies.tell_again(service.uid, time.monotonic() + HELD_UP_SECONDS)
+        return is_held_up
+
+    async def _tell_vacancy(self, service: GrpcService) -> None:
+        is_told, words = False, write_vacancy(self._pod_selector)
+        try:
+            is_told = await self._post_event(service, NO_PODS, words, _programmed_since(service))
+        except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
+            self._isolation.caught("statuses", service.reference, error)
+        if is_told:
+            self._vacancies.note_told(service.uid)
+        else:
+            self._vacancies.tell_again(service.uid, time.monotonic() + EVENT_RETRY_SECONDS)
+        self._queue.spacing.note([service.uid], time.monotonic())
+
+    def _is_vacant(self, service: GrpcService) -> bool:
+        world, tally = self._reconciler.world, self._reconciler.tally
+        is_seen = self._reconciler.why_unseen(PODS, service.namespace) is None
+        return is_seen and is_vacant(service, world.verdict(service.uid), tally.counts(service.uid))
+
+    async def look_at_sight(self) -> None:
+        """Look at everything again whenever something is not seen any more, or again. Until cancelled."""
+        before = self._find_unseen()
+        while True:
+            await asyncio.sleep(SIGHT_SECONDS)
+            now = self._find_unseen()
+            if now != before:
+                self._queue.look_at_all()
+            before = now
+
+    def _find_unseen(self) -> dict[tuple[str, str], str]:
+        """Say why the resources of which namespaces are not seen."""
+        if not self._reconciler.has_seen_all():
+            return {}
+        world, why = self._reconciler.world, self._reconciler.why_unseen
+        places = {each.namespace for known in (world.services, world.pods) for each in known.values()}
+        found = {(what, place): why(what, place) for what in (PODS, SERVICES) for place in places}
+        return {where: reason for where, reason in found.items() if reason is not None}
+
+    async def _write_statuses(self) -> None:
+        due = self._queue.spacing.take(time.monotonic()) if self._reconciler.may_write() else []
+        # Worked out only when their turn comes: of a thousand the last would be old news, and no gate waits for them.
+        writes = (
+            Request(uid, service.namespace, partial(self._write_status, service, made))
+            for uid in due
+            if (service := self._find(uid)) and not self._is_held_up(service) and (made := self._try_status(service))
+        )
+        while some := list(itertools.islice(writes, STATUSES_AT_ONCE)):
+            await asyncio.gather(self._open_gates(), self._requests.run(some))
+
+    def _is_held_up(self, service: GrpcService) -> bool:
+        """Say whether a status has to wait for one that hangs; then it is looked at again after a pause."""
+        is_held_up = self._requests.holds_up(service.uid, service.namespace)
+        if is_held_up:
+            self._queue.spacing.failed(service.uid, time.monotonic())
+        return is_held_up
+
+    def _find(self, uid: str) -> GrpcService | None:
+        service = self._reconciler.world.services.get(uid)
+        if service is None:
+            self._queue.forget([uid])
+        return service
+
+    def _try_status(self, service: GrpcService) -> dict[str, Any] | None:
+        """Work out a status; what is unexpected about one GrpcService is told on it, and tried again."""
+        try:
+            return self._make_status(service)
+        except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
+            self._failed(service, error)
+            return None
+
+    def _failed(self, service: GrpcService, error: Exception) -> None:
+        self._isolation.caught("statuses", service.reference, error)
+        self._queue.failures[service.uid] += 1
+        pause = BACKOFF.after(self._queue.failures[service.uid])
+        self._queue.spacing.failed(service.uid, time.monotonic(), max(RETRY_SECONDS, pause))
+        what = f"the operator met an unexpected error with this object: {type(error).__name__}; its log has the rest"
+        refused = f"the API server does not take this object's status, perhaps for want of this release's CRD: {error}"
+        message = refused if isinstance(error, ApiError) else what
+        self._warnings[service.uid, "InternalError"] = Warned(service, "InternalError", message, time.time())
+
+    def _make_status(self, service: GrpcService) -> dict[str, Any] | None:
+        """Work out a status that is to be written now; None where nothing is new, or only counts that can wait."""
+        uid, world = service.uid, self._reconciler.world
+        verdict, counts = world.verdict(uid), self._reconciler.tally.counts(uid)
+        unseen = self._reconciler.why_unseen(PODS, service.namespace)
+        self._note_vacancy(service)
+        if unseen is not None and not unseen and is_vacant(service, verdict, counts):
+            # That no Pod is known may mean nothing now, and be over before `look_at_sight` notices.
+            self._queue.spacing.failed(uid, time.monotonic())
+            return None
+        status = make_status(
+            service,
+            verdict,
+            counts,
+            self._down(),
+            _rfc3339(),
+            world.registries_of(uid),
+            is_long_vacant=self._vacancies.is_long(uid),
+            is_told_vacant=self._vacancies.is_told(uid),
+            pod_selector=self._pod_selector,
+            unseen=unseen or "",
+        )
+        if is_same_status(service.status, status):
+            self._queue.spacing.is_true(uid)
+            return None
+        is_urgent = not is_same_judgement(service.status, status)
+        return status if is_urgent or self._queue.spacing.may_write_counts(uid, time.monotonic()) else None
+
+    def _note_vacancy(self, service: GrpcService) -> None:
+        if service.status.get("observedGeneration") != service.generation:
+            self._vacancies.forget(service.uid)  # of another selector, perhaps
+        is_now, was_told = self._is_vacant(service), was_told_vacant(service)
+        self._vacancies.note(service.uid, time.monotonic(), is_vacant=is_now, was_told=was_told)
+
+    async def _write_status(self, service: GrpcService, status: dict[str, Any]) -> None:
+        self._queue.spacing.wrote(service.uid, time.monotonic())
+        self._queue.writing[service.uid] = status
+        try:
+            written = await self._client.patch_service_status(service.namespace, service.name, service.uid, status)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            if await self._is_refused(error, SERVICES, service):
+                self._failed(service, error)
+            elif _is_worth_trying_again(error):
+                self._queue.spacing.failed(service.uid, time.monotonic(), self._pause_after(service.uid, error))
+            return
+        except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
+            self._failed(service, error)
+            return
+        finally:
+            self._queue.writing.pop(service.uid, None)
+        try:
+            self._reconciler.note_written(written)
+            await self._post_events(service, status)
+        except Exception as error:  # noqa: BLE001  the same
+            self._failed(service, error)
+        else:
+            self._queue.failures.pop(service.uid, None)
+
+    async def _is_refused(self, error: Exception, resource: str, of: Pod | GrpcService) -> bool:
+        """Say whether the API server finds fault with what was sent, and not because another object is there by now."""
+        if not isinstance(error, ApiError) or error.status not in UNTAKEN:
+            return False
+        try:
+            return await self._client.uid_of(resource, of.namespace, of.name) == of.uid
+        except (ApiError, aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def _open_gates(self) -> None:
+        now = time.monotonic()
+        due = [uid for uid, at in self._queue.gates.items() if at <= now]
+        for uid in due:
+            del self._queue.gates[uid]
+        gates = (
+            Request(uid, pod.namespace if pod else "", partial(self._try_gate, uid))
+            for uid in due
+            if not self._is_gate_held_up(uid, pod := self._reconciler.world.pods.get(uid))
+        )
+        while some := list(itertools.islice(gates, GATES_AT_ONCE)):
+            await self._gate_requests.run(some)
+
+    def _is_gate_held_up(self, uid: str, pod: Pod | None) -> bool:
+        """Say the same of a gate."""
+        is_held_up = pod is not None and self._gate_requests.holds_up(uid, pod.namespace)
+        if is_held_up:
+            self._queue.gates.setdefault(uid, time.monotonic() + HELD_UP_SECONDS)
+        return is_held_up
+
+    async def _try_gate(self, uid: str) -> None:
+        pod = self._reconciler.world.pods.get(uid)
+        if pod is None or pod.gate_open or pod.terminating or not pod.gated:
+            self._queue.told_gates.pop(uid, None)
+            self._queue.failures.pop(uid, None)
+            return
+        if (until := self.refusals.until(pod.namespace)) > time.monotonic():
+            self._queue.gates[uid] = until
+            return
+        try:
+            await self._bring_gate(pod)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            if _lacks_right(error):
+                self._queue.gates[uid] = self.refusals.note(pod.namespace, time.monotonic())
+            elif await self._is_refused(error, PODS, pod):
+                self._gate_failed(pod, error)
+            elif _is_worth_trying_again(error):
+                self._queue.gates[uid] = time.monotonic() + self._pause_after(uid, error)
+        except Exception as error:  # noqa: BLE001  whatever it is, the other Pods go on
+            self._gate_failed(pod, error)
+        else:
+            self._queue.failures.pop(uid, None)
+
+    def _gate_failed(self, pod: Pod, error: Exception) -> None:
+        self._isolation.caught("gates", f"{pod.namespace}/{pod.name}", error)
+        self._queue.failures[pod.uid] += 1
+        self._queue.gates[pod.uid] = time.monotonic() + BACKOFF.after(self._queue.failures[pod.uid])
+
+    def _pause_after(self, uid: str, error: Exception) -> float:
+        """Say when to try again: what is refused about one object is asked for less and less often."""
+        if not (isinstance(error, ApiError) and error.status in REFUSED):
+            return RETRY_SECONDS
+        self._queue.failures[uid] += 1
+        return max(RETRY_SECONDS, BACKOFF.after(self._queue.failures[uid]))
+
+    async def _bring_gate(self, pod: Pod) -> None:
+        """Write what a gate's condition ought to say, if it does not say so yet."""
+        gate = self._judge_gate(pod, self._down())
+        if gate is None:
+            self._queue.told_gates.pop(pod.uid, None)
+            return
+        now, told = time.monotonic(), self._queue.told_gates.setdefault(pod.uid, ToldGate(time.monotonic()))
+        if not gate.is_open:
+            if gate == told.gate:
+                return
+            due = told.since + self._patience_seconds if gate.is_waiting else now
+            if told.gate and told.gate.reason == gate.reason:
+                due = max(due, told.written_at + GATE_SPACING_SECONDS)
+            if due > now:
+                self._queue.gates[pod.uid] = due
+                return
+        status = "True" if gate.is_open else "False"
+        condition = {"type": GATE, "status": status, "reason": gate.reason, "lastTransitionTime": _rfc3339()}
+        condition["message"] = _shorten(gate.message)
+        if told.gate is not None or gate.is_open or not await self._says_already(pod, condition):
+            await self._client.open_gate(pod.namespace, pod.name, pod.uid, condition)
+            self.refusals.end(pod.namespace)
+            words = "gate opened" if gate.is_open else "gate not opened yet"
+            fields = {"namespace": pod.namespace, "pod": pod.name, "reason": gate.reason, "why": gate.message}
+            log.info(words, extra={"event": "gate_written", "fields": fields})
+        told.gate, told.written_at = gate, time.monotonic()
+
+    async def _says_already(self, pod: Pod, condition: Mapping[str, str]) -> bool:
+        """Say whether another replica, or we before a restart, have said just this."""
+        found = await self._client.read("pods", pod.namespace, pod.name) or {}
+        conditions = found.get("status", {}).get("conditions") or ()
+        parts = ("type", "status", "reason", "message")
+        return any(all(each.get(part, "") == condition[part] for part in parts) for each in conditions)
+
+    async def _post_events(self, service: GrpcService, status: Mapping[str, Any]) -> None:
+        """Tell of each condition that has turned bad, or is bad for a new reason."""
+        old = {each.get("type"): each for each in service.status.get("conditions") or ()}
+        for condition in status["conditions"]:
+            was = old.get(condition["type"], {})
+            same = (was.get("status"), was.get("reason")) == (condition["status"], condition["reason"])
+            if condition["status"] != "True" and not same and condition["reason"] not in TOLD_ELSEWHERE:
+                await self._post_event(service, condition["reason"], condition["message"])
+
+    async def _post_warnings(self) -> None:
+        """Post the warnings that have to wait for nothing that hangs; neither gates nor statuses wait for them."""
+        posts = self._take_warnings()
+        while some := list(itertools.islice(posts, STATUSES_AT_ONCE)):
+            await asyncio.gather(self._open_gates(), self._requests.run(some))
+            if self._warnings and self._queue.spacing.next_pass_at() <= time.monotonic():
+                self._queue.wake.set()
+                return
+
+    def _take_warnings(self) -> Iterator[Request]:
+        for key, warned in list(self._warnings.items()):
+            service = warned.service
+            if time.time() - warned.at > SAME_EVENT_SECONDS:  # who takes over tells no news of yesterday
+                del self._warnings[key]
+            elif not self._requests.holds_up(service.uid, service.namespace):
+                del self._warnings[key]
+                yield Request(service.uid, service.namespace, partial(self._post_warning, warned))
+
+    async def _post_warning(self, warned: Warned) -> None:
+        try:
+            await self._post_event(*warned[:3], since=str(int(warned.at) // SAME_EVENT_SECONDS))
+        except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
+            self._isolation.caught("statuses", warned.service.reference, error)
+
+    async def _post_event(self, service: GrpcService, reason: str, message: str, since: str = "") -> bool:
+        """Post a warning on a GrpcService; say whether there is no use in posting it again. A failure is only logged.
+
+        Those of one kind and `since` are one Event; where that is empty, those of one stretch of time.
+        """
+        now = _now()
+        since = since or str(int(now.timestamp()) // SAME_EVENT_SECONDS)
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": _event_name(service, reason, since), "namespace": service.namespace},
+            "involvedObject": {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": "GrpcService",
+                "namespace": service.namespace,
+                "name": service.name,
+                "uid": service.uid,
+            },
+            "type": "Warning",
+            "reason": reason,
+            "message": _shorten(message),
+            "source": {"component": "grpc-etcd-operator"},
+            "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "count": 1,
+        }
+        try:
+            await self._client.post_event(service.namespace, event)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
+                return True  # it has been told already
+            log.warning(
+                "an Event could not be posted", extra={"event": "event_refused", "fields": {"error": str(error)}}
+            )
+            return isinstance(error, ApiError) and error.status in NEVER_TAKEN
+        return True
+
+
+def _event_name(service: GrpcService, reason: str, since: str) -> str:
+    """Name an Event by what it says of which generation, so that it is not posted twice."""
+    text = f"{service.uid} {reason} {service.generation} {since}"
+    return f"{service.name[:200].rstrip('-.')}.{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def _shorten(message: str) -> str:
+    """Cut a message off where the API server would refuse it; names in it may have characters of several bytes."""
+    return escape(message).encode(errors="replace")[:MESSAGE_BYTES].decode(errors="ignore")
+
+
+def _programmed_since(service: GrpcService) -> str:
+    conditions = service.status.get("conditions") or ()
+    return next((str(each.get("lastTransitionTime")) for each in conditions if each.get("type") == "Programmed"), "")
+
+
+def _now() -> datetime:
+    """Give the time by the clock that everything else asks."""
+    return datetime.fromtimestamp(time.time(), UTC)
+
+
+def _rfc3339() -> str:
+    return _now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _is_worth_trying_again(error: Exception) -> bool:
+    """Say whether a report that was not taken is to be tried again, and log that it is."""
+    if isinstance(error, ApiError) and error.status == HTTPStatus.NOT_FOUND:
+        return False
+    log.warning(
+        "Kubernetes did not take a report; it is tried again",
+        extra={"event": "status_refused", "fields": {"error": str(error)}},
+    )
+    return True
+
+
+def _lacks_right(error: Exception) -> bool:
+    """Say whether the operator may not do this at all, and not just to one object, as an admission policy has it."""
+    return isinstance(error, ApiError) and error.status == HTTPStatus.FORBIDDEN and LACKS_RIGHT in str(error)

@@ -1,0 +1,664 @@
+"""Who writes: one replica per registry, elected by an etcd key under a short lease.
+
+    nobody leads       -> who is able campaigns at once; who is not, or is blind, only when nobody able stands by
+    a peer leads       -> stand by; who sees Kubernetes and has everything listed says so by a key of its own
+    this one leads     -> until it resigns, its lease runs out by its own clock, or it is blind and another is able
+    its predecessor    -> take over at once: a process with our identity, of which there is one at a time, has ended
+    another installation or cluster leads, or the id is another cluster's -> refuse, and say so
+    this process leads for another registry of the settings -> both are one etcd: refuse, and say so
+
+The key's create revision is the fence: every write transaction compares that of the term it was planned in, so a leader
+that was frozen and wakes up changes nothing. The cluster's key is compared by the transaction that wins the election.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from grpc_etcd.etcd import compare, ops
+from grpc_etcd.etcd.aio import Etcd
+from grpc_etcd.etcd.compare import Compare
+from grpc_etcd.etcd.errors import (
+    AuthFailed,
+    EtcdError,
+    LeaseNotFound,
+    PermissionDenied,
+)
+from grpc_etcd.etcd.model import Changed, Deleted, LeaseId, Listed, Listing, Lost, News, Record, TransactionResult
+from grpc_etcd.registry.own import leader_key, standby_prefix, synced_key
+from grpc_etcd_operator.core.scope import (
+    Candidate,
+    Relation,
+    read_leader,
+    relation,
+    write_leader,
+)
+from grpc_etcd_operator.registry.cluster_key import ClusterKey
+
+log = logging.getLogger(__name__)
+RETRY_SECONDS = 1.0
+BLIND_SECONDS = 5.0  # so long may a watch be between two connections; who sees nothing for longer is not able
+# More than it takes a replica to notice that it is blind (kube/freshness.py) and to say so: a standby that is as blind
+# as the leader has said so before.
+RESIGN_SECONDS = 13.0
+SPEAK_SECONDS = 60.0  # for how long a leader that has lost etcd tells so beside a standby. Arbitrary
+SILENT_SECONDS = 600.0  # for which who has lost etcd says nothing once another is heard. Arbitrary
+WAIT_TTLS = 2  # times to live for which others come first
+LOGIN_SECONDS = 10.0  # between two looks of a standby at whether it is still let in. Arbitrary
+
+
+def _see() -> float:
+    return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What the election asks of the rest of the operator."""
+
+    is_able: Callable[[], bool] = lambda: True  # everything is listed, so that leading needs no preparation
+    blind_seconds: Callable[[], float] = _see  # for how long Kubernetes has not been seen
+    has_records: Callable[[], bool] = lambda: True  # something in the registry is the cluster id's, or nobody knows
+    is_turn: Callable[[], bool] = lambda: True  # nobody is to be waited for
+    is_asked_for: Callable[[str], bool] = lambda _name: False  # what stands under such a name of this etcd stays
+    advise: Callable[[EtcdError], str] = lambda error: error.remedy
+
+
+class Election:
+    """This replica's part in the election for one registry. `on_change` is called after each gain and each loss.
+
+    `candidate` may be replaced at any time: certificates are renewed.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  who campaigns, where, for what
+        self,
+        etcd: Etcd,
+        cluster: str,
+        candidate: Candidate,
+        ttl_seconds: int,
+        on_change: Callable[[], None],
+        outlook: Outlook | None = None,
+    ) -> None:
+        self._etcd, self.candidate, self._ttl = etcd, candidate, ttl_seconds
+        self._key, self._synced_key = leader_key(cluster), synced_key(cluster)
+        self._standby_prefix = standby_prefix(cluster)
+        self._standby_key = self._standby_prefix + candidate.identity.encode()
+        self._outlook = outlook or Outlook()
+        self._on_change = on_change
+        self._leader: Record | None = None
+        self.last_leader = b""  # what the key of whoever led last said
+        self.cluster_key = ClusterKey(cluster)
+        self._standbys: set[bytes] = set()
+        self._predecessor: Record | None = None
+        self._listed: dict[bytes, int] = {}
+        self._told_at = 0  # the revision at which the watch last told who leads
+        self._news = asyncio.Event()
+        self._vacant_since = time.monotonic()
+        self._not_before = self._renewed_at = self._said_at = 0.0
+        self._has_resigned = False
+        self._silent_until = -math.inf
+        self._keep_alive = etcd.keep_alive(self._lost_lease, streams=1)
+        self._told: set[str] = set()
+        self._judged: tuple[Record | None, Candidate, Relation | None] = (None, candidate, None)
+        self._login_at = 0.0
+        self.error: EtcdError | None = None
+        self.refused: AuthFailed | None = None  # this replica is not let in now, whatever its watch still tells
+        self.failures: Counter[str] = Counter()
+        self.lease = LeaseId(0)
+        self.revision = 0
+        self.number = 0  # of the terms of this process: revisions come again when etcd has lost its data
+
+    # -- what others ask ----------------------------------------------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        """Give the create revision of the leader's key while this replica leads by its own clock too; else 0."""
+        return self.revision if self.revision and not self._has_run_out() else 0
+
+    @property
+    def is_leading(self) -> bool:
+        """Say whether this replica believes to be the leader; the fence decides."""
+        return self.term != 0
+
+    @property
+    def is_listed(self) -> bool:
+        """Say whether it has been seen who leads, or that nobody does."""
+        return len(self._listed) == len(self.prefixes)
+
+    @property
+    def is_leader_known(self) -> bool:
+        """Say whether anybody is known to lead."""
+        return self._leader is not None
+
+    @property
+    def relation(self) -> Relation | None:
+        """Say what the leader is to this replica; None: nobody is known to lead."""
+        leader, candidate, known = self._judged
+        if leader is not self._leader or candidate is not self.candidate:
+            known = relation(self.candidate, self._leader.value) if self._leader else None
+            self._judged = self._leader, self.candidate, known
+        return known
+
+    @property
+    def refuses(self) -> bool:
+        """Say whether somebody leads under our cluster id beside whom this replica must not lead."""
+        return self.relation in (Relation.OTHER_INSTALLATION, Relation.OTHER_CLUSTER, Relation.TWIN)
+
+    @property
+    def twin(self) -> str:
+        """Name the registry of the settings for which this process leads in the same etcd; empty: there is none."""
+        leader = read_leader(self._leader.value) if self._leader and self.relation is Relation.TWIN else None
+        return leader.registry if leader else ""
+
+    @property
+    def has_had_turn(self) -> bool:
+        """Say whether nobody has to wait for this election: somebody leads, or nobody may soon."""
+        return self.is_leader_known or self.is_vacant or self.is_foreign
+
+    @property
+    def last_registry(self) -> str:
+        """Name the registry, of whatever settings, as which this etcd was led last; empty where nobody knows."""
+        leader = read_leader(self.last_leader)
+        return self.cluster_key.registry or (leader.registry if leader else "")
+
+    def is_apart_from(self, other: "Election", after_seconds: float) -> bool:
+        """Say whether the other one's etcd is known to be another than this one's.
+
+        The cluster's key, which outlives all leaders, is not the same in both, and they have not met the very same
+        leader, so that one of them only hears of it later. Or, since an etcd may be a copy of another: there somebody
+        leads, and here nobody has for longer than news of the same etcd could take.
+        """
+        if not (self.is_listed and other.is_listed):
+            return False
+        have_met = bool(self.last_leader) and self.last_leader == other.last_leader
+        is_led_alone = other.is_leader_known and self.vacant_seconds > after_seconds
+        return is_led_alone or (self.cluster_key.record != other.cluster_key.record and not have_met)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Say whether the cluster id is another Kubernetes cluster's."""
+        is_anothers = self.cluster_key.is_anothers(self.candidate.fingerprint)
+        return self.relation is Relation.OTHER_CLUSTER or (is_anothers and self._outlook.has_records())
+
+    @property
+    def is_vacant(self) -> bool:
+        """Say whether nobody has led for longer than an election takes."""
+        return self._leader is None and self.vacant_seconds > self._ttl
+
+    @property
+    def vacant_seconds(self) -> float:
+        """Say for how long nobody has been known to lead."""
+        return 0.0 if self._leader else time.monotonic() - self._vacant_since
+
+    @property
+    def is_leader_apart(self) -> bool:
+        """Say whether the leader takes care of other namespaces, or of another cluster, and so cannot speak for us.
+
+        Nor does it speak here where it leads the same etcd by another name: it does so by that.
+        """
+        if self.is_foreign or self.relation is Relation.TWIN:
+            return True
+        theirs = read_leader(self._leader.value) if self._leader else None
+        return self.refuses and bool(theirs and theirs.scope.is_apart_from(self.candidate.scope))
+
+    @property
+    def may_speak(self) -> bool:
+        """Say whether this replica speaks for the registry: it leads, or was the last to, as far as anybody can know.
+
+        Who has lost etcd leaves the word to whoever else is heard, and after a while in any case to an able standby
+        that it knows of: it may have taken over.
+        """
+        if self.is_leading:
+            return True
+        is_last = self.relation is Relation.ITSELF and time.monotonic() >= self._silent_until
+        return is_last and (not self._others() or time.monotonic() - self._vacant_since < SPEAK_SECONDS)
+
+    def note_other_speaker(self) -> None:
+        """Take it that somebody else speaks: another replica leads, which etcd has not told this one yet.
+
+        It may have been a person; so it is forgotten after a while.
+        """
+        if not self.is_leading:
+            self._silent_until = time.monotonic() + SILENT_SECONDS
+
+    def fence(self, term: int) -> Compare:
+        """Give the condition of every write of a term."""
+        if term <= 0:
+            raise ValueError("there is no term: whoever does not lead writes nothing")
+        return compare.create_revision(self._key, "==", term)
+
+    def never(self) -> Compare:
+        """Give a condition that never holds: a transaction under it shows what etcd refuses, and changes nothing."""
+        return compare.version(self._key, "<", 0)
+
+    def read(self) -> ops.GetOp:
+        """Give the read that tells, when a transaction was refused, whether the fence did it."""
+        return ops.get(self._key)
+
+    def note_read(self, record: Record | None, revision: int) -> None:
+        """Take who led at a revision, as a transaction has read it; what is known to be newer stands.
+
+        An answer may come after the news of the watch, or after this replica's own win. Nothing would put it right.
+        """
+        if revision >= max(self._told_at, self.revision):
+            self._note_leader(record)
+
+    def _note_leader(self, record: Record | None) -> None:
+        """Take who leads, as far as is known."""
+        if record is None and self._leader is not None:
+            self._vacant_since = time.monotonic()
+        self._leader, self._silent_until = record, -math.inf
+        if record is not None:
+            self.last_leader = record.value
+            self.error = None
+            self._told.clear()
+        if self.refuses:
+            self._say_refusal()
+            # Its other replicas come first: two times to live give them the time to notice that their leader is gone.
+            self._not_before = time.monotonic() + WAIT_TTLS * self._ttl
+        if self.revision and (record is None or record.create_revision != self.revision):
+            self._lose()
+        self._news.set()
+
+    def close(self) -> None:
+        """Let the lease run out: for those who must be followed by nobody for a while."""
+        self._keep_alive.remove(self.lease)
+
+    async def resign(self) -> None:
+        """Hand over at once and for good: the lease goes, and with it the leader's key and the synced mark."""
+        self._has_resigned = True
+        if not self.lease:
+            return
+        lease, self.lease = self.lease, LeaseId(0)
+        self._keep_alive.remove(lease)
+        self._lose()
+        with contextlib.suppress(EtcdError):  # without etcd the lease runs out by itself
+            await self._etcd.revoke(lease)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take part until cancelled; somebody else hands the news on."""
+        while True:
+            self._news.clear()
+            try:
+                await self._step()
+            except EtcdError as error:
+                self.refused = error if isinstance(error, AuthFailed) else self.refused
+                self._failed(error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._news.wait()
+
+    async def run_alone(self) -> None:
+        """Take part until cancelled, where nobody else follows the prefixes."""
+        hub = self._etcd.watch_hub()
+        try:
+            for prefix in self.prefixes:
+                hub.follow(prefix, partial(self.take, prefix))
+            await self.run()
+        finally:
+            await hub.close()
+
+    async def _step(self) -> None:
+        if self._has_resigned:
+            return
+        if self.revision:
+            await self._lead()
+        else:
+            await self._seek_the_lead()
+        is_standby = not self.revision and self.is_listed and not self._has_resigned
+        if is_standby:
+            await self._announce()
+        if is_standby or self.refused:  # there may be nothing else to ask, and that alone lets nobody in
+            await self._try_login()
+
+    async def _seek_the_lead(self) -> None:
+        """Campaign, or do what has to be done before, or take up what is ours already."""
+        if self._leader is None:
+            if self._may_campaign():
+                await self._campaign()
+        elif not self._leader.lease:
+            if self._may_campaign():
+                await self._clear_away(self._leader)
+        elif self.relation is Relation.ITSELF:
+            await self._resume(self._leader)
+        elif self._predecessor == self._leader:
+            await self._succeed(self._leader)
+
+    async def _lead(self) -> None:
+        """Look whether this replica is still the one to lead."""
+        if self._has_run_out():
+            self._lose()
+        elif self._outlook.blind_seconds() > RESIGN_SECONDS and self._others():
+            await self._step_down()
+        elif self._standby_key in self._standbys:  # of before a term that was taken up again
+            await self._withdraw_standby()
+        else:
+            await self._record_candidate()
+
+    async def _step_down(self) -> None:
+        """Let an able standby lead, and stand by: Kubernetes is not seen from here."""
+        term = self.revision
+        log.warning(
+            "Kubernetes is not seen from here; a standby that sees it is to lead",
+            extra={"event": "leadership_resigned"},
+        )
+        self._lose()
+        gone = [ops.delete(self._key), ops.delete(self._synced_key)]
+        result = await self._etcd.transaction([self.fence(term)], gone)
+        if result.succeeded:
+            self.note_read(None, result.revision)  # before the watch tells it, the term would be taken up again
+
+    async def _clear_away(self, record: Record) -> None:
+        """Delete a leader's key without a lease: put by hand or copied from another etcd, it would stay for ever.
+
+        Whoever leads puts its own under its lease again.
+        """
+        unchanged = compare.mod_revision(self._key, "==", record.mod_revision)
+        result = await self._etcd.transaction([unchanged], [ops.delete(self._key)])
+        if result.succeeded:
+            log.warning(
+                "a leader's key without a lease was deleted",
+                extra={"event": "leader_key_deleted", "fields": {"key": self._key.decode()}},
+            )
+            self.note_read(None, result.revision)
+
+    async def _resume(self, record: Record) -> None:
+        """Take up a term that is this process's own: an answer was lost, or etcd was away for a while."""
+        if record.lease != self.lease:
+            await self._end_lease(record.lease)
+        elif not self._has_run_out():  # else the next renewal tells whether it lives
+            self._win(record.create_revision)
+
+    async def _succeed(self, record: Record) -> None:
+        """Take over from the process that was here before this one."""
+        await self._end_lease(record.lease)
+        self._predecessor = None  # only now: what fails is tried again
+        log.info(
+            "the leader is this replica's predecessor, which has ended: its leadership is taken over",
+            extra={"event": "leadership_resumed"},
+        )
+
+    async def _end_lease(self, lease: int) -> None:
+        """End a term by its lease: the leader's key and the synced mark go with it."""
+        with contextlib.suppress(LeaseNotFound):
+            await self._etcd.revoke(lease)
+
+    def _others(self) -> set[bytes]:
+        """Give the able standbys, this replica apart."""
+        return self._standbys - {self._standby_key}
+
+    def _is_able(self) -> bool:
+        return self._outlook.is_able() and not self._is_blind() and not self.refuses and not self.is_foreign
+
+    def _is_blind(self) -> bool:
+        return self._outlook.blind_seconds() > BLIND_SECONDS
+
+    def _may_campaign(self) -> bool:
+        if not self.is_listed or time.monotonic() < self._not_before or self.is_foreign or not self._outlook.is_turn():
+            return False
+        if self._is_blind():
+            return not self._others() and self.vacant_seconds > WAIT_TTLS * self._ttl
+        return not self._others() or self._outlook.is_able() or self.vacant_seconds > self._ttl
+
+    async def _campaign(self) -> None:
+        await self._ensure_lease()
+        if self._has_resigned:
+            return
+        absent = compare.create_revision(self._key, "==", 0)
+        wins: list[ops.Op] = [ops.put(self._key, write_leader(self.candidate), lease=self.lease)]
+        # A mark that an earlier term has left behind says nothing of this one.
+        wins += [ops.delete(self._synced_key), ops.delete(self._standby_key)]
+        if self._is_unrecorded():
+            wins.append(ops.put(self.cluster_key.key, self._make_holder()))
+        result = await self._etcd.transaction(
+            [absent, self.cluster_key.is_unchanged()], wins, [self.read(), self.cluster_key.read()]
+        )
+        if not result.succeeded:
+            self._take_reads(result)
+        elif not self._has_resigned:  # else its lease has been given back, and the key has gone with it
+            # Known before the watch tells it: who is called now asks who leads, and may be called no more.
+            now = result.revision
+            self._leader = Record(self._key, write_leader(self.candidate), self.lease, now, now, 1)
+            self._standbys.discard(self._standby_key)
+            self._win(now)
+
+    def _take_reads(self, result: TransactionResult) -> None:
+        leader, holder = (
+            each.records[0] if isinstance(each, Listing) and each.records else None for each in result.responses
+        )
+        self._note_holder(holder)
+        self.note_read(leader, result.revision)
+
+    def _win(self, revision: int) -> None:
+        self.revision, self._silent_until = revision, -math.inf
+        self.number += 1
+        self.error = None
+        self._told.clear()
+        log.info(
+            "this replica leads",
+            extra={"event": "leadership_acquired", "fields": {"key": self._key.decode(), "revision": revision}},
+        )
+        self._on_change()
+
+    async def _announce(self) -> None:
+        """Tell whether this replica could lead at once."""
+        if self.relation is Relation.TWIN:  # what there is to be told is the other registry's affair
+            return
+        is_able, is_told = self._is_able(), self._standby_key in self._standbys
+        if is_able and not is_told and self._outlook.is_turn():  # for who waits for another name no leader may resign
+            await self._ensure_lease()
+            if self._has_resigned:
+                return
+            await self._etcd.put(self._standby_key, write_leader(self.candidate), lease=self.lease)
+            self._standbys.add(self._standby_key)
+        elif is_told and not is_able:
+            await self._withdraw_standby()
+
+    async def _withdraw_standby(self) -> None:
+        await self._etcd.delete(self._standby_key)
+        self._standbys.discard(self._standby_key)
+
+    async def _try_login(self) -> None:
+        """Find out now and then whether a standby is still let in: a watch outlives the log-in that it began with.
+
+        Who was refused asks each time. Only etcd's answer tells that it is over: neither that there was nothing to ask
+        nor that nobody has answered does.
+        """
+        if not self.refused and time.monotonic() < self._login_at:
+            return
+        try:
+            await self._etcd.transaction([], [self.read()])
+        except AuthFailed:
+            raise
+        except EtcdError:  # of that the watch tells
+            return
+        self.refused = None
+        self._login_at = time.monotonic() + LOGIN_SECONDS
+
+    async def _record_candidate(self) -> None:
+        """Keep the leader's key and the cluster's as this cluster is now: who leads has proved to be of it.
+
+        By a CA of before, other replicas would take their leader for another cluster's.
+        """
+        leader, record = self._leader, self.cluster_key.record
+        values: dict[bytes, bytes] = {}
+        if leader and (leader.value, leader.lease) != (write_leader(self.candidate), self.lease):
+            values[self._key] = write_leader(self.candidate)
+        if self._is_unrecorded():
+            values[self.cluster_key.key] = self._make_holder()
+        if not values:
+            return
+        puts = [ops.put(key, value, lease=self.lease if key == self._key else 0) for key, value in values.items()]
+        result = await self._etcd.transaction([self.fence(self.revision)], puts, [self.read()])
+        if not result.succeeded:
+            return
+        now = result.revision
+        if leader and self._leader is leader and self._key in values:  # else the watch has told something newer
+            self._leader = leader._replace(value=values[self._key], lease=self.lease, mod_revision=now)
+        if self.cluster_key.record is record and self.cluster_key.key in values:
+            self.cluster_key.note_put(values[self.cluster_key.key], now)
+
+    def _is_unrecorded(self) -> bool:
+        """Say whether the cluster's key is to be written."""
+        return self.cluster_key.is_to_be_written(self.candidate.fingerprint, self._choose_name())
+
+    def _choose_name(self) -> str:
+        """Choose the name of this etcd that comes first from now on: ours, once nobody asks for the last any more.
+
+        Until then what was written under that name stands, and whoever puts it back into the settings finds it so.
+        """
+        last, mine = self.last_registry, self.candidate.registry
+        return last if last and last != mine and self._outlook.is_asked_for(last) else mine
+
+    def _make_holder(self) -> bytes:
+        return self.cluster_key.make_value(self.candidate.fingerprint, self._choose_name())
+
+    # -- news of etcd -------------------------------------------------------------------------------------------------
+
+    @property
+    def prefixes(self) -> tuple[bytes, ...]:
+        """Give the prefixes whose news `take` must be given."""
+        return self._key, self.cluster_key.key, self._standby_prefix
+
+    def forget(self) -> None:
+        """Take it that etcd holds another history: what is listed next counts, whatever its revision."""
+        self._listed.clear()
+        self._told_at = 0
+
+    def take(self, prefix: bytes, news: News) -> None:
+        """Take news of one of the prefixes."""
+        match news:
+            case Listed(records=records, revision=revision, history=history):
+                self._take_listing(prefix, {record.key: record for record in records}, revision, history)
+            case Changed(events=events):
+                for event in events:
+                    record = None if isinstance(event, Deleted) else event.record
+                    self._take_change(prefix, event.key, record, event.revision)
+            case Lost(error=error):
+                if isinstance(error, PermissionDenied | AuthFailed):
+                    self._failed(error)
+
+    def _take_listing(self, prefix: bytes, listed: dict[bytes, Record], revision: int, history: int) -> None:
+        is_first, is_other = prefix not in self._listed, history != self._listed.get(prefix, 0)
+        self._listed[prefix] = history
+        if prefix == self._standby_prefix:
+            self._standbys = {each for each, record in listed.items() if record.lease}
+        elif prefix == self.cluster_key.key:
+            self._note_holder(listed.get(prefix))
+        elif is_first or is_other or revision >= self.revision:  # else it was read before this replica's own term
+            self._told_at = revision
+            self._take_leader(listed.get(prefix), is_first=is_first)
+        self._news.set()
+
+    def _take_leader(self, leader: Record | None, *, is_first: bool) -> None:
+        if is_first:
+            self._vacant_since = time.monotonic()
+            is_own = leader is not None and relation(self.candidate, leader.value) is Relation.PREDECESSOR
+            self._predecessor = leader if is_own else None
+        self._note_leader(leader)
+
+    def _take_change(self, prefix: bytes, key: bytes, record: Record | None, revision: int) -> None:
+        if prefix == self._standby_prefix:
+            # One without a lease was put by hand, or copied from another etcd: nobody stands by there.
+            (self._standbys.add if record and record.lease else self._standbys.discard)(key)
+        elif key == self.cluster_key.key:
+            self._note_holder(record)
+        elif key == self._key and revision >= self.revision:
+            self._told_at = revision
+            self._note_leader(record)
+        self._news.set()
+
+    def _note_holder(self, record: Record | None) -> None:
+        self.cluster_key.record = record
+        if not self.revision and self.is_foreign:
+            self._say_refusal()
+
+    def _say_refusal(self) -> None:
+        now = time.monotonic()
+        if now < self._said_at + WAIT_TTLS * self._ttl and self._said_at:
+            return
+        self._said_at = now
+        if self.is_foreign:
+            text = (
+                "this cluster id is another Kubernetes cluster's, whose keys this replica would delete; it does not "
+                "lead: give one of the two another --cluster-id, or, if this cluster's CA was replaced or the other "
+                f"cluster is gone for good: etcdctl del {self.cluster_key.key.decode()}"
+            )
+        elif self.twin:
+            text = (
+                f"this etcd is that of the registry {self.twin} as well, under other endpoints: it is not led a second "
+                "time; take one of the two registries out of the settings, or give both a common endpoint"
+            )
+        else:
+            text = (
+                "another installation leads under this cluster id, with other namespaces or another selector; "
+                "this one stands back: give one of them another --cluster-id"
+            )
+        held = self._leader or self.cluster_key.record
+        log.error(
+            text,
+            extra={
+                "event": "leadership_refused",
+                "fields": {"held_by": held.value.decode(errors="replace") if held else ""},
+            },
+        )
+
+    # -- the lease ----------------------------------------------------------------------------------------------------
+
+    async def _ensure_lease(self) -> None:
+        if self.lease:
+            return
+        asked_at = time.monotonic()
+        lease = await self._etcd.lease(self._ttl)
+        if self._has_resigned:  # while it was granted
+            await self._end_lease(lease)
+            return
+        self.lease, self._renewed_at = lease, asked_at
+        self._keep_alive.add(self.lease, self._ttl, remaining_seconds=self._ttl)
+
+    def _has_run_out(self) -> bool:
+        """Say whether the lease may have run out, by this process's own clock: others may lead from then on."""
+        renewed_at = max(self._renewed_at, self._keep_alive.renewed_at(self.lease)) if self.lease else 0.0
+        return time.monotonic() > renewed_at + self._ttl
+
+    def _lost_lease(self, lease: LeaseId) -> None:
+        if lease == self.lease:
+            self._drop_lease()
+            self._lose()
+            self._news.set()
+
+    def _drop_lease(self) -> None:
+        self._keep_alive.remove(self.lease)
+        self.lease = LeaseId(0)
+        self._standbys.discard(self._standby_key)
+
+    def _lose(self) -> None:
+        if self.revision:
+            self.revision = 0
+            self._vacant_since = time.monotonic()
+            log.warning(
+                "this replica no longer leads",
+                extra={"event": "leadership_lost", "fields": {"key": self._key.decode()}},
+            )
+            self._on_change()
+
+    def _failed(self, error: EtcdError) -> None:
+        """Take a failure: the first of each kind is told with its remedy, all are counted."""
+        kind = type(error).__name__
+        self.error = error
+        self.failures[kind] += 1
+        if isinstance(error, LeaseNotFound):
+            self._drop_lease()
+            self._news.set()
+        is_new = kind not in self._told
+        self._told.add(kind)
+        fields = {"key": self._key.decode(), "error": str(error), "remedy": self._outlook.advise(error)}
+        level = logging.WARNING if is_new else logging.DEBUG
+        log.log(level, "the campaign failed; it is tried again", extra={"event": "campaign_failed", "fields": fields})

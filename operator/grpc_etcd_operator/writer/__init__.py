@@ -1,1 +1,0 @@
-"""The etcd side of the operator: per registry one mirror, one election, one queue. Knows no Kubernetes."""

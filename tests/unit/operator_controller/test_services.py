@@ -1,0 +1,177 @@
+"""GrpcServices that take each other's place, told in any order."""
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from google.protobuf import json_format
+from prometheus_client import CollectorRegistry
+
+from grpc_etcd.etcd.model import Deleted, LeaseId, Put, Record, Revision
+from grpc_etcd.registry.own import OwnerRecord, owner_key
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, Reconciler
+from grpc_etcd_operator.core.claims import Claim
+from grpc_etcd_operator.core.cluster import World
+from grpc_etcd_operator.core.leases import lease_id
+from grpc_etcd_operator.core.plan import make_plan
+from grpc_etcd_operator.core.pods import GATE
+from grpc_etcd_operator.core.services import parse_service
+from grpc_etcd_operator.kube.messages import message_class
+from grpc_etcd_operator.registry.cache import Announcement, Mirror
+from grpc_etcd_operator.telemetry.metrics import Timings
+from tests.unit.operator_core.conftest import make_raw_pod
+
+
+def raw_service(uid: str) -> dict[str, Any]:
+    metadata = {"uid": uid, "namespace": "shop", "name": "greeter", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return {"metadata": metadata, "spec": {"selector": {"matchLabels": {"app": "greeter"}}}}
+
+
+def test_late_news_of_a_replaced_service_do_not_remove_the_one_in_its_place() -> None:
+    registries = {"default": None}
+    reconciler = Reconciler(World(registries), registries, Timings(CollectorRegistry()))
+    reconciler.note_service("ADDED", raw_service("old"))
+    reconciler.note_service("ADDED", raw_service("new"))
+    assert set(reconciler.world.services) == {"new"}
+    reconciler.note_service("MODIFIED", raw_service("old"))
+    assert set(reconciler.world.services) == {"new"}
+
+
+SHOPS = b"/jupiter/greeter/providers/grpc://10.0.0.1:9000"
+POLICY = b"/grpc-etcd/policy/jupiter/greeter"
+
+
+class CountedOwners(dict[str, OwnerRecord]):
+    """Counts how often all of it is gone through."""
+
+    walks = 0
+
+    def values(self) -> Any:
+        self.walks += 1
+        return super().values()
+
+
+def put(key: bytes, value: bytes, revision: int, lease: str = "") -> Put:
+    now = Revision(revision)
+    return Put(Record(key, value, LeaseId(lease_id("c1", lease) if lease else 0), now, now, 1))
+
+
+def put_owner(uid: str, namespace: str, *keys: bytes, revision: int) -> Put:
+    return put(owner_key("c1", uid), OwnerRecord(namespace=namespace, pod=uid, keys=keys).to_json(), revision, uid)
+
+
+def asking(mirror: Mirror) -> Callable[[bytes], bool]:
+    """Ask whether keys of shop/greeter stand below a prefix."""
+    registries = {"default": None}
+    reconciler = Reconciler(World(registries), registries, Timings(CollectorRegistry()))
+    reconciler.stations = {"default": SimpleNamespace(name="default", mirror=mirror, is_listed=True)}  # type: ignore[dict-item]  # what is asked of one
+    service = parse_service(raw_service("s1"))
+    return lambda prefix: reconciler.has_keys(service, Claim("default", prefix))
+
+
+def test_however_many_ask_whether_keys_stand_the_owner_records_are_gone_through_once() -> None:
+    """Whoever gives a name back asks once a second; a tenant may let thousands of GrpcServices do so for ever."""
+    mirror = Mirror("c1")
+    owners = mirror.owners = CountedOwners()
+    mirror.apply(
+        [
+            put_owner("p1", "shop", SHOPS, revision=2),
+            put_owner("p2", "till", b"/jupiter/till/providers/grpc://10.0.0.2:9000", revision=3),
+            put_owner("s1", "shop", POLICY, revision=4),
+        ]
+    )
+    has = asking(mirror)
+    assert has(b"/jupiter/greeter/")
+    assert has(POLICY + b"/")
+    assert not has(b"/jupiter/greet/")
+    assert not has(b"/jupiter/till/")
+    assert not any(has(f"/jupiter/name-{number}/".encode()) for number in range(100))
+    assert owners.walks == 1
+    mirror.apply([Deleted(owner_key("c1", "s1"), Revision(5))])
+    assert not has(POLICY + b"/")
+    assert has(b"/jupiter/greeter/")
+
+
+def test_a_name_is_free_once_the_owner_record_says_so_though_other_news_of_that_revision_came_before() -> None:
+    """Keys and owner records are watched apart, so one transaction is told of in several messages."""
+    mirror = Mirror("c1")
+    mirror.apply([put(SHOPS, b"{}", 2, "p1"), put_owner("p1", "shop", SHOPS, revision=2)])
+    has = asking(mirror)
+    renamed = SHOPS.replace(b"greeter", b"renamed")
+    mirror.apply([put(renamed, b"{}", 3, "p1"), Deleted(SHOPS, Revision(3))])
+    assert has(b"/jupiter/greeter/")
+    mirror.apply([put_owner("p1", "shop", renamed, revision=3)])
+    assert not has(b"/jupiter/greeter/")
+    assert has(b"/jupiter/renamed/")
+
+
+def test_a_name_is_not_free_while_a_key_below_it_is_being_written() -> None:
+    mirror = Mirror("c1")
+    has, writing = asking(mirror), Announcement({SHOPS: (lease_id("c1", "p1"), b"{}")}, [SHOPS], [])
+    mirror.expect(writing)
+    assert has(b"/jupiter/greeter/")
+    mirror.expect_no_more(writing)
+    assert not has(b"/jupiter/greeter/")
+
+
+def test_what_no_owner_record_names_stays_while_grpcservices_that_it_may_be_of_are_awaited() -> None:
+    registries, mirror = {"default": None}, Mirror("c1")
+    reconciler = Reconciler(World(registries), registries, Timings(CollectorRegistry()))
+    station = SimpleNamespace(cluster="c1", mirror=mirror, enqueue=lambda *_, **_more: None)
+    reconciler.stations = {"default": station}  # type: ignore[dict-item]  # what is asked of one
+    reconciler.note_listed_pod(json_format.ParseDict(make_raw_pod("p1"), message_class("Pod")()))
+    mirror.apply([put(SHOPS, b"{}", 2, "p1")])
+
+    def keys() -> set[bytes]:
+        desired = reconciler.desired("p1", "default")
+        assert desired is not None
+        plan = make_plan(desired, "c1", mirror, lambda _key, _lease: None)
+        return {each.key for each in plan.deletes}
+
+    assert keys() == {SHOPS}
+    reconciler.await_return()
+    assert not keys()
+    reconciler.end_return()
+    assert keys() == {SHOPS}
+
+
+def awaiting(*awaited: str) -> tuple[Reconciler, Mapping[str, float]]:
+    """Give one that waits for GrpcServices, with two Pods that nobody selects yet, and whose gates it would open."""
+    registries, mirror = {"default": None}, Mirror("c1")
+    reconciler = Reconciler(World(registries), registries, Timings(CollectorRegistry()))
+    station = SimpleNamespace(
+        cluster="c1",
+        mirror=mirror,
+        writer=SimpleNamespace(wake=lambda: None),
+        enqueue=lambda *_, **_more: None,
+        learn=lambda *_: None,
+    )
+    reconciler.stations = {"default": station}  # type: ignore[dict-item]  # it asks this much of it
+    owner = OwnerRecord(namespace="shop", pod="p1", keys=(SHOPS,), grpc_services=awaited)
+    mirror.apply([put(owner_key("c1", "p1"), owner.to_json(), 2, "p1")])
+    reconciler.await_return()
+    reconciler.mark_complete(PODS)
+    reconciler.mark_complete(SERVICES)
+    for uid, namespace in (("new", "shop"), ("elsewhere", "till")):
+        raw = make_raw_pod(uid, namespace=namespace)
+        raw["metadata"]["labels"] = {"app": "nobody-selects-it"}
+        raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
+        reconciler.note_listed_pod(json_format.ParseDict(raw, message_class("Pod")()))
+    return reconciler, reconciler.statuses.gates
+
+
+def test_a_gate_stays_shut_while_grpcservices_that_may_select_its_pod_are_awaited() -> None:
+    reconciler, gates = awaiting("shop/greeter")
+    assert list(gates) == ["elsewhere"]
+    reconciler.end_return()
+    assert set(gates) == {"new", "elsewhere"}
+
+
+def test_a_gate_opens_once_the_last_grpcservice_that_might_select_its_pod_has_come_back() -> None:
+    reconciler, gates = awaiting("shop/greeter", "shop/orders")
+    reconciler.note_service("ADDED", raw_service("1"))
+    assert list(gates) == ["elsewhere"]
+    orders = raw_service("2")
+    orders["metadata"]["name"] = "orders"
+    reconciler.note_service("ADDED", orders)
+    assert list(gates) == ["elsewhere", "new"]
