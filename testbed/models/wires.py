@@ -62,6 +62,12 @@ class Wire:
         return max(self._way, self._above.way) if self._above else self._way
 
     @property
+    def is_well(self) -> bool:
+        """Say whether nothing is wrong with it."""
+        is_slow = self.slowest > SLOWEST_SECONDS or self.stream_delay > 0
+        return self._way is Way.OPEN and not is_slow and self.lost_answers == 0
+
+    @property
     def is_cut_off(self) -> bool:
         """Say whether it is this way alone that nothing comes through."""
         return self._way is Way.SILENT

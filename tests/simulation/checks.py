@@ -23,6 +23,9 @@ STEADY_SECONDS = 40.0
 # For so long the synced key may be there while the registry is not as it ought to be: a watch that has fallen silent is
 # taken for good for 100 s, and what is overdue for 30 s.
 MARKED_SECONDS = 180.0
+# Within which keys are right while one of the replicas is well: a leader that is cut off resigns within 15 s or its key
+# runs out, and whoever follows has all in its memory.
+KEPT_SECONDS = 60.0
 EXCUSED_SECONDS = 60.0  # in which keys may go after etcd or Kubernetes has lost data, or an admin has removed some
 
 
@@ -36,6 +39,7 @@ class Checks:
         self.strangers: set[bytes] = set()  # keys that nobody of ours has put
         self._excused_until = 0.0
         self._lies_since: float | None = None
+        self._late_since: float | None = None
 
     def excuse(self) -> None:
         """Take it that keys may be missing for a while, and nobody of ours is to blame."""
@@ -62,6 +66,21 @@ class Checks:
                 if isinstance(event, Deleted):
                     self._judge_removal(event.key.decode())
                 self._judge_writer(event)
+
+    def look_at_keys(self, *, can_be_kept: bool) -> None:
+        """Look whether the keys are right while a replica is well; to be called every few seconds."""
+        now = self._etcd.now()
+        if not can_be_kept or self.strangers_in_the_way() or self.wanted().keys() == self.held().keys():
+            self._late_since = None
+        elif self._late_since is None:
+            self._late_since = now
+        elif now - self._late_since > KEPT_SECONDS and now > self._excused_until:
+            different = sorted(self.wanted().keys() ^ self.held().keys())
+            self._fault(f"a replica is well, and for {now - self._late_since:.0f} s not as it ought to be: {different}")
+
+    def strangers_in_the_way(self) -> bool:
+        """Say whether a Pod's key is a stranger's."""
+        return bool(self.strangers & {key.encode() for key in self.wanted()})
 
     def _judge_stranger(self, event: Event) -> None:
         if self._etcd.writer:

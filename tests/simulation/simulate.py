@@ -109,6 +109,7 @@ class Simulation:
         while True:
             await asyncio.sleep(GLANCE_SECONDS)
             world.checks.look()
+            world.checks.look_at_keys(can_be_kept=world.can_be_kept)
 
     def _draw(self, world: World) -> list[str]:
         names = world.likely

@@ -14,7 +14,7 @@ from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.settings import RegistrySettings, Settings
 from testbed.models.api_server import PODS, SERVICES, ApiServerModel, Object
 from testbed.models.etcd_server import EtcdModel
-from testbed.models.wires import Wire
+from testbed.models.wires import Way, Wire
 from tests.e2e.model.oracle import SCOPE_LABEL
 from tests.simulation.checks import Checks
 from tests.simulation.players import NAMESPACE, Kubelet, Pod, Replica
@@ -103,6 +103,21 @@ class World:
         names = list(self.events)
         drawn = self.chance.sample(names, self.chance.choice([5, 10, 20, len(names)]))
         return sorted([*drawn, "pod_comes", "pod_flaps"])
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Say whether a replica is well and reaches all, whatever has become of the other: so all must be kept true."""
+        servers = self.api.wire.is_well and not self.api.overload and self.etcd.wire.is_well and self.etcd.has_quorum
+        rights = not (self.api.forbidden or self.api.strangers) and self._has_rights and self.api.is_crd_served
+        wires = [(each.kube_wire, each.etcd_wire) for each in self.replicas]
+        is_slow = any(not wire.is_well and wire.way is Way.OPEN for pair in wires for wire in pair)
+        well = [each for each in self.replicas if each.is_running and each.kube_wire.is_well and each.etcd_wire.is_well]
+        return servers and rights and not self.etcd.space.is_full and bool(well) and not is_slow
+
+    @property
+    def _has_rights(self) -> bool:
+        user = self.etcd.users.get(OPERATOR)
+        return user is None or len(user.writable) == len(user.readable) == len(RIGHTS)
 
     async def happen(self, name: str) -> None:
         """Let something happen."""
