@@ -41,9 +41,9 @@ class Checks:
         self._lies_since: float | None = None
         self._late_since: float | None = None
 
-    def excuse(self) -> None:
+    def excuse(self, seconds: float = EXCUSED_SECONDS) -> None:
         """Take it that keys may be missing for a while, and nobody of ours is to blame."""
-        self._excused_until = self._etcd.now() + EXCUSED_SECONDS
+        self._excused_until = max(self._excused_until, self._etcd.now() + seconds)
 
     # After each change
 

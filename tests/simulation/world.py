@@ -27,6 +27,7 @@ CLUSTER = "simulated"
 REPLICAS = ("one", "two")
 OPERATOR = "operator"
 STRANGER = b"{}"  # the value of a key that nobody of ours has put
+LEASE_SECONDS = 300.0  # the operator's default
 RIGHTS = (b"/jupiter/", b"/grpc-etcd/")
 Event = Callable[[], Awaitable[None] | None]
 
@@ -351,7 +352,9 @@ class World:
         self.etcd.space.is_full = False
 
     def etcd_takes_a_right(self) -> None:
+        """Take a right; leases whose keys may not be written cannot be renewed either, and run out."""
         if OPERATOR in self.etcd.users:
+            self.checks.excuse(LEASE_SECONDS + 100.0)
             self.etcd.withdraw(OPERATOR, self.chance.choice(RIGHTS), write_only=self.chance.random() < 0.5)
 
     def etcd_loses_a_lease(self) -> None:
