@@ -20,6 +20,7 @@ from typing import Any
 import uvloop
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd_operator.controller.claim_granter import Granter
 from grpc_etcd_operator.controller.cleanup import clean_up
 from grpc_etcd_operator.controller.deletions import Deletions
@@ -149,7 +150,7 @@ async def _first(task: "asyncio.Task[tuple[str, str]]", stop: asyncio.Event, lim
 
 
 class Operator:
-    """All parts of one operator process, connected."""
+    """All parts of one operator process, connected; `open_registry` says how a registry's etcd is reached."""
 
     def __init__(  # noqa: PLR0913, PLR0917  what was found out before there is an operator
         self,
@@ -159,8 +160,10 @@ class Operator:
         connection: Connection,
         client: Client,
         on_signal: Callable[[], None],
+        open_registry: Callable[[RegistrySettings], Etcd] = open_etcd,
     ) -> None:
         self._settings, self._cluster, self._connection, self._client = settings, cluster, connection, client
+        self._open_registry = open_registry
         self._isolation = Isolation()
         self._collector = CollectorRegistry(auto_describe=False)
         scope = Scope(settings.namespaces, settings.pod_selector)
@@ -231,7 +234,7 @@ class Operator:
         return RegistryController(
             registry.name,
             self._cluster,
-            open_etcd(registry),
+            self._open_registry(registry),
             replace(self._candidate, registry=registry.name),
             views,
             self._isolation,

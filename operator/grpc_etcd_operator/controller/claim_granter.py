@@ -135,7 +135,7 @@ class Granter:
     def _now(self) -> str:
         """Return the time, later than that of any claim that is known: RFC 3339 with microseconds."""
         known = _parse_time(self._reconciler.cluster_cache.latest_claim)
-        self._last = max(datetime.now(UTC), max(self._last, known) + timedelta(microseconds=1))
+        self._last = max(datetime.fromtimestamp(time.time(), UTC), max(self._last, known) + timedelta(microseconds=1))
         return self._last.strftime(TIME)
 
     async def _grant(self, service: GrpcService, claims: list[dict[str, str]]) -> None:

@@ -180,9 +180,9 @@ class Client:
     async def patch_service_status(
         self, namespace: str, name: str, uid: str, status: Mapping[str, Any], version: str = ""
     ) -> Mapping[str, Any]:
-        """Write a GrpcService's status; a new object of the same name is refused by its UID.
+        """Write a GrpcService's status; with a resource version an object that is another one by now is refused (409).
 
-        With a resource version, so is an object that is not that one any more.
+        Without one a new object of the same name takes it: of a custom resource the API server ignores the UID.
         """
         path = f"{self._path(PLURAL, namespace)}/{name}/status"
         metadata = _without_empty({"uid": uid, "resourceVersion": version})

@@ -76,12 +76,15 @@ class Connection:
         """
         later = self._laters.setdefault(purpose, _Later()) if purpose else _Later()
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket),
+            connector=self._make_connector(),
             request_class=self._request_class(),
             middlewares=[*middlewares, later.wait, Paging(), self._authorize],
             trace_configs=list(traces) or None,
             trust_env=False,
         )
+
+    def _make_connector(self) -> aiohttp.BaseConnector:
+        return aiohttp.TCPConnector(limit=0, socket_factory=_open_socket)
 
     def authorities(self) -> frozenset[str]:
         """Return the SHA-256 of each certificate that the API server's is checked against; none where none is named."""

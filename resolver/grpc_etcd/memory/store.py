@@ -1,29 +1,40 @@
 """A key-value store in memory with the methods and the rules of the etcd client that registries use.
 
+<<<<<<< HEAD
 Everything is a transaction; what it changed is delivered to the list-watches before the next one begins. Leases last
 until they are revoked: a process that tests itself does not die before it has finished. Thread-safe; nothing blocks.
+=======
+What a transaction does is decided in keyspace.py, which holds to etcd; what it changed is told to the list-watches
+before the next one begins. Leases last until they are revoked: a process that tests itself does not die before it has
+finished. Thread-safe; nothing blocks.
+>>>>>>> n8
 """
 
 import itertools
-import operator
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Self
 
 from grpc_etcd.etcd import (
     Compare,
+<<<<<<< HEAD
     Deleted,
     Disconnected,
     EtcdError,
     Event,
     LeaseId,
     LeaseNotFound,
+=======
+    EtcdError,
+    Event,
+    LeaseId,
+    Listed,
+>>>>>>> n8
     Listing,
     Op,
     Progress,
-    Put,
     Record,
     Revision,
     TimeToLive,
@@ -34,18 +45,11 @@ from grpc_etcd.etcd import (
     WatchUpdate,
     ops,
 )
-from grpc_etcd.etcd.model import NO_LEASE, disjoint
-from grpc_etcd.etcd.ops import DeleteOp, GetOp, PutOp
+from grpc_etcd.etcd.model import disjoint
 from grpc_etcd.memory.hub import MemoryHub, MemorySubscription
+from grpc_etcd.memory.keyspace import Keyspace
 
-_FIRST_REVISION = Revision(1)  # as in an etcd that has just been started
-_NOWHERE = Record(b"", b"", NO_LEASE, Revision(0), Revision(0), 0)  # what a key that is not there compares as
-_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
+_ALL = b"\0"
 
 
 class MemoryEtcd:
@@ -64,9 +68,7 @@ class MemoryEtcd:
         return "<MemoryEtcd>"  # what is cached of it is found again by this, whether it is stopped or not
 
     def _forget(self) -> None:
-        self._records: dict[bytes, Record] = {}
-        self._leases: dict[int, int] = {}
-        self._revision = _FIRST_REVISION
+        self._space = Keyspace()
 
     # Outages
 
@@ -118,15 +120,10 @@ class MemoryEtcd:
     ) -> TransactionResult:
         """Run `success` when all comparisons hold, else `failure`."""
         with self._reached():
-            succeeded = all(map(self._holds, compare))
-            chosen = success if succeeded else failure
-            for op in chosen:
-                if isinstance(op, PutOp) and op.lease:
-                    self._known(op.lease)
-            events: list[Event] = []
-            responses = tuple(self._run(op, Revision(self._revision + 1), events) for op in chosen)
-            self._publish(events)
-            return TransactionResult(succeeded, self._revision, responses)
+            known = self._space.revision
+            result = self._space.transaction(compare, success, failure)
+            self._publish(known)
+            return result
 
     # Leases
 
@@ -134,27 +131,28 @@ class MemoryEtcd:
         """Grant a lease, which lasts until it is revoked."""
         with self._reached():
             lease = LeaseId(next(self._lease_ids))
-            self._leases[lease] = ttl_seconds
+            self._space.grant(ttl_seconds, lease, 0.0)
             return lease
 
     def revoke(self, lease_id: int) -> None:
         """Revoke a lease: all its keys are deleted in one revision."""
         with self._reached():
-            self._known(lease_id)
-            del self._leases[lease_id]
-            self.transaction((), [ops.delete(record.key) for record in self._held_by(lease_id)])
+            known = self._space.revision
+            self._space.revoke(lease_id)
+            self._publish(known)
 
     def leases(self) -> tuple[LeaseId, ...]:
         """List the ids of all leases."""
         with self._reached():
-            return tuple(map(LeaseId, self._leases))
+            return tuple(map(LeaseId, self._space.leases))
 
     def time_to_live(self, lease_id: int) -> TimeToLive | None:
         """Return how long a lease was granted for, and which keys it has; None when there is no such lease."""
         with self._reached():
-            ttl = self._leases.get(lease_id)
-            keys = tuple(record.key for record in self._held_by(lease_id))
-            return None if ttl is None else TimeToLive(ttl, ttl, keys)
+            lease = self._space.leases.get(lease_id)
+            if lease is None:
+                return None
+            return TimeToLive(lease.ttl_seconds, lease.ttl_seconds, tuple(sorted(lease.keys)))
 
     def keep_alive(self, on_lost: Callable[[LeaseId], object], *, streams: int = 1) -> "MemoryKeepAlive":  # noqa: ARG002
         """Return what would keep leases alive if they could run out."""
@@ -189,19 +187,24 @@ class MemoryEtcd:
             if self._away:
                 subscription.put(Disconnected(self._away, time.time()))
                 return
+<<<<<<< HEAD
             found = (record for key, record in sorted(self._records.items()) if subscription.holds(key))
             subscription.put(WatchSnapshot(tuple(found), self._revision, self._history))
+=======
+            found = (record for record in self._all() if subscription.holds(record.key))
+            subscription.put(Listed(tuple(found), self._space.revision, self._history))
+>>>>>>> n8
 
     def keys(self, prefix: bytes) -> Sequence[bytes]:
         """List the keys of a prefix."""
         with self._lock:
-            return [key for key in sorted(self._records) if key.startswith(prefix)]
+            return [record.key for record in self._all() if record.key.startswith(prefix)]
 
     def deliver_progress(self, subscription: MemorySubscription) -> None:
         """Report a subscription up to where everything is delivered."""
         with self._lock:
             if not self._away:
-                subscription.put(Progress(self._revision))
+                subscription.put(Progress(self._space.revision))
 
     def leave(self, hub: MemoryHub) -> None:
         """Report a hub nothing any more."""
@@ -214,21 +217,38 @@ class MemoryEtcd:
 
     def _introduction(self, watch: "MemoryWatch") -> WatchUpdate:
         if self._away:
+<<<<<<< HEAD
             return Disconnected(self._away, time.time())
         found = (record for _, record in sorted(self._records.items()) if record.key.startswith(watch.prefixes))
         return WatchSnapshot(tuple(found), self._revision)
+=======
+            return Lost(self._away, time.time())
+        found = (record for record in self._all() if record.key.startswith(watch.prefixes))
+        return Listed(tuple(found), self._space.revision)
+>>>>>>> n8
 
-    def _publish(self, events: Sequence[Event]) -> None:
-        if events:
-            self._revision = events[-1].revision
+    def _all(self) -> tuple[Record, ...]:
+        return self._space.range(_ALL, _ALL).records
+
+    def _publish(self, known: Revision) -> None:
+        """Tell what has happened since a revision; nobody asks for it again."""
+        revision = self._space.revision
+        if revision == known:
+            return
+        events: Sequence[Event] = self._space.events_of(revision)
+        self._space.compact(revision)
         for hub in self._hubs:
-            hub.publish(events, self._revision)
+            hub.publish(events, revision)
         for watch in self._watches:
             for prefix in watch.prefixes:
                 if seen := tuple(event for event in events if event.key.startswith(prefix)):
+<<<<<<< HEAD
                     watch.deliver(WatchEvents(seen, self._revision))
 
     # Inside a transaction
+=======
+                    watch.tell(Changed(seen, revision))
+>>>>>>> n8
 
     def _reached(self) -> threading.RLock:
         """Return the lock, unless nobody is to be answered."""
@@ -236,6 +256,7 @@ class MemoryEtcd:
             raise self._away
         return self._lock
 
+<<<<<<< HEAD
     def _known(self, lease: int) -> None:
         if lease not in self._leases:
             raise LeaseNotFound("requested lease not found")
@@ -276,6 +297,8 @@ class MemoryEtcd:
         keys = (key for key in sorted(self._records) if start <= key and (end == b"\0" or key < end))
         return tuple(self._records[key] for key in keys)
 
+=======
+>>>>>>> n8
 
 class MemoryWatch:
     """An endless iterator of news that another thread may close."""

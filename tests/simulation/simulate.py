@@ -1,0 +1,159 @@
+"""One simulation: a seed, some hours, and what came of it.
+
+Rounds follow one another: some things happen, the world is healed, and within a bound everything must be as the oracle
+says. What went wrong is raised with the timeline.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation.checks import Checks
+from tests.simulation.timeline import Timeline
+from tests.simulation.virtual_time import VirtualLoop, run, virtual_time
+from tests.simulation.world import World
+
+SETTLE_SECONDS = 300.0  # within which all must be well once it is healed
+LOOK_SECONDS = 1.0
+GLANCE_SECONDS = 7.0  # arbitrary: dear
+SLOW_SECONDS = 30.0  # after so long the timeline says what is still missing
+CALM_SECONDS = 400.0  # of quiet after a round, now and then: what must stay as it is
+BEGIN_SECONDS = 30.0
+processor_seconds = time.process_time
+
+
+class SimulationError(AssertionError):
+    """Something is wrong that must never be, or does not become right."""
+
+
+@dataclass
+class Outcome:
+    """What a simulation did."""
+
+    seed: int
+    hours: float = 0.0
+    processor_seconds: float = 0.0
+    longest_settling: float = 0.0
+    happened: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def speed(self) -> float:
+        """Simulated seconds per second of processor time."""
+        return self.hours * 3600 / max(self.processor_seconds, 1e-9)
+
+
+def simulate(
+    seed: int, hours: float, scenario: Sequence[Sequence[str]] | None = None, *, checks: type[Checks] = Checks
+) -> Outcome:
+    """Simulate some hours, or the rounds of a scenario; raise SimulationError with the timeline when it fails."""
+    outcome, began = Outcome(seed), processor_seconds()
+    with virtual_time(seed) as clock:
+        timeline = Timeline(clock)
+        with logged(timeline):
+            try:
+                run(Simulation(seed, timeline, outcome, checks).run(hours, scenario), clock)
+            except Exception as error:
+                raise SimulationError(f"seed {seed}: {error}\n{timeline.tell()}") from error
+            finally:
+                outcome.hours = clock.elapsed / 3600
+    outcome.processor_seconds = processor_seconds() - began
+    return outcome
+
+
+@contextmanager
+def logged(timeline: Timeline) -> Iterator[None]:
+    """Let the operator log to a timeline, and nowhere else."""
+    log, kopf = logging.getLogger(), logging.getLogger("kopf")
+    handlers, level = log.handlers[:], log.level
+    log.handlers[:] = [timeline]
+    log.setLevel(logging.INFO)
+    kopf.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.handlers[:] = handlers
+        log.setLevel(level)
+
+
+class Simulation:
+    """Runs rounds in one world."""
+
+    def __init__(self, seed: int, timeline: Timeline, outcome: Outcome, checks: type[Checks]) -> None:
+        self._seed, self._timeline, self._outcome, self._checks = seed, timeline, outcome, checks
+
+    async def run(self, hours: float, scenario: Sequence[Sequence[str]] | None) -> None:
+        """Run until the hours are over, or the scenario."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        world = World(self._seed, self._timeline, self._checks)
+        world.begin()
+        watching = asyncio.create_task(self._look(world))
+        await asyncio.sleep(BEGIN_SECONDS)
+        await self._settle(world)
+        for round_ in scenario or ():
+            await self._round(world, round_)
+        while not scenario and loop.clock.elapsed < hours * 3600:
+            await self._round(world, self._draw(world))
+        watching.cancel()
+        await world.end()
+        self._judge(world)
+        self._outcome.happened = world.happened
+
+    @staticmethod
+    async def _look(world: World) -> None:
+        while True:
+            await asyncio.sleep(GLANCE_SECONDS)
+            world.checks.look()
+            world.checks.look_at_keys(can_be_kept=world.can_be_kept)
+
+    def _draw(self, world: World) -> list[str]:
+        names = world.likely
+        return [world.chance.choice(names) for _ in range(world.chance.randrange(1, 9))]
+
+    async def _round(self, world: World, names: Sequence[str]) -> None:
+        for name in names:
+            await world.happen(name)
+            await asyncio.sleep(world.chance.choice([0.0, 0.01, 0.3, 2.0, 10.0, 40.0]))
+            self._judge(world)
+        world.heal()
+        await self._settle(world)
+        if world.chance.random() < 0.2:
+            await asyncio.sleep(CALM_SECONDS)
+            if left := world.checks.unsettled():
+                raise SimulationError(f"nothing has happened, and all is not well any more: {left}")
+        self._judge(world)
+
+    async def _settle(self, world: World) -> None:
+        began = asyncio.get_running_loop().time()
+        told = began + SLOW_SECONDS
+        while left := self._unsettled(world):
+            await asyncio.sleep(LOOK_SECONDS)
+            self._judge(world)
+            if asyncio.get_running_loop().time() > told:
+                told += SLOW_SECONDS
+                self._timeline.note("world", f"not yet as it ought to be: {left}")
+            if asyncio.get_running_loop().time() - began > SETTLE_SECONDS:
+                raise SimulationError(f"not as it ought to be {SETTLE_SECONDS:g} s after all was healed: {left}")
+        self._outcome.longest_settling = max(self._outcome.longest_settling, asyncio.get_running_loop().time() - began)
+
+    @staticmethod
+    def _unsettled(world: World) -> dict[str, Any]:
+        unready: dict[str, Any] = {
+            f"{each.name} is unready": each.readiness for each in world.replicas if each.readiness
+        }
+        return world.checks.unsettled() or unready
+
+    def _judge(self, world: World) -> None:
+        """Raise when something has happened that must never happen."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        faults = [*world.checks.faults, *self._timeline.unexpected]
+        faults += [f"{each.name} has ended: {each.failure!r}" for each in world.replicas if each.failure]
+        faults += [f"nobody caught {context}" for context in loop.faults if context.get("exception")]
+        if faults:
+            raise SimulationError("; ".join(faults))
