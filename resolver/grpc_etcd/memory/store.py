@@ -1,13 +1,8 @@
 """A key-value store in memory with the methods and the rules of the etcd client that registries use.
 
-<<<<<<< HEAD
-Everything is a transaction; what it changed is delivered to the list-watches before the next one begins. Leases last
-until they are revoked: a process that tests itself does not die before it has finished. Thread-safe; nothing blocks.
-=======
 What a transaction does is decided in keyspace.py, which holds to etcd; what it changed is told to the list-watches
 before the next one begins. Leases last until they are revoked: a process that tests itself does not die before it has
 finished. Thread-safe; nothing blocks.
->>>>>>> n8
 """
 
 import itertools
@@ -18,21 +13,15 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from grpc_etcd.etcd import (
+    Changed,
     Compare,
-<<<<<<< HEAD
-    Deleted,
-    Disconnected,
-    EtcdError,
-    Event,
-    LeaseId,
-    LeaseNotFound,
-=======
     EtcdError,
     Event,
     LeaseId,
     Listed,
->>>>>>> n8
     Listing,
+    Lost,
+    News,
     Op,
     Progress,
     Record,
@@ -40,9 +29,6 @@ from grpc_etcd.etcd import (
     TimeToLive,
     TransactionResult,
     Unavailable,
-    WatchEvents,
-    WatchSnapshot,
-    WatchUpdate,
     ops,
 )
 from grpc_etcd.etcd.model import disjoint
@@ -89,7 +75,7 @@ class MemoryEtcd:
 
     def _introduce_all(self) -> None:
         for watch in self._watches:
-            watch.deliver(self._introduction(watch))
+            watch.tell(self._introduction(watch))
         for hub in self._hubs:
             for subscription in hub.subscriptions:
                 self.introduce(subscription)
@@ -147,7 +133,7 @@ class MemoryEtcd:
             return tuple(map(LeaseId, self._space.leases))
 
     def time_to_live(self, lease_id: int) -> TimeToLive | None:
-        """Return how long a lease was granted for, and which keys it has; None when there is no such lease."""
+        """Say how long a lease was granted for, and which keys it has; None when there is no such lease."""
         with self._reached():
             lease = self._space.leases.get(lease_id)
             if lease is None:
@@ -165,7 +151,7 @@ class MemoryEtcd:
         with self._lock:
             watch = MemoryWatch(disjoint(prefixes), self._forget_watch)
             self._watches = (*self._watches, watch)
-            watch.deliver(self._introduction(watch))
+            watch.tell(self._introduction(watch))
             return watch
 
     def watch_hub(self) -> MemoryHub:
@@ -176,38 +162,33 @@ class MemoryEtcd:
             return hub
 
     def join(self, hub: MemoryHub, subscription: MemorySubscription) -> None:
-        """Report a subscription what there is, and from now on what changes."""
+        """Tell a subscription what there is, and from now on what changes."""
         with self._lock:
             hub.subscriptions = (*hub.subscriptions, subscription)
             self.introduce(subscription)
 
     def introduce(self, subscription: MemorySubscription) -> None:
-        """Report a subscription what there is now."""
+        """Tell a subscription what there is now."""
         with self._lock:
             if self._away:
-                subscription.put(Disconnected(self._away, time.time()))
+                subscription.put(Lost(self._away, time.time()))
                 return
-<<<<<<< HEAD
-            found = (record for key, record in sorted(self._records.items()) if subscription.holds(key))
-            subscription.put(WatchSnapshot(tuple(found), self._revision, self._history))
-=======
             found = (record for record in self._all() if subscription.holds(record.key))
             subscription.put(Listed(tuple(found), self._space.revision, self._history))
->>>>>>> n8
 
     def keys(self, prefix: bytes) -> Sequence[bytes]:
         """List the keys of a prefix."""
         with self._lock:
             return [record.key for record in self._all() if record.key.startswith(prefix)]
 
-    def deliver_progress(self, subscription: MemorySubscription) -> None:
-        """Report a subscription up to where everything is delivered."""
+    def tell_progress(self, subscription: MemorySubscription) -> None:
+        """Tell a subscription up to where everything is told."""
         with self._lock:
             if not self._away:
                 subscription.put(Progress(self._space.revision))
 
     def leave(self, hub: MemoryHub) -> None:
-        """Report a hub nothing any more."""
+        """Tell a hub nothing any more."""
         with self._lock:
             self._hubs = tuple(each for each in self._hubs if each is not hub)
 
@@ -215,17 +196,11 @@ class MemoryEtcd:
         with self._lock:
             self._watches = tuple(each for each in self._watches if each is not watch)
 
-    def _introduction(self, watch: "MemoryWatch") -> WatchUpdate:
+    def _introduction(self, watch: "MemoryWatch") -> News:
         if self._away:
-<<<<<<< HEAD
-            return Disconnected(self._away, time.time())
-        found = (record for _, record in sorted(self._records.items()) if record.key.startswith(watch.prefixes))
-        return WatchSnapshot(tuple(found), self._revision)
-=======
             return Lost(self._away, time.time())
         found = (record for record in self._all() if record.key.startswith(watch.prefixes))
         return Listed(tuple(found), self._space.revision)
->>>>>>> n8
 
     def _all(self) -> tuple[Record, ...]:
         return self._space.range(_ALL, _ALL).records
@@ -242,63 +217,14 @@ class MemoryEtcd:
         for watch in self._watches:
             for prefix in watch.prefixes:
                 if seen := tuple(event for event in events if event.key.startswith(prefix)):
-<<<<<<< HEAD
-                    watch.deliver(WatchEvents(seen, self._revision))
-
-    # Inside a transaction
-=======
                     watch.tell(Changed(seen, revision))
->>>>>>> n8
 
     def _reached(self) -> threading.RLock:
-        """Return the lock, unless nobody is to be answered."""
+        """Give the lock, unless nobody is to be answered."""
         if self._away:
             raise self._away
         return self._lock
 
-<<<<<<< HEAD
-    def _known(self, lease: int) -> None:
-        if lease not in self._leases:
-            raise LeaseNotFound("requested lease not found")
-
-    def _held_by(self, lease: int) -> list[Record]:
-        return [record for record in self._records.values() if record.lease == lease]
-
-    def _holds(self, compare: Compare) -> bool:
-        end = compare.range_end or compare.key + b"\0"
-        records = [record for key, record in self._records.items() if compare.key <= key < end]
-        if not records and compare.target == "value":
-            return False
-        found = (getattr(record, compare.target) for record in records or [_NOWHERE])
-        return all(_OPERATORS[compare.operator](each, compare.operand) for each in found)
-
-    def _run(self, op: Op, revision: Revision, events: list[Event]) -> "Listing | Revision | int":
-        match op:
-            case PutOp(key, value, lease):
-                old = self._records.get(key)
-                created, version = (old.create_revision, old.version + 1) if old else (revision, 1)
-                record = Record(key, value, LeaseId(lease), created, revision, version)
-                self._records[key] = record
-                events.append(Put(record))
-                return revision
-            case DeleteOp(key, end):
-                gone = self._range(key, end)
-                for record in gone:
-                    del self._records[record.key]
-                    events.append(Deleted(record.key, revision))
-                return len(gone)
-            case GetOp(key, end):
-                return Listing(self._range(key, end), self._revision)
-
-    def _range(self, start: bytes, end: bytes) -> tuple[Record, ...]:
-        """Return the records from a key on: without an end that key alone, and a zero byte is the end of all keys."""
-        if not end:
-            return (self._records[start],) if start in self._records else ()
-        keys = (key for key in sorted(self._records) if start <= key and (end == b"\0" or key < end))
-        return tuple(self._records[key] for key in keys)
-
-=======
->>>>>>> n8
 
 class MemoryWatch:
     """An endless iterator of news that another thread may close."""
@@ -306,20 +232,20 @@ class MemoryWatch:
     def __init__(self, prefixes: tuple[bytes, ...], closed: Callable[["MemoryWatch"], None]) -> None:
         self.prefixes = prefixes
         self._closed = closed
-        self._news: queue.SimpleQueue[WatchUpdate | None] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> WatchUpdate:
+    def __next__(self) -> News:
         news = self._news.get()
         if news is None:
             self._news.put(None)  # it stays closed
             raise StopIteration
         return news
 
-    def deliver(self, news: WatchUpdate) -> None:
-        """Return these news next."""
+    def tell(self, news: News) -> None:
+        """Give these news next."""
         self._news.put(news)
 
     def close(self) -> None:
