@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from grpc_etcd.etcd.aio import Etcd
-from grpc_etcd.etcd.aio.link import Link
+from grpc_etcd.etcd.aio.connection import Connection as EtcdConnection
 from grpc_etcd.etcd.credentials import Credentials
 from grpc_etcd.etcd.dialing import Dialer, Facts
 from grpc_etcd.etcd.errors import EtcdError
@@ -35,7 +35,7 @@ def open_etcd(
     """Open the real client on a model, as through a wire."""
     etcd = Etcd.__new__(Etcd)
     dialer = ModelDialer(server, wire or Wire(server.wire, name="client"))
-    etcd._set_up(Link(dialer, Credentials(user, password), timeout_seconds), server.name)  # noqa: SLF001  its constructor
+    etcd._set_up(EtcdConnection(dialer, Credentials(user, password), timeout_seconds), server.name)  # noqa: SLF001  its constructor
     return etcd
 
 

@@ -338,7 +338,7 @@ class EtcdModel:
         return message("LeaseGrantResponse")(ID=lease, TTL=ttl)
 
     def _hurry(self) -> None:
-        """Look at the leases anew: the new one may be the first to run out."""
+        """Look at the leases again: the new one may be the first to run out."""
         self._stop_expiry()
         self._watch_leases()
 

@@ -9,32 +9,32 @@ import pytest
 
 from grpc_etcd.etcd import (
     AuthFailed,
-    Changed,
     Compacted,
     Compare,
     DeadlineExceeded,
     Deleted,
+    Disconnected,
     DuplicateKey,
     FutureRevision,
     InvalidRequest,
     LeaseExists,
     LeaseId,
     LeaseNotFound,
-    Listed,
     Listing,
-    Lost,
-    News,
     NoLeader,
     NoSpace,
     PermissionDenied,
     RequestTooLarge,
     TooManyOperations,
     Unavailable,
+    WatchEvents,
+    WatchSnapshot,
+    WatchUpdate,
     compare,
     ops,
 )
 from grpc_etcd.etcd.aio import Etcd
-from grpc_etcd.etcd.following import progress_request, watch_method
+from grpc_etcd.etcd.list_watch import progress_request, watch_method
 from grpc_etcd.etcd.messages import message
 from testbed.conditions import existing, until
 from testbed.etcd import EtcdServer
@@ -191,9 +191,9 @@ async def client(cluster: Cluster) -> AsyncIterator[Etcd]:
 
 
 @contextlib.asynccontextmanager
-async def following(client: Etcd, *prefixes: bytes, **named: Any) -> AsyncIterator[list[News]]:
+async def following(client: Etcd, *prefixes: bytes, **named: Any) -> AsyncIterator[list[WatchUpdate]]:
     """Collect the news of a list-watch."""
-    news: list[News] = []
+    news: list[WatchUpdate] = []
 
     async def collect() -> None:
         async for each in client.list_watch(*prefixes, **named):
@@ -207,18 +207,18 @@ async def following(client: Etcd, *prefixes: bytes, **named: Any) -> AsyncIterat
         await asyncio.wait([task])
 
 
-def events(news: list[News]) -> list[tuple[bytes, bytes | None, int]]:
+def events(news: list[WatchUpdate]) -> list[tuple[bytes, bytes | None, int]]:
     """List the events among news: key, value (None: deleted), revision."""
     return [
         (event.key, None if isinstance(event, Deleted) else event.record.value, event.revision)
         for each in news
-        if isinstance(each, Changed)
+        if isinstance(each, WatchEvents)
         for event in each.events
     ]
 
 
-def listings(news: list[News]) -> list[dict[bytes, bytes]]:
-    return [{record.key: record.value for record in each.records} for each in news if isinstance(each, Listed)]
+def listings(news: list[WatchUpdate]) -> list[dict[bytes, bytes]]:
+    return [{record.key: record.value for record in each.records} for each in news if isinstance(each, WatchSnapshot)]
 
 
 async def test_records_count_their_revisions(client: Etcd) -> None:
@@ -397,7 +397,7 @@ async def test_a_watch_goes_on_where_it_was_after_a_restart(cluster: Cluster, cl
         first = await client.put(b"w/1", b"")
         await until(lambda: len(events(news)) == 1)
         cluster.stop()
-        await until(lambda: isinstance(news[-1], Lost))
+        await until(lambda: isinstance(news[-1], Disconnected))
         with pytest.raises(Unavailable):
             await client.get(b"w/1")
         cluster.start()
@@ -460,7 +460,7 @@ class RawWatch:
 
 @pytest.fixture
 async def raw(client: Etcd) -> AsyncIterator[RawWatch]:
-    stream = await client._link.stream(watch_method())
+    stream = await client._connection.stream(watch_method())
     yield RawWatch(stream)
     stream.cancel()
 
@@ -559,17 +559,17 @@ async def test_a_refused_watch_is_tried_again_until_it_is_granted(cluster: Clust
     cluster.enable_auth()
     cluster.add_user(b"app/")
     async with cluster.open("app", WORD) as app:
-        hub, refused, allowed = app.watch_hub(), list[News](), list[News]()
+        hub, refused, allowed = app.watch_hub(), list[WatchUpdate](), list[WatchUpdate]()
         hub.follow(b"other/", refused.append)
         hub.follow(b"app/", allowed.append)
         await until(lambda: bool(refused and allowed))
-        assert isinstance(refused[0], Lost)
+        assert isinstance(refused[0], Disconnected)
         assert isinstance(refused[0].error, PermissionDenied)
         cluster.grant(b"other/")
         await until(lambda: bool(listings(refused)))
         await app.put(b"other/1", b"")
         await until(lambda: bool(events(refused)))
-        assert not [each for each in allowed if isinstance(each, Lost)]
+        assert not [each for each in allowed if isinstance(each, Disconnected)]
         cluster.withdraw(b"other/")
         with pytest.raises(PermissionDenied):
             await app.put(b"other/1", b"")
@@ -607,7 +607,7 @@ async def test_without_a_quorum_nothing_is_read_and_streams_end(three: Cluster) 
         await until_done(client.put, b"k", b"1")
         await until(lambda: bool(listings(news)))
         three.lose_quorum()
-        await until(lambda: isinstance(news[-1], Lost) and isinstance(news[-1].error, NoLeader))
+        await until(lambda: isinstance(news[-1], Disconnected) and isinstance(news[-1].error, NoLeader))
         with pytest.raises((DeadlineExceeded, Unavailable)):
             await client.get(b"k")
         with pytest.raises((DeadlineExceeded, Unavailable)):

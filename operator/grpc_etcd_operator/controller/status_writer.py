@@ -487,7 +487,7 @@ def _programmed_since(service: GrpcService) -> str:
 
 
 def _now() -> datetime:
-    """Give the time by the clock that everything else asks."""
+    """Return the time by the clock that everything else asks."""
     return datetime.fromtimestamp(time.time(), UTC)
 
 

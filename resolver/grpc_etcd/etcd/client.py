@@ -5,27 +5,27 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from grpc_etcd.etcd.connection import BaseConnection
 from grpc_etcd.etcd.errors import Closed
-from grpc_etcd.etcd.link import BaseLink
 from grpc_etcd.etcd.model import LeaseId
 
 TIMEOUT_SECONDS = 5.0
 PROGRESS_SECONDS = 60.0
 KEEP_ALIVE_STREAMS = 4
 
-LinkT = TypeVar("LinkT", bound=BaseLink[Any])
+ConnectionT = TypeVar("ConnectionT", bound=BaseConnection[Any])
 ListWatchT = TypeVar("ListWatchT")
 WatchHubT = TypeVar("WatchHubT")
 KeepAliveT = TypeVar("KeepAliveT")
 StreamT = TypeVar("StreamT")
 
 
-class BaseEtcd(Generic[LinkT, ListWatchT, WatchHubT, KeepAliveT]):
+class BaseEtcd(Generic[ConnectionT, ListWatchT, WatchHubT, KeepAliveT]):
     """A client of one etcd cluster."""
 
     _kinds: tuple[Callable[..., ListWatchT], Callable[..., WatchHubT], Callable[..., KeepAliveT]]
 
-    def _set_up(self, connection: LinkT, name: str) -> None:
+    def _set_up(self, connection: ConnectionT, name: str) -> None:
         self._connection = connection
         self._name = name
         self._open_lock = threading.Lock()

@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from grpc_etcd.etcd import errors, renewing
-from grpc_etcd.etcd.link import BaseLink
+from grpc_etcd.etcd.connection import BaseConnection
 from grpc_etcd.etcd.list_watch import Failures
 from grpc_etcd.etcd.model import LeaseId, State, staleness
 from grpc_etcd.etcd.reporting import log_unexpected_renewal
 
-LinkT = TypeVar("LinkT", bound=BaseLink[Any])
+ConnectionT = TypeVar("ConnectionT", bound=BaseConnection[Any])
 
 
-class BaseRenewalStream(abc.ABC, Generic[LinkT]):
+class BaseRenewalStream(abc.ABC, Generic[ConnectionT]):
     """One keep-alive stream, and the leases that are renewed over it."""
 
-    def __init__(self, owner: object, connection: LinkT, on_lost: Callable[[LeaseId], object]) -> None:
+    def __init__(self, owner: object, connection: ConnectionT, on_lost: Callable[[LeaseId], object]) -> None:
         self._owner = owner  # while the stream runs, the client must find the keep-alive to close it
         self._jitter = random.Random().random  # noqa: S311  an application's own sequence is not disturbed
         self._connection = connection

@@ -270,7 +270,7 @@ def _revision_of(event: Event) -> int:
 
 
 def is_within(key: bytes, start: bytes, end: bytes) -> bool:
-    """Say whether a key is in a range."""
+    """Return whether a key is in a range."""
     return key == start if not end else start <= key and (end == b"\0" or key < end)
 
 

@@ -1,6 +1,6 @@
 """A key-value store in memory with the methods and the rules of the etcd client that registries use.
 
-What a transaction does is decided in keyspace.py, which holds to etcd; what it changed is told to the list-watches
+What a transaction does is decided in keyspace.py, which holds to etcd; what it changed is delivered to the list-watches
 before the next one begins. Leases last until they are revoked: a process that tests itself does not die before it has
 finished. Thread-safe; nothing blocks.
 """
@@ -13,15 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from grpc_etcd.etcd import (
-    Changed,
     Compare,
+    Disconnected,
     EtcdError,
     Event,
     LeaseId,
-    Listed,
     Listing,
-    Lost,
-    News,
     Op,
     Progress,
     Record,
@@ -29,6 +26,9 @@ from grpc_etcd.etcd import (
     TimeToLive,
     TransactionResult,
     Unavailable,
+    WatchEvents,
+    WatchSnapshot,
+    WatchUpdate,
     ops,
 )
 from grpc_etcd.etcd.model import disjoint
@@ -75,7 +75,7 @@ class MemoryEtcd:
 
     def _introduce_all(self) -> None:
         for watch in self._watches:
-            watch.tell(self._introduction(watch))
+            watch.deliver(self._introduction(watch))
         for hub in self._hubs:
             for subscription in hub.subscriptions:
                 self.introduce(subscription)
@@ -133,7 +133,7 @@ class MemoryEtcd:
             return tuple(map(LeaseId, self._space.leases))
 
     def time_to_live(self, lease_id: int) -> TimeToLive | None:
-        """Say how long a lease was granted for, and which keys it has; None when there is no such lease."""
+        """Return how long a lease was granted for, and which keys it has; None when there is no such lease."""
         with self._reached():
             lease = self._space.leases.get(lease_id)
             if lease is None:
@@ -151,7 +151,7 @@ class MemoryEtcd:
         with self._lock:
             watch = MemoryWatch(disjoint(prefixes), self._forget_watch)
             self._watches = (*self._watches, watch)
-            watch.tell(self._introduction(watch))
+            watch.deliver(self._introduction(watch))
             return watch
 
     def watch_hub(self) -> MemoryHub:
@@ -162,33 +162,33 @@ class MemoryEtcd:
             return hub
 
     def join(self, hub: MemoryHub, subscription: MemorySubscription) -> None:
-        """Tell a subscription what there is, and from now on what changes."""
+        """Report a subscription what there is, and from now on what changes."""
         with self._lock:
             hub.subscriptions = (*hub.subscriptions, subscription)
             self.introduce(subscription)
 
     def introduce(self, subscription: MemorySubscription) -> None:
-        """Tell a subscription what there is now."""
+        """Report a subscription what there is now."""
         with self._lock:
             if self._away:
-                subscription.put(Lost(self._away, time.time()))
+                subscription.put(Disconnected(self._away, time.time()))
                 return
             found = (record for record in self._all() if subscription.holds(record.key))
-            subscription.put(Listed(tuple(found), self._space.revision, self._history))
+            subscription.put(WatchSnapshot(tuple(found), self._space.revision, self._history))
 
     def keys(self, prefix: bytes) -> Sequence[bytes]:
         """List the keys of a prefix."""
         with self._lock:
             return [record.key for record in self._all() if record.key.startswith(prefix)]
 
-    def tell_progress(self, subscription: MemorySubscription) -> None:
-        """Tell a subscription up to where everything is told."""
+    def deliver_progress(self, subscription: MemorySubscription) -> None:
+        """Report a subscription up to where everything is delivered."""
         with self._lock:
             if not self._away:
                 subscription.put(Progress(self._space.revision))
 
     def leave(self, hub: MemoryHub) -> None:
-        """Tell a hub nothing any more."""
+        """Report a hub nothing any more."""
         with self._lock:
             self._hubs = tuple(each for each in self._hubs if each is not hub)
 
@@ -196,17 +196,17 @@ class MemoryEtcd:
         with self._lock:
             self._watches = tuple(each for each in self._watches if each is not watch)
 
-    def _introduction(self, watch: "MemoryWatch") -> News:
+    def _introduction(self, watch: "MemoryWatch") -> WatchUpdate:
         if self._away:
-            return Lost(self._away, time.time())
+            return Disconnected(self._away, time.time())
         found = (record for record in self._all() if record.key.startswith(watch.prefixes))
-        return Listed(tuple(found), self._space.revision)
+        return WatchSnapshot(tuple(found), self._space.revision)
 
     def _all(self) -> tuple[Record, ...]:
         return self._space.range(_ALL, _ALL).records
 
     def _publish(self, known: Revision) -> None:
-        """Tell what has happened since a revision; nobody asks for it again."""
+        """Return what has happened since a revision; nobody asks for it again."""
         revision = self._space.revision
         if revision == known:
             return
@@ -217,10 +217,10 @@ class MemoryEtcd:
         for watch in self._watches:
             for prefix in watch.prefixes:
                 if seen := tuple(event for event in events if event.key.startswith(prefix)):
-                    watch.tell(Changed(seen, revision))
+                    watch.deliver(WatchEvents(seen, revision))
 
     def _reached(self) -> threading.RLock:
-        """Give the lock, unless nobody is to be answered."""
+        """Return the lock, unless nobody is to be answered."""
         if self._away:
             raise self._away
         return self._lock
@@ -232,20 +232,20 @@ class MemoryWatch:
     def __init__(self, prefixes: tuple[bytes, ...], closed: Callable[["MemoryWatch"], None]) -> None:
         self.prefixes = prefixes
         self._closed = closed
-        self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[WatchUpdate | None] = queue.SimpleQueue()
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> News:
+    def __next__(self) -> WatchUpdate:
         news = self._news.get()
         if news is None:
             self._news.put(None)  # it stays closed
             raise StopIteration
         return news
 
-    def tell(self, news: News) -> None:
-        """Give these news next."""
+    def deliver(self, news: WatchUpdate) -> None:
+        """Return these news next."""
         self._news.put(news)
 
     def close(self) -> None:

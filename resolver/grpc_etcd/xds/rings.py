@@ -23,7 +23,7 @@ class Rings:
         self._endpoints = 0
 
     def pause_seconds(self, size: int, now: float) -> float:
-        """Take note of another ring of so many endpoints; say how long the next one has to wait."""
+        """Record of another ring of so many endpoints; return how long the next one has to wait."""
         size += _LEAST
         self._kept.append((now, size))
         self._endpoints += size

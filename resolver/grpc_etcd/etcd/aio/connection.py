@@ -14,9 +14,9 @@ import grpc.aio
 
 from grpc_etcd.etcd import errors
 from grpc_etcd.etcd.calls import Call, Method, Steps
+from grpc_etcd.etcd.connection import BaseConnection, BaseMemberConnection
 from grpc_etcd.etcd.credentials import HAS_LEADER, Credentials, Metadata
 from grpc_etcd.etcd.dialing import Dialer, Facts
-from grpc_etcd.etcd.link import BaseLine, BaseLink
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ async def close_client(connection: "Connection", streams: Iterable[Any]) -> None
     await close_all([*(stream.close for stream in streams), connection.close])
 
 
-class MemberConnection(BaseLine[grpc.aio.Channel]):
+class MemberConnection(BaseMemberConnection[grpc.aio.Channel]):
     """One member."""
 
     async def close(self) -> None:
@@ -51,7 +51,7 @@ async def close_all(closes: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -
             raise
 
 
-class Connection(BaseLink[MemberConnection]):
+class Connection(BaseConnection[MemberConnection]):
     """What a client and its streams share."""
 
     def __init__(

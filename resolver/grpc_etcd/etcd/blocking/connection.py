@@ -14,9 +14,9 @@ import grpc
 
 from grpc_etcd.etcd import errors
 from grpc_etcd.etcd.calls import Call, Method, Steps
+from grpc_etcd.etcd.connection import BaseConnection, BaseMemberConnection
 from grpc_etcd.etcd.credentials import HAS_LEADER, Credentials, Metadata
 from grpc_etcd.etcd.dialing import Dialer, Facts
-from grpc_etcd.etcd.link import BaseLine, BaseLink
 from grpc_etcd.threads import check_threads, start_thread
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def close_client(connection: "Connection", streams: Sequence[Any]) -> None:
         stream.close()
 
 
-class MemberConnection(BaseLine[grpc.Channel]):
+class MemberConnection(BaseMemberConnection[grpc.Channel]):
     """One member."""
 
     def open(self, method: Method, metadata: Metadata, *requests: Any) -> Any:
@@ -46,7 +46,7 @@ class MemberConnection(BaseLine[grpc.Channel]):
             channel.close()
 
 
-class Connection(BaseLink[MemberConnection]):
+class Connection(BaseConnection[MemberConnection]):
     """What a client and its streams share."""
 
     def __init__(

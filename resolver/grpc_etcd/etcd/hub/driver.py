@@ -7,23 +7,23 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, assert_never
 
 from grpc_etcd.etcd import errors, model
+from grpc_etcd.etcd.connection import BaseConnection
 from grpc_etcd.etcd.hub import commands
 from grpc_etcd.etcd.hub.core import Core
 from grpc_etcd.etcd.hub.subscription import Subscription
 from grpc_etcd.etcd.hub.watch import Watch
-from grpc_etcd.etcd.link import BaseLink
 from grpc_etcd.etcd.model import State, WatchUpdate
 from grpc_etcd.etcd.reporting import log_unexpected
 
-LinkT = TypeVar("LinkT", bound=BaseLink[Any])
+ConnectionT = TypeVar("ConnectionT", bound=BaseConnection[Any])
 
 
-class HubDriver(abc.ABC, Generic[LinkT]):
+class HubDriver(abc.ABC, Generic[ConnectionT]):
     """Follows ranges of keys, each for its own consumer, over one stream."""
 
     def __init__(
         self,
-        connection: LinkT,
+        connection: ConnectionT,
         progress_seconds: float,
         on_error: Callable[[bytes, Exception], None] | None,
         listings: int,

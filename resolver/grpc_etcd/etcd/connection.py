@@ -18,10 +18,10 @@ from grpc_etcd.etcd.rotation import Rotation
 from grpc_etcd.etcd.translating import translate
 
 ChannelT = TypeVar("ChannelT")
-LineT = TypeVar("LineT", bound="BaseLine[Any]")
+MemberT = TypeVar("MemberT", bound="BaseMemberConnection[Any]")
 
 
-class BaseLine(Generic[ChannelT]):
+class BaseMemberConnection(Generic[ChannelT]):
     """One member: a channel for calls and leases, and one for watches, so that neither fills the other's connection.
 
     Thread-safe.
@@ -80,24 +80,24 @@ class BaseLine(Generic[ChannelT]):
         return self._watches
 
 
-class BaseLink(abc.ABC, Generic[LineT]):
+class BaseConnection(abc.ABC, Generic[MemberT]):
     """What a client and its streams share. What is here is thread-safe."""
 
     def __init__(
-        self, dialer: Dialer | None, credentials: Credentials, timeout_seconds: float, adopted: LineT | None
+        self, dialer: Dialer | None, credentials: Credentials, timeout_seconds: float, adopted: MemberT | None
     ) -> None:
         self._dialer = dialer
         self._recheck = RecheckSchedule()
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
         self._facts: Facts | None = None
-        self._members: tuple[LineT, ...] = (adopted,) if adopted else ()
+        self._members: tuple[MemberT, ...] = (adopted,) if adopted else ()
         self._rotation = Rotation(len(dialer.targets) if dialer else 1)
         self._member_lock = threading.Lock()
         self.closed = False
 
     @abc.abstractmethod
-    def _make_members(self, dialer: Dialer, facts: Facts) -> tuple[LineT, ...]:
+    def _make_members(self, dialer: Dialer, facts: Facts) -> tuple[MemberT, ...]:
         """Make a line to each member."""
 
     def report(self, stream: Any, error: errors.EtcdError) -> None:
@@ -111,7 +111,9 @@ class BaseLink(abc.ABC, Generic[LineT]):
         """Log in again before the next call."""
         self._credentials.drop(self._credentials.token)
 
-    def _note_failure(self, member: int, line: LineT, error: errors.EtcdError, tried: Sequence[int] = ()) -> int | None:
+    def _note_failure(
+        self, member: int, line: MemberT, error: errors.EtcdError, tried: Sequence[int] = ()
+    ) -> int | None:
         """Record that a member has failed; return which one to try next, if some were tried and one is left."""
         with self._member_lock:
             self._rotation.failed(member, error)
@@ -140,7 +142,7 @@ class BaseLink(abc.ABC, Generic[LineT]):
             return False
         return not (self._dialer and self._dialer.may_change and self._recheck.is_due(time.monotonic()))
 
-    def _current_members(self) -> tuple[LineT, ...]:
+    def _current_members(self) -> tuple[MemberT, ...]:
         with self._member_lock:
             if self.closed:
                 raise errors.Closed("the client has been closed")
