@@ -37,7 +37,7 @@ MUTANTS = (
         'conditions.append(compare.version(put.key, ">", -1))',
     ),
     Mutant("leads-blind", "BLIND_SECONDS = 9.0", "BLIND_SECONDS = 9e9"),
-    Mutant("silence-is-not-ended", "    stream.list_anew()\n", "    del stream\n"),
+    Mutant("silence-is-not-ended", "    stream.relist()\n", "    del stream\n"),
     Mutant("lost-wake-up", "            self._wake()  # also for what", "            # also for what"),
     Mutant(
         "renewals-are-not-repeated",
