@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -68,12 +69,14 @@ class Replica:
             return error.code, error.read().decode()
 
     def metric(self, name: str, **labels: str) -> float:
-        """Read one sample; 0 when there is none."""
-        wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        for line in self.get("/metrics")[1].splitlines():
+        """Read one sample; 0 when there is none; LookupError when no metric is called so."""
+        wanted, text = [f'{key}="{value}"' for key, value in labels.items()], self.get("/metrics")[1]
+        for line in text.splitlines():
             head, _, value = line.rpartition(" ")
             if head.partition("{")[0] == name and all(each in head for each in wanted):
                 return float(value)
+        if f"# HELP {re.sub('_(bucket|count|sum)$', '', name)} " not in text:
+            raise LookupError(f"no metric is called {name}")
         return 0.0
 
     def wait_leading(self) -> Self:

@@ -27,7 +27,7 @@ def proxy(scene: Scene) -> Iterator[TcpProxy]:
 
 
 def metric(replica: Replica, name: str) -> float:
-    return float(replica.metric(f"grpc_etcd_{name}", registry="default"))
+    return float(replica.metric(f"grpc_etcd_operator_{name}", registry="default"))
 
 
 def test_a_write_that_fails_after_the_leadership_was_lost_leaves_no_trouble_behind(
@@ -41,7 +41,7 @@ def test_a_write_that_fails_after_the_leadership_was_lost_leaves_no_trouble_behi
     wait_until(lambda: standby.lines("started") and standby.get("/readyz")[0] == 200, "it stands by")
     proxy.black_hole()
     scene.kubelet.unready(pod)
-    wait_until(lambda: metric(cut_off, "in_flight"), "the withdrawal is under way")
+    wait_until(lambda: metric(cut_off, "workqueue_in_flight"), "the withdrawal is under way")
     scene.kubelet.ready(pod)  # so that nothing is left to do for whoever leads next
     wait_until(lambda: metric(standby, "leader"), "the standby leads")
     wait_until(lambda: cut_off.lines("write_failed"), "the withdrawal has failed")
@@ -142,7 +142,7 @@ def test_a_key_that_could_not_be_read_by_itself_is_withdrawn_once_the_right_is_b
     scene.delete()  # so that no GrpcService names its prefix any more
     guarded.deny(prefix)
     replica = guarded.start()
-    wait_until(lambda: replica.lines("started") and metric(replica, "prefixes_refused"), "it may not be read")
+    wait_until(lambda: replica.lines("started") and metric(replica, "denied_prefixes"), "it may not be read")
     guarded.allow("readwrite", prefix)
     wait_until(lambda: not guarded.registry.keys(), "it is withdrawn")
-    wait_until(lambda: not metric(replica, "prefixes_refused"), "nothing is refused any more")
+    wait_until(lambda: not metric(replica, "denied_prefixes"), "nothing is refused any more")

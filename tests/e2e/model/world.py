@@ -33,8 +33,8 @@ WELL = {
     "registry_up": [1, 1],
     "leader": [0, 1],
     "synced": [0, 1],
-    "queue_depth": [0, 0],
-    "in_flight": [0, 0],
+    "workqueue_depth": [0, 0],
+    "workqueue_in_flight": [0, 0],
     "no_leader_seconds": [0, 0],
     "ready_not_registered": [0, 0],
 }
@@ -398,7 +398,7 @@ class World:
         """What metrics tell of a registry in which all is well: of both replicas, and of the one that leads."""
         found: dict[str, Any] = {}
         for name, wanted in WELL.items():
-            told = sorted(each.metric(f"grpc_etcd_{name}", registry=registry) for each in self.replicas)
+            told = sorted(each.metric(f"grpc_etcd_operator_{name}", registry=registry) for each in self.replicas)
             if told != wanted:
                 found[f"metric {name} of {registry}"] = told
         return found

@@ -22,13 +22,13 @@ pytestmark = [pytest.mark.matrix, pytest.mark.timeout(600)]
 
 OURS = """
 import grpc_etcd
-from grpc_etcd.etcd import Etcd, Listed
+from grpc_etcd.etcd import Etcd, WatchSnapshot
 def ours():
     with Etcd(address) as client:
         client.put(b"ours", b"1")
         watch = client.list_watch(b"ours")
         listed = next(watch)
-        assert isinstance(listed, Listed) and listed.records[0].value == b"1", listed
+        assert isinstance(listed, WatchSnapshot) and listed.records[0].value == b"1", listed
 """
 CSLAB = """
 import etcd3
