@@ -150,14 +150,15 @@ def _text(value: object) -> str:
 def _settings(config: str | None, registry: str | None, options: dict[str, Any]) -> ClientSettings:
     """Read the options, the environment, the operator's variables and its file; the first that names a setting wins.
 
-    A registry that is named is read from the file alone.
+    A registry that is named is read from the file alone, but for the prefix, which the operator has one of.
     """
     if registry and not config:
         raise ValueError("--registry names a registry of the operator's settings file: give that with --config")
     if registry and config:
         given = {key: value for key, value in options.items() if value is not None}
         nothing = dict.fromkeys(OPERATORS_KEYS.values(), "")  # nor is what the environment says of another registry
-        return read_settings(**nothing | read_operators_file(config, registry) | given)
+        common = read_operators_variables(("prefix",))
+        return read_settings(**nothing | common | read_operators_file(config, registry) | given)
     file = read_operators_file(config, "default") if config else {}
     return read_settings(**options, defaults=file | read_operators_variables((*OPERATORS_KEYS.values(), "prefix")))
 

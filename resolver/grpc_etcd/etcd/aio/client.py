@@ -65,7 +65,7 @@ class Etcd(BaseEtcd[Connection, ListWatch, WatchHub, KeepAlive]):
         await self.close()
 
     def __del__(self) -> None:
-        connection = getattr(self, "_link", None)
+        connection = getattr(self, "_connection", None)
         if connection and not connection.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             # for threads: self.close()
