@@ -13,8 +13,11 @@ from typing import Any, Self
 
 from grpc_etcd.etcd import DeadlineExceeded, Etcd, Unavailable
 from grpc_etcd.etcd.model import Record
+from grpc_etcd_operator.telemetry.metrics import COUNTERS, GAUGES, REGISTRATION
 from testbed.conditions import wait_until
 from testbed.process import Process, whole_lines
+
+METRICS = {REGISTRATION[0], *GAUGES, *(f"{name}_total" for name in COUNTERS)}
 
 SERVED = "port_opened"
 NUMBERS = itertools.count(1)
@@ -70,13 +73,13 @@ class Replica:
 
     def metric(self, name: str, **labels: str) -> float:
         """Read one sample; 0 when there is none; LookupError when no metric is called so."""
-        wanted, text = [f'{key}="{value}"' for key, value in labels.items()], self.get("/metrics")[1]
-        for line in text.splitlines():
+        if re.sub("_(bucket|count|sum)$", "", name) not in METRICS:
+            raise LookupError(f"no metric is called {name}")
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        for line in self.get("/metrics")[1].splitlines():
             head, _, value = line.rpartition(" ")
             if head.partition("{")[0] == name and all(each in head for each in wanted):
                 return float(value)
-        if f"# HELP {re.sub('_(bucket|count|sum)$', '', name)} " not in text:
-            raise LookupError(f"no metric is called {name}")
         return 0.0
 
     def wait_leading(self) -> Self:
