@@ -34,7 +34,7 @@ _FOR_PARTS = {
     "forked",
     "is_policy_known",
     "lead",
-    "leave_board",
+    "leave_resource_cache",
     "make_binding",
     "pinned",
     "refused",

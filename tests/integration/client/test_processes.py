@@ -203,7 +203,7 @@ def test_a_channel_at_rest_finds_its_way_after_temporary_folders_were_cleaned_up
     from testbed.conditions import wait_until
     channel = registry.insecure_channel("greeter", [("grpc.client_idle_timeout_ms", 1000)])
     call(channel)
-    board = this_process().plane.board
+    board = this_process().control_plane.resource_cache
     wait_until(lambda: board.followers(ServiceName("default", "greeter")) == 1, "the stream's end")
     for folder in pathlib.Path(tempfile.gettempdir()).glob("grpc-etcd-*"):
         shutil.rmtree(folder)

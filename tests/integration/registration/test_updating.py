@@ -342,7 +342,7 @@ def test_an_outage_is_one_warning_and_one_line_when_it_ends(etcd: EtcdServer, ca
             proxy.heal()
             assert registration.wait(60)
             wait_until(lambda: told("etcd answers again"), "its end is told")
-    assert sum("held up" in record.getMessage() for record in caplog.records) == 1
+    assert sum("Registration delayed" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_layout_that_cannot_say_disabled_refuses_it_and_nothing_changes(registry: Registry) -> None:
