@@ -23,7 +23,7 @@ from grpc_etcd.xds.hosts import HostNames, read_socket
 from grpc_etcd.xds.localities import Dialable, Here, Past, is_callable
 from grpc_etcd.xds.resources import Socket
 from grpc_etcd.xds.rings import Rings
-from grpc_etcd.xds.service import MethodRoute, ServiceResources, make_service_resources
+from grpc_etcd.xds.service import MethodRoute, ServiceResources, Turns, make_service_resources
 from grpc_etcd.xds.warming import Warming
 
 _LOG = logging.getLogger("grpc_etcd")
@@ -102,6 +102,7 @@ class FollowedService:
         self._generation = 0
         self._warming = Warming()
         self._rings = Rings()
+        self._turns = Turns()
 
     def __repr__(self) -> str:
         return f"<FollowedService {self.name!r} updates={self.updates} {self.feed!r}>"
@@ -148,7 +149,7 @@ class FollowedService:
             return None
         if view.snapshot is None:
             self._give_reason()
-            return ServiceResources(self.policy, clusters={}, reason=self.reason.text)
+            return self._turns.note(ServiceResources(self.policy, clusters={}, reason=self.reason.text))
         dialables, unusable, pending = _resolve(view.snapshot.endpoints, names)
         self._report(unusable)
         self._fault = ""
@@ -161,7 +162,7 @@ class FollowedService:
         routes = map(_method_route, view.routes) if self.wishes.routes is None else self.wishes.routes
         made = make_service_resources(dialables, self.policy, routes, here, past)
         self._failures = 0
-        return replace(made, reason=self.reason.text)
+        return self._turns.note(replace(made, reason=self.reason.text))
 
     def _warm_up(self, endpoints: Iterable[Endpoint]) -> Mapping[str, float]:
         now = time.monotonic()
@@ -213,7 +214,8 @@ class FollowedService:
         usual = _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * sent
         balancing = self.policy.load_balancing
         is_ring = balancing is not None and balancing.type is Balancing.RING_HASH
-        return max(usual, self._rings.pause_seconds(sent, time.monotonic())) if is_ring else usual
+        leaves_something = is_ring or self._turns.has_departed
+        return max(usual, self._rings.pause_seconds(sent, time.monotonic())) if leaves_something else usual
 
     def explain(self, timeout_seconds: float | None) -> str:
         """Return why the service is not there, to somebody who has waited for it."""

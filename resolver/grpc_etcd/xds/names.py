@@ -9,6 +9,7 @@ can be answered. Pure.
 """
 
 import enum
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import quote, unquote
@@ -19,6 +20,7 @@ _SAFE = "-._~!$&'()*+,;=:@"  # what gRPC leaves unescaped in a path (RFC 3986 pc
 _PREFIX = "type.googleapis.com/"
 _SHARED = "shared"
 _IN_WORDS = ": "  # no other name holds white space
+_TURN = re.compile("[1-9][0-9]{0,17}")
 _LONGEST_REASON = 500  # characters; arbitrary: several sentences
 
 
@@ -53,10 +55,11 @@ class ResourceName:
     selection: Selection = Selection.ALL
     selected: str = ""
     federated: bool = True
+    turn: int = 0  # of a group or an address: another after each time that it has left the routes, see service.Turns
 
-    def select(self, selection: Selection, selected: str) -> "ResourceName":
+    def select(self, selection: Selection, selected: str, turn: int = 0) -> "ResourceName":
         """Name a part of the same service, in the same style."""
-        return replace(self, selection=selection, selected=selected)
+        return replace(self, selection=selection, selected=selected, turn=turn)
 
     def explain(self, type_url: str, reason: str, *, in_words: bool) -> str:
         """Name a resource that is empty for a reason, which gRPC puts into the details of failed calls.
@@ -72,7 +75,7 @@ class ResourceName:
         """Write the name as a resource of that type."""
         path = [self.owner.registry, *self.owner.service.split("/")]
         if self.selection is not Selection.ALL:
-            path += [self.selection, _escape(self.selected)]
+            path += [self.selection, _escape(self.selected), *([str(self.turn)] if self.turn else [])]
         tail = "/".join(quote(segment, safe=_SAFE) for segment in path)
         return f"xdstp://{AUTHORITY}/{type_url.removeprefix(_PREFIX)}/{tail}" if self.federated else tail
 
@@ -97,9 +100,14 @@ def parse_resource_name(name: str, type_url: str) -> ResourceName | None:
             return ResourceName(ServiceName(registry, f"{shared}/{number}"), federated=federated)
         case [registry, service, "empty", *_]:
             return ResourceName(ServiceName(registry, service), Selection.EMPTY, federated=federated)
-        case [registry, service, "group" | "address" | "retries" as selection, selected]:
-            return ResourceName(ServiceName(registry, service), Selection(selection), _unescape(selected), federated)
+        case [registry, service, "group" | "address" | "retries" as selection, selected, *turn] if _is_turn(turn):
+            owner = ServiceName(registry, service)
+            return ResourceName(owner, Selection(selection), _unescape(selected), federated, int("".join(turn) or 0))
     return None
+
+
+def _is_turn(segments: list[str]) -> bool:
+    return not segments or (len(segments) == 1 and _TURN.fullmatch(segments[0]) is not None)
 
 
 def shared_name(registry: str, number: str) -> ServiceName:

@@ -2,7 +2,8 @@
 
 Each change of a service with ring hash is a new ring (see `localities`), and gRPC keeps a ring that it has left for 15
 minutes, whatever its name: some 8 kB for each endpoint (measured with grpcio 1.85.3, none of them reachable). The first
-changes go out as fast as any; the more is kept, the longer changes are gathered.
+changes go out as fast as any; the more is kept, the longer changes are gathered. A cluster that leaves the routes (see
+`service.Turns`) is kept in the same way, and counts as a ring.
 
 The time is the caller's: any clock that never goes back, in seconds.
 """
