@@ -59,6 +59,11 @@ MUTANTS = (
         "        self.next = last.revision + 1\n",
         "        self.next = last.revision + 2\n",
     ),
+    Mutant(
+        "history-is-kept",
+        "            self._history = history\n            self._start_over()\n",
+        "            self._history = history\n",
+    ),
 )
 
 
