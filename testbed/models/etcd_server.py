@@ -53,6 +53,11 @@ class ServedWatch:
     is_synced: bool
 
 
+def renews_all(_: int) -> bool:
+    """Let no renewal fail."""
+    return False
+
+
 class EtcdModel:
     """One cluster, seen as one member. Belongs to the event loop in which it is made."""
 
@@ -81,6 +86,7 @@ class EtcdModel:
             "Status": self._status,
             "Authenticate": self._authenticate,
         }
+        self.fails_renewal: Callable[[int], bool] = renews_all  # whether the stream ends with the renewal of a lease
         self.writer = ""  # whose call is being answered: the name of its wire
         self._begin(Keyspace())
 
@@ -443,7 +449,10 @@ class ServedRenewals(Served):
             server.forget(self)
             self.end(error.code, error.details)
             return
-        if server.has_quorum:
+        if server.fails_renewal(request.ID):
+            server.forget(self)
+            self.end("UNAVAILABLE", "etcdserver: server stopped")
+        elif server.has_quorum:
             ttl = server.space.renew(request.ID, server.now())
             self._reply(message("LeaseKeepAliveResponse")(header=server.header(), ID=request.ID, TTL=ttl))
 

@@ -78,6 +78,12 @@ class Checks:
             different = sorted(self.wanted().keys() ^ self.held().keys())
             self._fault(f"a replica is well, and for {now - self._late_since:.0f} s not as it ought to be: {different}")
 
+    def demand_keys(self, when: str) -> None:
+        """Take it for a fault that keys are not right now."""
+        if not self.strangers_in_the_way() and self.wanted().keys() != self.held().keys():
+            different = sorted(self.wanted().keys() ^ self.held().keys())
+            self._fault(f"{when} keys are not as they ought to be: {different}")
+
     def strangers_in_the_way(self) -> bool:
         """Say whether a Pod's key is a stranger's."""
         return bool(self.strangers & {key.encode() for key in self.wanted()})
@@ -110,10 +116,14 @@ class Checks:
         writer = self._etcd.writer
         if not writer:
             return  # a lease that ran out, or an admin
-        leader = self._etcd.space.get(LEADER)
-        identity = json.loads(leader.value)["identity"] if leader else "nobody"
-        if identity != writer:
-            self._fault(f"{writer} has written {event.key.decode()}, and {identity} leads")
+        if self.leader != writer:
+            self._fault(f"{writer} has written {event.key.decode()}, and {self.leader} leads")
+
+    @property
+    def leader(self) -> str:
+        """Give who leads."""
+        record = self._etcd.space.get(LEADER)
+        return str(json.loads(record.value)["identity"]) if record else "nobody"
 
     def _fault(self, text: str) -> None:
         self._timeline.note("FAULT", text)

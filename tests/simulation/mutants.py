@@ -38,7 +38,17 @@ MUTANTS = (
     ),
     Mutant("leads-blind", "BLIND_SECONDS = 9.0", "BLIND_SECONDS = 9e9"),
     Mutant("silence-is-not-ended", "    stream.relist()\n", "    del stream\n"),
-    Mutant("lost-wake-up", "            self._wake()  # also for what", "            # also for what"),
+    # The one at the end of a transaction is no proof: the flush key that is due then wakes as well.
+    Mutant(
+        "lost-wake-up",
+        "        if self._work.due or self._queue:\n            self._wake.set()\n",
+        "        if self._work.due > 1 or self._queue:\n            self._wake.set()\n",
+    ),
+    Mutant(
+        "held-back-is-forgotten",
+        "        self._work.release()\n        self._wake.set()\n",
+        "        self._wake.set()\n",
+    ),
     Mutant(
         "renewals-are-not-repeated",
         "            if renewal is not None and not renewal.answered:\n                renewal.due = now\n",
@@ -48,6 +58,11 @@ MUTANTS = (
         "resumes-one-too-late",
         "        self.next = last.revision + 1\n",
         "        self.next = last.revision + 2\n",
+    ),
+    Mutant(
+        "history-is-kept",
+        "            self._history = history\n            self._start_over()\n",
+        "            self._history = history\n",
     ),
 )
 

@@ -24,6 +24,7 @@ GLANCE_SECONDS = 7.0  # arbitrary: dear
 SLOW_SECONDS = 30.0  # after so long the timeline says what is still missing
 CALM_SECONDS = 400.0  # of quiet after a round, now and then: what must stay as it is
 BEGIN_SECONDS = 30.0
+DRILLS = 0.25  # the share of rounds that begin with one. Arbitrary
 processor_seconds = time.process_time
 
 
@@ -113,7 +114,10 @@ class Simulation:
 
     def _draw(self, world: World) -> list[str]:
         names = world.likely
-        return [world.chance.choice(names) for _ in range(world.chance.randrange(1, 9))]
+        drawn = [world.chance.choice(names) for _ in range(world.chance.randrange(1, 9))]
+        if world.chance.random() < DRILLS:
+            drawn.insert(0, world.chance.choice(list(world.drills.events)))
+        return drawn
 
     async def _round(self, world: World, names: Sequence[str]) -> None:
         for name in names:

@@ -15,6 +15,13 @@ def test_some_rounds_end_well() -> None:
     assert outcome.happened["pod_comes"] == 1
 
 
+@pytest.mark.parametrize(
+    "drill", ["drill_leader_is_blind", "drill_renewals_fail", "drill_stranger_is_first", "drill_write_fails_once"]
+)
+def test_a_drill_ends_well(drill: str) -> None:
+    assert simulate(1, 0, ((drill,), ("pod_comes",))).happened[drill] == 1
+
+
 def test_one_seed_is_one_run() -> None:
     first, second = (simulate(2, 0, QUIET) for _ in range(2))
     assert (first.hours, first.longest_settling) == (second.hours, second.longest_settling)

@@ -17,6 +17,7 @@ from testbed.models.etcd_server import EtcdModel
 from testbed.models.wires import Way, Wire
 from tests.e2e.model.oracle import SCOPE_LABEL
 from tests.simulation.checks import Checks
+from tests.simulation.drills import Drills
 from tests.simulation.players import NAMESPACE, Kubelet, Pod, Replica
 from tests.simulation.timeline import Timeline
 from tests.simulation.virtual_time import VirtualLoop
@@ -56,6 +57,7 @@ class World:
         self.checks = checks(self.api, self.etcd, timeline)
         self._watched_by = self.chance.choice(["direct", "kopf"])
         self.likely = self._draw_likely()
+        self.drills = Drills(self, CLUSTER)
         self.happened: Counter[str] = Counter()
         self.replicas = [Replica(name, self.api, self.etcd, self._settings) for name in REPLICAS]
         self._backups: dict[str, Any] = {}
@@ -84,7 +86,7 @@ class World:
             self._create_service(name)
             for number in range(3):
                 self.kubelet.add(name, is_gated=number == 0)
-        self._register_stranger("10.99.0.1")
+        self.register_stranger("10.99.0.1")
         for replica in self.replicas:
             replica.start()
 
@@ -124,7 +126,7 @@ class World:
         """Let something happen."""
         self.timeline.note("world", name.replace("_", " "))
         self.happened[name] += 1
-        result = self.events[name]()
+        result = (self.events | self.drills.events)[name]()
         if result is not None:
             await result
 
@@ -226,15 +228,16 @@ class World:
     def service_is_switched(self) -> None:
         self._change_service(lambda spec: spec.update(enable=not spec.get("enable", True)))
 
-    def _register_stranger(self, ip: str) -> None:
-        key = f"/jupiter/{SERVICE_NAMES[0]}/providers/grpc://{ip}:9000".encode()
+    def register_stranger(self, ip: str, name: str = SERVICE_NAMES[0]) -> None:
+        """Let a process of nobody's register itself."""
+        key = f"/jupiter/{name}/providers/grpc://{ip}:9000".encode()
         if self.etcd.space.get(key) is None:
             self.checks.strangers.add(key)
             self.etcd.put(key, STRANGER)
 
     def stranger_is_before_a_pod(self) -> None:
         """Let a process register itself at the address that the next Pod will have."""
-        self._register_stranger(self.kubelet.next_ip)
+        self.register_stranger(self.kubelet.next_ip)
         self.kubelet.add(SERVICE_NAMES[0], seconds=self.chance.uniform(0, 3))
 
     def _find_strangers(self) -> None:
