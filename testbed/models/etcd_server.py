@@ -4,6 +4,7 @@ It takes the request messages of etcd's API and gives the replies that etcd 3.6 
 gRPC channel. The contract suite, tests/simulation/test_etcd_contract.py, runs against it and against a real etcd.
 """
 
+import abc
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -423,17 +424,17 @@ class EtcdModel:
             self.on_change(events)
 
 
-class Served:
+class Served(abc.ABC):
     """A stream, as the server sees it."""
 
     def __init__(self, server: EtcdModel, token: str, reply: Reply, end: Callable[[str, str], None]) -> None:
         self._server, self._token, self._reply, self.end = server, token, reply, end
 
+    @abc.abstractmethod
     def receive(self, request: Any) -> None:
         """Take a request."""
-        raise NotImplementedError
 
-    def publish(self, events: Sequence[Event]) -> None:
+    def publish(self, events: Sequence[Event]) -> None:  # noqa: B027  renewals have no use for it
         """Take what has just happened."""
 
 
