@@ -23,7 +23,7 @@ dev: $(VENV)/.ready ## Make the virtual environment with everything that develop
 gen: dev ## Write all generated files
 	$(RUN) -m testbed.generate
 
-check: dev ## Lint, types, import rules, dependencies, dead code, freshness of generated files, fast tests (under a minute)
+check: dev ## Lint, types, import rules, dependencies, dead code, freshness of generated files, links and lines of the pages, fast tests (under a minute)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,7 +33,7 @@ check: dev ## Lint, types, import rules, dependencies, dead code, freshness of g
 	$(BIN)/deptry testbed bench examples tests --ignore DEP002,DEP004
 	$(BIN)/vulture
 	$(RUN) -m testbed.generate --check
-	$(RUN) -m pytest -q tests/unit
+	$(RUN) -m pytest -q tests/unit tests/docs/test_links.py
 
 fmt: dev ## Format the code
 	$(BIN)/ruff check --fix .
