@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 SOON_SECONDS = 15.0  # within which keys are right after a short fault of etcd; it is asked again each second
-CATCH_UP_SECONDS = 10.0  # more than until a watch that was cut off is open again
 CUT_OFF_SECONDS = 100.0  # far more than until a leader resigns and another has done its work
 # Longer than the leases' time to live: without a renewal in all that time they have run out.
 RENEWAL_SECONDS = 420.0
@@ -58,8 +57,6 @@ class Drills:
         self._world.pod_vanishes()
         await asyncio.sleep(CUT_OFF_SECONDS)
         leader.kube_wire.heal()
-        # Who leads before its watch has caught up acts on what was long ago, for the moment until it has.
-        await asyncio.sleep(CATCH_UP_SECONDS)
 
     async def drill_stranger_is_first(self) -> None:
         """Let a process register itself at a Pod's address just before that is ready; the leader hears of it late."""

@@ -37,6 +37,11 @@ MUTANTS = (
         'conditions.append(compare.version(put.key, ">", -1))',
     ),
     Mutant("leads-blind", "BLIND_SECONDS = 9.0", "BLIND_SECONDS = 9e9"),
+    Mutant(
+        "goes-on-after-blindness",
+        "            self.is_lost = True\n            self.relist()\n",
+        "            pass\n",
+    ),
     Mutant("silence-is-not-ended", "    stream.relist()\n", "    del stream\n"),
     # The one at the end of a transaction is no proof: the flush key that is due then wakes as well.
     Mutant(

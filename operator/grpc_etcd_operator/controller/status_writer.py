@@ -281,7 +281,8 @@ class StatusWriter:
         self._queue.schedule.wrote(service.uid, time.monotonic())
         self._queue.writing[service.uid] = status
         try:
-            written = await self._client.patch_service_status(service.namespace, service.name, service.uid, status)
+            where = service.namespace, service.name, service.uid
+            written = await self._client.patch_service_status(*where, status, service.resource_version)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if await self._is_refused(error, SERVICES, service):
                 self._failed(service, error)
@@ -499,6 +500,8 @@ def _is_worth_trying_again(error: Exception) -> bool:
     """Return whether a report that was not taken is to be tried again, and log that it is."""
     if isinstance(error, ApiError) and error.status == HTTPStatus.NOT_FOUND:
         return False
+    if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
+        return True  # it has changed meanwhile: its event comes, and what is reported then is of what it is then
     log.warning(
         "Status or condition not written, retrying",
         extra={"event": "status_refused", "fields": {"error": str(error)}},

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -30,6 +31,7 @@ from grpc_etcd_operator.sources.source import Receiver, Source
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 CRD_SECONDS = 1.0  # between two looks at whether the CRD is there. Arbitrary
+UNREACHABLE_ATTEMPTS = 30  # of these looks one is told when it fails. Arbitrary
 
 
 class Watches:
@@ -122,12 +124,13 @@ class Watches:
 
     async def _wait_until_served(self, _: Receiver[GrpcService]) -> str:
         """Wait for the API server and our CRD: waiting can help, so nothing else is done about it. Kopf lists."""
-        while True:
+        for attempt in itertools.count():
             self._freshness.note_attempt(SERVICES)
             try:
                 state = await self._client.crd_state()
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                log_unreachable(self._client, error)
+                if attempt % UNREACHABLE_ATTEMPTS == 0:
+                    log_unreachable(self._client, error)
             else:
                 if state.served:
                     self._is_crd_missing = False
@@ -137,6 +140,7 @@ class Watches:
                     self._is_crd_missing = True
                     log.error("%s; waiting for it", CRD_MISSING, extra={"event": "crd_missing"})
             await asyncio.sleep(CRD_SECONDS)
+        raise AssertionError  # it counts for ever
 
 
 def _pass_over(_: str, __: frozenset[str]) -> None:

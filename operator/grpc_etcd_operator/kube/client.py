@@ -180,9 +180,10 @@ class Client:
     async def patch_service_status(
         self, namespace: str, name: str, uid: str, status: Mapping[str, Any], version: str = ""
     ) -> Mapping[str, Any]:
-        """Write a GrpcService's status; with a resource version an object that is another one by now is refused (409).
+        """Write a GrpcService's status, to the object of just that resource version: any other is refused (409).
 
-        Without one a new object of the same name takes it: of a custom resource the API server ignores the UID.
+        Without a version a new object of the same name would take it: of a custom resource the API server ignores the
+        UID.
         """
         path = f"{self._path(PLURAL, namespace)}/{name}/status"
         metadata = _without_empty({"uid": uid, "resourceVersion": version})

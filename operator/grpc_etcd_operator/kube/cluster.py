@@ -51,7 +51,7 @@ async def _find_uid(settings: Settings, client: Client) -> str:
 
 
 def log_unreachable(client: Client, error: Exception) -> None:
-    """Return that the API server cannot be reached."""
+    """Log that the API server cannot be reached."""
     log.error(
         "API server at %s unreachable, retrying: check KUBECONFIG and the network",
         client.server,

@@ -4,6 +4,10 @@ Two questions, two answers. *Blind*: nothing at all has come from the API server
 in answer to a probe (probing.py); who is blind should not lead. *Deaf*: a watch neither delivers nor is retried any
 more; then the process is of no use and liveness fails. Refused and failed requests are no deafness: an API server that
 is away will come back. That a watch was opened proves nothing, only bytes of a list or of a watch's events do.
+
+A watch that goes on after blindness would report what was long ago, state after state, and whoever acts on each takes
+keys of Pods that have long been ready again. So a stream that was not seen for so long is *lost*: its watch ends at
+once, begins with a list, and nothing but that makes it seen again.
 """
 
 import re
@@ -36,7 +40,8 @@ class Stream:
 
     `seen_at` is when the API server last said anything about it, `last_event_at` when the watch or the list before it
     did, both monotonic seconds. `version` is the highest resourceVersion met, `fault` why it may not be read
-    (`fault_at`: since when, `fault_verb`: what is refused). `relist` ends the watch, which then begins with a list.
+    (`fault_at`: since when, `fault_verb`: what is refused). `relist` ends the watch, which then begins with a list;
+    while `is_lost` that list is still to come.
     """
 
     resource: str
@@ -54,6 +59,7 @@ class Stream:
     fault_at: float = 0.0
     fault_verb: str = LIST
     relist: Callable[[], None] = _ignore
+    is_lost: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -62,8 +68,20 @@ class Stream:
 
     def note_seen(self, verb: str = LIST) -> None:
         """Record that the API server has answered, and allows this: who may watch may list, and not the reverse."""
-        self.seen_at = time.monotonic()
+        if not self.is_lost:
+            self.seen_at = time.monotonic()
         self.note_allowed(verb)
+
+    def lose(self) -> None:
+        """End a watch that was open once: it was not seen for too long to go on where it was."""
+        if self.response is not None and not (self.is_lost or self.is_listed):
+            self.is_lost = True
+            self.relist()
+
+    def find(self) -> None:
+        """Record that all is known again: a list is complete, or there is nothing that could be listed."""
+        self.is_lost = False
+        self.note_seen()
 
     def note_allowed(self, verb: str) -> None:
         """Record that this may be done; a role that lets list and not watch shows nothing of what changes."""
@@ -166,6 +184,7 @@ class Freshness:
         stream.response, stream.received_bytes = params.response, 0
         if stream.is_listed:
             stream.is_listed = False
+            stream.find()
             self._on_opened(stream.resource, stream.namespace)
 
     async def _failed(
@@ -200,6 +219,13 @@ class Freshness:
             oldest[stream.namespace] = min(stream.seen_at, oldest.get(stream.namespace, stream.seen_at))
         seconds = time.monotonic() - max(oldest.values(), default=self._started)
         return seconds if seconds > self._blind_seconds else 0.0
+
+    def lose_unseen(self) -> None:
+        """End the watches that were not seen for as long as makes blind."""
+        now = time.monotonic()
+        for stream in self._streams.values():
+            if now - stream.seen_at > self._blind_seconds:
+                stream.lose()
 
     def unreadable(self, resource: str = "") -> Mapping[str, str]:
         """Return the namespaces that may not be read now (empty: all of them), and what the API server said.

@@ -33,6 +33,7 @@ class Prober:
     async def run(self) -> None:
         """Probe until cancelled."""
         while True:
+            self._freshness.lose_unseen()  # before a look at what has come meanwhile, which may be all that was missed
             streams = self._freshness.streams
             await asyncio.gather(*(self._probe(each) for each in streams if _is_due(each)))
             for stream in streams:
@@ -47,7 +48,7 @@ class Prober:
                 found = await self._client.probe(stream.resource, stream.namespace)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
-                stream.note_seen()  # the CRD is away, and the API server says so
+                stream.find()  # the CRD is away, and the API server says so
             elif error.status in REFUSALS:
                 stream.note_fault(str(error))
         except (aiohttp.ClientError, TimeoutError):

@@ -15,6 +15,7 @@ import logging
 import random
 import signal
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -156,11 +157,11 @@ class KopfSource(Generic[T]):
 
         Not `kopf.run_tasks`: at its end that cancels every task of the event loop, ours included.
         """
-        asked, listed = asyncio.Event(), Listed(self._stream, version)
+        asked, listed, askers = asyncio.Event(), Listed(self._stream, version), Askers()
         self._stream.relist = asked.set
         note = Noting(self.kind, make_note(self._how, receiver), identify_raw, self._isolation)
         tasks = await kopf.spawn_tasks(
-            registry=self._make_registry(note, [listed] if version else ()),
+            registry=self._make_registry(note, [askers, listed] if version else [askers]),
             settings=make_settings(self._how.names, self._how.selector),
             standalone=True,
             # Unused without peering, but else Kopf looks up the user's name, which a container's user does not have.
@@ -180,6 +181,7 @@ class KopfSource(Generic[T]):
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=5)  # to be cancelled meanwhile is to end: it is not to be swallowed
+            askers.cancel()
             note.close()
         return asked.is_set()
 
@@ -203,6 +205,28 @@ class KopfSource(Generic[T]):
         kopf.on.event(*self._how.names, registry=registry, id=self.kind)(take_event)
         kopf.on.login(registry=registry, id="login")(log_in)
         return registry
+
+
+class Askers:
+    """Knows the tasks that send requests, so that none is left when Kopf ends.
+
+    Kopf asks what the API server serves in tasks that it does not end itself. Without an answer they would wait for
+    ever, for a log-in that nobody makes any more.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+
+    async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> ClientResponse:
+        """Send a request."""
+        if task := asyncio.current_task():
+            self._tasks.add(task)
+        return await handler(request)
+
+    def cancel(self) -> None:
+        """End whoever has ever sent one and is still there."""
+        for task in self._tasks:
+            task.cancel()
 
 
 class Listed:

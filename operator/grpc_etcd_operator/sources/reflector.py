@@ -127,4 +127,4 @@ class Reflector:
         if self._version:
             log.warning("Watch interrupted, resuming", extra={"event": "watch_resuming", "fields": fields})
         else:
-            log.warning("Watch expired, relisting", extra={"event": "relisting", "fields": fields})
+            log.warning("Watch or list failed, relisting", extra={"event": "relisting", "fields": fields})

@@ -60,6 +60,9 @@ class ApiServer:
             return web.json_response(self.objects.get(request.path.split("/")[-1], {"metadata": {"uid": ""}}))
         name = request.path.split("/")[-2]
         found = self.objects.get(name, {"metadata": {}})
+        asked, is_version = body["metadata"].get("resourceVersion"), found["metadata"].get("resourceVersion")
+        if asked and is_version and asked != is_version:
+            return web.json_response({"kind": "Status", "message": "the object has been modified"}, status=409)
         found["status"] = {**found.get("status", {}), **body.get("status", {})}
         version = int(found["metadata"].get("resourceVersion", "0")) + 1
         found["metadata"]["resourceVersion"] = str(version)
@@ -231,6 +234,21 @@ async def lead_beside_nobody(server: ApiServer, client: Client, *, vacant_second
     for raw in server.objects.values():
         reconciler.note_service(None, json.loads(json.dumps(raw)))
     return reporter
+
+
+async def test_what_is_reported_of_a_grpcservice_that_is_gone_reaches_no_namesake(
+    api: tuple[ApiServer, Client],
+) -> None:
+    """Of a custom resource the API server ignores the UID that a patch names, but not the resource version."""
+    server, client = api
+    server.objects["greeter"] = granted(make_raw_service())
+    server.objects["greeter"]["metadata"]["resourceVersion"] = "7"
+    reporter = await lead_beside_nobody(server, client)
+    metadata = {**server.objects["greeter"]["metadata"], "uid": "another", "resourceVersion": "9"}
+    namesake = {**server.objects["greeter"], "metadata": metadata, "status": {}}
+    server.objects["greeter"] = namesake
+    await run(reporter, lambda: len(server.patches("greeter")) > 1)
+    assert namesake["status"] == {}
 
 
 def granted(raw: Raw) -> Raw:

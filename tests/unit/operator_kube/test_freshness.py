@@ -1,9 +1,10 @@
 """What may not be read is told as that, and neither as an API server that is silent nor as Pods that are absent."""
 
 import time
+from types import SimpleNamespace
 
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES
-from grpc_etcd_operator.kube.freshness import WATCH, Freshness, Stream
+from grpc_etcd_operator.kube.freshness import BLIND_SECONDS, WATCH, Freshness, Stream
 
 GAP_SECONDS = 30.0
 REFUSED = "pods may not be read (403 Forbidden)"
@@ -75,3 +76,49 @@ def test_a_watch_of_all_namespaces_speaks_for_each_and_a_list_that_is_read_is_no
     assert freshness.blindness(PODS, "shop") is None
     stream.is_listed = True
     assert freshness.blindness(PODS, "shop") == ""
+
+
+def make_open(freshness: Freshness, resource: str) -> tuple[Stream, list[str]]:
+    """Make a watch that is open, and a list of its ends."""
+    stream, ends = freshness.stream(resource, "shop"), list[str]()
+    stream.response, stream.relist = Response(), lambda: ends.append(resource)  # type: ignore[assignment]  # what is read of one
+    return stream, ends
+
+
+class Response:
+    """As much of a response as is looked at."""
+
+    closed = False
+    content = SimpleNamespace(total_bytes=0)
+
+
+def test_a_watch_that_was_not_seen_for_long_ends_and_is_seen_again_only_after_a_list() -> None:
+    freshness = make("shop")
+    pods, ends = make_open(freshness, PODS)
+    services, other_ends = make_open(freshness, SERVICES)
+    note_event(services)
+    note_event(pods, seconds_ago=BLIND_SECONDS + 1)
+    freshness.lose_unseen()
+    freshness.lose_unseen()
+    assert (ends, other_ends) == ([PODS], []), "once, and no other"
+    pods.note_seen()  # a probe's answer
+    assert freshness.blind_seconds() > BLIND_SECONDS, "that the API server answers says nothing of what was missed"
+    pods.find()
+    assert freshness.blind_seconds() == 0
+
+
+def test_a_watch_that_was_seen_a_moment_ago_goes_on() -> None:
+    freshness = make("shop")
+    pods, ends = make_open(freshness, PODS)
+    note_event(pods, seconds_ago=BLIND_SECONDS - 1)
+    freshness.lose_unseen()
+    assert not ends
+
+
+def test_a_list_that_is_being_read_goes_on_however_long_it_takes() -> None:
+    freshness = make("shop")
+    pods, ends = make_open(freshness, PODS)
+    note_event(pods, seconds_ago=BLIND_SECONDS + 1)
+    pods.is_listed = True
+    freshness.lose_unseen()
+    assert not ends
