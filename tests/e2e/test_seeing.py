@@ -211,13 +211,45 @@ def test_a_rotated_ca_is_followed(scene: Scene, tmp_path: Path) -> None:
 
 
 @with_both
-def test_who_was_cut_off_for_long_and_finds_nothing_new_sees_again_at_once(scene: Scene) -> None:
-    """The watches go on where they were: neither tells anything before its next bookmark, up to a minute later."""
+@pytest.mark.parametrize("fault", ["refuse", "black_hole"])
+def test_what_was_long_ago_takes_no_key_of_a_pod_that_is_ready_again(scene: Scene, fault: str) -> None:
     with TcpProxy.start(scene.api.url.removeprefix("https://")) as proxy:
-        kubeconfig = scene.folder / "proxy.kubeconfig"
-        settings = make_kubeconfig(f"https://{proxy.address}", str(scene.api.authority.ca), scene.api.token)
-        kubeconfig.write_text(json.dumps(settings))
-        replica = scene.start(kubeconfig=kubeconfig).wait_leading()
+        replica = scene.start(kubeconfig=make_kubeconfig_of(scene, proxy)).wait_leading()
+        scene.apply()
+        pods = [scene.pod() for _ in range(20)]
+        scene.registry.wait_addresses(*(pod.address for pod in pods))
+        before = created(scene)
+        getattr(proxy, fault)()
+        wait_until(lambda: replica.metric("grpc_etcd_operator_kubernetes_unavailable_seconds") > 11, "it is blind")
+        for pod in pods:
+            scene.kubelet.unready(pod)
+        for pod in pods:
+            scene.kubelet.ready(pod)
+        late = scene.pod()
+        proxy.heal()
+        scene.registry.wait_addresses(*(pod.address for pod in pods), late.address)
+    after = created(scene)
+    assert {key: after.get(key) for key in before} == before
+
+
+def created(scene: Scene) -> dict[bytes, int]:
+    """Give the revision in which each provider key has come."""
+    return {each.key: each.create_revision for each in scene.client.get_prefix(b"/jupiter/greeter/").records}
+
+
+def make_kubeconfig_of(scene: Scene, proxy: TcpProxy) -> Path:
+    """Make a kubeconfig that leads to the scene's API server through a proxy."""
+    kubeconfig = scene.folder / "proxy.kubeconfig"
+    settings = make_kubeconfig(f"https://{proxy.address}", str(scene.api.authority.ca), scene.api.token)
+    kubeconfig.write_text(json.dumps(settings))
+    return kubeconfig
+
+
+@with_both
+def test_who_was_cut_off_for_long_and_finds_nothing_new_sees_again_at_once(scene: Scene) -> None:
+    """No watch would report anything before its next bookmark, up to a minute later."""
+    with TcpProxy.start(scene.api.url.removeprefix("https://")) as proxy:
+        replica = scene.start(kubeconfig=make_kubeconfig_of(scene, proxy)).wait_leading()
         proxy.refuse()
         wait_until(
             lambda: replica.metric("grpc_etcd_operator_last_event_age_seconds", resource="pods") > 105, "long", 180

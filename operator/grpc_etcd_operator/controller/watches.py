@@ -31,7 +31,7 @@ from grpc_etcd_operator.sources.source import Receiver, Source
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 CRD_SECONDS = 1.0  # between two looks at whether the CRD is there. Arbitrary
-UNREACHABLE_ATTEMPTS = 30  # of these looks one is told when it fails. Arbitrary
+UNREACHABLE_ATTEMPTS = 30  # of these looks one is logged when it fails. Arbitrary
 
 
 class Watches:

@@ -32,8 +32,17 @@ class Prober:
 
     async def run(self) -> None:
         """Probe until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lose_unseen())
+            group.create_task(self._probe_all())
+
+    async def _lose_unseen(self) -> None:
+        while True:  # on its own: a probe may wait for seconds, and meanwhile all that was missed may come
+            self._freshness.lose_unseen()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _probe_all(self) -> None:
         while True:
-            self._freshness.lose_unseen()  # before a look at what has come meanwhile, which may be all that was missed
             streams = self._freshness.streams
             await asyncio.gather(*(self._probe(each) for each in streams if _is_due(each)))
             for stream in streams:
