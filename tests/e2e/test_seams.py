@@ -20,7 +20,8 @@ from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue, WriteLimits
 from grpc_etcd.registry.own import OwnerRecord, leader_key, owner_key, owner_prefix
 from grpc_etcd_operator.controller.cleanup import LeadLostError, RefusedError, withdraw_all
-from grpc_etcd_operator.controller.event_handlers import GRANT_SECONDS, PODS, SERVICES, EventHandlers
+from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
+from grpc_etcd_operator.controller.open_claims import GRANT_SECONDS
 from grpc_etcd_operator.controller.registry_controller import TIDY_SECONDS, RegistryController, Views
 from grpc_etcd_operator.controller.resync import ResyncController
 from grpc_etcd_operator.core.cluster import ClusterCache

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "operator"
 NAME = "grpc_etcd_operator"
 # Fewer is better: lower these when you can, and say in a decision record why they had to be raised.
-MOST_ARROWS = 263  # imports of one module by another
+MOST_ARROWS = 270  # imports of one module by another
 
 
 def read(path: Path) -> ast.Module:

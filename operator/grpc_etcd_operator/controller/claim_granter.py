@@ -19,7 +19,7 @@ from functools import partial
 
 import aiohttp
 
-from grpc_etcd_operator.controller.event_handlers import EventHandlers
+from grpc_etcd_operator.controller.event_handlers import SERVICES, EventHandlers
 from grpc_etcd_operator.core.claims import read_claims
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
@@ -119,11 +119,7 @@ class Granter:
                 self._later[uid] = time.monotonic() + HELD_UP_SECONDS
                 continue
             try:
-                if self._reconciler.is_in_doubt(uid):  # nor is the synced key to wait for what an admin has to mend
-                    self._later[uid] = time.monotonic() + LONGEST_PAUSE
-                    self._reconciler.note_grant(uid, is_refused=True)
-                    continue
-                claims = self._reconciler.begin_grant(uid, self._now())
+                claims = None if self._is_in_doubt(uid) else self._reconciler.begin_grant(uid, self._now())
             except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
                 self._isolation.caught(PART, service.reference, error)
                 self._come_again(uid)
@@ -131,6 +127,15 @@ class Granter:
             if claims:
                 found.append(Request(uid, service.namespace, partial(self._grant, service, claims)))
         return found
+
+    def _is_in_doubt(self, uid: str) -> bool:
+        """Return whether somebody who may not be read may hold what is asked for; then it is asked for again later."""
+        open_claims, unread = self._reconciler.open_claims, self._reconciler.unlisted.get(SERVICES, ())
+        if not open_claims.is_in_doubt(uid, unread):
+            return False
+        self._later[uid] = time.monotonic() + LONGEST_PAUSE
+        open_claims.note(uid, is_refused=True)  # nor is the synced key to wait for what an admin has to mend
+        return True
 
     def _now(self) -> str:
         """Return the time, later than that of any claim that is known: RFC 3339 with microseconds."""
@@ -146,7 +151,7 @@ class Granter:
             stands = self._end(service) and stands
         if stands:
             self._failures.pop(service.uid, None)
-            self._reconciler.note_grant(service.uid, is_refused=False)
+            self._reconciler.open_claims.note(service.uid, is_refused=False)
         else:
             self._come_again(service.uid)
 
@@ -182,7 +187,7 @@ class Granter:
                 extra={"event": "claim_refused", "fields": fields},
             )
             if isinstance(error, ApiError) and self._failures[service.uid] >= REFUSALS:
-                self._reconciler.note_grant(service.uid, is_refused=True)
+                self._reconciler.open_claims.note(service.uid, is_refused=True)
             return False
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._isolation.caught(PART, service.reference, error)
@@ -209,7 +214,7 @@ class Granter:
         """Make the request that writes what is left of one's claims; None: there is nothing to drop, or not yet."""
         cluster_cache = self._reconciler.cluster_cache
         try:
-            rest = cluster_cache.find_spare(uid, self._reconciler.has_keys)
+            rest = cluster_cache.find_spare(uid, self._reconciler.open_claims.has_keys)
         except Exception as error:  # noqa: BLE001  the same; the next look tries again
             self._isolation.caught(PART, uid, error)
             return None

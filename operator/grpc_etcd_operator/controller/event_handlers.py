@@ -6,25 +6,23 @@ controllers                 ->  take_outcome  ->  Tally  ->  statuses and gates 
 
 import asyncio
 import logging
-import time
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from grpc_etcd_operator.controller.crd_return import CrdReturn
 from grpc_etcd_operator.controller.deletions import Deletions
 from grpc_etcd_operator.controller.gates import Gates, is_serving_for
+from grpc_etcd_operator.controller.open_claims import GRANT_SECONDS, OpenClaims
 from grpc_etcd_operator.controller.outcomes import Outcome
 from grpc_etcd_operator.controller.registry_controller import RegistryController
 from grpc_etcd_operator.controller.status_queue import StatusQueue
-from grpc_etcd_operator.core.claims import Claim, claims_of, read_claims
 from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.conditions import PORTLESS, is_portless, is_same_judgement
 from grpc_etcd_operator.core.counts import KEY_TAKEN, EndpointCounts
-from grpc_etcd_operator.core.desired import KEEPING, Desired, Owner, leads_elsewhere
-from grpc_etcd_operator.core.leases import lease_id
+from grpc_etcd_operator.core.desired import KEEPING, Desired, Owner
 from grpc_etcd_operator.core.pods import Pod, PodMessage, parse_pod, take_out_of_scope
 from grpc_etcd_operator.core.resync import ObjectRef
 from grpc_etcd_operator.core.services import NO_ETCDS, GrpcService, parse_service
@@ -32,7 +30,6 @@ from grpc_etcd_operator.telemetry.metrics import Timings
 
 log = logging.getLogger(__name__)
 PODS, SERVICES = "pods", "grpcservices"
-GRANT_SECONDS = 30.0  # so long after the last grant is waited for claims that nobody grants. Arbitrary
 
 
 class EventHandlers:
@@ -66,14 +63,9 @@ class EventHandlers:
         self._prefixes, self._timings, self._etcds = prefixes, timings, etcds
         self.grants_in_memory = False  # for a dry run, which writes no status
         self._echoes: dict[str, str] = {}
-        self._asking: set[str] = set()
-        self._asked_at: dict[str, tuple[int, float]] = {}  # with the generation that asks
-        self._granted_at, self._grant_seconds = 0.0, grant_seconds
-        self._refused_grants: set[str] = set()
-        self._returned: set[str] | None = None  # the GrpcServices (by reference) that came, while others are awaited
-        self._awaited: tuple[tuple[int, ...], set[str]] = (), set()  # the others' namespaces, and as of when
+        self.open_claims = OpenClaims(cluster_cache, self.controllers, etcds, grant_seconds=grant_seconds)
+        self.crd_return = CrdReturn(self.controllers)
         self._gates = Gates(self)
-        self._keys: dict[str, tuple[int | None, dict[str, list[bytes]]]] = {}
 
     # -- facts of Kubernetes ----------------------------------------------------------------------------------------
 
@@ -179,8 +171,7 @@ class EventHandlers:
                 controller.election.note_other_reporter()
 
     def _take_service(self, service: GrpcService) -> set[str]:
-        if self._returned is not None:
-            self._returned.add(service.reference)
+        self.crd_return.note(service.reference)
         return self.cluster_cache.note_service(service)
 
     def note_written(self, raw: Mapping[str, Any]) -> None:
@@ -215,7 +206,7 @@ class EventHandlers:
         """Record that a GrpcService is gone for good."""
         self._services_changed(self.cluster_cache.forget_service(uid))
         self._echoes.pop(uid, None)
-        self._refused_grants.discard(uid)
+        self.open_claims.note(uid, is_refused=False)
         self.endpoint_counts.forget_service(uid)
         for controller in self.controllers.values():
             controller.unlearn(uid)
@@ -269,7 +260,7 @@ class EventHandlers:
         if self.grants_in_memory and self.may_write():
             concerned = concerned | self._grant_in_memory()
         services = concerned & self.cluster_cache.services.keys()
-        self._note_asking(concerned)
+        self.open_claims.note_asking(concerned)
         self._follow(services)  # ahead of their plans, which wait for what is not listed yet
         for uid in concerned:
             if pod := self.cluster_cache.pods.get(uid):
@@ -280,14 +271,6 @@ class EventHandlers:
         self._enqueue(concerned)
         if self.cluster_cache.asking or self.cluster_cache.releasing:
             self.claims.set()
-
-    def _note_asking(self, concerned: Iterable[str]) -> None:
-        """Record since when each asks for what it asks for now: one that is renamed on and on asks again each time."""
-        for uid in concerned:
-            if (service := self.cluster_cache.asking.get(uid)) is None:
-                self._asked_at.pop(uid, None)
-            elif self._asked_at.get(uid, (None, 0.0))[0] != service.generation:
-                self._asked_at[uid] = service.generation, time.monotonic()
 
     def _follow(self, services: Iterable[str]) -> None:
         """Let each registry follow what these GrpcServices write under; what others claim decides on that, too."""
@@ -320,63 +303,6 @@ class EventHandlers:
         """Record that a grant was written or not."""
         self._services_changed(self.cluster_cache.end_grant(uid))
 
-    def note_grant(self, uid: str, *, is_refused: bool) -> None:
-        """Record that the API server refuses one object's claims for good, or does not do so any more."""
-        if is_refused:
-            self._refused_grants.add(uid)
-        else:
-            self._refused_grants.discard(uid)
-
-    def has_keys(self, service: GrpcService, claim: Claim) -> bool:
-        """Return whether keys of a GrpcService's namespace are below a claim, as far as anybody knows."""
-        namespace = service.namespace
-        return any(self._stands_in(controller, namespace, claim) for controller in self._controllers_of(service, claim))
-
-    def is_in_doubt(self, uid: str) -> bool:
-        """Return whether what a GrpcService asks for may be held in a namespace whose GrpcServices may not be read.
-
-        Their claims are unknown to whoever has begun since. But the keys that stand are known, and whose they are.
-        """
-        unread, service = self.unlisted.get(SERVICES), self.cluster_cache.asking.get(uid)
-        if not unread or service is None or service.spec is None or self.cluster_cache.shared_names:
-            return False
-        asked, held = claims_of(service.spec, self.controllers.keys()), read_claims(service.status)
-        new = [claim for claim in asked if claim not in held]
-        return any(
-            self._stands_in(controller, namespace, claim)
-            for namespace, claim in product(unread, new)
-            for controller in self._controllers_of(service, claim)
-        )
-
-    def _controllers_of(self, service: GrpcService, claim: Claim) -> list[RegistryController]:
-        """Return where keys below a claim may stand: a registry that the settings lack may have been renamed."""
-        if controller := self.controllers.get(self._etcds.get(claim.registry, claim.registry)):
-            return [controller]
-        held = read_claims(service.status)
-        return [each for each in self.controllers.values() if claim._replace(registry=each.name) not in held]
-
-    def _stands_in(self, controller: RegistryController, namespace: str, claim: Claim) -> bool:
-        keys = self._keys_of(controller).get(namespace, ())
-        at = bisect_left(keys, claim.prefix)
-        stands = at < len(keys) and keys[at].startswith(claim.prefix)
-        return stands or not controller.is_listed or controller.registry_cache.is_writing_below(claim.prefix)
-
-    def _keys_of(self, controller: RegistryController) -> Mapping[str, Sequence[bytes]]:
-        """Return the keys that the owners of each namespace have, in order and with a slash behind each.
-
-        Thousands may ask at once, so it is recreated only when an owner record has been put or has gone.
-        """
-        registry_cache = controller.registry_cache
-        known, found = self._keys.get(controller.name, (None, {}))
-        if registry_cache.owners_version != known:
-            found = {}
-            for owner in registry_cache.owners.values():
-                found.setdefault(owner.namespace, []).extend(key + b"/" for key in owner.keys)
-            for keys in found.values():
-                keys.sort()
-            self._keys[controller.name] = registry_cache.owners_version, found
-        return found
-
     def _consider_gate(self, pod: Pod) -> None:
         if pod.gated and not pod.gate_open and not pod.terminating and self._gates.judge(pod, {}):
             self.statuses.look_at_gate(pod.uid)
@@ -393,55 +319,20 @@ class EventHandlers:
         if pod and not self.are_services_known(pod.namespace):
             return None
         desired = self.cluster_cache.desired(uid, registry)
-        if desired and pod and self._returned is not None and pod.is_serving():
-            controller = self.controllers[registry]
-            owner = controller.registry_cache.owner(uid)
-            awaited = frozenset(owner.grpc_services if owner else ()) - self._returned
-            # What no owner record names may be of any of them.
-            nameless = frozenset(
-                key
-                for key in controller.registry_cache.unnamed(lease_id(controller.cluster, uid))
-                if (record := controller.registry_cache.record(key))
-                and not leads_elsewhere(desired.host, key, record.value)
-            )
-            keeps = desired.keeps | (nameless - {each.key for each in desired.wanted})
-            return replace(desired, keep_references=desired.keep_references | awaited, keeps=keeps)
-        return desired
+        return self.crd_return.keep(desired, registry) if desired and pod and pod.is_serving() else desired
 
     def await_return(self) -> None:
         """Record that the CRD was away when this process began: GrpcServices that have keys may come again."""
-        if SERVICES not in self.complete and self._returned is None:
-            self._returned = {each.reference for each in self.cluster_cache.services.values()}
-
-    @property
-    def is_awaiting_return(self) -> bool:
-        """Return whether GrpcServices that were never seen may come again."""
-        return self._returned is not None
+        if SERVICES not in self.complete:
+            self.crd_return.begin(each.reference for each in self.cluster_cache.services.values())
 
     def is_return_awaited(self, namespace: str) -> bool:
-        """Return whether GrpcServices of a namespace are awaited that have keys.
-
-        One of them may select any Pod there.
-        """
-        if self._returned is None:
-            return False
-        known = (
-            len(self._returned),
-            *(controller.registry_cache.owners_version for controller in self.controllers.values()),
-        )
-        if self._awaited[0] != known:
-            owners = [
-                owner for controller in self.controllers.values() for owner in controller.registry_cache.owners.values()
-            ]
-            found = {each.namespace for each in owners if not self._returned.issuperset(each.grpc_services)}
-            self._awaited = known, found
-        return namespace in self._awaited[1]
+        """Return whether GrpcServices of a namespace may come again with their CRD."""
+        return self.crd_return.is_awaited_in(namespace)
 
     def end_return(self) -> None:
         """Record that whatever GrpcService has not come by now is gone for good."""
-        self._returned = None
-        for controller in self.controllers.values():
-            controller.enqueue(list(controller.registry_cache.owners))
+        self.crd_return.end()
         for pod in list(self.cluster_cache.pods.values()):
             self._consider_gate(pod)
 
@@ -474,19 +365,8 @@ class EventHandlers:
         return registry not in self._etcds and (not self.has_seen_all() or self.cluster_cache.asks_for(registry))
 
     def has_open_claims(self, moment: float) -> bool:
-        """Return whether GrpcServices that asked for claims by a moment (monotonic) wait for a grant in progress.
-
-        One whose status the API server refuses, or that nobody grants, holds up no mark; where that is all of them it
-        is no single object's trouble, and nothing is known to be complete.
-        """
-        now, waiting = time.monotonic(), self.cluster_cache.asking.keys() - self._refused_grants
-        asking = {uid for uid in waiting if self._asked_at.get(uid, (0, moment))[1] <= moment}
-        if not self._asking or self._asking - asking:
-            self._granted_at = now
-        self._asking = asking
-        if 0 < len(self.cluster_cache.asking) == len(self.cluster_cache.services):
-            return True
-        return bool(asking) and now - self._granted_at < self._grant_seconds
+        """Return whether GrpcServices that asked for claims by a moment (monotonic) wait for a grant in progress."""
+        return self.open_claims.are_open(moment)
 
     def units(self) -> list[str]:
         """Name all Pods and GrpcServices that there are."""
@@ -494,14 +374,9 @@ class EventHandlers:
 
     def sources(self, uid: str) -> list[str]:
         """Name the GrpcServices (by UID) that a unit's records are of, or would be."""
-        pod = self.cluster_cache.pods.get(uid)
-        return (
-            [each.uid for each in self.cluster_cache.selecting(pod)]
-            if pod
-            else [uid]
-            if uid in self.cluster_cache.services
-            else []
-        )
+        if pod := self.cluster_cache.pods.get(uid):
+            return [each.uid for each in self.cluster_cache.selecting(pod)]
+        return [uid] if uid in self.cluster_cache.services else []
 
     def take_outcome(self, registry: str, outcome: Outcome) -> None:
         """Take how far a unit is in a registry."""
@@ -510,17 +385,14 @@ class EventHandlers:
         services = self.cluster_cache.selecting(pod) if pod else []
         if pod or uid in self.cluster_cache.gone:
             serving = [each.uid for each in services if is_serving_for(pod, each)]
-            wanting = {
-                each: names for each in serving if pod and (names := self.cluster_cache.registries_for(each, pod))
-            }
+            found = {each: self.cluster_cache.registries_for(each, pod) for each in serving if pod}
+            wanting = {each: names for each, names in found.items() if names}
             self.statuses.look_at(self.endpoint_counts.note_registered(uid, registry, outcome.written, wanting))
-            self.statuses.look_at(
-                self.endpoint_counts.note_standing(uid, registry, self._find_standing(registry, outcome))
-            )
+            standing = self._find_standing(registry, outcome)
+            self.statuses.look_at(self.endpoint_counts.note_standing(uid, registry, standing))
         known = [each.uid for each in services] + ([uid] if uid in self.cluster_cache.services else [])
-        faults = [
-            each for each in outcome.faults if each.source in self.cluster_cache.services
-        ]  # others went meanwhile
+        # Others went meanwhile.
+        faults = [each for each in outcome.faults if each.source in self.cluster_cache.services]
         self.statuses.look_at(self.endpoint_counts.note_faults(uid, registry, faults, known))
         if pod:
             self._consider_gate(pod)
@@ -553,13 +425,10 @@ class EventHandlers:
 
     def count_refusals(self) -> Counter[str]:
         """Count the GrpcServices of which the condition Accepted is false, by reason."""
-        cluster_cache = self.cluster_cache
-        portless = [
-            u
-            for u in cluster_cache.services
-            if cluster_cache.verdict(u).accepted and is_portless(self.endpoint_counts.counts(u))
-        ]
-        seen = [uid for uid in portless if not self.why_unseen(PODS, cluster_cache.services[uid].namespace)]
+        cluster_cache, counts = self.cluster_cache, self.endpoint_counts.counts
+        accepted = (each for each in cluster_cache.services.values() if cluster_cache.verdict(each.uid).accepted)
+        portless = (each for each in accepted if is_portless(counts(each.uid)))
+        seen = [each for each in portless if not self.why_unseen(PODS, each.namespace)]
         return cluster_cache.count_refusals() + Counter({PORTLESS: len(seen)})
 
     def conflicts(self, registry: str) -> int:

@@ -422,7 +422,7 @@ class ResyncController:
                 continue
             if not self._may_judge(PODS if owner.pod else SERVICES, owner.namespace):
                 continue
-            if not owner.pod and self._reconciler.is_awaiting_return:
+            if not owner.pod and self._reconciler.crd_return.is_awaited:
                 continue
             seen = ObjectRef(uid, owner.namespace, owner.pod or _name_of(owner.grpc_services))
             if seen.is_nameable:  # else nobody can be asked about it, and what is not confirmed is not gone
@@ -500,7 +500,7 @@ class ResyncController:
             return
         self._crd_gone_at = None
         self._went_with_crd.clear()
-        if self._reconciler.is_awaiting_return:
+        if self._reconciler.crd_return.is_awaited:
             self._reconciler.end_return()
             self.check_owners()
 

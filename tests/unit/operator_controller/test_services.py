@@ -64,9 +64,9 @@ def asking(registry_cache: RegistryCache) -> Callable[[bytes], bool]:
     """Ask whether keys of shop/greeter stand below a prefix."""
     registries = {"default": None}
     reconciler = EventHandlers(ClusterCache(registries), registries, Timings(CollectorRegistry()))
-    reconciler.controllers = {"default": SimpleNamespace(name="default", registry_cache=registry_cache, is_listed=True)}  # type: ignore[dict-item]  # what is asked of one
+    reconciler.controllers["default"] = SimpleNamespace(name="default", registry_cache=registry_cache, is_listed=True)  # type: ignore[assignment]  # what is asked of one
     service = parse_service(raw_service("s1"))
-    return lambda prefix: reconciler.has_keys(service, Claim("default", prefix))
+    return lambda prefix: reconciler.open_claims.has_keys(service, Claim("default", prefix))
 
 
 def test_however_many_ask_whether_keys_stand_the_owner_records_are_gone_through_once() -> None:
@@ -118,7 +118,7 @@ def test_what_no_owner_record_names_stays_while_grpcservices_that_it_may_be_of_a
     registries, registry_cache = {"default": None}, RegistryCache("c1")
     reconciler = EventHandlers(ClusterCache(registries), registries, Timings(CollectorRegistry()))
     controller = SimpleNamespace(cluster="c1", registry_cache=registry_cache, enqueue=lambda *_, **_more: None)
-    reconciler.controllers = {"default": controller}  # type: ignore[dict-item]  # what is asked of one
+    reconciler.controllers["default"] = controller  # type: ignore[assignment]  # what is asked of one
     reconciler.note_listed_pod(json_format.ParseDict(make_raw_pod("p1"), message_class("Pod")()))
     registry_cache.apply([put(SHOPS, b"{}", 2, "p1")])
 
@@ -146,7 +146,7 @@ def awaiting(*awaited: str) -> tuple[EventHandlers, Mapping[str, float]]:
         enqueue=lambda *_, **_more: None,
         learn=lambda *_: None,
     )
-    reconciler.controllers = {"default": controller}  # type: ignore[dict-item]  # it asks this much of it
+    reconciler.controllers["default"] = controller  # type: ignore[assignment]  # it asks this much of it
     owner = OwnerRecord(namespace="shop", pod="p1", keys=(SHOPS,), grpc_services=awaited)
     registry_cache.apply([put(owner_key("c1", "p1"), owner.to_json(), 2, "p1")])
     reconciler.await_return()
