@@ -172,7 +172,10 @@ class EventHandlers:
 
     def _take_service(self, service: GrpcService) -> set[str]:
         self.crd_return.note(service.reference)
-        return self.cluster_cache.note_service(service)
+        concerned = self.cluster_cache.note_service(service)
+        if self.crd_return.is_awaited:  # and no more, perhaps, in its namespace, which gates there have waited for
+            self._consider_gates(self.cluster_cache.pods_in(service.namespace))
+        return concerned
 
     def note_written(self, raw: Mapping[str, Any]) -> None:
         """Take the answer to a status that we have written: what comes now is older, what has come may be newer."""
@@ -204,7 +207,9 @@ class EventHandlers:
 
     def forget_service(self, uid: str) -> None:
         """Record that a GrpcService is gone for good."""
-        self._services_changed(self.cluster_cache.forget_service(uid))
+        old = self.cluster_cache.services.get(uid)
+        holders = self._find_holders(old) if old else set()
+        self._services_changed(self.cluster_cache.forget_service(uid) | holders)
         self._echoes.pop(uid, None)
         self.open_claims.note(uid, is_refused=False)
         self.endpoint_counts.forget_service(uid)
@@ -224,10 +229,9 @@ class EventHandlers:
         """
         before, self.unlisted[resource] = self.unlisted.get(resource, frozenset()), frozenset(unlisted)
         if newly := before - self.unlisted[resource]:
-            pods = [pod for pod in self.cluster_cache.pods.values() if pod.namespace in newly]
+            pods = [pod for namespace in newly for pod in self.cluster_cache.pods_in(namespace)]
             self._enqueue([pod.uid for pod in pods])
-            for pod in pods:
-                self._consider_gate(pod)
+            self._consider_gates(pods)
             self.statuses.look_at(
                 [each.uid for each in self.cluster_cache.services.values() if each.namespace in newly]
             )
@@ -241,8 +245,7 @@ class EventHandlers:
             controller.writer.wake()
         if resource == SERVICES:
             self._services_changed(set())
-        for pod in list(self.cluster_cache.pods.values()):
-            self._consider_gate(pod)
+        self._consider_gates(self.cluster_cache.pods.values())
 
     def _pod_changed(self, pod: Pod) -> None:
         services = self.cluster_cache.selecting(pod)
@@ -260,6 +263,7 @@ class EventHandlers:
         if self.grants_in_memory and self.may_write():
             concerned = concerned | self._grant_in_memory()
         services = concerned & self.cluster_cache.services.keys()
+        concerned = concerned.union(*(self._find_holders(self.cluster_cache.services[uid]) for uid in services))
         self.open_claims.note_asking(concerned)
         self._follow(services)  # ahead of their plans, which wait for what is not listed yet
         for uid in concerned:
@@ -271,6 +275,13 @@ class EventHandlers:
         self._enqueue(concerned)
         if self.cluster_cache.asking or self.cluster_cache.releasing:
             self.claims.set()
+
+    def _find_holders(self, service: GrpcService) -> set[str]:
+        """Find the Pods that have records of a GrpcService, whoever selects them: what was kept may be so no longer."""
+        caches, pods = [each.registry_cache for each in self.controllers.values()], self.cluster_cache.pods
+        if any(cache.has_unnamed for cache in caches):  # they may be of anybody
+            return {pod.uid for pod in self.cluster_cache.pods_in(service.namespace)}
+        return {uid for cache in caches for uid in cache.owners_of(service.reference) if uid in pods}
 
     def _follow(self, services: Iterable[str]) -> None:
         """Let each registry follow what these GrpcServices write under; what others claim decides on that, too."""
@@ -307,6 +318,10 @@ class EventHandlers:
         if pod.gated and not pod.gate_open and not pod.terminating and self._gates.judge(pod, {}):
             self.statuses.look_at_gate(pod.uid)
 
+    def _consider_gates(self, pods: Iterable[Pod]) -> None:
+        for pod in tuple(pods):
+            self._consider_gate(pod)
+
     def _enqueue(self, uids: Collection[str], *, urgent: bool = False) -> None:
         for controller in self.controllers.values():
             controller.enqueue(uids, urgent=urgent)
@@ -333,8 +348,7 @@ class EventHandlers:
     def end_return(self) -> None:
         """Record that whatever GrpcService has not come by now is gone for good."""
         self.crd_return.end()
-        for pod in list(self.cluster_cache.pods.values()):
-            self._consider_gate(pod)
+        self._consider_gates(self.cluster_cache.pods.values())
 
     def are_services_known(self, namespace: str) -> bool:
         """Return whether the GrpcServices of a namespace have been listed."""

@@ -291,13 +291,16 @@ class ClusterCache:
             return service
         return self._standing.get(uid)
 
+    def pods_in(self, namespace: str) -> Iterable[Pod]:
+        """Return the Pods of a namespace."""
+        return self._pods_of.get(namespace, {}).values()
+
     def selected_by(self, service: GrpcService) -> Iterator[Pod]:
         """Return the Pods that a GrpcService selects, or would if it could be obeyed."""
         spec = service.asked
         if spec is None:
             return iter(())
-        pods = self._pods_of.get(service.namespace, {})
-        return (pod for pod in pods.values() if spec.selector.matches(pod.labels))
+        return (pod for pod in self.pods_in(service.namespace) if spec.selector.matches(pod.labels))
 
     def desired(self, uid: str, registry: str) -> Desired | None:
         """Return what a unit ought to have in a registry; None means that nothing is known of it, so hands off."""
@@ -346,7 +349,10 @@ class ClusterCache:
         return self._ledger.hold(service.uid, service.namespace, service.created, claims)
 
     def _judge(self, uid: str) -> set[str]:
-        """Decide again on one GrpcService; return all owners that may be concerned, none if nothing has changed."""
+        """Decide again on one GrpcService; return all owners that may be concerned, none if nothing has changed.
+
+        But for Pods that it does not select and that have records of it: who knows the registries knows these.
+        """
         before, kept, verdict = self._indexed.get(uid, ()), self._kept_in(uid), self._verdicts.get(uid)
         service = self.services.get(uid)
         if uid in self.gone:
@@ -359,8 +365,6 @@ class ClusterCache:
         units = {uid}
         for each in {id(each): each for each in (*before, *self._indexed.get(uid, ()))}.values():
             units.update(pod.uid for pod in self.selected_by(each))
-        if service and kept != self._kept_in(uid):
-            units.update(self._pods_of.get(service.namespace, ()))  # whose keys were kept, whoever selected them
         return units
 
     def _kept_in(self, uid: str) -> frozenset[str]:

@@ -55,6 +55,7 @@ class RegistryCache:
             set()
         )  # by events that came before their answer; reported with it, once all is known
         self.newest = 0  # the highest revision of which anything is known
+        self._named_by: dict[str, dict[str, None]] = {}  # owners by the GrpcServices (`namespace/name`) that they name
         self.owners_version = 0  # grows with each change of `owners`; a revision does not: its news come in parts
 
     def __repr__(self) -> str:
@@ -71,6 +72,10 @@ class RegistryCache:
     def unit_of_lease(self, lease: int) -> str | None:
         """Return the unit whose lease this is, if it has an owner record."""
         return self._unit_of_lease.get(lease)
+
+    def owners_of(self, reference: str) -> Collection[str]:
+        """Return the owners (by UID) that have records of a GrpcService (`namespace/name`)."""
+        return self._named_by.get(reference, {}).keys()
 
     def unnamed(self, lease: int) -> Collection[bytes]:
         """Return the keys that carry a lease and that the owner record of its unit does not name, or that has none."""
@@ -328,10 +333,18 @@ class RegistryCache:
             self.owners_version += 1
             lease = lease_id(self._cluster, uid)
             self._unit_of_lease[lease] = uid
+            for reference in parsed.grpc_services:
+                self._named_by.setdefault(reference, {})[uid] = None
             for key in parsed.keys:
                 self._holders[key] = (*self._holders.get(key, ()), uid)
                 self._strike(lease, key)
         return {uid}
+
+    def _end_naming(self, reference: str, uid: str) -> None:
+        if (named := self._named_by.get(reference)) is not None:
+            named.pop(uid, None)
+            if not named:
+                del self._named_by[reference]
 
     def _drop_owner(self, uid: str) -> None:
         owner = self.owners.pop(uid, None)
@@ -340,6 +353,8 @@ class RegistryCache:
         self.owners_version += 1
         lease = lease_id(self._cluster, uid)
         self._unit_of_lease.pop(lease, None)
+        for reference in owner.grpc_services:
+            self._end_naming(reference, uid)
         for key in owner.keys:
             self._end_holding(key, uid)
             # What goes with an owner record comes in a message of its own, and concerns whoever has planned meanwhile.

@@ -175,3 +175,58 @@ def test_a_gate_opens_once_the_last_grpcservice_that_might_select_its_pod_has_co
     orders["metadata"]["name"] = "orders"
     reconciler.note_service("ADDED", orders)
     assert list(gates) == ["elsewhere", "new"]
+
+
+def counting(registry_cache: RegistryCache) -> tuple[EventHandlers, list[str]]:
+    """Give event handlers, and a list of whom they enqueue."""
+    registries, enqueued = {"default": None}, list[str]()
+    reconciler = EventHandlers(ClusterCache(registries), registries, Timings(CollectorRegistry()))
+    controller = SimpleNamespace(
+        name="default",
+        registry_cache=registry_cache,
+        enqueue=lambda uids, **_: enqueued.extend(uids),
+        learn=lambda *_: None,
+        unlearn=lambda *_: None,
+    )
+    reconciler.controllers["default"] = controller  # type: ignore[assignment]  # it asks this much of it
+    return reconciler, enqueued
+
+
+def grant(reconciler: EventHandlers, raw: dict[str, Any]) -> None:
+    reconciler.note_service("ADDED", raw)
+    uid = raw["metadata"]["uid"]
+    claims = reconciler.begin_grant(uid, "2026-01-01T00:00:00.000001Z")
+    metadata = {**raw["metadata"], "resourceVersion": "9"}
+    reconciler.note_written({**raw, "metadata": metadata, "status": {"claims": claims}})
+    reconciler.end_grant(uid)
+
+
+def test_a_new_grpcservice_concerns_none_of_the_pods_that_it_does_not_select() -> None:
+    """A namespace with many of both would take minutes to start."""
+    reconciler, enqueued = counting(RegistryCache("c1"))
+    for number in range(100):
+        raw = make_raw_pod(f"p{number}")
+        raw["metadata"]["labels"] = {"app": "other"}
+        reconciler.note_listed_pod(json_format.ParseDict(raw, message_class("Pod")()))
+    enqueued.clear()
+    grant(reconciler, raw_service("s1"))
+    assert set(enqueued) == {"s1"}
+
+
+def test_a_grpcservice_concerns_the_pods_that_have_records_of_it_though_it_does_not_select_them() -> None:
+    registry_cache = RegistryCache("c1")
+    reconciler, enqueued = counting(registry_cache)
+    owner = OwnerRecord(namespace="shop", pod="p1", keys=(SHOPS,), grpc_services=("shop/greeter",))
+    registry_cache.apply([put(owner_key("c1", "p1"), owner.to_json(), 2, "p1"), put(SHOPS, b"{}", 2, "p1")])
+    raw = make_raw_pod("p1")
+    raw["metadata"]["labels"] = {"app": "other"}
+    reconciler.note_listed_pod(json_format.ParseDict(raw, message_class("Pod")()))
+    enqueued.clear()
+    grant(reconciler, raw_service("s1"))
+    assert "p1" in enqueued
+    enqueued.clear()
+    reconciler.forget_service("s1")
+    assert "p1" in enqueued
+    assert list(registry_cache.owners_of("shop/greeter")) == ["p1"]
+    registry_cache.apply([Deleted(owner_key("c1", "p1"), Revision(3))])
+    assert not registry_cache.owners_of("shop/greeter")
