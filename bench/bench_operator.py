@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import scenarios
-from bench.contestants import ALL, GO, OPERATOR, OPERATOR_KOPF, OPERATORS, YARDSTICKS, Contestant
+from bench.contestants import ALL, GO, OPERATOR, OPERATOR_DIRECT, OPERATORS, YARDSTICKS, Contestant
 from bench.contestants import ENDPOINT_SLICE_CONTROLLER as SLICES
 from bench.measuring import median, percentile
 from bench.plot import write_plot
@@ -171,8 +171,8 @@ class Goals:
 
 
 GOALS = {
-    OPERATOR: Goals(1.5, 2.0, 3.0, math.inf, 1 / 2, 1 / 3, 2.0, 1.0, 8, 150),
-    OPERATOR_KOPF: Goals(1.4, math.inf, 3.3, 1.0, math.inf, math.inf, 2.2, math.inf, 9, 160),
+    OPERATOR_DIRECT: Goals(1.5, 2.0, 3.0, math.inf, 1 / 2, 1 / 3, 2.0, 1.0, 8, 150),
+    OPERATOR: Goals(1.4, math.inf, 3.3, 1.0, math.inf, math.inf, 2.2, math.inf, 9, 160),
 }
 
 

@@ -59,7 +59,7 @@ def installed(rig: Rig, items: list[Object]) -> Iterator[None]:
 
 
 @contextmanager
-def open_operator(rig: Rig, services: int, pod_watch: str = DIRECT) -> Iterator[Running]:
+def open_operator(rig: Rig, services: int, pod_watch: str = KOPF) -> Iterator[Running]:
     """Our operator as `grpc-etcd-operator run`; Pods come from one of its two sources."""
     items: list[Object] = [
         {
@@ -147,9 +147,9 @@ def wait_settled(running: Running, count: int) -> None:
 
 
 OPERATOR = Contestant("operator", open_operator)
-OPERATOR_KOPF = Contestant("operator, Kopf", partial(open_operator, pod_watch=KOPF))
+OPERATOR_DIRECT = Contestant("operator, direct", partial(open_operator, pod_watch=DIRECT))
 GO = Contestant("go", open_go)
 ENDPOINT_SLICE_CONTROLLER = Contestant("slices", open_slices)
-OPERATORS = (OPERATOR, OPERATOR_KOPF)
+OPERATORS = (OPERATOR, OPERATOR_DIRECT)
 YARDSTICKS = (GO, ENDPOINT_SLICE_CONTROLLER)
 ALL = (*OPERATORS, *YARDSTICKS)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-COLOURS = {"operator": "#2b6cb0", "operator, Kopf": "#63b3ed", "go": "#38a169", "slices": "#a0aec0"}
+COLOURS = {"operator": "#2b6cb0", "operator, direct": "#63b3ed", "go": "#38a169", "slices": "#a0aec0"}
 NAMES = {"operator": "grpc-etcd operator", "go": "Go writer", "slices": "EndpointSlice controller"}
 BAR, GAP, LEFT, WIDTH = 18, 14, 190, 460
 Groups = Mapping[str, Mapping[str, float]]

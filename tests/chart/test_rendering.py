@@ -60,7 +60,7 @@ MATRIX = {
         "allowSharedNames": True,
         "allowedPrefixes": ["wsd-reg", "teams/a"],
         "podSelector": "grpc in (yes)",
-        "podWatch": "kopf",
+        "podWatch": "direct",
         "prefix": "wsd-reg",
     },
 }

@@ -10,7 +10,7 @@ import pytest
 
 from grpc_etcd.etcd import Etcd
 from grpc_etcd_operator.core.leases import lease_id
-from grpc_etcd_operator.settings import DIRECT
+from grpc_etcd_operator.settings import KOPF
 from testbed.apiserver import ApiServer
 from testbed.conditions import PATIENCE_SECONDS, wait_until
 from testbed.etcd import EtcdServer
@@ -33,7 +33,7 @@ class Scene:
         kubelet: Kubelet,
         namespace: str,
         folder: Path,
-        pod_watch: str = DIRECT,
+        pod_watch: str = KOPF,
     ) -> None:
         self.api, self.etcd, self.kubelet, self.namespace, self.folder = api, etcd, kubelet, namespace, folder
         self.pod_watch = pod_watch
@@ -173,7 +173,7 @@ def audited() -> Iterator[ApiServer]:
 @pytest.fixture
 def pod_watch(request: pytest.FixtureRequest) -> str:
     """Who delivers Pods to the replicas; see pod_watches.py."""
-    return str(getattr(request, "param", os.environ.get("POD_WATCH", DIRECT)))
+    return str(getattr(request, "param", os.environ.get("POD_WATCH", KOPF)))
 
 
 @pytest.fixture
