@@ -14,7 +14,7 @@ import yaml
 import grpc_etcd.cli.commands
 import grpc_etcd_operator.cli
 from grpc_etcd_operator import settings
-from grpc_etcd_operator.telemetry.metrics import reference as metrics_reference
+from grpc_etcd_operator.telemetry.samples import reference as metrics_reference
 from testbed import chart
 
 PAGES = chart.ROOT / "docs/reference"
@@ -31,7 +31,7 @@ def _pages() -> Iterator[tuple[str, str]]:
     yield "settings", f"# Settings of the operator\n\nFrom `operator/grpc_etcd_operator/settings.py`.\n\n{_settings()}"
     yield (
         "metrics",
-        "# Metrics of the operator\n\nFrom `operator/grpc_etcd_operator/telemetry/metrics.py`.\n\n"
+        "# Metrics of the operator\n\nFrom `operator/grpc_etcd_operator/telemetry/samples.py`.\n\n"
         + metrics_reference(),
     )
     yield "chart", "# Values of the chart\n\nFrom `charts/grpc-etcd-operator/values.yaml`.\n\n" + "".join(_chart_rows())

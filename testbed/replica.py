@@ -13,11 +13,12 @@ from typing import Any, Self
 
 from grpc_etcd.etcd import DeadlineExceeded, Etcd, Unavailable
 from grpc_etcd.etcd.model import Record
-from grpc_etcd_operator.telemetry.metrics import COUNTERS, GAUGES, REGISTRATION
+from grpc_etcd_operator.telemetry.metrics import REGISTRATION
+from grpc_etcd_operator.telemetry.samples import DECLARATIONS
 from testbed.conditions import wait_until
 from testbed.process import Process, whole_lines
 
-METRICS = {REGISTRATION[0], *GAUGES, *(f"{name}_total" for name in COUNTERS)}
+METRICS = {REGISTRATION[0], *(each.exposed for each in DECLARATIONS)}
 
 SERVED = "port_opened"
 NUMBERS = itertools.count(1)

@@ -14,11 +14,12 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from itertools import product
 from typing import Any
 
 import uvloop
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd_operator.controller.claim_granter import Granter
@@ -48,10 +49,11 @@ from grpc_etcd_operator.registry.turns import Turns
 from grpc_etcd_operator.settings import RegistrySettings, Settings, UnusableError
 from grpc_etcd_operator.sources.kopf_source import take_signals
 from grpc_etcd_operator.telemetry import logs
+from grpc_etcd_operator.telemetry.certificates import expiries
 from grpc_etcd_operator.telemetry.health import serve
-from grpc_etcd_operator.telemetry.metrics import Sample, Samples, Timings, exposition
+from grpc_etcd_operator.telemetry.metrics import Timings
 from grpc_etcd_operator.telemetry.remedies import remedy
-from grpc_etcd_operator.telemetry.samples import Figures, read_process, read_registry
+from grpc_etcd_operator.telemetry.samples import Figures, Sample, Samples, TlsFigures, read_samples
 
 log = logging.getLogger(__name__)
 EXIT_UNUSABLE = 2
@@ -130,7 +132,7 @@ class Health:
 
     def exposition(self) -> bytes:
         """Return the metrics that there are."""
-        return self.operator.exposition() if self.operator else exposition(CollectorRegistry())
+        return self.operator.exposition() if self.operator else generate_latest(CollectorRegistry())
 
 
 async def _first(task: "asyncio.Task[tuple[str, str]]", stop: asyncio.Event, limit_seconds: float | None) -> bool:
@@ -345,29 +347,31 @@ class Operator:
 
     def exposition(self) -> bytes:
         """Write all metrics."""
-        return exposition(self._collector)
+        return generate_latest(self._collector)
 
     def _samples(self) -> Iterator[Sample]:
-        yield from read_process(self._figures())
+        yield from read_samples(self._figures())
         for registry in self._registries:
             name = registry.name
             unregistered, conflicts = self._reconciler.count_unregistered(name), self._reconciler.conflicts(name)
-            yield from read_registry(registry, self._controllers[name].figures(unregistered, conflicts))
+            yield from read_samples(self._controllers[name].figures(unregistered, conflicts), name)
+            expiry = TlsFigures(certificate_expiry_timestamp_seconds=dict(expiries(registry.ca, registry.cert)))
+            yield from read_samples(expiry, name)
 
     def _figures(self) -> Figures:
         reconciler, freshness = self._reconciler, self._freshness
         return Figures(
-            cluster=self._cluster,
-            pods=len(reconciler.cluster_cache.pods),
-            grpc_services=len(reconciler.cluster_cache.services),
-            broken_objects=reconciler.broken_objects,
+            info={(version("grpc-etcd"), self._cluster): 1},
+            cached_pods=len(reconciler.cluster_cache.pods),
+            cached_grpcservices=len(reconciler.cluster_cache.services),
+            invalid_objects=reconciler.broken_objects,
             drift=self._resync.drift,  # a resync compares Kubernetes with memory, whatever registries there are
             mass_deletions=self._safeguard.count,
-            gates_refused=self._reporter.refusals.count,
-            gates_waiting=self._gates.count_waiting(time.time()),
+            denied_gates=self._reporter.refusals.count,
+            waiting_gates=self._gates.count_waiting(time.time()),
             not_accepted=reconciler.count_refusals(),
             unexpected_errors=self._isolation.counts,
-            event_ages={resource: freshness.event_age(resource) for resource in (PODS, SERVICES)},
-            unseen_seconds=freshness.blind_seconds(),
+            last_event_age_seconds={resource: freshness.event_age(resource) for resource in (PODS, SERVICES)},
+            kubernetes_unavailable_seconds=freshness.blind_seconds(),
             unreadable_namespaces=len(freshness.unreadable()),
         )

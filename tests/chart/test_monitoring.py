@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from grpc_etcd_operator.telemetry.metrics import COUNTERS, GAUGES, REGISTRATION
+from grpc_etcd_operator.telemetry.metrics import REGISTRATION
+from grpc_etcd_operator.telemetry.samples import DECLARATIONS
 from testbed import chart, promtool
 from testbed.build import binary
 from testbed.helm import find, render
@@ -68,9 +69,9 @@ SITUATIONS: dict[str, dict[str, str] | None] = {
         'grpc_etcd_operator_certificate_expiry_timestamp_seconds{file="tls.crt"}': "864000x60",
     },
 }
-LABELS = {name: labels for name, (_, labels) in (GAUGES | COUNTERS).items()} | {REGISTRATION[0]: REGISTRATION[2]}
-NAMES = {REGISTRATION[0] + suffix for suffix in ("_bucket", "_count", "_sum")} | set(GAUGES)
-NAMES |= {f"{name}_total" for name in COUNTERS}
+LABELS = {each.name: each.labels for each in DECLARATIONS} | {REGISTRATION[0]: REGISTRATION[2]}
+NAMES = {REGISTRATION[0] + suffix for suffix in ("_bucket", "_count", "_sum")}
+NAMES |= {each.exposed for each in DECLARATIONS}
 
 RUNBOOK = "https://wiki.example/operations#"
 

@@ -1,96 +1,141 @@
-"""Which figures become which metrics. Whoever has the figures gives them as plain numbers."""
+"""All metrics but the histogram: each field below is one, declared where its figure is given a name.
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
+They are read from the operator's own state when somebody asks, so that they cost nothing before. A figure is a number,
+or numbers by the value of the metric's last label (by those of the last two, as a tuple).
+"""
 
-from grpc_etcd_operator.settings import RegistrySettings
-from grpc_etcd_operator.telemetry.certificates import expiries
-from grpc_etcd_operator.telemetry.metrics import Sample
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from grpc_etcd_operator.telemetry.metrics import PREFIX, REGISTRATION
+
+Counts = Mapping[str, float]
+FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+Sample = tuple["Declaration", tuple[str, ...], float]
+
+
+class Declaration(NamedTuple):
+    """A metric: its name without the `_total` of counters, its kind, what it means, and its labels."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    meaning: str
+    labels: tuple[str, ...]
+
+    @property
+    def exposed(self) -> str:
+        """The name that Prometheus sees."""
+        return f"{self.name}_total" if self.kind == "counter" else self.name
+
+
+def _gauge(meaning: str, *labels: str) -> Any:
+    return field(metadata={"is": ("gauge", meaning, labels)})
+
+
+def _counter(meaning: str, *labels: str) -> Any:
+    return field(metadata={"is": ("counter", meaning, labels)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What is counted once for a process; the mappings are by reason, by part and by resource."""
+    """What is counted once for a process."""
 
-    cluster: str
-    pods: int
-    grpc_services: int
-    broken_objects: int
-    drift: int
-    mass_deletions: int
-    gates_refused: int
-    gates_waiting: int
-    not_accepted: Mapping[str, int]
-    unexpected_errors: Mapping[str, int]
-    event_ages: Mapping[str, float]
-    unseen_seconds: float
-    unreadable_namespaces: int
+    info: Mapping[tuple[str, str], int] = _gauge("Always 1.", "version", "cluster_id")
+    cached_pods: int = _gauge("Pods in memory.")
+    cached_grpcservices: int = _gauge("GrpcServices in memory.")
+    last_event_age_seconds: Counts = _gauge("Seconds since the last watch event or bookmark.", "resource")
+    kubernetes_unavailable_seconds: float = _gauge("Seconds since the API server last answered; 0 while it does.")
+    unreadable_namespaces: int = _gauge("Watched namespaces that may not be read (deleted, or no permission).")
+    not_accepted: Counts = _gauge("GrpcServices that are not accepted.", "reason")
+    waiting_gates: int = _gauge("Pods that have been ready except for the readiness gate for more than 30 seconds.")
+    denied_gates: int = _counter("Readiness gates that the operator may not open.")
+    invalid_objects: int = _counter("Kubernetes objects that could not be parsed.")
+    drift: int = _counter("Objects whose creation, change or deletion only a resync found.")
+    mass_deletions: int = _counter("Resyncs that found most Pods missing and confirmed each one by a read.")
+    unexpected_errors: Counts = _counter("Unexpected exceptions, by component.", "part")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryFigures:
-    """What is counted for each registry; the mappings are by kind of error."""
+    """What is counted for each registry."""
 
-    queue_depth: int
-    in_flight: int
-    overdue_seconds: float
-    leases: int
-    records: int
-    is_leader: bool
-    is_foreign: bool
-    prefixes_refused: int
-    no_leader_seconds: float
-    unregistered: int
-    missed_changes: int
-    is_synced: bool
-    is_up: bool
-    conflicts: int
-    campaign_errors: Mapping[str, int]
-    etcd_errors: Mapping[str, int]
-
-
-def read_process(figures: Figures) -> Iterator[Sample]:
-    """Return the metrics of the process."""
-    yield "grpc_etcd_operator_info", (version("grpc-etcd"), figures.cluster), 1
-    yield "grpc_etcd_operator_cached_pods", (), figures.pods
-    yield "grpc_etcd_operator_cached_grpcservices", (), figures.grpc_services
-    yield "grpc_etcd_operator_invalid_objects", (), figures.broken_objects
-    yield "grpc_etcd_operator_drift", (), figures.drift
-    yield "grpc_etcd_operator_mass_deletions", (), figures.mass_deletions
-    yield "grpc_etcd_operator_denied_gates", (), figures.gates_refused
-    yield "grpc_etcd_operator_waiting_gates", (), figures.gates_waiting
-    yield from _by("grpc_etcd_operator_not_accepted", (), figures.not_accepted)
-    yield from _by("grpc_etcd_operator_unexpected_errors", (), figures.unexpected_errors)
-    for resource, seconds in figures.event_ages.items():
-        yield "grpc_etcd_operator_last_event_age_seconds", (resource,), seconds
-    yield "grpc_etcd_operator_kubernetes_unavailable_seconds", (), figures.unseen_seconds
-    yield "grpc_etcd_operator_unreadable_namespaces", (), figures.unreadable_namespaces
+    registry_up: bool = _gauge("1 when etcd responds and a replica leads.", "registry")
+    leader: bool = _gauge("1 when this replica leads.", "registry")
+    no_leader_seconds: float = _gauge("Seconds without a leader.", "registry")
+    foreign_cluster: bool = _gauge("1 when the cluster id is another Kubernetes cluster's.", "registry")
+    synced: bool = _gauge("1 when this replica has written the synced key.", "registry")
+    ready_not_registered: int = _gauge(
+        "Ready Pods that an accepted GrpcService selects and whose keys are not written.", "registry"
+    )
+    registered_objects: int = _gauge("Pods and GrpcServices that have records in the registry.", "registry")
+    leases: int = _gauge("Leases that this replica keeps alive.", "registry")
+    conflicts: int = _gauge("Keys and names that GrpcServices ask for and others own.", "registry")
+    denied_prefixes: int = _gauge("Prefixes and keys that etcd denies.", "registry")
+    workqueue_depth: int = _gauge("Pods and GrpcServices in the work queue.", "registry")
+    workqueue_in_flight: int = _gauge("Pods and GrpcServices in running transactions.", "registry")
+    workqueue_longest_wait_seconds: float = _gauge(
+        "Longest time that a change has been waiting without progress.", "registry"
+    )
+    missed_changes: int = _counter("Changed records that only the comparison with etcd found.", "registry")
+    campaign_errors: Counts = _counter("Failed attempts to become the leader, by kind.", "registry", "code")
+    etcd_errors: Counts = _counter("etcd errors by kind.", "registry", "code")
 
 
-def read_registry(registry: RegistrySettings, figures: RegistryFigures) -> Iterator[Sample]:
-    """Return the metrics of a registry."""
-    label = (registry.name,)
-    yield "grpc_etcd_operator_workqueue_depth", label, figures.queue_depth
-    yield "grpc_etcd_operator_workqueue_in_flight", label, figures.in_flight
-    yield "grpc_etcd_operator_workqueue_longest_wait_seconds", label, figures.overdue_seconds
-    yield "grpc_etcd_operator_leases", label, figures.leases
-    yield "grpc_etcd_operator_registered_objects", label, figures.records
-    yield "grpc_etcd_operator_leader", label, figures.is_leader
-    yield "grpc_etcd_operator_foreign_cluster", label, figures.is_foreign
-    yield "grpc_etcd_operator_denied_prefixes", label, figures.prefixes_refused
-    yield "grpc_etcd_operator_no_leader_seconds", label, figures.no_leader_seconds
-    yield "grpc_etcd_operator_ready_not_registered", label, figures.unregistered
-    yield "grpc_etcd_operator_missed_changes", label, figures.missed_changes
-    yield "grpc_etcd_operator_synced", label, figures.is_synced
-    yield "grpc_etcd_operator_registry_up", label, figures.is_up
-    yield "grpc_etcd_operator_conflicts", label, figures.conflicts
-    yield from _by("grpc_etcd_operator_campaign_errors", label, figures.campaign_errors)
-    yield from _by("grpc_etcd_operator_etcd_errors", label, figures.etcd_errors)
-    for file, expiry in expiries(registry.ca, registry.cert):
-        yield "grpc_etcd_operator_certificate_expiry_timestamp_seconds", (registry.name, file), expiry
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFigures:
+    """What is read of the TLS files of each registry."""
+
+    certificate_expiry_timestamp_seconds: Counts = _gauge(
+        "When the certificate of a TLS file expires.", "registry", "file"
+    )
 
 
-def _by(name: str, labels: tuple[str, ...], counts: Mapping[str, int]) -> Iterator[Sample]:
-    for key, count in sorted(counts.items()):
-        yield name, (*labels, key), count
+def _declare(kind: type) -> dict[str, Declaration]:
+    return {each.name: Declaration(PREFIX + each.name, *each.metadata["is"]) for each in fields(kind)}
+
+
+_DECLARED = {kind: _declare(kind) for kind in (Figures, RegistryFigures, TlsFigures)}
+DECLARATIONS = tuple(each for found in _DECLARED.values() for each in found.values())
+
+
+def read_samples(figures: Figures | RegistryFigures | TlsFigures, *labels: str) -> Iterator[Sample]:
+    """Return the samples of all figures; they have these labels first."""
+    for name, declared in _DECLARED[type(figures)].items():
+        found = getattr(figures, name)
+        for more, value in sorted(found.items()) if isinstance(found, Mapping) else [((), found)]:
+            yield declared, (*labels, *([more] if isinstance(more, str) else more)), value
+
+
+class Samples(Collector):
+    """Turns what `read` yields into metric families."""
+
+    def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """Return no names in advance: reading before the operator stands would be too early."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read all samples now."""
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for declared, labels, value in self._read():
+            if declared.name not in families:
+                make = FAMILIES[declared.kind]
+                families[declared.name] = make(declared.name, declared.meaning, labels=declared.labels)
+            families[declared.name].add_metric(labels, value)
+        yield from families.values()
+
+
+def reference() -> str:
+    """Write the table of all metrics as Markdown."""
+    name, meaning, labels = REGISTRATION
+    rows: list[tuple[str, str, tuple[str, ...], str]] = [(name, "histogram", labels, meaning)]
+    rows += [(each.exposed, each.kind, each.labels, each.meaning) for each in DECLARATIONS]
+    head = "| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n"
+    lines = (f"| `{name}` | {kind} | {', '.join(labels)} | {meaning} |\n" for name, kind, labels, meaning in rows)
+    return head + "".join(lines) + "\nBeside these stand the usual `process_*` metrics of CPU, memory and open files.\n"
