@@ -14,6 +14,7 @@ import yaml
 import grpc_etcd.cli.commands
 import grpc_etcd_operator.cli
 from grpc_etcd_operator import settings
+from grpc_etcd_operator.core import reasons
 from grpc_etcd_operator.telemetry.samples import reference as metrics_reference
 from testbed import chart
 
@@ -33,6 +34,11 @@ def _pages() -> Iterator[tuple[str, str]]:
         "metrics",
         "# Metrics of the operator\n\nFrom `operator/grpc_etcd_operator/telemetry/samples.py`.\n\n"
         + metrics_reference(),
+    )
+    yield (
+        "reasons",
+        "# Reasons of conditions, Events and readiness gates\n\nFrom `operator/grpc_etcd_operator/core/reasons.py`.\n\n"
+        + reasons.reference(),
     )
     yield "chart", "# Values of the chart\n\nFrom `charts/grpc-etcd-operator/values.yaml`.\n\n" + "".join(_chart_rows())
     yield "cli", "# Commands\n\nFrom the programs' own `--help`.\n" + "".join(_commands())

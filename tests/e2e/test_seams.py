@@ -25,8 +25,8 @@ from grpc_etcd_operator.controller.open_claims import GRANT_SECONDS
 from grpc_etcd_operator.controller.registry_controller import TIDY_SECONDS, RegistryController, Views
 from grpc_etcd_operator.controller.resync import ResyncController
 from grpc_etcd_operator.core.cluster import ClusterCache
-from grpc_etcd_operator.core.counts import KEY_TAKEN
 from grpc_etcd_operator.core.leases import lease_id
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, write_leader
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.messages import message_class
@@ -415,7 +415,7 @@ async def test_a_standby_hears_that_somebody_else_has_put_what_it_would_put(own_
             await until(lambda: made.controller.registry_cache.record(key))
             await until(lambda: made.reconciler.endpoint_counts.counts("s1").faults)
             [faults] = made.reconciler.endpoint_counts.counts("s1").faults.values()
-            assert [fault.reason for fault in faults] == [KEY_TAKEN]
+            assert [fault.reason for fault in faults] == [Reason.KEY_TAKEN]
 
 
 async def test_a_key_without_an_owner_record_goes_though_its_service_has_moved_while_nobody_led(

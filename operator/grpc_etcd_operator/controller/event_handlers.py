@@ -20,10 +20,11 @@ from grpc_etcd_operator.controller.outcomes import Outcome
 from grpc_etcd_operator.controller.registry_controller import RegistryController
 from grpc_etcd_operator.controller.status_queue import StatusQueue
 from grpc_etcd_operator.core.cluster import ClusterCache
-from grpc_etcd_operator.core.conditions import PORTLESS, is_portless, is_same_judgement
-from grpc_etcd_operator.core.counts import KEY_TAKEN, EndpointCounts
-from grpc_etcd_operator.core.desired import KEEPING, Desired, Owner
+from grpc_etcd_operator.core.conditions import is_portless, is_same_judgement
+from grpc_etcd_operator.core.counts import EndpointCounts
+from grpc_etcd_operator.core.desired import Desired, Owner
 from grpc_etcd_operator.core.pods import Pod, PodMessage, parse_pod, take_out_of_scope
+from grpc_etcd_operator.core.reasons import KEEPING, Reason
 from grpc_etcd_operator.core.resync import ObjectRef
 from grpc_etcd_operator.core.services import NO_ETCDS, GrpcService, parse_service
 from grpc_etcd_operator.telemetry.metrics import Timings
@@ -443,11 +444,11 @@ class EventHandlers:
         accepted = (each for each in cluster_cache.services.values() if cluster_cache.verdict(each.uid).accepted)
         portless = (each for each in accepted if is_portless(counts(each.uid)))
         seen = [each for each in portless if not self.why_unseen(PODS, each.namespace)]
-        return cluster_cache.count_refusals() + Counter({PORTLESS: len(seen)})
+        return cluster_cache.count_refusals() + Counter({Reason.PORT_NOT_FOUND: len(seen)})
 
     def conflicts(self, registry: str) -> int:
         """Count keys and names that somebody else holds."""
-        return self.cluster_cache.taken + self.endpoint_counts.count_faults(registry, KEY_TAKEN)
+        return self.cluster_cache.taken + self.endpoint_counts.count_faults(registry, Reason.KEY_TAKEN)
 
     def services_behind(self, uids: Iterable[str]) -> list[GrpcService]:
         """Find the GrpcServices that units have records of, in any registry."""

@@ -7,11 +7,11 @@ from grpc_etcd_operator.core.cluster import ASKING, ClusterCache
 from grpc_etcd_operator.core.counts import EndpointCounts
 from grpc_etcd_operator.core.gates import Claimant, Gate, judge_gate
 from grpc_etcd_operator.core.pods import Pod
+from grpc_etcd_operator.core.reasons import HARMLESS
 from grpc_etcd_operator.core.services import GrpcService
 
 SERVICES = "grpcservices"
 GATE_SECONDS = 30.0  # for which a Pod may be ready but for our gate before the metric counts it. Arbitrary
-HARMLESS = ("BadWeight",)  # faults with which the keys are written all the same
 
 
 class Known(Protocol):
@@ -71,10 +71,8 @@ class Gates:
         return judge_gate([self._make_claimant(pod, each) for each in selecting], "; ".join(dict.fromkeys(unavailable)))
 
     def _make_claimant(self, pod: Pod, service: GrpcService) -> Claimant:
-        registries, verdict = (
-            self._known.cluster_cache.registries_for(service.uid, pod),
-            self._known.cluster_cache.verdict(service.uid),
-        )
+        registries = self._known.cluster_cache.registries_for(service.uid, pod)
+        verdict = self._known.cluster_cache.verdict(service.uid)
         if not registries:
             is_asking = verdict is ASKING
             return Claimant(service.reference, *(() if is_asking else (verdict.reason, verdict.message)))

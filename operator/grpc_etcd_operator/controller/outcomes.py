@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from grpc_etcd_operator.controller.parts import Facts
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.plan import Plan
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.work import Work
 from grpc_etcd_operator.isolation import Isolation
 
@@ -53,7 +54,7 @@ class Outcomes:
         except Exception as another:  # noqa: BLE001  what fails for the unit may fail here as well
             self._isolation.caught(part, uid, another)
             return
-        self.report(Outcome(uid, frozenset(), tuple(Fault(source, "InternalError", text) for source in sources)))
+        self.report(Outcome(uid, frozenset(), tuple(Fault(source, Reason.INTERNAL_ERROR, text) for source in sources)))
 
     def report(self, outcome: Outcome) -> None:
         """Return how far an owner is. Where that fails it is looked at again: what was written is to be reported."""

@@ -26,6 +26,7 @@ from grpc_etcd_operator.controller.parts import Parts
 from grpc_etcd_operator.core.desired import Desired
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.plan import Contest, Plan, make_plan
+from grpc_etcd_operator.core.reasons import DENIED
 from grpc_etcd_operator.core.work import Work
 from grpc_etcd_operator.isolation import BACKOFF
 from grpc_etcd_operator.registry.refusals import REFUSED
@@ -240,7 +241,7 @@ class Reconciler:
         if not self._parts.refusing.refusals:
             return plan
         plan = self._parts.refusing.leave_out_puts(desired, plan, held)
-        refused = {fault.source for fault in plan.faults if fault.reason in ("PermissionDenied", "Unwritable")}
+        refused = {fault.source for fault in plan.faults if fault.reason in DENIED}
         return replace(plan, written=plan.written - refused)
 
     def _settle(self, plan: Plan, since: float) -> None:

@@ -25,9 +25,10 @@ from grpc_etcd_operator.controller.outcomes import Outcome
 from grpc_etcd_operator.controller.parts import Facts, Parts
 from grpc_etcd_operator.controller.reconciler import Reconciler
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.scope import Candidate, Relation
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.core.standing import FOREIGN, NO_LEADER, Complaint, Lead, Sight, Standing, Store, judge
+from grpc_etcd_operator.core.standing import Complaint, Lead, Sight, Standing, Store, judge
 from grpc_etcd_operator.isolation import Isolation, supervise
 from grpc_etcd_operator.registry.audit import Audit
 from grpc_etcd_operator.registry.cache import RegistryCache
@@ -176,9 +177,9 @@ class RegistryController:
             return None
         if twin := self.election.twin:
             text = f"it is the same etcd as the registry {twin}; give both a common endpoint, or remove one of them"
-        elif reason == FOREIGN:
+        elif reason == Reason.FOREIGN_LEADER:
             text = "another cluster or installation has the same cluster id; give one of them another --cluster-id"
-        elif reason == NO_LEADER:
+        elif reason == Reason.NO_LEADER:
             text = f"no replica leads there. {self._describe(self.election.error)}".rstrip()
         else:
             text = self._describe(self.error)

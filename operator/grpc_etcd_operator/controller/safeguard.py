@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.resync import ObjectRef
 from grpc_etcd_operator.core.services import GrpcService
 
@@ -15,7 +16,7 @@ class Safeguard:
     def __init__(
         self,
         find: Callable[[Iterable[str]], list[GrpcService]],
-        warn: Callable[[Iterable[GrpcService], str, str], None],
+        warn: Callable[[Iterable[GrpcService], Reason, str], None],
     ) -> None:
         self._find, self._warn, self.count = find, warn, 0
 
@@ -24,7 +25,7 @@ class Safeguard:
         self.count += 1
         message = f"{len(missing)} of {total} objects are missing from a list; each is looked for before its keys go"
         log.error(message, extra={"event": "deletion_safeguard", "fields": {"missing": len(missing), "of": total}})
-        self._warn(self._find(seen.uid for seen in missing), "MassDeletion", message)
+        self._warn(self._find(seen.uid for seen in missing), Reason.MASS_DELETION, message)
 
     def note_left_out(self, held: Sequence[ObjectRef]) -> None:
         """Report, as long as it lasts, that keys stay of Pods that our selector does not find."""
@@ -33,4 +34,4 @@ class Safeguard:
             f"{len(held)} registered Pods are not selected by the operator's podSelector; their keys stay until they "
             "are replaced: set podSelector back, or replace these Pods if they are to go"
         )
-        self._warn(self._find(seen.uid for seen in held), "MassDeletion", message)
+        self._warn(self._find(seen.uid for seen in held), Reason.MASS_DELETION, message)

@@ -27,7 +27,6 @@ from grpc_etcd_operator.controller.gate_refusals import GateRefusals
 from grpc_etcd_operator.controller.gates import Gates
 from grpc_etcd_operator.controller.status_queue import StatusQueue, WrittenGate
 from grpc_etcd_operator.core.conditions import (
-    NO_PODS,
     is_same_judgement,
     is_same_status,
     is_vacant,
@@ -36,6 +35,7 @@ from grpc_etcd_operator.core.conditions import (
     write_vacancy,
 )
 from grpc_etcd_operator.core.pods import GATE, Pod
+from grpc_etcd_operator.core.reasons import WITHOUT_EVENT, Reason
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.status_schedule import RETRY_SECONDS
 from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
@@ -58,7 +58,6 @@ HELD_UP_SECONDS = 0.5  # until it is looked again whether a gate has still to wa
 GATE_SPACING_SECONDS = 10.0  # between two messages of one gate for the same reason. Arbitrary
 SAME_EVENT_SECONDS = 600  # two Events of one kind within such a stretch of time are one. Arbitrary
 # By the condition Accepted, by nobody as it passes, and only once it has lasted.
-REPORTED_ELSEWHERE = ("NotAccepted", "Pending", NO_PODS)
 MESSAGE_BYTES = 1024  # what the API server takes of an Event's message
 
 
@@ -66,7 +65,7 @@ class Warned(NamedTuple):
     """A warning that is to be posted, and when it came up (Unix seconds)."""
 
     service: GrpcService
-    reason: str
+    reason: Reason
     message: str
     at: float
 
@@ -98,7 +97,7 @@ class StatusWriter:
         self._requests = Overtaking("statuses", self._isolation, self._queue.wake.set)
         self._gate_requests = Overtaking("gates", self._isolation, self._queue.wake.set)
 
-    def warn(self, services: Iterable[GrpcService], reason: str, message: str) -> None:
+    def warn(self, services: Iterable[GrpcService], reason: Reason, message: str) -> None:
         """Post a warning on GrpcServices, whose status does not say it; of several of a kind the last one."""
         self._warnings.update({(each.uid, reason): Warned(each, reason, message, time.time()) for each in services})
         self._queue.wake.set()
@@ -168,7 +167,7 @@ class StatusWriter:
     async def _report_vacancy(self, service: GrpcService) -> None:
         is_reported, words = False, write_vacancy(self._pod_selector)
         try:
-            is_reported = await self._post_event(service, NO_PODS, words, _programmed_since(service))
+            is_reported = await self._post_event(service, Reason.NO_PODS, words, _programmed_since(service))
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._isolation.caught("statuses", service.reference, error)
         if is_reported:
@@ -241,7 +240,9 @@ class StatusWriter:
         what = f"the operator hit an unexpected error with this object: {type(error).__name__}; its log has the rest"
         refused = f"the API server does not take this object's status, perhaps for want of this release's CRD: {error}"
         message = refused if isinstance(error, ApiError) else what
-        self._warnings[service.uid, "InternalError"] = Warned(service, "InternalError", message, time.time())
+        self._warnings[service.uid, Reason.INTERNAL_ERROR] = Warned(
+            service, Reason.INTERNAL_ERROR, message, time.time()
+        )
 
     def _make_status(self, service: GrpcService) -> dict[str, Any] | None:
         """Work out a status that is to be written now; None where nothing is new, or only counts that can wait."""
@@ -406,7 +407,7 @@ class StatusWriter:
         for condition in status["conditions"]:
             was = old.get(condition["type"], {})
             same = (was.get("status"), was.get("reason")) == (condition["status"], condition["reason"])
-            if condition["status"] != "True" and not same and condition["reason"] not in REPORTED_ELSEWHERE:
+            if condition["status"] != "True" and not same and condition["reason"] not in WITHOUT_EVENT:
                 await self._post_event(service, condition["reason"], condition["message"])
 
     async def _post_warnings(self) -> None:

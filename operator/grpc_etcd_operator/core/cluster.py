@@ -13,6 +13,7 @@ from grpc_etcd_operator.core.asking import Asking
 from grpc_etcd_operator.core.claims import Blocked, Claim, Ledger, Rules, claims_of, read_claims, write_claims
 from grpc_etcd_operator.core.desired import Desired, Owner, make_pod_desired, make_service_desired
 from grpc_etcd_operator.core.pods import Pod
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.services import GrpcService, Spec
 from grpc_etcd_operator.core.wishes import Wish, judge_wish
 
@@ -24,13 +25,13 @@ class Verdict(NamedTuple):
     """Whether a GrpcService is accepted; if not, why."""
 
     accepted: bool
-    reason: str = "Accepted"
+    reason: Reason = Reason.ACCEPTED
     message: str = "the spec is valid and its claims are granted"
 
 
 ACCEPTED = Verdict(accepted=True)
 ASKING = Verdict(
-    accepted=False, reason="Pending", message="waiting for the claim to be written to its status; no action needed"
+    accepted=False, reason=Reason.PENDING, message="waiting for the claim to be written to its status; no action needed"
 )
 
 
@@ -394,14 +395,14 @@ class ClusterCache:
         """Judge a GrpcService; say too whether nobody else's claim is in its way."""
         spec = service.spec
         if spec is None:
-            return _refuse("InvalidSpec", "; ".join(service.faults)), False
+            return _refuse(Reason.INVALID_SPEC, "; ".join(service.faults)), False
         claims = claims_of(spec, self._registries)
         if fault := self._rules.reserved_fault(spec, claims, held):
-            reason = "PrefixNotAllowed" if spec.prefix else "NameReserved"
+            reason = Reason.PREFIX_NOT_ALLOWED if spec.prefix else Reason.NAME_RESERVED
             return _refuse(reason, f"{fault}; choose another name or prefix"), False
         blocked = self._ledger.find_blocked(service.uid, service.namespace, claims)
         if fault := self._rules.prefix_fault(spec):
-            return _refuse("PrefixNotAllowed", fault), blocked is None
+            return _refuse(Reason.PREFIX_NOT_ALLOWED, fault), blocked is None
         if blocked:
             self._ledger.wait(service.uid, blocked.holder)
             return self._make_taken(spec, blocked), False
@@ -411,7 +412,7 @@ class ClusterCache:
         unknown = ", ".join(name for name in spec.registries if name not in self._registries)
         known = ", ".join(sorted(self._registries))
         message = f"spec.registries names {unknown}; this operator knows {known}; existing keys stay"
-        return _refuse("UnknownRegistry", message) if unknown else ACCEPTED
+        return _refuse(Reason.UNKNOWN_REGISTRY, message) if unknown else ACCEPTED
 
     def _make_taken(self, spec: Spec, blocked: Blocked) -> Verdict:
         holder = self.services.get(blocked.holder)
@@ -420,7 +421,7 @@ class ClusterCache:
         message = (
             f"the name {spec.registry_name} belongs to {whose}: in registry {blocked.claim.registry} its claim is, "
         )
-        return _refuse("NameTaken", f"{message}contains or lies within {prefix}; choose another spec.name")
+        return _refuse(Reason.NAME_TAKEN, f"{message}contains or lies within {prefix}; choose another spec.name")
 
     def _take(self, service: GrpcService, verdict: Verdict, wish: Wish) -> None:
         uid = service.uid
@@ -430,7 +431,7 @@ class ClusterCache:
         elif (standing := self._standing.get(uid)) and not self._still_holds(standing, service):
             del self._standing[uid]
         for members, belongs in (
-            (self._taken, verdict.reason == "NameTaken"),
+            (self._taken, verdict.reason == Reason.NAME_TAKEN),
             (self.releasing, bool(self._spare(service))),  # after it is known what exists
         ):
             _set_member(members, uid, belongs=belongs)
@@ -493,7 +494,7 @@ class ClusterCache:
             index.setdefault(each.namespace, {}).setdefault(_index_key(each), {})[uid, number] = each
 
 
-def _refuse(reason: str, message: str) -> Verdict:
+def _refuse(reason: Reason, message: str) -> Verdict:
     return Verdict(accepted=False, reason=reason, message=message)
 
 

@@ -10,15 +10,13 @@ from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.core.cluster import Verdict
 from grpc_etcd_operator.core.counts import Counts
 from grpc_etcd_operator.core.desired import Fault
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.standing import Complaint
 
-PORTLESS = "PortNotFound"
-NO_PODS = "NoPods"
 # The latter is in the condition once an Event has said so: whoever leads next reads it there, and posts none.
 NO_PODS_WORDS = "the selector matches no Pod of this namespace"
 NO_PODS_REPORTED_WORDS = "the selector has matched no Pod of this namespace for a while"
-PODS_UNREADABLE = "PodsUnreadable"  # the only reason for which a condition is neither true nor false
 PODS_REMEDY = (
     "give the operator's ServiceAccount the right to get, list and watch pods there (a Role with its RoleBinding, or "
     "the ClusterRole where all namespaces are watched; the chart makes them), or take the namespace out of "
@@ -84,13 +82,13 @@ def _write_counts(counts: Counts) -> dict[str, Any]:
 def _judge_unseen(service: GrpcService, accepted: Verdict, down: Mapping[str, str], unseen: str) -> Verdict:
     """Return what is known without a look at the Pods."""
     pods = f"the Pods of namespace {service.namespace} are not known: {unseen}; {PODS_REMEDY}"
-    if accepted.reason == "Pending":
+    if accepted.reason == Reason.PENDING:
         return accepted
     if not accepted.accepted:
         what = f"the spec is not applied ({accepted.reason}), see the condition Accepted"
-        return Verdict(accepted=False, reason="NotAccepted", message=f"{what}; existing keys stay; {pods}")
+        return Verdict(accepted=False, reason=Reason.NOT_ACCEPTED, message=f"{what}; existing keys stay; {pods}")
     return _judge_registries(service, down) or Verdict(
-        accepted=False, reason=PODS_UNREADABLE, message=f"{pods}; until then their keys stay as they are"
+        accepted=False, reason=Reason.PODS_UNREADABLE, message=f"{pods}; until then their keys stay as they are"
     )
 
 
@@ -115,14 +113,16 @@ def is_same_judgement(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 def _judge_ports(verdict: Verdict, counts: Counts, faults: list[Fault]) -> Verdict:
     """Refuse a GrpcService whose port none of its Pods has."""
     if verdict.accepted and is_portless(counts):
-        fault = next(fault for fault in faults if fault.reason == PORTLESS)
-        return Verdict(accepted=False, reason=PORTLESS, message=fault.message)
+        fault = next(fault for fault in faults if fault.reason == Reason.PORT_NOT_FOUND)
+        return Verdict(accepted=False, reason=Reason.PORT_NOT_FOUND, message=fault.message)
     return verdict
 
 
 def is_portless(counts: Counts) -> bool:
     """Return whether none of a GrpcService's ready Pods has its port."""
-    portless = {unit for (unit, _), found in counts.faults.items() if any(f.reason == PORTLESS for f in found)}
+    portless = {
+        unit for (unit, _), found in counts.faults.items() if any(f.reason == Reason.PORT_NOT_FOUND for f in found)
+    }
     return bool(portless) and not counts.registered and len(portless) >= counts.ready > 0
 
 
@@ -152,12 +152,12 @@ def _judge_registries(service: GrpcService, down: Mapping[str, str]) -> Verdict 
         return None
     message = f"cannot write to registry {'; '.join(unreachable)}; existing keys stay"
     reasons = [text.reason for name in names if isinstance(text := down.get(name), Complaint)]
-    return Verdict(accepted=False, reason=next(iter(reasons), "RegistryUnavailable"), message=message)
+    return Verdict(accepted=False, reason=next(iter(reasons), Reason.REGISTRY_UNAVAILABLE), message=message)
 
 
 def _not_accepted(accepted: Verdict, counts: Counts, written_to: Sequence[str]) -> Verdict:
     """Return what is true of the registries all the same: nothing is withdrawn for a slip."""
-    if accepted.reason == "Pending":
+    if accepted.reason == Reason.PENDING:
         return accepted
     what = f"the spec is not applied ({accepted.reason}), see the condition Accepted"
     stands = f"existing keys stay: those of {counts.standing} Pods"
@@ -169,7 +169,7 @@ def _not_accepted(accepted: Verdict, counts: Counts, written_to: Sequence[str]) 
         message = f"{what}; {stands}"
     else:
         message = f"{what}; nothing is written"
-    return Verdict(accepted=False, reason="NotAccepted", message=message)
+    return Verdict(accepted=False, reason=Reason.NOT_ACCEPTED, message=message)
 
 
 def _judge_faults(faults: list[Fault], counts: Counts) -> Verdict | None:
@@ -185,13 +185,13 @@ def _judge_faults(faults: list[Fault], counts: Counts) -> Verdict | None:
 
 def _judge_counts(counts: Counts, *, enable: bool) -> Verdict:
     if not enable:
-        return Verdict(accepted=True, reason="Disabled", message="spec.enable is false: all endpoints are deleted")
+        return Verdict(accepted=True, reason=Reason.DISABLED, message="spec.enable is false: all endpoints are deleted")
     if counts.registered < counts.ready:
         message = f"{counts.registered} of {counts.ready} ready Pods are written"
-        return Verdict(accepted=False, reason="Pending", message=message)
+        return Verdict(accepted=False, reason=Reason.PENDING, message=message)
     if counts.ready:
-        return Verdict(accepted=True, reason="Programmed", message="every ready Pod is written")
-    return Verdict(accepted=True, reason="NoReadyPods", message=f"none of {counts.selected} Pods is ready")
+        return Verdict(accepted=True, reason=Reason.PROGRAMMED, message="every ready Pod is written")
+    return Verdict(accepted=True, reason=Reason.NO_READY_PODS, message=f"none of {counts.selected} Pods is ready")
 
 
 def is_vacant(service: GrpcService, verdict: Verdict, counts: Counts) -> bool:
@@ -225,8 +225,10 @@ def _judge_vacancy(service: GrpcService, words: str, *, is_long: bool) -> Verdic
     old = _find_condition(service, "Programmed")
     was_programmed = (old.get("status"), old.get("observedGeneration")) == ("True", service.generation)
     if was_programmed and not is_long:
-        return Verdict(accepted=True, reason=NO_PODS, message="the last Pod that the selector matched was deleted")
-    return Verdict(accepted=False, reason=NO_PODS, message=words)
+        return Verdict(
+            accepted=True, reason=Reason.NO_PODS, message="the last Pod that the selector matched was deleted"
+        )
+    return Verdict(accepted=False, reason=Reason.NO_PODS, message=words)
 
 
 def _find_condition(service: GrpcService, kind: str) -> Mapping[str, Any]:
@@ -234,7 +236,7 @@ def _find_condition(service: GrpcService, kind: str) -> Mapping[str, Any]:
 
 
 def _condition(kind: str, verdict: Verdict, service: GrpcService, now: str) -> dict[str, Any]:
-    status = "Unknown" if verdict.reason == PODS_UNREADABLE else "True" if verdict.accepted else "False"
+    status = "Unknown" if verdict.reason == Reason.PODS_UNREADABLE else "True" if verdict.accepted else "False"
     old = _find_condition(service, kind)
     since = old.get("lastTransitionTime") if old.get("status") == status else None
     return {

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from grpc_etcd_operator.core.desired import Fault
+from grpc_etcd_operator.core.reasons import Reason
 
-KEY_TAKEN = "KeyTaken"  # the reason of a fault: somebody who is no unit of ours holds a key
-KEY_SHARED = "KeyShared"  # another: an older GrpcService of the namespace writes the very key, so clients find the Pod
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 # Of values that are kept once. Beyond that they are of what is long gone, for the most part, and sharing begins again.
@@ -122,7 +121,7 @@ class EndpointCounts:
         return Counter(
             service
             for service, ready, faults in found
-            if ready.get(service) and any(f.reason in {KEY_TAKEN, KEY_SHARED} for f in faults)
+            if ready.get(service) and any(f.reason in {Reason.KEY_TAKEN, Reason.KEY_SHARED} for f in faults)
         )
 
     def is_registered(self, pod: str, service: str) -> bool:
@@ -154,7 +153,7 @@ class EndpointCounts:
                     del known[unit, registry]
         return changed
 
-    def count_faults(self, registry: str, reason: str) -> int:
+    def count_faults(self, registry: str, reason: Reason) -> int:
         """Count the faults of one kind in a registry."""
         return self._kinds[registry, reason]
 

@@ -17,9 +17,9 @@ from grpc_etcd.registry.endpoint import EMPTY, Endpoint, join_address, join_host
 from grpc_etcd.registry.layout import Layout, Rejected
 from grpc_etcd.registry.own import policy_key
 from grpc_etcd_operator.core.pods import REGION_LABEL, ZONE_LABEL, Pod, find_port
+from grpc_etcd_operator.core.reasons import KEEPING, Reason
 from grpc_etcd_operator.core.services import MAX_WEIGHT, GrpcService, Spec
 
-KEEPING = ("PortNotFound", "Unwritable")  # faults of a Pod for which nothing is withdrawn
 # Of a Pod's keys and values in one registry: twice what all of a GrpcService's metadata take in all layouts. Hundreds
 # of GrpcServices that select the same Pods would fill etcd, and the memory and time of whoever writes it, for all.
 MOST_BYTES = 1_000_000
@@ -56,7 +56,7 @@ class Fault:
     """Something that keeps a record of a GrpcService (by UID) from being as its owner wished."""
 
     source: str
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -167,7 +167,7 @@ def make_service_desired(
         try:
             record = route_record(layout, spec.registry_name, spec.scheme, route)
         except ValueError as error:
-            faults.append(Fault(service.uid, "Unwritable", f"spec.routes: the route {route.id!r}: {error}"))
+            faults.append(Fault(service.uid, Reason.UNWRITABLE, f"spec.routes: the route {route.id!r}: {error}"))
             continue
         if record is not None:
             wanted.append(DesiredRecord(record.key, record.value, service.uid, reference=service.reference))
@@ -179,7 +179,7 @@ def _shadowed(record: DesiredRecord) -> Fault:
     key = record.key.decode(errors="replace")
     remedy = "give one of the two another spec.name, or delete one"
     message = f"an older GrpcService of this namespace writes {key} and takes precedence; {remedy}"
-    return Fault(record.source, "KeyShared", message)
+    return Fault(record.source, Reason.KEY_SHARED, message)
 
 
 def _is_wanted(pod: Pod, spec: Spec) -> bool:
@@ -194,7 +194,7 @@ def _is_wanted(pod: Pod, spec: Spec) -> bool:
 def _too_much(pod: Pod, service: GrpcService) -> Fault:
     return Fault(
         service.uid,
-        "Unwritable",
+        Reason.UNWRITABLE,
         f"Pod {pod.name} would have more than {MOST_BYTES} bytes of keys and values in a registry; older GrpcServices "
         f"take precedence: let fewer of them select it, or give them less metadata, fewer layouts or shorter names",
     )
@@ -211,7 +211,7 @@ def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults
     try:
         endpoint = make_endpoint(pod, service, spec, number, faults)
     except ValueError as error:
-        faults.append(Fault(service.uid, "Unwritable", f"no layout can carry Pod {pod.name}: {error}"))
+        faults.append(Fault(service.uid, Reason.UNWRITABLE, f"no layout can carry Pod {pod.name}: {error}"))
         return []
     wanted = []
     for layout in spec.layouts[registry]:
@@ -221,7 +221,7 @@ def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults
         encoded = layout.encode(spec.registry_name, shown)
         if isinstance(encoded, Rejected):
             faults.append(
-                Fault(service.uid, "Unwritable", f"{layout.name} cannot carry Pod {pod.name}: {encoded.reason}")
+                Fault(service.uid, Reason.UNWRITABLE, f"{layout.name} cannot carry Pod {pod.name}: {encoded.reason}")
             )
         else:
             record = DesiredRecord(
@@ -238,7 +238,9 @@ def _no_port(pod: Pod, service: GrpcService, port: str | int | None, field: str)
     more = [f"and {len(pod.ports) - SHOWN_PORTS} more"] if len(pod.ports) > SHOWN_PORTS else []
     has = ", ".join([*shown, *more]) or "none"
     want = f"named {port!r}" if port else "named 'grpc', and more or less than one port"
-    return Fault(service.uid, "PortNotFound", f"Pod {pod.name} has no port {want} (it declares: {has}); set {field}")
+    return Fault(
+        service.uid, Reason.PORT_NOT_FOUND, f"Pod {pod.name} has no port {want} (it declares: {has}); set {field}"
+    )
 
 
 def _metric_targets(pod: Pod, service: GrpcService, spec: Spec, faults: list[Fault]) -> list[DesiredRecord]:
@@ -283,5 +285,5 @@ def _weight(pod: Pod, service: GrpcService, spec: Spec, faults: list[Fault]) -> 
         return int(found[1])
     shown = pod.weight if len(pod.weight) <= SHOWN_WEIGHT else f"{pod.weight[:SHOWN_WEIGHT]}..."
     message = f"Pod {pod.name} has the weight annotation {shown!r}, which is no whole number from 0 to {MAX_WEIGHT}"
-    faults.append(Fault(service.uid, "BadWeight", f"{message}; the GrpcService's weight is used"))
+    faults.append(Fault(service.uid, Reason.BAD_WEIGHT, f"{message}; the GrpcService's weight is used"))
     return spec.weight

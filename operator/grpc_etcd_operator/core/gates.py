@@ -11,13 +11,15 @@ none can be written                                 | closed, with the first fau
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from grpc_etcd_operator.core.reasons import Reason
+
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """One enabled GrpcService that selects the Pod. `reason` is empty unless something keeps it from being written."""
+    """One enabled GrpcService that selects the Pod. `reason` is there if something keeps it from being written."""
 
     reference: str
-    reason: str = ""
+    reason: Reason | None = None
     message: str = ""
     is_registered: bool = False
 
@@ -27,19 +29,19 @@ class Gate:
     """What a gate's condition ought to be. `is_waiting`: said only after a while, for it may be over at once."""
 
     is_open: bool
-    reason: str
+    reason: Reason
     message: str = ""
     is_waiting: bool = False
 
 
-OPEN = Gate(is_open=True, reason="Registered")
+OPEN = Gate(is_open=True, reason=Reason.REGISTERED)
 
 
 def judge_gate(claimants: Sequence[Claimant], unavailable: str = "") -> Gate:
     """Judge a Pod's gate; `unavailable` says why a registry that is waited for cannot be written, if that is so."""
     waiting = [each.reference for each in claimants if not each.is_registered and not each.reason]
     if waiting:
-        reason = "RegistryUnavailable" if unavailable else "Registering"
+        reason = Reason.REGISTRY_UNAVAILABLE if unavailable else Reason.REGISTERING
         message = f"waits until the keys of GrpcService {', '.join(waiting)} are in etcd"
         return Gate(
             is_open=False,
@@ -51,4 +53,5 @@ def judge_gate(claimants: Sequence[Claimant], unavailable: str = "") -> Gate:
     if not faulty or len(faulty) < len(claimants):
         return OPEN
     first = faulty[0]
-    return Gate(is_open=False, reason=first.reason, message=f"GrpcService {first.reference}: {first.message}")
+    reason = first.reason or Reason.REGISTERING
+    return Gate(is_open=False, reason=reason, message=f"GrpcService {first.reference}: {first.message}")

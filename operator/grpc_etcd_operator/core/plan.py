@@ -34,6 +34,7 @@ from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import Adjustment, OwnerRecord, owner_key
 from grpc_etcd_operator.core.desired import Desired, DesiredRecord, Fault, leads_elsewhere
 from grpc_etcd_operator.core.leases import lease_id
+from grpc_etcd_operator.core.reasons import Reason
 
 ABSENT = 0
 MOST_BYTES = 500_000  # of a unit's puts in one transaction, of etcd's 1.5 MiB (--max-request-bytes)
@@ -215,7 +216,7 @@ class _Planner:
             message = f"{key} is registered by the server itself or by another tool: stop that, or delete the key once"
         else:
             message = f"{key} is owned by another Pod or GrpcService, which takes precedence"
-        self.faults.append(Fault(wanted.source, "KeyTaken", message))
+        self.faults.append(Fault(wanted.source, Reason.KEY_TAKEN, message))
         return False
 
     def _adopt_adjustment(self, wanted: DesiredRecord, value: bytes) -> None:

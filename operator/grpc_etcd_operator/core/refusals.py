@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.desired import Desired, Fault
+from grpc_etcd_operator.core.reasons import Reason
 
 BACKOFF = Backoff((1.0, 2.0, 4.0, 5.0))  # before the next try. Arbitrary: a try is one small request
 MOST_REMEMBERED = 10_000  # keys on trial of which it is known how often they have failed. Arbitrary
@@ -26,7 +27,7 @@ class Refusal:
     `binds_leases` says that etcd takes no put under a lease with a key there.
     """
 
-    reason: str
+    reason: Reason
     message: str
     failures: int = 0
     until: float = 0.0
@@ -52,7 +53,7 @@ class Refusals:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._of)
 
-    def note(self, key: bytes, reason: str, message: str, now: float) -> Refusal:
+    def note(self, key: bytes, reason: Reason, message: str, now: float) -> Refusal:
         """Record that a prefix or key is refused; the pause grows with each in a row. Infinity: do not ask again."""
         refusal = self._of.setdefault(key, Refusal(reason, message, self._failures.pop(key, 0)))
         refusal.reason, refusal.message = reason, message

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Self
 
+from grpc_etcd_operator.core.reasons import Reason
+
 
 class Sight(Enum):
     """What is known of Kubernetes."""
@@ -43,36 +45,33 @@ class Standing:
 
     may_mark: bool
     is_serving: bool
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class Complaint(str):
     """What is wrong with a registry, in a sentence; `reason` is that of Programmed=False."""
 
     __slots__ = ("reason",)
-    reason: str
+    reason: Reason
 
-    def __new__(cls, text: str, reason: str) -> Self:
+    def __new__(cls, text: str, reason: Reason) -> Self:
         """Make one."""
         made = super().__new__(cls, text)
         made.reason = reason
         return made
 
 
-UNAVAILABLE, NO_LEADER, FOREIGN = "RegistryUnavailable", "NoLeader", "ForeignLeader"
-
-
 def judge(sight: Sight, store: Store, lead: Lead) -> Standing:
     """Look a situation up in the table."""
     sees = sight is Sight.SEEING
     if lead is Lead.OTHER_CLUSTER:
-        return Standing(may_mark=False, is_serving=False, reason=FOREIGN)
+        return Standing(may_mark=False, is_serving=False, reason=Reason.FOREIGN_LEADER)
     if store is Store.UNREACHABLE:
-        return Standing(may_mark=False, is_serving=False, reason=UNAVAILABLE)
+        return Standing(may_mark=False, is_serving=False, reason=Reason.REGISTRY_UNAVAILABLE)
     if lead is Lead.VACANT:
-        return Standing(may_mark=False, is_serving=False, reason=NO_LEADER)
+        return Standing(may_mark=False, is_serving=False, reason=Reason.NO_LEADER)
     if lead is Lead.OTHER_INSTALLATION:
-        return Standing(may_mark=False, is_serving=sees and store is Store.LISTED, reason=FOREIGN)
+        return Standing(may_mark=False, is_serving=sees and store is Store.LISTED, reason=Reason.FOREIGN_LEADER)
     is_listed = store is Store.LISTED
     return Standing(may_mark=sees and is_listed and lead is Lead.LEADING, is_serving=sees and is_listed)
 

@@ -15,7 +15,7 @@ GrpcService. Keys of Pods that are not ready, and of objects that are gone, are 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-OBEYED = ("Accepted", "UnknownRegistry")
+from grpc_etcd_operator.core.reasons import OBEYED, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Wish:
 
 
 def judge_wish(
-    reason: str, *, is_partial: bool, may_keep: bool, registries: Collection[str], named: Collection[str]
+    reason: Reason, *, is_partial: bool, may_keep: bool, registries: Collection[str], named: Collection[str]
 ) -> Wish:
     """Decide by the reason of a verdict. `named` are the spec's registries, `registries` those that there are.
 

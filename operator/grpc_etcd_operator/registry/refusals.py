@@ -21,6 +21,7 @@ from grpc_etcd.registry.escaping import quote_argument
 from grpc_etcd.registry.own import ROOT
 from grpc_etcd_operator.core.desired import Desired, Fault
 from grpc_etcd_operator.core.plan import Plan
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.refusals import Refusal, Refusals, spare
 from grpc_etcd_operator.registry.election import Election
 from grpc_etcd_operator.registry.prefixes import Streams
@@ -173,7 +174,7 @@ class Refusing:
                 self._note(key, refusal, time.monotonic()).binds_leases = True
         if not reported:
             message = f"{BOUND}: etcdctl lease timetolive {plan.lease:x} --keys lists them"
-            noted = self._report(self._owners + plan.uid.encode(), "PermissionDenied", message, time.monotonic())
+            noted = self._report(self._owners + plan.uid.encode(), Reason.PERMISSION_DENIED, message, time.monotonic())
             noted.units.add(plan.uid)
 
     def _operations(self, plan: Plan) -> list[tuple[bytes, ops.Op]]:
@@ -190,7 +191,7 @@ class Refusing:
         return None
 
     def _note_own(self) -> None:
-        self._report(self._owners, "PermissionDenied", f"{self._report_own()}: {grant(ROOT)}", time.monotonic())
+        self._report(self._owners, Reason.PERMISSION_DENIED, f"{self._report_own()}: {grant(ROOT)}", time.monotonic())
 
     def _report_own(self) -> str:
         owners = self._owners.decode(errors="replace")
@@ -205,13 +206,13 @@ class Refusing:
             f"etcd does not let the operator read and write under {reported.decode(errors='replace')}: "
             f"{grant(reported)}"
         )
-        return self._report(prefix or key, "PermissionDenied", message, now)
+        return self._report(prefix or key, Reason.PERMISSION_DENIED, message, now)
 
     def _note_key(self, key: bytes, error: EtcdError, now: float) -> Refusal:
         text = f"etcd refuses the record {key.decode(errors='replace')}: {error}. {error.remedy}"
-        return self._report(key, "Unwritable", text, now)
+        return self._report(key, Reason.UNWRITABLE, text, now)
 
-    def _report(self, key: bytes, reason: str, message: str, now: float) -> Refusal:
+    def _report(self, key: bytes, reason: Reason, message: str, now: float) -> Refusal:
         if key not in self.refusals:
             others = "nothing is put" if key == self._owners else "all others continue"
             log.warning(

@@ -21,6 +21,7 @@ from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.counts import Counts, EndpointCounts
 from grpc_etcd_operator.core.gates import OPEN, Gate
 from grpc_etcd_operator.core.pods import Pod
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.services import parse_service
 from grpc_etcd_operator.core.vacancies import VACANT_SECONDS
 from grpc_etcd_operator.isolation import Isolation
@@ -127,7 +128,7 @@ async def test_a_gate_that_meets_a_conflict_is_tried_again(api: tuple[ApiServer,
 class ScriptedGates(Gates):
     """Judges gates as the test says, and counts how often it was asked."""
 
-    gate = Gate(is_open=False, reason="Registering", is_waiting=True)
+    gate = Gate(is_open=False, reason=Reason.REGISTERING, is_waiting=True)
     asked = 0
 
     def judge(self, pod: Pod, down: Mapping[str, str]) -> Gate | None:  # noqa: ARG002  one answer for all
@@ -170,7 +171,7 @@ async def test_warnings_whose_events_are_not_answered_hold_up_no_gate_and_are_po
     reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
     services = [parse_service(make_raw_service(name=f"s{each}", uid=f"s{each}"), {}) for each in range(MANY)]
     server.held_events.clear()
-    reporter.warn(services, "MassDeletion", "many are missing from a list")
+    reporter.warn(services, Reason.MASS_DELETION, "many are missing from a list")
     running = asyncio.create_task(reporter.run())
     await until(lambda: posts(server))
     raw = make_raw_pod()
@@ -386,7 +387,7 @@ async def test_two_replicas_post_one_event(api: tuple[ApiServer, Client]) -> Non
         reconciler = make_reconciler()
         reconciler.note_service("ADDED", make_raw_service("s1"))
         reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
-        reporter.warn(reconciler.cluster_cache.services.values(), "MassDeletion", f"as replica {times} has it")
+        reporter.warn(reconciler.cluster_cache.services.values(), Reason.MASS_DELETION, f"as replica {times} has it")
         await run(reporter, lambda times=times: is_posted(times))
     assert len(server.events) == 1
 
@@ -397,9 +398,9 @@ async def test_who_takes_over_tells_nothing_that_is_over(api: tuple[ApiServer, C
     reconciler.note_service("ADDED", make_raw_service("s1"))
     reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: leads, dict)
     services = list(reconciler.cluster_cache.services.values())
-    reporter.warn(services, "MassDeletion", "many were missing an hour ago")
+    reporter.warn(services, Reason.MASS_DELETION, "many were missing an hour ago")
     reporter._warnings = {key: each._replace(at=each.at - 3600) for key, each in reporter._warnings.items()}
-    reporter.warn(services, "InternalError", "just now")
+    reporter.warn(services, Reason.INTERNAL_ERROR, "just now")
     leads = True
     await run(reporter, lambda: server.events)
     await run(reporter, lambda: not reporter._warnings)
@@ -411,7 +412,7 @@ async def test_a_gate_says_again_what_another_leader_has_overwritten(api: tuple[
     server, client = api
     reconciler = EventHandlers(ClusterCache(["default"]), {"default": None}, Timings(CollectorRegistry()))
     gates = ScriptedGates(reconciler)
-    gates.gate = Gate(is_open=False, reason="PortNotFound", message="no port")
+    gates.gate = Gate(is_open=False, reason=Reason.PORT_NOT_FOUND, message="no port")
     raw, leads = make_raw_pod(), True
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
     pod = read_raw_pod(raw)
@@ -439,7 +440,7 @@ async def test_a_long_message_of_an_event_is_cut_off_at_what_kubernetes_takes(ap
     reconciler = make_reconciler()
     reconciler.note_service("ADDED", make_raw_service("s1"))
     reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
-    reporter.warn(reconciler.cluster_cache.services.values(), "MassDeletion", "\u4e16" * 1000)
+    reporter.warn(reconciler.cluster_cache.services.values(), Reason.MASS_DELETION, "\u4e16" * 1000)
     await run(reporter, lambda: server.events)
     posted = next(body for _, path, body in server.requests if path.endswith("/events"))
     assert posted["message"] == "\u4e16" * 341  # of three bytes each: 1024 bytes are taken, not characters

@@ -10,6 +10,7 @@ from grpc_etcd_operator.controller.status_queue import StatusQueue
 from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.gates import OPEN
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.telemetry.metrics import Timings
 from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service, read_raw_pod
 
@@ -44,7 +45,7 @@ def test_a_port_that_pods_lack_is_not_counted_where_pods_may_not_be_read() -> No
     reconciler.note_service("ADDED", make_raw_service("s1"))
     reconciler.cluster_cache.note_pod(pod := read_raw_pod(make_raw_pod()))
     reconciler.endpoint_counts.note_selected(pod.uid, {"s1": True})
-    fault = Fault("s1", "PortNotFound", "no such port; set spec.port")
+    fault = Fault("s1", Reason.PORT_NOT_FOUND, "no such port; set spec.port")
     reconciler.endpoint_counts.note_faults(pod.uid, "default", [fault], ["s1"])
     assert reconciler.count_refusals()["PortNotFound"] == 1
     reconciler.blindness = lambda resource, _: REFUSED if resource == PODS else None

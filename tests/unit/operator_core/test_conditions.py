@@ -12,11 +12,12 @@ from grpc_etcd_operator.core.cluster import ACCEPTED, ASKING, Verdict
 from grpc_etcd_operator.core.conditions import is_same_judgement, is_same_status, make_status, was_reported_vacant
 from grpc_etcd_operator.core.counts import Counts
 from grpc_etcd_operator.core.desired import Fault
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.services import GrpcService
 
 Make = Callable[..., GrpcService]
-TAKEN = Fault("s1", "KeyTaken", "somebody has it")
-NO_PORT = Fault("s1", "PortNotFound", "no such port; set spec.port")
+TAKEN = Fault("s1", Reason.KEY_TAKEN, "somebody has it")
+NO_PORT = Fault("s1", Reason.PORT_NOT_FOUND, "no such port; set spec.port")
 EARLY, LATE = "2026-01-01T00:00:01Z", "2026-01-01T00:00:09Z"
 
 
@@ -38,7 +39,7 @@ def judged(status: dict[str, Any], kind: str) -> tuple[str, str]:
         ({}, ACCEPTED, Counts(1, 1, 1), {"second": "down"}, ("True", "Accepted"), ("True", "Programmed")),
         (
             {},
-            Verdict(accepted=False, reason="NameTaken", message="m"),
+            Verdict(accepted=False, reason=Reason.NAME_TAKEN, message="m"),
             Counts(1, 1),
             {},
             ("False", "NameTaken"),
@@ -120,7 +121,7 @@ def test_counts_alone_are_no_other_judgement(service: Make, first: Counts, secon
 
 @given(st.permutations([("p1", "default"), ("p2", "default"), ("p3", "default"), ("p4", "default")]))
 def test_the_message_does_not_depend_on_who_was_found_first(service: Make, order: list[tuple[str, str]]) -> None:
-    counts = Counts(4, 4, 0, {unit: (Fault("s1", "KeyTaken", f"{unit[0]} has it"),) for unit in order})
+    counts = Counts(4, 4, 0, {unit: (Fault("s1", Reason.KEY_TAKEN, f"{unit[0]} has it"),) for unit in order})
     status = make_status(service(), ACCEPTED, counts, {}, EARLY)
     assert status["conditions"][1]["message"] == "p1 has it; p2 has it; p3 has it; and 1 more"
 
@@ -167,7 +168,7 @@ DOWN = {"default": "unavailable"}
         ),
         (
             {},
-            Verdict(accepted=False, reason="NameTaken", message="m"),
+            Verdict(accepted=False, reason=Reason.NAME_TAKEN, message="m"),
             Counts(),
             {},
             ("False", "NameTaken"),
@@ -220,13 +221,13 @@ def test_pods_that_the_operators_own_selector_leaves_out_are_not_said_to_be_abse
 
 
 def test_names_from_etcd_cannot_steer_the_terminal_of_who_describes(service: Make) -> None:
-    counts = Counts(1, 1, 0, {("p1", "default"): (Fault("s1", "KeyTaken", "held by \x1b]0;x\x07"),)})
+    counts = Counts(1, 1, 0, {("p1", "default"): (Fault("s1", Reason.KEY_TAKEN, "held by \x1b]0;x\x07"),)})
     message = make_status(service(), ACCEPTED, counts, {}, EARLY)["conditions"][1]["message"]
     assert message == r"held by \x1b]0;x\x07"
 
 
 def test_a_message_is_no_longer_than_the_api_server_takes_it(service: Make) -> None:
     made = make_status(
-        service(), Verdict(accepted=False, reason="InvalidSpec", message="\x00" * 40_000), Counts(), {}, ""
+        service(), Verdict(accepted=False, reason=Reason.INVALID_SPEC, message="\x00" * 40_000), Counts(), {}, ""
     )
     assert {len(each["message"]) for each in made["conditions"] if each["type"] == "Accepted"} == {32_768}

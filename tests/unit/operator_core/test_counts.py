@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from grpc_etcd_operator.core.counts import EndpointCounts
 from grpc_etcd_operator.core.desired import Fault
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.resync import ObjectRef, find_vanished, is_delivered, is_slip, needs_safeguard
 
 SERVICES, PODS, REGISTRIES = ("s1", "s2"), ("p1", "p2", "p3"), ("default", "second")
@@ -49,7 +50,7 @@ def test_counts_are_those_of_the_last_word_on_each_pod(taken: list[tuple[Any, ..
             endpoint_counts.note_registered(pod, rest[0], rest[1], WANTING)
         else:
             faulty[pod, rest[0]] = rest[1]
-            endpoint_counts.note_faults(pod, rest[0], [Fault(each, "KeyTaken", "") for each in rest[1]], SERVICES)
+            endpoint_counts.note_faults(pod, rest[0], [Fault(each, Reason.KEY_TAKEN, "") for each in rest[1]], SERVICES)
     for service in SERVICES:
         counts = endpoint_counts.counts(service)
         assert counts.selected == sum(service in each for each in selected.values())
@@ -60,7 +61,7 @@ def test_counts_are_those_of_the_last_word_on_each_pod(taken: list[tuple[Any, ..
         assert set(counts.faults) == {unit for unit, found in faulty.items() if service in found}
     for registry in REGISTRIES:
         wanted = sum(len(found) for (_, where), found in faulty.items() if where == registry)
-        assert endpoint_counts.count_faults(registry, "KeyTaken") == wanted
+        assert endpoint_counts.count_faults(registry, Reason.KEY_TAKEN) == wanted
         for service in SERVICES:
             here = [pod for pod in PODS if service in registered.get((pod, registry), ())]
             ready = [pod for pod in here if selected.get(pod, {}).get(service)]
@@ -72,7 +73,7 @@ def test_a_pod_whose_key_an_older_service_writes_is_not_missing_and_is_counted_o
     for pod, written in (("whole", frozenset()), ("in part", frozenset({"s1"}))):
         endpoint_counts.note_selected(pod, {"s1": True})
         endpoint_counts.note_registered(pod, "default", written, {"s1": ("default",)})
-        endpoint_counts.note_faults(pod, "default", [Fault("s1", "KeyShared", "")], ["s1"])
+        endpoint_counts.note_faults(pod, "default", [Fault("s1", Reason.KEY_SHARED, "")], ["s1"])
     assert (endpoint_counts.count_written("default")["s1"], endpoint_counts.count_taken("default")["s1"]) == (1, 1)
 
 

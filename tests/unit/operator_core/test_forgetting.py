@@ -8,6 +8,7 @@ from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.counts import MOST_SHARED, EndpointCounts
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.pods import parse_pod
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.services import parse_service
 from grpc_etcd_operator.kube.messages import message_class
 from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service
@@ -26,7 +27,7 @@ def come_and_go(cluster_cache: ClusterCache, endpoint_counts: EndpointCounts, nu
     cluster_cache.note_service(parse_service(make_raw_service(uid, namespace=where, selector=selector, weight=-1)))
     endpoint_counts.note_selected(pod_uid, {uid: True})
     endpoint_counts.note_registered(pod_uid, "default", frozenset([uid]), {uid: ("default",)})
-    endpoint_counts.note_faults(pod_uid, "default", [Fault(uid, "KeyTaken", "")], [uid])
+    endpoint_counts.note_faults(pod_uid, "default", [Fault(uid, Reason.KEY_TAKEN, "")], [uid])
     endpoint_counts.note_registered(pod_uid, "default", frozenset(), {})
     endpoint_counts.note_faults(pod_uid, "default", [], [uid])
     endpoint_counts.note_selected(pod_uid, {})
@@ -62,7 +63,7 @@ def test_to_ask_for_what_is_gone_leaves_nothing_behind() -> None:
     for number in range(20):
         uid = f"s{number}"
         endpoint_counts.note_selected("p", {uid: True})
-        endpoint_counts.note_faults("p", "default", [Fault(uid, "KeyTaken", "")], [uid])
+        endpoint_counts.note_faults("p", "default", [Fault(uid, Reason.KEY_TAKEN, "")], [uid])
         endpoint_counts.note_selected("p", {})
         endpoint_counts.forget_service(uid)
         endpoint_counts.count_taken("default")  # a scrape, before the Pod has been looked at again

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpc_etcd_operator.core.gates import Claimant, judge_gate
+from grpc_etcd_operator.core.reasons import Reason
 
 WRITTEN, WAITING = Claimant("shop/a", is_registered=True), Claimant("shop/b")
-FAULTY = Claimant("shop/c", "PortNotFound", "no such port")
+FAULTY = Claimant("shop/c", Reason.PORT_NOT_FOUND, "no such port")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.standing import Complaint, Lead, Sight, Standing, Store, find_unready, judge
 
 YES, NO = True, False
@@ -15,11 +16,11 @@ NOT_SEEING = (INCOMPLETE, BLIND)
 
 # Kubernetes, etcd, leadership -> synced key, ready, reason of Programmed=False. The first row that fits counts.
 ROWS = [
-    (tuple(Sight), tuple(Store), (CLUSTER,), NO, NO, "ForeignLeader"),
-    (tuple(Sight), (UNREACHABLE,), tuple(Lead), NO, NO, "RegistryUnavailable"),
-    (tuple(Sight), (RELISTING, LISTED), (VACANT,), NO, NO, "NoLeader"),
-    ((SEEING,), (LISTED,), (INSTALLATION,), NO, YES, "ForeignLeader"),
-    (tuple(Sight), (RELISTING, LISTED), (INSTALLATION,), NO, NO, "ForeignLeader"),
+    (tuple(Sight), tuple(Store), (CLUSTER,), NO, NO, Reason.FOREIGN_LEADER),
+    (tuple(Sight), (UNREACHABLE,), tuple(Lead), NO, NO, Reason.REGISTRY_UNAVAILABLE),
+    (tuple(Sight), (RELISTING, LISTED), (VACANT,), NO, NO, Reason.NO_LEADER),
+    ((SEEING,), (LISTED,), (INSTALLATION,), NO, YES, Reason.FOREIGN_LEADER),
+    (tuple(Sight), (RELISTING, LISTED), (INSTALLATION,), NO, NO, Reason.FOREIGN_LEADER),
     (tuple(Sight), (RELISTING,), (LEADING, STANDBY), NO, NO, None),
     (NOT_SEEING, (LISTED,), (LEADING, STANDBY), NO, NO, None),
     ((SEEING,), (LISTED,), (LEADING,), YES, YES, None),
@@ -29,7 +30,7 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS)
 def test_each_row_says_what_is_told(
-    row: tuple[tuple[Sight, ...], tuple[Store, ...], tuple[Lead, ...], bool, bool, str | None],
+    row: tuple[tuple[Sight, ...], tuple[Store, ...], tuple[Lead, ...], bool, bool, Reason | None],
 ) -> None:
     before = [situation for each in ROWS[: ROWS.index(row)] for situation in itertools.product(*each[:3])]
     mine = [situation for situation in itertools.product(*row[:3]) if situation not in before]
@@ -43,7 +44,7 @@ def test_the_rows_are_all_there_is() -> None:
     assert covered == set(itertools.product(Sight, Store, Lead))
 
 
-SERVED, DOWN = Standing(may_mark=YES, is_serving=YES), Standing(may_mark=NO, is_serving=NO, reason="NoLeader")
+SERVED, DOWN = Standing(may_mark=YES, is_serving=YES), Standing(may_mark=NO, is_serving=NO, reason=Reason.NO_LEADER)
 
 
 @pytest.mark.parametrize(
@@ -66,5 +67,5 @@ def test_ready_means_able_to_do_its_part(
 
 
 def test_a_complaint_is_a_sentence_that_knows_its_reason() -> None:
-    complaint = Complaint("no replica leads", "NoLeader")
-    assert (complaint, complaint.reason) == ("no replica leads", "NoLeader")
+    complaint = Complaint("no replica leads", Reason.NO_LEADER)
+    assert (complaint, complaint.reason) == ("no replica leads", Reason.NO_LEADER)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.wishes import judge_wish
 
 ALL = frozenset({"default", "second"})
@@ -11,21 +12,21 @@ NONE = frozenset[str]()
 @pytest.mark.parametrize(
     ("reason", "is_partial", "may_keep", "named", "is_obeyed", "is_whole", "kept_in"),
     [
-        ("Accepted", False, True, ["default"], True, True, NONE),
-        ("UnknownRegistry", True, True, ["default", "typo"], True, False, frozenset({"second"})),
-        ("UnknownRegistry", True, True, ["typo"], True, False, ALL),
-        ("UnknownRegistry", True, False, ["typo"], True, False, NONE),
-        ("Pending", False, True, ["default"], False, False, ALL),
-        ("InvalidSpec", False, True, [], False, False, ALL),
-        ("PrefixNotAllowed", False, True, ["default"], False, False, ALL),
-        ("NameReserved", False, True, ["default"], False, False, ALL),
-        ("NameTaken", False, True, ["default"], False, False, ALL),
-        ("NameTaken", False, False, ["default"], False, False, NONE),
-        ("InvalidSpec", False, False, [], False, False, NONE),
+        (Reason.ACCEPTED, False, True, ["default"], True, True, NONE),
+        (Reason.UNKNOWN_REGISTRY, True, True, ["default", "typo"], True, False, frozenset({"second"})),
+        (Reason.UNKNOWN_REGISTRY, True, True, ["typo"], True, False, ALL),
+        (Reason.UNKNOWN_REGISTRY, True, False, ["typo"], True, False, NONE),
+        (Reason.PENDING, False, True, ["default"], False, False, ALL),
+        (Reason.INVALID_SPEC, False, True, [], False, False, ALL),
+        (Reason.PREFIX_NOT_ALLOWED, False, True, ["default"], False, False, ALL),
+        (Reason.NAME_RESERVED, False, True, ["default"], False, False, ALL),
+        (Reason.NAME_TAKEN, False, True, ["default"], False, False, ALL),
+        (Reason.NAME_TAKEN, False, False, ["default"], False, False, NONE),
+        (Reason.INVALID_SPEC, False, False, [], False, False, NONE),
     ],
 )
 def test_only_a_clear_wish_withdraws(
-    reason: str,
+    reason: Reason,
     *,
     is_partial: bool,
     may_keep: bool,
