@@ -96,7 +96,7 @@ def test_a_new_metric_touches_one_room_beside_who_counts_it() -> None:
 
 
 def test_a_new_layout_touches_its_own_room_and_the_index() -> None:
-    names = set(LAYOUT_NAMES) - {"jupiter", "jupiter-v2"}  # the default, and what it is switched to
+    names = set(LAYOUT_NAMES) - {"jupiter"}  # the default, which others name
     assert names
     rooms = rooms_of(names, [ROOT / NAME, ROOT.parent / "resolver" / "grpc_etcd"])
     assert all(len(found - {"index"}) <= 1 for found in rooms.values()), rooms

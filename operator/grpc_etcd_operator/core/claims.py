@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from grpc_etcd.layouts.configurators import METRIC_PREFIX
-from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
+from grpc_etcd.layouts.index import LAYOUT_NAMES, WITHOUT_PREFIX, make_layout
 from grpc_etcd.layouts.jupiter_v2 import GOVERNOR_SCHEME, JupiterV2
 from grpc_etcd.registry.layout import Layout
 from grpc_etcd.registry.own import ROOT, policy_key
@@ -27,7 +27,6 @@ from grpc_etcd_operator.core.services import DEFAULT_PREFIX, Spec
 SLASH = b"/"
 ANY_SERVICE = "x"
 DEFAULT_SCHEME = "grpc"
-WITHOUT_PREFIX = ("jupiter-v2", "go-micro")  # there `spec.prefix` decides on the policy's key alone
 
 
 class Claim(NamedTuple):

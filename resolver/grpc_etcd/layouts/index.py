@@ -23,12 +23,13 @@ _WITH_PREFIX: dict[str, Callable[[str | None], Layout]] = {
 }
 
 LAYOUT_NAMES = ("jupiter", "jupiter-v2", "etcd-naming", "go-zero", "kratos", "kitex", "go-micro")
+WITHOUT_PREFIX = frozenset(LAYOUT_NAMES) - _WITH_PREFIX.keys()  # there `spec.prefix` decides on the policy's key alone
 
 
 def make_layout(name: str, prefix: str | None = None, mode: str = DEFAULT_MODE) -> Layout:
     """Make the layout called `name`; unknown names are a ValueError.
 
-    A `prefix` of None is the format's own default; formats without one (jupiter-v2, go-micro) pass it over. `mode` is
+    A `prefix` of None is the format's own default; formats without one (WITHOUT_PREFIX) pass it over. `mode` is
     Jupiter's APP_MODE and means something to jupiter-v2 only.
     """
     if name in _WITH_PREFIX:

@@ -10,9 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from grpc_etcd.layouts.index import LAYOUT_NAMES
+from grpc_etcd.layouts.index import LAYOUT_NAMES, WITHOUT_PREFIX
 from grpc_etcd_operator.core.claims import (
-    WITHOUT_PREFIX,
     Ledger,
     Rules,
     claims_of,
