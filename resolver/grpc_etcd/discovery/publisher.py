@@ -292,6 +292,11 @@ def _fits(endpoint: Endpoint, metadata: Mapping[str, str]) -> bool:
     return is_callable(endpoint) and metadata.items() <= endpoint.metadata.items()
 
 
+def _not_too_soon(service: FollowedService, due: float) -> float:
+    """Return when a service is rendered that is due without a change; a slow start pauses as changes do."""
+    return max(due, service.not_before)
+
+
 class Publisher:
     """Renders changed services and hands them on. What it is given is called by this object's thread.
 
@@ -351,7 +356,8 @@ class Publisher:
         while not self._closed:
             due = self._wait(self._next_look(next_sweep))
             now = time.monotonic()
-            for service in dict.fromkeys([*due, *(each for each, then in self._later.items() if then <= now)]):
+            later = (each for each, then in self._later.items() if _not_too_soon(each, then) <= now)
+            for service in dict.fromkeys([*due, *later]):
                 self._try_to_render(service)
             self._notify_waiting()
             if time.monotonic() >= next_sweep:
@@ -360,7 +366,7 @@ class Publisher:
 
     def _next_look(self, next_sweep: float) -> float:
         look = time.monotonic() + _LOOK_SECONDS if self._delivery else next_sweep
-        return min(look, next_sweep, *self._later.values())
+        return min(look, next_sweep, *(_not_too_soon(each, then) for each, then in self._later.items()))
 
     def _notify_waiting(self) -> None:
         """Report of the sets that channels have taken: a call before that would still meet the set before."""
