@@ -31,6 +31,8 @@ _PAUSE_SECONDS = 0.01
 _PAUSE_SECONDS_PER_ENDPOINT = (
     0.0003  # three times what an update costs gRPC: it never takes more than a third of a core
 )
+# What is rendered and turns out to be what was sent, as after a record that is put again as it is, costs only us.
+_PAUSE_FOR_NOTHING = 4.0  # arbitrary: times what rendering took, so that it takes no more than a fifth of a core
 _RETRY_SECONDS = 1.0  # arbitrary: after an unforeseen error about one service, doubled each time
 _LONGEST_RETRY_SECONDS = 60.0
 # gRPC answers what it is sent within milliseconds, and asks for the endpoints of a cluster once it has taken that.
@@ -208,10 +210,21 @@ class FollowedService:
         elif self.reason.cause is not Cause.PENDING:
             _LOG.warning("%s: %s", self.name, self.reason.text, extra={"event": "service_degraded"})
 
+    def pause_after_nothing(self, spent_seconds: float) -> float:
+        """Return how long the next look has to wait after one of so many seconds that has brought nothing to send."""
+        return min(self._usual_pause_seconds, _PAUSE_FOR_NOTHING * spent_seconds)
+
+    @property
+    def _usual_pause_seconds(self) -> float:
+        return _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * self._sent_size
+
+    @property
+    def _sent_size(self) -> int:
+        return self.published.size if self.published else 0
+
     def pause_seconds(self) -> float:
         """Return how long the next update has to wait after this one."""
-        sent = self.published.size if self.published else 0
-        usual = _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * sent
+        sent, usual = self._sent_size, self._usual_pause_seconds
         balancing = self.policy.load_balancing
         is_ring = balancing is not None and balancing.type is Balancing.RING_HASH
         leaves_something = is_ring or self._turns.has_departed
@@ -430,7 +443,7 @@ class Publisher:
         self._note_hosts(service, service.hosts() if is_followed else set())
         if not is_followed:
             return  # nobody wants it any more: what was put up now would stay, and be sent to who comes later
-        view = service.feed.view
+        begun, view = time.monotonic(), service.feed.view
         resources = service.render(self._names, self._here)
         if service.due < math.inf:
             self._later[service] = service.due
@@ -441,6 +454,9 @@ class Publisher:
             service.sent.note_sent(view)
         if resources != service.published:
             self._hand_on(service, resources)
+        else:
+            now = time.monotonic()
+            service.not_before = now + service.pause_after_nothing(now - begun)
         if view is not service.sent.view:
             before = self._delivery.get(service)
             self._delivery[service] = _Delivery(view, before.by if before else time.monotonic() + _ANSWER_SECONDS)
