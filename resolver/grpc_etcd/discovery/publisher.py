@@ -31,6 +31,8 @@ _PAUSE_SECONDS = 0.01
 _PAUSE_SECONDS_PER_ENDPOINT = (
     0.0003  # three times what an update costs gRPC: it never takes more than a third of a core
 )
+# What is rendered and turns out to be what was sent, as after a record that is put again as it is, costs only us.
+_PAUSE_FOR_NOTHING = 4.0  # arbitrary: times what rendering took, so that it takes no more than a fifth of a core
 _RETRY_SECONDS = 1.0  # arbitrary: after an unforeseen error about one service, doubled each time
 _LONGEST_RETRY_SECONDS = 60.0
 # gRPC answers what it is sent within milliseconds, and asks for the endpoints of a cluster once it has taken that.
@@ -208,10 +210,21 @@ class FollowedService:
         elif self.reason.cause is not Cause.PENDING:
             _LOG.warning("%s: %s", self.name, self.reason.text, extra={"event": "service_degraded"})
 
+    def pause_after_nothing(self, spent_seconds: float) -> float:
+        """Return how long the next look has to wait after one of so many seconds that has brought nothing to send."""
+        return min(self._usual_pause_seconds, _PAUSE_FOR_NOTHING * spent_seconds)
+
+    @property
+    def _usual_pause_seconds(self) -> float:
+        return _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * self._sent_size
+
+    @property
+    def _sent_size(self) -> int:
+        return self.published.size if self.published else 0
+
     def pause_seconds(self) -> float:
         """Return how long the next update has to wait after this one."""
-        sent = self.published.size if self.published else 0
-        usual = _PAUSE_SECONDS + _PAUSE_SECONDS_PER_ENDPOINT * sent
+        sent, usual = self._sent_size, self._usual_pause_seconds
         balancing = self.policy.load_balancing
         is_ring = balancing is not None and balancing.type is Balancing.RING_HASH
         leaves_something = is_ring or self._turns.has_departed
@@ -292,6 +305,11 @@ def _fits(endpoint: Endpoint, metadata: Mapping[str, str]) -> bool:
     return is_callable(endpoint) and metadata.items() <= endpoint.metadata.items()
 
 
+def _not_too_soon(service: FollowedService, due: float) -> float:
+    """Return when a service is rendered that is due without a change; a slow start pauses as changes do."""
+    return max(due, service.not_before)
+
+
 class Publisher:
     """Renders changed services and hands them on. What it is given is called by this object's thread.
 
@@ -351,7 +369,8 @@ class Publisher:
         while not self._closed:
             due = self._wait(self._next_look(next_sweep))
             now = time.monotonic()
-            for service in dict.fromkeys([*due, *(each for each, then in self._later.items() if then <= now)]):
+            later = (each for each, then in self._later.items() if _not_too_soon(each, then) <= now)
+            for service in dict.fromkeys([*due, *later]):
                 self._try_to_render(service)
             self._notify_waiting()
             if time.monotonic() >= next_sweep:
@@ -360,7 +379,7 @@ class Publisher:
 
     def _next_look(self, next_sweep: float) -> float:
         look = time.monotonic() + _LOOK_SECONDS if self._delivery else next_sweep
-        return min(look, next_sweep, *self._later.values())
+        return min(look, next_sweep, *(_not_too_soon(each, then) for each, then in self._later.items()))
 
     def _notify_waiting(self) -> None:
         """Report of the sets that channels have taken: a call before that would still meet the set before."""
@@ -424,7 +443,7 @@ class Publisher:
         self._note_hosts(service, service.hosts() if is_followed else set())
         if not is_followed:
             return  # nobody wants it any more: what was put up now would stay, and be sent to who comes later
-        view = service.feed.view
+        begun, view = time.monotonic(), service.feed.view
         resources = service.render(self._names, self._here)
         if service.due < math.inf:
             self._later[service] = service.due
@@ -435,6 +454,9 @@ class Publisher:
             service.sent.note_sent(view)
         if resources != service.published:
             self._hand_on(service, resources)
+        else:
+            now = time.monotonic()
+            service.not_before = now + service.pause_after_nothing(now - begun)
         if view is not service.sent.view:
             before = self._delivery.get(service)
             self._delivery[service] = _Delivery(view, before.by if before else time.monotonic() + _ANSWER_SECONDS)

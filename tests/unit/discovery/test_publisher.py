@@ -2,6 +2,8 @@
 
 import math
 import threading
+import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -113,6 +115,57 @@ def test_an_endpoint_whose_name_server_is_away_is_used_and_not_told_to_be_left_o
     stats = make_service_stats(service)
     assert (stats.cause, stats.callable_endpoints, stats.unusable) == ("none", 1, {})
     assert "left out" not in caplog.text
+
+
+def test_a_slow_start_has_no_shorter_pauses_than_changes_have() -> None:
+    """Each step of each endpoint is an update of the whole set, which costs gRPC time and, with ring hash, memory."""
+    sent: list[tuple[float, int]] = []
+    publisher = Publisher(Here(), lambda _, made: sent.append((time.monotonic(), made.size)), lambda: None)
+    feed = Given()
+    feed.show("10.0.0.0:1")
+    service = FollowedService("greeter", lambda _: feed, publisher.changed)
+    service.wishes = Wishes(Policy(slow_start=SlowStart(window_seconds=5)))
+    publisher.follow([service])
+    publisher.start()
+    for count in range(2, 42):
+        publisher.changed(service)
+        wait_until(lambda count=count: sent and sent[-1][1] >= count - 1, "the set before")
+        feed.show(*(f"10.0.0.{number}:1" for number in range(count)))
+    publisher.changed(service)
+    wait_until(lambda: len(sent) > 70, "the steps of the slow start")
+    publisher.close()
+    pauses = [(after - before, size) for (before, size), (after, _) in pairwise(sent)]
+    assert all(pause >= 0.01 + 0.0003 * size for pause, size in pauses)
+
+
+class Restless(FollowedService):
+    """A service that has changed again whenever it was looked at, and is the same as before."""
+
+    def __init__(self, feed: Given, publisher: Publisher) -> None:
+        super().__init__("greeter", lambda _: feed, publisher.changed)
+        self.looks: list[tuple[float, float]] = []
+        self._publisher = publisher
+
+    def render(self, names: HostNames, here: Here) -> "ServiceResources | None":
+        begun = time.monotonic()
+        made = super().render(names, here)
+        while time.monotonic() < begun + 0.005:  # as long as with a thousand endpoints
+            pass
+        self.looks.append((begun, time.monotonic()))
+        self._publisher.changed(self)
+        return made
+
+
+def test_changes_that_change_nothing_take_no_more_than_a_fifth_of_a_core() -> None:
+    publisher, feed = Publisher(Here(), lambda *_: None, lambda: None), Given()
+    feed.show("10.0.0.1:1")
+    service = Restless(feed, publisher)
+    publisher.follow([service])
+    publisher.start()
+    publisher.changed(service)
+    wait_until(lambda: len(service.looks) > 10, "some looks")
+    publisher.close()
+    assert all(after - ended >= 0.01 for (_, ended), (after, _) in pairwise(service.looks))
 
 
 def test_a_service_that_is_followed_no_longer_is_published_no_more() -> None:
