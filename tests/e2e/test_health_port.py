@@ -1,11 +1,15 @@
 """The port of metrics and health is open to the whole cluster: nobody there may use up the operator."""
 
+import itertools
 import socket
 import sys
+import time
 from contextlib import ExitStack, suppress
 
+import aiohttp
 import pytest
 
+from grpc_etcd_operator.telemetry.health import METRICS_SHARE, serve
 from testbed.conditions import wait_until
 from testbed.proxy import TcpProxy
 from tests.e2e.conftest import Scene
@@ -36,3 +40,31 @@ def test_connections_without_end_cost_nothing_else(scene: Scene, said: bytes) ->
         scene.registry.wait_addresses(first.address, second.address)
         wait_until(lambda: replica.get("/readyz")[0] == 200, "it is ready")
         assert replica.metric("grpc_etcd_operator_leader", registry="default") == 1
+
+
+async def test_metrics_take_little_of_the_time_however_often_they_are_asked_for() -> None:
+    work_seconds, ended = 0.02, list[float]()
+
+    def make() -> bytes:
+        until = time.monotonic() + work_seconds
+        while time.monotonic() < until:
+            pass
+        ended.append(time.monotonic())
+        return f"made {len(ended)}\n".encode()
+
+    runner = await serve(0, lambda: None, lambda: None, make)
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
+        async with aiohttp.ClientSession() as session:
+            said = [await _ask(session, url)]
+            while len(ended) < 3:  # whoever asks and asks gets newer ones all the same
+                said.append(await _ask(session, url))
+    finally:
+        await runner.cleanup()
+    assert said[-1] == "made 3\n"
+    assert all(after - before > METRICS_SHARE * work_seconds for before, after in itertools.pairwise(ended))
+
+
+async def _ask(session: aiohttp.ClientSession, url: str) -> str:
+    async with session.get(url) as answer:
+        return await answer.text()

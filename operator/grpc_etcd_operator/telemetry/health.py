@@ -2,10 +2,12 @@
 
 Everybody in the cluster may connect, so whoever opens connections without end, and says nothing on them or reads
 nothing, must not use up this process's file descriptors: without them neither etcd nor the API server can be reached.
+Nor its time, of which the metrics of thousands of Pods take much: who asks for them again soon gets those of before.
 """
 
 import logging
 import socket
+import time
 from collections.abc import Callable
 
 from aiohttp import web
@@ -17,6 +19,7 @@ log = logging.getLogger(__name__)
 MOST_CONNECTIONS = 64  # then the oldest goes; whoever asks in earnest is done within milliseconds. Arbitrary
 IDLE_SECONDS = 10.0  # until whoever has connected says something. Arbitrary
 END_SECONDS = 1.0  # for an answer under way when the process ends. Arbitrary
+METRICS_SHARE = 20  # metrics are worked out again for so small a part of the time. Arbitrary
 
 # A check gives one sentence when something is wrong, else None.
 Check = Callable[[], str | None]
@@ -34,8 +37,25 @@ class Door(web.Server):
         return super().__call__()
 
 
+class Spared:
+    """Returns again what a function returned last, until so much time has passed that making it took little of it."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make, self._made, self._until = make, b"", 0.0
+
+    def __call__(self) -> bytes:
+        """Return what the function returns now, or returned a moment ago."""
+        began = time.monotonic()
+        if began >= self._until:
+            self._made = self._make()
+            ended = time.monotonic()
+            self._until = ended + METRICS_SHARE * (ended - began)
+        return self._made
+
+
 async def serve(port: int, is_alive: Check, is_ready: Check, metrics: Callable[[], bytes]) -> web.ServerRunner:
     """Listen on all addresses; the runner that is returned ends it. Port 0 picks a free one, which is logged."""
+    spared = Spared(metrics)
 
     async def answer(request: web.BaseRequest) -> web.Response:
         found = look_up(request)
@@ -51,7 +71,7 @@ async def serve(port: int, is_alive: Check, is_ready: Check, metrics: Callable[[
             case "/readyz":
                 return _answer(is_ready())
             case "/metrics":
-                return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+                return web.Response(body=spared(), headers={"Content-Type": CONTENT_TYPE_LATEST})
         return web.Response(status=404)
 
     door = Door(answer, access_log=None, keepalive_timeout=IDLE_SECONDS)
