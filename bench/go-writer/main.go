@@ -177,7 +177,7 @@ func (w *Writer) current(name string) record {
 	return w.written[name]
 }
 
-// apply withdraws first; a lease is revoked when its Pod is gone for good.
+// apply deregisters first; a lease is revoked when its Pod is gone for good.
 func (w *Writer) apply(ctx context.Context, current, wanted record) error {
 	if current.key != "" && current.key != wanted.key {
 		if _, err := w.etcd.Delete(ctx, current.key); err != nil {

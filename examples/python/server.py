@@ -1,7 +1,7 @@
 """A server outside Kubernetes that registers itself while it serves: `python server.py [ADDRESS]`.
 
 It is registered from its start, under a lease that is renewed by a thread of its own, and put back whenever the lease
-or the key is lost. On SIGTERM it is withdrawn first, waits until callers have left, and then ends what is under way.
+or the key is lost. On SIGTERM it is deregistered first, waits until callers have left, and then ends what is under way.
 """
 
 import sys

@@ -75,7 +75,7 @@ def plan(settings: Settings) -> int:
 
 
 def cleanup(settings: Settings) -> int:
-    """Withdraw all that this cluster id owns; return the exit code."""
+    """Deregister all that this cluster id owns; return the exit code."""
     logs.set_up(settings.log_level)
     return _until_ended(clean_up(settings))
 

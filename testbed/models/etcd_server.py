@@ -171,7 +171,7 @@ class EtcdModel:
         if write:
             user.writable.append(allowed)
 
-    def withdraw(self, name: str, prefix: bytes, *, write_only: bool = False) -> None:
+    def deregister(self, name: str, prefix: bytes, *, write_only: bool = False) -> None:
         """Allow it no longer."""
         user = self.users[name]
         user.writable[:] = [each for each in user.writable if each[0] != prefix]

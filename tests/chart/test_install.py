@@ -118,7 +118,7 @@ def test_install_upgrade_roll_back_uninstall(
     with OperatorPod(release.api, deployment(release), tmp_path / "third") as operator:
         operator.wait_ready()
         kubelet.unready(newcomer)
-        wait_until(lambda: not mod_revision(etcd, provider_key(newcomer)), "the withdrawal after the rollback")
+        wait_until(lambda: not mod_revision(etcd, provider_key(newcomer)), "the deregistration after the rollback")
         assert mod_revision(etcd, provider_key(pod)) == written
 
     hooks = [item for item in yaml.safe_load_all(release.helm("get", "hooks", release.name)) if item]
@@ -126,7 +126,7 @@ def test_install_upgrade_roll_back_uninstall(
     release.uninstall("--no-hooks")
     assert release.api.client.find("apps/v1", "Deployment", "grpc-etcd-operator", OPERATORS) is None
     assert release.api.kubectl("get", "grpcservices", "-n", "shop", "-o", "name").strip(), "the CRD was not kept"
-    assert mod_revision(etcd, provider_key(pod)) == written, "the uninstall alone withdrew a key"
+    assert mod_revision(etcd, provider_key(pod)) == written, "the uninstall alone deregistered a key"
     for item in hooks:
         release.api.client.create(item)
     with OperatorPod(release.api, find(hooks, "Job"), tmp_path / "cleanup") as cleanup:

@@ -91,7 +91,7 @@ def write_registries(scene: Scene, **registries: str) -> Path:
 
 
 def test_another_name_before_that_of_an_etcd_takes_nothing_away(scene: Scene, own_etcd: EtcdServer) -> None:
-    """A name that is added may come first in the settings: what was written under the other one is not withdrawn."""
+    """A name that is added may come first in the settings: what was written under the other one is not deregistered."""
     config, port = write_registries(scene, main=own_etcd.endpoints), own_etcd.endpoints.rpartition(":")[2]
     replica = scene.start(f"--config={config}", LONG_LEASES).wait_leading()
     scene.apply(registries=["main"])

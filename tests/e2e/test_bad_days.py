@@ -41,10 +41,10 @@ def test_a_write_that_fails_after_the_leadership_was_lost_leaves_no_trouble_behi
     wait_until(lambda: standby.lines("started") and standby.get("/readyz")[0] == 200, "it stands by")
     proxy.black_hole()
     scene.kubelet.unready(pod)
-    wait_until(lambda: metric(cut_off, "workqueue_in_flight"), "the withdrawal is under way")
+    wait_until(lambda: metric(cut_off, "workqueue_in_flight"), "the deregistration is under way")
     scene.kubelet.ready(pod)  # so that nothing is left to do for whoever leads next
     wait_until(lambda: metric(standby, "leader"), "the standby leads")
-    wait_until(lambda: cut_off.lines("write_failed"), "the withdrawal has failed")
+    wait_until(lambda: cut_off.lines("write_failed"), "the deregistration has failed")
     proxy.heal()
     wait_until(lambda: cut_off.get("/readyz")[0] == 200, "it can do its part again")
     assert scene.registry.addresses() == sorted([pod.address, other.address])
@@ -132,7 +132,7 @@ def test_a_status_that_somebody_else_has_written_is_mended(scene: Scene) -> None
     scene.wait_condition("Programmed", "True", "Programmed")
 
 
-def test_a_key_that_could_not_be_read_by_itself_is_withdrawn_once_the_right_is_back(guarded: Guarded) -> None:
+def test_a_key_that_could_not_be_read_by_itself_is_deregistered_once_the_right_is_back(guarded: Guarded) -> None:
     scene, prefix = guarded.scene, "/jupiter/"
     replica = guarded.start().wait_leading()
     scene.apply()
@@ -144,5 +144,5 @@ def test_a_key_that_could_not_be_read_by_itself_is_withdrawn_once_the_right_is_b
     replica = guarded.start()
     wait_until(lambda: replica.lines("started") and metric(replica, "denied_prefixes"), "it may not be read")
     guarded.allow("readwrite", prefix)
-    wait_until(lambda: not guarded.registry.keys(), "it is withdrawn")
+    wait_until(lambda: not guarded.registry.keys(), "it is deregistered")
     wait_until(lambda: not metric(replica, "denied_prefixes"), "nothing is refused any more")

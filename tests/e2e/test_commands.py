@@ -101,7 +101,7 @@ def test_plan_prints_what_would_be_written_and_ends(scene: Scene) -> None:
     assert scene.status() == {}
 
 
-def test_a_plan_for_another_pod_selector_prints_what_it_would_withdraw(scene: Scene) -> None:
+def test_a_plan_for_another_pod_selector_prints_what_it_would_deregister(scene: Scene) -> None:
     scene.start().wait_leading()
     scene.apply()
     stays, leaves = scene.pod(labels={"app": "greeter", "tier": "grpc"}), scene.pod()
@@ -111,8 +111,8 @@ def test_a_plan_for_another_pod_selector_prints_what_it_would_withdraw(scene: Sc
     answer = run("plan", *where, "--pod-selector=tier=grpc", kubeconfig=scene.api.kubeconfig)
     assert answer.returncode == 0, answer.stderr
     plans = [json.loads(line) for line in answer.stdout.splitlines()]
-    withdrawn = {key for plan in plans for key in plan["delete"] if "/providers/" in key}
-    assert withdrawn == {f"/jupiter/greeter/providers/grpc://{leaves.address}"}, answer.stderr
+    deregistered = {key for plan in plans for key in plan["delete"] if "/providers/" in key}
+    assert deregistered == {f"/jupiter/greeter/providers/grpc://{leaves.address}"}, answer.stderr
     assert not [key for plan in plans for key in plan["put"] if "/providers/" in key]
     assert scene.registry.addresses() == sorted([stays.address, leaves.address])
 
@@ -184,7 +184,7 @@ def test_a_dry_run_stays_up_and_prints_the_plan_whenever_it_changes(scene: Scene
     assert replica.process.stop() == 0
 
 
-def test_the_dry_run_of_a_cleanup_withdraws_nothing(scene: Scene) -> None:
+def test_the_dry_run_of_a_cleanup_deregisters_nothing(scene: Scene) -> None:
     replica = scene.start().wait_leading()
     scene.apply()
     pod = scene.pod()
@@ -195,7 +195,7 @@ def test_the_dry_run_of_a_cleanup_withdraws_nothing(scene: Scene) -> None:
     assert scene.registry.addresses() == [pod.address]
 
 
-def test_cleanup_withdraws_all_that_the_cluster_id_owns_and_nothing_else(scene: Scene) -> None:
+def test_cleanup_deregisters_all_that_the_cluster_id_owns_and_nothing_else(scene: Scene) -> None:
     replica = scene.start().wait_leading()
     scene.apply(policy={"timeout": "5s"}, metricsPort="grpc")
     pods = [scene.pod() for _ in range(3)]
@@ -223,7 +223,7 @@ def test_a_registry_that_is_out_of_reach_keeps_a_cleanup_from_no_other(scene: Sc
     assert set(scene.registry.keys("/")) <= {f"/grpc-etcd/leader/{scene.cluster}"}
 
 
-def test_cleanup_withdraws_nothing_of_another_cluster_under_the_same_id(scene: Scene) -> None:
+def test_cleanup_deregisters_nothing_of_another_cluster_under_the_same_id(scene: Scene) -> None:
     replica = scene.start().wait_leading()
     scene.apply()
     pod = scene.pod()

@@ -21,7 +21,7 @@ def try_to_apply(scene: Scene) -> str:
 
 
 @pytest.mark.parametrize("turn", range(3))  # it is a race: the CRD is back in less than a second
-def test_a_crd_that_is_replaced_at_once_withdraws_nothing(
+def test_a_crd_that_is_replaced_at_once_deregisters_nothing(
     own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene, turn: int
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
@@ -41,7 +41,7 @@ def test_a_crd_that_is_replaced_at_once_withdraws_nothing(
     scene.registry.wait_addresses()  # at once: this one was deleted by its owner
 
 
-def test_a_crd_that_is_put_back_after_a_restart_withdraws_nothing(
+def test_a_crd_that_is_put_back_after_a_restart_deregisters_nothing(
     own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(own_apiserver, etcd)

@@ -76,7 +76,7 @@ def test_a_deletion_in_a_gap_of_the_watch_is_found(
     assert replica.metric("grpc_etcd_operator_drift_total") == 1
 
 
-def test_a_crd_that_is_deleted_and_put_back_withdraws_nothing(
+def test_a_crd_that_is_deleted_and_put_back_deregisters_nothing(
     own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(own_apiserver, etcd)
@@ -189,7 +189,9 @@ def test_an_etcd_without_space_is_reported_and_recovered_from(apiserver: ApiServ
         scene.registry.wait_addresses(pod.address, late.address)
 
 
-def test_who_turns_unready_is_withdrawn_from_an_etcd_without_space(apiserver: ApiServer, make_scene: MakeScene) -> None:
+def test_who_turns_unready_is_deregistered_from_an_etcd_without_space(
+    apiserver: ApiServer, make_scene: MakeScene
+) -> None:
     with EtcdServer.start(flags=["--quota-backend-bytes=6000000"]) as small:
         scene = make_scene(apiserver, small)
         scene.start().wait_leading()
@@ -256,7 +258,7 @@ def flap(scene: Scene, workers: ThreadPoolExecutor, pods: list[Pod], rounds: int
 
 
 @with_both
-def test_a_frozen_api_server_makes_nobody_withdraw_anything(
+def test_a_frozen_api_server_makes_nobody_deregister_anything(
     own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
 ) -> None:
     scene = make_scene(own_apiserver, etcd)

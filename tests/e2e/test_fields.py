@@ -42,7 +42,7 @@ def test_zone_and_region_default_to_the_nodes(scene: Scene) -> None:
     wait_until(lambda: (only_value(scene).get("zone"), only_value(scene).get("region")) == ("z1", "r1"), "topology")
 
 
-def test_enable_false_withdraws_and_forgets_nothing(scene: Scene) -> None:
+def test_enable_false_deregisters_and_forgets_nothing(scene: Scene) -> None:
     scene.start()
     scene.apply()
     pod = scene.pod()
@@ -76,7 +76,7 @@ def test_drain_disable_disables_first_and_deletes_when_the_pod_is_gone(scene: Sc
     assert never.address not in scene.registry.addresses()
 
 
-def test_a_pod_that_turns_unready_is_withdrawn_and_not_drained(scene: Scene) -> None:
+def test_a_pod_that_turns_unready_is_deregistered_and_not_drained(scene: Scene) -> None:
     """It may stay so for hours, and not every client obeys enable=false."""
     scene.start()
     scene.apply(drain={"mode": "Disable"})

@@ -16,7 +16,7 @@ def count_keys(scene: Scene, uid: str) -> int:
     return sum(not key.startswith(b"/grpc-etcd/") for key in lease.keys) if lease else 0
 
 
-def test_a_pod_with_more_keys_than_a_transaction_holds_is_registered_and_withdrawn(scene: Scene) -> None:
+def test_a_pod_with_more_keys_than_a_transaction_holds_is_registered_and_deregistered(scene: Scene) -> None:
     replica = scene.start().wait_leading()
     names = [f"{scene.namespace}-{number}" for number in range(MANY)]
     for name in names:

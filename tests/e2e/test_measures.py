@@ -14,7 +14,7 @@ def wait_for(seconds: float) -> None:
     wait_until(lambda: time.time() > until, "time has passed")
 
 
-def test_a_withdrawal_that_comes_late_is_measured_late_whatever_the_grace_period(scene: Scene) -> None:
+def test_a_deregistration_that_comes_late_is_measured_late_whatever_the_grace_period(scene: Scene) -> None:
     replica = scene.start("--leader-ttl=60").wait_leading()
     scene.apply()
     pod = scene.pod()

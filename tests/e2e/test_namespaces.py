@@ -138,7 +138,7 @@ def message(scene: Scene, name: str, namespace: str) -> str:
     return str(next((each["message"] for each in conditions if each["type"] == "Programmed"), ""))
 
 
-def test_where_pods_may_not_be_read_nothing_is_said_of_them_and_nothing_is_withdrawn(scene: Scene) -> None:
+def test_where_pods_may_not_be_read_nothing_is_said_of_them_and_nothing_is_deregistered(scene: Scene) -> None:
     other = make_other(scene)
     kubeconfig = make_account(scene, scene.namespace, other, podless=other)
     first = scene.start(f"--namespace={other}").wait_leading()  # by an admin's account, which may read all

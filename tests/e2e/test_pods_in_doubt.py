@@ -29,7 +29,7 @@ def label(scene: Scene, pod: Pod, value: str | None) -> None:
 
 
 @with_both
-def test_a_pod_that_leaves_the_selector_is_withdrawn_and_comes_back_as_soon_as_it_is_selected(scene: Scene) -> None:
+def test_a_pod_that_leaves_the_selector_is_deregistered_and_comes_back_as_soon_as_it_is_selected(scene: Scene) -> None:
     replica = scene.start("--pod-selector=tier=grpc").wait_leading()
     scene.apply()
     pods = [scene.pod(labels={"app": "greeter", "tier": "grpc"}) for _ in range(2)]
@@ -52,7 +52,7 @@ def test_a_pod_that_leaves_the_selector_is_withdrawn_and_comes_back_as_soon_as_i
 
 
 @with_both
-def test_a_pod_that_left_the_selector_while_nobody_looked_is_withdrawn_and_not_taken_for_gone(scene: Scene) -> None:
+def test_a_pod_that_left_the_selector_while_nobody_looked_is_deregistered_and_not_taken_for_gone(scene: Scene) -> None:
     first = scene.start("--pod-selector=tier=grpc").wait_leading()
     scene.apply()
     pods = [scene.pod(labels={"app": "greeter", "tier": "grpc"}) for _ in range(2)]
@@ -71,7 +71,7 @@ def condition(kind: str, status: str, when: datetime, **more: str) -> dict[str, 
 
 
 @with_both
-def test_a_gated_pod_whose_node_dies_is_withdrawn(scene: Scene) -> None:
+def test_a_gated_pod_whose_node_dies_is_deregistered(scene: Scene) -> None:
     """No kubelet plays along: a dead one recomputes nothing."""
     scene.start().wait_leading()
     scene.apply()

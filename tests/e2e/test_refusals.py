@@ -145,7 +145,7 @@ def test_a_right_that_is_taken_away_keeps_what_stands(guarded: Guarded) -> None:
     guarded.registry.wait_addresses(pod.address)
 
 
-def test_a_pod_with_keys_where_a_right_was_taken_away_is_withdrawn_elsewhere(guarded: Guarded) -> None:
+def test_a_pod_with_keys_where_a_right_was_taken_away_is_deregistered_elsewhere(guarded: Guarded) -> None:
     """No put is taken under a lease with a key that the role may not write, also none of the owner record."""
     scene = guarded.scene
     guarded.allow("readwrite", PREFIX)
@@ -192,7 +192,7 @@ def test_a_key_that_no_owner_record_names_and_etcd_does_not_let_go_is_tried_now_
     wait_until(lambda: replica.metric("grpc_etcd_operator_workqueue_in_flight", registry="default") == 0, "it rests")
     wait_until(guarded.has_mark, "synced")
     guarded.allow("readwrite", PREFIX)
-    wait_until(lambda: not guarded.registry.keys("/microservices/moved/"), "it is withdrawn")
+    wait_until(lambda: not guarded.registry.keys("/microservices/moved/"), "it is deregistered")
     wait_until(
         lambda: not guarded.client.get_prefix(f"/grpc-etcd/owner/{scene.cluster}/".encode()).records, "all of it"
     )
@@ -229,7 +229,7 @@ def warnings_of(replica: Replica) -> list[str]:
     return [str(line) for line in replica.lines() if line["level"] == "warning"]
 
 
-def test_own_records_that_may_not_be_written_are_told_as_such_and_keep_nobody_from_being_withdrawn(
+def test_own_records_that_may_not_be_written_are_told_as_such_and_keep_nobody_from_being_deregistered(
     guarded: Guarded,
 ) -> None:
     scene = guarded.scene
@@ -330,7 +330,7 @@ def test_a_settling_touch_that_is_refused_stays_owed_until_the_right_is_given(gu
     assert len(replica.lines("flush_key_refused")) == 1
 
 
-def test_a_cleanup_withdraws_all_but_what_may_not_be_written_and_names_the_right(guarded: Guarded) -> None:
+def test_a_cleanup_deregisters_all_but_what_may_not_be_written_and_names_the_right(guarded: Guarded) -> None:
     scene = guarded.scene
     guarded.allow("readwrite", PREFIX)
     replica = guarded.start().wait_leading()
@@ -356,7 +356,7 @@ def test_a_cleanup_withdraws_all_but_what_may_not_be_written_and_names_the_right
     assert set(guarded.registry.keys("/")) <= {f"/grpc-etcd/leader/{scene.cluster}"}
 
 
-def test_a_withdrawal_that_is_refused_is_told(guarded: Guarded) -> None:
+def test_a_deregistration_that_is_refused_is_told(guarded: Guarded) -> None:
     scene = guarded.scene
     guarded.allow("readwrite", PREFIX)
     guarded.start().wait_leading()
@@ -369,7 +369,7 @@ def test_a_withdrawal_that_is_refused_is_told(guarded: Guarded) -> None:
     scene.wait_condition("Programmed", "False", "PermissionDenied", "moved")
     assert PREFIX in guarded.message("moved")
     guarded.allow("readwrite", PREFIX)
-    wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == 1, "it is withdrawn")
+    wait_until(lambda: len(guarded.registry.keys("/microservices/moved/")) == 1, "it is deregistered")
     scene.wait_condition("Programmed", "True", "Programmed", "moved")
 
 
@@ -427,7 +427,7 @@ def test_a_pod_with_more_keys_than_a_transaction_holds_makes_no_others_smaller(s
     wait_until(lambda: has_all(scene), "it is written for all")
     for _ in range(2):
         scene.kubelet.unready(large)
-        wait_until(lambda: not has_any(scene), "it is withdrawn from all")
+        wait_until(lambda: not has_any(scene), "it is deregistered from all")
         scene.kubelet.ready(large)
         wait_until(lambda: has_all(scene), "it is written for all")
     replica.process.pause()

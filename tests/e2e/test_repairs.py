@@ -38,7 +38,7 @@ def test_a_foreign_overwrite_delete_or_revocation_is_repaired(scene: Scene) -> N
 
 
 def test_a_key_whose_address_has_moved_is_repaired_also_by_an_operator_that_was_started_just_then(scene: Scene) -> None:
-    """The one before had not withdrawn yet what the Pod had that was there before, and is gone."""
+    """The one before had not deregistered yet what the Pod had that was there before, and is gone."""
     replica = scene.start().wait_leading()
     scene.apply()
     pod, gone = scene.pod(), "zz-of-a-pod-that-is-gone"  # listed after the owner record of the Pod that is there
@@ -48,7 +48,9 @@ def test_a_key_whose_address_has_moved_is_repaired_also_by_an_operator_that_was_
     record = OwnerRecord(namespace=scene.namespace, pod="gone", keys=(key.encode(),)).to_json()
     scene.client.put(owner_key(scene.cluster, gone), record, lease=scene.client.lease(300, scene.lease(gone)))
     scene.start().wait_leading()
-    wait_until(lambda: scene.client.get(owner_key(scene.cluster, gone)) is None, "what is gone is withdrawn", PATIENCE)
+    wait_until(
+        lambda: scene.client.get(owner_key(scene.cluster, gone)) is None, "what is gone is deregistered", PATIENCE
+    )
     scene.client.delete(key.encode())
     wait_until(lambda: (r := scene.registry.keys().get(key)) and r.lease == lease, "a delete is repaired", PATIENCE)
 

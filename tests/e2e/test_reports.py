@@ -141,7 +141,7 @@ def test_when_most_pods_are_missing_each_is_looked_for_and_an_event_tells_it(
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [3, 12])
-def test_a_pod_selector_that_leaves_most_pods_out_withdraws_nothing_and_is_told_by_an_event(
+def test_a_pod_selector_that_leaves_most_pods_out_deregisters_nothing_and_is_told_by_an_event(
     scene: Scene, count: int
 ) -> None:
     first = scene.start().wait_leading()
@@ -177,7 +177,7 @@ def test_pods_that_a_selector_leaves_out_go_with_their_grpcservice(scene: Scene)
     scene.registry.wait_addresses()
 
 
-def test_few_pods_that_a_selector_leaves_out_are_withdrawn_at_once(scene: Scene) -> None:
+def test_few_pods_that_a_selector_leaves_out_are_deregistered_at_once(scene: Scene) -> None:
     first = scene.start().wait_leading()
     scene.apply()
     stays, leaves = scene.pod(labels={"app": "greeter", "tier": "grpc"}), scene.pod()

@@ -168,7 +168,7 @@ def right_of_pod_write(event: Object) -> bool:
     return event.get("objectRef", {}).get("resource") == "pods" and event["verb"] not in READS
 
 
-def test_whoever_may_not_list_pods_withdraws_nothing(
+def test_whoever_may_not_list_pods_deregisters_nothing(
     make_trial: Callable[[str, list[Object]], Trial], chart_rules: list[Object]
 ) -> None:
     """What is absent, or not ready, means nothing before all Pods have been seen."""

@@ -19,7 +19,7 @@ from grpc_etcd.layouts.index import LAYOUT_NAMES
 from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registry.layout import KeyValue, WriteLimits
 from grpc_etcd.registry.own import OwnerRecord, leader_key, owner_key, owner_prefix
-from grpc_etcd_operator.controller.cleanup import LeadLostError, RefusedError, withdraw_all
+from grpc_etcd_operator.controller.cleanup import LeadLostError, RefusedError, deregister_all
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
 from grpc_etcd_operator.controller.open_claims import GRANT_SECONDS
 from grpc_etcd_operator.controller.registry_controller import TIDY_SECONDS, RegistryController, Views
@@ -153,7 +153,7 @@ async def wait_addresses(made: Parts, *addresses: bytes) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_pod_that_nobody_selects_any_more_while_its_key_is_on_its_way_is_withdrawn(etcd: EtcdServer) -> None:
+async def test_a_pod_that_nobody_selects_any_more_while_its_key_is_on_its_way_is_deregistered(etcd: EtcdServer) -> None:
     async with parts(etcd) as made:
         made.client.sending.clear()
         note_pod(made.reconciler, "p1", ip="10.0.0.1")
@@ -322,7 +322,7 @@ async def test_a_cleanup_that_leads_no_longer_touches_nothing_more_and_says_so(e
         record = OwnerRecord(namespace="shop", pod="pod-p1", node="", grpc_services=("shop/greeter",), keys=(b"/k",))
         await client.put(owner_key("robbed", "p1"), record.to_json(), lease=lease)
         with pytest.raises(LeadLostError):
-            await withdraw_all(client, "robbed", Fingerprint(), 5)
+            await deregister_all(client, "robbed", Fingerprint(), 5)
         assert lease in await client.leases()
 
 
@@ -333,7 +333,7 @@ async def test_a_cleanup_takes_along_what_an_admin_has_edited(etcd: EtcdServer) 
         record = OwnerRecord(namespace="shop", pod="pod-p1", node="", grpc_services=("shop/greeter",), keys=(b"/k",))
         await client.put(owner_key("edited", "p2"), record.to_json(), lease=lease)
         await client.put(b"/k", b"edited")
-        await withdraw_all(client, "edited", Fingerprint(), 5)
+        await deregister_all(client, "edited", Fingerprint(), 5)
         assert await client.get(b"/k") is None
 
 
@@ -355,10 +355,10 @@ async def test_what_is_in_force_is_watched_while_a_wish_cannot_be_obeyed(etcd: E
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_a_pod_whose_owner_record_is_deleted_as_it_turns_unready_is_withdrawn(
+async def test_a_pod_whose_owner_record_is_deleted_as_it_turns_unready_is_deregistered(
     etcd: EtcdServer, turns: int
 ) -> None:
-    """In whatever order both become known: the withdrawal is made from a record that etcd has no more, or not."""
+    """In whatever order both become known: the deregistration is made from a record that etcd has no more, or not."""
     async with parts(etcd) as made, Etcd(etcd.endpoints) as admin:
         note_pod(made.reconciler, "p1", ip="10.0.0.1")
         await wait_addresses(made, b"10.0.0.1:9000")
@@ -381,24 +381,24 @@ async def test_what_nobody_has_named_is_found_of_pods_that_were_judged_before_it
         assert not await made.addresses(), "the mark is put, so all is true"
 
 
-async def test_a_cleanup_leaves_only_what_it_may_not_withdraw_and_says_so(own_etcd: EtcdServer) -> None:
+async def test_a_cleanup_leaves_only_what_it_may_not_deregister_and_says_so(own_etcd: EtcdServer) -> None:
     admin = own_etcd.enable_auth(ROOT_WORD)
     own_etcd.add_user("operator", WORD, ["/jupiter/", "/grpc-etcd/"], admin=admin)
-    refused, *withdrawn = b"/microservices/greeter/a", b"/jupiter/greeter/a", b"/jupiter/greeter/b"
+    refused, *deregistered = b"/microservices/greeter/a", b"/jupiter/greeter/a", b"/jupiter/greeter/b"
     async with (
         Etcd(own_etcd.endpoints, user="root", password=ROOT_WORD) as root,
         Etcd(own_etcd.endpoints, user="operator", password=WORD) as client,
     ):
-        for uid, keys in (("1", (refused, withdrawn[0])), ("2", (withdrawn[1],))):
+        for uid, keys in (("1", (refused, deregistered[0])), ("2", (deregistered[1],))):
             lease = await root.lease(60, lease_id("rights", uid))
             for key in keys:
                 await root.put(key, b"value", lease=lease)
             await root.put(owner_key("rights", uid), OwnerRecord(namespace="shop", keys=keys).to_json(), lease=lease)
         with pytest.raises(RefusedError, match="/microservices/greeter/"):
-            await withdraw_all(client, "rights", Fingerprint(), 5)
-        assert [await root.get(key) for key in withdrawn] == [None, None]
+            await deregister_all(client, "rights", Fingerprint(), 5)
+        assert [await root.get(key) for key in deregistered] == [None, None]
         own_etcd.etcdctl("role", "grant-permission", "--prefix=true", "operator", "readwrite", "/m", user=admin)
-        await withdraw_all(client, "rights", Fingerprint(), 5)
+        await deregister_all(client, "rights", Fingerprint(), 5)
         assert await root.get(refused) is None
         assert not (await root.get_prefix(owner_prefix("rights"))).records
 

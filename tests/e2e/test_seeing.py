@@ -19,7 +19,7 @@ from tests.e2e.front import Front, is_watch
 from tests.e2e.pod_watches import with_both, with_one
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
-# A sweep comes each minute, reads again what differs, and withdraws what it has not found twice.
+# A sweep comes each minute, reads again what differs, and deregisters what it has not found twice.
 RESTORED_SECONDS = 150.0
 
 
@@ -38,7 +38,7 @@ def front(scene: Scene, tmp_path: Path) -> Iterator[Front]:
 
 @with_one()
 @pytest.mark.parametrize("overtakes", [False, True], ids=["behind", "overtaken"])
-def test_what_a_restored_backup_no_longer_has_is_withdrawn_and_what_it_has_again_is_registered(
+def test_what_a_restored_backup_no_longer_has_is_deregistered_and_what_it_has_again_is_registered(
     scene: Scene, tmp_path: Path, *, overtakes: bool
 ) -> None:
     replica = scene.start().wait_leading()
@@ -159,7 +159,7 @@ def test_who_sees_nothing_of_kubernetes_says_so_and_sees_again(scene: Scene) -> 
 
 
 @pytest.mark.parametrize("pod_watch", ["kopf"], indirect=True)
-def test_who_goes_between_our_own_list_and_that_of_kopf_is_withdrawn(scene: Scene, front: Front) -> None:
+def test_who_goes_between_our_own_list_and_that_of_kopf_is_deregistered(scene: Scene, front: Front) -> None:
     """Neither tells it: one has listed the Pod, the other lists and watches what is there later."""
     before = scene.start().wait_leading()
     scene.apply()
@@ -172,7 +172,7 @@ def test_who_goes_between_our_own_list_and_that_of_kopf_is_withdrawn(scene: Scen
     scene.api.client.delete(goes.item, grace_seconds=0)
     front.hangs = lambda _: False
     # Sooner than by the sweep of each minute.
-    wait_until(lambda: scene.registry.addresses() == [stays.address], "it is withdrawn", 40)
+    wait_until(lambda: scene.registry.addresses() == [stays.address], "it is deregistered", 40)
     late = scene.pod()
     scene.registry.wait_addresses(stays.address, late.address)
     assert replica.process.is_running

@@ -1,4 +1,4 @@
-"""A spec that cannot be obeyed withdraws nothing: keys of ready Pods stay, others go, and the status says so."""
+"""A spec that cannot be obeyed deregisters nothing: keys of ready Pods stay, others go, and the status says so."""
 
 import json
 from pathlib import Path
@@ -127,7 +127,7 @@ def test_keys_stay_while_a_name_is_taken_and_new_pods_get_theirs_too(scene: Scen
     scene.registry.wait_addresses()
 
 
-def test_the_owners_clear_wish_withdraws(scene: Scene) -> None:
+def test_the_owners_clear_wish_deregisters(scene: Scene) -> None:
     scene.start().wait_leading()
     for wish in ({"enable": False}, {"selector": {"matchLabels": {"app": "nobody"}}}, {"layouts": ["go-zero"]}):
         scene.apply(**GOOD)

@@ -82,7 +82,7 @@ def test_two_registries_that_two_replicas_lead_are_both_reported_on(
 
 
 @pytest.mark.faults
-def test_what_another_replica_withdraws_where_no_watch_looks_leaves_no_status_pending(
+def test_what_another_replica_deregisters_where_no_watch_looks_leaves_no_status_pending(
     scene: Scene, own_etcd: EtcdServer, tmp_path: Path
 ) -> None:
     flag = write_registries(tmp_path, second=own_etcd.endpoints)
@@ -102,7 +102,7 @@ def test_what_another_replica_withdraws_where_no_watch_looks_leaves_no_status_pe
         wait_until(lambda: len(other.lines("listed")) == 2, "the other one is warm")
         first.process.pause()
         second.revoke(held)
-        wait_until(lambda: not second.get_prefix(b"greeter/").records, "the other one withdraws what nobody wants")
+        wait_until(lambda: not second.get_prefix(b"greeter/").records, "the other one deregisters what nobody wants")
         first.process.resume()
         scene.wait_condition("Programmed", "True", "Programmed")
 

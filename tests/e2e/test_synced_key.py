@@ -182,13 +182,13 @@ class LosesAnswer(Etcd):
 
     def __init__(self, endpoints: str, on_lost: Callable[[], None]) -> None:
         super().__init__(endpoints)
-        self.on_lost, self.lost, self.withdrawals = on_lost, 0, 0
+        self.on_lost, self.lost, self.deregistrations = on_lost, 0, 0
 
     async def transaction(
         self, compare: Sequence[Compare], success: Sequence[ops.Op], failure: Sequence[ops.Op] = ()
     ) -> TransactionResult:
         result = await super().transaction(compare, success, failure)
-        self.withdrawals += list(success) == [ops.delete(synced_key("c1"))]
+        self.deregistrations += list(success) == [ops.delete(synced_key("c1"))]
         if not self.lost and any(isinstance(each, ops.PutOp) and each.key == synced_key("c1") for each in success):
             self.lost += 1
             self.on_lost()
@@ -207,7 +207,7 @@ async def test_one_whose_answer_was_lost_does_not_stay_when_the_leader_is_out_of
         election = Election(client, "c1", Candidate("test"), LONG_LEADER_TTL_SECONDS, won.set)
         mark = SyncedKey(client, "c1", election, lambda: in_step)
         parts = [group.create_task(run()) for run in (election.run_alone, mark.run)]
-        await until(lambda: client.withdrawals)
+        await until(lambda: client.deregistrations)
         in_step = True
         await until(lambda: client.lost)
         assert not mark.is_put

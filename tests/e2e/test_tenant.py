@@ -110,7 +110,7 @@ def test_an_absurd_weight_of_a_pod_is_passed_over(scene: Scene) -> None:
     scene.wait_condition("Programmed", "False", "BadWeight")
 
 
-def test_a_pod_with_very_many_services_is_written_and_withdrawn(scene: Scene) -> None:
+def test_a_pod_with_very_many_services_is_written_and_deregistered(scene: Scene) -> None:
     scene.start().wait_leading()
     layouts = ["jupiter", "kratos", "go-zero", "etcd-naming"]
     for number in range(60):

@@ -58,7 +58,7 @@ def test_what_an_admin_takes_away_at_once_is_put_back(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/grpc-etcd/", "/grpc-etcd/owner/"])
-def test_pods_that_turn_unready_while_their_owner_records_are_gone_and_nobody_leads_are_withdrawn(
+def test_pods_that_turn_unready_while_their_owner_records_are_gone_and_nobody_leads_are_deregistered(
     scene: Scene, prefix: str
 ) -> None:
     replica = scene.start("--identity=one").wait_leading()

@@ -1,4 +1,4 @@
-"""The writer's work queue on a real etcd: what waits keeps its time, and withdrawals need no space."""
+"""The writer's work queue on a real etcd: what waits keeps its time, and deregistrations need no space."""
 
 import asyncio
 import contextlib
@@ -264,7 +264,7 @@ def make_space(etcd: EtcdServer) -> None:
 
 
 @pytest.mark.faults
-async def test_all_that_only_goes_is_withdrawn_from_an_etcd_without_space_and_the_lack_is_told_once() -> None:
+async def test_all_that_only_goes_is_deregistered_from_an_etcd_without_space_and_the_lack_is_told_once() -> None:
     big = [key_of(f"{number:03}") for number in range(MANY)]
     with EtcdServer.start(flags=["--quota-backend-bytes=6000000"]) as small:
         async with work(small) as made:

@@ -55,7 +55,7 @@ class Cluster(Protocol):
     def enable_auth(self) -> None: ...
     def add_user(self, prefix: bytes) -> None: ...
     def grant(self, prefix: bytes) -> None: ...
-    def withdraw(self, prefix: bytes) -> None: ...
+    def deregister(self, prefix: bytes) -> None: ...
     def fill(self) -> None: ...
     def freeze(self) -> None: ...
     def resume(self) -> None: ...
@@ -88,7 +88,7 @@ class RealCluster:
     def grant(self, prefix: bytes) -> None:
         self._role("grant-permission", "--prefix=true", "app", "readwrite", prefix.decode())
 
-    def withdraw(self, prefix: bytes) -> None:
+    def deregister(self, prefix: bytes) -> None:
         self._role("revoke-permission", "--prefix=true", "app", prefix.decode())
 
     def _role(self, *words: str) -> None:
@@ -140,8 +140,8 @@ class ModelCluster:
     def grant(self, prefix: bytes) -> None:
         self._model.grant("app", prefix)
 
-    def withdraw(self, prefix: bytes) -> None:
-        self._model.withdraw("app", prefix)
+    def deregister(self, prefix: bytes) -> None:
+        self._model.deregister("app", prefix)
 
     def fill(self) -> None:
         self._model.space.is_full = True
@@ -570,7 +570,7 @@ async def test_a_refused_watch_is_tried_again_until_it_is_granted(cluster: Clust
         await app.put(b"other/1", b"")
         await until(lambda: bool(events(refused)))
         assert not [each for each in allowed if isinstance(each, Disconnected)]
-        cluster.withdraw(b"other/")
+        cluster.deregister(b"other/")
         with pytest.raises(PermissionDenied):
             await app.put(b"other/1", b"")
         await hub.close()

@@ -358,7 +358,7 @@ class World:
         """Take a right; leases whose keys may not be written cannot be renewed either, and run out."""
         if OPERATOR in self.etcd.users:
             self.checks.excuse(LEASE_SECONDS + 100.0)
-            self.etcd.withdraw(OPERATOR, self.chance.choice(RIGHTS), write_only=self.chance.random() < 0.5)
+            self.etcd.deregister(OPERATOR, self.chance.choice(RIGHTS), write_only=self.chance.random() < 0.5)
 
     def etcd_loses_a_lease(self) -> None:
         if pod := self._any():

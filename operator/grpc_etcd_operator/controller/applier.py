@@ -19,7 +19,7 @@ from grpc_etcd_operator.core.plan import Plan
 from grpc_etcd_operator.core.work import Work
 from grpc_etcd_operator.registry.cache import Announcement
 from grpc_etcd_operator.registry.refusals import REFUSED
-from grpc_etcd_operator.registry.transactions import Transaction, make_transaction, withdrawal_of
+from grpc_etcd_operator.registry.transactions import Transaction, deregistration_of, make_transaction
 from grpc_etcd_operator.registry.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Applier:
                 else:
                     await self._refused(plans[0], error)
         except NoSpace as error:
-            await self._deliver_withdrawals(plans, term, error)
+            await self._deliver_deregistrations(plans, term, error)
         except EtcdError as error:
             self._failed(plans, error)
         except Exception as error:  # noqa: BLE001  nobody foresaw it; it is reported on the owner that it is about
@@ -102,12 +102,12 @@ class Applier:
     def _touches_own(self, plan: Plan) -> bool:
         return any(edit.key.startswith(self._owners) for edit in plan.deletes)
 
-    async def _deliver_withdrawals(self, plans: Sequence[Plan], term: int, error: NoSpace) -> None:
+    async def _deliver_deregistrations(self, plans: Sequence[Plan], term: int, error: NoSpace) -> None:
         """Send what only deletes by itself: an etcd without space takes that, and refuses whatever puts beside it."""
-        withdrawals = {plan.uid: each for plan in plans if (each := withdrawal_of(plan, self._owners))}
-        if withdrawals and any(plan.puts for plan in plans):  # else etcd has just refused those by themselves
-            await self._deliver(list(withdrawals.values()), term)
-            plans = [plan for plan in plans if plan.uid not in withdrawals]
+        deregistrations = {plan.uid: each for plan in plans if (each := deregistration_of(plan, self._owners))}
+        if deregistrations and any(plan.puts for plan in plans):  # else etcd has just refused those by themselves
+            await self._deliver(list(deregistrations.values()), term)
+            plans = [plan for plan in plans if plan.uid not in deregistrations]
         self._failed(plans, error)
 
     def _take_smaller_steps(self, plans: Sequence[Plan]) -> bool:
@@ -170,7 +170,7 @@ class Applier:
         except EtcdError as another:
             self._failed([plan], another)
         else:
-            # They are reported also where nothing is wanted of them any more, and a withdrawal was refused.
+            # They are reported also where nothing is wanted of them any more, and a deregistration was refused.
             self._enqueue(self._parts.refusing.users({*plan.keys, *held}))
             self._come_again([plan])
 

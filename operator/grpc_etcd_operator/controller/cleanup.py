@@ -1,4 +1,4 @@
-"""`cleanup`: withdraws everything that a cluster id owns in a registry, so that an uninstalled operator leaves nothing.
+"""`cleanup`: deletes everything that a cluster id owns in a registry, so that an uninstalled operator leaves nothing.
 
 It leads while it works, so that no operator writes the keys again, and lets its leadership run out at the end instead
 of handing it over: a standby that dies a second later must not take over. Readers see empty sets while the synced key
@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class ForeignClusterError(Exception):
-    """The cluster id is another Kubernetes cluster's, so what it owns is none of ours to withdraw."""
+    """The cluster id is another Kubernetes cluster's, so what it owns is none of ours to deregister."""
 
 
 class LeadLostError(Exception):
@@ -38,11 +38,11 @@ class LeadLostError(Exception):
 
 
 class RefusedError(Exception):
-    """Some keys may not be withdrawn; all others are."""
+    """Some keys may not be deregistered; all others are."""
 
 
 async def clean_up(settings: Settings) -> None:
-    """Withdraw all that the cluster id owns, from every registry of the settings."""
+    """Deregister all that the cluster id owns, from every registry of the settings."""
     if settings.dry_run:
         log.info("Dry run: deleting nothing", extra={"event": "cleanup_skipped"})
         return
@@ -50,19 +50,19 @@ async def clean_up(settings: Settings) -> None:
     cluster = settings.cluster_id or fingerprint.kube_system
     if not cluster:
         raise UnusableError("--cluster-id is not set and the namespace kube-system cannot be read: set --cluster-id")
-    withdrawals = (_withdraw_from(registry, cluster, fingerprint, settings) for registry in distinct(settings))
+    deregistrations = (_deregister_from(registry, cluster, fingerprint, settings) for registry in distinct(settings))
     # Side by side: one that is unavailable, or gone for good, keeps nothing in another.
-    if faults := list(filter(None, await asyncio.gather(*withdrawals))):
+    if faults := list(filter(None, await asyncio.gather(*deregistrations))):
         raise UnusableError("; ".join(faults))
 
 
-async def _withdraw_from(
+async def _deregister_from(
     registry: RegistrySettings, cluster: str, fingerprint: Fingerprint, settings: Settings
 ) -> str | None:
-    """Withdraw all from one registry; return what is wrong if that cannot be done."""
+    """Deregister all from one registry; return what is wrong if that cannot be done."""
     etcd, where = open_etcd(registry), f"registry {registry.name} at {','.join(registry.endpoints)}"
     try:
-        await withdraw_all(etcd, cluster, fingerprint, settings.leader_ttl_seconds)
+        await deregister_all(etcd, cluster, fingerprint, settings.leader_ttl_seconds)
     except (ForeignClusterError, RefusedError) as error:
         return f"{where}: {error}"
     except (TimeoutError, LeadLostError):
@@ -77,12 +77,12 @@ async def _withdraw_from(
     return None
 
 
-async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leader_ttl_seconds: int) -> None:
+async def deregister_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leader_ttl_seconds: int) -> None:
     """Become leader, delete all owned keys and owner records, then the synced key. May raise ForeignClusterError."""
     holder = await etcd.get(cluster_key(cluster))
     if holder and not fingerprint.is_same(read_fingerprint(holder.value)):
         raise ForeignClusterError(
-            f"the cluster id {cluster} is another Kubernetes cluster's: nothing is withdrawn; correct --cluster-id, "
+            f"the cluster id {cluster} is another Kubernetes cluster's: nothing is deregistered; correct --cluster-id, "
             f"or, if that cluster is gone for good: etcdctl del {holder.key.decode()}"
         )
     elected = asyncio.Event()
@@ -98,7 +98,7 @@ async def withdraw_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, leade
         listing = await etcd.get_prefix(owner_prefix(cluster))
         refused = set[bytes]()
         for record in listing.records:
-            refused |= await _withdraw(etcd, cluster, record.key, record.value, fence)
+            refused |= await _deregister(etcd, cluster, record.key, record.value, fence)
         last = [] if refused else [ops.delete(cluster_key(cluster))]
         await _commit(etcd, fence, ops.delete(synced_key(cluster)), *last)
         await _revoke(etcd, lease_id(cluster, SETTLED))
@@ -121,7 +121,7 @@ async def _wait(elected: asyncio.Event, election: Election) -> None:
 
 async def _keep_mark(etcd: Etcd, cluster: str, fence: Compare, lease: int) -> None:
     """Take the synced key over from the last leader, so that readers believe the deletions."""
-    await _commit(etcd, fence, ops.put(synced_key(cluster), b"withdrawing", lease=lease))
+    await _commit(etcd, fence, ops.put(synced_key(cluster), b"deregistering", lease=lease))
 
 
 async def _commit(etcd: Etcd, fence: Compare, *operations: ops.Op) -> None:
@@ -131,10 +131,10 @@ async def _commit(etcd: Etcd, fence: Compare, *operations: ops.Op) -> None:
 
 def _report(refused: Iterable[bytes]) -> str:
     rights = "; ".join(map(grant, sorted(refused)))
-    return f"all is withdrawn but what etcd does not let this user write: {rights}; then run cleanup again"
+    return f"all is deregistered but what etcd does not let this user write: {rights}; then run cleanup again"
 
 
-async def _withdraw(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Compare) -> set[bytes]:
+async def _deregister(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Compare) -> set[bytes]:
     """Delete one unit's keys that still carry its lease, or none by an admin's edit, its owner record, and its lease.
 
     The prefixes are returned where that is refused; then owner record and lease stay. The revoke cannot be fenced, so

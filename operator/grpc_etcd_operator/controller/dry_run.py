@@ -100,7 +100,7 @@ class Reading:
         return sorted(self.freshness.unreadable(resource).items())
 
     def warn(self) -> None:
-        """Warn of what a plan leaves out; of that nothing would be written or withdrawn."""
+        """Warn of what a plan leaves out; of that nothing would be written or deregistered."""
         for resource in (PODS, SERVICES):
             for namespace, said in self._unreadable(resource):
                 fields = {"namespace": namespace, "of": resource, "error": said, "remedy": RIGHTS}

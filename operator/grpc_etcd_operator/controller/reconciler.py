@@ -2,7 +2,7 @@
 
     enqueue(uid) -> work queue (core.work) -> plan from desired and cache -> work queue -> Applier -> cache
 
-Level-triggered: a UID says only that something may have changed. Withdrawals go first. This loop is one of the two
+Level-triggered: a UID says only that something may have changed. Deregistrations go first. This loop is one of the two
 places that try again: whatever fails comes back here after a pause. Without leadership plans are made (a standby is
 warm, and knows what is registered) and nothing is sent. What concerns one owner stays with it: an exception that nobody
 foresaw is reported on the owner's GrpcServices, and the owner is looked at again after a pause that grows.

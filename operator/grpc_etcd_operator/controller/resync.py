@@ -1,10 +1,10 @@
 """Finds what the watches have missed: after each list that a watch began with, and once a minute.
 
 No watch reports a deletion that happened in its gap. A resync compares a list with memory and with the owner records,
-and confirms each absence by a read of its own before anything is withdrawn for it. The list is that which the watch on
-Pods has made, else one of metadata. That one has versions too: what is remembered in another, and of which no watch has
-reported since, is read again. So an API server that was restored from a backup is caught up with though its versions
-have passed the old ones.
+and confirms each absence by a read of its own before anything is deregistered for it. The list is that which the watch
+on Pods has made, else one of metadata. That one has versions too: what is remembered in another, and of which no watch
+has reported since, is read again. So an API server that was restored from a backup is caught up with though its
+versions have passed the old ones.
 
 Each namespace is swept by itself. What may not be read is unknown: nothing is concluded about it, and what else there
 is does not wait for it. An object that makes unexpected trouble is left for the next resync.
@@ -197,7 +197,7 @@ class ResyncController:
         for start in range(0, len(missed), AT_ONCE):
             some = missed[start : start + AT_ONCE]
             self.drift += sum(await asyncio.gather(*(self._fetch(resource, seen) for seen in some)))
-        await self._withdraw_missing(resource, namespace, listed)
+        await self._deregister_missing(resource, namespace, listed)
         if resource == SERVICES:
             self._note_listed(resource, namespace)
         await self._resync_owners()
@@ -205,7 +205,7 @@ class ResyncController:
     async def _compare_list(self, namespace: str) -> None:
         listed = self._lists.get(namespace)
         if listed is not None:
-            await self._withdraw_missing(PODS, namespace, listed)
+            await self._deregister_missing(PODS, namespace, listed)
             if self._lists[namespace] is listed:
                 del self._lists[namespace]
             self._note_listed(PODS, namespace)
@@ -228,7 +228,7 @@ class ResyncController:
             return True
         return namespace in self._listed[resource] and namespace not in self._unreadable(resource)
 
-    async def _withdraw_missing(self, resource: str, namespace: str, listed: Iterable[str]) -> None:
+    async def _deregister_missing(self, resource: str, namespace: str, listed: Iterable[str]) -> None:
         known = self._known(resource, namespace)
         missing = {seen.uid: seen for seen in find_vanished(listed, known)}
         held = self._left_out.keep(namespace, missing) if resource == PODS else []

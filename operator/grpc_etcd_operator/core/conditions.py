@@ -156,7 +156,7 @@ def _judge_registries(service: GrpcService, down: Mapping[str, str]) -> Verdict 
 
 
 def _not_accepted(accepted: Verdict, counts: Counts, written_to: Sequence[str]) -> Verdict:
-    """Return what is true of the registries all the same: nothing is withdrawn for a slip."""
+    """Return what is true of the registries all the same: nothing is deregistered for a slip."""
     if accepted.reason == Reason.PENDING:
         return accepted
     what = f"the spec is not applied ({accepted.reason}), see the condition Accepted"

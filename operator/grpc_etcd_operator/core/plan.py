@@ -20,8 +20,8 @@ and no longer wants is deleted if it still carries L, unless it is to stay as it
 and stays named in the owner record. No key stays that leads to an address which its Pod no longer has. Each edit holds
 what must still be true: what is known may be old, and of keys and owner record one may be older than the other. An
 owner record never stops naming a key that still carries L: nobody would ever delete that key. What one transaction
-cannot hold is left for the next plan: withdrawals first, and nothing of it is said to be written. Applying a plan and
-planning again, for as long as plans say that they are a part only, gives an empty plan.
+cannot hold is left for the next plan: deregistrations first, and nothing of it is said to be written. Applying a plan
+and planning again, for as long as plans say that they are a part only, gives an empty plan.
 """
 
 import itertools
@@ -155,7 +155,7 @@ def make_plan(desired: Desired, cluster: str, registry: Registry, contest: Conte
     planner = _Planner(desired, cluster, registry, contest)
     for wanted in desired.wanted:
         planner.want(wanted)
-    planner.withdraw_the_rest()
+    planner.deregister_the_rest()
     if most is not None:
         planner.postpone(most - 1)  # there is an owner record to be put, deleted or required as well
     planner.keep_owner_record()
@@ -239,7 +239,7 @@ class _Planner:
         self.kept_adjustments[wanted.key] = adjustment
         return encoded.value
 
-    def withdraw_the_rest(self) -> None:
+    def deregister_the_rest(self) -> None:
         for key in sorted(self.held - self.written.keys()):
             current = self.registry.record(key)
             if key in self.desired.keeps:

@@ -1,4 +1,4 @@
-"""What a resync concludes from a complete list, and when mass withdrawal needs a second look. Pure.
+"""What a resync concludes from a complete list, and when mass deregistration needs a second look. Pure.
 
 An absence seen in a list is only a suspicion: the caller confirms each one by a consistent read before it counts.
 """
@@ -41,9 +41,9 @@ def is_delivered(listed: ObjectRef, before: str | None, now: str | None) -> bool
     return now is not None and (now == listed.version or now != before)
 
 
-def needs_safeguard(withdrawn: int, total: int) -> bool:
-    """Return whether withdrawing so many of a registry's records at once must be confirmed one by one first."""
-    return withdrawn > SAFEGUARD_COUNT and withdrawn > total * SAFEGUARD_SHARE
+def needs_safeguard(deregistered: int, total: int) -> bool:
+    """Return whether deregistering so many of a registry's records at once must be confirmed one by one first."""
+    return deregistered > SAFEGUARD_COUNT and deregistered > total * SAFEGUARD_SHARE
 
 
 def is_slip(left_out: int, pods: int, total: int) -> bool:

@@ -1,4 +1,4 @@
-"""Which wishes withdraw keys, and which keep what exists: one table, which docs/architecture.md repeats. Pure.
+"""Which wishes deregister keys, and which keep what exists: one table, which docs/architecture.md repeats. Pure.
 
     what the spec is                            | keys wanted by           | keys that stand otherwise
     --------------------------------------------+--------------------------+-------------------------------

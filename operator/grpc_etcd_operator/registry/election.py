@@ -350,7 +350,7 @@ class Election:
         elif self._outlook.blind_seconds() > RESIGN_SECONDS and self._others():
             await self._step_down()
         elif self._standby_key in self._standbys:  # of before a term that was taken up again
-            await self._withdraw_standby()
+            await self._deregister_standby()
         else:
             await self._record_candidate()
 
@@ -473,9 +473,9 @@ class Election:
             await self._etcd.put(self._standby_key, write_leader(self.candidate), lease=self.lease)
             self._standbys.add(self._standby_key)
         elif is_reported and not is_able:
-            await self._withdraw_standby()
+            await self._deregister_standby()
 
-    async def _withdraw_standby(self) -> None:
+    async def _deregister_standby(self) -> None:
         await self._etcd.delete(self._standby_key)
         self._standbys.discard(self._standby_key)
 

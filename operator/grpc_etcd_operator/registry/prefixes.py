@@ -102,7 +102,7 @@ class Streams:
         """List an owner's keys under prefixes that no GrpcService has any more; they must be read singly.
 
         Those that its owner record names no longer (`nameless`) have been deleted, most likely, by whoever leads: no
-        watch reports another replica, which would wait for ever for their withdrawal. So they are read once more.
+        watch reports another replica, which would wait for ever for their deregistration. So they are read once more.
         """
         found = [key for key in nameless if key not in self._read_nameless]
         found += [key for key in owner.keys if key not in self._read] if owner else []

@@ -195,7 +195,7 @@ class Refusing:
 
     def _report_own(self) -> str:
         owners = self._owners.decode(errors="replace")
-        return f"etcd does not let the operator write its own records under {owners}, so it only withdraws"
+        return f"etcd does not let the operator write its own records under {owners}, so it only deregisters"
 
     def _note(self, key: bytes, error: EtcdError, now: float) -> Refusal:
         if not isinstance(error, PermissionDenied):

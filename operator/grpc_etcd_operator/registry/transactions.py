@@ -63,7 +63,7 @@ def make_transaction(plans: Sequence[Plan], fence: Compare) -> Transaction:
     return Transaction(tuple(plans), tuple(conditions), tuple(operations), tuple(keys))
 
 
-def withdrawal_of(plan: Plan, owners: bytes) -> Plan | None:
+def deregistration_of(plan: Plan, owners: bytes) -> Plan | None:
     """Return what of a plan an etcd without space takes: what it deletes, where it puts nothing but the owner record.
 
     That names more keys than there are then, which harms nobody. With other keys to be put all stays as it is: they may

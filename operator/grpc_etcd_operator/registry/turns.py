@@ -1,7 +1,7 @@
 """In which order one process takes the lead of its registries: two of them may be one etcd without any sign of it.
 
 Two registries without a common endpoint are one etcd where one names it by its address, say. Whoever leads there under
-one name withdraws what only the other knows of, so one of the two is to lead, and always the same:
+one name deregisters what only the other knows of, so one of the two is to lead, and always the same:
 
     the etcd was led as another registry of the settings  -> that one leads, wherever it is in the settings and
         however long its endpoints are unavailable, until it is known to be another etcd

@@ -299,7 +299,7 @@ def register(
 ) -> None:
     """Keep an endpoint registered while this command runs.
 
-    SIGINT (Ctrl-C) or SIGTERM withdraws it and ends the command.
+    SIGINT (Ctrl-C) or SIGTERM deregisters it and ends the command.
     """
     if bad := [pair for pair in pairs if "=" not in pair]:
         raise BadUsage(f"--metadata {bad[0]} is not KEY=VALUE")
@@ -316,8 +316,8 @@ def register(
         raise BadUsage(str(error).replace("allow_unroutable=True", "--allow-unroutable")) from error
     report_registration(connection, registration, over)
     if not registration.unregister():
-        raise Failure("etcd did not confirm the withdrawal; the key goes with its lease")
-    print_line(f"withdrawn {name} at {registration.endpoint.address}")
+        raise Failure("etcd did not confirm the deregistration; the key goes with its lease")
+    print_line(f"deregistered {name} at {registration.endpoint.address}")
 
 
 def stopped_by_signal() -> threading.Event:

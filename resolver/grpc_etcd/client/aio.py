@@ -184,7 +184,7 @@ class AioRegistry:
         await self.close()
 
     async def close(self) -> None:
-        """As `Registry.close`, in a thread: while etcd is away, withdrawing what is registered may take seconds."""
+        """As `Registry.close`, in a thread: while etcd is away, deregistering what is registered may take seconds."""
         await in_own_thread(self._registry.close)
 
     def configure(

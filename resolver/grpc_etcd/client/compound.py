@@ -16,9 +16,9 @@ from grpc_etcd.registration.registrar import (
     RegisterOptions,
     Registrar,
     Registration,
+    deregister_all,
+    deregister_all_async,
     register_all,
-    withdraw_all,
-    withdraw_all_async,
 )
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.xds.localities import Here
@@ -99,8 +99,8 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
     def unregister(
         self, registrations: Iterable[Registration], timeout_seconds: float | None = None
     ) -> tuple[bool, ...]:
-        """Withdraw what `register` gave, in all parts at once; says of each whether etcd confirmed it in time."""
-        return withdraw_all(tuple(registrations), timeout_seconds)
+        """Deregister what `register` gave, in all parts at once; says of each whether etcd confirmed it in time."""
+        return deregister_all(tuple(registrations), timeout_seconds)
 
     def all_registrars(self) -> Sequence[Registrar]:
         """Return that of each part."""
@@ -117,7 +117,7 @@ class AioCompoundRegistry(AioWritableRegistry[tuple[Registration, ...]]):
         self, registrations: Iterable[Registration], timeout_seconds: float | None = None
     ) -> tuple[bool, ...]:
         """As `CompoundRegistry.unregister`; it is begun whatever becomes of the task."""
-        return await withdraw_all_async(tuple(registrations), timeout_seconds)
+        return await deregister_all_async(tuple(registrations), timeout_seconds)
 
 
 def _by_address(read: Sequence[Sequence[Endpoint]]) -> tuple[Endpoint, ...]:

@@ -29,7 +29,7 @@ from grpc_etcd.registration.registrar import (
     Registrar,
     Registration,
     check_times,
-    withdraw_all_async,
+    deregister_all_async,
 )
 from grpc_etcd.registry.catalog import Catalog
 from grpc_etcd.registry.endpoint import Endpoint
@@ -56,7 +56,7 @@ class RegistryOptions(TypedDict, total=False):
     * `pod_ip`: the IP address to register in place of 0.0.0.0.
     * `schemes`: which endpoints to take, one scheme or several. Default: `grpc`.
     * `lease_ttl_seconds`: how long a server that was killed stays registered (default 30).
-    * `stop_seconds`: what withdrawing, draining and closing may take in all (default 5).
+    * `stop_seconds`: what deregistering, draining and closing may take in all (default 5).
     * `static`: services that are at fixed addresses whatever etcd holds: `{"greeter": "localhost:50051"}`.
     """
 
@@ -250,7 +250,7 @@ class Registry(WritableRegistry[Registration]):
         return self.registrar.register(endpoint, **options)
 
     def unregister(self, which: Registration | Endpoint, timeout_seconds: float | None = None) -> bool:
-        """Withdraw an endpoint of this process; False when etcd did not confirm it in time (`stop_seconds`)."""
+        """Deregister an endpoint of this process; False when etcd did not confirm it in time (`stop_seconds`)."""
         return self.registrar.unregister(which, timeout_seconds)
 
     def all_registrars(self) -> Sequence[Registrar]:
@@ -299,7 +299,7 @@ class Registry(WritableRegistry[Registration]):
         )
 
     def close(self) -> None:
-        """Stop following, and withdraw what is registered.
+        """Stop following, and deregister what is registered.
 
         Channels that are still open keep what they know until they are closed themselves.
         """
@@ -336,7 +336,7 @@ class AioEtcdRegistry(AioWritableRegistry[Registration]):
 
     async def unregister(self, which: Registration | Endpoint, timeout_seconds: float | None = None) -> bool:
         """As `Registry.unregister`; it is begun whatever becomes of the task."""
-        return all(await withdraw_all_async(self._etcd_registry.registrar.find(which), timeout_seconds))
+        return all(await deregister_all_async(self._etcd_registry.registrar.find(which), timeout_seconds))
 
     async def watch_all(self) -> AsyncIterator[Mapping[str, tuple[Endpoint, ...]]]:
         """As `Registry.watch_all`; takes a thread of its own for each set that is waited for."""

@@ -20,8 +20,8 @@ from grpc_etcd.registration.registrar import (
     RegisterOptions,
     Registrar,
     Registration,
-    withdraw_all,
-    withdraw_all_async,
+    deregister_all,
+    deregister_all_async,
 )
 from grpc_etcd.registration.server import DRAIN_SECONDS, Binding, BoundAioServer, BoundServer, check_server
 from grpc_etcd.registry.endpoint import Endpoint
@@ -62,7 +62,7 @@ class WritableRegistry(Following, Generic[RegisteredT]):
         try:
             yield made
         finally:
-            withdraw_all(_each(made))
+            deregister_all(_each(made))
 
     @taking(RegisterOptions, ".bind")
     def bind(
@@ -77,7 +77,7 @@ class WritableRegistry(Following, Generic[RegisteredT]):
         """Return a server that is registered, as with `register`, from its `start` to its `stop`.
 
         With a name in place of an endpoint, or an endpoint whose address is empty, the first port that is added is
-        registered. `stop` withdraws, then waits `drain_seconds`, so that callers have left before the server does.
+        registered. `stop` deregisters, then waits `drain_seconds`, so that callers have left before the server does.
         With `health` it is registered only while its health service (grpc.health.v1) says SERVING: True asks for the
         server as a whole, a name for that service.
         """
@@ -120,7 +120,7 @@ class AioWritableRegistry(AioRegistry, Generic[RegisteredT]):
         try:
             yield made
         finally:
-            await withdraw_all_async(_each(made))
+            await deregister_all_async(_each(made))
 
     @taking(RegisterOptions, "aio.bind")
     def bind(

@@ -3,9 +3,9 @@
 Real clients lose events that come close together, differently for each layout (`WriteLimits`). A *stream* is one
 service in one layout of one registry: what one reader watches. `WriteHistory` is what a writer remembers of a stream.
 `RateLimitedQueue` holds what waits and gives out what may go into the next transaction. Rules: keys of different
-streams share a transaction freely; withdrawals go first, but what has not fitted beside others is the first of the next
-transaction; streams take turns; a change is never split; after a burst that has been quiet for `SETTLE_SECONDS` the
-flush key is due. No clock is read: `now` is an argument, any monotonic clock's seconds.
+streams share a transaction freely; deregistrations go first, but what has not fitted beside others is the first of the
+next transaction; streams take turns; a change is never split; after a burst that has been quiet for `SETTLE_SECONDS`
+the flush key is due. No clock is read: `now` is an argument, any monotonic clock's seconds.
 """
 
 import math
@@ -75,7 +75,7 @@ NEVER_WRITTEN = WriteHistory()
 class Change(Generic[S, T]):
     """One change that goes whole or not at all: whose it is, its operations, and the keys among them by stream.
 
-    `urgent` is for withdrawals: a call to a dead endpoint is worse than a new endpoint that waits.
+    `urgent` is for deregistrations: a call to a dead endpoint is worse than a new endpoint that waits.
     """
 
     of: T
@@ -93,7 +93,7 @@ class RateLimitedQueue(Generic[S, T]):
         # Both in the order of the last writes, so that looking for what is due ends soon.
         self._histories: dict[S, WriteHistory] = {}
         self._bursts: dict[S, WriteHistory] = {}  # those that wait for their flush key
-        # Lanes of changes that need the same streams, withdrawals apart: the first of a lane speaks for all of it.
+        # Lanes of changes that need the same streams, deregistrations apart: the first of a lane speaks for all of it.
         self._lanes: dict[tuple[bool, frozenset[S]], dict[T, Change[S, T]]] = {}
         self._lane_of: dict[T, tuple[bool, frozenset[S]]] = {}
         self._passed_over: T | None = None  # a large change that was due and did not fit
@@ -128,7 +128,8 @@ class RateLimitedQueue(Generic[S, T]):
             if not self._allows(change, used, now):
                 continue
             if batch and change.operations > operations:
-                # Else small withdrawals that come on and on would keep it waiting for ever, and all that are behind it.
+                # Else small deregistrations that come on and on would keep it waiting for ever, and all that are behind
+                # it.
                 self._passed_over = change.of
                 break
             batch.append(change)
@@ -183,7 +184,7 @@ class RateLimitedQueue(Generic[S, T]):
             self._bursts[stream] = history
 
     def _candidates(self) -> Iterator[Change[S, T]]:
-        """Return withdrawals first, then the rest; from each lane no more than one transaction can hold."""
+        """Return deregistrations first, then the rest; from each lane no more than one transaction can hold."""
         passed_over, self._passed_over = self._passed_over, None
         if passed_over in self._lane_of:
             yield self._lanes[self._lane_of[passed_over]][passed_over]

@@ -17,8 +17,8 @@ ResultT = TypeVar("ResultT")
 async def in_own_thread(work: Callable[[], ResultT], *, daemon: bool = False) -> ResultT:
     """Await what a function gives or raises; cancelled, it leaves the function to end by itself.
 
-    The end of the program waits for it, as for a thread of the executor: what is being withdrawn is withdrawn. It does
-    not for a `daemon`, which may wait for ever.
+    The end of the program waits for it, as for a thread of the executor: what is being deregistered is deregistered. It
+    does not for a `daemon`, which may wait for ever.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[ResultT] = loop.create_future()

@@ -2,14 +2,14 @@
 
 Rule 1: nothing is written before one complete listing of the claimed keys.
 Rule 2: every write compares the mod revisions that it was decided on; a refused write brings what is there instead.
-Rule 3: withdrawals go first, and never by revoking a lease that still has keys: readers lose events in such bursts.
+Rule 3: deregistrations go first, and never by revoking a lease that still has keys: readers lose events in such bursts.
 Rule 4: each write keeps to the client limits of its group; a burst is followed by one flush key.
 Rule 5: what other processes register too is handed over and not deleted (`claims`). A key is deleted only where no
         process key but our own is there: whoever has not learned of another one yet is refused, and reads it then.
 Rule 6: an answer to a write or a read is newer than news of the watch from before its revision, which are passed over.
         What became of a write that was not answered, and what a listing from before an answer says, is read again.
 Rule 7: a key is gone only once an answer from after the last write to it says so. One that comes under a lease of
-        ours and that nobody wants is withdrawn, whatever put it there.
+        ours and that nobody wants is deregistered, whatever put it there.
 Rule 8: an admin's edit is what neither a write of ours, answered or not, nor a handover to us can have put.
 """
 
@@ -218,12 +218,12 @@ class RegistrationReconciler:
 
     @property
     def leaving(self) -> frozenset[bytes]:
-        """Return the keys that are to be withdrawn and not known to be gone."""
+        """Return the keys that are to be deregistered and not known to be gone."""
         return frozenset(self._leaving)
 
     @property
     def is_done(self) -> bool:
-        """Return whether nothing is claimed, nothing is left to withdraw, and no burst is unsettled."""
+        """Return whether nothing is claimed, nothing is left to deregister, and no burst is unsettled."""
         return not self.keys and not any(self._is_unsettled(group) for group in self._histories)
 
     def follow_edits(self) -> None:
@@ -277,7 +277,7 @@ class RegistrationReconciler:
                 self._note_ours(key, held)
 
     def _want_back(self, key: bytes, held: Held) -> None:
-        """Withdraw again what comes under a lease of ours though it was gone: a write may be carried out late."""
+        """Deregister again what comes under a lease of ours though it was gone: a write may be carried out late."""
         if held.lease in self.leases and key in self._former:
             self._leaving[key] = self._former.pop(key)
 
@@ -390,7 +390,7 @@ class RegistrationReconciler:
         return Read(chosen, frozenset(map(process_prefix, chosen) if self.shares else ()))
 
     def _write(self, group: Group, leaving: list[bytes], puts: list[bytes]) -> Write:
-        """Put as many of a group's edits into one transaction as its client limits allow, withdrawals first."""
+        """Put as many of a group's edits into one transaction as its client limits allow, deregistrations first."""
         edits = [key for key in (*leaving, *(puts if self.leases.current else ())) if self._group(key) == group]
         chosen = edits[: min(group.limits.keys_per_transaction, KEYS_PER_TRANSACTION)]
         ours = [key for key in chosen if key in self._leaving and self._is_ours(key)]

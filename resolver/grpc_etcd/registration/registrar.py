@@ -39,7 +39,7 @@ class State(enum.Enum):
     PENDING = "pending"
     REGISTERED = "registered"  # by this process, or by another one that serves at the same address as this one does
     TAKEN = "taken"  # another process has put the key under a lease of its own; ours is put again when that goes
-    WITHDRAWN = "withdrawn"
+    DEREGISTERED = "deregistered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class RegisterOptions(TypedDict, total=False):
 
 
 class NotRegisteredError(KeyError):
-    """What was to be withdrawn is not registered by this process."""
+    """What was to be deregistered is not registered by this process."""
 
     def __str__(self) -> str:
         """Return the sentence; a KeyError would quote it."""
@@ -96,7 +96,7 @@ class Registration:
 
     def _state(self, reconciler: RegistrationReconciler) -> State:
         if self._is_gone(reconciler):
-            return State.WITHDRAWN
+            return State.DEREGISTERED
         if any(reconciler.is_taken(key) for key in self.keys):
             return State.TAKEN
         return State.REGISTERED if self._is_registered(reconciler) else State.PENDING
@@ -116,7 +116,7 @@ class Registration:
 
     @property
     def stop_seconds(self) -> float:
-        """What withdrawing may take, as the registry says."""
+        """What deregistering may take, as the registry says."""
         return self._registrar.stop_seconds
 
     def is_of(self, endpoint: Endpoint) -> bool:
@@ -128,7 +128,7 @@ class Registration:
 
         Takes every field of Endpoint but those that make its key (name, address, scheme, instance). Returns at once;
         what an admin has edited in etcd is replaced. Raises ValueError for what a layout cannot say (then nothing has
-        been changed) and for a registration that has been withdrawn, TypeError for what is no field.
+        been changed) and for a registration that has been deregistered, TypeError for what is no field.
         """
         self.prepare(changes)()
 
@@ -142,7 +142,7 @@ class Registration:
         if not {claim.key for claim in claims} <= set(self.keys):
             raise ValueError(f"{sorted(changes)} would change the key: unregister it and register again")
         if not self._registrar.keeps(self):
-            raise ValueError(f"{self!r} cannot be changed: it has been withdrawn or replaced; register it again")
+            raise ValueError(f"{self!r} cannot be changed: it has been deregistered or replaced; register it again")
 
         def change() -> None:
             self.endpoint = endpoint
@@ -152,7 +152,7 @@ class Registration:
         return change
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until every key is in etcd; False when the time is up first, or it has been withdrawn."""
+        """Wait until every key is in etcd; False when the time is up first, or it has been deregistered."""
         return self._worker.wait_until(self._is_registered, timeout_seconds, self._is_over)
 
     async def wait_async(self, timeout_seconds: float | None = None) -> bool:
@@ -212,7 +212,7 @@ class Registration:
 class Registrar:
     """Keeps endpoints registered in one etcd. Starts nothing before the first one. Thread-safe.
 
-    `lease_ttl_seconds` is for how long a killed process stays registered. `stop_seconds` is what withdrawing may take
+    `lease_ttl_seconds` is for how long a killed process stays registered. `stop_seconds` is what deregistering may take
     in all, at the end of a program too, when etcd does not answer. `prefix` is that of layouts which are given by name.
     """
 
@@ -276,7 +276,7 @@ class Registrar:
         return registration
 
     def keeps(self, registration: Registration) -> bool:
-        """Return whether a registration is neither withdrawn nor replaced."""
+        """Return whether a registration is neither deregistered nor replaced."""
         is_known = any(each is registration for each in self._registrations)
         return is_known and self.keys_of(registration) == registration.keys
 
@@ -285,9 +285,9 @@ class Registrar:
         return tuple(key for key in registration.keys if self._owners.get(key) is registration)
 
     def release(self, registration: Registration) -> None:
-        """Begin to withdraw a registration, but what a later one has taken over; returns at once.
+        """Begin to deregister a registration, but what a later one has taken over; returns at once.
 
-        A forked child withdraws nothing of what its parent registers.
+        A forked child deregisters nothing of what its parent registers.
         """
         if self.worker.is_inherited:
             return
@@ -296,8 +296,8 @@ class Registrar:
             self.worker.release(self.keys_of(registration), self.stop_seconds)
 
     def unregister(self, which: Registration | Endpoint, timeout_seconds: float | None = None) -> bool:
-        """Withdraw an endpoint; False when etcd did not confirm it in time. What is not registered is a KeyError."""
-        return all(withdraw_all(self.find(which), timeout_seconds))
+        """Deregister an endpoint; False when etcd did not confirm it in time. What is not registered is a KeyError."""
+        return all(deregister_all(self.find(which), timeout_seconds))
 
     def find(self, which: Registration | Endpoint) -> tuple[Registration, ...]:
         """Return the registrations of an endpoint; KeyError when there is none."""
@@ -325,7 +325,7 @@ class Registrar:
         return tuple(self._registrations)
 
     def close(self, timeout_seconds: float | None = None) -> bool:
-        """Withdraw everything and give the lease back; False when etcd did not confirm it in time."""
+        """Deregister everything and give the lease back; False when etcd did not confirm it in time."""
         if self.worker.is_inherited:
             return True  # a forked child has registered nothing by it
         with self._lock:
@@ -355,11 +355,11 @@ class Registrar:
         return chosen
 
 
-_OPEN: dict[int, Registrar] = {}  # all that has to be withdrawn when the process ends
+_OPEN: dict[int, Registrar] = {}  # all that has to be deregistered when the process ends
 
 
 def _close_all() -> None:
-    """Withdraw all that is registered when the process ends, in all registries within one time."""
+    """Deregister all that is registered when the process ends, in all registries within one time."""
     registrars = list(_OPEN.values())
     deadline = time.monotonic() + max((each.stop_seconds for each in registrars), default=0.0)
     for registrar in registrars:
@@ -370,7 +370,7 @@ def _close_all() -> None:
 
 
 def register_all(prepared: Iterable[Callable[[], Registration]]) -> tuple[Registration, ...]:
-    """Register in several registries what was prepared, or in none: where one cannot, the others withdraw it."""
+    """Register in several registries what was prepared, or in none: where one cannot, the others deregister it."""
     made: list[Registration] = []
     try:
         for register in prepared:
@@ -382,8 +382,8 @@ def register_all(prepared: Iterable[Callable[[], Registration]]) -> tuple[Regist
     return tuple(made)
 
 
-def withdraw_all(registrations: Sequence[Registration], timeout_seconds: float | None = None) -> tuple[bool, ...]:
-    """Withdraw several at once, within one time; says of each whether etcd confirmed it."""
+def deregister_all(registrations: Sequence[Registration], timeout_seconds: float | None = None) -> tuple[bool, ...]:
+    """Deregister several at once, within one time; says of each whether etcd confirmed it."""
     if timeout_seconds is None:
         timeout_seconds = max((each.stop_seconds for each in registrations), default=0.0)
     deadline = time.monotonic() + timeout_seconds
@@ -392,10 +392,10 @@ def withdraw_all(registrations: Sequence[Registration], timeout_seconds: float |
     return tuple(each.unregister(max(0.0, deadline - time.monotonic())) for each in registrations)
 
 
-async def withdraw_all_async(
+async def deregister_all_async(
     registrations: Sequence[Registration], timeout_seconds: float | None = None
 ) -> tuple[bool, ...]:
-    """Withdraw as `withdraw_all` does, without blocking the event loop; all is begun before anything is awaited."""
+    """Deregister as `deregister_all` does, without blocking the event loop; all is begun before anything is awaited."""
     for each in registrations:
         each.release()
     return tuple(await asyncio.gather(*(each.unregister_async(timeout_seconds) for each in registrations)))

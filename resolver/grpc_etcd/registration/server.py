@@ -1,8 +1,8 @@
 """Servers that are registered exactly while they serve.
 
-`bind` wraps a server: `start` starts it and then registers it; `stop` withdraws it first, waits until callers have
-learned of that, and only then stops it, so that a rollout fails no call. Where etcd does not confirm the withdrawal,
-callers cannot have learned of it, and nothing is waited for. Everything else is the server's own.
+`bind` wraps a server: `start` starts it and then registers it; `stop` deregisters it first, waits until callers have
+learned of that, and only then stops it, so that a rollout fails no call. Where etcd does not confirm the
+deregistration, callers cannot have learned of it, and nothing is waited for. Everything else is the server's own.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ from grpc_etcd.registration.registrar import (
     Registrar,
     Registration,
     check_changes,
+    deregister_all,
     register_all,
-    withdraw_all,
 )
 from grpc_etcd.registry.endpoint import Endpoint, name_fault
 from grpc_etcd.registry.layout import Rejected
@@ -41,9 +41,9 @@ from grpc_etcd.xds.streams import start_server
 _LOG = logging.getLogger("grpc_etcd")
 STOPPED_BEFORE = "%s is not started: it was stopped before, as by a signal"
 
-# Arbitrary: callers learn of a withdrawal within milliseconds; readers that poll (kitex) take 5 s and need more.
+# Arbitrary: callers learn of a deregistration within milliseconds; readers that poll (kitex) take 5 s and need more.
 DRAIN_SECONDS = 2.0
-# Kubernetes kills after 30 s: 5 s to withdraw and drain (STOP_SECONDS), 20 s for calls, the rest to close and exit.
+# Kubernetes kills after 30 s: 5 s to deregister and drain (STOP_SECONDS), 20 s for calls, the rest to close and exit.
 GRACE_SECONDS = 20.0
 AGES_SECONDS = 1e9  # for "no timeout", where gRPC would take the end of whoever waits for that of the server
 LOOK_SECONDS = 0.1  # arbitrary: how often a server is looked at that was asked to stop before it has started
@@ -52,8 +52,8 @@ LOOK_SECONDS = 0.1  # arbitrary: how often a server is looked at that was asked 
 class Binding:
     """What a bound server registers, where, and how long it drains. Thread-safe.
 
-    `stop_seconds` is what withdrawing and draining may take together. With `health` there are registrations only while
-    the server's health service says SERVING: True asks for the server as a whole, a name for that service.
+    `stop_seconds` is what deregistering and draining may take together. With `health` there are registrations only
+    while the server's health service says SERVING: True asks for the server as a whole, a name for that service.
     """
 
     def __init__(  # noqa: PLR0913 - what `bind` was given
@@ -112,7 +112,7 @@ class Binding:
             self.set_serving(is_serving=True)
 
     def set_serving(self, *, is_serving: bool) -> None:
-        """Register the endpoint, or begin to withdraw it, while the server is neither stopped nor that already."""
+        """Register the endpoint, or begin to deregister it, while the server is neither stopped nor that already."""
         with self._lock:
             if self.is_over or is_serving == bool(self.registrations):
                 return
@@ -132,15 +132,15 @@ class Binding:
             for change in prepared:
                 change()
 
-    def begin_withdrawal(self) -> tuple[Registration, ...]:
-        """Begin to withdraw the endpoint everywhere, for good; returns at once."""
+    def begin_deregistration(self) -> tuple[Registration, ...]:
+        """Begin to deregister the endpoint everywhere, for good; returns at once."""
         with self._lock:
             self.is_over = True
             return self._release()
 
     def is_confirmed(self, registrations: Sequence[Registration]) -> bool:
-        """Wait until a withdrawal is confirmed somewhere; False when it is not: then there is nobody to wait for."""
-        return any(withdraw_all(registrations, self.stop_seconds - self.drain_seconds))
+        """Wait until a deregistration is confirmed somewhere; False when none is: then there is nobody to wait for."""
+        return any(deregister_all(registrations, self.stop_seconds - self.drain_seconds))
 
     def _release(self) -> tuple[Registration, ...]:
         registrations, self.registrations = self.registrations, ()
@@ -191,7 +191,7 @@ class Health:
 
 def _abandon(binding: Binding, health: Health) -> None:
     health.close()
-    binding.begin_withdrawal()
+    binding.begin_deregistration()
 
 
 class _Bound:
@@ -269,7 +269,7 @@ class BoundServer(_Bound, grpc.Server):
             raise
 
     def stop(self, grace: float | None) -> threading.Event:
-        """Withdraw, drain, stop; returns at once. The event is set when all calls have ended, as grpc.Server's is."""
+        """Deregister, drain, stop; returns at once. The event is set when all calls have ended, as grpc.Server's is."""
         stopped = threading.Event()
         try:
             start_thread(self._stop, grace, stopped, name="grpc-etcd-drain")
@@ -280,8 +280,8 @@ class BoundServer(_Bound, grpc.Server):
     def _stop(self, grace: float | None, stopped: threading.Event) -> None:
         with self._turn:
             self._health.close()
-            withdrawn = self._binding.begin_withdrawal()
-            if self._binding.is_confirmed(withdrawn):
+            deregistered = self._binding.begin_deregistration()
+            if self._binding.is_confirmed(deregistered):
                 threading.Event().wait(self._binding.drain_seconds)
         try:  # outside the lock: a second stop may shorten the grace of the first
             self._server.stop(grace).wait()
@@ -329,12 +329,12 @@ class BoundAioServer(_Bound, aio.Server):
             raise
 
     async def stop(self, grace: float | None) -> None:
-        """Withdraw, drain, stop. Cancelled, it stops at once; the withdrawal is begun in any case."""
+        """Deregister, drain, stop. Cancelled, it stops at once; the deregistration is begun in any case."""
         self._health.close()
-        withdrawn = self._binding.begin_withdrawal()
+        deregistered = self._binding.begin_deregistration()
         try:
             async with self._turn:
-                is_confirmed = await self._is_confirmed(withdrawn)
+                is_confirmed = await self._is_confirmed(deregistered)
                 if is_confirmed:
                     await asyncio.sleep(self._binding.drain_seconds)
             # Outside the lock: a second stop may shorten the grace of the first.
@@ -345,11 +345,11 @@ class BoundAioServer(_Bound, aio.Server):
         finally:
             self._stopped.set()
 
-    async def _is_confirmed(self, withdrawn: Sequence[Registration]) -> bool:
+    async def _is_confirmed(self, deregistered: Sequence[Registration]) -> bool:
         try:
-            return await in_own_thread(lambda: self._binding.is_confirmed(withdrawn))
+            return await in_own_thread(lambda: self._binding.is_confirmed(deregistered))
         except RuntimeError:  # no thread to wait in: callers are given the time to learn of it all the same
-            return bool(withdrawn)
+            return bool(deregistered)
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - as grpc.aio
         """As grpc.aio.Server; there is nothing to wait for where `stop` has come before `start`."""
@@ -409,7 +409,7 @@ def choose_drain(drain_seconds: float, stop_seconds: float) -> float:
         return stop_seconds / 2
     raise ValueError(
         f"drain_seconds is {drain_seconds:g}, which leaves nothing of the registry's stop_seconds={stop_seconds:g} for "
-        "the withdrawal itself: give Registry(..., stop_seconds=...) a larger one"
+        "the deregistration itself: give Registry(..., stop_seconds=...) a larger one"
     )
 
 

@@ -107,7 +107,7 @@ class Transitions:
                 known.reported, known.left_at = KeyState.PENDING, now
             case KeyState.GONE:
                 del self._known[key]
-                yield LogLine(logging.INFO, f"{fact.label}: withdrawn")
+                yield LogLine(logging.INFO, f"{fact.label}: deregistered")
 
     def _registered(self, known: _Known, now: float) -> Iterator[LogLine]:
         beside = ", which another process registers too" if known.fact.standing is KeyState.SHARED else ""

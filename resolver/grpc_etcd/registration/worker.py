@@ -136,7 +136,7 @@ class Worker:
             self._changed.notify_all()
 
     def release(self, keys: Iterable[bytes], within_seconds: float) -> None:
-        """Withdraw these records; `within_seconds` is for how long `stop` would wait for that, from now on."""
+        """Deregister these records; `within_seconds` is for how long `stop` would wait for that, from now on."""
         if self.is_inherited:
             return
         with self._changed:
@@ -174,9 +174,9 @@ class Worker:
             self._changed.notify_all()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Withdraw everything, give the lease back, and end the thread; False when etcd did not confirm it in time.
+        """Deregister everything, give the lease back, and end the thread; False when etcd did not confirm it in time.
 
-        What is being withdrawn already has no second time: this waits no longer than that began to.
+        What is being deregistered already has no second time: this waits no longer than that began to.
         """
         with self._changed:
             begun = [self._leave_by[key] for key in self._reconciler.leaving]

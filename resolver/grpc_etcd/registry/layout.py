@@ -25,7 +25,7 @@ class Rejected:
     reason: str
 
 
-CANNOT_DISABLE = Rejected("this format cannot say that an endpoint is disabled; withdraw the endpoint instead")
+CANNOT_DISABLE = Rejected("this format cannot say that an endpoint is disabled; deregister the endpoint instead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Layout(Protocol):
 
     @property
     def can_disable(self) -> bool:
-        """Return whether the format can say `enable=False`; where not, `encode` refuses it: withdraw instead."""
+        """Return whether the format can say `enable=False`; where not, `encode` refuses it: deregister instead."""
 
     def prefix(self, service: str) -> bytes:
         """Return the key prefix that a reader of `service` lists and watches; it ends with the format's separator."""

@@ -191,7 +191,7 @@ def test_register_keeps_an_endpoint_until_sigterm(shell: CommandLine) -> None:
     assert (found["weight"], found["metadata"]["team"]) == (5, "shop")
     assert found["lease"]
     process.send_signal(signal.SIGTERM)
-    wait_until(lambda: not shell.etcd.get(found["key"].encode()), "the withdrawal")
+    wait_until(lambda: not shell.etcd.get(found["key"].encode()), "the deregistration")
     assert process.wait(30) == 0
 
 

@@ -34,7 +34,7 @@ def in_child(work: Callable[[], object]) -> str:
     return text
 
 
-def test_a_child_can_neither_change_nor_withdraw_what_its_parent_registers(admin: Admin, registry: Registry) -> None:
+def test_a_child_can_neither_change_nor_deregister_what_its_parent_registers(admin: Admin, registry: Registry) -> None:
     registration = registry.register(ENDPOINT, allow_unroutable=True)
     assert registration.wait(60)
     record = admin.etcd.get(KEY)

@@ -198,7 +198,7 @@ async def serve(registry: Registry) -> aio.Server:
     return server
 
 
-def test_a_server_whose_event_loop_has_ended_is_withdrawn(admin: Admin, registry: Registry) -> None:
+def test_a_server_whose_event_loop_has_ended_is_deregistered(admin: Admin, registry: Registry) -> None:
     async def main() -> None:
         server = await serve(registry)
         assert isinstance(server, aio.Server)
@@ -208,7 +208,7 @@ def test_a_server_whose_event_loop_has_ended_is_withdrawn(admin: Admin, registry
         wait_until(lambda: not admin.records(), "nobody serves there any more")
 
 
-async def test_an_aio_server_that_nobody_refers_to_is_withdrawn(admin: Admin, registry: Registry) -> None:
+async def test_an_aio_server_that_nobody_refers_to_is_deregistered(admin: Admin, registry: Registry) -> None:
     """GRPC ends it, and has to while its loop runs."""
     await serve(registry)
     await until(lambda: gc.collect() is not None and not admin.records())
@@ -332,7 +332,7 @@ sys.stdin.read()
 """
 
 
-def test_a_server_whose_loop_is_closed_is_withdrawn_though_nobody_cancels_its_tasks(
+def test_a_server_whose_loop_is_closed_is_deregistered_though_nobody_cancels_its_tasks(
     etcd_admin: Admin, etcd: EtcdServer
 ) -> None:
     """The port stays open, for gRPC cannot close it any more, and nobody answers there."""
@@ -341,7 +341,7 @@ def test_a_server_whose_loop_is_closed_is_withdrawn_though_nobody_cancels_its_ta
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "closed\n"
-        wait_until(lambda: not etcd_admin.records(), "the withdrawal", 30)
+        wait_until(lambda: not etcd_admin.records(), "the deregistration", 30)
         process.communicate("", PATIENCE_SECONDS)
 
 

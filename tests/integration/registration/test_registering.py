@@ -29,7 +29,7 @@ def test_an_endpoint_is_there_while_it_is_registered_and_the_lease_goes_with_the
         granted = existing(admin.etcd.time_to_live(record.lease)).granted_seconds
         assert (granted, registration.status.state) == (30, State.REGISTERED)
     assert admin.records() == {}
-    assert registration.status.state is State.WITHDRAWN
+    assert registration.status.state is State.DEREGISTERED
     registry.close()
     assert record.lease not in admin.etcd.leases()
 
@@ -149,7 +149,7 @@ def test_a_successor_at_the_same_address_takes_over_and_the_dead_lease_takes_not
     assert admin.record(KEY).lease not in (0, dead)
 
 
-def test_what_another_process_has_taken_is_not_withdrawn(admin: Admin, registry: Registry) -> None:
+def test_what_another_process_has_taken_is_not_deregistered(admin: Admin, registry: Registry) -> None:
     registration = registry.register(ENDPOINT, allow_unroutable=True)
     assert registration.wait(30)
     other = admin.etcd.lease(600)

@@ -36,7 +36,7 @@ def handlers(answer: str) -> grpc.GenericRpcHandler:
 
 @pytest.fixture
 def patient(admin: Admin) -> Iterator[Registry]:
-    """A registry that has time enough for a withdrawal and for a long drain."""
+    """A registry that has time enough for a deregistration and for a long drain."""
     with admin.registry(stop_seconds=60) as registry:
         yield registry
 
@@ -46,7 +46,7 @@ def test_a_bound_server_is_registered_from_start_to_stop_and_drains_before_it_st
 ) -> None:
     registry, native = patient, grpc.server(futures.ThreadPoolExecutor(4))
     native.add_generic_rpc_handlers([handlers("hello")])
-    # So long that a busy machine sees the withdrawal before it is over, and so does the client that calls.
+    # So long that a busy machine sees the deregistration before it is over, and so does the client that calls.
     server = registry.bind(native, SERVICE, drain_seconds=4, allow_unroutable=True)
     port = server.add_insecure_port("127.0.9.2:0")
     assert admin.records() == {}
@@ -75,7 +75,7 @@ def test_a_bound_server_is_registered_from_start_to_stop_and_drains_before_it_st
     caller.start()
     wait_until(lambda: calls > 50, "calls are answered")
     stopped = server.stop(5)
-    wait_until(lambda: not admin.records(), "the withdrawal comes first")
+    wait_until(lambda: not admin.records(), "the deregistration comes first")
     assert not stopped.is_set()
     assert stopped.wait(30)
     ended.set()
@@ -176,14 +176,14 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("program", [PROGRAM, AIO_PROGRAM], ids=["sync", "aio"])
-def test_sigterm_withdraws_before_the_server_stops(etcd_admin: Admin, etcd: EtcdServer, program: str) -> None:
+def test_sigterm_deregisters_before_the_server_stops(etcd_admin: Admin, etcd: EtcdServer, program: str) -> None:
     admin = etcd_admin
     process = run_program("sigterm", etcd, program)
     assert process.stdout
     assert process.stdout.readline().strip() == "ready"
     assert len(admin.records()) == 1
     process.send_signal(signal.SIGTERM)
-    wait_until(lambda: not admin.records(), "the withdrawal")
+    wait_until(lambda: not admin.records(), "the deregistration")
     assert finish(process).strip() == "over"
     assert process.returncode == 0
 
@@ -219,7 +219,7 @@ def test_a_killed_process_disappears_with_its_lease(etcd_admin: Admin, etcd: Etc
     wait_until(lambda: not admin.records(), "the lease runs out", 90)
 
 
-def test_a_fork_neither_crashes_nor_withdraws_what_its_parent_registered(admin: Admin, registry: Registry) -> None:
+def test_a_fork_neither_crashes_nor_deregisters_what_its_parent_registered(admin: Admin, registry: Registry) -> None:
     registration = registry.register(
         endpoint := Endpoint(name=SERVICE, address="127.0.9.5:9000"), allow_unroutable=True
     )
@@ -240,7 +240,7 @@ def test_a_child_that_ends_leaves_its_parents_registration_alone_and_is_not_held
 ) -> None:
     process = run_program("forks", etcd)
     assert process.stdout
-    assert float(process.stdout.readline()) < 30, "half of what withdrawing might take"
+    assert float(process.stdout.readline()) < 30, "half of what deregistering might take"
     assert len(etcd_admin.records()) == 1
     finish(process)
     assert etcd_admin.records() == {}

@@ -34,7 +34,7 @@ def bound(registry: Registry | CompoundRegistry) -> grpc.Server:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("fault", ["black_hole", "refuse"])
-def test_withdrawing_draining_and_closing_take_one_time_in_all(etcd: EtcdServer, fault: str) -> None:
+def test_deregistering_draining_and_closing_take_one_time_in_all(etcd: EtcdServer, fault: str) -> None:
     with TcpProxy.start(etcd.endpoints) as proxy:
         registry = Registry(proxy.address, stop_seconds=STOP)
         server = bound(registry)
@@ -135,6 +135,6 @@ def test_times_are_checked_at_once(options: dict[str, Any]) -> None:
         Registry(f"127.0.0.1:{free_port()}", **options)
 
 
-def test_a_drain_that_leaves_no_time_to_withdraw_is_refused_at_once() -> None:
+def test_a_drain_that_leaves_no_time_to_deregister_is_refused_at_once() -> None:
     with Registry(f"127.0.0.1:{free_port()}") as registry, pytest.raises(ValueError, match="stop_seconds"):
         registry.bind(grpc.server(futures.ThreadPoolExecutor(1)), SERVICE, drain_seconds=6)

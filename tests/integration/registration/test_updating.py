@@ -1,4 +1,4 @@
-"""Change a registration in its place, withdraw by what one has at hand, and receive at once of what cannot work."""
+"""Change a registration in its place, deregister by what one has at hand, and receive at once of what cannot work."""
 
 import asyncio
 import json
@@ -75,22 +75,22 @@ def test_a_change_that_cannot_be_made_changes_nothing(
     assert registration.wait(30)
     assert admin.etcd.get(KEY) == before
     assert registration.unregister()
-    with pytest.raises(ValueError, match="withdrawn"):
+    with pytest.raises(ValueError, match="deregistered"):
         registration.update(weight=5)
 
 
-def test_an_older_registration_of_the_same_address_withdraws_nothing(admin: Admin, registry: Registry) -> None:
+def test_an_older_registration_of_the_same_address_deregisters_nothing(admin: Admin, registry: Registry) -> None:
     old = registry.register(ENDPOINT, allow_unroutable=True)
     new = registry.register(Endpoint(name=SERVICE, address=ADDRESS, weight=5), allow_unroutable=True)
     assert new.wait(30)
-    assert old.status.state is State.WITHDRAWN
+    assert old.status.state is State.DEREGISTERED
     assert not old.wait(30), "it says so at once"
     assert old.unregister()
     assert new.status.state is State.REGISTERED
     assert stored(admin)["weight"] == 5
 
 
-def test_a_wildcard_is_withdrawn_by_the_endpoint_that_was_given(admin: Admin) -> None:
+def test_a_wildcard_is_deregistered_by_the_endpoint_that_was_given(admin: Admin) -> None:
     given = Endpoint(name=SERVICE, address="0.0.0.0:9000", metadata={"a": "b"})
     with admin.registry(pod_ip="10.7.7.7") as registry:
         assert registry.register(given).wait(30)
@@ -219,7 +219,7 @@ async def test_a_cancelled_task_leaves_nothing_registered(admin: Admin, registry
     await inside.wait()
     task.cancel()
     await asyncio.sleep(0)
-    task.cancel()  # an impatient one, during the withdrawal
+    task.cancel()  # an impatient one, during the deregistration
     await asyncio.wait({task}, timeout=30)
     assert task.cancelled()
     await until(lambda: not admin.records())
@@ -327,7 +327,7 @@ def test_the_log_tells_what_becomes_of_a_registration(
     admin.etcd.revoke(other)
     assert registration.wait(30)
     registration.unregister()
-    wait_until(lambda: told("(jupiter): withdrawn"), "withdrawn")
+    wait_until(lambda: told("(jupiter): deregistered"), "deregistered")
 
 
 def test_an_outage_is_one_warning_and_one_line_when_it_ends(etcd: EtcdServer, caplog: pytest.LogCaptureFixture) -> None:

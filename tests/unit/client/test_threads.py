@@ -192,7 +192,7 @@ def test_what_one_of_several_registries_cannot_register_no_other_keeps(registry:
                 server.start()
         assert [each.endpoint.name for each in registry.registrar.registrations] == ["other"]
         assert all(each.wait(60) for each in both.register(GREETER))
-    wait_until(lambda: not second.memory.get_prefix(b"/jupiter/").records, "all is withdrawn with its registry", 60)
+    wait_until(lambda: not second.memory.get_prefix(b"/jupiter/").records, "all is deregistered with its registry", 60)
 
 
 def test_a_bound_server_starts_later_and_stops_even_then(registry: MemoryRegistry) -> None:

@@ -94,28 +94,28 @@ def test_a_long_queue_of_one_service_leaves_room_for_another() -> None:
     assert {stream for change in queue.take(0.0) for stream in change.keys} == {"jupiter/a", "jupiter/b"}
 
 
-def test_withdrawals_go_first() -> None:
+def test_deregistrations_go_first() -> None:
     queue = _queue(*_pods("jupiter/a", 20), *_pods("jupiter/a", 8, urgent=True))
     first, second = (batch for _, batch in _drain(queue)[:2])
     assert all(change.urgent for change in first)
     assert not any(change.urgent for change in second)
 
 
-def test_small_withdrawals_that_come_on_and_on_keep_no_large_change_waiting_nor_who_is_behind_it() -> None:
+def test_small_deregistrations_that_come_on_and_on_keep_no_large_change_waiting_nor_who_is_behind_it() -> None:
     """A Pod with a hundred keys of one tenant, Pods of another that turn unready and ready again, and all others."""
     queue = _queue(Change("large", OPERATIONS_PER_TRANSACTION, {"free/a": 1}), *_pods("free/b", 1))
     taken: list[str] = []
     for turn in range(3):
-        queue.push(Change(f"withdrawal-{turn}", 2, {"free/c": 1}, urgent=True))
+        queue.push(Change(f"deregistration-{turn}", 2, {"free/c": 1}, urgent=True))
         taken += [change.of for change in queue.take(turn * 0.01)]
-    assert {"large", "free/b-False-0", "withdrawal-0"} <= set(taken)
+    assert {"large", "free/b-False-0", "deregistration-0"} <= set(taken)
 
 
 def test_a_large_change_whose_readers_bear_nothing_now_holds_up_nobody() -> None:
     queue = _queue(Change("large", OPERATIONS_PER_TRANSACTION, {"jupiter/a": 1}), *_pods("free/b", 1))
     queue.note("jupiter/a", 100, 0.0)
-    queue.push(Change("withdrawal", 2, {"free/c": 1}, urgent=True))
-    assert {change.of for change in queue.take(0.0)} == {"withdrawal", "free/b-False-0"}
+    queue.push(Change("deregistration", 2, {"free/c": 1}, urgent=True))
+    assert {change.of for change in queue.take(0.0)} == {"deregistration", "free/b-False-0"}
 
 
 def test_a_change_larger_than_a_share_goes_alone() -> None:

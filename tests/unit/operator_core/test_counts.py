@@ -107,8 +107,8 @@ def test_what_is_remembered_in_another_version_than_a_list_has_it_was_missed_unl
 
 
 @given(st.integers(0, 100), st.integers(0, 100))
-def test_the_brake_holds_when_more_than_ten_and_more_than_half_would_go(withdrawn: int, total: int) -> None:
-    assert needs_safeguard(withdrawn, total) == (withdrawn > 10 and 2 * withdrawn > total)
+def test_the_brake_holds_when_more_than_ten_and_more_than_half_would_go(deregistered: int, total: int) -> None:
+    assert needs_safeguard(deregistered, total) == (deregistered > 10 and 2 * deregistered > total)
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))

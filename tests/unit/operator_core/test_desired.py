@@ -178,11 +178,11 @@ def test_every_key_stands_under_the_prefix_that_is_followed_for_its_layout(
 def test_a_pods_records_stay_bounded_however_much_its_services_ask_for(pod: Pods, service: Services) -> None:
     large = {"layouts": list(LAYOUT_NAMES), "metadata": {f"key-{number}": "v" * 1024 for number in range(64)}}
     older = [service(f"a{number:03}", name=f"a{number:03}", **large) for number in range(300)]
-    withdrawn = service("b", name="b", enable=False)
-    desired = make_pod_desired(pod(), [*older, withdrawn], "default")
+    deregistered = service("b", name="b", enable=False)
+    desired = make_pod_desired(pod(), [*older, deregistered], "default")
     assert sum(len(each.key) + len(each.value) for each in desired.wanted) <= MOST_BYTES
     assert {each.source for each in desired.wanted} == {"a000", "a001"}
     assert [fault.source for fault in desired.faults] == [each.uid for each in older[2:]]
     assert {fault.reason for fault in desired.faults} == {"Unwritable"}
-    assert withdrawn.reference not in desired.keep_references
+    assert deregistered.reference not in desired.keep_references
     assert older[-1].reference in desired.keep_references

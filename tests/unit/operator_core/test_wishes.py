@@ -1,4 +1,4 @@
-"""Each row of the table that says which wishes withdraw keys and which keep what stands."""
+"""Each row of the table that says which wishes deregister keys and which keep what stands."""
 
 import pytest
 
@@ -25,7 +25,7 @@ NONE = frozenset[str]()
         (Reason.INVALID_SPEC, False, False, [], False, False, NONE),
     ],
 )
-def test_only_a_clear_wish_withdraws(
+def test_only_a_clear_wish_deregisters(
     reason: Reason,
     *,
     is_partial: bool,

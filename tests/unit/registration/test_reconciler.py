@@ -137,7 +137,7 @@ def test_one_change_gets_no_touch_and_a_burst_gets_one() -> None:
     assert many.next_step(1e6) == Idle()
 
 
-def test_withdrawals_go_first_and_touch_only_what_is_ours() -> None:
+def test_deregistrations_go_first_and_touch_only_what_is_ours() -> None:
     reconciler = registered(2)
     leaving, other = sorted(reconciler.keys)
     reconciler.seen(other, None, 50)
@@ -191,7 +191,7 @@ def putting(claimed: Claim) -> tuple[RegistrationReconciler, Write]:
     return reconciler, put
 
 
-def put_and_withdrawn_twice(reconciler: RegistrationReconciler) -> tuple[bytes, bytes]:
+def put_and_deregistered_twice(reconciler: RegistrationReconciler) -> tuple[bytes, bytes]:
     """Put the key at revision 1, delete it at 2, put it at 3; nothing of that has been received by the watch."""
     (key,) = reconciler.keys
     reconciler.release([key])
@@ -207,9 +207,9 @@ def put_and_withdrawn_twice(reconciler: RegistrationReconciler) -> tuple[bytes, 
     return key, process_key(key, OURS)
 
 
-def test_news_from_before_an_answer_withdraw_nothing_and_register_nothing() -> None:
+def test_news_from_before_an_answer_deregister_nothing_and_register_nothing() -> None:
     reconciler = registered(1)
-    key, beside = put_and_withdrawn_twice(reconciler)
+    key, beside = put_and_deregistered_twice(reconciler)
     reconciler.release([key])
     for revision, held in ((1, Held(WANTED.value, OURS, 1)), (2, None)):
         reconciler.seen(key, held, revision)
@@ -224,7 +224,7 @@ def test_news_from_before_an_answer_withdraw_nothing_and_register_nothing() -> N
     assert not reconciler.is_registered(key), "it was deleted at revision 4"
 
 
-def test_what_is_released_while_it_is_being_put_is_withdrawn() -> None:
+def test_what_is_released_while_it_is_being_put_is_deregistered() -> None:
     reconciler, put = putting(WANTED)
     reconciler.release([WANTED.key])
     assert not reconciler.is_gone(WANTED.key)
@@ -338,7 +338,7 @@ def test_a_refused_write_is_done_with_without_a_read() -> None:
     assert reconciler.is_gone(WANTED.key)
 
 
-def test_a_write_that_is_carried_out_late_is_withdrawn_again() -> None:
+def test_a_write_that_is_carried_out_late_is_deregistered_again() -> None:
     reconciler = registered(1)
     (key,) = reconciler.keys
     reconciler.release([key])
@@ -410,7 +410,7 @@ def test_what_an_admin_edits_after_a_lost_answer_is_kept() -> None:
     assert b'"enable":false' in reconciler.value(WANTED.key).replace(b" ", b"")
 
 
-def test_a_process_key_without_a_lease_holds_up_no_withdrawal() -> None:
+def test_a_process_key_without_a_lease_holds_up_no_deregistration() -> None:
     reconciler = registered(1)
     (key,) = reconciler.keys
     stray = process_key(key, THEIRS)

@@ -22,7 +22,7 @@ def test_each_change_is_one_line_and_what_stays_is_none() -> None:
     assert tell(transitions, KeyState.REGISTERED, 4.5) == ["greeter: restored after 1.5 s"]
     assert tell(transitions, KeyState.PENDING, 5, b"w") == []
     assert tell(transitions, KeyState.REGISTERED, 6, b"w") == ["greeter: changed"]
-    assert tell(transitions, KeyState.GONE, 7) == ["greeter: withdrawn"]
+    assert tell(transitions, KeyState.GONE, 7) == ["greeter: deregistered"]
     assert tell(transitions, KeyState.GONE, 8) == []
     assert transitions.keys == frozenset()
 

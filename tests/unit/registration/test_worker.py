@@ -84,23 +84,23 @@ class HeldBack(MemoryEtcd):
         return super().get_prefix(PREFIX).records
 
 
-def test_what_is_released_before_the_answer_to_its_put_is_withdrawn() -> None:
+def test_what_is_released_before_the_answer_to_its_put_is_deregistered() -> None:
     etcd = HeldBack()
     registrar = Registrar(etcd, [Jupiter()])
     etcd.may_answer.clear()
     registration = registrar.register(GREETER)
     wait_until(etcd.registered, "it is there", 60)
     with ThreadPoolExecutor(1) as pool:
-        withdrawn = pool.submit(registration.unregister, 60)
-        wait_until(lambda: not registrar.registrations, "it is being withdrawn", 60)
+        deregistered = pool.submit(registration.unregister, 60)
+        wait_until(lambda: not registrar.registrations, "it is being deregistered", 60)
         assert registration.status.state is not State.REGISTERED
         etcd.may_answer.set()
-        assert withdrawn.result(120)
+        assert deregistered.result(120)
     assert not etcd.registered()
     assert registrar.close()
 
 
-def test_what_is_released_after_a_lost_answer_is_withdrawn() -> None:
+def test_what_is_released_after_a_lost_answer_is_deregistered() -> None:
     etcd = HeldBack()
     registrar = Registrar(etcd, [Jupiter()])
     etcd.loses = True
@@ -112,7 +112,7 @@ def test_what_is_released_after_a_lost_answer_is_withdrawn() -> None:
     assert registrar.close()
 
 
-def test_a_process_key_that_has_lost_its_lease_holds_up_no_withdrawal() -> None:
+def test_a_process_key_that_has_lost_its_lease_holds_up_no_deregistration() -> None:
     etcd = MemoryEtcd()
     registrar = Registrar(etcd, [Jupiter()])
     registration = registrar.register(GREETER)
