@@ -220,12 +220,19 @@ class Freshness:
         seconds = time.monotonic() - max(oldest.values(), default=self._started)
         return seconds if seconds > self._blind_seconds else 0.0
 
-    def lose_unseen(self) -> None:
-        """End the watches that were not seen for as long as makes blind."""
+    def lose_unseen(self, slept_seconds: float = 0.0) -> None:
+        """End the watches that were not seen for as long as makes blind; all, if this process itself stood still.
+
+        What was missed meanwhile may have come already, unread, so that they look as if they were seen just now.
+        """
         now = time.monotonic()
         for stream in self._streams.values():
-            if now - stream.seen_at > self._blind_seconds:
+            if max(now - stream.seen_at, slept_seconds) > self._blind_seconds:
                 stream.lose()
+
+    def is_behind(self) -> bool:
+        """Return whether something was missed that may be read, and the list that has it all is not complete."""
+        return any(stream.is_lost and not stream.fault for stream in self._streams.values())
 
     def unreadable(self, resource: str = "") -> Mapping[str, str]:
         """Return the namespaces that may not be read now (empty: all of them), and what the API server said.
