@@ -159,7 +159,7 @@ class KopfSource(Generic[T]):
         """
         asked, listed, askers = asyncio.Event(), Listed(self._stream, version), Askers()
         self._stream.relist = asked.set
-        note = Noting(self.kind, make_note(self._how, receiver), identify_raw, self._isolation)
+        note = Noting(self.kind, make_note(self._how, self._stream, receiver), identify_raw, self._isolation)
         tasks = await kopf.spawn_tasks(
             registry=self._make_registry(note, [askers, listed] if version else [askers]),
             settings=make_settings(self._how.names, self._how.selector),
@@ -256,10 +256,12 @@ class Listed:
         return response
 
 
-def make_note(how: Kind[T], receiver: Receiver[T]) -> Callable[[str | None, Mapping[str, Any]], None]:
+def make_note(how: Kind[T], stream: Stream, receiver: Receiver[T]) -> Callable[[str | None, Mapping[str, Any]], None]:
     """Make what takes each event as Kopf has it: what is known is dropped, all else is read and passed on."""
 
     def note(kind: str | None, raw: Mapping[str, Any]) -> None:
+        if kind is not None and stream.is_lost:
+            return  # it may be of long ago, and a list follows
         metadata = raw["metadata"]
         if not how.is_known(kind, metadata["uid"], metadata.get("resourceVersion", "")):
             receiver.note(kind, how.parse(raw))
