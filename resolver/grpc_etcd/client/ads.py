@@ -12,10 +12,18 @@ def serve(listen: str, registry: Following) -> AdsServer:
 
     A client's bootstrap names the address as its `server_uri`; `xds:///greeter` is then the service, and so is
     `xds://etcd/default/greeter` where the bootstrap has the authority `etcd`. Any port may be 0: see `port`.
-    Channels of this process, and other servers, are not touched by it, nor by its end.
+    Channels of this process, and other servers, are not touched by it, nor by its end. Clients that come back after
+    that keep what they have until the next server knows as much, however long etcd is away.
     """
     check_gevent()
     resource_cache = ResourceCache()
-    server = AdsServer(listen, resource_cache, on_stop=lambda: registry.leave_resource_cache(resource_cache))
-    registry.serve_on(DEFAULT_REGISTRY, resource_cache)
-    return server
+    registry.serve_on(DEFAULT_REGISTRY, resource_cache)  # first, or clients find no registry
+
+    def leave() -> None:
+        registry.leave_resource_cache(resource_cache)
+
+    try:
+        return AdsServer(listen, resource_cache, spares_earlier=True, on_stop=leave)
+    except BaseException:
+        leave()
+        raise
