@@ -29,7 +29,7 @@ from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.connecting import Connection
 from grpc_etcd_operator.kube.freshness import SILENCE_SECONDS, Freshness, Stream
 from grpc_etcd_operator.kube.paging import LIST_SECONDS
-from grpc_etcd_operator.sources.noting import Noting, identify_raw
+from grpc_etcd_operator.sources.noting import Noting, Resting, identify_raw
 from grpc_etcd_operator.sources.source import Receiver
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ class Kind(Generic[T]):
     parse: Callable[[Mapping[str, Any]], T]
     is_known: Callable[[str | None, str, str], bool]
     selector: str = ""
+    rests: bool = False  # its changes may take long, so that a namespace rests after each
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
@@ -160,8 +161,11 @@ class KopfSource(Generic[T]):
         asked, listed, askers = asyncio.Event(), Listed(self._stream, version), Askers()
         self._stream.relist = asked.set
         note = Noting(self.kind, make_note(self._how, self._stream, receiver), identify_raw, self._isolation)
+        resting = Resting(note)
         tasks = await kopf.spawn_tasks(
-            registry=self._make_registry(note, [askers, listed] if version else [askers]),
+            registry=self._make_registry(
+                resting if self._how.rests else note, [askers, listed] if version else [askers]
+            ),
             settings=make_settings(self._how.names, self._how.selector),
             standalone=True,
             # Unused without peering, but else Kopf looks up the user's name, which a container's user does not have.
@@ -182,6 +186,7 @@ class KopfSource(Generic[T]):
                 task.cancel()
             await asyncio.wait(tasks, timeout=5)  # to be cancelled meanwhile is to end: it is not to be swallowed
             askers.cancel()
+            resting.close()
             note.close()
         return asked.is_set()
 
