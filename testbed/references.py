@@ -46,8 +46,8 @@ def _pages() -> Iterator[tuple[str, str]]:
 
 def _settings() -> str:
     return (
-        "A flag wins over its variable, the variable over the file that `--config` names.\n"
-        "Flags and variables speak of the registry `default`; further registries stand in the file.\n\n"
+        "A flag overrides its variable, and a variable overrides the file that `--config` names.\n"
+        "Flags and variables apply to the registry `default`; only the file can define more registries.\n\n"
         + settings.reference()
     )
 

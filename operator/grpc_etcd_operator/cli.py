@@ -14,8 +14,8 @@ from grpc_etcd_operator.settings import SETTINGS, VARIABLE_PREFIX, Setting, Sett
 
 EXIT_UNUSABLE = 2
 PLAN_HELP = (
-    "Print once what `run` would write, and write nothing. Exits with code 2 and the missing part if it makes "
-    "no progress for a minute."
+    "Print once what `run` would write, and exit without writing anything. If it makes no progress for a minute, it "
+    "reports what it waits for and exits with code 2."
 )
 
 
@@ -82,4 +82,4 @@ def _cleanup(settings: Settings) -> int:
 
 main.add_command(_command("run", "Watch Pods and GrpcServices, and keep the registries in sync.", _run))
 main.add_command(_command("plan", PLAN_HELP, _plan))
-main.add_command(_command("cleanup", "Delete everything that this cluster id owns in the registries.", _cleanup))
+main.add_command(_command("cleanup", "Delete all keys of this cluster id from the registries.", _cleanup))

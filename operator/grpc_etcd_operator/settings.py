@@ -178,29 +178,29 @@ SETTINGS: tuple[Setting, ...] = (
         field="endpoints",
         read=_endpoints,
         of_registry=True,
-        help="The etcd servers of the registry, host:port, separated by commas. Required.",
+        help="etcd's members, as host:port, separated by commas. Required.",
     ),
     Setting(
         name="prefix",
         field="prefix",
         read=_prefix,
-        help="The key prefix of layouts that have one; a GrpcService may choose another that --allowed-prefix allows. "
-        "Default: each layout's own.",
+        help="Key prefix for the layouts that have one; a GrpcService may set another one if --allowed-prefix allows "
+        "it. Default: each layout's own.",
     ),
     Setting(
         name="allowed-prefix",
         field="allowed_prefixes",
         read=_allowed_prefix,
         is_many=True,
-        help="A prefix that spec.prefix of a GrpcService may name, itself or what lies below it; may be given several "
-        "times. Default: only the operator's own and those of the layouts.",
+        help="A prefix that GrpcServices may use as spec.prefix, including everything below it; repeatable. Default: "
+        "only the operator's own prefix and the layouts' own.",
     ),
     Setting(
         name="etcd-ca",
         field="ca",
         read=_file,
         of_registry=True,
-        help="File with the certificates that etcd's certificate is checked against; turns TLS on.",
+        help="File with the CA certificates by which etcd's certificate is verified; enables TLS.",
     ),
     Setting(
         name="etcd-cert",
@@ -221,7 +221,7 @@ SETTINGS: tuple[Setting, ...] = (
         field="server_name",
         read=_matching(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?", "a DNS name or an IP address"),
         of_registry=True,
-        help="The name that every etcd server's certificate must carry. Default: the host of each endpoint.",
+        help="The name in the certificate of every etcd member. Default: the host of each endpoint.",
     ),
     Setting(
         name="etcd-user", field="user", read=str, of_registry=True, help="The etcd user; needs --etcd-password-file."
@@ -245,7 +245,7 @@ SETTINGS: tuple[Setting, ...] = (
         field="namespaces",
         read=_matching(_DNS_LABEL, "a namespace's name"),
         is_many=True,
-        help="A namespace to serve; may be given several times. Default: all namespaces.",
+        help="A namespace to watch; repeatable. Default: all namespaces.",
     ),
     Setting(
         name="pod-selector",
@@ -259,8 +259,8 @@ SETTINGS: tuple[Setting, ...] = (
         field="pod_watch",
         read=_one_of(DIRECT, KOPF),
         default=KOPF,
-        help="The source of Pods: `kopf` are Kopf handlers after a list in protobuf, `direct` is the operator's own "
-        "list and watch. Both deliver the same; `direct` takes less CPU for each change.",
+        help="How Pods are watched: `kopf` uses Kopf handlers after a list in protobuf, `direct` is the operator's own "
+        "list and watch. Both register the same Pods; `direct` takes less CPU for each change.",
     ),
     Setting(
         name="allow-shared-names",
@@ -268,7 +268,7 @@ SETTINGS: tuple[Setting, ...] = (
         read=_truth,
         is_flag=True,
         default="false",
-        help="Let GrpcServices of several namespaces share one name in the registry.",
+        help="Allow GrpcServices of several namespaces to share one name in the registry.",
     ),
     Setting(
         name="lease-ttl",
@@ -288,23 +288,23 @@ SETTINGS: tuple[Setting, ...] = (
         name="identity",
         field="identity",
         read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without white space"),
-        help="A name of this replica that stays the same when it restarts in its place, such as the Pod's UID: it "
-        "then takes over its predecessor's leadership at once. Must be unique. Default: a new one for each "
-        "process, which waits until its predecessor's leadership has expired.",
+        help="Name of this replica that stays the same when its container restarts, such as the Pod's UID: a leader "
+        "that restarts then leads again at once. Must be unique. Default: a new name for each process; after a crash "
+        "of the leader its leadership must then expire first.",
     ),
     Setting(
         name="installation",
         field="installation",
         read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without white space"),
-        help="The name of this installation, such as the Helm release's namespace/name: its replicas recognize each "
-        "other by it, even while an upgrade changes --namespace or --pod-selector.",
+        help="Name of this installation, such as the namespace/name of the Helm release, by which its replicas "
+        "recognize each other even while an upgrade changes --namespace or --pod-selector.",
     ),
     Setting(
         name="metrics-port",
         field="metrics_port",
         read=_number(0, LAST_PORT),
         default="8080",
-        help="The port of /metrics, /healthz and /readyz; 0 picks a free one and logs it.",
+        help="Port for /metrics, /healthz and /readyz; 0: any free port, which is logged.",
     ),
     Setting(
         name="dry-run",
@@ -319,7 +319,7 @@ SETTINGS: tuple[Setting, ...] = (
         field="log_level",
         read=_one_of("debug", "info", "warning", "error"),
         default="info",
-        help="The lowest severity that is logged.",
+        help="Minimum log level: debug, info, warning or error.",
     ),
 )
 OF_REGISTRY = tuple(setting for setting in SETTINGS if setting.of_registry)

@@ -22,7 +22,7 @@ groups:
         annotations:
           summary: No replica of the grpc-etcd operator is scraped
           description: >-
-            Keys live on until their leases run out ({{ .Values.leaseTtlSeconds }} s after the last replica died); then the registry empties.
+            Keys stay until their leases expire, {{ .Values.leaseTtlSeconds }} s after the last replica stopped; then the registry is empty.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdOperatorDown") .) | nindent 10 }}
       - alert: GrpcEtcdRegistryUnreachable
         expr: max by (namespace, registry) (grpc_etcd_operator_registry_up{ {{- $of -}} }) == 0
@@ -31,7 +31,7 @@ groups:
         annotations:
           summary: 'No replica reaches the registry {{`{{ $labels.registry }}`}}'
           description: >-
-            No change of readiness gets into etcd. After {{ .Values.leaseTtlSeconds }} s without keep-alives keys begin to expire; clients keep their last good set.
+            No change of readiness is written to etcd. Keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last keep-alive; Python clients keep their last known endpoints.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdRegistryUnreachable") .) | nindent 10 }}
 {{- if not .Values.dryRun }}
       - alert: GrpcEtcdNoLeader
@@ -43,7 +43,7 @@ groups:
         annotations:
           summary: 'No replica writes the registry {{`{{ $labels.registry }}`}}'
           description: >-
-            Replicas run, but none holds the leader key of this registry. A takeover takes seconds. Keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader.
+            Replicas run, but none is leader of this registry; a takeover should take seconds. Keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader was lost.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNoLeader") .) | nindent 10 }}
 {{- end }}
 {{- if not .Values.dryRun }}
@@ -53,7 +53,7 @@ groups:
         labels: {severity: warning}
         annotations:
           summary: 'The registry {{`{{ $labels.registry }}`}} is not synced'
-          description: The leader has overdue work or an incomplete view, so the synced key is absent and clients keep their current endpoints.
+          description: The leader has overdue changes, or has not listed everything, so the synced key is absent and clients keep their current endpoints.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNotSynced") .) | nindent 10 }}
 {{- end }}
       - alert: GrpcEtcdEventStreamStale
@@ -62,14 +62,14 @@ groups:
         labels: {severity: warning}
         annotations:
           summary: '{{`{{ $labels.pod }}`}} has received no event of {{`{{ $labels.resource }}`}} for two minutes'
-          description: The API server sends a bookmark each minute even when nothing changes, and a watch that is silent for longer relists; neither happened.
+          description: The API server sends a bookmark each minute even when nothing changes, and a watch that is silent for longer is restarted with a list; neither arrived.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdEventStreamStale") .) | nindent 10 }}
       - alert: GrpcEtcdDriftFound
         expr: sum by (namespace) (increase(grpc_etcd_operator_drift_total{ {{- $of -}} }[15m])) > 0
         labels: {severity: warning}
         annotations:
           summary: A resync had to correct the operator's cache
-          description: Events should have kept it current. The log has one line per corrected object.
+          description: Watch events should have kept the cache current. The log has one line for each corrected object.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdDriftFound") .) | nindent 10 }}
       - alert: GrpcEtcdRegistrationSlow
         expr: >-
@@ -86,21 +86,21 @@ groups:
         for: 10m
         labels: {severity: warning}
         annotations:
-          summary: 'Others own keys or names that GrpcServices ask for in {{`{{ $labels.registry }}`}}'
-          description: The conditions and Events of the GrpcServices name them and their owners.
+          summary: 'Keys or names that GrpcServices want in {{`{{ $labels.registry }}`}} have another owner'
+          description: The conditions and Events of the GrpcServices have the keys or names, and their owners.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdConflict") .) | nindent 10 }}
       - alert: GrpcEtcdMassDeletion
         expr: sum by (namespace) (increase(grpc_etcd_operator_mass_deletions_total{ {{- $of -}} }[15m])) > 0
         labels: {severity: warning}
         annotations:
           summary: More than half of the Pods that have keys were missing from a list
-          description: The operator confirmed each Pod by a read of its own before it deleted anything.
+          description: The operator confirmed each missing Pod with a separate read before it deleted any key.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdMassDeletion") .) | nindent 10 }}
       - alert: GrpcEtcdCertificateExpiring
         expr: min by (namespace, registry, file) (grpc_etcd_operator_certificate_expiry_timestamp_seconds{ {{- $of -}} }) - time() < {{ mul .Values.prometheusRule.certificateDays 86400 }}
         labels: {severity: warning}
         annotations:
-          summary: '{{`{{ $labels.file }}`}} for the registry {{`{{ $labels.registry }}`}} runs out in {{`{{ $value | humanizeDuration }}`}}'
+          summary: '{{`{{ $labels.file }}`}} for the registry {{`{{ $labels.registry }}`}} expires in {{`{{ $value | humanizeDuration }}`}}'
           description: Renew the certificate in its Secret. The operator loads it without a restart.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdCertificateExpiring") .) | nindent 10 }}
 {{- if not .Values.dryRun }}
@@ -110,11 +110,11 @@ groups:
         labels: {severity: critical}
         annotations:
           summary: '{{`{{ $value }}`}} ready Pods are not in the registry {{`{{ $labels.registry }}`}}'
-          description: GrpcServices want them there, and clients do not find them. The conditions of the GrpcServices say why.
+          description: GrpcServices select these Pods, but clients do not find them. The conditions of the GrpcServices have the reason.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdReadyNotRegistered") .) | nindent 10 }}
 {{- end }}
       - alert: GrpcEtcdNotAccepted
-        # Names that somebody else holds have an alert of their own.
+        # Names with another owner have their own alert, GrpcEtcdConflict.
         expr: max by (namespace, reason) (grpc_etcd_operator_not_accepted{ {{- $of -}}, reason!="NameTaken"}) > 0
         for: 10m
         labels: {severity: warning}
@@ -127,7 +127,7 @@ groups:
         for: 2m
         labels: {severity: critical}
         annotations:
-          summary: '{{`{{ $value }}`}} Pods are ready but for the gate grpc-etcd.dev/registered'
+          summary: '{{`{{ $value }}`}} Pods are ready except for the gate grpc-etcd.dev/registered'
           description: They get no traffic and their rollouts stall, until their keys can be written and the operator may open the gate.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdGatesWaiting") .) | nindent 10 }}
       - alert: GrpcEtcdCampaignFailing
@@ -137,14 +137,14 @@ groups:
         annotations:
           summary: 'No replica can become the leader of the registry {{`{{ $labels.registry }}`}}: {{`{{ $labels.code }}`}}'
           description: >-
-            Where no replica leads nothing is written, and keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader. The log has the remedy.
+            While there is no leader nothing is written, and keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader was lost. The log has the remedy.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdCampaignFailing") .) | nindent 10 }}
       - alert: GrpcEtcdForeignCluster
         expr: max by (namespace, registry) (grpc_etcd_operator_foreign_cluster{ {{- $of -}} }) > 0
         labels: {severity: critical}
         annotations:
-          summary: 'The cluster id belongs to another cluster in the registry {{`{{ $labels.registry }}`}}'
-          description: This installation writes nothing there, since the two would delete each other's keys. Give one of them another clusterId.
+          summary: 'Another Kubernetes cluster uses the same cluster id in the registry {{`{{ $labels.registry }}`}}'
+          description: This installation writes nothing there, because the two clusters would delete each other's keys. Give one of them another clusterId.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdForeignCluster") .) | nindent 10 }}
       - alert: GrpcEtcdUnexpectedErrors
         # A series that is new has grown from nothing, which increase() does not see.
@@ -156,7 +156,7 @@ groups:
         labels: {severity: warning}
         annotations:
           summary: 'Unexpected error in {{`{{ $labels.part }}`}}'
-          description: Everything else continues, and what failed is retried. The log has the traceback and names the object.
+          description: All other work continues, and the failed operation is retried. The log has the traceback and the object.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdUnexpectedErrors") .) | nindent 10 }}
       - alert: GrpcEtcdNamespacesUnreadable
         expr: max by (namespace) (grpc_etcd_operator_unreadable_namespaces{ {{- $of -}} }) > 0
@@ -164,14 +164,14 @@ groups:
         labels: {severity: warning}
         annotations:
           summary: '{{`{{ $value }}`}} watched namespaces cannot be read'
-          description: Keys of their Pods stay as they are. The log names the namespaces and the right that is missing.
+          description: Keys of their Pods stay as they are. The log has the namespaces and the missing permission.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNamespacesUnreadable") .) | nindent 10 }}
       - alert: GrpcEtcdPrefixesRefused
         expr: max by (namespace, registry) (grpc_etcd_operator_denied_prefixes{ {{- $of -}} }) > 0
         for: 2m
         labels: {severity: warning}
         annotations:
-          summary: 'etcd refuses {{`{{ $value }}`}} key prefixes in the registry {{`{{ $labels.registry }}`}}'
-          description: The GrpcServices that write there are not programmed; all others are. Their conditions have the grant to give.
+          summary: 'The operator may not read or write {{`{{ $value }}`}} key prefixes in the registry {{`{{ $labels.registry }}`}}'
+          description: GrpcServices with keys there are not programmed; all others are. Their conditions have the etcdctl command that grants the permission.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdPrefixesRefused") .) | nindent 10 }}
 {{- end }}

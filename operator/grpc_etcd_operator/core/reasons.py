@@ -25,39 +25,39 @@ class Reason(StrEnum):
     PENDING = (
         "Pending",
         OF_BOTH,
-        "The claim on the name is being written to the status, or the Pods' keys to etcd.",
-        "Nothing; if it lasts, look at the operator's log and at `/readyz`.",
+        "The claims are being written to the status, or the Pods' keys to etcd.",
+        "Nothing; if it lasts, check the operator's log and `/readyz`.",
     )
-    INVALID_SPEC = "InvalidSpec", OF_ACCEPTED, "The spec cannot be used as it is.", "Correct what the message names."
+    INVALID_SPEC = "InvalidSpec", OF_ACCEPTED, "The spec is invalid.", "Correct the fields in the message."
     PREFIX_NOT_ALLOWED = (
         "PrefixNotAllowed",
         OF_ACCEPTED,
-        "`spec.prefix` is not one that the operator allows.",
-        "Choose another one, or ask the operator's admin for `allowedPrefixes`.",
+        "The operator does not allow this `spec.prefix`.",
+        "Choose another prefix, or ask the operator's admin to add it to `allowedPrefixes`.",
     )
     NAME_RESERVED = (
         "NameReserved",
         OF_ACCEPTED,
-        "The name would lie above or below keys that are not a service's.",
+        "The keys of this name would contain, or lie below, keys that do not belong to a service.",
         "Choose another `spec.name`.",
     )
     NAME_TAKEN = (
         "NameTaken",
         OF_ACCEPTED,
-        "Another GrpcService has claimed the name, or one that contains it.",
+        "A GrpcService of another namespace has claimed this name, or a prefix that contains or lies within its own.",
         "Choose another `spec.name`, or delete the other GrpcService.",
     )
     UNKNOWN_REGISTRY = (
         "UnknownRegistry",
         OF_ACCEPTED,
-        "`spec.registries` names a registry that the operator's settings lack; keys there stay.",
+        "`spec.registries` lists a registry that is not in the operator's settings; existing keys there stay.",
         "Correct the name, or add the registry to the settings.",
     )
     PORT_NOT_FOUND = (
         "PortNotFound",
         OF_BOTH,
-        "Pods lack the port; `Accepted` is false only if every ready Pod does. Keys that a Pod has stay.",
-        "Set `spec.port`, or name the container's port.",
+        "Pods do not have the port; `Accepted` is false only if no ready Pod has it. Existing keys of these Pods stay.",
+        "Correct `spec.port`, or give the container port that name.",
     )
     PROGRAMMED = "Programmed", OF_PROGRAMMED, "Every ready Pod is in the registry."
     NOT_ACCEPTED = "NotAccepted", OF_PROGRAMMED, "The spec is not accepted.", "See the reason of `Accepted`."
@@ -71,81 +71,81 @@ class Reason(StrEnum):
     NO_READY_PODS = (
         "NoReadyPods",
         OF_PROGRAMMED,
-        "There are Pods, and none of them is ready.",
-        "Look at the Pods: `kubectl describe pod`.",
+        "The selector matches Pods, but none of them is ready.",
+        "Find out why: `kubectl describe pod`.",
     )
     PODS_UNREADABLE = (  # the only one for which a condition is neither true nor false
         "PodsUnreadable",
         OF_PROGRAMMED,
         "The operator may not read the Pods of the namespace; their keys stay.",
-        "Give it back its Role and RoleBinding there.",
+        "Restore the operator's Role and RoleBinding there.",
     )
     REGISTRY_UNAVAILABLE = (
         "RegistryUnavailable",
         "Programmed, readiness gate",
-        "etcd cannot be reached, or denies the operator its own keys.",
+        "etcd cannot be reached, or the operator may not write its own records there.",
         "See the message, and the runbook in docs/operations.md.",
     )
     NO_LEADER = (
         "NoLeader",
         OF_PROGRAMMED,
-        "No replica leads in the registry.",
-        "Look at `/readyz` of the replicas.",
+        "No replica is leader of the registry.",
+        "Check `/readyz` of the replicas.",
     )
     FOREIGN_LEADER = (
         "ForeignLeader",
         OF_PROGRAMMED,
-        "Another installation or another cluster leads under this cluster id.",
-        "Give one of them another `clusterId`.",
+        "Another installation, or another Kubernetes cluster, is leader with this cluster id.",
+        "Give one of the two another `clusterId`.",
     )
     UNWRITABLE = (
         "Unwritable",
         OF_PROGRAMMED,
-        "A layout cannot carry an endpoint, a route or a value, or it is too large for etcd.",
-        "Change what the message names.",
+        "A layout cannot store an endpoint, a route or a value, or it is too large for etcd.",
+        "Change the value in the message.",
     )
     BAD_WEIGHT = (
         "BadWeight",
         OF_PROGRAMMED,
-        "A Pod's weight annotation is no number that is allowed; the GrpcService's weight is used.",
+        "The weight annotation of a Pod is not an allowed number; the weight of the GrpcService is used.",
         "Correct the annotation.",
     )
     KEY_TAKEN = (
         "KeyTaken",
         OF_PROGRAMMED,
-        "Somebody who is no Pod or GrpcService of this operator holds the key, such as a server that registers itself.",
-        "Switch that off, or delete the key.",
+        "The key belongs to a server that registers itself, another writer, or a Pod or GrpcService with precedence.",
+        "Stop the other writer, or delete its key.",
     )
     KEY_SHARED = (
         "KeyShared",
         OF_PROGRAMMED,
-        "An older GrpcService of the namespace writes the very key, so clients find the Pod.",
+        "An older GrpcService of the namespace writes the same key; clients find the Pod under it.",
         "Delete one of the two GrpcServices.",
     )
     PERMISSION_DENIED = (
         "PermissionDenied",
         OF_PROGRAMMED,
-        "The operator's user of etcd may not write the keys.",
+        "The operator's etcd user may not read or write the keys.",
         "Run the command in the message.",
     )
     INTERNAL_ERROR = (
         "InternalError",
         "Programmed, Event",
-        "The operator hit an unexpected error with this object; it tries again.",
+        "An unexpected error occurred in the operator for this object; the operator retries.",
         "Report it, with the operator's log.",
     )
     MASS_DELETION = (
         "MassDeletion",
         OF_AN_EVENT,
-        "Most Pods are missing from a list.",
+        "Most Pods were missing from a complete list, or a changed `podSelector` excludes them.",
         "See the alert `GrpcEtcdMassDeletion` in docs/operations.md.",
     )
-    REGISTERED = "Registered", OF_A_GATE, "The Pod's keys are in etcd, or nothing is to be written for it."
+    REGISTERED = "Registered", OF_A_GATE, "The Pod's keys are in etcd, or it needs none."
     REGISTERING = (
         "Registering",
         OF_A_GATE,
         "The Pod's keys are not in etcd yet.",
-        "Nothing; if it lasts, see the message and the GrpcService that it names.",
+        "Nothing; if it lasts, see the message and the conditions of the GrpcService in it.",
     )
 
 

@@ -49,13 +49,15 @@ class Figures:
     cached_grpcservices: int = _gauge("GrpcServices in memory.")
     last_event_age_seconds: Counts = _gauge("Seconds since the last watch event or bookmark.", "resource")
     kubernetes_unavailable_seconds: float = _gauge("Seconds since the API server last answered; 0 while it does.")
-    unreadable_namespaces: int = _gauge("Watched namespaces that may not be read (deleted, or no permission).")
+    unreadable_namespaces: int = _gauge("Watched namespaces that the operator cannot read (deleted, or no permission).")
     not_accepted: Counts = _gauge("GrpcServices that are not accepted.", "reason")
     waiting_gates: int = _gauge("Pods that have been ready except for the readiness gate for more than 30 seconds.")
     denied_gates: int = _counter("Readiness gates that the operator may not open.")
     invalid_objects: int = _counter("Kubernetes objects that could not be parsed.")
-    drift: int = _counter("Objects whose creation, change or deletion only a resync found.")
-    mass_deletions: int = _counter("Resyncs that found most Pods missing and confirmed each one by a read.")
+    drift: int = _counter(
+        "Objects whose creation, change or deletion was found by a resync and not reported by a watch event."
+    )
+    mass_deletions: int = _counter("Resyncs that found most Pods missing, and confirmed each one by a separate read.")
     unexpected_errors: Counts = _counter("Unexpected exceptions, by component.", "part")
 
 
@@ -63,26 +65,28 @@ class Figures:
 class RegistryFigures:
     """What is counted for each registry."""
 
-    registry_up: bool = _gauge("1 when etcd responds and a replica leads.", "registry")
-    leader: bool = _gauge("1 when this replica leads.", "registry")
+    registry_up: bool = _gauge("1 if etcd responds and there is a leader.", "registry")
+    leader: bool = _gauge("1 if this replica is the leader.", "registry")
     no_leader_seconds: float = _gauge("Seconds without a leader.", "registry")
-    foreign_cluster: bool = _gauge("1 when the cluster id is another Kubernetes cluster's.", "registry")
-    synced: bool = _gauge("1 when this replica has written the synced key.", "registry")
+    foreign_cluster: bool = _gauge("1 if another Kubernetes cluster uses the same cluster id.", "registry")
+    synced: bool = _gauge("1 if this replica has written the synced key.", "registry")
     ready_not_registered: int = _gauge(
-        "Ready Pods that an accepted GrpcService selects and whose keys are not written.", "registry"
+        "Ready Pods that an accepted GrpcService selects, but whose keys are not written.", "registry"
     )
     registered_objects: int = _gauge("Pods and GrpcServices that have records in the registry.", "registry")
     leases: int = _gauge("Leases that this replica keeps alive.", "registry")
-    conflicts: int = _gauge("Keys and names that GrpcServices ask for and others own.", "registry")
-    denied_prefixes: int = _gauge("Prefixes and keys that etcd denies.", "registry")
+    conflicts: int = _gauge("Keys and names that GrpcServices want but that have another owner.", "registry")
+    denied_prefixes: int = _gauge("Prefixes and keys that the operator's etcd user may not read or write.", "registry")
     workqueue_depth: int = _gauge("Pods and GrpcServices in the work queue.", "registry")
     workqueue_in_flight: int = _gauge("Pods and GrpcServices in running transactions.", "registry")
     workqueue_longest_wait_seconds: float = _gauge(
         "Longest time that a change has been waiting without progress.", "registry"
     )
-    missed_changes: int = _counter("Changed records that only the comparison with etcd found.", "registry")
-    campaign_errors: Counts = _counter("Failed attempts to become the leader, by kind.", "registry", "code")
-    etcd_errors: Counts = _counter("etcd errors by kind.", "registry", "code")
+    missed_changes: int = _counter(
+        "Changed records that were found by a comparison with etcd and not reported by a watch event.", "registry"
+    )
+    campaign_errors: Counts = _counter("Failed attempts to become the leader, by kind of error.", "registry", "code")
+    etcd_errors: Counts = _counter("Errors of requests to etcd, by kind.", "registry", "code")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +94,7 @@ class TlsFigures:
     """What is read of the TLS files of each registry."""
 
     certificate_expiry_timestamp_seconds: Counts = _gauge(
-        "When the certificate of a TLS file expires.", "registry", "file"
+        "When the first certificate in a TLS file expires, in Unix seconds.", "registry", "file"
     )
 
 
@@ -138,4 +142,4 @@ def reference() -> str:
     rows += [(each.exposed, each.kind, each.labels, each.meaning) for each in DECLARATIONS]
     head = "| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n"
     lines = (f"| `{name}` | {kind} | {', '.join(labels)} | {meaning} |\n" for name, kind, labels, meaning in rows)
-    return head + "".join(lines) + "\nBeside these stand the usual `process_*` metrics of CPU, memory and open files.\n"
+    return head + "".join(lines) + "\nThe usual `process_*` metrics of CPU, memory and open files are there too.\n"

@@ -64,7 +64,7 @@ Example:
   grpc-etcd ads --listen 127.0.0.1:18000
 
 \b
-A client that has this bootstrap in GRPC_XDS_BOOTSTRAP_CONFIG dials xds:///greeter:
+A client with this bootstrap in GRPC_XDS_BOOTSTRAP_CONFIG uses the target xds:///greeter:
   {"xds_servers": [{"server_uri": "127.0.0.1:18000", "server_features": ["xds_v3"],
     "channel_creds": [{"type": "insecure"}]}], "node": {"id": "any"}}
 """
@@ -88,9 +88,9 @@ class Program(click.Group):
 @click.version_option(package_name="grpc-etcd", prog_name=PROGRAM)
 @before_commands
 def cli() -> None:
-    """Look at a gRPC service registry in etcd, register in it, and find what is wrong with it.
+    """Inspect a gRPC service registry in etcd, find its problems, and register endpoints in it.
 
-    The options may stand before the command or behind it.
+    Options can be given before or after the command.
     """
 
 
@@ -158,7 +158,7 @@ def ls(connection: Connection, output: str) -> None:
 @connected
 @output_option
 def get(connection: Connection, name: str, output: str) -> None:
-    """Show the endpoints of a service. Exits with 1 when it has none."""
+    """Show the endpoints of a service. Exits with 1 if it has none."""
     entries = read_service(connection.etcd, connection.layouts, name)
     if output != "table":
         print_data([entry_json(entry) for entry in entries], output)
@@ -188,14 +188,14 @@ def endpoint_row(entry: Entry) -> list[Any]:
     epilog="\b\nExamples:\n  grpc-etcd watch\n  grpc-etcd watch greeter\n  grpc-etcd watch greeter -o json --changes 1"
 )
 @click.argument("name", callback=valid_name, required=False)
-@click.option("--changes", type=click.IntRange(1), help="End after so many snapshots; default: never.")
+@click.option("--changes", type=click.IntRange(1), help="Exit after this number of snapshots. Default: never.")
 @connected
 @output_option
 def watch(connection: Connection, name: str | None, changes: int | None, output: str) -> None:
-    """Follow a service, or all of them, change by change.
+    """Print the changes of one service, or of all services.
 
-    One line for each endpoint that comes (+), goes (-) or changes (~).
-    A service is shown as its clients see it; without a name all services are shown as they stand in etcd.
+    Prints one line for each endpoint that is added (+), removed (-) or changed (~).
+    With NAME, shows the endpoints that clients of the service use; without it, what is stored in etcd.
     """
     last: dict[str, Snapshot] = {}
     with ending_with_reader():
@@ -256,7 +256,7 @@ def describe_state(endpoint: Endpoint) -> str:
 @connected
 @output_option
 def owner(connection: Connection, record_key: str, output: str) -> None:
-    """Name the Pod and the GrpcServices behind a key. Exits with 1 when nobody is known."""
+    """Show the Pod and the GrpcServices that own a key. Exits with 1 if no operator owns it."""
     key = os.fsencode(record_key)  # what is no UTF-8 comes as surrogates
     record = connection.etcd.get(key)
     owners = read_owners(connection.etcd)
@@ -282,17 +282,21 @@ def owner(connection: Connection, record_key: str, output: str) -> None:
 @cli.command(epilog="\b\nExample:\n  grpc-etcd register greeter 0.0.0.0:9000 --metadata team=shop")
 @click.argument("name", callback=valid_name)
 @click.argument("address", metavar="HOST:PORT")
-@click.option("--scheme", default="grpc", show_default=True, help="Protocol of the endpoint.")
+@click.option("--scheme", default="grpc", show_default=True, help="Scheme in front of the endpoint's address.")
 @click.option(
-    "--weight", type=click.FloatRange(0), default=100.0, show_default=True, help="Weight: its share of calls."
+    "--weight", type=click.FloatRange(0), default=100.0, show_default=True, help="Weight relative to other endpoints."
 )
-@click.option("--zone", default="", help="Zone; clients of the same zone prefer it.")
-@click.option("--group", default="", help="Group that routes and canaries select.")
+@click.option("--zone", default="", help="Zone; a policy can make clients prefer endpoints of their own zone.")
+@click.option("--group", default="", help="Group, to which routes can send calls.")
 @click.option(
     "--metadata", "pairs", metavar="KEY=VALUE", multiple=True, help="Endpoint metadata as KEY=VALUE; repeatable."
 )
-@click.option("--metrics-address", metavar="HOST:PORT", default="", help="Also make this a Prometheus target.")
-@click.option("--allow-unroutable", is_flag=True, help="Register 127.0.0.1 and the like.")
+@click.option(
+    "--metrics-address", metavar="HOST:PORT", default="", help="Also register this address as a Prometheus target."
+)
+@click.option(
+    "--allow-unroutable", is_flag=True, help="Allow an address that other hosts cannot reach, such as 127.0.0.1."
+)
 @connected
 def register(
     connection: Connection, name: str, address: str, pairs: tuple[str, ...], metrics_address: str, **fields: Any
@@ -373,9 +377,9 @@ def edited(connection: Connection, name: str, address: str, what: str, **changes
 @click.argument("address", metavar="HOST:PORT")
 @connected
 def drain(connection: Connection, name: str, address: str) -> None:
-    """Let no new calls go to an endpoint that registers itself; `undrain` ends it.
+    """Stop new calls to an endpoint that is registered by its own server; `undrain` reverses it.
 
-    Its process keeps it registered, with this change. An endpoint of a Pod is the operator's, and is refused.
+    The server keeps the endpoint registered, with this change. Endpoints of Pods are refused: the operator owns them.
     """
     edited(connection, name, address, "gets no new calls", enable=False)
 
@@ -385,7 +389,7 @@ def drain(connection: Connection, name: str, address: str) -> None:
 @click.argument("address", metavar="HOST:PORT")
 @connected
 def undrain(connection: Connection, name: str, address: str) -> None:
-    """Let calls go again to an endpoint that was drained."""
+    """Allow new calls to an endpoint that was drained."""
     edited(connection, name, address, "gets calls", enable=True)
 
 
@@ -395,9 +399,9 @@ def undrain(connection: Connection, name: str, address: str) -> None:
 @click.argument("weight", type=float, callback=valid_weight)
 @connected
 def set_weight(connection: Connection, name: str, address: str, weight: float) -> None:
-    """Change the share of calls of an endpoint that registers itself.
+    """Change the weight of an endpoint that is registered by its own server.
 
-    Its process keeps it registered, with this change. An endpoint of a Pod is the operator's, and is refused.
+    The server keeps the endpoint registered, with this change. Endpoints of Pods are refused: the operator owns them.
     """
     edited(connection, name, address, f"has the weight {weight:g}", weight=weight)
 
@@ -407,10 +411,10 @@ def set_weight(connection: Connection, name: str, address: str, weight: float) -
 @connected
 @output_option
 def check(connection: Connection, name: str | None, output: str) -> None:
-    """Find what is wrong, and say what to do.
+    """Report problems of the registry, or of one service, and how to solve them.
 
-    Looks at etcd, the prefix, the layout, names, keys, leases, addresses and the operator's mark.
-    Exits with 1 on a fault.
+    Checks the connection to etcd, the prefix, layouts, names, keys, leases, addresses and the synced key.
+    Exits with 1 if it finds a fault.
     """
     try:
         findings = find_faults(gather_facts(connection.etcd, connection.layouts, name))
@@ -435,13 +439,18 @@ def print_findings(findings: list[Finding], output: str) -> None:
 
 @cli.command(epilog=ADS_EXAMPLE)
 @click.option(
-    "--listen", default="127.0.0.1:18000", show_default=True, metavar="HOST:PORT|unix:PATH", callback=valid_listen
+    "--listen",
+    default="127.0.0.1:18000",
+    show_default=True,
+    metavar="HOST:PORT|unix:PATH",
+    callback=valid_listen,
+    help="Address to listen on.",
 )
 @connected
 def ads(connection: Connection, listen: str) -> None:
-    """Serve the registry to gRPC clients in other languages.
+    """Run an xDS server (ADS) for gRPC clients in other languages.
 
-    They follow it by xDS (ADS): their bootstrap names this server, and xds:///greeter is the service.
+    The bootstrap of a client contains the address of this server; its target for the service greeter is xds:///greeter.
     """
     over = stopped_by_signal()
     try:
@@ -456,7 +465,7 @@ def ads(connection: Connection, listen: str) -> None:
 @cli.command(epilog="\b\nExample:\n  grpc-etcd completion bash >> ~/.bashrc")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that completes this command in a shell."""
+    """Print a shell completion script for this command."""
     kind = get_completion_class(shell)
     if kind is None:
         raise Failure(f"no completion for {shell}")

@@ -28,30 +28,34 @@ _FILE = click.Path(exists=True, dir_okay=False)
 # The names of each shared option, and what click is reported of it.
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--endpoints",), {"metavar": "HOST:PORT,...", "help": "etcd's addresses [GRPC_ETCD_ENDPOINTS]."}),
-    (("--prefix",), {"help": "Key prefix of the layout; default is the layout's own [GRPC_ETCD_PREFIX]."}),
+    (("--prefix",), {"help": "Key prefix. Default: the layout's own [GRPC_ETCD_PREFIX]."}),
     (
         ("--layout", "layouts"),
         {
             "multiple": True,
             "type": click.Choice(LAYOUT_NAMES),
-            "help": "Registry format; may be repeated. Default: jupiter [GRPC_ETCD_LAYOUTS].",
+            "help": "Layout: format of keys and values; repeatable. Default: jupiter [GRPC_ETCD_LAYOUTS].",
         },
     ),
     (("--user",), {"help": "etcd user [GRPC_ETCD_USER]."}),
-    (("--password-file",), {"type": _FILE, "help": "Its password [GRPC_ETCD_PASSWORD_FILE]."}),
-    (("--ca",), {"type": _FILE, "help": "CA certificate [GRPC_ETCD_CA]."}),
-    (("--cert",), {"type": _FILE, "help": "Client certificate [GRPC_ETCD_CERT]."}),
-    (("--key",), {"type": _FILE, "help": "Its private key [GRPC_ETCD_KEY]."}),
-    (("--server-name",), {"help": "Name in etcd's certificates, if not the endpoint's [GRPC_ETCD_SERVER_NAME]."}),
+    (("--password-file",), {"type": _FILE, "help": "File with the etcd user's password [GRPC_ETCD_PASSWORD_FILE]."}),
+    (("--ca",), {"type": _FILE, "help": "File with the CA of etcd's certificate [GRPC_ETCD_CA]."}),
+    (("--cert",), {"type": _FILE, "help": "File with the client certificate [GRPC_ETCD_CERT]."}),
+    (("--key",), {"type": _FILE, "help": "File with the client certificate's private key [GRPC_ETCD_KEY]."}),
+    (
+        ("--server-name",),
+        {"help": "Name in etcd's certificates. Default: the host of each endpoint [GRPC_ETCD_SERVER_NAME]."},
+    ),
     (
         ("--config",),
         {
             "type": _FILE,
             "envvar": "GRPC_ETCD_OPERATOR_CONFIG",
-            "help": "The operator's settings file, for what nothing else says [GRPC_ETCD_OPERATOR_CONFIG].",
+            "help": "Settings file of the operator; options and variables take precedence over it "
+            "[GRPC_ETCD_OPERATOR_CONFIG].",
         },
     ),
-    (("--registry",), {"help": "One of the registries in that file; default is `default`."}),
+    (("--registry",), {"help": "Name of a registry in that file. Default: `default`."}),
 )
 # What the operator's settings file says of a registry, and how it is called here.
 OPERATORS_KEYS = {
@@ -76,7 +80,7 @@ def _before_the_command(context: click.Context, parameter: click.Parameter, valu
     return value if is_typed or not before else before
 
 
-_OUTPUT: dict[str, Any] = {"type": click.Choice(OUTPUTS), "help": "How to print: table (the default), json or yaml."}
+_OUTPUT: dict[str, Any] = {"type": click.Choice(OUTPUTS), "help": "Output format. Default: table."}
 output_option = click.option(
     "-o",
     "--output",
