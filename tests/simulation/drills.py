@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 SOON_SECONDS = 15.0  # within which keys are right after a short fault of etcd; it is asked again each second
+BLIND_SECONDS = 20.0  # more than until a replica knows that it sees nothing
+STEADY_SECONDS = 50.0  # more than what a Pod's readiness may be older than a deletion of its key (checks.py)
+TAKEOVER_SECONDS = 60.0  # far more than until a replica leads that sees nothing: others come first
 CUT_OFF_SECONDS = 100.0  # far more than until a leader resigns and another has done its work
 # Longer than the leases' time to live: without a renewal in all that time they have run out.
 RENEWAL_SECONDS = 420.0
@@ -57,6 +60,25 @@ class Drills:
         self._world.pod_vanishes()
         await asyncio.sleep(CUT_OFF_SECONDS)
         leader.kube_wire.heal()
+
+    async def drill_takes_over_blind(self) -> None:
+        """Let nobody be left but one that sees nothing of Kubernetes, and has missed a part of what was done."""
+        leader = self._find_leader()
+        blind = next((each for each in self._world.replicas if each is not leader and each.is_running), None)
+        if leader is None or blind is None:
+            return
+        for _ in range(2):  # which it knows, and not that they become ready
+            self._add_pod(seconds=BLIND_SECONDS + 5.0)
+        await asyncio.sleep(2.0)
+        self._world.chance.choice([blind.kube_wire.silence, blind.kube_wire.refuse])()
+        await asyncio.sleep(BLIND_SECONDS)
+        self._world.pod_vanishes()
+        await asyncio.sleep(STEADY_SECONDS)
+        await leader.kill()
+        await asyncio.sleep(TAKEOVER_SECONDS)
+        blind.kube_wire.heal()
+        await asyncio.sleep(SOON_SECONDS)
+        leader.start()
 
     async def drill_stranger_is_first(self) -> None:
         """Let a process register itself at a Pod's address just before that is ready; the leader hears of it late."""

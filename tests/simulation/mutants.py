@@ -42,6 +42,7 @@ MUTANTS = (
         "            self.is_lost = True\n            self.relist()\n",
         "            pass\n",
     ),
+    Mutant("writes-blind", " and election.may_write and ", " and "),
     Mutant("silence-is-not-ended", "    stream.relist()\n", "    del stream\n"),
     # The one at the end of a transaction is no proof: the flush key that is due then wakes as well.
     Mutant(
