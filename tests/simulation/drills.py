@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from grpc_etcd_operator.core.leases import lease_id
 from testbed.models.api_server import PODS, SERVICES
 from testbed.models.etcd_server import renews_all
+from tests.simulation.checks import SLIPS, SPARE_REGISTRY, UNKNOWN_PORT
 from tests.simulation.players import NAMESPACE, Pod, Replica
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ TAKEOVER_SECONDS = 60.0  # far more than until a replica leads that sees nothing
 CUT_OFF_SECONDS = 100.0  # far more than until a leader resigns and another has done its work
 # Longer than the leases' time to live: without a renewal in all that time they have run out.
 RENEWAL_SECONDS = 420.0
+OVERDUE_SECONDS = 45.0  # after which the synced key is gone, had something been waiting all the while
+BLIND_SECONDS = 250.0  # longer than the synced key may lie
+OTHER_PREFIX = b"/microservices/"  # of the layout of kratos
+BESIDE = "beside"
+FEWEST_KEYS = 3  # with which some may go and some stay
+LONG_SECONDS = 60.0  # for longer than a reader may go by what has been
+RESIGN_SECONDS = 20.0  # more than it takes a standby to lead where the leader cannot any more
 APART_SECONDS = 20.0  # between two renewals that fail: what is tried again at once succeeds
 
 
@@ -39,11 +47,13 @@ class Drills:
 
     def _add_pod(self, *, seconds: float) -> Pod | None:
         """Let a Pod come for a service that is switched on."""
-        services = [item for item in self._world.api.all(SERVICES) if item["spec"].get("enable", True)]
-        if not services:
+        if not (name := self._choose_service()):
             return None
-        name = self._world.chance.choice(services)["metadata"]["name"]
         return self._world.kubelet.add(name, seconds=seconds)
+
+    def _choose_service(self) -> str:
+        services = [item for item in self._world.services if item["spec"].get("enable", True)]
+        return str(self._world.chance.choice(services)["metadata"]["name"]) if services else ""
 
     def _find_leader(self) -> Replica | None:
         name = self._world.checks.leader
@@ -119,3 +129,161 @@ class Drills:
         self._world.etcd.fails_renewal = fails
         await asyncio.sleep(RENEWAL_SECONDS)
         self._world.etcd.fails_renewal = renews_all
+
+    async def drill_write_is_needed_no_longer(self) -> None:
+        """Let the write of a policy fail until it is not wished any more; nothing else shows that etcd is well."""
+        if not (name := self._choose_service()):
+            return
+        update, policy = self._world.api.update, {"policy": {"timeout": "1s"}}
+        self._world.etcd.space.is_full = True
+        update(SERVICES, NAMESPACE, name, lambda item: item["spec"].update(policy))
+        await asyncio.sleep(3.0)
+        update(SERVICES, NAMESPACE, name, lambda item: item["spec"].pop("policy", None))
+        await asyncio.sleep(2.0)
+        self._world.etcd.space.is_full = False
+
+    async def drill_nobody_has_seen_all(self) -> None:
+        """Restart both replicas where Kubernetes lets them list nothing, and let Pods go and come meanwhile."""
+        for replica in self._world.replicas:
+            await replica.end()
+            for resource in (PODS, SERVICES):
+                self._world.api.forbid(replica.name, "list", resource)
+        self._world.pod_vanishes()
+        self._add_pod(seconds=1.0)
+        for replica in self._world.replicas:
+            replica.start()
+        await asyncio.sleep(BLIND_SECONDS)
+        self._world.api.forbidden.clear()
+
+    async def drill_leader_loses_while_it_writes(self) -> None:
+        """Let the one replica that there is lose the lead between the lease of a Pod and the Pod's keys."""
+        if not (leader := self._find_leader()):
+            return
+        for replica in self._world.replicas:
+            if replica is not leader:
+                await replica.end()
+        leader.etcd_wire.fastest = leader.etcd_wire.slowest = 0.5
+        self._add_pod(seconds=2.0)
+        await asyncio.sleep(2.0 + self._world.chance.uniform(0.0, 1.0))
+        self._world.checks.revoke_leader()
+        await asyncio.sleep(5.0)
+        leader.etcd_wire.heal()
+
+    async def drill_slip_beside(self) -> None:
+        """Let a GrpcService with a slip in it select the gated Pods of another."""
+        if not (name := self._choose_service()) or self._world.api.find(SERVICES, NAMESPACE, BESIDE):
+            return
+        self._world.create_service(BESIDE, {"selector": {"matchLabels": {"app": name}}, "port": UNKNOWN_PORT})
+        self._world.kubelet.add(name, is_gated=True, seconds=self._world.chance.choice([0.0, 2.0]))
+        await asyncio.sleep(SOON_SECONDS)
+        self._world.checks.demand_gates(f"with a slip in another GrpcService for {SOON_SECONDS:g} s", BESIDE)
+        self._world.api.delete(SERVICES, NAMESPACE, BESIDE)
+
+    async def drill_prefix_is_refused(self) -> None:
+        """Let an owner ask for a layout whose prefix etcd refuses; all else goes on."""
+        if not (name := self._choose_service()) or not self._world.asks_for_users:
+            return
+        layouts = {"layouts": ["jupiter", "kratos"]}
+        self._world.api.update(SERVICES, NAMESPACE, name, lambda item: item["spec"].update(layouts))
+        self._add_pod(seconds=1.0)
+        await asyncio.sleep(OVERDUE_SECONDS)
+        when = f"{OVERDUE_SECONDS:g} s after one GrpcService was refused a prefix"
+        self._world.checks.demand_keys(when)
+        self._world.checks.demand_synced(when)
+
+    async def drill_write_is_refused(self) -> None:
+        """Let etcd refuse to write what may be read, just when several Pods turn ready together."""
+        if not (name := self._choose_service()) or not self._world.asks_for_users:
+            return
+        self._world.grant_reading(OTHER_PREFIX)
+        layouts = {"layouts": ["jupiter", "kratos"]}
+        self._world.api.update(SERVICES, NAMESPACE, name, lambda item: item["spec"].update(layouts))
+        for _ in range(6):
+            self._add_pod(seconds=1.0)
+        await asyncio.sleep(OVERDUE_SECONDS)
+        self._world.checks.demand_keys(f"{OVERDUE_SECONDS:g} s after etcd refused one GrpcService's writes")
+        self._world.revoke_reading(OTHER_PREFIX)
+
+    async def drill_slip_in_use(self) -> None:
+        """Let an owner make all slips in a service with ready Pods, and the operator be restarted meanwhile."""
+        if not (name := self._choose_service()):
+            return
+        for slip in SLIPS:
+            self._world.api.update(SERVICES, NAMESPACE, name, lambda item, slip=slip: item["spec"].update(slip))  # type: ignore[misc]  # mypy sees no default
+            await asyncio.sleep(self._world.chance.choice([1.0, 10.0]))
+        await self._world.operator_is_restarted()
+        await asyncio.sleep(SOON_SECONDS)
+
+    async def drill_tenant_attacks(self) -> None:
+        """Let the hostile tenant try one thing after the other while all is well."""
+        for _ in range(6):
+            self._world.tenant.tenant_attacks()
+            await asyncio.sleep(self._world.chance.choice([0.5, 3.0]))
+
+    async def drill_leads_apart(self) -> None:
+        """Cut the leader off from the second registry, so that the other replica leads that one from then on."""
+        if not (leader := self._find_leader()) or not (wire := leader.etcd_wires.get(SPARE_REGISTRY)):
+            return
+        wire.refuse()
+        await asyncio.sleep(RESIGN_SECONDS)
+        wire.heal()
+        self._world.kubelet.add("beta", is_gated=True)
+
+    async def drill_keys_go_unseen(self) -> None:
+        """Let the reader be cut off as the synced key goes, and keys be deleted before it comes back."""
+        self._world.reader.wire.refuse()
+        await self._let_nobody_vouch(self._lose_unseen)
+        self._world.reader.wire.heal()
+
+    async def drill_keys_go_by_and_by(self) -> None:
+        """Let keys go where nobody vouches for that, one long before the others."""
+        await self._let_nobody_vouch(self._lose_by_and_by)
+
+    async def drill_keys_go_with_their_history(self) -> None:
+        """Let etcd lose its data where nobody leads, and one server register itself again."""
+        await self._let_nobody_vouch(self._lose_history)
+
+    async def _let_nobody_vouch(self, lose: Callable[[dict[bytes, bytes]], Awaitable[None]]) -> None:
+        """End all replicas and let keys go: a reader keeps what it knows, whichever way they went."""
+        name = self._choose_service()
+        keys = self._world.keys_of(name)
+        if len(keys) < FEWEST_KEYS:
+            return
+        for replica in self._world.replicas:
+            await replica.end()
+        self._world.excuse()
+        await lose(keys)
+        await asyncio.sleep(LONG_SECONDS)
+        for replica in self._world.replicas:
+            replica.start()
+
+    async def _lose_unseen(self, keys: dict[bytes, bytes]) -> None:
+        for key in keys:
+            self._world.etcd.delete(key)
+        await asyncio.sleep(1.0)
+        self._world.reader.wire.heal()
+
+    async def _lose_by_and_by(self, keys: dict[bytes, bytes]) -> None:
+        first, second, *_ = keys
+        self._world.etcd.delete(first)
+        self._world.etcd.delete(second)
+        await asyncio.sleep(1.0)
+        self._world.etcd.put(second, keys[second])
+        await asyncio.sleep(LONG_SECONDS)
+        self._world.excuse()
+        for key in keys:
+            self._world.etcd.delete(key)
+
+    async def _lose_history(self, keys: dict[bytes, bytes]) -> None:
+        self._world.etcd_loses_all()
+        await asyncio.sleep(3.0)
+        first, *_ = keys
+        self._world.etcd.put(first, keys[first])
+        await asyncio.sleep(3.0)
+        self._world.etcd.delete(first)  # else it would be the server's own, and no replica would write it
+
+    async def drill_leaves_the_scope(self) -> None:
+        """Let a Pod lose the label by which the operator finds it, and get it back soon."""
+        await self._world.pod_leaves_the_scope()
+        await asyncio.sleep(SOON_SECONDS)
+        self._world.checks.demand_keys(f"{SOON_SECONDS:g} s after a Pod's label was put back")

@@ -5,7 +5,7 @@ out, and then all its tasks are cancelled, as if the process were gone.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -61,13 +61,20 @@ class ModelConnection(Connection):
 class Replica:
     """One replica of the operator, in a Pod of its own."""
 
-    def __init__(self, name: str, api: ApiServerModel, etcd: EtcdModel, settings: Callable[[str], Settings]) -> None:
-        self.name, self._api, self._etcd, self._settings = name, api, etcd, settings
+    def __init__(
+        self,
+        name: str,
+        api: ApiServerModel,
+        etcds: Mapping[str, EtcdModel],
+        settings: Callable[[str], Settings],
+    ) -> None:
+        """Take the model of each registry by its name in the settings."""
+        self.name, self._api, self._etcds, self._settings = name, api, etcds, settings
         self.operator: app.Operator | None = None
         self.failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
-        self.kube_wire, self.etcd_wire = self._make_wires()
+        self.kube_wire, self.etcd_wires = self._make_wires()
 
     def __repr__(self) -> str:
         return f"<Replica {self.name}>"
@@ -82,8 +89,19 @@ class Replica:
         """Give what /readyz says."""
         return self.operator.readiness_fault() if self.operator else "starting"
 
-    def _make_wires(self) -> tuple[Wire, Wire]:
-        return Wire(self._api.wire, name=f"{self.name}-kube"), Wire(self._etcd.wire, name=self.name)
+    @property
+    def etcd_wire(self) -> Wire:
+        """Give its way to the first registry."""
+        return self.etcd_wires["default"]
+
+    def heal_wires(self) -> None:
+        """Let it reach everything again."""
+        for wire in (self.kube_wire, *self.etcd_wires.values()):
+            wire.heal()
+
+    def _make_wires(self) -> tuple[Wire, dict[str, Wire]]:
+        etcds = {name: Wire(etcd.wire, name=self.name) for name, etcd in self._etcds.items()}
+        return Wire(self._api.wire, name=f"{self.name}-kube"), etcds
 
     def start(self) -> None:
         """Start its process."""
@@ -101,9 +119,9 @@ class Replica:
 
     async def kill(self) -> None:
         """End it as SIGKILL does."""
-        self.kube_wire.remove()
-        self.etcd_wire.remove()
-        self.kube_wire, self.etcd_wire = self._make_wires()
+        for wire in (self.kube_wire, *self.etcd_wires.values()):
+            wire.remove()
+        self.kube_wire, self.etcd_wires = self._make_wires()
         await self._see_ended(is_cancelled=True)
 
     async def _see_ended(self, *, is_cancelled: bool) -> None:
@@ -133,7 +151,8 @@ class Replica:
             await client.close()
 
     def _open_registry(self, registry: RegistrySettings) -> Etcd:
-        return open_etcd(self._etcd, self.etcd_wire, user=registry.user, password="operator")  # noqa: S106  a model's
+        reach = self._etcds[registry.name], self.etcd_wires[registry.name]
+        return open_etcd(*reach, user=registry.user, password="operator")  # noqa: S106  a model's
 
 
 @dataclass(eq=False)
@@ -144,7 +163,9 @@ class Pod:
     app: str
     ip: str
     is_gated: bool
+    namespace: str = NAMESPACE
     is_ready: bool = False
+    is_given_up: bool = False  # its node has died, as far as anybody knows
     is_terminating: bool = False
     gate: str = ""
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
@@ -165,17 +186,25 @@ class Kubelet:
         number = self._numbers + 1
         return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
-    def add(self, app_name: str, *, is_gated: bool = False, ip: str = "", seconds: float = 1.0) -> Pod:
+    def add(
+        self,
+        app_name: str,
+        *,
+        is_gated: bool = False,
+        ip: str = "",
+        seconds: float = 1.0,
+        namespace: str = NAMESPACE,
+    ) -> Pod:
         """Let a Pod come, which turns ready after a while."""
         address = ip or self.next_ip
         self._numbers += 1
-        pod = Pod(f"{app_name}-{self._numbers}", app_name, address, is_gated)
+        pod = Pod(f"{app_name}-{self._numbers}", app_name, address, is_gated, namespace)
         container = {"name": "main", "ports": [{"name": "grpc", "containerPort": 9000}]}
         spec: Object = {"nodeName": "node-1", "containers": [container]}
         if is_gated:
             spec["readinessGates"] = [{"conditionType": GATE}]
         labels = {"app": app_name, SCOPE_LABEL: ""}
-        metadata = {"name": pod.name, "namespace": NAMESPACE, "labels": labels}
+        metadata = {"name": pod.name, "namespace": namespace, "labels": labels}
         self._api.create(PODS, {"metadata": metadata, "spec": spec, "status": {"phase": "Pending", "conditions": []}})
         self.pods[pod.name] = pod
         self.turn(pod, seconds, is_ready=True)
@@ -197,8 +226,23 @@ class Kubelet:
         """Let it be gone, as by a forced deletion."""
         for timer in pod.timers:
             timer.cancel()
-        if self.pods.pop(pod.name, None) and self._api.find(PODS, NAMESPACE, pod.name):
-            self._api.delete(PODS, NAMESPACE, pod.name)
+        if self.pods.pop(pod.name, None) and self._api.find(PODS, pod.namespace, pod.name):
+            self._api.delete(PODS, pod.namespace, pod.name)
+
+    def give_up(self, pod: Pod, seconds: float) -> None:
+        """Let its node die as others see it, for a while: Ready turns to False, without a reason, and nothing else."""
+        pod.is_given_up = True
+        self._change(pod, lambda item: _set(item["status"]["conditions"], "Ready", is_true=False))
+        self._later(pod, seconds, partial(self._return, pod))
+
+    def label(self, pod: Pod, *, is_in_scope: bool) -> None:
+        """Put the label on or off by which the operator finds it."""
+
+        def change(item: Object) -> None:
+            labels = {"app": pod.app, **({SCOPE_LABEL: ""} if is_in_scope else {})}
+            item["metadata"]["labels"] = labels
+
+        self._change(pod, change)
 
     def take(self, change: Change) -> None:
         """Obey readiness gates: take what has happened to Pods."""
@@ -215,7 +259,7 @@ class Kubelet:
         held = {item["metadata"]["name"]: item for item in self._api.all(PODS)}
         for name, item in held.items():
             if name not in self.pods:
-                self._api.delete(PODS, NAMESPACE, item["metadata"]["name"])
+                self._api.delete(PODS, item["metadata"]["namespace"], item["metadata"]["name"])
         for name, pod in list(self.pods.items()):
             if name not in held:
                 for timer in pod.timers:
@@ -235,30 +279,38 @@ class Kubelet:
         pod.is_ready = is_ready
         self._report(pod)
 
+    def _return(self, pod: Pod) -> None:
+        pod.is_given_up = False
+        self._report(pod)
+
     def _report(self, pod: Pod) -> None:
+        if pod.is_given_up:
+            return
         is_ready = pod.is_ready and (pod.gate == "True" or not pod.is_gated)
 
         def change(item: Object) -> None:
             status = item["status"]
             status |= {"phase": "Running", "podIP": pod.ip}
             _set(status["conditions"], "ContainersReady", is_true=pod.is_ready)
-            _set(status["conditions"], "Ready", is_true=is_ready)
+            reason = "ReadinessGatesNotReady" if pod.is_ready else "ContainersNotReady"
+            _set(status["conditions"], "Ready", is_true=is_ready, reason="" if is_ready else reason)
 
         self._change(pod, change)
 
     def _change(self, pod: Pod, change: Callable[[Object], None]) -> None:
-        if self._api.find(PODS, NAMESPACE, pod.name):
-            self._api.update(PODS, NAMESPACE, pod.name, change)
+        if self._api.find(PODS, pod.namespace, pod.name):
+            self._api.update(PODS, pod.namespace, pod.name, change)
 
 
 def _condition(item: Object, kind: str) -> str:
     return next((str(each["status"]) for each in item["status"]["conditions"] if each["type"] == kind), "")
 
 
-def _set(conditions: list[Object], kind: str, *, is_true: bool) -> None:
+def _set(conditions: list[Object], kind: str, *, is_true: bool, reason: str = "") -> None:
     known = next((each for each in conditions if each["type"] == kind), None)
     if known is None:
         known = {"type": kind, "status": ""}
         conditions.append(known)
     if known["status"] != str(is_true):
         known |= {"status": str(is_true), "lastTransitionTime": timestamp()}
+    known["reason"] = reason

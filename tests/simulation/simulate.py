@@ -6,14 +6,16 @@ says. What went wrong is raised with the timeline.
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation.checks import Checks
+from tests.simulation.scenarios import Round, Scenario, Step
 from tests.simulation.timeline import Timeline
 from tests.simulation.virtual_time import VirtualLoop, run, virtual_time
 from tests.simulation.world import World
@@ -22,14 +24,19 @@ SETTLE_SECONDS = 300.0  # within which all must be well once it is healed
 LOOK_SECONDS = 1.0
 GLANCE_SECONDS = 7.0  # arbitrary: dear
 SLOW_SECONDS = 30.0  # after so long the timeline says what is still missing
+CALM = 0.2  # the share of rounds after which there is some quiet. Arbitrary
 CALM_SECONDS = 400.0  # of quiet after a round, now and then: what must stay as it is
 BEGIN_SECONDS = 30.0
-DRILLS = 0.25  # the share of rounds that begin with one. Arbitrary
+DRILLS = 0.5  # the share of rounds that begin with one. Arbitrary
 processor_seconds = time.process_time
 
 
 class SimulationError(AssertionError):
-    """Something is wrong that must never be, or does not become right."""
+    """Something is wrong that must never be, or does not become right; `scenario` is what happened until then."""
+
+    def __init__(self, text: str, seed: int = 0, scenario: Scenario = ()) -> None:
+        super().__init__(text)
+        self.seed, self.scenario = seed, scenario
 
 
 @dataclass
@@ -41,6 +48,8 @@ class Outcome:
     processor_seconds: float = 0.0
     longest_settling: float = 0.0
     happened: Counter[str] = field(default_factory=Counter)
+    seconds_with: Counter[str] = field(default_factory=Counter)  # of the rounds in which something happened
+    rounds: list[Round] = field(default_factory=list)
 
     @property
     def speed(self) -> float:
@@ -48,9 +57,7 @@ class Outcome:
         return self.hours * 3600 / max(self.processor_seconds, 1e-9)
 
 
-def simulate(
-    seed: int, hours: float, scenario: Sequence[Sequence[str]] | None = None, *, checks: type[Checks] = Checks
-) -> Outcome:
+def simulate(seed: int, hours: float, scenario: Scenario | None = None, *, checks: type[Checks] = Checks) -> Outcome:
     """Simulate some hours, or the rounds of a scenario; raise SimulationError with the timeline when it fails."""
     outcome, began = Outcome(seed), processor_seconds()
     with virtual_time(seed) as clock:
@@ -59,7 +66,8 @@ def simulate(
             try:
                 run(Simulation(seed, timeline, outcome, checks).run(hours, scenario), clock)
             except Exception as error:
-                raise SimulationError(f"seed {seed}: {error}\n{timeline.tell()}") from error
+                text = f"seed {seed}: {error}\n{timeline.tell()}"
+                raise SimulationError(text, seed, tuple(outcome.rounds)) from error
             finally:
                 outcome.hours = clock.elapsed / 3600
     outcome.processor_seconds = processor_seconds() - began
@@ -86,8 +94,9 @@ class Simulation:
 
     def __init__(self, seed: int, timeline: Timeline, outcome: Outcome, checks: type[Checks]) -> None:
         self._seed, self._timeline, self._outcome, self._checks = seed, timeline, outcome, checks
+        self._chance = random.Random(f"rounds {seed}")
 
-    async def run(self, hours: float, scenario: Sequence[Sequence[str]] | None) -> None:
+    async def run(self, hours: float, scenario: Scenario | None) -> None:
         """Run until the hours are over, or the scenario."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
@@ -109,26 +118,31 @@ class Simulation:
     async def _look(world: World) -> None:
         while True:
             await asyncio.sleep(GLANCE_SECONDS)
-            world.checks.look()
-            world.checks.look_at_keys(can_be_kept=world.can_be_kept)
+            world.look()
 
-    def _draw(self, world: World) -> list[str]:
-        names = world.likely
-        drawn = [world.chance.choice(names) for _ in range(world.chance.randrange(1, 9))]
-        if world.chance.random() < DRILLS:
-            drawn.insert(0, world.chance.choice(list(world.drills.events)))
-        return drawn
+    def _draw(self, world: World) -> Round:
+        chance, names, number = self._chance, world.likely, len(self._outcome.rounds) + 1
+        drawn = [chance.choice(names) for _ in range(chance.randrange(1, 9))]
+        if chance.random() < DRILLS:
+            drawn.insert(0, chance.choice(list(world.drills.events)))
+        return tuple(Step(number, index, name) for index, name in enumerate(drawn, 1))
 
-    async def _round(self, world: World, names: Sequence[str]) -> None:
-        for name in names:
-            await world.happen(name)
+    async def _round(self, world: World, steps: Round) -> None:
+        began = asyncio.get_running_loop().time()
+        self._outcome.rounds.append(steps)
+        for step in steps:
+            world.chance.seed(f"{self._seed} {step.round}.{step.number}")
+            await world.happen(step.name)
             await asyncio.sleep(world.chance.choice([0.0, 0.01, 0.3, 2.0, 10.0, 40.0]))
             self._judge(world)
         world.heal()
         await self._settle(world)
-        if world.chance.random() < 0.2:
+        for name in {step.name for step in steps}:
+            self._outcome.seconds_with[name] += round(asyncio.get_running_loop().time() - began)
+        world.chance.seed(f"{self._seed} {steps[0].round}")
+        if world.chance.random() < CALM:
             await asyncio.sleep(CALM_SECONDS)
-            if left := world.checks.unsettled():
+            if left := world.unsettled():
                 raise SimulationError(f"nothing has happened, and all is not well any more: {left}")
         self._judge(world)
 
@@ -150,13 +164,13 @@ class Simulation:
         unready: dict[str, Any] = {
             f"{each.name} is unready": each.readiness for each in world.replicas if each.readiness
         }
-        return world.checks.unsettled() or unready
+        return world.unsettled() or unready
 
     def _judge(self, world: World) -> None:
         """Raise when something has happened that must never happen."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        faults = [*world.checks.faults, *self._timeline.unexpected]
+        faults = [*world.faults, *self._timeline.unexpected]
         faults += [f"{each.name} has ended: {each.failure!r}" for each in world.replicas if each.failure]
         faults += [f"nobody caught {context}" for context in loop.faults if context.get("exception")]
         if faults:

@@ -7,18 +7,21 @@ undoes what is not meant to last.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from grpc_etcd.etcd import Event as KeyEvent
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.settings import RegistrySettings, Settings
-from testbed.models.api_server import PODS, SERVICES, ApiServerModel, Object
+from testbed.models.api_server import PODS, SERVICES, ApiServerModel, Object, timestamp
 from testbed.models.etcd_server import EtcdModel
 from testbed.models.wires import Way, Wire
-from tests.e2e.model.oracle import SCOPE_LABEL
-from tests.simulation.checks import Checks
+from tests.e2e.model.oracle import EVIL, GATE, SCOPE_LABEL, condition
+from tests.simulation.checks import DEFAULT_REGISTRY, SLIPS, SPARE_REGISTRY, Checks
 from tests.simulation.drills import Drills
 from tests.simulation.players import NAMESPACE, Kubelet, Pod, Replica
+from tests.simulation.readers import History, ServiceReader
+from tests.simulation.tenant import ALLOWED, Tenant
 from tests.simulation.timeline import Timeline
 from tests.simulation.virtual_time import VirtualLoop
 
@@ -26,23 +29,27 @@ SERVICE_NAMES = ("alpha", "beta", "gamma")
 MOST_PODS = 20
 CLUSTER = "simulated"
 REPLICAS = ("one", "two")
-OPERATOR = "operator"
+OPERATOR, READER = "operator", "reader"
 STRANGER = b"{}"  # the value of a key that nobody of ours has put
 LEASE_SECONDS = 300.0  # the operator's default
 RIGHTS = (b"/jupiter/", b"/grpc-etcd/")
+SPARES = 0.3  # the share of worlds with a second registry. Arbitrary
+REGISTRIES = {"beta": [DEFAULT_REGISTRY, SPARE_REGISTRY], "gamma": [SPARE_REGISTRY]}
 Event = Callable[[], Awaitable[None] | None]
 
 
-def make_settings(name: str, *, pod_watch: str, user: str = "", leader_ttl_seconds: int = 5) -> Settings:
+def make_settings(name: str, *, pod_watch: str, user: str = "", has_spare: bool = False) -> Settings:
     """Return the settings of a replica."""
-    registry = RegistrySettings(name="default", endpoints=("etcd:2379",), user=user)
+    first = RegistrySettings(name=DEFAULT_REGISTRY, endpoints=("etcd:2379",), user=user)
+    second = RegistrySettings(name=SPARE_REGISTRY, endpoints=("spare:2379",))
     return Settings(
-        registries=(registry,),
+        registries=(first, second) if has_spare else (first,),
         cluster_id=CLUSTER,
         pod_selector=SCOPE_LABEL,
         pod_watch=pod_watch,
+        allowed_prefixes=(ALLOWED,),
         identity=name,
-        leader_ttl_seconds=leader_ttl_seconds,
+        leader_ttl_seconds=5,
     )
 
 
@@ -53,53 +60,116 @@ class World:
         self.chance = random.Random(f"world {seed}")
         self.timeline = timeline
         self.api, self.etcd = ApiServerModel(), EtcdModel()
+        self.spare = EtcdModel(SPARE_REGISTRY) if self.chance.random() < SPARES else None
         self.kubelet = Kubelet(self.api)
         self.checks = checks(self.api, self.etcd, timeline)
+        self.tenant = Tenant(self)
         self._watched_by = self.chance.choice(["direct", "kopf"])
         self.likely = self._draw_likely()
         self.drills = Drills(self, CLUSTER)
         self.happened: Counter[str] = Counter()
-        self.replicas = [Replica(name, self.api, self.etcd, self._settings) for name in REPLICAS]
+        etcds = {DEFAULT_REGISTRY: self.etcd, **({SPARE_REGISTRY: self.spare} if self.spare else {})}
+        self.replicas = [Replica(name, self.api, etcds, self._settings) for name in REPLICAS]
         self._backups: dict[str, Any] = {}
+        self._faults: list[str] = []
         self.api.on_change = self._take
-        self.etcd.on_change = self.checks.take
+        self.etcd.on_change = self._take_events
+        self._checked = [(self.etcd, self.checks)]
+        self._history = History(self.etcd)
+        if self.spare:
+            others = checks(self.api, self.spare, timeline, SPARE_REGISTRY)
+            self.spare.on_change = others.take
+            self._checked.append((self.spare, others))
         self._user = self.chance.choice(["", OPERATOR])
         if self._user:
             self.etcd.add_user(OPERATOR, OPERATOR, RIGHTS)
+            self.etcd.add_user(READER, READER, RIGHTS, write=False)
             self.etcd.enable_auth("root")
+        reader = READER if self._user else ""
+        seen = (self._history, timeline, self._note_fault)
+        self.reader = ServiceReader(READER, self.etcd, SERVICE_NAMES, *seen, reader)
         timeline.note(
             "world", f"Pods are watched by {self._watched_by}, etcd asks {self._user or 'nobody'} for a password"
         )
 
     def _settings(self, name: str) -> Settings:
-        return make_settings(name, pod_watch=self._watched_by, user=self._user)
+        return make_settings(name, pod_watch=self._watched_by, user=self._user, has_spare=self.spare is not None)
+
+    def _take_events(self, events: Sequence[KeyEvent]) -> None:
+        self._history.take(events)
+        self._history.look(SERVICE_NAMES)
+        self.checks.take(events)
+
+    def _note_fault(self, text: str) -> None:
+        self.timeline.note("FAULT", text)
+        self._faults.append(text)
 
     def _take(self, change: Any) -> None:
         self.kubelet.take(change)
-        self.checks.take_change(change)
+        for _, checks in self._checked:
+            checks.take_change(change)
+
+    @property
+    def faults(self) -> list[str]:
+        """Say what has been that must never be."""
+        return [*self._faults, *(fault for _, checks in self._checked for fault in checks.faults)]
+
+    def unsettled(self) -> dict[str, Any]:
+        """Say what is not yet as it ought to be."""
+        found = self.checks.unsettled()
+        others = {
+            f"{etcd.name}: {what}": each
+            for etcd, checks in self._checked[1:]
+            for what, each in checks.unsettled().items()
+        }
+        return found | others | self.reader.unsettled()
+
+    def keys_of(self, name: str) -> dict[bytes, bytes]:
+        """Give the endpoints of a service in the first registry."""
+        start = f"/jupiter/{name}/providers/grpc://".encode()
+        records = self.etcd.space.range(start, start[:-1] + b"0").records
+        return {each.key: each.value for each in records if each.key not in self.checks.strangers}
+
+    def excuse(self) -> None:
+        """Take it that keys may be missing for a while, and nobody of ours is to blame."""
+        for _, checks in self._checked:
+            checks.excuse()
+
+    def look(self) -> None:
+        """Look whether each registry is as it ought to be; to be called every few seconds."""
+        self._history.look(SERVICE_NAMES)
+        self.reader.look()
+        for etcd, checks in self._checked:
+            checks.look()
+            checks.look_at_keys(can_be_kept=self._can_be_kept_in(etcd))
 
     # -- how it begins and ends -----------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Let there be some services, Pods and both replicas."""
+        self.tenant.begin()
         for name in SERVICE_NAMES[:2]:
-            self._create_service(name)
+            self.create_service(name)
             for number in range(3):
                 self.kubelet.add(name, is_gated=number == 0)
         self.register_stranger("10.99.0.1")
         for replica in self.replicas:
             replica.start()
+        self.reader.start()
 
     async def end(self) -> None:
-        """End the replicas; nothing may be left of them."""
+        """End the replicas and the reader; nothing may be left of them."""
+        await self.reader.end()
         for replica in self.replicas:
             await replica.end()
 
     @property
     def events(self) -> dict[str, Event]:
         """Everything that may happen, by name."""
-        areas = ("pod_", "service_", "operator_", "etcd_", "api_", "network_", "clock_", "stranger_")
-        return {name: getattr(self, name) for name in sorted(dir(self)) if name.startswith(areas)}
+        spare = ("spare_",) if self.spare else ()
+        areas = (*spare, "pod_", "service_", "operator_", "etcd_", "api_", "network_", "clock_", "stranger_", "reader_")
+        mine = {name: getattr(self, name) for name in sorted(dir(self)) if name.startswith(areas)}
+        return mine | self.tenant.events
 
     def _draw_likely(self) -> list[str]:
         """Draw what may happen here: few kinds of events that meet often find more than many that seldom do."""
@@ -107,20 +177,44 @@ class World:
         drawn = self.chance.sample(names, self.chance.choice([5, 10, 20, len(names)]))
         return sorted([*drawn, "pod_comes", "pod_flaps"])
 
-    @property
-    def can_be_kept(self) -> bool:
+    def _can_be_kept_in(self, etcd: EtcdModel) -> bool:
         """Say whether a replica is well and reaches all, whatever has become of the other: so all must be kept true."""
-        servers = self.api.wire.is_well and not self.api.overload and self.etcd.wire.is_well and self.etcd.has_quorum
+        servers = (
+            self.api.wire.is_well and not self.api.overload and all(self._is_well(each) for each, _ in self._checked)
+        )
         rights = not (self.api.forbidden or self.api.strangers) and self._has_rights and self.api.is_crd_served
-        wires = [(each.kube_wire, each.etcd_wire) for each in self.replicas]
-        is_slow = any(not wire.is_well and wire.way is Way.OPEN for pair in wires for wire in pair)
-        well = [each for each in self.replicas if each.is_running and each.kube_wire.is_well and each.etcd_wire.is_well]
-        return servers and rights and not self.etcd.space.is_full and bool(well) and not is_slow
+        del etcd
+        wires = [(each.kube_wire, *each.etcd_wires.values()) for each in self.replicas]
+        is_slow = any(not wire.is_well and wire.way is Way.OPEN for some in wires for wire in some)
+        well = [
+            each
+            for each, some in zip(self.replicas, wires, strict=True)
+            if each.is_running and all(wire.is_well for wire in some)
+        ]
+        return servers and rights and bool(well) and not is_slow
+
+    @staticmethod
+    def _is_well(etcd: EtcdModel) -> bool:
+        return etcd.wire.is_well and etcd.has_quorum and not etcd.space.is_full
 
     @property
     def _has_rights(self) -> bool:
         user = self.etcd.users.get(OPERATOR)
         return user is None or len(user.writable) == len(user.readable) == len(RIGHTS)
+
+    @property
+    def asks_for_users(self) -> bool:
+        """Say whether etcd knows the operator as a user."""
+        return OPERATOR in self.etcd.users
+
+    def grant_reading(self, prefix: bytes) -> None:
+        """Let the operator read below a prefix, and not write."""
+        self.etcd.grant(OPERATOR, prefix, write=False)
+
+    def revoke_reading(self, prefix: bytes) -> None:
+        """Take that back."""
+        if self.asks_for_users:  # etcd may have lost its data
+            self.etcd.withdraw(OPERATOR, prefix)
 
     async def happen(self, name: str) -> None:
         """Let something happen."""
@@ -134,6 +228,12 @@ class World:
         """Let everything be well again."""
         self.timeline.note("world", "all is healed")
         self._end_strangers()
+        self.tenant.heal()
+        self.reader.wire.heal()
+        for service in self.services:
+            self.api.update(SERVICES, NAMESPACE, service["metadata"]["name"], self._mend)
+        if self.spare:
+            self.spare.wire.heal()
         self.etcd.space.is_full = False
         if OPERATOR in self.etcd.users:
             self.etcd.users[OPERATOR].readable.clear()
@@ -147,15 +247,14 @@ class World:
         self.api.overload = 0
         self.api.forbidden.clear()
         for replica in self.replicas:
-            replica.kube_wire.heal()
-            replica.etcd_wire.heal()
+            replica.heal_wires()
             if not replica.is_running:
                 replica.start()
 
     # -- Pods -----------------------------------------------------------------------------------------------------
 
     def _any(self) -> Pod | None:
-        pods = [pod for pod in self.kubelet.pods.values() if not pod.is_terminating]
+        pods = [pod for pod in self.kubelet.pods.values() if not pod.is_terminating and pod.namespace == NAMESPACE]
         return self.chance.choice(pods) if pods else None
 
     def pod_comes(self) -> None:
@@ -186,6 +285,22 @@ class World:
         if pod := self._any():
             self.kubelet.vanish(pod)
 
+    def pod_loses_its_node(self) -> None:
+        """Let one be given up that has been ready: times are in whole seconds, so not in its first one."""
+        pod = self._any()
+        item = self.api.find(PODS, NAMESPACE, pod.name) if pod else None
+        if pod is None or item is None or condition(item, "Ready") != "True":
+            return
+        times = [each["lastTransitionTime"] for each in item["status"]["conditions"]]
+        if max(times) < timestamp() and (not pod.is_gated or condition(item, GATE) == "True"):
+            self.kubelet.give_up(pod, self.chance.choice([20.0, 300.0]))
+
+    async def pod_leaves_the_scope(self) -> None:
+        if pod := self._any():
+            self.kubelet.label(pod, is_in_scope=False)
+            await asyncio.sleep(self.chance.choice([0.001, 3.0, 30.0]))
+            self.kubelet.label(pod, is_in_scope=True)
+
     def pods_swap_addresses(self) -> None:
         first, second = self._any(), self._any()
         if first and second and first is not second:
@@ -196,13 +311,28 @@ class World:
 
     # -- owners ---------------------------------------------------------------------------------------------------
 
-    def _create_service(self, name: str, **spec: Any) -> None:
-        metadata = {"name": name, "namespace": NAMESPACE}
-        wanted = {"selector": {"matchLabels": {"app": name}}, **spec}
+    @property
+    def services(self) -> list[Object]:
+        """Give all GrpcServices but the hostile tenant's."""
+        return [item for item in self.api.all(SERVICES) if item["metadata"]["namespace"] != EVIL]
+
+    def create_service(self, name: str, spec: Object | None = None, namespace: str = NAMESPACE) -> None:
+        """Create a GrpcService that selects the Pods of its name, if nothing else is said."""
+        metadata = {"name": name, "namespace": namespace}
+        wanted = {"selector": {"matchLabels": {"app": name}}, "registries": self._registries_of(name), **(spec or {})}
         self.api.create(SERVICES, {"metadata": metadata, "spec": wanted})
 
+    def _registries_of(self, name: str) -> list[str]:
+        return REGISTRIES.get(name, [DEFAULT_REGISTRY]) if self.spare else [DEFAULT_REGISTRY]
+
+    def _mend(self, item: Object) -> None:
+        """Take slips out of a GrpcService."""
+        for field in ("port", "prefix", "policy"):
+            item["spec"].pop(field, None)
+        item["spec"] |= {"registries": self._registries_of(item["metadata"]["name"]), "layouts": ["jupiter"]}
+
     def _change_service(self, change: Callable[[Object], None]) -> None:
-        names = [item["metadata"]["name"] for item in self.api.all(SERVICES)]
+        names = [item["metadata"]["name"] for item in self.services]
         if names:
             self.api.update(SERVICES, NAMESPACE, self.chance.choice(names), lambda item: change(item["spec"]))
 
@@ -213,13 +343,13 @@ class World:
         if self.api.find(SERVICES, NAMESPACE, name):
             self.api.delete(SERVICES, NAMESPACE, name)
         else:
-            self._create_service(name)
+            self.create_service(name)
 
     def service_is_replaced(self) -> None:
         name = self.chance.choice(SERVICE_NAMES)
         if self.api.find(SERVICES, NAMESPACE, name):
             self.api.delete(SERVICES, NAMESPACE, name)
-            self._create_service(name)
+            self.create_service(name)
 
     def service_changes_weight(self) -> None:
         weight = self.chance.randrange(1, 200)
@@ -227,6 +357,10 @@ class World:
 
     def service_is_switched(self) -> None:
         self._change_service(lambda spec: spec.update(enable=not spec.get("enable", True)))
+
+    def service_has_a_slip(self) -> None:
+        slip = self.chance.choice(SLIPS)
+        self._change_service(lambda spec: spec.update(slip))
 
     def register_stranger(self, ip: str, name: str = SERVICE_NAMES[0]) -> None:
         """Let a process of nobody's register itself."""
@@ -311,9 +445,7 @@ class World:
         self.chance.choice([replica.kube_wire, replica.etcd_wire]).stream_delay = self.chance.choice([1.0, 5.0, 20.0])
 
     def network_is_well(self) -> None:
-        replica = self._replica()
-        replica.kube_wire.heal()
-        replica.etcd_wire.heal()
+        self._replica().heal_wires()
 
     # -- etcd -----------------------------------------------------------------------------------------------------
 
@@ -333,8 +465,9 @@ class World:
         self.etcd.regain_quorum()
 
     def etcd_loses_all(self) -> None:
-        self.checks.excuse()
+        self.excuse()
         self.etcd.wipe()
+        self._history.begin_anew()
         self._find_strangers()
 
     def etcd_is_backed_up(self) -> None:
@@ -342,8 +475,9 @@ class World:
 
     def etcd_is_restored(self) -> None:
         if backup := self._backups.get("etcd"):
-            self.checks.excuse()
+            self.excuse()
             self.etcd.restore(backup)
+            self._history.begin_anew()
             self._find_strangers()
 
     def etcd_is_compacted(self) -> None:
@@ -364,15 +498,43 @@ class World:
         if pod := self._any():
             item = self.api.find(PODS, NAMESPACE, pod.name)
             assert item
-            self.checks.excuse()
+            self.excuse()
             self.etcd.revoke(lease_id(CLUSTER, item["metadata"]["uid"]))
 
     def etcd_loses_a_key(self) -> None:
         records = self.etcd.space.range(b"/jupiter/", b"/jupiter0").records
         keys = [record.key for record in records if record.key not in self.checks.strangers]
         if keys:
-            self.checks.excuse()
+            self.excuse()
             self.etcd.delete(self.chance.choice(keys))
+
+    # -- a client -------------------------------------------------------------------------------------------------
+
+    def reader_is_cut_off(self) -> None:
+        self._break(self.reader.wire)
+
+    def reader_is_told_late(self) -> None:
+        self.reader.wire.stream_delay = self.chance.choice([1.0, 5.0, 20.0])
+
+    async def reader_is_restarted(self) -> None:
+        await self.reader.end()
+        self.reader.start()
+
+    # -- the second registry --------------------------------------------------------------------------------------
+
+    async def spare_restarts(self) -> None:
+        assert self.spare
+        self.spare.stop()
+        await asyncio.sleep(self.chance.choice([0.1, 5.0, 30.0, 90.0]))
+        self.spare.start()
+
+    def spare_loses_all(self) -> None:
+        assert self.spare
+        self.excuse()
+        self.spare.wipe()
+
+    def spare_is_cut_off(self) -> None:
+        self._break(self._replica().etcd_wires[SPARE_REGISTRY])
 
     # -- Kubernetes -----------------------------------------------------------------------------------------------
 
@@ -397,13 +559,13 @@ class World:
 
     async def api_loses_the_crd(self) -> None:
         """Take the CRD away; an admin brings it back, and with it what there was."""
-        self.checks.excuse()
-        held = [(item["metadata"]["name"], item["spec"]) for item in self.api.all(SERVICES)]
+        self.excuse()
+        held = [(item["metadata"], item["spec"]) for item in self.api.all(SERVICES)]
         self.api.delete_crd()
         await asyncio.sleep(self.chance.choice([0.5, 20.0]))
         self.api.create_crd()
-        for name, spec in held:
-            self._create_service(name, **spec)
+        for metadata, spec in held:
+            self.create_service(metadata["name"], spec, metadata["namespace"])
 
     def api_takes_a_right(self) -> None:
         replica = self._replica()
@@ -416,6 +578,6 @@ class World:
 
     def api_is_restored(self) -> None:
         if backup := self._backups.get("api"):
-            self.checks.excuse()
+            self.excuse()
             self.api.restore(backup)
             self.kubelet.reconcile()

@@ -5,6 +5,7 @@ from typing import Any
 
 Object = dict[str, Any]
 SCOPE_LABEL = "in-scope"
+GATE = "grpc-etcd.dev/registered"
 EVIL = "evil"
 
 
@@ -17,7 +18,7 @@ def condition(item: Object, kind: str) -> str:
 def reason_of(item: Object, kind: str) -> str:
     """Give the reason of a condition of an object; empty where it has none."""
     conditions = item.get("status", {}).get("conditions", ())
-    return next((str(each["reason"]) for each in conditions if each["type"] == kind), "")
+    return next((str(each.get("reason", "")) for each in conditions if each["type"] == kind), "")
 
 
 def is_serving(pod: Object) -> bool:
@@ -25,7 +26,13 @@ def is_serving(pod: Object) -> bool:
     status = pod["status"]
     ready = condition(pod, "ContainersReady" if pod["spec"].get("readinessGates") else "Ready") == "True"
     running = status.get("phase") == "Running" and bool(status.get("podIP"))
-    return ready and running and is_in_scope(pod)
+    return ready and running and is_in_scope(pod) and not is_given_up(pod)
+
+
+def is_given_up(pod: Object) -> bool:
+    """Say whether a gated Pod's node has died: whoever finds that turns Ready to False, and gives no reason."""
+    unready = condition(pod, "Ready") == "False" and not reason_of(pod, "Ready")
+    return unready and condition(pod, GATE) == "True"
 
 
 def is_in_scope(pod: Object) -> bool:
