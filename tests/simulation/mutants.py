@@ -39,7 +39,7 @@ MUTANTS = (
     Mutant("leads-blind", "BLIND_SECONDS = 9.0", "BLIND_SECONDS = 9e9"),
     Mutant(
         "goes-on-after-blindness",
-        "            self.is_lost = True\n            self.relist()\n",
+        "            self.begin_with_list()\n",
         "            pass\n",
     ),
     Mutant("silence-is-not-ended", "    stream.relist()\n", "    del stream\n"),

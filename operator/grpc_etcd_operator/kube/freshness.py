@@ -6,7 +6,7 @@ more; then the process is of no use and liveness fails. Refused and failed reque
 is away will come back. That a watch was opened proves nothing, only bytes of a list or of a watch's events do.
 
 A watch that goes on after blindness would report what was long ago, state after state, and whoever acts on each takes
-keys of Pods that have long been ready again. So a stream that was not seen for so long is *lost*: its watch ends at
+keys of Pods that have long been ready again. So a stream that was not seen for long is *lost*: its watch ends at
 once, begins with a list, and nothing but that makes it seen again. So is one that could not be opened for so long,
 though lists and probes were answered.
 """
@@ -25,7 +25,8 @@ DEAF_SECONDS = 180.0  # bookmarks come once a minute
 SILENT_SECONDS = 100.0  # a watch that is silent for longer than SILENCE_SECONDS has been listed again by then
 SILENCE_SECONDS = 90.0  # bookmarks come once a minute, and half a minute is enough for the slowest of them
 GAP_SECONDS = 30.0
-BLIND_SECONDS = 9.0  # a probe's interval and its time-out, and a second for a busy process
+BLIND_SECONDS = 9.0  # a probe's interval, and an answer that comes late
+LOST_SECONDS = 13.0  # a probe's interval and its time-out, a look, and a second for a busy process
 REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 LIST, WATCH = "list", "watch"  # verbs of a role
 _PATH = re.compile(r"(?:/namespaces/([^/]+))?/(pods|grpcservices)$")
@@ -237,10 +238,10 @@ class Freshness:
         return seconds if seconds > self._blind_seconds else 0.0
 
     def lose_unseen(self) -> None:
-        """End the watches that were not seen for as long as makes blind."""
+        """End the watches that were not seen for so long that no probe can have been answered."""
         now = time.monotonic()
         for stream in self._streams.values():
-            if now - stream.seen_at > self._blind_seconds:
+            if now - stream.seen_at > LOST_SECONDS:
                 stream.lose()
 
     def unreadable(self, resource: str = "") -> Mapping[str, str]:
