@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from http import HTTPStatus
 from types import SimpleNamespace
 
 import pytest
 
-from grpc_etcd_operator.kube.client import Client
+from grpc_etcd_operator.kube.client import ApiError, Client
 from grpc_etcd_operator.kube.freshness import Freshness, Stream
 from grpc_etcd_operator.kube.probing import Prober
 from grpc_etcd_operator.registry.election import RESIGN_SECONDS
@@ -18,11 +19,13 @@ MINUTES = 10
 class Late(Client):
     """An API server that takes so many seconds for each answer; its watches have nothing to report."""
 
-    def __init__(self, answer_seconds: float) -> None:
-        self.answer_seconds = answer_seconds
+    def __init__(self, answer_seconds: float, refusal: HTTPStatus | None) -> None:
+        self.answer_seconds, self.refusal = answer_seconds, refusal
 
     async def probe(self, resource: str, namespace: str) -> str:  # noqa: ARG002
         await asyncio.sleep(self.answer_seconds)
+        if self.refusal:
+            raise ApiError(self.refusal, "refused")
         return "7"
 
 
@@ -40,11 +43,11 @@ def make_open(stream: Stream) -> list[float]:
     return ends
 
 
-async def follow(answer_seconds: float) -> tuple[list[float], float]:
+async def follow(answer_seconds: float, refusal: HTTPStatus | None = None) -> tuple[list[float], float]:
     """Return when the watch was ended, and for how long at most nothing was seen."""
     freshness = Freshness(lambda _, __: None, [("pods", "")])
     ends = make_open(freshness.stream("pods", ""))
-    probing = asyncio.create_task(Prober(Late(answer_seconds), freshness, silence_seconds=3600.0).run())
+    probing = asyncio.create_task(Prober(Late(answer_seconds, refusal), freshness, silence_seconds=3600.0).run())
     longest, until = 0.0, time.monotonic() + MINUTES * 60
     while time.monotonic() < until:
         await asyncio.sleep(0.1)
@@ -67,4 +70,17 @@ def test_a_watch_of_an_api_server_that_does_not_answer_is_ended_once() -> None:
         began = time.monotonic()
         ends, longest = run(follow(9e9), clock)
         assert [RESIGN_SECONDS < at - began < RESIGN_SECONDS + 2 for at in ends] == [True]
+    assert longest > RESIGN_SECONDS
+
+
+def test_a_watch_goes_on_though_the_api_server_takes_no_further_requests() -> None:
+    with virtual_time(1) as clock:
+        ends, longest = run(follow(0.1, HTTPStatus.TOO_MANY_REQUESTS), clock)
+    assert not ends
+    assert longest < RESIGN_SECONDS
+
+
+def test_what_may_not_be_read_is_not_seen() -> None:
+    with virtual_time(1) as clock:
+        _, longest = run(follow(0.1, HTTPStatus.FORBIDDEN), clock)
     assert longest > RESIGN_SECONDS

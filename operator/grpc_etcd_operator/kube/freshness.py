@@ -71,9 +71,13 @@ class Stream:
 
     def note_seen(self, verb: str = LIST) -> None:
         """Record that the API server has answered, and allows this: who may watch may list, and not the reverse."""
+        self.note_answer()
+        self.note_allowed(verb)
+
+    def note_answer(self) -> None:
+        """Record that the API server has answered, whatever it allows; of what was lost that says nothing."""
         if not self.is_lost:
             self.seen_at = time.monotonic()
-        self.note_allowed(verb)
 
     def lose(self) -> None:
         """End a watch that was open once: it was not seen for too long to go on where it was."""

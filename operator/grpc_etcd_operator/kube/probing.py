@@ -60,6 +60,8 @@ class Prober:
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 stream.find()  # the CRD is away, and the API server says so
+            elif error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                stream.note_answer()  # it has much to do, and the watches that are open go on
             elif error.status in REFUSALS:
                 stream.note_fault(str(error))
         except (aiohttp.ClientError, TimeoutError):
