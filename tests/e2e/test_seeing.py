@@ -220,7 +220,7 @@ def test_what_was_long_ago_takes_no_key_of_a_pod_that_is_ready_again(scene: Scen
         scene.registry.wait_addresses(*(pod.address for pod in pods))
         before = created(scene)
         getattr(proxy, fault)()
-        wait_until(lambda: replica.metric("grpc_etcd_operator_kubernetes_unavailable_seconds") > 11, "it is blind")
+        wait_until(lambda: replica.metric("grpc_etcd_operator_kubernetes_unavailable_seconds") > 15, "it is lost")
         for pod in pods:
             scene.kubelet.unready(pod)
         for pod in pods:

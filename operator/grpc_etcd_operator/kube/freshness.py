@@ -6,7 +6,7 @@ more; then the process is of no use and liveness fails. Refused and failed reque
 is away will come back. That a watch was opened proves nothing, only bytes of a list or of a watch's events do.
 
 A watch that goes on after blindness would report what was long ago, state after state, and whoever acts on each takes
-keys of Pods that have long been ready again. So a stream that was not seen for so long is *lost*: its watch ends at
+keys of Pods that have long been ready again. So a stream that was not seen for long is *lost*: its watch ends at
 once, begins with a list, and nothing but that makes it seen again. So is one that could not be opened for so long,
 though lists and probes were answered.
 """
@@ -25,7 +25,8 @@ DEAF_SECONDS = 180.0  # bookmarks come once a minute
 SILENT_SECONDS = 100.0  # a watch that is silent for longer than SILENCE_SECONDS has been listed again by then
 SILENCE_SECONDS = 90.0  # bookmarks come once a minute, and half a minute is enough for the slowest of them
 GAP_SECONDS = 30.0
-BLIND_SECONDS = 9.0  # a probe's interval and its time-out, and a second for a busy process
+BLIND_SECONDS = 9.0  # a probe's interval, and an answer that comes late
+LOST_SECONDS = 13.0  # a probe's interval and its time-out, a look, and a second for a busy process
 REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 LIST, WATCH = "list", "watch"  # verbs of a role
 _PATH = re.compile(r"(?:/namespaces/([^/]+))?/(pods|grpcservices)$")
@@ -70,9 +71,13 @@ class Stream:
 
     def note_seen(self, verb: str = LIST) -> None:
         """Record that the API server has answered, and allows this: who may watch may list, and not the reverse."""
+        self.note_answer()
+        self.note_allowed(verb)
+
+    def note_answer(self) -> None:
+        """Record that the API server has answered, whatever it allows; of what was lost that says nothing."""
         if not self.is_lost:
             self.seen_at = time.monotonic()
-        self.note_allowed(verb)
 
     def lose(self) -> None:
         """End a watch that was open once: it was not seen for too long to go on where it was."""
@@ -237,13 +242,14 @@ class Freshness:
         return seconds if seconds > self._blind_seconds else 0.0
 
     def lose_unseen(self, slept_seconds: float = 0.0) -> None:
-        """End the watches that were not seen for as long as makes blind; all, if this process itself stood still.
+        """End the watches that were not seen for so long that no probe can have been answered.
 
-        What was missed meanwhile may have come already, unread, so that they look as if they were seen just now.
+        All, if this process itself stood still for so long: what was missed meanwhile may have come already, unread, so
+        that they look as if they were seen just now.
         """
         now = time.monotonic()
         for stream in self._streams.values():
-            if max(now - stream.seen_at, slept_seconds) > self._blind_seconds:
+            if max(now - stream.seen_at, slept_seconds) > LOST_SECONDS:
                 stream.lose()
 
     def is_behind(self) -> bool:

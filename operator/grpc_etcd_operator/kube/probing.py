@@ -20,8 +20,8 @@ from grpc_etcd_operator.kube.freshness import REFUSALS, SILENCE_SECONDS, SILENT_
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 PROBE_SECONDS = 5.0  # how long nothing may be received until it is asked
-AGAIN_SECONDS = 2.0  # until it is asked again when there was no answer
-ANSWER_SECONDS = 3.0
+AGAIN_SECONDS = 3.0  # until it is asked again when there was no answer
+ANSWER_SECONDS = 6.0  # an API server with much to do answers late, while its watches go on
 
 
 class Prober:
@@ -43,12 +43,14 @@ class Prober:
             self._freshness.lose_unseen(time.monotonic() - began)
 
     async def _probe_all(self) -> None:
-        while True:
-            streams = self._freshness.streams
-            await asyncio.gather(*(self._probe(each) for each in streams if _is_due(each)))
-            for stream in streams:
-                self._end_silence(stream)
-            await asyncio.sleep(LOOK_SECONDS)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                streams = self._freshness.streams
+                for stream in filter(_is_due, streams):
+                    group.create_task(self._probe(stream))  # nothing else waits for an answer that comes late
+                for stream in streams:
+                    self._end_silence(stream)
+                await asyncio.sleep(LOOK_SECONDS)
 
     async def _probe(self, stream: Stream) -> None:
         stream.asked_at = time.monotonic()
@@ -59,6 +61,8 @@ class Prober:
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 stream.find()  # the CRD is away, and the API server says so
+            elif error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                stream.note_answer()  # it has much to do, and the watches that are open go on
             elif error.status in REFUSALS:
                 stream.note_fault(str(error))
         except (aiohttp.ClientError, TimeoutError):

@@ -351,7 +351,7 @@ class Election:
 
     async def _lead(self) -> None:
         """Look whether this replica is still the one to lead."""
-        if self.awaits_sight and not self._outlook.is_behind():
+        if self.awaits_sight and not self._is_behind():
             self.awaits_sight = False
             self._on_change()
         if self._has_run_out():
@@ -421,6 +421,9 @@ class Election:
     def _is_blind(self) -> bool:
         return self._outlook.blind_seconds() > 0
 
+    def _is_behind(self) -> bool:
+        return self._is_blind() or self._outlook.is_behind()
+
     def _may_campaign(self) -> bool:
         if not self.is_listed or time.monotonic() < self._not_before or self.is_foreign or not self._outlook.is_turn():
             return False
@@ -460,7 +463,7 @@ class Election:
     def _win(self, revision: int) -> None:
         self.revision, self._silent_until = revision, -math.inf
         self.number += 1
-        self.awaits_sight = self._outlook.is_behind()
+        self.awaits_sight = self._is_behind()
         self.error = None
         self._reported.clear()
         log.info(

@@ -4,7 +4,7 @@ import time
 from types import SimpleNamespace
 
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES
-from grpc_etcd_operator.kube.freshness import BLIND_SECONDS, WATCH, Freshness, Stream
+from grpc_etcd_operator.kube.freshness import BLIND_SECONDS, LOST_SECONDS, WATCH, Freshness, Stream
 
 GAP_SECONDS = 30.0
 REFUSED = "pods may not be read (403 Forbidden)"
@@ -97,7 +97,7 @@ def test_a_watch_that_was_not_seen_for_long_ends_and_is_seen_again_only_after_a_
     pods, ends = make_open(freshness, PODS)
     services, other_ends = make_open(freshness, SERVICES)
     note_event(services)
-    note_event(pods, seconds_ago=BLIND_SECONDS + 1)
+    note_event(pods, seconds_ago=LOST_SECONDS + 1)
     freshness.lose_unseen()
     freshness.lose_unseen()
     assert (ends, other_ends) == ([PODS], []), "once, and no other"
@@ -110,7 +110,7 @@ def test_a_watch_that_was_not_seen_for_long_ends_and_is_seen_again_only_after_a_
 def test_a_watch_that_was_seen_a_moment_ago_goes_on() -> None:
     freshness = make("shop")
     pods, ends = make_open(freshness, PODS)
-    note_event(pods, seconds_ago=BLIND_SECONDS - 1)
+    note_event(pods, seconds_ago=LOST_SECONDS - 1)
     freshness.lose_unseen()
     assert not ends
 
@@ -119,7 +119,7 @@ def test_who_stood_still_for_long_begins_with_a_list_though_all_that_was_missed_
     freshness = make("shop")
     pods, ends = make_open(freshness, PODS)
     note_event(pods)
-    freshness.lose_unseen(BLIND_SECONDS + 1)
+    freshness.lose_unseen(LOST_SECONDS + 1)
     assert (ends, freshness.is_behind()) == ([PODS], True)
     pods.find()
     assert not freshness.is_behind()
@@ -128,7 +128,7 @@ def test_who_stood_still_for_long_begins_with_a_list_though_all_that_was_missed_
 def test_a_list_that_is_being_read_goes_on_however_long_it_takes() -> None:
     freshness = make("shop")
     pods, ends = make_open(freshness, PODS)
-    note_event(pods, seconds_ago=BLIND_SECONDS + 1)
+    note_event(pods, seconds_ago=LOST_SECONDS + 1)
     pods.is_listed = True
     freshness.lose_unseen()
     assert not ends
