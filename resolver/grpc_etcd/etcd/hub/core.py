@@ -10,11 +10,11 @@ Rule 2: a broken stream resumes each range at its last event's revision + 1. A h
         and for watches that were created at an earlier revision than the answer's. Repeated events are dropped.
 Rule 3: after each opening, a read proves that this is still the history that was followed: the newest record seen must
         be what it was (and where that is a deletion, also the newest one that is still there), and the store's revision
-        not smaller than any that was seen. No reply counts before. Each listing proves the latter too. A deletion that
-        was compacted away is not proven, but where the newest record is still there, all that could be missed are
-        deletions, which are found by listing every range again. Another
+        not smaller than any that was seen. No reply counts before. Each listing proves the latter too. Another
         history is delivered with the next listing, and every range is listed again. (What came and went unseen, in a
         copy that has overtaken the followed revision, cannot be delivered by reading.)
+        A deletion that was compacted away cannot be read. Where the newest record is still there, whatever etcd was
+        restored from held all that is known: every range is listed again, and what is absent then has been deleted.
 Rule 4: a refused, compacted or cancelled watch, or a refused listing, concerns its own range only: it is reported and
         tried again, for ever, while all others go on. A refused token opens the stream again.
 Rule 5: ranges that have fallen behind the store are brought up by asking for progress now and then, so that a quiet one
