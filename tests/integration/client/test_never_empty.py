@@ -123,6 +123,23 @@ def test_changes_behind_a_compaction_are_seen(own_etcd_world: World) -> None:
         follows(channel, [new])
 
 
+def test_an_outage_with_a_compaction_is_not_taken_for_lost_data(own_etcd_world: World) -> None:
+    """Without an operator what an etcd has lost is kept for 40 s."""
+    world = own_etcd_world
+    assert isinstance(world.etcd, Etcd)
+    first, second, last = world.serve(3)
+    with TcpProxy.start(world.server.endpoints) as proxy, grpc_etcd.Registry(proxy.address) as registry:
+        channel = world.channel(registry)
+        follows(channel, [first, second, last])
+        world.delete(first.address)
+        follows(channel, [second, last])
+        proxy.refuse()
+        world.delete(second.address)
+        world.etcd.compact(world.etcd.put(b"/other", b""))
+        proxy.heal()
+        wait_until(lambda: set(answers(channel)) == {last.address}, "no calls to what was deleted", 25)
+
+
 def test_a_client_that_may_read_its_service_alone_does_without_policy_and_mark(own_etcd_world: World) -> None:
     world = own_etcd_world
     server = world.serve(1)[0]

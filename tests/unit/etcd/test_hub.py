@@ -591,6 +591,22 @@ def quick(world: World, seconds: float) -> None:
         world.go_on_to(world.now + 0.09)
 
 
+def test_a_deletion_that_was_compacted_away_is_no_other_history_where_the_newest_record_is_still_there() -> None:
+    world = following(2)
+    world.do_all([("put", 2), ("put", 0), ("put", 1), ("receive", 9), ("delete", 1), ("receive", 9), ("break", 0)])
+    world.do_all([("delete", 2), ("compact", 0)])  # missed
+    check(world)
+    assert world.core.history == 0
+
+
+def test_a_deletion_that_was_compacted_away_proves_nothing_where_the_newest_record_is_another() -> None:
+    world = following(2)
+    world.do_all([("put", 2), ("put", 0), ("put", 1), ("receive", 9), ("delete", 1), ("receive", 9), ("break", 0)])
+    world.do_all([("put", 0), ("compact", 0)])
+    check(world)
+    assert world.core.history == 1
+
+
 def test_a_watch_that_was_compacted_away_keeps_etcd_from_no_answer() -> None:
     world = following(2)
     world.do_all([("put", 0), ("put", 0), ("receive", 9), ("put", 4), ("compact", 0), ("break", 0)])

@@ -13,6 +13,8 @@ Rule 3: after each opening, a read proves that this is still the history that wa
         not smaller than any that was seen. No reply counts before. Each listing proves the latter too. Another
         history is delivered with the next listing, and every range is listed again. (What came and went unseen, in a
         copy that has overtaken the followed revision, cannot be delivered by reading.)
+        A deletion that was compacted away cannot be read. Where the newest record is still there, whatever etcd was
+        restored from held all that is known: every range is listed again, and what is absent then has been deleted.
 Rule 4: a refused, compacted or cancelled watch, or a refused listing, concerns its own range only: it is reported and
         tried again, for ever, while all others go on. A refused token opens the stream again.
 Rule 5: ranges that have fallen behind the store are brought up by asking for progress now and then, so that a quiet one
@@ -408,6 +410,10 @@ class Core:
             case errors.Compacted() if probe.revision and probe.witness and probe.witness.record:
                 # Nobody knows what it was then; unchanged since, it proves as much.
                 self._probe(probe._replace(revision=0))
+            case errors.Compacted() if probe.has_second:
+                self._proofs.rely_on_second()
+                self._go_on_proving()
+                self._take_held(now)
             case errors.Compacted() | errors.FutureRevision() | errors.HistoryChanged():
                 what = f"revision {probe.revision} cannot be read: {error}"
                 self._change_history(errors.HistoryChanged(what), now)
@@ -421,6 +427,8 @@ class Core:
         self._phase = Phase.OPEN
         self._open_failures.forget()
         self._progress.proved(self._pending)
+        if self._proofs.is_partial:
+            self._list_all_again(errors.Compacted("the newest deletion that was seen has been compacted"))
 
     def _take_held(self, now: float) -> None:
         if self._phase is not Phase.OPEN:
@@ -618,13 +626,17 @@ class Core:
         self.history += 1
         self._changes = self._changes + 1 if now - self._changed < CALM_SECONDS else 1
         self._changed = now
+        self._lists.put_off(now + self._pause_seconds(errors.HistoryChanged(""), self._changes))
+        self._list_all_again(error)
+        self._seen = self._cluster = 0
+
+    def _list_all_again(self, error: EtcdError) -> None:
+        """Forget what is known of all ranges, as what the stream says next may not follow on that."""
         if self._phase is not Phase.CLOSED:
             self._hang_up()
         self._ready.clear()
         self._disconnect(error)
-        self._seen = self._cluster = 0
         self._progress.give_up_all()
-        self._lists.put_off(now + self._pause_seconds(errors.HistoryChanged(""), self._changes))
         self._lose(self._watches, error)
         for watch in self._watches:
             watch.forget()

@@ -13,11 +13,15 @@ MOST_PROBES = 8
 
 
 class Probe(NamedTuple):
-    """A read that proves the history: what was seen in a range, and at which revision to look (0: now)."""
+    """A read that proves the history: what was seen in a range, and at which revision to look (0: now).
+
+    `has_second`: a proof follows by the newest record that is still there.
+    """
 
     watch: Watch
     witness: Witness | None
     revision: int
+    has_second: bool = False
 
     @property
     def key(self) -> bytes:
@@ -30,11 +34,15 @@ def make_proofs(watches: Sequence[Watch]) -> Iterator[deque[Probe]]:
     newest = sorted(watches, key=lambda watch: watch.witness.revision if watch.witness else 0, reverse=True)
     if not newest:
         return
-    yield deque(Probe(each, each.witness, each.revision if each.witness else 0) for each in newest[:MOST_PROBES])
+    found: list[Probe] = []
     if newest[0].witness and newest[0].witness.record is None:
         # A key that came and went proves little by being away: the newest that is still there must be what it was.
         found = [Probe(each, each.newest_record, each.revision) for each in watches if each.newest_record]
         found.sort(key=lambda probe: probe.witness.revision if probe.witness else 0, reverse=True)
+    yield deque(
+        Probe(each, each.witness, each.revision if each.witness else 0, bool(found)) for each in newest[:MOST_PROBES]
+    )
+    if found:
         yield deque(found[:MOST_PROBES])
 
 
@@ -43,12 +51,15 @@ class Proofs:
 
     def __init__(self) -> None:
         self._left: deque[deque[Probe]] = deque()
+        self.is_partial = False
+        """What was deleted last is compacted away; the newest that is still there has to do."""
 
     def begin(self, watches: Iterable[Watch]) -> None:
         """Gather what was seen.
 
         What only listings have seen is a proof of its own for each epoch: a later one does not confirm it.
         """
+        self.is_partial = False
         groups: dict[int | None, list[Watch]] = {}
         for watch in watches:
             if watch.next:
@@ -60,6 +71,11 @@ class Proofs:
         while self._left and not self._left[0]:
             self._left.popleft()
         return self._left[0].popleft() if self._left else None
+
+    def rely_on_second(self) -> None:
+        """Leave the newest deletion unproven, and go on with the proof behind it."""
+        self.is_partial = True
+        self.passed()
 
     def passed(self) -> None:
         """Go on with the next proof."""
