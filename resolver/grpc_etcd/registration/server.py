@@ -414,7 +414,7 @@ def choose_drain(drain_seconds: float, stop_seconds: float) -> float:
 
 
 def stop_on_sigterm(server: grpc.Server, grace_seconds: float = GRACE_SECONDS) -> None:
-    """Make SIGTERM and SIGINT stop the server, which ends its `wait_for_termination`. For the main thread only."""
+    """Stop the server on SIGTERM or SIGINT, so that `wait_for_termination` returns. Call it in the main thread."""
     check_stop(server, grace_seconds, is_aio=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _stop_for_certain(server, grace_seconds))
@@ -436,7 +436,7 @@ def _stop_once_started(server: grpc.Server, grace_seconds: float) -> None:
 
 
 def stop_aio_on_sigterm(server: aio.Server, grace_seconds: float = GRACE_SECONDS) -> None:
-    """Do the same for a `grpc.aio.Server`, from inside the main thread's running loop."""
+    """Do the same as `stop_on_sigterm` for a `grpc.aio.Server`; call it in the running loop of the main thread."""
     check_stop(server, grace_seconds, is_aio=True)
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
