@@ -54,7 +54,7 @@ class Code(str):
 
 
 class EtcdError(Exception):
-    """Anything that went wrong with etcd."""
+    """An error of etcd, or of the connection to it."""
 
     remedy: str = "See etcd's log for the reason."
 
