@@ -7,7 +7,7 @@ PODS := $(addprefix tests/e2e/test_,seeing.py faults.py histories.py namespaces.
 QUICK := not faults and not interop and not matrix
 
 .DEFAULT_GOAL := help
-.PHONY: help dev gen check fmt test test-unit test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
+.PHONY: help dev gen lint check fmt test test-unit test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ dev: $(VENV)/.ready ## Make the virtual environment with everything that develop
 gen: dev ## Write all generated files
 	$(RUN) -m testbed.generate
 
-check: dev ## Lint, types, import rules, dependencies, dead code, freshness of generated files, links and lines of the pages, fast tests (under a minute)
+lint: dev ## Lint, types, import rules, dependencies, dead code, freshness of generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,6 +33,8 @@ check: dev ## Lint, types, import rules, dependencies, dead code, freshness of g
 	$(BIN)/deptry testbed bench examples tests --ignore DEP002,DEP004
 	$(BIN)/vulture
 	$(RUN) -m testbed.generate --check
+
+check: lint ## The same, the links and lines of the pages, and the fast tests (under two minutes)
 	$(RUN) -m pytest -q tests/unit tests/docs/test_links.py
 
 fmt: dev ## Format the code

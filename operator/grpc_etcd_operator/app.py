@@ -226,6 +226,7 @@ class Operator:
             self._reconciler,
             self._freshness.is_fresh,
             self._freshness.blind_seconds,
+            self._freshness.is_behind,
             partial(remedy, registry=registry),
             self._reconciler.take_outcome,
             self._controller_changed,

@@ -41,7 +41,7 @@ async def test_what_is_told_of_a_registry_changes_with_the_reason(etcd: EtcdServ
     def note() -> None:
         told.extend(str(controller.complaint) for controller in controllers)
 
-    views = Views(reconciler, lambda: True, lambda: 0.0, lambda _: "", lambda *_: None, note)
+    views = Views(reconciler, lambda: True, lambda: 0.0, lambda: False, lambda _: "", lambda *_: None, note)
     ttls = {"lease_ttl_seconds": 30, "leader_ttl_seconds": 1}
     controller = RegistryController("default", "complaining", client, Candidate("test"), views, Isolation(), **ttls)
     controllers.append(controller)

@@ -1,6 +1,7 @@
 """Liveness by freshness, on real streams: bytes count, silence does not, and who still tries to open one is alive."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -86,6 +87,39 @@ async def test_a_watch_that_begins_after_a_list_is_told_and_one_that_goes_on_is_
             for _ in range(2):
                 async with session.get(url):
                     assert opened == expected
+
+
+async def test_a_watch_that_could_not_be_opened_for_long_begins_with_a_list(server: tuple[Streams, str]) -> None:
+    """Lists and probes were answered all the while, so that it counts as seen."""
+    streams, url = server
+    opened, ends = list[str](), list[bool]()
+    freshness = Freshness(lambda resource, _: opened.append(resource), blind_seconds=LIMIT_SECONDS)
+    stream = freshness.stream("pods", "")
+    stream.relist = lambda: ends.append(stream.is_lost)
+    async with aiohttp.ClientSession(trace_configs=[freshness.trace()]) as session:
+
+        async def ask(address: str) -> None:
+            async with session.get(address):
+                pass
+
+        await ask(url.partition("?")[0])
+        await ask(url)
+        streams.refuse = True
+        await ask(url)
+        streams.refuse = False
+        await ask(url)
+        assert (opened, ends) == (["pods"], []), "that was short"
+        streams.refuse = True
+        await ask(url)
+        began = time.monotonic()
+        await until(lambda: time.monotonic() - began > LIMIT_SECONDS)
+        streams.refuse = False
+        await ask(url)
+        assert (opened, ends) == (["pods"], [True]), "what it reports may be of long ago"
+        await ask(url.partition("?")[0])
+        await ask(url)
+        assert (opened, ends) == (["pods", "pods"], [True])
+        assert not stream.is_lost
 
 
 async def test_a_server_that_refuses_makes_nobody_deaf_but_what_is_known_is_stale(server: tuple[Streams, str]) -> None:

@@ -108,7 +108,7 @@ async def running(etcd: EtcdServer, *fails: str) -> AsyncIterator[Running]:
 
     client = FailingEtcd(etcd.endpoints)
     client.facts = facts
-    views = Views(facts, lambda: True, lambda: 0.0, str, take, lambda: None)
+    views = Views(facts, lambda: True, lambda: 0.0, lambda: False, str, take, lambda: None)
     controller = RegistryController(
         "default", CLUSTER, client, Candidate("test"), views, isolation, lease_ttl_seconds=30, leader_ttl_seconds=60
     )

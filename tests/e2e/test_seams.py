@@ -112,6 +112,7 @@ async def parts(
         reconciler,
         lambda: True,
         lambda: 0.0,
+        lambda: False,
         str,
         reconciler.take_outcome,
         lambda: None,

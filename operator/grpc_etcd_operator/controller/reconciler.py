@@ -309,7 +309,8 @@ class Reconciler:
         return contest
 
     def _may_send(self) -> bool:
-        return 0 < self._term == self._parts.election.term and time.monotonic() >= self.trouble.until
+        election = self._parts.election
+        return 0 < self._term == election.term and election.may_write and time.monotonic() >= self.trouble.until
 
     async def _send_some(self, group: asyncio.TaskGroup) -> bool:
         """Start the next transactions, and wait for a free slot first; return whether there was anything to send."""

@@ -49,6 +49,7 @@ class Views:
     """What a controller asks of the rest of the operator, and whom it notifies.
 
     `is_fresh` says whether Kubernetes' event streams can be trusted, `blind_seconds` for how long it has not been seen,
+    `is_behind` whether what was missed then has not been listed yet,
     `advise` what an admin can do about an error, `is_turn` whether no other registry has to be led first,
     `is_asked_for` whether GrpcServices may name a registry that is not in the settings, `owners` gives all Pods and
     GrpcServices that there are.
@@ -57,6 +58,7 @@ class Views:
     facts: Facts
     is_fresh: Callable[[], bool]
     blind_seconds: Callable[[], float]
+    is_behind: Callable[[], bool]
     advise: Callable[[EtcdError], str]
     on_outcome: Callable[[str, Outcome], None]
     on_change: Callable[[], None]
@@ -92,7 +94,7 @@ class RegistryController:
         self.registry_cache = RegistryCache(cluster)
         self.feed = PrefixWatch(etcd, self._take, lambda prefix, error: isolation.caught("watch", repr(prefix), error))
         asked = (views.is_turn, views.is_asked_for)
-        outlook = Outlook(self._is_able, views.blind_seconds, self._has_records, *asked, self._advise)
+        outlook = Outlook(self._is_able, views.blind_seconds, views.is_behind, self._has_records, *asked, self._advise)
         self.election = Election(etcd, cluster, candidate, leader_ttl_seconds, self._leadership_changed, outlook)
         self.leases = Leases(etcd, lease_ttl_seconds, self._lost_lease)
         self.streams = Streams(self.feed.has)

@@ -16,8 +16,8 @@ class StatusLeader:
         return all(controller.can_report for controller in self._controllers) and self._reports()
 
     def may_grant(self) -> bool:
-        """Let the same replica write claims, which nothing has to be written for before."""
-        return self._reports()
+        """Let the same replica write claims, which nothing has to be written for before; it has to know all others."""
+        return self._reports() and not any(controller.election.awaits_sight for controller in self._controllers)
 
     def down(self) -> Mapping[str, str]:
         """Name the registries that cannot be written, and why."""

@@ -282,8 +282,7 @@ class StatusWriter:
         self._queue.schedule.wrote(service.uid, time.monotonic())
         self._queue.writing[service.uid] = status
         try:
-            where = service.namespace, service.name, service.uid
-            written = await self._client.patch_service_status(*where, status, service.resource_version)
+            written = await self._put_status(service, status)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if await self._is_refused(error, SERVICES, service):
                 self._failed(service, error)
@@ -302,6 +301,16 @@ class StatusWriter:
             self._failed(service, error)
         else:
             self._queue.failures.pop(service.uid, None)
+
+    async def _put_status(self, service: GrpcService, status: dict[str, Any]) -> Mapping[str, Any]:
+        """Write a status to the object that it speaks of, also where others change it faster than a watch reports."""
+        where = service.namespace, service.name, service.uid
+        try:
+            return await self._client.patch_service_status(*where, status, service.resource_version)
+        except ApiError as error:
+            if error.status != HTTPStatus.CONFLICT or await self._client.uid_of(SERVICES, *where[:2]) != service.uid:
+                raise
+            return await self._client.patch_service_status(*where, status)
 
     async def _is_refused(self, error: Exception, resource: str, of: Pod | GrpcService) -> bool:
         """Return whether the API server rejects what was sent for another reason than a conflict."""

@@ -117,6 +117,7 @@ class Watches:
             parse=self._reconciler.read_service,
             # What a list reports counts in any case: others of its kind may have come back with it.
             is_known=lambda kind, uid, version: kind not in (None, "DELETED") and has_service(uid, version),
+            rests=True,
         )
         stream, connection = self._freshness.stream(SERVICES, namespace), self._connection
         prepare, isolation = self._wait_until_served, self._isolation

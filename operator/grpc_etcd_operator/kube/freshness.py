@@ -7,7 +7,8 @@ is away will come back. That a watch was opened proves nothing, only bytes of a 
 
 A watch that goes on after blindness would report what was long ago, state after state, and whoever acts on each takes
 keys of Pods that have long been ready again. So a stream that was not seen for so long is *lost*: its watch ends at
-once, begins with a list, and nothing but that makes it seen again.
+once, begins with a list, and nothing but that makes it seen again. So is one that could not be opened for so long,
+though lists and probes were answered.
 """
 
 import re
@@ -41,7 +42,7 @@ class Stream:
     `seen_at` is when the API server last said anything about it, `last_event_at` when the watch or the list before it
     did, both monotonic seconds. `version` is the highest resourceVersion met, `fault` why it may not be read
     (`fault_at`: since when, `fault_verb`: what is refused). `relist` ends the watch, which then begins with a list;
-    while `is_lost` that list is still to come.
+    while `is_lost` that list is still to come. `is_refused`: a watch was asked for in vain since the last list.
     """
 
     resource: str
@@ -60,6 +61,7 @@ class Stream:
     fault_verb: str = LIST
     relist: Callable[[], None] = _ignore
     is_lost: bool = False
+    is_refused: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -75,8 +77,12 @@ class Stream:
     def lose(self) -> None:
         """End a watch that was open once: it was not seen for too long to go on where it was."""
         if self.response is not None and not (self.is_lost or self.is_listed):
-            self.is_lost = True
-            self.relist()
+            self.begin_with_list()
+
+    def begin_with_list(self) -> None:
+        """End the watch, which then begins with a list."""
+        self.is_lost, self.is_listed = True, False
+        self.relist()
 
     def find(self) -> None:
         """Record that all is known again: a list is complete, or there is nothing that could be listed."""
@@ -169,20 +175,28 @@ class Freshness:
         stream = self._note(params.url)
         if stream is None:
             return
-        verb = WATCH if params.url.query.get("watch") == "true" else LIST
+        verb = _read_verb(params.url)
         if not params.response.ok:
+            stream.is_refused |= verb == WATCH
             _note_refusal(stream, params.response, verb)
             if params.response.status == HTTPStatus.NOT_FOUND:
                 self._on_not_found(stream.resource)
             return
         if verb == LIST:
-            stream.is_listed, stream.last_event_at = True, time.monotonic()
+            stream.is_listed, stream.last_event_at, stream.is_refused = True, time.monotonic(), False
             stream.note_seen()
             return
+        self._opened(stream, params.response)
+
+    def _opened(self, stream: Stream, response: aiohttp.ClientResponse) -> None:
         stream.note_allowed(WATCH)
         stream.look()  # at what came last on the one before
-        stream.response, stream.received_bytes = params.response, 0
-        if stream.is_listed:
+        is_late = time.monotonic() - max(stream.last_event_at, stream.open_at) > self._blind_seconds
+        is_refused, stream.is_refused = stream.is_refused, False
+        stream.response, stream.received_bytes = response, 0
+        if is_late and is_refused:
+            stream.begin_with_list()
+        elif stream.is_listed:
             stream.is_listed = False
             stream.find()
             self._on_opened(stream.resource, stream.namespace)
@@ -190,7 +204,9 @@ class Freshness:
     async def _failed(
         self, _: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestExceptionParams
     ) -> None:
-        self._note(params.url)
+        stream = self._note(params.url)
+        if stream is not None:
+            stream.is_refused |= _read_verb(params.url) == WATCH
 
     def _note(self, url: URL) -> Stream | None:
         found = _PATH.search(url.path)
@@ -220,12 +236,19 @@ class Freshness:
         seconds = time.monotonic() - max(oldest.values(), default=self._started)
         return seconds if seconds > self._blind_seconds else 0.0
 
-    def lose_unseen(self) -> None:
-        """End the watches that were not seen for as long as makes blind."""
+    def lose_unseen(self, slept_seconds: float = 0.0) -> None:
+        """End the watches that were not seen for as long as makes blind; all, if this process itself stood still.
+
+        What was missed meanwhile may have come already, unread, so that they look as if they were seen just now.
+        """
         now = time.monotonic()
         for stream in self._streams.values():
-            if now - stream.seen_at > self._blind_seconds:
+            if max(now - stream.seen_at, slept_seconds) > self._blind_seconds:
                 stream.lose()
+
+    def is_behind(self) -> bool:
+        """Return whether something was missed that may be read, and the list that has it all is not complete."""
+        return any(stream.is_lost and not stream.fault for stream in self._streams.values())
 
     def unreadable(self, resource: str = "") -> Mapping[str, str]:
         """Return the namespaces that may not be read now (empty: all of them), and what the API server said.
@@ -276,6 +299,10 @@ class Freshness:
         """Return whether a watch neither delivers nor is retried any more."""
         latest = [max(stream.attempted_at, stream.last_event_at) for stream in self.streams]
         return time.monotonic() - min(latest, default=self._started) > self._deaf_seconds
+
+
+def _read_verb(url: URL) -> str:
+    return WATCH if url.query.get("watch") == "true" else LIST
 
 
 def _note_refusal(stream: Stream, response: aiohttp.ClientResponse, verb: str) -> None:

@@ -38,8 +38,9 @@ class Prober:
 
     async def _lose_unseen(self) -> None:
         while True:  # on its own: a probe may wait for seconds, and meanwhile all that was missed may come
-            self._freshness.lose_unseen()
+            began = time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)
+            self._freshness.lose_unseen(time.monotonic() - began)
 
     async def _probe_all(self) -> None:
         while True:

@@ -53,7 +53,6 @@ from grpc_etcd_operator.registry.cluster_key import ClusterKey
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
-BLIND_SECONDS = 5.0  # so long may a watch be between two connections; who sees nothing for longer is not able
 # More than it takes a replica to notice that it is blind (kube/freshness.py) and to say so: a standby that is as blind
 # as the leader has said so before.
 RESIGN_SECONDS = 13.0
@@ -73,6 +72,7 @@ class Outlook:
 
     is_able: Callable[[], bool] = lambda: True  # everything is listed, so that leading needs no preparation
     blind_seconds: Callable[[], float] = _see  # for how long Kubernetes has not been seen
+    is_behind: Callable[[], bool] = lambda: False  # what was missed of Kubernetes has not been listed yet
     has_records: Callable[[], bool] = lambda: True  # something in the registry is the cluster id's, or nobody knows
     is_turn: Callable[[], bool] = lambda: True  # nobody is to be waited for
     is_asked_for: Callable[[str], bool] = lambda _name: False  # what is under such a name of this etcd stays
@@ -99,6 +99,7 @@ class Election:
         self._standby_prefix = standby_prefix(cluster)
         self._standby_key = self._standby_prefix + candidate.identity.encode()
         self._outlook = outlook or Outlook()
+        self.awaits_sight = False  # it leads, and has been behind since before: it keeps what others have written
         self._on_change = on_change
         self._leader: Record | None = None
         self.last_leader = b""  # what the key of whoever led last said
@@ -134,6 +135,11 @@ class Election:
     def is_leading(self) -> bool:
         """Return whether this replica believes to be the leader; the fence decides."""
         return self.term != 0
+
+    @property
+    def may_write(self) -> bool:
+        """Return whether this replica leads and what it knows of Kubernetes is not older than what others wrote."""
+        return self.is_leading and not self.awaits_sight
 
     @property
     def is_listed(self) -> bool:
@@ -345,6 +351,9 @@ class Election:
 
     async def _lead(self) -> None:
         """Look whether this replica is still the one to lead."""
+        if self.awaits_sight and not self._outlook.is_behind():
+            self.awaits_sight = False
+            self._on_change()
         if self._has_run_out():
             self._lose()
         elif self._outlook.blind_seconds() > RESIGN_SECONDS and self._others():
@@ -410,7 +419,7 @@ class Election:
         return self._outlook.is_able() and not self._is_blind() and not self.refuses and not self.is_foreign
 
     def _is_blind(self) -> bool:
-        return self._outlook.blind_seconds() > BLIND_SECONDS
+        return self._outlook.blind_seconds() > 0
 
     def _may_campaign(self) -> bool:
         if not self.is_listed or time.monotonic() < self._not_before or self.is_foreign or not self._outlook.is_turn():
@@ -451,6 +460,7 @@ class Election:
     def _win(self, revision: int) -> None:
         self.revision, self._silent_until = revision, -math.inf
         self.number += 1
+        self.awaits_sight = self._outlook.is_behind()
         self.error = None
         self._reported.clear()
         log.info(
@@ -656,7 +666,7 @@ class Election:
 
     def _lose(self) -> None:
         if self.revision:
-            self.revision = 0
+            self.revision, self.awaits_sight = 0, False
             self._vacant_since = time.monotonic()
             log.warning(
                 "Lost leadership",

@@ -29,7 +29,7 @@ from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.connecting import Connection
 from grpc_etcd_operator.kube.freshness import SILENCE_SECONDS, Freshness, Stream
 from grpc_etcd_operator.kube.paging import LIST_SECONDS
-from grpc_etcd_operator.sources.noting import Noting, identify_raw
+from grpc_etcd_operator.sources.noting import Noting, Resting, identify_raw
 from grpc_etcd_operator.sources.source import Receiver
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ class Kind(Generic[T]):
     parse: Callable[[Mapping[str, Any]], T]
     is_known: Callable[[str | None, str, str], bool]
     selector: str = ""
+    rests: bool = False  # its changes may take long, so that a namespace rests after each
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
@@ -159,9 +160,12 @@ class KopfSource(Generic[T]):
         """
         asked, listed, askers = asyncio.Event(), Listed(self._stream, version), Askers()
         self._stream.relist = asked.set
-        note = Noting(self.kind, make_note(self._how, receiver), identify_raw, self._isolation)
+        note = Noting(self.kind, make_note(self._how, self._stream, receiver), identify_raw, self._isolation)
+        resting = Resting(note)
         tasks = await kopf.spawn_tasks(
-            registry=self._make_registry(note, [askers, listed] if version else [askers]),
+            registry=self._make_registry(
+                resting if self._how.rests else note, [askers, listed] if version else [askers]
+            ),
             settings=make_settings(self._how.names, self._how.selector),
             standalone=True,
             # Unused without peering, but else Kopf looks up the user's name, which a container's user does not have.
@@ -182,6 +186,7 @@ class KopfSource(Generic[T]):
                 task.cancel()
             await asyncio.wait(tasks, timeout=5)  # to be cancelled meanwhile is to end: it is not to be swallowed
             askers.cancel()
+            resting.close()
             note.close()
         return asked.is_set()
 
@@ -256,10 +261,12 @@ class Listed:
         return response
 
 
-def make_note(how: Kind[T], receiver: Receiver[T]) -> Callable[[str | None, Mapping[str, Any]], None]:
+def make_note(how: Kind[T], stream: Stream, receiver: Receiver[T]) -> Callable[[str | None, Mapping[str, Any]], None]:
     """Make what takes each event as Kopf has it: what is known is dropped, all else is read and passed on."""
 
     def note(kind: str | None, raw: Mapping[str, Any]) -> None:
+        if kind is not None and stream.is_lost:
+            return  # it may be of long ago, and a list follows
         metadata = raw["metadata"]
         if not how.is_known(kind, metadata["uid"], metadata.get("resourceVersion", "")):
             receiver.note(kind, how.parse(raw))

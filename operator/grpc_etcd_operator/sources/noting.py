@@ -2,9 +2,13 @@
 
 What is unexpected about one object is logged and counted, and its latest event is tried again with a growing pause,
 while all others go on. Nothing is kept of objects that make no trouble.
+
+Nor is a namespace to hold up others. A change of a GrpcService takes as long as it has Pods, and whoever may edit it
+may do so a hundred times a second: so after a change the namespace rests for some times as long as that took.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +17,10 @@ from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.isolation import BACKOFF, Isolation
 
 T = TypeVar("T")
+REST_FACTOR = 4  # a namespace takes a fifth of the time at most. Arbitrary
+SHORT_SECONDS = 0.001  # what is over so soon holds up nobody. Arbitrary
+LONGEST_REST_SECONDS = 5.0  # arbitrary: how long a change may wait for the one before
+AT_ONCE = (None, "DELETED")  # what a list reports, and what nothing long follows at once
 
 
 def identify_pod(pod: PodMessage) -> tuple[str, str]:
@@ -83,3 +91,53 @@ class Noting(Generic[T]):
         """Try nothing again any more."""
         for uid in tuple(self._waiting):
             self._forget(uid)
+
+
+class Resting:
+    """Passes events (kind and object) to `note`, of a namespace that rests later, and of each object the latest."""
+
+    def __init__(self, note: Callable[[str | None, Mapping[str, Any]], None]) -> None:
+        self._note = note
+        self._waiting: dict[str, dict[str, tuple[str | None, Mapping[str, Any]]]] = {}  # by namespaces that rest
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def __call__(self, kind: str | None, raw: Mapping[str, Any]) -> None:
+        """Pass an event on, now or when its namespace has rested."""
+        namespace, uid = str(raw["metadata"].get("namespace", "")), str(raw["metadata"]["uid"])
+        waiting = self._waiting.get(namespace)
+        if kind in AT_ONCE:
+            if waiting:
+                waiting.pop(uid, None)
+            self._note(kind, raw)
+        elif waiting is None:
+            self._pass(namespace, kind, raw)
+        else:
+            waiting[uid] = kind, raw
+
+    @property
+    def namespaces(self) -> frozenset[str]:
+        """Return the namespaces that rest."""
+        return frozenset(self._waiting)
+
+    def _pass(self, namespace: str, kind: str | None, raw: Mapping[str, Any]) -> None:
+        began = time.monotonic()
+        self._note(kind, raw)
+        took = time.monotonic() - began
+        if took > SHORT_SECONDS or namespace in self._waiting:
+            self._waiting.setdefault(namespace, {})
+            rest = min(LONGEST_REST_SECONDS, REST_FACTOR * took)
+            self._timers[namespace] = asyncio.get_running_loop().call_later(rest, self._go_on, namespace)
+
+    def _go_on(self, namespace: str) -> None:
+        waiting = self._waiting[namespace]
+        if waiting:
+            self._pass(namespace, *waiting.pop(next(iter(waiting))))
+        else:
+            del self._waiting[namespace], self._timers[namespace]
+
+    def close(self) -> None:
+        """Pass on nothing more: whoever goes on begins with a list."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._waiting.clear()

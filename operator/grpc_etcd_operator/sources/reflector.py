@@ -102,6 +102,8 @@ class Reflector:
         try:
             async with asyncio.timeout(self._silence_seconds) as self._limit:
                 async for event in self._client.watch_pods(self._stream.namespace, self._selector, self._version):
+                    if not self._version:
+                        return  # it shall begin with a list, and this may be of long ago
                     if event.kind == "BOOKMARK":
                         self._limit.reschedule(loop.time() + self._silence_seconds)
                         self._stream.note_version(event.version)

@@ -13,10 +13,18 @@ def serve(listen: str, registry: Following) -> AdsServer:
     A service is followed once a client requests it. Clients have the address as `server_uri` in their bootstrap; their
     target is `xds:///greeter`, or `xds://etcd/default/greeter` if the bootstrap has the authority `etcd`. With port 0,
     gRPC chooses a free port: see `port`. Neither the server nor its end affects channels of this process or other
-    servers.
+    servers. When the server is started again, its clients keep their endpoints until it has read them from
+    etcd, even during an etcd outage.
     """
     check_gevent()
     resource_cache = ResourceCache()
-    server = AdsServer(listen, resource_cache, on_stop=lambda: registry.leave_resource_cache(resource_cache))
-    registry.serve_on(DEFAULT_REGISTRY, resource_cache)
-    return server
+    registry.serve_on(DEFAULT_REGISTRY, resource_cache)  # first, or clients find no registry
+
+    def leave() -> None:
+        registry.leave_resource_cache(resource_cache)
+
+    try:
+        return AdsServer(listen, resource_cache, spares_earlier=True, on_stop=leave)
+    except BaseException:
+        leave()
+        raise

@@ -40,6 +40,8 @@ _LONGEST_RETRY_SECONDS = 60.0
 _LOOK_SECONDS = 0.001
 _QUIET_SECONDS = 0.01
 _ANSWER_SECONDS = 1.0
+# Why nothing is known of a service, where etcd has not answered: with any other cause it has.
+_UNANSWERED = OUTAGES | {Cause.PENDING}
 _SWEEP_SECONDS = 10.0  # arbitrary: how often followed services are looked at whether anybody still wants them
 
 
@@ -151,7 +153,9 @@ class FollowedService:
             return None
         if view.snapshot is None:
             self._give_reason()
-            return self._turns.note(ServiceResources(self.policy, clusters={}, reason=self.reason.text))
+            is_unanswered = self.reason.cause in _UNANSWERED
+            made = ServiceResources(self.policy, clusters={}, reason=self.reason.text, is_unanswered=is_unanswered)
+            return self._turns.note(made)
         dialables, unusable, pending = _resolve(view.snapshot.endpoints, names)
         self._report(unusable)
         self._fault = ""

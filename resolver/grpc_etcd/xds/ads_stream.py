@@ -15,6 +15,8 @@ Rule 6: resources are written again only when those of their service have been r
 Rule 7: an answer of listeners or clusters waits until the client has accepted or refused the one before, and then holds
         what it wants by now: where it had given up a resource that the first answer holds, and wants it again
         meanwhile, it would take it from the first, and for deleted by a second that has it not.
+Rule 8: where `spares_earlier`, a client that comes back with what it was sent on an earlier stream keeps that until as
+        much is known here: a server that was started again while etcd is away knows less than its clients do.
 """
 
 import re
@@ -36,6 +38,10 @@ _VIRTUAL_HOST = re.compile(r"virtual_hosts\[(\d{1,9})\]")
 
 class Resources(Protocol):
     """What there is to say of one owner; another object means that it may have changed."""
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether the registry has said what there is."""
 
     def answer(self, type_url: str, requested: str, name: ResourceName) -> bytes | None:
         """Write a resource; None: it cannot be known yet."""
@@ -61,8 +67,11 @@ class _Sent(NamedTuple):
 class AdsStream:
     """Not safe for concurrent use; `look_up` gives the present resources of a service."""
 
-    def __init__(self, look_up: Callable[[ServiceName], Resources]) -> None:
+    def __init__(self, look_up: Callable[[ServiceName], Resources], *, spares_earlier: bool = False) -> None:
         self._look_up = look_up
+        self._spares_earlier = spares_earlier
+        # By type: what the client may have of an earlier stream, and is not known here as far as was looked.
+        self._earlier: dict[str, dict[str, ServiceName]] = {type_url: {} for type_url in _ORDER}
         self._wanted: dict[str, dict[str, ResourceName]] = {type_url: {} for type_url in _ORDER}
         self._last_sent: dict[str, dict[str, _Sent]] = {type_url: {} for type_url in _ORDER}
         self._requested: dict[str, frozenset[str]] = dict.fromkeys(_ORDER, frozenset())
@@ -96,8 +105,12 @@ class AdsStream:
         requested = frozenset(request.names)
         if requested == self._requested[request.type_url]:
             return
+        is_first = not self._requested[request.type_url]
         self._requested[request.type_url] = requested
         self._want(request)
+        if self._spares_earlier and is_first and request.version:
+            wanted = self._wanted[request.type_url]
+            self._earlier[request.type_url] = {name: parsed.owner for name, parsed in wanted.items()}
 
     def _leave_away(self, type_url: str, blamed: Mapping[str, ResourceName]) -> None:
         """Write again what the client does not take; endpoints have nothing that could be left away.
@@ -132,6 +145,7 @@ class AdsStream:
         self._last_sent[request.type_url] = {name: each for name, each in last_sent.items() if name in wanted}
         for name in before.keys() - wanted:
             self._refused.pop((request.type_url, name), None)
+            self._earlier[request.type_url].pop(name, None)
         self._due.add(request.type_url)
 
     @property
@@ -156,12 +170,22 @@ class AdsStream:
             else:
                 stale |= dict.fromkeys(name for owner in changed for name in names.get(owner, ()))
         for type_url in _ORDER:
-            if type_url != resources.ASSIGNMENT and type_url in self._unanswered:
+            if type_url != resources.ASSIGNMENT and (type_url in self._unanswered or self._knows_less(type_url)):
                 continue
             for bodies in _parcels(type_url, self._changes(type_url)):
                 self._sent += 1
                 self._unanswered[type_url] = str(self._sent)
                 yield resources.response(self._sent, type_url, str(self._sent), bodies)
+
+    def _knows_less(self, type_url: str) -> bool:
+        """Return whether the client may have a resource of a type that is not known here."""
+        earlier = self._earlier[type_url]
+        while earlier:
+            name, owner = next(iter(earlier.items()))
+            if not self._look_up(owner).is_known:
+                return True
+            del earlier[name]
+        return False
 
     def _changes(self, type_url: str) -> list[bytes]:
         last_sent = self._last_sent[type_url]
@@ -172,6 +196,10 @@ class AdsStream:
             source, before = self._look_up(parsed.owner), last_sent.get(name)
             if before and before.source is source:
                 continue
+            if name in self._earlier[type_url]:
+                if not source.is_known:
+                    continue
+                del self._earlier[type_url][name]
             known = before.body if before else None
             body = self._write(source, type_url, name, parsed)
             last_sent[name] = _Sent(source, known if body is None else body)

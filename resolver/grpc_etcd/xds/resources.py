@@ -196,23 +196,27 @@ def _address(socket: Socket) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryRequest:
-    """What a client says on its stream: the names it wants of one type, or why it refused the last answer."""
+    """What a client says on its stream: the names it wants of one type, or why it refused the last answer.
+
+    `version` is that of the last answer it has taken, maybe on another stream.
+    """
 
     type_url: str
     names: tuple[str, ...] = ()
     nonce: str = ""
     refusal: str = ""
+    version: str = ""
 
 
 # Field numbers of envoy.service.discovery.v3.DiscoveryRequest and of google.rpc.Status.
-_NAMES, _TYPE_URL, _NONCE, _ERROR_DETAIL = 3, 4, 5, 6
+_VERSION, _NAMES, _TYPE_URL, _NONCE, _ERROR_DETAIL = 1, 3, 4, 5, 6
 _STATUS_MESSAGE = 2
 _LONGEST_REFUSAL = 64 << 10  # characters that are looked at; arbitrary: each name is looked for in them
 
 
 def read_request(data: bytes) -> DiscoveryRequest:
     """Read a DiscoveryRequest; raises MalformedMessageError."""
-    found: dict[int, list[bytes]] = {_NAMES: [], _TYPE_URL: [b""], _NONCE: [b""], _ERROR_DETAIL: []}
+    found: dict[int, list[bytes]] = {_VERSION: [b""], _NAMES: [], _TYPE_URL: [b""], _NONCE: [b""], _ERROR_DETAIL: []}
     for field, value in wire.read_fields(data):
         if isinstance(value, bytes) and field in found:
             found[field].append(value)
@@ -221,6 +225,7 @@ def read_request(data: bytes) -> DiscoveryRequest:
         names=tuple(name.decode() for name in found[_NAMES]),
         nonce=found[_NONCE][-1].decode(),
         refusal=_status_message(found[_ERROR_DETAIL][-1]) if found[_ERROR_DETAIL] else "",
+        version=found[_VERSION][-1].decode(),
     )
 
 

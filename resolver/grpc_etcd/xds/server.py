@@ -58,6 +58,7 @@ class AdsServer:
     """A listening ADS server; `address` is a gRPC address such as `unix:/path` or `127.0.0.1:0`.
 
     `threads`: give each stream threads of its own, as must be where grpc does not allow anything better.
+    `spares_earlier`: clients keep what an earlier server has sent them until as much is known here.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class AdsServer:
         resource_cache: SharedCache,
         *,
         threads: bool | None = None,
+        spares_earlier: bool = False,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._resource_cache = resource_cache
+        self._spares_earlier = spares_earlier
         self._on_stop = on_stop
         self._sender = _Sender()
         try:
@@ -107,14 +110,14 @@ class AdsServer:
 
     def _talker(self) -> Callable[..., None]:
         def talk(requests: Any, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            stream = _Stream(self._resource_cache, self._sender)
+            stream = _Stream(self._resource_cache, self._sender, spares_earlier=self._spares_earlier)
             stream.begin(streams.BatchedMessages(requests, context, send, stream))
 
         talk.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio reads it
         return talk
 
     def _talk_in_threads(self, requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
-        stream = _Stream(self._resource_cache, self._sender)
+        stream = _Stream(self._resource_cache, self._sender, spares_earlier=self._spares_earlier)
         messages = streams.ThreadedMessages(requests, stream)
         stream.begin(messages)
         return messages.sent()
@@ -123,10 +126,10 @@ class AdsServer:
 class _Stream:
     """One client. Everything but `wake`, `on_message`, `on_sent` and `on_end` is called by the speaker."""
 
-    def __init__(self, resource_cache: SharedCache, sender: "_Sender") -> None:
+    def __init__(self, resource_cache: SharedCache, sender: "_Sender", *, spares_earlier: bool) -> None:
         self._resource_cache = resource_cache
         self._sender = sender
-        self._state = AdsStream(resource_cache.look_up)
+        self._state = AdsStream(resource_cache.look_up, spares_earlier=spares_earlier)
         self._inbox: deque[bytes] = deque()
         self._messages: streams.Messages | None = None
         self._ended = False

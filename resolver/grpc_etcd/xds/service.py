@@ -8,7 +8,7 @@ any share falls back to all endpoints, because a route must never be the reason 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.xds import resources
@@ -62,7 +62,8 @@ class ServiceResources:
     """One service as xDS sees it. `clusters` of None: the endpoints are unknown, which is not the same as none.
 
     `reason` says in a sentence what is wrong with the service and what to do, for the details of failed calls; empty
-    where all is well. `in_words`: see ResourceName.explain. `turns`: see Turns.
+    where all is well. `in_words`: see ResourceName.explain. `turns`: see Turns. `is_unanswered`: the clusters are empty
+    because etcd is away and has never said anything of the service.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -71,6 +72,12 @@ class ServiceResources:
     reason: str = ""
     in_words: bool = False
     turns: Mapping[Part, int] = field(default_factory=dict)
+    is_unanswered: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether the registry has said what there is."""
+        return self.clusters is not None and not self.is_unanswered
 
     @property
     def parts(self) -> frozenset[Part]:
@@ -163,6 +170,7 @@ class SharedResources:
     """
 
     virtual_hosts: tuple[bytes, ...] = ()
+    is_known: ClassVar[bool] = True
 
     def answer(self, type_url: str, requested: str, name: ResourceName) -> bytes | None:
         """Write the listener, or the cluster of who is not there yet."""

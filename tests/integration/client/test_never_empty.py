@@ -4,13 +4,18 @@ import gc
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 import grpc_etcd
 from grpc_etcd.etcd import Etcd, ops
+from grpc_etcd.layouts.configurators import RouteConfig, encode_configurator
+from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import synced_key
-from testbed.conditions import wait_until
+from grpc_etcd.xds.bootstrap import merge_bootstrap
+from testbed.conditions import free_port, wait_until
 from testbed.greeter import say_hello
 from testbed.proxy import TcpProxy
 
@@ -149,6 +154,40 @@ def test_a_service_is_unknown_not_empty_while_etcd_is_away(own_world: World) -> 
     with pytest.raises(TimeoutError, match="cannot be watched"):
         registry.endpoints(SERVICE, 5)
     assert source(registry) == "unknown"
+
+
+def outside(port: int) -> grpc.Channel:
+    """Make a channel that knows nothing of this package, with an xDS client of its own."""
+    options: list[tuple[str, Any]] = [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config", merge_bootstrap(None, f"127.0.0.1:{port}", "test")),
+    ]
+    return grpc.insecure_channel("xds:///greeter", options)
+
+
+def test_a_stand_alone_server_that_starts_while_etcd_is_away_takes_nothing_from_who_had_it(own_world: World) -> None:
+    """Neither endpoints nor routes; who comes for the first time is told that etcd is away."""
+    world, port = own_world, free_port()
+    blue, green = world.serve(1, group="blue")[0], world.serve(1, group="green")[0]
+    record = encode_configurator("jupiter", SERVICE, RouteConfig(id="1", groups={"blue": 1}))
+    assert isinstance(record, KeyValue)
+    world.etcd.put(record.key, record.value)
+    server = grpc_etcd.serve(f"127.0.0.1:{port}", world.registry())
+    with outside(port) as earlier, outside(port) as new:
+        follows(earlier, [blue])
+        world.store.kill()
+        server.stop()
+        registry = world.registry()
+        server = grpc_etcd.serve(f"127.0.0.1:{port}", registry)
+        wait_until(lambda: SERVICE in registry.stats(), "the client that comes back")
+        with pytest.raises(grpc.RpcError, match="etcd cannot be watched"):
+            say_hello(new)("x", timeout=30)
+        assert set(answers(earlier, 20)) == {blue.address}
+        world.store.restart()
+        world.etcd.put(record.key, record.value.replace(b"blue", b"green"))
+        follows(earlier, [green])
+        follows(new, [green])
+    server.stop()
 
 
 def test_a_cold_start_without_etcd_uses_the_set_on_disk(own_world: World, tmp_path: Path) -> None:

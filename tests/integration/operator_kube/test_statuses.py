@@ -252,6 +252,17 @@ async def test_what_is_reported_of_a_grpcservice_that_is_gone_reaches_no_namesak
     assert namesake["status"] == {}
 
 
+async def test_a_status_reaches_a_grpcservice_that_somebody_changes_faster_than_a_watch_reports(
+    api: tuple[ApiServer, Client],
+) -> None:
+    server, client = api
+    server.objects["greeter"] = granted(make_raw_service())
+    server.objects["greeter"]["metadata"]["resourceVersion"] = "7"
+    reporter = await lead_beside_nobody(server, client)
+    server.objects["greeter"]["metadata"]["resourceVersion"] = "9"
+    await run(reporter, lambda: "conditions" in server.objects["greeter"]["status"])
+
+
 def granted(raw: Raw) -> Raw:
     """Give a GrpcService as it is once its claim has been granted."""
     spec = parse_service(raw).spec

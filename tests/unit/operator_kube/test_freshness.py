@@ -115,6 +115,16 @@ def test_a_watch_that_was_seen_a_moment_ago_goes_on() -> None:
     assert not ends
 
 
+def test_who_stood_still_for_long_begins_with_a_list_though_all_that_was_missed_has_just_come() -> None:
+    freshness = make("shop")
+    pods, ends = make_open(freshness, PODS)
+    note_event(pods)
+    freshness.lose_unseen(BLIND_SECONDS + 1)
+    assert (ends, freshness.is_behind()) == ([PODS], True)
+    pods.find()
+    assert not freshness.is_behind()
+
+
 def test_a_list_that_is_being_read_goes_on_however_long_it_takes() -> None:
     freshness = make("shop")
     pods, ends = make_open(freshness, PODS)

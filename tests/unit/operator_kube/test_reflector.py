@@ -8,6 +8,7 @@ import aiohttp
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.kube.client import Client
 from grpc_etcd_operator.kube.freshness import Stream
+from grpc_etcd_operator.kube.messages import message_class
 from grpc_etcd_operator.kube.pages import Event, Page
 from grpc_etcd_operator.sources.reflector import Reflector
 from grpc_etcd_operator.sources.source import Receiver
@@ -48,3 +49,38 @@ async def told_twice() -> list[frozenset[str]]:
 
 def test_a_watch_that_ends_bears_to_be_ended_once_more() -> None:
     assert len(asyncio.run(told_twice())) == 2
+
+
+class Late(Silent):
+    """An API server whose first watch opens late, and reports what was long ago."""
+
+    def __init__(self, session: aiohttp.ClientSession, stream: Stream) -> None:
+        super().__init__(session)
+        self._stream, self._is_first = stream, True
+
+    async def watch_pods(self, namespace: str, selector: str, version: str) -> AsyncIterator[Event]:
+        if self._is_first:
+            self._is_first = False
+            self._stream.begin_with_list()
+            yield Event("MODIFIED", message_class("Pod")(), "8")
+        async for event in super().watch_pods(namespace, selector, version):
+            yield event
+
+
+async def told_late() -> tuple[list[str | None], list[frozenset[str]]]:
+    kinds, lists = list[str | None](), list[frozenset[str]]()
+    receiver: Receiver[PodMessage] = Receiver(
+        lambda kind, _: kinds.append(kind), lambda _, listed: lists.append(listed)
+    )
+    stream = Stream(resource="pods", namespace="", attempted_at=0.0, seen_at=0.0)
+    async with aiohttp.ClientSession() as session, asyncio.timeout(25):
+        client = Late(session, stream)
+        running = asyncio.create_task(Reflector(client, stream, "").run(receiver))
+        await client.watching.wait()
+        running.cancel()
+    return kinds, lists
+
+
+def test_a_watch_that_shall_begin_with_a_list_reports_nothing_more() -> None:
+    kinds, lists = asyncio.run(told_late())
+    assert (kinds, len(lists)) == ([], 2)

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from grpc_etcd_operator.controller.event_handlers import EventHandlers
 from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.pods import PodMessage
+from grpc_etcd_operator.kube.freshness import Stream
 from grpc_etcd_operator.kube.messages import message_class
 from grpc_etcd_operator.sources.json_pods import read_pod
 from grpc_etcd_operator.sources.kopf_source import Kind, make_note
@@ -73,7 +74,8 @@ class Watched:
             parse=self.parse,
             is_known=lambda kind, uid, version: kind != "DELETED" and has_pod(uid, version),
         )
-        self.note = make_note(how, Receiver(self.reconciler.note_pod, lambda _, __: None))
+        self.stream = Stream(resource="pods", namespace="", attempted_at=0.0, seen_at=0.0)
+        self.note = make_note(how, self.stream, Receiver(self.reconciler.note_pod, lambda _, __: None))
 
     def parse(self, raw: Mapping[str, Any]) -> PodMessage:
         self.read.append(raw["metadata"]["resourceVersion"])
@@ -123,3 +125,14 @@ def test_a_pod_that_is_out_of_scope_is_not_known_when_it_is_listed_again() -> No
     watched.reconciler.note_out_of_scope(read_pod(pod("5")))
     watched.note(None, pod("5"))
     assert not watched.reconciler.cluster_cache.pods["1"].outside
+
+
+def test_what_a_watch_reports_that_shall_begin_with_a_list_is_dropped() -> None:
+    watched = Watched()
+    watched.note(None, pod("5"))
+    watched.stream.is_lost = True
+    for kind in ("MODIFIED", "DELETED"):
+        watched.note(kind, pod("6", ready=False))
+    assert watched.pods == {"1": "5"}
+    watched.note(None, pod("7"))
+    assert watched.pods == {"1": "7"}

@@ -32,6 +32,8 @@ UPDATES = 60
 class Numbered:
     """A resource that says which one it is."""
 
+    is_known = True
+
     def __init__(self, resource_cache: "Board", number: int, size: int) -> None:
         self._resource_cache, self._number, self._size = resource_cache, number, size
 

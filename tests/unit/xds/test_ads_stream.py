@@ -60,6 +60,48 @@ def test_everything_asked_for_is_answered_but_unknown_endpoints() -> None:
     assert (type_url, ips(body)) == (ASSIGNMENT, [])
 
 
+OTHER = ServiceName("default", "other")
+
+
+def other(name: str) -> str:
+    return name.replace("greeter", "other")
+
+
+UNANSWERED = ServiceResources(clusters={}, reason="etcd cannot be watched", is_unanswered=True)
+
+
+@pytest.mark.parametrize("less", [ServiceResources(), UNANSWERED], ids=["unknown", "etcd is away"])
+def test_a_client_that_comes_back_keeps_what_it_has_until_as_much_is_known(less: ServiceResources) -> None:
+    board = Board({GREETER: resources("10.0.0.1"), OTHER: less})
+    stream = AdsStream(board.look_up, spares_earlier=True)
+    for type_url, name in ((LISTENER, LISTENER_NAME), (CLUSTER, CLUSTER_NAME), (ASSIGNMENT, ASSIGNMENT_NAME)):
+        stream.receive(DiscoveryRequest(type_url, (name, other(name)), version="7"))
+    ((type_url, (body,)),) = told(stream)  # an answer of the other types without the other service would delete it
+    assert (type_url, ips(body)) == (ASSIGNMENT, ["10.0.0.1"])
+    board[OTHER] = resources("10.0.0.2")
+    assert [(type_url, len(bodies)) for type_url, bodies in told(stream)] == [
+        (LISTENER, 2),
+        (CLUSTER, 2),
+        (ASSIGNMENT, 1),
+    ]
+
+
+def test_a_client_that_comes_back_and_wants_the_unknown_no_more_is_answered() -> None:
+    board = Board({GREETER: resources("10.0.0.1"), OTHER: UNANSWERED})
+    stream = AdsStream(board.look_up, spares_earlier=True)
+    stream.receive(DiscoveryRequest(LISTENER, (LISTENER_NAME, other(LISTENER_NAME)), version="7"))
+    assert told(stream) == []
+    stream.receive(DiscoveryRequest(LISTENER, (LISTENER_NAME,), version="7"))
+    assert [(type_url, len(bodies)) for type_url, bodies in told(stream)] == [(LISTENER, 1)]
+
+
+def test_a_client_that_comes_for_the_first_time_is_told_that_etcd_is_away() -> None:
+    stream = AdsStream(Board({GREETER: UNANSWERED}).look_up, spares_earlier=True)
+    ask(stream, LISTENER, LISTENER_NAME)
+    ask(stream, ASSIGNMENT, ASSIGNMENT_NAME)
+    assert [type_url for type_url, _ in told(stream)] == [LISTENER, ASSIGNMENT]
+
+
 def test_an_accepted_answer_is_not_repeated_and_a_change_is_told_once() -> None:
     resource_cache = Board({GREETER: resources("10.0.0.1")})
     conversation = AdsStream(resource_cache.look_up)

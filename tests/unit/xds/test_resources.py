@@ -159,7 +159,7 @@ def test_a_request_is_read_as_the_client_wrote_it(names: list[str], nonce: str, 
         error_detail=status_pb2.Status(code=3, message=refusal) if refusal else None,
     )
     read = resources.read_request(request.SerializeToString())
-    assert read == resources.DiscoveryRequest(resources.ASSIGNMENT, tuple(names), nonce, refusal)
+    assert read == resources.DiscoveryRequest(resources.ASSIGNMENT, tuple(names), nonce, refusal, "1")
 
 
 def test_a_response_carries_its_resources() -> None:
