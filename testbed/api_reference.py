@@ -76,7 +76,7 @@ def public_methods(of: type) -> Iterator[tuple[str, Any]]:
 def _page() -> Iterator[str]:
     yield "# The Python API\n\nFrom the docstrings of `resolver/grpc_etcd`.\n"
     yield "[client.md](../client.md) is the tutorial.\n"
-    yield "Times are in seconds and may be fractions; everything is thread-safe unless it says otherwise.\n"
+    yield "Times are in seconds and may be fractions; everything is thread-safe unless documented otherwise.\n"
     for name, described in sorted(public_objects().items(), key=lambda item: item[0].lower()):
         yield from _entry(name, described)
 

@@ -4,8 +4,8 @@
     with registry.insecure_channel("greeter") as channel:
         ...
 
-Importing this package starts nothing and loads nothing but this file and what escapes its log; each name below is
-loaded when it is first used.
+Importing this package starts no thread, and loads only this file and the escaping of log records; each name below is
+loaded at its first use.
 """
 
 import importlib

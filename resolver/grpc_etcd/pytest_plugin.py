@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def grpc_etcd_registry() -> "Iterator[MemoryRegistry]":
-    """A registry in memory for this test alone, which is the default registry meanwhile."""
+    """A new registry in memory, which is the default registry during the test."""
     from grpc_etcd.testing import MemoryRegistry, as_default  # noqa: PLC0415 - most tests do without gRPC
 
     with MemoryRegistry() as registry, as_default(registry):

@@ -24,7 +24,7 @@ _OUR_NODE = "grpc-etcd/"
 
 
 class SettingsError(ValueError):
-    """One or more settings cannot be used; `faults` has a sentence for each, naming the variable."""
+    """One or more settings are invalid; `faults` has a sentence for each, with the name of the variable."""
 
     def __init__(self, faults: tuple[str, ...]) -> None:
         super().__init__("; ".join(faults))

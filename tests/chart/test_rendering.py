@@ -419,7 +419,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "gates where nothing is watched": (
         NAMESPACED | {"readinessGate": {"namespaces": ["elsewhere"]}},
-        "readinessGate.namespaces names elsewhere",
+        "readinessGate.namespaces contains elsewhere",
     ),
     "an endpoint without port": ({"etcd": {"endpoints": ["e"]}}, "/etcd/endpoints/0"),
     "lease too short": (ETCD | {"leaseTtlSeconds": 5}, "leaseTtlSeconds"),
@@ -442,7 +442,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "cleanup of an etcd that goes as well": (
         BUNDLED | {"cleanup": {"enabled": True}},
-        "cleanup.enabled makes no sense",
+        "cleanup.enabled has no use",
     ),
     "a name that may be of one namespace alone": (
         {"etcd": {"endpoints": ["node-1.apps:1"]}, "clientConfig": {"namespaces": ["shop"]}},

@@ -25,6 +25,8 @@ DOCUMENTS = [
     *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name != "decisions"),
     *sorted((ROOT / "charts").rglob("*.tpl")),
     *sorted((ROOT / "charts").rglob("*.yaml")),
+    *sorted((ROOT / "charts").rglob("*.json")),
+    *sorted((ROOT / "charts").rglob("NOTES.txt")),
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
 ]
 

@@ -377,9 +377,10 @@ def edited(connection: Connection, name: str, address: str, what: str, **changes
 @click.argument("address", metavar="HOST:PORT")
 @connected
 def drain(connection: Connection, name: str, address: str) -> None:
-    """Stop new calls to an endpoint that is registered by its own server; `undrain` reverses it.
+    """Stop new calls to an endpoint; `undrain` reverses it.
 
-    The server keeps the endpoint registered, with this change. Endpoints of Pods are refused: the operator owns them.
+    The endpoint must be registered by its own server, which then keeps this change.
+    Endpoints of Pods are refused, because the operator owns them.
     """
     edited(connection, name, address, "gets no new calls", enable=False)
 
@@ -399,9 +400,10 @@ def undrain(connection: Connection, name: str, address: str) -> None:
 @click.argument("weight", type=float, callback=valid_weight)
 @connected
 def set_weight(connection: Connection, name: str, address: str, weight: float) -> None:
-    """Change the weight of an endpoint that is registered by its own server.
+    """Change the weight of an endpoint.
 
-    The server keeps the endpoint registered, with this change. Endpoints of Pods are refused: the operator owns them.
+    The endpoint must be registered by its own server, which then keeps this change.
+    Endpoints of Pods are refused, because the operator owns them.
     """
     edited(connection, name, address, f"has the weight {weight:g}", weight=weight)
 

@@ -51,11 +51,10 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {
             "type": _FILE,
             "envvar": "GRPC_ETCD_OPERATOR_CONFIG",
-            "help": "Settings file of the operator; options and variables take precedence over it "
-            "[GRPC_ETCD_OPERATOR_CONFIG].",
+            "help": "The operator's settings file; options and variables override it [GRPC_ETCD_OPERATOR_CONFIG].",
         },
     ),
-    (("--registry",), {"help": "Name of a registry in that file. Default: `default`."}),
+    (("--registry",), {"help": "Registry in that file; if given, variables for etcd are ignored. Default: `default`."}),
 )
 # What the operator's settings file says of a registry, and how it is called here.
 OPERATORS_KEYS = {

@@ -8,12 +8,13 @@ from grpc_etcd.xds.server import AdsServer
 
 
 def serve(listen: str, registry: Following) -> AdsServer:
-    """Serve the registry's services on `host:port` or `unix:/path`; services are followed when they are asked for.
+    """Run an xDS server (ADS) for the registry's services on `host:port` or `unix:/path`.
 
-    A client's bootstrap names the address as its `server_uri`; `xds:///greeter` is then the service, and so is
-    `xds://etcd/default/greeter` where the bootstrap has the authority `etcd`. Any port may be 0: see `port`.
-    Channels of this process, and other servers, are not touched by it, nor by its end. Clients that come back after
-    that keep what they have until the next server knows as much, however long etcd is away.
+    A service is followed once a client requests it. Clients have the address as `server_uri` in their bootstrap; their
+    target is `xds:///greeter`, or `xds://etcd/default/greeter` if the bootstrap has the authority `etcd`. With port 0,
+    gRPC chooses a free port: see `port`. Neither the server nor its end affects channels of this process or other
+    servers. When the server is started again, its clients keep their endpoints until it has read them from
+    etcd, even during an etcd outage.
     """
     check_gevent()
     resource_cache = ResourceCache()

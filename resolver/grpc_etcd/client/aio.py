@@ -169,7 +169,7 @@ class FollowingAioChannel(Methods, aio.Channel):
 
 
 class AioRegistry:
-    """What `Registry.aio` gives; it lives and is closed with its registry."""
+    """The methods of a registry for asyncio, from its `aio`; closed with the registry."""
 
     def __init__(self, registry: Following) -> None:
         self._registry = registry
@@ -184,7 +184,7 @@ class AioRegistry:
         await self.close()
 
     async def close(self) -> None:
-        """As `Registry.close`, in a thread: while etcd is away, deregistering what is registered may take seconds."""
+        """As `Registry.close`, but in a thread: during an etcd outage, deregistering may take seconds."""
         await in_own_thread(self._registry.close)
 
     def configure(
@@ -222,7 +222,7 @@ class AioRegistry:
         compression: grpc.Compression | None = None,
         interceptors: Sequence[aio.ClientInterceptor] | None = None,
     ) -> aio.Channel:
-        """Return a channel to the service that follows the registry; as `grpc.aio.insecure_channel` otherwise."""
+        """Return a channel to the service that follows the registry; otherwise like `grpc.aio.insecure_channel`."""
         service = service_name(service)
         return self._channel(
             service,
@@ -240,7 +240,7 @@ class AioRegistry:
         compression: grpc.Compression | None = None,
         interceptors: Sequence[aio.ClientInterceptor] | None = None,
     ) -> aio.Channel:
-        """Return a channel over TLS; the name that the servers' certificates must carry is the service's."""
+        """Return a channel over TLS; the servers' certificates must contain the service name."""
         service = service_name(service)
         return self._channel(
             service,
@@ -272,7 +272,7 @@ class AioRegistry:
             return await _wait(followed, followed.sent, lambda view: view.has_endpoints(at_least), timeout_seconds)
 
     def watch_services(self, service: str) -> AsyncIterator[Snapshot]:
-        """Do what `watch` does, whose older name this is."""
+        """Do the same as `watch`, under its older name."""
         return self.watch(service)
 
     async def watch(self, service: str) -> AsyncIterator[Snapshot]:

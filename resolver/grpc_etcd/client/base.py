@@ -78,7 +78,7 @@ class Following(abc.ABC):
     def insecure_channel(
         self, service: str, options: ChannelOptions | None = None, compression: grpc.Compression | None = None
     ) -> grpc.Channel:
-        """Return a channel to the service that follows the registry; as `grpc.insecure_channel` otherwise."""
+        """Return a channel to the service that follows the registry; otherwise like `grpc.insecure_channel`."""
         return self._channel(service, options, lambda target, more: grpc.insecure_channel(target, more, compression))
 
     def secure_channel(
@@ -88,7 +88,7 @@ class Following(abc.ABC):
         options: ChannelOptions | None = None,
         compression: grpc.Compression | None = None,
     ) -> grpc.Channel:
-        """Return a channel over TLS; the name that the servers' certificates must carry is the service's."""
+        """Return a channel over TLS; the servers' certificates must contain the service name."""
         return self._channel(
             service, options, lambda target, more: grpc.secure_channel(target, credentials, more, compression)
         )
@@ -117,10 +117,10 @@ class Following(abc.ABC):
         return lead._replace(release=release)
 
     def target(self, service: str) -> str:
-        """Return the target to build a channel of one's own with, such as `xds://etcd/default/greeter`.
+        """Return the target for a channel that the program creates itself, such as `xds://etcd/default/greeter`.
 
-        Over TLS such a channel also needs the option `("grpc.default_authority", service)`, and behind a proxy
-        `("grpc.enable_http_proxy", 0)`; the channels made here have both.
+        Over TLS such a channel also needs the option `("grpc.default_authority", service)`, and if an HTTP proxy is
+        configured `("grpc.enable_http_proxy", 0)`; the registry's own channels have both.
         """
         service = service_name(service)
         self.follow(service)
@@ -157,10 +157,10 @@ class Following(abc.ABC):
         routes: Iterable[MethodRoute] | None = None,
         strict_removal: bool | None = None,
     ) -> None:
-        """Set what this program wishes for a service; it goes before what the registry says, field by field.
+        """Set this program's policy and routes for a service; they override the registry's, field by field.
 
-        `strict_removal` makes channels leave a set that has been replaced as a whole at once, instead of when one of
-        the new endpoints has been reached. Raises TypeError or ValueError for what can never work.
+        If all endpoints are replaced at once, channels keep calling the old ones until one of the new ones has been
+        reached; with `strict_removal` they stop at once. Raises TypeError or ValueError for invalid arguments.
         """
         service = service_name(service)
         routes = None if routes is None else tuple(routes)
@@ -180,39 +180,39 @@ class Following(abc.ABC):
     # Reading
 
     def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
-        """Return what channels to the service follow now; raises TimeoutError while nothing is known of it."""
+        """Return the endpoints that channels to the service follow now; raises TimeoutError while they are unknown."""
         with self.pinned(service) as followed:
             return _wait(followed, followed.feed, lambda view: view.snapshot is not None, timeout_seconds)
 
     def wait_for_endpoints(
         self, service: str, timeout_seconds: float | None = WAIT_SECONDS, *, at_least: int = 1
     ) -> Snapshot:
-        """Block until channels are sent so many endpoints that may be called; TimeoutError says why they are not.
+        """Block until channels have `at_least` endpoints that can be called; the TimeoutError has the reason.
 
-        Endpoints that are disabled, not healthy or of no weight are in the snapshot, but do not count. A timeout of
-        None waits for ever; the default is 30 seconds.
+        Endpoints that are disabled, unhealthy or have weight 0 are in the snapshot, but do not count. With a timeout of
+        None it waits forever; the default is 30 seconds.
         """
         check_least(at_least)
         with self.pinned(service) as followed:
             return _wait(followed, followed.sent, lambda view: view.has_endpoints(at_least), timeout_seconds)
 
     def on_change(self, service: str, callback: Callable[[Snapshot], object]) -> ChangeSubscription:
-        """Call back with the service's snapshots: the present one, as soon as it is known, then each newer one.
+        """Call `callback` with the service's current snapshot, as soon as it is known, then with each newer one.
 
-        The service is followed until the subscription, which is given back, or the registry is closed. All callbacks of
-        a registry run in one thread of its own, one after the other; an exception is logged. A slow one misses what is
-        between, never the newest.
+        The service is followed until the returned subscription, or the registry, is closed. All callbacks of a registry
+        run in one thread of the registry, one after the other; exceptions are logged. A slow callback skips
+        intermediate snapshots, never the newest.
         """
         return self._changes.subscribe(self.pinned(service), callback)
 
     def watch_services(self, service: str) -> Iterator[Snapshot]:
-        """Do what `watch` does, whose older name this is."""
+        """Do the same as `watch`, under its older name."""
         return self.watch(service)
 
     def watch(self, service: str) -> Iterator[Snapshot]:
-        """Return the service's snapshots: the present one, then each newer one. Ends when the registry is closed.
+        """Iterate over the service's snapshots: the current one, then each newer one, until the registry is closed.
 
-        A slow consumer misses what is between, never the newest.
+        A slow consumer skips intermediate snapshots, never the newest.
         """
         with self.pinned(service) as followed:
             last: Snapshot | None = None
@@ -239,7 +239,7 @@ class Following(abc.ABC):
             return followed, followed.hold()
 
     def stats(self) -> RegistryStats:
-        """Return what is known of each followed service, how fresh it is, and what was wrong."""
+        """Return the state of each followed service: the number and origin of its endpoints, and errors."""
         inside = self._inside
         if inside is None:
             return RegistryStats(self.name, ())
@@ -247,10 +247,10 @@ class Following(abc.ABC):
         return RegistryStats(self.name, services)
 
     def ready(self) -> bool:
-        """Return whether every service with an open channel has an endpoint that calls may go to: for readiness probes.
+        """Return whether every service with an open channel has an endpoint that can be called; for readiness probes.
 
-        It does not ask whether etcd is in reach: the last good sets outlive it. `stats().unready` says what is missing.
-        A registry that has been closed is not ready.
+        Does not depend on the connection to etcd, because last known endpoints stay in use during an outage.
+        `stats().unready` has the reasons. A closed registry is not ready.
         """
         return not self._closed and not self.stats().unready
 
@@ -318,7 +318,7 @@ class Following(abc.ABC):
             return self._inside
 
     def close(self) -> None:
-        """Stop following. Channels that are still open keep what they know until they are closed themselves."""
+        """Stop following services. Open channels keep their last known endpoints until they are closed."""
         with self._lock:
             self._closed = True
             inside = self._inside

@@ -24,7 +24,7 @@ Callback = Callable[[Snapshot], object]
 
 
 class ChangeSubscription:
-    """What `on_change` gives; `close()`, or the end of a `with` block, ends the calls. Thread-safe."""
+    """A subscription of `on_change`; `close()`, or the end of a `with` block, ends it. Thread-safe."""
 
     def __init__(self, callback: Callback, due: "queue.SimpleQueue[ChangeSubscription | None]") -> None:
         self._callback = callback
@@ -44,12 +44,12 @@ class ChangeSubscription:
         self.close()
 
     def close(self) -> None:
-        """Call back no more; a call that is under way is not waited for."""
+        """End the subscription; does not wait for a callback that is running."""
         self.closed = True
         self._stack.close()
 
     def start(self, pinned: "AbstractContextManager[FollowedService]") -> None:
-        """Begin with the present set, if it is known."""
+        """Begin the subscription with the current snapshot, if it is known."""
         self._followed = self._stack.enter_context(pinned)
         self._stack.enter_context(self._followed.feed.notifying(self._wake))
         self._wake()
@@ -58,7 +58,7 @@ class ChangeSubscription:
         self._due.put(self)
 
     def report(self) -> None:
-        """Call back, if there is something new."""
+        """Call the callback if there is a newer snapshot."""
         snapshot = self._followed.feed.view.snapshot if self._followed and not self.closed else None
         if snapshot is None or snapshot == self._last:
             return

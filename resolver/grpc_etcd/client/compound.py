@@ -28,7 +28,7 @@ _ReadT = TypeVar("_ReadT")
 
 
 class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
-    """`CompoundRegistry([here, there])`; the parts stay the caller's to close."""
+    """Several registries as one: `CompoundRegistry([here, there])`. The caller closes the parts."""
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own
         self,
@@ -62,15 +62,18 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
         return AioCompoundRegistry(self)
 
     def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
-        """Read the service's endpoints now, in all parts at once.
+        """Read the service's endpoints now, from all parts in parallel.
 
-        A part that cannot be read is logged and left out; raises its EtcdError when none can be read.
+        A part that cannot be read is logged and skipped; raises its EtcdError if no part can be read.
         """
         read = self._read_parts(service, lambda part: part.read_endpoints(service))
         return _by_address(read)
 
     def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """Read all services now, in all parts at once: their endpoints by name. A part may fail as above."""
+        """Read all services now, from all parts in parallel: their endpoints by name.
+
+        A part that cannot be read is logged and skipped; raises its EtcdError if no part can be read.
+        """
         read = self._read_parts("all services", lambda part: part.services())
         names = sorted({name for services in read for name in services})
         found = {name: _by_address([services.get(name, ()) for services in read]) for name in names}
@@ -90,16 +93,16 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
 
     @checks.taking(RegisterOptions, ".register")
     def register(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> tuple[Registration, ...]:
-        """Keep an endpoint registered in every part; returns at once, so one that is down holds up none.
+        """Keep an endpoint registered in every part; returns at once, so a part that is down does not delay the others.
 
-        Each registration says for itself where it stands and what is wrong, in the order of the parts.
+        Returns a registration for each part, in their order, each with its own status.
         """
         return register_all([registrar.prepare(endpoint, **options) for registrar in self.all_registrars()])
 
     def unregister(
         self, registrations: Iterable[Registration], timeout_seconds: float | None = None
     ) -> tuple[bool, ...]:
-        """Deregister what `register` gave, in all parts at once; says of each whether etcd confirmed it in time."""
+        """Deregister in all parts in parallel; returns for each registration whether etcd confirmed it in time."""
         return deregister_all(tuple(registrations), timeout_seconds)
 
     def all_registrars(self) -> Sequence[Registrar]:
@@ -111,12 +114,12 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
 
 
 class AioCompoundRegistry(AioWritableRegistry[tuple[Registration, ...]]):
-    """What `CompoundRegistry.aio` gives."""
+    """The methods of a `CompoundRegistry` for asyncio, from `CompoundRegistry.aio`."""
 
     async def unregister(
         self, registrations: Iterable[Registration], timeout_seconds: float | None = None
     ) -> tuple[bool, ...]:
-        """As `CompoundRegistry.unregister`; it is begun whatever becomes of the task."""
+        """As `CompoundRegistry.unregister`; takes effect even if the task is cancelled."""
         return await deregister_all_async(tuple(registrations), timeout_seconds)
 
 

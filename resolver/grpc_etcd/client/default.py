@@ -52,9 +52,9 @@ def standing_in(registry: Registry) -> Iterator[None]:
 
 
 def default_registry() -> Registry:
-    """Return the registry of the GRPC_ETCD_* environment; raises SettingsError when it is not complete.
+    """Return the registry that the GRPC_ETCD_* variables configure; raises SettingsError if they are invalid.
 
-    One that has been closed is followed by a new one.
+    After it has been closed, the next call creates another one.
     """
     return _default.get()
 
@@ -62,7 +62,7 @@ def default_registry() -> Registry:
 def insecure_channel(
     target: str, options: ChannelOptions | None = None, compression: grpc.Compression | None = None
 ) -> grpc.Channel:
-    """Return a channel to the service `etcd:///name`, or just `name`; to an address as `grpc.insecure_channel` does."""
+    """Return a channel to a service (`etcd:///name` or `name`) or, like `grpc.insecure_channel`, to an address."""
     if is_address(target):
         return grpc.insecure_channel(target, options, compression)
     return default_registry().insecure_channel(target, options, compression)
@@ -74,7 +74,7 @@ def secure_channel(
     options: ChannelOptions | None = None,
     compression: grpc.Compression | None = None,
 ) -> grpc.Channel:
-    """Return a channel over TLS to `etcd:///name`, or just `name`; to an address as `grpc.secure_channel` does."""
+    """Return a channel over TLS to a service (`etcd:///name` or `name`) or, like `grpc.secure_channel`, an address."""
     if is_address(target):
         return grpc.secure_channel(target, credentials, options, compression)
     return default_registry().secure_channel(target, credentials, options, compression)

@@ -16,7 +16,7 @@ def insecure_channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[aio.ClientInterceptor] | None = None,
 ) -> aio.Channel:
-    """Return a channel of the default registry to `etcd:///name`, or just `name`; an address is left to `grpc.aio`."""
+    """Return a channel to a service (`etcd:///name` or `name`) or, like `grpc.aio`, to an address."""
     if is_address(target):
         return aio.insecure_channel(target, options, compression, interceptors=interceptors)
     return default_registry().aio.insecure_channel(target, options, compression, interceptors)
@@ -29,7 +29,7 @@ def secure_channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[aio.ClientInterceptor] | None = None,
 ) -> aio.Channel:
-    """Return a channel of the default registry over TLS to `etcd:///name`; an address is left to `grpc.aio`."""
+    """Return a channel over TLS to a service (`etcd:///name` or `name`) or, like `grpc.aio`, to an address."""
     if is_address(target):
         return aio.secure_channel(target, credentials, options, compression, interceptors=interceptors)
     return default_registry().aio.secure_channel(target, credentials, options, compression, interceptors)

@@ -39,25 +39,26 @@ from grpc_etcd.xds.localities import Here
 
 
 class RegistryOptions(TypedDict, total=False):
-    """Everything a `Registry` can be sent besides where etcd is; anything else is a TypeError.
+    """The options of a `Registry`, besides etcd's endpoints; any other option raises a TypeError.
 
-    * `prefix`: the key prefix of the layouts that have one; None, the default, is the layout's own.
-    * `layouts`: the formats to read (and to register in), the preferred one first: names or `Layout`s, or one of them.
+    * `prefix`: the key prefix, for layouts that have one; None, the default, is the layout's own.
+    * `layouts`: the layouts to read and to register in, the preferred one first: names or `Layout`s, one or several.
       Default: `jupiter`.
-    * `name`: what this registry is called in targets; None, the default, is `default`, then `default-2`, ...
-    * `user`, and `password` or `password_file`: how to log in to etcd. A password may be a text, a Path, or a function
-      that gives it; it is read again at each log-in.
-    * `tls`, or `ca`, `cert`, `key` (files) and `server_name`: turn TLS to etcd on, as `Tls` says.
-    * `etcd_timeout_seconds`: how long etcd may take for one answer (above 0; default 5).
-    * `zone`, `region`, `cluster`: where this client runs, for policies that prefer what is near. `cluster` is what the
-      endpoints' metadata `cluster` says of its Kubernetes cluster.
-    * `client_id`: which endpoints of a large set this client takes. Default: the host's name.
-    * `cache_dir`: a folder for last good sets, so that a cold start works while etcd is away. Default: none.
+    * `name`: the name of this registry in targets; None, the default, is `default`, then `default-2`, ...
+    * `user`, and `password` or `password_file`: credentials for etcd. A password may be a text, a Path, or a function
+      that returns it; it is read again at each log-in.
+    * `tls`, or `ca`, `cert`, `key` (files) and `server_name`: enable TLS to etcd, see `Tls`.
+    * `etcd_timeout_seconds`: the timeout of one etcd request (above 0; default 5).
+    * `zone`, `region`, `cluster`: where this client runs, for policies that prefer near endpoints. `cluster` is the
+      client's Kubernetes cluster, as in the metadata `cluster` of the endpoints there.
+    * `client_id`: selects this client's subset of a large service. Default: the host name.
+    * `cache_dir`: a folder that caches the last known endpoints, so that a cold start works during an etcd outage.
+      Default: none.
     * `pod_ip`: the IP address to register in place of 0.0.0.0.
-    * `schemes`: which endpoints to take, one scheme or several. Default: `grpc`.
-    * `lease_ttl_seconds`: how long a server that was killed stays registered (default 30).
-    * `stop_seconds`: what deregistering, draining and closing may take in all (default 5).
-    * `static`: services that are at fixed addresses whatever etcd holds: `{"greeter": "localhost:50051"}`.
+    * `schemes`: the schemes of the endpoints to use, one or several. Default: `grpc`.
+    * `lease_ttl_seconds`: how long a killed server stays registered (default 30).
+    * `stop_seconds`: the time limit for deregistering, draining and closing together (default 5).
+    * `static`: services at fixed addresses, which are not read from etcd: `{"greeter": "localhost:50051"}`.
     """
 
     prefix: str | None
@@ -87,9 +88,9 @@ class RegistryOptions(TypedDict, total=False):
 class Registry(WritableRegistry[Registration]):
     """A registry of gRPC services in etcd: `Registry("etcd:2379", ca="ca.crt", user="app", password_file="secret")`.
 
-    Takes etcd's endpoints, or an etcd client of `grpc_etcd.etcd` (which stays the caller's to close), and the options
-    of `RegistryOptions`. Raises TypeError or ValueError for what can never work; connects at the first use. One per
-    process is enough: it is thread-safe, and starts again in a forked child.
+    Takes etcd's endpoints, or an etcd client of `grpc_etcd.etcd` (which the caller closes), and the options of
+    `RegistryOptions`. Raises TypeError or ValueError for invalid arguments; connects at the first use. One registry per
+    process is enough: it is thread-safe, and works in forked children too.
     """
 
     @checks.taking(RegistryOptions, "Registry")
@@ -124,10 +125,10 @@ class Registry(WritableRegistry[Registration]):
     @classmethod
     @checks.taking(settings.ClientSettings, "Registry.from_environ")
     def from_environ(cls, **overrides: Any) -> Self:
-        """Make a registry from GRPC_ETCD_ENDPOINTS and the other variables; overrides have the settings' names.
+        """Create a registry from GRPC_ETCD_ENDPOINTS and the other variables; arguments override the variables.
 
-        Raises SettingsError, which has a sentence for every fault. While `testing.as_default` is in, as under the
-        pytest fixture `grpc_etcd_registry`, the registry follows what that one does.
+        Raises SettingsError, with a sentence for each error. While `testing.as_default` or the pytest fixture
+        `grpc_etcd_registry` is in use, the new registry follows the same services as the registry given there.
         """
         original = settings.stand_in()
         if isinstance(original, Registry):
@@ -141,7 +142,7 @@ class Registry(WritableRegistry[Registration]):
 
     @classmethod
     def from_settings(cls, chosen: settings.ClientSettings) -> Self:
-        """Make a registry from settings. Without etcd's endpoints, only what is static is there."""
+        """Create a registry from settings. Without etcd endpoints it has only the static services."""
         return cls(
             chosen.endpoints or static_store({}),
             prefix=chosen.prefix,
@@ -173,7 +174,7 @@ class Registry(WritableRegistry[Registration]):
         return AioEtcdRegistry(self)
 
     def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
-        """Read the service's endpoints from etcd now, sorted by address; raises EtcdError when it cannot be read."""
+        """Read the service's endpoints from etcd now, sorted by address; raises EtcdError if they cannot be read."""
         service = service_name(service)
         if static := self._static_part(service):
             return static.read_endpoints(service)
@@ -184,9 +185,9 @@ class Registry(WritableRegistry[Registration]):
         return builder.snapshot().endpoints
 
     def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """Read all services from etcd now: their endpoints by name. Raises EtcdError when they cannot be read.
+        """Read all services from etcd now: their endpoints by name. Raises EtcdError if they cannot be read.
 
-        A service none of whose records can be read has no endpoints. Needs the right to read the layouts' whole prefix.
+        A service without a valid record has no endpoints. Needs permission to read the layouts' whole prefix.
         """
         catalog = Catalog(self.layouts, self._schemes)
         for listing in list_at_once(self.etcd, catalog.prefixes):
@@ -195,11 +196,11 @@ class Registry(WritableRegistry[Registration]):
         return MappingProxyType(dict(sorted({**catalog.services(), **fixed}.items())))
 
     def watch_all(self) -> ServicesWatch:
-        """Follow all services: give what `services` gives now, then again after each change.
+        """Iterate over all services: what `services` returns now, and again after each change.
 
-        Of static services nothing is said, since they do not change. Ends when it or the registry is closed. Raises
-        PermissionDenied where the layouts' whole prefix may not be read. While etcd is away nothing comes, and what has
-        been missed comes afterwards.
+        Static services are not included, because they do not change. Ends when the iterator or the registry is closed.
+        Raises PermissionDenied if the etcd user may not read the layouts' whole prefix. During an etcd outage the
+        iterator waits, and then continues with the changes that it missed.
         """
         watch = ServicesWatch(self.etcd, Catalog(self.layouts, self._schemes))
         with self._lock:
@@ -207,10 +208,10 @@ class Registry(WritableRegistry[Registration]):
         return watch
 
     def select(self, *, metadata: Mapping[str, str]) -> SelectedRegistry:
-        """Return the same registry with those endpoints only that have these metadata, such as `{"version": "v2"}`.
+        """Return a registry of only those endpoints that have these metadata, such as `{"version": "v2"}`.
 
-        The same metadata give the same object, which is closed with this registry. Where no endpoint matches, calls
-        fail as where there is none. Raises TypeError for metadata that are none, ValueError once it is closed.
+        The same metadata return the same object, which is closed with this registry. If no endpoint matches, calls fail
+        as those to an empty service. Raises TypeError for invalid metadata, ValueError once this registry is closed.
         """
         wanted = frozenset(check_metadata(metadata).items())
         with self._lock:
@@ -222,14 +223,14 @@ class Registry(WritableRegistry[Registration]):
 
     @property
     def etcd(self) -> Any:
-        """The etcd client of this registry in this process; made at the first use."""
+        """The etcd client of this registry in this process; created at the first use."""
         return self._enter().opened
 
     # Registering
 
     @property
     def registrar(self) -> Registrar:
-        """What keeps this process's own endpoints registered; made at the first use, and again in a forked child."""
+        """The registrar of this process's own endpoints; created at the first use, and again in a forked child."""
         etcd = self.etcd
         with self._lock:
             if self._process.forks not in self._registrars:
@@ -246,11 +247,16 @@ class Registry(WritableRegistry[Registration]):
 
     @checks.taking(RegisterOptions, ".register")
     def register(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> Registration:
-        """Keep an endpoint registered from now on, as `Registrar.register` says; returns at once."""
+        """Keep an endpoint registered until it is unregistered or the registry is closed; returns at once.
+
+        Replaces an earlier registration of the same address. A wildcard host (0.0.0.0, [::]) becomes POD_IP or this
+        machine's routable address. Raises ValueError if other hosts cannot reach the address, unless `allow_unroutable`
+        is set.
+        """
         return self.registrar.register(endpoint, **options)
 
     def unregister(self, which: Registration | Endpoint, timeout_seconds: float | None = None) -> bool:
-        """Deregister an endpoint of this process; False when etcd did not confirm it in time (`stop_seconds`)."""
+        """Deregister an endpoint of this process; returns False if etcd did not confirm it in time (`stop_seconds`)."""
         return self.registrar.unregister(which, timeout_seconds)
 
     def all_registrars(self) -> Sequence[Registrar]:
@@ -299,9 +305,9 @@ class Registry(WritableRegistry[Registration]):
         )
 
     def close(self) -> None:
-        """Stop following, and deregister what is registered.
+        """Stop following services, and deregister the endpoints of this process.
 
-        Channels that are still open keep what they know until they are closed themselves.
+        Open channels keep their last known endpoints until they are closed.
         """
         with self._lock:
             self._closed = True
@@ -324,7 +330,7 @@ class Registry(WritableRegistry[Registration]):
 
 
 class AioEtcdRegistry(AioWritableRegistry[Registration]):
-    """What `Registry.aio` gives."""
+    """The methods of a `Registry` for asyncio, from `Registry.aio`."""
 
     def __init__(self, registry: Registry) -> None:
         super().__init__(registry)
@@ -335,11 +341,11 @@ class AioEtcdRegistry(AioWritableRegistry[Registration]):
         return self._etcd_registry.select(metadata=metadata).aio
 
     async def unregister(self, which: Registration | Endpoint, timeout_seconds: float | None = None) -> bool:
-        """As `Registry.unregister`; it is begun whatever becomes of the task."""
+        """As `Registry.unregister`; takes effect even if the task is cancelled."""
         return all(await deregister_all_async(self._etcd_registry.registrar.find(which), timeout_seconds))
 
     async def watch_all(self) -> AsyncIterator[Mapping[str, tuple[Endpoint, ...]]]:
-        """As `Registry.watch_all`; takes a thread of its own for each set that is waited for."""
+        """As `Registry.watch_all`; each wait for the next change occupies a thread."""
         watch = self._etcd_registry.watch_all()  # returns at once, so it cannot be cancelled halfway
         try:
             while (services := await in_own_thread(lambda: next(watch, None), daemon=True)) is not None:

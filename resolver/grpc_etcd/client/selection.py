@@ -22,10 +22,9 @@ from grpc_etcd.xds.localities import Here
 
 
 class SelectedRegistry(Following):
-    """What `Registry.select` gives: the same services with those endpoints only whose metadata match.
+    """The services of a registry, with only the endpoints whose metadata match, as `Registry.select` returns them.
 
-    `configure` is its own: it does not take over what the program asked of the registry that it was selected from, with
-    which it is closed.
+    `configure` of the original registry does not apply to it; it has its own. It is closed with the original registry.
     """
 
     def __init__(self, parent: WritableRegistry[Any], metadata: Mapping[str, str], here: Here) -> None:
@@ -39,11 +38,11 @@ class SelectedRegistry(Following):
         return AioRegistry(self)
 
     def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
-        """Read the service's endpoints from etcd now, but for those that do not match."""
+        """Read the service's matching endpoints from etcd now."""
         return tuple(each for each in self._parent.read_endpoints(service) if matches(each, self.metadata))
 
     def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """Read all services from etcd now that have endpoints which match: these, by name."""
+        """Read all services with matching endpoints from etcd now: these endpoints by name."""
         narrowed = {
             name: tuple(each for each in endpoints if matches(each, self.metadata))
             for name, endpoints in self._parent.services().items()

@@ -35,8 +35,8 @@ ABOUT_ETCD = (
 class StaticRegistry(Registry):
     """A registry of services at fixed addresses: `StaticRegistry({"greeter": "localhost:50051"})`.
 
-    A service has one `host:port`, or a sequence of them. Takes the options of `Registry` that are not about etcd, such
-    as `name`, `zone`, `region`, `cluster`, `client_id` and `pod_ip`; the others are a TypeError. Raises TypeError or
+    A service has one `host:port`, or a sequence of them. Takes the options of `Registry` that do not concern etcd, such
+    as `name`, `zone`, `region`, `cluster`, `client_id` and `pod_ip`; others raise a TypeError. Raises TypeError or
     ValueError, which name the service.
     """
 
@@ -51,7 +51,7 @@ class StaticRegistry(Registry):
 
     @classmethod
     def from_environ(cls, **_: Any) -> Self:
-        """Refuse: what the environment says may name an etcd too."""
+        """Raise a TypeError: use `Registry.from_environ`, which reads GRPC_ETCD_STATIC."""
         raise TypeError("Registry.from_environ() reads GRPC_ETCD_STATIC; a StaticRegistry is given its services")
 
     def __repr__(self) -> str:

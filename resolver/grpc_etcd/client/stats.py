@@ -12,32 +12,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStats:
-    """One followed service. `since` (Unix seconds) is when etcd last responded, or lost."""
+    """A followed service. `since` (Unix seconds): when etcd last responded or, while not connected, was lost."""
 
     service: str
-    source: str  # unknown, registry, stale (with endpoints of the last good set) or cache (from the disk)
+    source: str  # unknown, registry, stale (includes endpoints that are no longer in etcd) or cache (from disk)
     revision: int
     endpoints: int
-    callable_endpoints: int  # of these, those that new calls may go to, as far as is known by now
+    callable_endpoints: int  # those of them to which new calls may go, as far as is known
     connected: bool
     since: float
     error: str  # why etcd cannot be watched
-    cause: str  # what kind of thing is wrong, in a few words; "none" while all is well
-    reason: str  # what is wrong and what to do, in a sentence; empty while all is well
-    rejected: Mapping[str, str]  # key -> why its value cannot be read
+    cause: str  # the kind of problem, in a few words; "none" if there is none
+    reason: str  # the problem and its remedy, in a sentence; empty if there is none
+    rejected: Mapping[str, str]  # key -> why its value cannot be decoded
     unusable: Mapping[str, str]  # address -> why it cannot be dialled
     policy_faults: tuple[str, ...]
-    changes: int  # news from etcd
-    updates: int  # sets that channels were sent
-    refusals: int  # sets that gRPC refused
+    changes: int  # updates from etcd
+    updates: int  # endpoint sets sent to channels
+    refusals: int  # endpoint sets that gRPC rejected
     last_refusal: str
-    wanted: bool  # whether a channel to it is open, or somebody waits for it; else it is soon followed no longer
+    wanted: bool  # whether it has an open channel or a pending wait; otherwise it is soon no longer followed
 
 
 class Metric(NamedTuple):
-    """One number about each followed service, for a monitoring system: its name and meaning, and whether it only grows.
+    """A metric with a value for each followed service, for a monitoring system.
 
-    `samples` has a value for each service; with `is_counter` it grows until the process ends.
+    `samples` maps the name of each service to its value; the value of a counter only grows until the process ends.
     """
 
     name: str
@@ -61,7 +61,7 @@ _METRICS: Mapping[str, tuple[str, bool, Callable[[ServiceStats], float]]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegistryStats(Mapping[str, ServiceStats]):
-    """One registry in this process: a mapping from the names of followed services to their stats."""
+    """The state of a registry in this process: a mapping from the names of followed services to their stats."""
 
     name: str
     services: tuple[ServiceStats, ...]
@@ -87,14 +87,14 @@ class RegistryStats(Mapping[str, ServiceStats]):
     __hash__ = None  # type: ignore[assignment]  # it holds what changes
 
     def metrics(self) -> Iterator[Metric]:
-        """Return the numbers of all services, under names that begin with `grpc_etcd_client_`."""
+        """Return the metrics of all services; their names begin with `grpc_etcd_client_`."""
         for name, (meaning, is_counter, value) in _METRICS.items():
             samples = {stats.service: float(value(stats)) for stats in self.services}
             yield Metric(f"grpc_etcd_client_{name}", meaning, is_counter, samples)
 
     @property
     def unready(self) -> Mapping[str, str]:
-        """Return for each service that is wanted and has no endpoint that calls may go to, why; empty means ready."""
+        """Return the services in use that have no endpoint to call, with the reasons; empty means ready."""
         lacking = (stats for stats in self.services if stats.wanted and not stats.callable_endpoints)
         return {stats.service: stats.reason or stats.cause for stats in lacking}
 

@@ -51,13 +51,13 @@ class WritableRegistry(Following, Generic[RegisteredT]):
         """Keep an endpoint registered from now on; returns at once."""
 
     def list_services(self, service: str) -> tuple[Endpoint, ...]:
-        """Do what `read_endpoints` does, whose older name this is; `services` lists the services."""
+        """Do the same as `read_endpoints`, under its older name; `services` lists all services."""
         return self.read_endpoints(service)
 
     @taking(RegisterOptions, ".registered")
     @contextmanager
     def registered(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> Iterator[RegisteredT]:
-        """Keep an endpoint registered for as long as the block runs, which gets what `register` returns."""
+        """Keep an endpoint registered while the block runs; the block gets what `register` returns."""
         made = self.register(endpoint, **options)
         try:
             yield made
@@ -76,10 +76,10 @@ class WritableRegistry(Following, Generic[RegisteredT]):
     ) -> BoundServer:
         """Return a server that is registered, as with `register`, from its `start` to its `stop`.
 
-        With a name in place of an endpoint, or an endpoint whose address is empty, the first port that is added is
-        registered. `stop` deregisters, then waits `drain_seconds`, so that callers have left before the server does.
-        With `health` it is registered only while its health service (grpc.health.v1) says SERVING: True asks for the
-        server as a whole, a name for that service.
+        If `endpoint` is a name, or has an empty address, the first port that is added to the server is registered.
+        `stop` deregisters, waits `drain_seconds` so that clients stop calling, then stops the server. With `health` the
+        server is registered only while its health service (grpc.health.v1) reports SERVING: with True for the server as
+        a whole, with a name for that service.
         """
         check_server(server, is_aio=False)
         return BoundServer(server, self.make_binding(endpoint, options, drain_seconds, health))
@@ -110,12 +110,12 @@ class AioWritableRegistry(AioRegistry, Generic[RegisteredT]):
         self._writable: WritableRegistry[RegisteredT] = registry
 
     async def register(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> RegisteredT:
-        """Register as without `aio`; a thread keeps it, so a blocked event loop never loses a lease."""
+        """As `Registry.register`; a thread keeps the lease alive, so a blocked event loop does not lose it."""
         return self._writable.register(endpoint, **options)  # returns at once, so it cannot be cancelled halfway
 
     @asynccontextmanager
     async def registered(self, endpoint: Endpoint, **options: Unpack[RegisterOptions]) -> AsyncIterator[RegisteredT]:
-        """Keep an endpoint registered for as long as the block runs, which gets what `register` returns."""
+        """Keep an endpoint registered while the block runs; the block gets what `register` returns."""
         made = await self.register(endpoint, **options)
         try:
             yield made
@@ -132,20 +132,20 @@ class AioWritableRegistry(AioRegistry, Generic[RegisteredT]):
         health: bool | str = False,
         **options: Unpack[RegisterOptions],
     ) -> BoundAioServer:
-        """Bind a `grpc.aio.Server` as the registry's own `bind` does a `grpc.Server`."""
+        """Do the same as `Registry.bind`, for a `grpc.aio.Server`."""
         check_server(server, is_aio=True)
         return BoundAioServer(server, self._writable.make_binding(endpoint, options, drain_seconds, health))
 
     async def list_services(self, service: str) -> tuple[Endpoint, ...]:
-        """Do what `read_endpoints` does, whose older name this is; `services` lists the services."""
+        """Do the same as `read_endpoints`, under its older name; `services` lists all services."""
         return await self.read_endpoints(service)
 
     async def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
-        """Read as without `aio`."""
+        """As `Registry.read_endpoints`."""
         return await asyncio.to_thread(self._writable.read_endpoints, service)
 
     async def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """Read as without `aio`."""
+        """As `Registry.services`."""
         return await asyncio.to_thread(self._writable.services)
 
 

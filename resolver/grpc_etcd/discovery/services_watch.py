@@ -12,7 +12,7 @@ Services = Mapping[str, tuple[Endpoint, ...]]
 
 
 class ServicesWatch:
-    """An iterator of what all services are, now and after each change. `close`, from any thread, ends it."""
+    """An iterator over all services, now and after each change. `close`, from any thread, ends it."""
 
     def __init__(self, etcd: Any, catalog: Catalog) -> None:
         self._catalog = catalog

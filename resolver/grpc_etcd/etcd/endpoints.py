@@ -49,12 +49,11 @@ class HostPort(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The files of TLS: the CA, and for mutual TLS a certificate and its key. Changed files are picked up.
+    """The files for TLS: the CA, and for mutual TLS a certificate and its key. Changed files are read again.
 
-    In place of a file's path each may be PEM itself, a text that begins with `-----BEGIN`; that never changes.
-    Without a CA, the public ones are trusted that grpcio brings with it, or those of the file that is named by the
-    environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH. Each server's certificate must carry the endpoint's own name
-    or address, or `server_name` where that is given.
+    Each may also be the PEM text itself, which begins with `-----BEGIN`. Without a CA, the public CAs that come with
+    grpcio are trusted, or those in the file that the environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names. The
+    certificate of each server must contain the name or address of its endpoint, or `server_name` if that is set.
     """
 
     ca: Path | str | None = None

@@ -54,7 +54,7 @@ class Code(str):
 
 
 class EtcdError(Exception):
-    """Anything that went wrong with etcd."""
+    """An error of etcd, or of the connection to it."""
 
     remedy: str = "See etcd's log for the reason."
 
@@ -120,7 +120,9 @@ class AuthFailed(EtcdError):
 class TokenRefused(AuthFailed):
     """The token is no longer valid; a new log-in mends it."""
 
-    remedy = "Log in, with a user if there was none; else compare the members' --auth-token settings and clocks."
+    remedy = (
+        "Log in, with a user if none is configured; otherwise compare the members' --auth-token settings and clocks."
+    )
 
 
 class AuthNotEnabled(AuthFailed):
@@ -160,13 +162,13 @@ class FutureRevision(EtcdError):
 class HistoryChanged(EtcdError):
     """This etcd does not hold the history that was followed: it was restored from a snapshot or replaced."""
 
-    remedy = "List again. Should nobody have restored it, check that all endpoints belong to one cluster."
+    remedy = "List again. If etcd was not restored or replaced, check that all endpoints belong to one cluster."
 
 
 class InvalidRequest(EtcdError):
     """etcd does not take the request."""
 
-    remedy = "The request itself must change; trying again does not help."
+    remedy = "Change the request; retrying it as it is does not help."
 
 
 class RequestTooLarge(InvalidRequest):
@@ -246,22 +248,24 @@ UNSENT_WORDS = (
 UNSEEN_WORDS = ("not supported for learner", "etcdserver: not capable")
 UNSEEN_CODE = "UNIMPLEMENTED"
 
-ASKS_FOR_USER = "Give a user and its password: this etcd has authentication on and asks everybody for them."
+ASKS_FOR_USER = "Give a user and its password: this etcd has authentication enabled and requires them."
 ASKS_FOR_TLS = (
     "Check that etcd runs there. Does etcd speak TLS? "
     "Then give its CA certificate, or write https:// in front of the endpoints."
 )
 BROKEN_OFF = (
     "The connection broke while the call was under way, as when a member restarts or a proxy closes it; a write may or "
-    "may not have been carried out. If it happens often, look into etcd's log and what is between."
+    "may not have been carried out. If it happens often, check etcd's log and the network in between."
 )
 NEEDS_ETCD = (
-    "Give the client URLs of etcd's members themselves: an etcd grpc-proxy supports neither the watch IDs that are "
-    "asked for nor progress requests, so nothing can be followed through it."
+    "Give the client URLs of etcd's members: an etcd grpc-proxy supports neither the watch IDs that clients request "
+    "nor progress requests, so clients cannot watch through it."
 )
 LACKS_TLS = "Does etcd speak TLS at all? If not, leave out the CA and https://."
 UNUSABLE_FILES = "Check the CA, the certificate and the key: one of them holds no PEM, or they do not belong together."
-DISTRUSTED = "Give the CA that signed etcd's certificate; the certificate must carry this endpoint's host and be valid."
+DISTRUSTED = (
+    "Give the CA that signed etcd's certificate; the certificate must contain this endpoint's host and be valid."
+)
 NEEDS_CERTIFICATE = "Give a client certificate and its key: this etcd asks for one (--client-cert-auth)."
 # Words that say more than the class of the error: etcd's, and gRPC's own about TLS; the first that fits wins.
 REMEDIES: tuple[tuple[type[EtcdError], str, str], ...] = (

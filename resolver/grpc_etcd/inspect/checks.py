@@ -78,8 +78,10 @@ def _server(facts: Facts) -> Iterator[Finding]:
         )
 
 
-UNREADABLE_OWNERS = "this user may not read /grpc-etcd/owner/, where operators keep what they have written."
-GRANT_OWNERS = "Grant it to people: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/"
+UNREADABLE_OWNERS = "this user may not read /grpc-etcd/owner/, where operators record what they have written."
+GRANT_OWNERS = (
+    "Grant it to users who inspect the registry: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/"
+)
 UPGRADE = "Upgrade to 3.5.33, 3.6.14 or newer."
 # etcd's change logs: lost events, leases renewed though revoked, permissions too wide; fixed in these.
 SOUND = {(3, 5): 33, (3, 6): 14}
@@ -127,7 +129,7 @@ def _values(entries: Sequence[Entry]) -> Iterator[Finding]:
                 Level.FAULT,
                 escape_bytes(entry.key),
                 f"the value cannot be used: {entry.read.reason}",
-                "Mend or delete the key; other endpoints are not affected in our clients, but may be in others.",
+                "Correct or delete the key; Python clients skip it, but other clients may lose the whole service.",
             )
         elif (named := escape_bytes(entry.key).rpartition("://"))[1] and named[2] != escape(entry.read.address):
             yield Finding(
@@ -185,7 +187,7 @@ def _drained(facts: Facts) -> Iterator[Finding]:
                 Level.WARNING,
                 f"service {service!r}",
                 f"{len(unhealthy)} of {len(endpoints)} endpoints say that they are not healthy: {', '.join(unhealthy)}",
-                "They get no calls until whoever writes their keys says `healthy: true`.",
+                "They get no calls until their keys have `healthy: true` again.",
             )
 
 
@@ -194,8 +196,8 @@ def _operator(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             key,
-            "the operator has written it, but it is not there",
-            "See the operator's log and metrics.",
+            "it is in the operator's records, but does not exist",
+            "Check the operator's log and metrics.",
         )
     if facts.has_owners is None:
         yield Finding(Level.NOTE, "owner records", f"unknown: {UNREADABLE_OWNERS}", GRANT_OWNERS)
@@ -203,7 +205,7 @@ def _operator(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             "synced key",
-            "unknown: this user may not read /grpc-etcd/synced/; its clients take an outage for an empty service",
+            "unknown: this user may not read /grpc-etcd/synced/; its clients mistake an outage for an empty service",
             "Grant it: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/synced/",
         )
     elif facts.has_owners is None and not facts.synced:
@@ -217,15 +219,15 @@ def _operator(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.FAULT,
             "synced key",
-            "there are records of an operator, but none is synced",
-            "See that the operator runs: kubectl get pods, then its log and /readyz.",
+            "there are records of an operator, but no synced key",
+            "Check that the operator runs: kubectl get pods, then its log and /readyz.",
         )
     elif not facts.synced:
         yield Finding(
             Level.NOTE,
             "synced key",
-            "no operator keeps this registry; clients cannot distinguish empty from unattended",
-            "None is needed where all servers register themselves.",
+            "no operator keeps this registry; clients cannot distinguish an empty service from a missing operator",
+            "No operator is needed if all servers register themselves.",
         )
 
 

@@ -19,19 +19,19 @@ class Store(Protocol):
     """The store, as its hubs see it."""
 
     def introduce(self, subscription: "MemorySubscription") -> None:
-        """Report a subscription what there is now."""
+        """Send a subscription the current records."""
 
     def keys(self, prefix: bytes) -> Sequence[bytes]:
         """List the keys of a prefix."""
 
     def deliver_progress(self, subscription: "MemorySubscription") -> None:
-        """Report a subscription up to where everything is delivered."""
+        """Send a subscription the revision up to which everything has been delivered."""
 
     def join(self, hub: "MemoryHub", subscription: "MemorySubscription") -> None:
-        """Report a subscription what there is, and from now on what changes."""
+        """Send a subscription the current records, and from now on all changes."""
 
     def leave(self, hub: "MemoryHub") -> None:
-        """Report a hub nothing any more."""
+        """Stop sending updates to a hub."""
 
 
 class MemorySubscription:

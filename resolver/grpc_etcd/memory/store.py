@@ -39,7 +39,7 @@ _ALL = b"\0"
 
 
 class MemoryEtcd:
-    """Stands in for `grpc_etcd.etcd.Etcd`; `stop` and `start` make it go away and come back."""
+    """An etcd in memory, in place of `grpc_etcd.etcd.Etcd`; `stop` and `start` begin and end an outage."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -59,13 +59,13 @@ class MemoryEtcd:
     # Outages
 
     def stop(self) -> None:
-        """Answer nobody any more."""
+        """Begin an outage: respond to no request."""
         with self._lock:
             self._away = Unavailable("the etcd in memory has been stopped")
             self._introduce_all()
 
     def start(self, *, fresh: bool = False) -> None:
-        """Answer again, with all that was there, or `fresh`: as an etcd that has lost its data."""
+        """End an outage, with all records, or with `fresh` without any, as an etcd that has lost its data."""
         with self._lock:
             self._away = None
             if fresh:
@@ -83,7 +83,7 @@ class MemoryEtcd:
     # Keys
 
     def get(self, key: bytes) -> Record | None:
-        """Read one key; None when it is not there."""
+        """Read one key; None if it does not exist."""
         listing = self.transaction((), [ops.get(key)]).responses[0]
         return listing.records[0] if isinstance(listing, Listing) and listing.records else None
 
@@ -98,7 +98,7 @@ class MemoryEtcd:
         return self.transaction((), [ops.put(key, value, lease)]).revision
 
     def delete(self, key: bytes) -> bool:
-        """Delete one key and say whether it was there."""
+        """Delete one key; return whether it existed."""
         return self.transaction((), [ops.delete(key)]).responses[0] == 1
 
     def transaction(
@@ -133,7 +133,7 @@ class MemoryEtcd:
             return tuple(map(LeaseId, self._space.leases))
 
     def time_to_live(self, lease_id: int) -> TimeToLive | None:
-        """Return how long a lease was granted for, and which keys it has; None when there is no such lease."""
+        """Return the TTL with which a lease was granted, and its keys; None if there is no such lease."""
         with self._reached():
             lease = self._space.leases.get(lease_id)
             if lease is None:
@@ -141,7 +141,7 @@ class MemoryEtcd:
             return TimeToLive(lease.ttl_seconds, lease.ttl_seconds, tuple(sorted(lease.keys)))
 
     def keep_alive(self, on_lost: Callable[[LeaseId], object], *, streams: int = 1) -> "MemoryKeepAlive":  # noqa: ARG002
-        """Return what would keep leases alive if they could run out."""
+        """Return a keep-alive without effect, because leases in memory do not expire."""
         return MemoryKeepAlive()
 
     # Watches
@@ -155,20 +155,20 @@ class MemoryEtcd:
             return watch
 
     def watch_hub(self) -> MemoryHub:
-        """Return a hub that follows any number of prefixes and keys; they may come and go."""
+        """Return a watch hub for any number of prefixes and keys, which can be added and removed."""
         with self._lock:
             hub = MemoryHub(self)
             self._hubs = (*self._hubs, hub)
             return hub
 
     def join(self, hub: MemoryHub, subscription: MemorySubscription) -> None:
-        """Report a subscription what there is, and from now on what changes."""
+        """Send a subscription the current records, and from now on all changes."""
         with self._lock:
             hub.subscriptions = (*hub.subscriptions, subscription)
             self.introduce(subscription)
 
     def introduce(self, subscription: MemorySubscription) -> None:
-        """Report a subscription what there is now."""
+        """Send a subscription the current records."""
         with self._lock:
             if self._away:
                 subscription.put(Disconnected(self._away, time.time()))
@@ -182,13 +182,13 @@ class MemoryEtcd:
             return [record.key for record in self._all() if record.key.startswith(prefix)]
 
     def deliver_progress(self, subscription: MemorySubscription) -> None:
-        """Report a subscription up to where everything is delivered."""
+        """Send a subscription the revision up to which everything has been delivered."""
         with self._lock:
             if not self._away:
                 subscription.put(Progress(self._space.revision))
 
     def leave(self, hub: MemoryHub) -> None:
-        """Report a hub nothing any more."""
+        """Stop sending updates to a hub."""
         with self._lock:
             self._hubs = tuple(each for each in self._hubs if each is not hub)
 

@@ -34,28 +34,28 @@ IDENTITY = ("name", "address", "scheme", "instance")  # what makes a key; anothe
 
 
 class State(enum.Enum):
-    """Where a registration stands."""
+    """The state of a registration."""
 
     PENDING = "pending"
-    REGISTERED = "registered"  # by this process, or by another one that serves at the same address as this one does
-    TAKEN = "taken"  # another process has put the key under a lease of its own; ours is put again when that goes
+    REGISTERED = "registered"  # by this process, or by another one that serves the same address
+    TAKEN = "taken"  # another process has written the key under its own lease; written again once that is gone
     DEREGISTERED = "deregistered"
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a registration stands; `fault` is what etcd answered last, None while nothing is wrong."""
+    """The status of a registration; `fault` is etcd's last error, None if there is none."""
 
     state: State
     fault: EtcdError | None = None
 
 
 class RegisterOptions(TypedDict, total=False):
-    """What a registration can be reported besides its endpoint."""
+    """The options of `register` and `bind`."""
 
     layouts: Sequence[str | Layout] | None  # names or layouts; default: the registry's
-    metrics_address: str  # becomes a Prometheus target of the service, as Jupiter's registerMetric makes it
-    allow_unroutable: bool  # register 127.0.0.1 and the like, for tests and single machines
+    metrics_address: str  # a Prometheus target of the service, as Jupiter's registerMetric writes it
+    allow_unroutable: bool  # allow addresses such as 127.0.0.1, for tests and single machines
 
 
 class NotRegisteredError(KeyError):
@@ -91,7 +91,7 @@ class Registration:
 
     @property
     def status(self) -> Status:
-        """Return where the registration stands now."""
+        """Return the current status."""
         return Status(self._worker.ask(self._state), self._worker.fault)
 
     def _state(self, reconciler: RegistrationReconciler) -> State:
@@ -116,7 +116,7 @@ class Registration:
 
     @property
     def stop_seconds(self) -> float:
-        """What deregistering may take, as the registry says."""
+        """The time limit for deregistering, from the registry."""
         return self._registrar.stop_seconds
 
     def is_of(self, endpoint: Endpoint) -> bool:
@@ -124,16 +124,16 @@ class Registration:
         return _identity(endpoint) in (_identity(self.asked), _identity(self.endpoint))
 
     def update(self, **changes: Any) -> None:
-        """Change the endpoint in its place: `update(weight=10)`, `update(enable=False)`, `update(metadata={...})`.
+        """Change the registered endpoint: `update(weight=10)`, `update(enable=False)`, `update(metadata={...})`.
 
-        Takes every field of Endpoint but those that make its key (name, address, scheme, instance). Returns at once;
-        what an admin has edited in etcd is replaced. Raises ValueError for what a layout cannot say (then nothing has
-        been changed) and for a registration that has been deregistered, TypeError for what is no field.
+        Accepts all fields of Endpoint except those in its key (name, address, scheme, instance). Returns at once;
+        values that an admin has edited in etcd are replaced. Raises ValueError if a layout cannot store the change
+        (nothing is changed then), or if the registration has been deregistered, and TypeError for an unknown field.
         """
         self.prepare(changes)()
 
     def prepare(self, changes: Mapping[str, Any]) -> Callable[[], None]:
-        """Check changes; what is returned makes them."""
+        """Check changes and return a function that applies them."""
         check_changes(changes)
         if self._worker.is_inherited:
             raise ValueError(OF_THE_PARENT)
@@ -152,11 +152,11 @@ class Registration:
         return change
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until every key is in etcd; False when the time is up first, or it has been deregistered."""
+        """Wait until every key is in etcd; returns False after the timeout, or if it has been deregistered."""
         return self._worker.wait_until(self._is_registered, timeout_seconds, self._is_over)
 
     async def wait_async(self, timeout_seconds: float | None = None) -> bool:
-        """Wait as `wait` does, without blocking the event loop."""
+        """As `wait`, without blocking the event loop."""
         return await self._ask_in_thread(self._is_registered, timeout_seconds, self._is_over, daemon=True)
 
     def release(self) -> None:
@@ -164,9 +164,9 @@ class Registration:
         self._registrar.release(self)
 
     def unregister(self, timeout_seconds: float | None = None) -> bool:
-        """Delete the keys; False when etcd did not confirm it in time (it is still done once etcd answers).
+        """Delete the keys; returns False if etcd did not confirm it in time (it is still done once etcd responds).
 
-        The time is the registry's `stop_seconds` unless given.
+        Without `timeout_seconds`, the registry's `stop_seconds` applies.
         """
         owned = self._release_owned()
         return self._worker.wait_until(
@@ -174,7 +174,7 @@ class Registration:
         )
 
     async def unregister_async(self, timeout_seconds: float | None = None) -> bool:
-        """Unregister as `unregister` does, without blocking the event loop; a cancelled task has begun it."""
+        """As `unregister`, without blocking the event loop; takes effect even if the task is cancelled."""
         owned = self._release_owned()
         return await self._ask_in_thread(
             lambda reconciler: all(map(reconciler.is_gone, owned)), self._seconds(timeout_seconds), lambda: False

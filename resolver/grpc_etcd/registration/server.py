@@ -208,7 +208,7 @@ class _Bound:
 
     @property
     def registrations(self) -> tuple[Registration, ...]:
-        """What is registered; empty before `start` and from `stop` on."""
+        """The registrations of this server; empty before `start` and after `stop`."""
         return self._binding.registrations
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Any) -> None:
@@ -228,7 +228,7 @@ class _Bound:
         return self._binding.opened(address, self._server.add_secure_port(address, server_credentials))
 
     def update(self, **changes: Any) -> None:
-        """Change what is registered, as `Registration.update` does; before `start`, what will be. Returns at once."""
+        """Change the registered endpoint, or before `start` the one to register, as `Registration.update` does."""
         self._binding.update(changes)
 
     def _is_never_to_start(self) -> bool:
@@ -243,7 +243,7 @@ class BoundServer(_Bound, grpc.Server):
         self._turn = threading.RLock()  # of starting and stopping: a signal may ask for one in the midst of the other
 
     def start(self) -> None:
-        """Start serving, then register. What may not be registered is a ValueError, and the server does not start.
+        """Start serving, then register. Raises ValueError, without starting, if the server cannot be registered.
 
         Nor does one that has been stopped before: the signal that ends a program may come while it still prepares.
         """
@@ -290,7 +290,7 @@ class BoundServer(_Bound, grpc.Server):
         stopped.set()
 
     def wait_for_termination(self, timeout: float | None = None) -> bool:
-        """As grpc.Server; there is nothing to wait for where `stop` has come before `start`."""
+        """As grpc.Server; returns at once if `stop` was called before `start`."""
         return not self._is_never_to_start() and self._server.wait_for_termination(timeout)
 
 
@@ -304,7 +304,7 @@ class BoundAioServer(_Bound, aio.Server):
         self._stopped = asyncio.Event()
 
     async def start(self) -> None:
-        """Start serving, then register. What may not be registered is a ValueError, and the server does not start.
+        """Start serving, then register. Raises ValueError, without starting, if the server cannot be registered.
 
         Nor does one that has been stopped before: the signal that ends a program may come while it still prepares.
         """
@@ -329,7 +329,7 @@ class BoundAioServer(_Bound, aio.Server):
             raise
 
     async def stop(self, grace: float | None) -> None:
-        """Deregister, drain, stop. Cancelled, it stops at once; the deregistration is begun in any case."""
+        """Deregister, drain, stop. If cancelled, it stops at once; the deregistration takes effect in any case."""
         self._health.close()
         deregistered = self._binding.begin_deregistration()
         try:
@@ -352,7 +352,7 @@ class BoundAioServer(_Bound, aio.Server):
             return bool(deregistered)
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - as grpc.aio
-        """As grpc.aio.Server; there is nothing to wait for where `stop` has come before `start`."""
+        """As grpc.aio.Server; returns at once if `stop` was called before `start`."""
         if self._is_never_to_start():
             return False
         return bool(await self._server.wait_for_termination(AGES_SECONDS if timeout is None else timeout))
@@ -414,7 +414,7 @@ def choose_drain(drain_seconds: float, stop_seconds: float) -> float:
 
 
 def stop_on_sigterm(server: grpc.Server, grace_seconds: float = GRACE_SECONDS) -> None:
-    """Make SIGTERM and SIGINT stop the server, which ends its `wait_for_termination`. For the main thread only."""
+    """Stop the server on SIGTERM or SIGINT, so that `wait_for_termination` returns. Call it in the main thread."""
     check_stop(server, grace_seconds, is_aio=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _stop_for_certain(server, grace_seconds))
@@ -436,7 +436,7 @@ def _stop_once_started(server: grpc.Server, grace_seconds: float) -> None:
 
 
 def stop_aio_on_sigterm(server: aio.Server, grace_seconds: float = GRACE_SECONDS) -> None:
-    """Do the same for a `grpc.aio.Server`, from inside the main thread's running loop."""
+    """Do the same as `stop_on_sigterm` for a `grpc.aio.Server`; call it in the running loop of the main thread."""
     check_stop(server, grace_seconds, is_aio=True)
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()

@@ -46,12 +46,13 @@ class ServiceDescription:
 class Endpoint:
     """One dialable address of one service: `Endpoint(name="greeter", address="10.0.0.1:50051")`.
 
-    `name` holds no '/', white space or control character. `address` is `host:port`, an IPv6 host in brackets; empty
-    only where `bind` fills it in. `weight` (a finite number from 0 on) is relative to the other endpoints', 0 means no
-    new calls. `enable=False` is a drain: known, but not to be called, and so is `healthy=False`, which its own health
-    check says. `instance` is an identity that outlives a change of lease and is unique among the endpoints of a service
-    (a Pod's UID and port, say), for the layouts whose keys hold an id instead of the address; empty means: derive it
-    from the address. Raises TypeError or ValueError, which name the field.
+    `name` has no '/', white space or control characters. `address` is `host:port`, with an IPv6 host in brackets; it
+    may be empty only where `bind` sets it. `weight` (a finite number from 0 on) is relative to those of the other
+    endpoints; 0 means no new calls. With `enable=False` the endpoint is drained: it is listed, but not called. The same
+    applies to `healthy=False`, the result of the endpoint's own health check. `instance` is an identity that stays the
+    same when the lease changes and is unique among the endpoints of a service (such as a Pod's UID and port), for
+    layouts whose keys have an id instead of the address; if empty, it is derived from the address. Raises TypeError or
+    ValueError, which name the field.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Endpoint:
 
     @property
     def is_callable(self) -> bool:
-        """Whether new calls may go to it: enabled, healthy, and of some weight."""
+        """Whether new calls may go to this endpoint: it is enabled and healthy, and its weight is above 0."""
         return self.enable and self.healthy and self.weight > 0
 
 

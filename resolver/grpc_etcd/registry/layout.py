@@ -50,24 +50,24 @@ class Layout(Protocol):
 
     @property
     def name(self) -> str:
-        """Return the name by which a GrpcService chooses this layout."""
+        """Return the layout's name, as in `spec.layouts` of a GrpcService."""
 
     @property
     def limits(self) -> WriteLimits:
-        """Report the client limits of this layout."""
+        """Return the client limits of this layout."""
 
     @property
     def can_disable(self) -> bool:
-        """Return whether the format can say `enable=False`; where not, `encode` refuses it: deregister instead."""
+        """Return whether the format can store `enable=False`; if not, `encode` rejects it: deregister instead."""
 
     def prefix(self, service: str) -> bytes:
         """Return the key prefix that a reader of `service` lists and watches; it ends with the format's separator."""
 
     def encode(self, service: str, endpoint: Endpoint) -> KeyValue | Rejected:
-        """Write `endpoint` as the format's own writers do, byte for byte."""
+        """Encode `endpoint` as the format's own writers do, byte for byte."""
 
     def decode(self, service: str, key: bytes, value: bytes) -> Endpoint | Rejected | None:
-        """Read one record under `prefix(service)`; None means that it is none of an endpoint's, and no fault."""
+        """Decode a record below `prefix(service)`; None: it is not an endpoint's record, which is not an error."""
 
     def settled(self, service: str, cluster: str) -> KeyValue | None:
-        """Return the flush key's record: below the prefix, ignored by readers; None where none is needed."""
+        """Return the flush key's record: below the prefix, ignored by readers; None if the layout needs none."""

@@ -20,15 +20,15 @@ LEAST_RETRY_SECONDS = 0.01
 
 
 class Balancing(enum.StrEnum):
-    """How one call chooses its endpoint."""
+    """How the endpoint of a call is chosen."""
 
-    ROUND_ROBIN = "RoundRobin"  # each in turn, whatever its weight
-    WEIGHTED = "Weighted"  # each in turn, as often as its weight says
-    RING_HASH = "RingHash"  # the same value of a metadata key goes to the same endpoint
+    ROUND_ROBIN = "RoundRobin"  # all endpoints in turn, regardless of weights
+    WEIGHTED = "Weighted"  # in proportion to the weights
+    RING_HASH = "RingHash"  # calls with the same value of a metadata key go to the same endpoint
 
 
 class RetryOn(enum.StrEnum):
-    """The status codes that gRPC's xDS retry knows (gRFC A44)."""
+    """The status codes after which gRPC can retry the calls of an xDS channel (gRFC A44)."""
 
     UNAVAILABLE = "Unavailable"
     CANCELLED = "Cancelled"
@@ -38,20 +38,21 @@ class RetryOn(enum.StrEnum):
 
 
 class ZonePreference(enum.StrEnum):
-    """Whether endpoints of the client's own zone come first."""
+    """Whether endpoints of the client's own zone or cluster are preferred."""
 
     NONE = "None"
     PREFER_ZONE = "PreferZone"
-    PREFER_CLUSTER = "PreferCluster"  # endpoints whose metadata `cluster` is the client's come first, then its zone
+    PREFER_CLUSTER = "PreferCluster"  # prefers endpoints whose metadata `cluster` is the client's, then its zone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadBalancing:
-    """How calls are spread: `LoadBalancing(type=Balancing.RING_HASH, hash_header="x-user")`.
+    """How calls are distributed: `LoadBalancing(type=Balancing.RING_HASH, hash_header="x-user")`.
 
-    `type` may be given as its name too (`"RingHash"`). `hash_header` is the metadata key that RingHash hashes, in any
-    case; a binary one (`-bin`) is refused, because gRPC cannot hash it. Calls without it, and all calls where it is
-    empty, are spread at random. With any other type it is refused. Raises ValueError or TypeError, naming the field.
+    `type` may also be given by its name (`"RingHash"`). `hash_header` is the metadata key that RingHash hashes, in
+    upper or lower case; a binary key (`-bin`) is refused, because gRPC cannot hash it. Calls without that key, and all
+    calls if `hash_header` is empty, go to random endpoints. With any other type, `hash_header` is refused. Raises
+    ValueError or TypeError, which name the field.
     """
 
     type: Balancing = Balancing.WEIGHTED
@@ -63,13 +64,13 @@ class LoadBalancing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Which failed calls are tried again: `Retry(attempts=3, retry_on=(RetryOn.UNAVAILABLE,))`.
+    """Which failed calls are retried: `Retry(attempts=3, retry_on=(RetryOn.UNAVAILABLE,))`.
 
-    `attempts` counts all tries, the first one too: 1 to 5 (gRPC's own limit), and 1 is no retry, as is `Retry.OFF`.
-    `retry_on` takes RetryOn, `grpc.StatusCode` or their names, one or several. The wait before a try is random, up to
-    `base_interval_seconds` (0.01 to 60), then doubled each time up to `max_interval_seconds` (0.01 to 600); a maximum
-    below the base counts as the base. With RingHash every try goes to the same endpoint. Raises ValueError or
-    TypeError, which name the field.
+    `attempts` is the maximum number of attempts, including the first: 1 to 5 (gRPC's own limit); 1 disables retries, as
+    does `Retry.OFF`. `retry_on` takes RetryOn, `grpc.StatusCode` or their names, one or several. The backoff before a
+    retry is random, at first up to `base_interval_seconds` (0.01 to 60), then doubled each time up to
+    `max_interval_seconds` (0.01 to 600); a maximum below the base counts as the base. With RingHash every attempt goes
+    to the same endpoint. Raises ValueError or TypeError, which name the field.
     """
 
     OFF: ClassVar["Retry"]  # no retry, whatever the registry says
@@ -85,14 +86,15 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutlierDetection:
-    """Takes an endpoint out for a while when too large a share of its calls fails (gRFC A50).
+    """Ejects an endpoint for some time if too many of its calls fail (gRFC A50).
 
-    The while grows by `base_ejection_seconds` (0.1 to 3600) each time, up to `max_ejection_seconds` (0.1 to 86400),
-    which is at least the base. Each `interval_seconds` (0.1 to 3600), endpoints with at least `request_volume` calls
-    (1 to 1000000) are judged, if there are `minimum_hosts` of them (1 to 10000): those of whose calls at least
-    `failure_percentage` (1 to 100) failed are taken out, but never more than `max_ejection_percent` (0 to 100) of all;
-    0 takes out none, as does `OutlierDetection.OFF`. The defaults of hosts and volume are lower than Envoy's (5 and
-    50), so that a service of three Pods profits too. Raises ValueError or TypeError, which name the field.
+    The time grows by `base_ejection_seconds` (0.1 to 3600) with each ejection, up to `max_ejection_seconds` (0.1 to
+    86400), which is at least the base. Every `interval_seconds` (0.1 to 3600), endpoints with at least `request_volume`
+    calls (1 to 1000000) are evaluated, if there are at least `minimum_hosts` of them (1 to 10000). An endpoint is
+    ejected if at least `failure_percentage` (1 to 100) of its calls failed, but never more than `max_ejection_percent`
+    (0 to 100) of all endpoints at once; 0 ejects none, as does `OutlierDetection.OFF`. The defaults of `minimum_hosts`
+    and `request_volume` are lower than Envoy's (5 and 50), so that a service of three Pods is covered too. Raises
+    ValueError or TypeError, which name the field.
     """
 
     OFF: ClassVar["OutlierDetection"]  # none is taken out, whatever the registry says
@@ -111,13 +113,13 @@ class OutlierDetection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalityPreference:
-    """With PreferZone, calls leave the client's zone only while too few endpoints are in it or none can be reached.
+    """With PreferZone, calls stay in the client's zone, unless it has too few endpoints or none can be reached.
 
-    Too few are less than `min_endpoints` (1 to 100000), or less than `min_percent` (0 to 100) of all that may be
-    called: then the next nearest (the region, at last all) are called beside them, before the last one of the zone is
-    overloaded or gone. PreferCluster does the same for the client's cluster, and prefers the own zone within it.
-    `mode` may be given by its name too. `LocalityPreference()` is none, whatever the registry says. Raises ValueError
-    or TypeError, which name the field.
+    Too few means fewer than `min_endpoints` (1 to 100000), or less than `min_percent` (0 to 100) of all endpoints that
+    can be called. Then calls also go to the next nearest ones (those of the region, finally all), before the last
+    endpoint of the zone is overloaded or gone. PreferCluster does the same for the client's Kubernetes cluster, and
+    prefers the client's zone within it. `mode` may also be given by its name. `LocalityPreference()` disables the
+    preference, even if the registry's policy has one. Raises ValueError or TypeError, which name the field.
     """
 
     mode: ZonePreference = ZonePreference.NONE
@@ -130,10 +132,10 @@ class LocalityPreference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowStart:
-    """A new endpoint's weight grows from `min_weight_percent` (1 to 100) of it to all of it within the window.
+    """Increases the weight of a new endpoint over the window, from `min_weight_percent` (1 to 100) to 100 percent.
 
-    `window_seconds` is 1 to 3600. New is what comes after a client's first set of the service; endpoints of that set
-    have their weight at once. `SlowStart.OFF` is none, whatever the registry says. Raises ValueError or TypeError,
+    `window_seconds` is 1 to 3600. Endpoints in the first set that a client receives of a service have their full weight
+    at once. `SlowStart.OFF` disables slow start, even if the registry's policy has it. Raises ValueError or TypeError,
     which name the field.
     """
 
@@ -148,14 +150,14 @@ class SlowStart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """All wishes for one service; None is no wish, and what the registry says counts.
+    """How one service is called; where a field is None, the policy in the registry applies.
 
-    `timeout_seconds` (0.001 to 86400) is the deadline of calls with one answer that name none themselves; `math.inf` is
-    none, whatever the registry says. `subset` (1 to 100000) is the largest number of endpoints that a client takes.
-    A part of the registry's policy is switched off by `Retry.OFF`, `OutlierDetection.OFF`, `LocalityPreference()`,
-    `LoadBalancing()`, `SlowStart.OFF`, `match_metadata={}`. With `match_metadata` (at most 16 texts by name) only
-    endpoints whose metadata have all these values are called; while there are none, all are. Raises ValueError or
-    TypeError, which name the field.
+    `timeout_seconds` (0.001 to 86400) is the timeout of calls with a single response that set none themselves;
+    `math.inf` means no timeout, even if the registry's policy has one. `subset` (1 to 100000) is the maximum number of
+    endpoints that a client connects to. `Retry.OFF`, `OutlierDetection.OFF`, `LocalityPreference()`, `LoadBalancing()`,
+    `SlowStart.OFF` and `match_metadata={}` disable that part of the registry's policy. With `match_metadata` (at most
+    16 entries) only endpoints whose metadata have all these values are called; if no endpoint matches, all are called.
+    Raises ValueError or TypeError, which name the field.
     """
 
     load_balancing: LoadBalancing | None = None
@@ -178,7 +180,7 @@ class Policy:
         _check_field(self, "match_metadata", _SCALARS["matchMetadata"])
 
     def over(self, other: "Policy") -> "Policy":
-        """Return this policy, with the wishes of `other` where this one has none."""
+        """Return this policy, with the fields of `other` where those of this one are None."""
         mine = ((field.name, getattr(self, field.name)) for field in fields(self))
         return Policy(**{name: getattr(other, name) if wish is None else wish for name, wish in mine})
 

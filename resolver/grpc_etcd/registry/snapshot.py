@@ -25,9 +25,9 @@ def _none_rejected() -> Mapping[bytes, str]:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The endpoints of a service, sorted by address, one per address; no endpoints means none, not unknown.
+    """The endpoints of a service, sorted by address, one per address; empty means no endpoints, not unknown.
 
-    `rejected` says for each record that could not be read, why.
+    `rejected` maps the key of each record that could not be decoded to the reason.
     """
 
     service: str

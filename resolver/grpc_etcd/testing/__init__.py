@@ -5,8 +5,8 @@
     with registry.insecure_channel("greeter") as channel:
         ...
 
-It is a `grpc_etcd.Registry` in all but where its records are kept, and passes the same tests. With pytest, the fixture
-`grpc_etcd_registry` gives one for each test and makes it the default registry meanwhile.
+It is a `grpc_etcd.Registry` whose records are in memory, and passes the same tests. With pytest, the fixture
+`grpc_etcd_registry` is a new one for each test, and the default registry during the test.
 """
 
 from grpc_etcd.memory.store import MemoryEtcd

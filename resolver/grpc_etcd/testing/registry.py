@@ -15,9 +15,9 @@ from grpc_etcd.registry.layout import Rejected
 
 
 class MemoryRegistry(Registry):
-    """A registry without an etcd; takes the options of `Registry`, anything else is a TypeError.
+    """A registry in memory, without an etcd; takes the options of `Registry`, others raise a TypeError.
 
-    Registries that are given the same `MemoryEtcd` see the same records, as processes do that share an etcd.
+    Registries with the same `MemoryEtcd` have the same records, like processes that share an etcd.
     """
 
     @taking(RegistryOptions, "MemoryRegistry")
@@ -31,10 +31,10 @@ class MemoryRegistry(Registry):
         super().__init__(self.memory, **options)
 
     def set_endpoints(self, service: str, *endpoints: Endpoint | str) -> None:
-        """Let the service have these endpoints (`host:port`, or in full), in place of those that were set before.
+        """Set the endpoints of a service (`host:port` or `Endpoint`), in place of those that were set before.
 
-        Channels follow within milliseconds, as they follow etcd: a call at once may still go by what was there before
-        on a channel that is open already. Without endpoints the service is empty. What code under test registers stays.
+        Open channels follow within milliseconds, as with etcd, so a call at once may still go to a previous endpoint.
+        Without endpoints the service is empty. Endpoints that the code under test registers stay.
         """
         service = service_name(service)
         wanted = dict(self._encode(service, endpoint) for endpoint in endpoints)
@@ -55,7 +55,7 @@ class MemoryRegistry(Registry):
 
     @contextmanager
     def outage(self, *, loses_data: bool = False) -> Iterator[None]:
-        """Let etcd be away for as long as the block runs; it may come back empty."""
+        """Simulate an etcd outage while the block runs; afterwards etcd may be empty."""
         self.memory.stop()
         try:
             yield
@@ -64,9 +64,9 @@ class MemoryRegistry(Registry):
 
 
 def as_default(registry: Registry) -> AbstractContextManager[None]:
-    """Make a registry what `grpc_etcd.insecure_channel("etcd:///name")` uses, for as long as the block runs.
+    """Make a registry the default registry, which `grpc_etcd.insecure_channel("etcd:///name")` uses, in the block.
 
-    `Registry.from_environ()` meanwhile gives a new registry that follows the same etcd, or the same memory, with the
-    same options; closing that one leaves this one open.
+    Meanwhile `Registry.from_environ()` returns a new registry on the same etcd, or the same memory, with the same
+    options; closing the new registry does not close this one.
     """
     return default.standing_in(registry)

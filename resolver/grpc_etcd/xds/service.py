@@ -22,7 +22,8 @@ from grpc_etcd.xds.retries import apply_retries, read_retries
 class MethodRoute:
     """Where the calls of `method` go: groups and single addresses, by weight (whole numbers from 0 on).
 
-    `method` is `/package.Service/Method`, or ends in `/` or `*` and stands for all that begin so; empty is all methods.
+    `method` is `/package.Service/Method`, or a prefix if it ends in `/` or `*`; if empty, the route applies to all
+    methods.
     """
 
     method: str = ""

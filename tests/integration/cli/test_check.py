@@ -112,8 +112,8 @@ def test_an_operator_that_is_not_in_step_and_a_key_that_it_misses(shell: Command
     owner = OwnerRecord(namespace="shop", pod="p", keys=(key, missing))
     shell.etcd.put(owner_key("c1", "uid"), owner.to_json(), lease=shell.etcd.lease(600))
     found = problems(shell, "greeter")
-    assert "none is synced" in found
-    assert f"{missing.decode()}: the operator has written it, but it is not there" in found
+    assert "no synced key" in found
+    assert f"{missing.decode()}: it is in the operator's records, but does not exist" in found
     shell.etcd.put(synced_key("c1"), b"", lease=shell.etcd.lease(600))
     assert "synced" not in problems(shell, "greeter")
 

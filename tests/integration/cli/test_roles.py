@@ -78,7 +78,7 @@ def test_without_a_synced_mark_nobody_claims_to_know_whether_there_is_an_operato
     checked = run("grpc-client-user", "check", "greeter", code=1)
     assert "no operator has synced this registry; unknown whether one should" in checked
     assert "no operator keeps" not in checked
-    assert "none is synced" in run("grpc-viewer-user", "check", "greeter", code=1)
+    assert "no synced key" in run("grpc-viewer-user", "check", "greeter", code=1)
 
 
 def test_the_documented_viewer_may_use_every_command_that_reads(
@@ -108,7 +108,7 @@ def test_who_gives_no_user_is_told_that_etcd_asks_for_one(owned: tuple[CommandLi
     shell, _ = owned
     for arguments in (("ls",), ("check",), ("watch", "greeter")):
         asked = shell.run(*arguments, code=1)
-        assert "asks everybody for them" in asked, arguments
+        assert "authentication enabled and requires them" in asked, arguments
         assert "--user and --password-file" in asked
         assert "clocks" not in asked
 

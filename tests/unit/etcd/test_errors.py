@@ -25,7 +25,7 @@ CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 @pytest.mark.parametrize(
     ("code", "details", "kind", "advice"),
     [
-        ("INVALID_ARGUMENT", "etcdserver: user name is empty", TokenRefused, "asks everybody"),
+        ("INVALID_ARGUMENT", "etcdserver: user name is empty", TokenRefused, "requires them"),
         ("UNAUTHENTICATED", "etcdserver: invalid auth token", TokenRefused, "--auth-token"),
         ("UNAVAILABLE", "Socket closed", Unavailable, "Does etcd speak TLS?"),
         ("UNAVAILABLE", "recvmsg:Connection reset by peer", Unavailable, "Does etcd speak TLS?"),

@@ -97,9 +97,9 @@ def test_a_service_is_drained_only_when_no_endpoint_is_left(fields: dict[str, An
     ("facts", "level", "words"),
     [
         ({"synced": ()}, Level.NOTE, "no operator keeps this registry"),
-        ({"synced": (), "has_owners": True}, Level.FAULT, "none is synced"),
+        ({"synced": (), "has_owners": True}, Level.FAULT, "no synced key"),
         ({"synced": None}, Level.WARNING, "may not read /grpc-etcd/"),
-        ({"missing_keys": ("/jupiter/x",)}, Level.WARNING, "it is not there"),
+        ({"missing_keys": ("/jupiter/x",)}, Level.WARNING, "does not exist"),
         ({"alarms": ("NOSPACE",)}, Level.FAULT, "the alarm NOSPACE"),
         ({"version": "3.5.9"}, Level.WARNING, "3.5.9"),
     ],

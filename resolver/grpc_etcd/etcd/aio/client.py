@@ -83,7 +83,7 @@ class Etcd(BaseEtcd[Connection, ListWatch, WatchHub, KeepAlive]):
         return await self._connection.call(calls.put(key, value, lease))
 
     async def delete(self, key: bytes) -> bool:
-        """Delete one key and say whether it was there."""
+        """Delete one key; return whether it existed."""
         return await self._connection.call(calls.delete(key)) > 0
 
     async def delete_prefix(self, prefix: bytes) -> int:
