@@ -168,7 +168,7 @@ MUTANTS = (
             "        fault = next((each for each in faults if each.reason in HARMLESS), None)\n",
         ),
     ),
-    _mutant("slip-withdraws", ('KEEPING = ("PortNotFound", "Unwritable")', "KEEPING = ()")),
+    _mutant("slip-deregisters", ('KEEPING = ("PortNotFound", "Unwritable")', "KEEPING = ()")),
     _mutant(
         "pods-are-read-as-services",
         (

@@ -214,7 +214,7 @@ class World:
     def revoke_reading(self, prefix: bytes) -> None:
         """Take that back."""
         if self.asks_for_users:  # etcd may have lost its data
-            self.etcd.withdraw(OPERATOR, prefix)
+            self.etcd.deregister(OPERATOR, prefix)
 
     async def happen(self, name: str) -> None:
         """Let something happen."""
