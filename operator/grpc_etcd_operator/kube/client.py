@@ -124,7 +124,7 @@ class Client:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
-        return str(found["metadata"]["uid"])
+        return _parse(_read_uid, found)
 
     async def read_pod(self, namespace: str, name: str) -> PodMessage | None:
         """Read a Pod, as lists and watches give it; None when it does not exist."""
@@ -160,8 +160,7 @@ class Client:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return CrdState(served=False, terminating=False, other_versions=await self._versions())
-        verbs = next((each["verbs"] for each in found.get("resources") or () if each["name"] == PLURAL), None)
-        return CrdState(served=verbs is not None, terminating=verbs is not None and "create" not in verbs)
+        return _parse(_read_crd_state, found)
 
     async def _versions(self) -> tuple[str, ...]:
         try:
@@ -170,12 +169,12 @@ class Client:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return ()
-        return tuple(each["version"] for each in group.get("versions") or ())
+        return _parse(_read_versions, group)
 
     async def cluster_uid(self) -> str:
         """Read the UID of the namespace kube-system, which stands for the cluster."""
         found = await self._request("get", "api/v1/namespaces/kube-system", accept=_METADATA)
-        return str(found["metadata"]["uid"])
+        return _parse(_read_uid, found)
 
     async def patch_service_status(
         self, namespace: str, name: str, uid: str, status: Mapping[str, Any], version: str = ""
@@ -258,11 +257,24 @@ def _refused(reply: aiohttp.ClientResponse, answer: bytes) -> ApiError:
     return ApiError(reply.status, _message(answer) or reply.reason or "refused")
 
 
-def _parse(parse: Callable[[bytes], T], answer: bytes) -> T:
+def _read_uid(found: Any) -> str:
+    return str(found["metadata"]["uid"])
+
+
+def _read_crd_state(found: Any) -> CrdState:
+    verbs = next((each["verbs"] for each in found.get("resources") or () if each["name"] == PLURAL), None)
+    return CrdState(served=verbs is not None, terminating=verbs is not None and "create" not in verbs)
+
+
+def _read_versions(group: Any) -> tuple[str, ...]:
+    return tuple(each["version"] for each in group.get("versions") or ())
+
+
+def _parse(parse: Callable[[Any], T], answer: object) -> T:
     """Read an answer; what cannot be read did not come from an API server."""
     try:
         return parse(answer)
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ApiError(HTTPStatus.BAD_GATEWAY, f"the answer is not an API server's: {error}") from error
 
 
