@@ -88,7 +88,7 @@ hunt: dev ## Draw many other examples in every test of drawn examples (TIMES=100
 	HUNT_TIMES=$(or $(TIMES),20) $(RUN) -m pytest -m hypothesis --hypothesis-profile hunt --timeout 0 $(or $(ONLY),--ignore tests/e2e tests)
 
 simulate: dev ## Run the operator through random faults on a virtual clock, seed after seed (SEED=1, HOURS=100, SECONDS=180, SCENARIO="etcd is full, pod comes")
-	PYTHONHASHSEED=0 $(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED)) --hours $(or $(HOURS),10) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SCENARIO),--scenario "$(SCENARIO)")
+	PYTHONHASHSEED=0 $(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED)) --hours $(or $(HOURS),$(if $(SECONDS),1e6,10)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SCENARIO),--scenario "$(SCENARIO)")
 
 demo: dev ## Show the main job on a real API server and a real etcd (KEEP=1 stays up, CLUSTER=1 uses KUBECONFIG)
 	$(RUN) -m testbed.demo $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster)

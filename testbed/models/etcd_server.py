@@ -116,6 +116,7 @@ class EtcdModel:
             self._cluster_id += 1
         self._begin(self.space if space is None else space)
         self.wire.heal()
+        self._watch_leases()  # not before: while nobody is let in no lease runs out
 
     def wipe(self) -> None:
         """Restart it without its data: keys, leases and users are gone."""

@@ -229,6 +229,16 @@ class Drills:
         wire.heal()
         self._world.kubelet.add("beta", is_gated=True)
 
+    async def drill_node_is_lost(self) -> None:
+        """Let the node of a gated Pod be given up, some seconds after the Pod has turned ready."""
+        if not (name := self._choose_service()):
+            return
+        pod = self._world.kubelet.add(name, is_gated=True)
+        await asyncio.sleep(SOON_SECONDS)
+        self._world.kubelet.give_up(pod, LONG_SECONDS)
+        await asyncio.sleep(SOON_SECONDS)
+        self._world.checks.demand_keys(f"{SOON_SECONDS:g} s after a node was given up")
+
     async def drill_keys_go_unseen(self) -> None:
         """Let the reader be cut off as the synced key goes, and keys be deleted before it comes back."""
         self._world.reader.wire.refuse()

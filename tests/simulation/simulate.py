@@ -95,6 +95,7 @@ class Simulation:
     def __init__(self, seed: int, timeline: Timeline, outcome: Outcome, checks: type[Checks]) -> None:
         self._seed, self._timeline, self._outcome, self._checks = seed, timeline, outcome, checks
         self._chance = random.Random(f"rounds {seed}")
+        self._deck: list[str] = []
 
     async def run(self, hours: float, scenario: Scenario | None) -> None:
         """Run until the hours are over, or the scenario."""
@@ -124,8 +125,15 @@ class Simulation:
         chance, names, number = self._chance, world.likely, len(self._outcome.rounds) + 1
         drawn = [chance.choice(names) for _ in range(chance.randrange(1, 9))]
         if chance.random() < DRILLS:
-            drawn.insert(0, chance.choice(list(world.drills.events)))
+            drawn.insert(0, self._deal(world))
         return tuple(Step(number, index, name) for index, name in enumerate(drawn, 1))
+
+    def _deal(self, world: World) -> str:
+        """Give the next drill of a shuffled deck, so that each has its turn."""
+        if not self._deck:
+            self._deck = list(world.drills.events)
+            self._chance.shuffle(self._deck)
+        return self._deck.pop()
 
     async def _round(self, world: World, steps: Round) -> None:
         began = asyncio.get_running_loop().time()

@@ -1,12 +1,17 @@
 """The simulation itself: it runs, it is the same for the same seed, and it finds what is broken on purpose."""
 
+import asyncio
+
 import pytest
 
+from testbed.models.etcd_channel import open_etcd
+from testbed.models.etcd_server import EtcdModel
 from tests.simulation.checks import Checks
 from tests.simulation.drills import Drills
 from tests.simulation.mutants import MUTANTS, ROOT, Mutant
 from tests.simulation.scenarios import Scenario, number, parse, shrink, write
 from tests.simulation.simulate import SimulationError, simulate
+from tests.simulation.virtual_time import run, virtual_time
 
 QUIET = number((("pod_comes",), ("pod_is_terminated", "service_changes_weight")))
 
@@ -25,6 +30,21 @@ def test_a_drill_ends_well(drill: str) -> None:
 def test_one_seed_is_one_run() -> None:
     first, second = (simulate(2, 0, QUIET) for _ in range(2))
     assert (first.hours, first.longest_settling) == (second.hours, second.longest_settling)
+
+
+def test_a_lease_of_before_runs_out_after_etcd_was_restarted() -> None:
+    async def restart() -> object:
+        server = EtcdModel()
+        client = open_etcd(server)
+        await client.put(b"key", b"", lease=await client.lease(5))
+        server.stop()
+        server.start()
+        await asyncio.sleep(20.0)
+        await client.close()
+        return server.space.get(b"key")
+
+    with virtual_time(1) as clock:
+        assert run(restart(), clock) is None
 
 
 class Blind(Checks):
