@@ -143,9 +143,10 @@ def test_an_operator_that_may_not_lead_raises_its_alerts(
 ) -> None:
     replica = start_restricted(make_scene(apiserver, own_etcd), own_etcd, tmp_path, "/jupiter/")
     tries = "grpc_etcd_operator_campaign_errors_total"
-    texts = []
-    for number in range(1, 7):  # once a minute it has tried again
-        wait_until(lambda number=number: replica.metric(tries, code="PermissionDenied") >= number, "it tries again")
+    texts, count = list[str](), 0.0
+    for _ in range(6):  # once a minute it has tried again
+        wait_until(lambda count=count: replica.metric(tries, code="PermissionDenied") > count, "it tries again")
+        count = replica.metric(tries, code="PermissionDenied")
         texts.append(metrics(replica))
     fired = alerts(*texts[:1] * (MINUTES - len(texts)), *texts)
     assert fired >= {"GrpcEtcdCampaignFailing", "GrpcEtcdNoLeader"}

@@ -415,6 +415,7 @@ def has_all(scene: Scene) -> bool:
     return len(keys_of_many(scene)) == MANY
 
 
+@pytest.mark.parametrize("pod_watch", ["direct"], indirect=True)  # Kopf delivers Pod after Pod, so few at once
 def test_a_pod_with_more_keys_than_a_transaction_holds_makes_no_others_smaller(scene: Scene) -> None:
     # Nobody else shall lead while it is frozen, so that it plans many Pods at once.
     replica = scene.start("--leader-ttl=60").wait_leading()
