@@ -168,7 +168,9 @@ MUTANTS = (
             "        fault = next((each for each in faults if each.reason in HARMLESS), None)\n",
         ),
     ),
-    _mutant("slip-deregisters", ('KEEPING = ("PortNotFound", "Unwritable")', "KEEPING = ()")),
+    _mutant(
+        "slip-deregisters", ("KEEPING = (Reason.PORT_NOT_FOUND, Reason.UNWRITABLE)", "KEEPING: tuple[Reason, ...] = ()")
+    ),
     _mutant(
         "pods-are-read-as-services",
         (

@@ -11,6 +11,7 @@ import pytest
 
 import grpc_etcd
 from grpc_etcd.etcd import Etcd, ops
+from grpc_etcd.etcd.errors import Unavailable
 from grpc_etcd.layouts.configurators import RouteConfig, encode_configurator
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import synced_key
@@ -201,10 +202,20 @@ def test_a_stand_alone_server_that_starts_while_etcd_is_away_takes_nothing_from_
             say_hello(new)("x", timeout=30)
         assert set(answers(earlier, 20)) == {blue.address}
         world.store.restart()
-        world.etcd.put(record.key, record.value.replace(b"blue", b"green"))
+        changed = record.value.replace(b"blue", b"green")
+        wait_until(lambda: is_put(world, record.key, changed), "etcd to be up again")
         follows(earlier, [green])
         follows(new, [green])
     server.stop()
+
+
+def is_put(world: World, key: bytes, value: bytes) -> bool:
+    """Put a record; return whether etcd is there for it."""
+    try:
+        world.etcd.put(key, value)
+    except Unavailable:
+        return False
+    return True
 
 
 def test_a_cold_start_without_etcd_uses_the_set_on_disk(own_world: World, tmp_path: Path) -> None:

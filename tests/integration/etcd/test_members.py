@@ -232,7 +232,7 @@ def test_an_etcd_grpc_proxy_is_told_and_another_endpoint_is_followed(etcd: EtcdS
         client = opened(address)
         wait_until(lambda: works(client), "it serves")
         ranged, single = client.hub().follow(b"k/"), client.follow(b"j/", b"k/")
-        assert "members themselves" in ranged.wait_lost(NotServing).error.remedy
+        assert "client URLs of etcd's members" in ranged.wait_lost(NotServing).error.remedy
         single.wait_listed()
         client.put(b"k/1", b"")
         client.put(b"j/1", b"")
