@@ -32,6 +32,18 @@ def test_one_seed_is_one_run() -> None:
     assert (first.hours, first.longest_settling) == (second.hours, second.longest_settling)
 
 
+@pytest.mark.parametrize(
+    ("seed", "scenario"),
+    [
+        (1006, "18.3 operator is frozen, 18.4 api loses the crd"),
+        (2008, "4.1 drill keys go by and by, 4.2 api loses the crd"),
+    ],
+)
+def test_a_crd_that_is_away_just_when_kopf_starts_is_watched_when_it_comes_back(seed: int, scenario: str) -> None:
+    """Kopf looks only once what the API server serves: the replica stayed unready until liveness ended it."""
+    simulate(seed, 0, parse(scenario))
+
+
 def test_a_lease_of_before_runs_out_after_etcd_was_restarted() -> None:
     async def restart() -> object:
         server = EtcdModel()

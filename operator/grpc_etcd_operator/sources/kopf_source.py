@@ -38,6 +38,7 @@ RESTARTS = Backoff((1.0, 2.0, 5.0, 10.0), jitter=0.5)
 CALM_SECONDS = 60.0  # whatever ran for so long is started again after the shortest pause. Arbitrary
 BACKOFFS = (0.2, 0.5, 1.0, 2.0, 2.0, 2.0)
 NOBODY = "metadata.name=_"  # no name of an object may be that
+FIRST_REQUEST_SECONDS = 60.0  # within which a Kopf that has started lists or watches. Arbitrary
 CHUNK = 250  # objects in a page of a list: the head of an answer must come in time
 
 
@@ -174,7 +175,8 @@ class KopfSource(Generic[T]):
             namespaces=(self._stream.namespace,) if self._stream.namespace else (),
         )
         take_signals(self._on_signal)  # Kopf has just taken them for itself
-        waiting = [asyncio.create_task(asked.wait()), asyncio.create_task(listed.is_over.wait())]
+        ends = (asked.wait(), listed.is_over.wait(), self._wait_in_vain(time.monotonic()))
+        waiting = [asyncio.create_task(each) for each in ends]
         try:
             done, _ = await asyncio.wait([*tasks, *waiting], return_when=asyncio.FIRST_COMPLETED)
             for task in done.difference(waiting):
@@ -189,6 +191,18 @@ class KopfSource(Generic[T]):
             resting.close()
             note.close()
         return asked.is_set()
+
+    async def _wait_in_vain(self, began: float) -> None:
+        """Return if Kopf, once started, asks for nothing; else never.
+
+        It looks only once what the API server serves. A CRD that was away just then, for whatever reason, would not be
+        watched when it comes back.
+        """
+        await asyncio.sleep(FIRST_REQUEST_SECONDS)
+        if self._stream.attempted_at >= began:
+            await asyncio.Event().wait()
+        fields = {"of": self.kind, "namespace": self._stream.namespace, "error": "nothing is watched"}
+        log.warning("Watches ended, restarting them", extra={"event": "watch_restarting", "fields": fields})
 
     def _make_registry(
         self,
