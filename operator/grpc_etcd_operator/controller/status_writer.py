@@ -50,6 +50,7 @@ UNTAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)  # there is 
 REFUSED = (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
 # Of an Event: no right to post any, no namespace any more, or something wrong with it.
 NEVER_TAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
+CONFLICTS = 4  # so often a status is tried again at once where somebody else was faster. Arbitrary
 EVENT_RETRY_SECONDS = 10.0  # until an Event is posted again that Kubernetes did not take. Arbitrary
 SIGHT_SECONDS = 1.0  # how soon it is reported that Pods may not be read, or may again. Arbitrary
 LACKS_RIGHT = "cannot patch resource"  # the API server's words (apiserver's responsewriters), whoever authorizes
@@ -305,12 +306,18 @@ class StatusWriter:
     async def _put_status(self, service: GrpcService, status: dict[str, Any]) -> Mapping[str, Any]:
         """Write a status to the object that it speaks of, also where others change it faster than a watch reports."""
         where = service.namespace, service.name, service.uid
-        try:
-            return await self._client.patch_service_status(*where, status, service.resource_version)
-        except ApiError as error:
-            if error.status != HTTPStatus.CONFLICT or await self._client.uid_of(SERVICES, *where[:2]) != service.uid:
-                raise
-            return await self._client.patch_service_status(*where, status)
+        version = service.resource_version
+        for _ in range(CONFLICTS):
+            try:
+                return await self._client.patch_service_status(*where, status, version)
+            except ApiError as error:
+                if error.status != HTTPStatus.CONFLICT:
+                    raise
+                found = await self._client.version_of(SERVICES, *where)
+                if found is None:  # it is another by now
+                    raise
+                version = found
+        return await self._client.patch_service_status(*where, status, version)
 
     async def _is_refused(self, error: Exception, resource: str, of: Pod | GrpcService) -> bool:
         """Return whether the API server rejects what was sent for another reason than a conflict."""

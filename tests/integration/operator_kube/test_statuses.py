@@ -42,6 +42,7 @@ class ApiServer:
         self.answers: dict[str, list[int]] = {}
         self.requests: list[tuple[str, str, Raw]] = []
         self.objects: dict[str, Raw] = {}
+        self.after_a_read: dict[str, Raw] = {}
         self.events: set[str] = set()
         self.held: asyncio.Event | None = None
         self.held_events = asyncio.Event()
@@ -58,7 +59,10 @@ class ApiServer:
             await self.held_events.wait()
             return self._post_event(body["metadata"]["name"])
         if request.method == "GET":
-            return web.json_response(self.objects.get(request.path.split("/")[-1], {"metadata": {"uid": ""}}))
+            name = request.path.split("/")[-1]
+            answer = web.json_response(self.objects.get(name, {"metadata": {"uid": ""}}))
+            self.objects.update(self.after_a_read)
+            return answer
         name = request.path.split("/")[-2]
         found = self.objects.get(name, {"metadata": {}})
         asked, is_version = body["metadata"].get("resourceVersion"), found["metadata"].get("resourceVersion")
@@ -248,6 +252,22 @@ async def test_what_is_reported_of_a_grpcservice_that_is_gone_reaches_no_namesak
     metadata = {**server.objects["greeter"]["metadata"], "uid": "another", "resourceVersion": "9"}
     namesake = {**server.objects["greeter"], "metadata": metadata, "status": {}}
     server.objects["greeter"] = namesake
+    await run(reporter, lambda: len(server.patches("greeter")) > 1)
+    assert namesake["status"] == {}
+
+
+async def test_a_grpcservice_that_is_replaced_between_a_conflict_and_the_next_try_keeps_its_own_status(
+    api: tuple[ApiServer, Client],
+) -> None:
+    server, client = api
+    server.objects["greeter"] = granted(make_raw_service())
+    server.objects["greeter"]["metadata"]["resourceVersion"] = "7"
+    reporter = await lead_beside_nobody(server, client)
+    was = server.objects["greeter"]
+    server.objects["greeter"] = {**was, "metadata": {**was["metadata"], "resourceVersion": "8"}}
+    metadata = {**was["metadata"], "uid": "another", "resourceVersion": "9"}
+    namesake = {**was, "metadata": metadata, "status": {}}
+    server.after_a_read = {"greeter": namesake}
     await run(reporter, lambda: len(server.patches("greeter")) > 1)
     assert namesake["status"] == {}
 
