@@ -16,13 +16,11 @@ import pytest
 import grpc_etcd
 import grpc_etcd.aio
 from grpc_etcd import Policy, Registry, Retry, Snapshot, StaticRegistry
-from grpc_etcd.client.registry import AioEtcdRegistry
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import policy_key
 from grpc_etcd.registry.policy import write_policy
 from grpc_etcd.testing import as_default
-from testbed.api_reference import public_methods
 from testbed.conditions import until, wait_until
 from testbed.greeter import DELAY_HEADER, FAIL_HEADER, say_hello
 
@@ -333,12 +331,6 @@ async def test_asyncio_has_what_threads_have(world: World) -> None:
             break
     with pytest.raises(ValueError, match="cannot be used any more"):
         await registry.endpoints("users")
-
-
-def test_whatever_threads_may_ask_a_registry_asyncio_may_too() -> None:
-    missing = dict(public_methods(Registry)).keys() - {name for name in dir(AioEtcdRegistry) if name[0] != "_"}
-    makers = {"aio", "from_environ", "from_settings"}
-    assert missing == makers | {"etcd", "registrar", "on_change"}  # those block, and so would a callback
 
 
 async def test_waiting_for_etcd_takes_no_thread_of_the_loops_own(own_world: World) -> None:

@@ -11,9 +11,12 @@ import grpc
 import pytest
 from grpc import aio
 
+from grpc_etcd import Registry
 from grpc_etcd.client import aio as following_aio
 from grpc_etcd.client import channels
+from grpc_etcd.client.registry import AioEtcdRegistry
 from grpc_etcd.registration.server import BoundAioServer, BoundServer
+from testbed.api_reference import public_methods
 
 STAND_INS: list[tuple[type, type]] = [
     (channels.FollowingChannel, grpc.Channel),
@@ -51,3 +54,9 @@ def test_a_stand_in_is_called_as_grpcs_own(ours: type, grpcs: type) -> None:
                 inspect.signature(getattr(ours, name)).bind(None, *by_position, **dict.fromkeys(by_name))
             except TypeError as error:
                 pytest.fail(f"{ours.__name__}.{name}({by_position}, {by_name}): {error}")
+
+
+def test_whatever_threads_may_ask_a_registry_asyncio_may_too() -> None:
+    missing = dict(public_methods(Registry)).keys() - {name for name in dir(AioEtcdRegistry) if name[0] != "_"}
+    makers = {"aio", "from_environ", "from_settings"}
+    assert missing == makers | {"etcd", "on_change"}  # those block, and so would a callback
