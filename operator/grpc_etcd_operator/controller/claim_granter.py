@@ -1,7 +1,8 @@
 """Writes claims into the status of GrpcServices, ahead of any key: what is there is what everybody goes by.
 
-Leaders only. The oldest GrpcService is served first. Each write holds the resource version that was judged, so what has
-changed meanwhile is judged again. A claim is dropped when nothing of it has been seen in etcd for a while.
+Leaders only. The oldest GrpcService is served first. Each write holds the resource version that was judged; one that
+asks for something else meanwhile is judged again. A claim is dropped when nothing of it has been seen in etcd for a
+while.
 
 Clocks of replicas differ. Who holds a claim is safe from that: nobody who knows of it grants another that conflicts,
 and no grant is given an earlier time than one that is known. Who hands over waits for what it is writing.
@@ -20,6 +21,7 @@ from functools import partial
 import aiohttp
 
 from grpc_etcd_operator.controller.event_handlers import SERVICES, EventHandlers
+from grpc_etcd_operator.controller.status_patch import patch_status
 from grpc_etcd_operator.core.claims import read_claims
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
@@ -174,10 +176,9 @@ class Granter:
 
     async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> bool:
         """Write claims; return whether they stand. What is unexpected about one object is that object's alone."""
-        where = service.namespace, service.name, service.uid
         self._writing += 1
         try:
-            written = await self._client.patch_service_status(*where, {"claims": claims}, service.resource_version)
+            written = await patch_status(self._client, service, {"claims": claims}, partial(self._still_holds, service))
             self._reconciler.note_written(written)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             fields = {"of": service.reference, "error": str(error)}
@@ -198,6 +199,11 @@ class Granter:
         if not stands:
             log.error(OLD_CRD, extra={"event": "crd_outdated"})
         return stands
+
+    def _still_holds(self, service: GrpcService, found: GrpcService) -> bool:
+        """Return whether what has changed of a GrpcService is nothing that its claims were judged by."""
+        is_same = found.generation == service.generation and read_claims(found.status) == read_claims(service.status)
+        return is_same and self._is_to_grant()
 
     async def _release_some(self) -> None:
         """Drop claims of which nothing was left at the last look, nor is now."""

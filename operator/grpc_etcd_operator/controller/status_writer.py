@@ -25,6 +25,7 @@ from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
 from grpc_etcd_operator.controller.gate_refusals import GateRefusals
 from grpc_etcd_operator.controller.gates import Gates
+from grpc_etcd_operator.controller.status_patch import patch_status
 from grpc_etcd_operator.controller.status_queue import StatusQueue, WrittenGate
 from grpc_etcd_operator.core.conditions import (
     is_same_judgement,
@@ -50,7 +51,6 @@ UNTAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)  # there is 
 REFUSED = (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
 # Of an Event: no right to post any, no namespace any more, or something wrong with it.
 NEVER_TAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
-CONFLICTS = 4  # so often a status is tried again at once where somebody else was faster. Arbitrary
 EVENT_RETRY_SECONDS = 10.0  # until an Event is posted again that Kubernetes did not take. Arbitrary
 SIGHT_SECONDS = 1.0  # how soon it is reported that Pods may not be read, or may again. Arbitrary
 LACKS_RIGHT = "cannot patch resource"  # the API server's words (apiserver's responsewriters), whoever authorizes
@@ -283,7 +283,7 @@ class StatusWriter:
         self._queue.schedule.wrote(service.uid, time.monotonic())
         self._queue.writing[service.uid] = status
         try:
-            written = await self._put_status(service, status)
+            written = await patch_status(self._client, service, status)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if await self._is_refused(error, SERVICES, service):
                 self._failed(service, error)
@@ -302,22 +302,6 @@ class StatusWriter:
             self._failed(service, error)
         else:
             self._queue.failures.pop(service.uid, None)
-
-    async def _put_status(self, service: GrpcService, status: dict[str, Any]) -> Mapping[str, Any]:
-        """Write a status to the object that it speaks of, also where others change it faster than a watch reports."""
-        where = service.namespace, service.name, service.uid
-        version = service.resource_version
-        for _ in range(CONFLICTS):
-            try:
-                return await self._client.patch_service_status(*where, status, version)
-            except ApiError as error:
-                if error.status != HTTPStatus.CONFLICT:
-                    raise
-                found = await self._client.version_of(SERVICES, *where)
-                if found is None:  # it is another by now
-                    raise
-                version = found
-        return await self._client.patch_service_status(*where, status, version)
 
     async def _is_refused(self, error: Exception, resource: str, of: Pod | GrpcService) -> bool:
         """Return whether the API server rejects what was sent for another reason than a conflict."""

@@ -117,20 +117,9 @@ class Client:
 
     async def uid_of(self, resource: str, namespace: str, name: str) -> str | None:
         """Read the UID that an object has now; None when there is no such object."""
-        found = await self._read_metadata(resource, namespace, name)
-        return None if found is None else _parse(_read_uid, found)
-
-    async def version_of(self, resource: str, namespace: str, name: str, uid: str) -> str | None:
-        """Read the resource version that an object has now; None when there is none of that UID."""
-        found = await self._read_metadata(resource, namespace, name)
-        if found is None or _parse(_read_uid, found) != uid:
-            return None
-        return str(found["metadata"].get("resourceVersion", ""))
-
-    async def _read_metadata(self, resource: str, namespace: str, name: str) -> Any:
         path = f"{self._path(resource, namespace)}/{name}"
         try:
-            return await self._request("get", path, accept=_METADATA)
+            return _parse(_read_uid, await self._request("get", path, accept=_METADATA))
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None

@@ -491,6 +491,43 @@ async def test_a_claim_holds_the_version_that_was_judged_and_is_judged_again_aft
     assert [each["metadata"]["resourceVersion"] for each in server.patches("greeter")] == ["5", "5"]
 
 
+async def test_a_claim_is_granted_to_a_grpcservice_that_somebody_changes_faster_than_a_watch_reports(
+    api: tuple[ApiServer, Client],
+) -> None:
+    """A label each 30 ms: what its claims were judged by is the same, so another version is no reason to wait."""
+    server, client = api
+    reconciler = make_reconciler()
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
+    reconciler.note_service("ADDED", versioned(make_raw_service("s1"), 7))
+    server.objects["greeter"] = versioned(make_raw_service("s1"), 9)
+    await run(granter, lambda: reconciler.cluster_cache.verdict("s1").accepted)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"metadata": {"generation": 9}}, id="it asks for something else"),
+        pytest.param({"metadata": {"uid": "s2"}}, id="it is another"),
+        pytest.param(
+            {"status": {"claims": [{"registry": "default", "prefix": "/a/", "since": "2026-01-01T00:00:00.000000Z"}]}},
+            id="another replica has granted it something",
+        ),
+    ],
+)
+async def test_no_claim_is_granted_to_what_was_not_judged(api: tuple[ApiServer, Client], change: Raw) -> None:
+    server, client = api
+    reconciler = make_reconciler()
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
+    reconciler.note_service("ADDED", versioned(make_raw_service("s1"), 7))
+    raw = versioned(make_raw_service("s1"), 9)
+    changed = {part: {**raw.get(part, {}), **change.get(part, {})} for part in ("metadata", "spec", "status")}
+    server.objects["greeter"] = {**raw, **changed}
+    before = json.dumps(changed["status"])
+    await run(granter, lambda: len(server.patches("greeter")) > 1)
+    assert {each["metadata"]["resourceVersion"] for each in server.patches("greeter")} == {"7"}
+    assert json.dumps(server.objects["greeter"]["status"]) == before
+
+
 async def test_an_event_that_an_answer_has_overtaken_takes_no_claim_back(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     reconciler = make_reconciler()
