@@ -228,7 +228,7 @@ class ApiServerModel:
         if resource == SERVICES:
             metadata["generation"] = 1
             item["spec"] = DEFAULTS | item["spec"]
-            item.pop("status", None)
+            item["status"] = {"observedGeneration": -1}
         return self._store(resource, item, None)
 
     def update(self, resource: str, namespace: str, name: str, change: Callable[[Object], None]) -> Object:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 import yaml
 
+from grpc_etcd_operator.core.services import parse_service
 from grpc_etcd_operator.kube.client import ApiError, Client
 from grpc_etcd_operator.kube.pages import Event, Page
 from testbed.apiserver import ApiServer
@@ -152,6 +154,7 @@ def make_service(name: str) -> Object:
     return {"apiVersion": "grpc-etcd.dev/v1alpha1", "kind": "GrpcService", "metadata": metadata, "spec": spec}
 
 
+NEW = {"observedGeneration": -1}  # the status that the CRD gives a GrpcService
 RUNNING = {"phase": "Running", "podIP": "10.0.0.7", "conditions": [{"type": "Ready", "status": "True"}]}
 
 
@@ -277,35 +280,36 @@ async def test_a_json_watch_tells_of_grpcservices(world: World, client: Client, 
         assert (told["type"], told["object"]["metadata"]["uid"]) == ("ADDED", made["metadata"]["uid"])
         assert told["object"]["spec"]["layouts"] == ["jupiter"]  # a default of the schema
         assert told["object"]["metadata"]["generation"] == 1
-        await client.patch_service_status("default", name, made["metadata"]["uid"], {"registryName": name})
+        await client.patch_service_status(parse_service(made), {"registryName": name})
         told = json.loads(await reply.content.readline())
-        assert (told["type"], told["object"]["status"]) == ("MODIFIED", {"registryName": name})
+        assert (told["type"], told["object"]["status"]) == ("MODIFIED", {**NEW, "registryName": name})
         assert told["object"]["metadata"]["generation"] == 1
         world.delete(SERVICES, name)
         assert json.loads(await reply.content.readline())["type"] == "DELETED"
 
 
 async def test_a_status_is_written_to_that_object_alone(world: World, client: Client, name: str) -> None:
-    made = world.create(make_service(name))["metadata"]
-    written = await client.patch_service_status(
-        "default", name, made["uid"], {"endpoints": {"ready": 1}}, made["resourceVersion"]
-    )
+    made = parse_service(world.create(make_service(name)))
+    written = await client.patch_service_status(made, {"endpoints": {"ready": 1}})
     version = written["metadata"]["resourceVersion"]
-    assert int(version) > int(made["resourceVersion"])
-    again = await client.patch_service_status("default", name, made["uid"], {"endpoints": {"ready": 1}})
+    assert int(version) > int(made.resource_version)
+    again = await client.patch_service_status(parse_service(written), {"endpoints": {"ready": 1}})
     assert again["metadata"]["resourceVersion"] == version  # nothing has changed
-    with pytest.raises(ApiError) as caught:
-        await client.patch_service_status(
-            "default", name, made["uid"], {"endpoints": {"ready": 2}}, made["resourceVersion"]
-        )
+    with pytest.raises(ApiError) as caught:  # another version by now, and one to which it may not be written
+        await client.patch_service_status(made, {"endpoints": {"ready": 2}}, lambda _found: False)
     assert caught.value.status == 409
-    # Another UID is no hindrance: the API server keeps a custom resource's metadata as they are and says nothing.
-    written = await client.patch_service_status("default", name, "another", {"endpoints": {"ready": 2}})
-    assert (written["metadata"]["uid"], written["status"]) == (made["uid"], {"endpoints": {"ready": 2}})
+    written = await client.patch_service_status(made, {"endpoints": {"ready": 2}})  # of any other it is
+    assert (written["metadata"]["uid"], written["status"]) == (made.uid, {**NEW, "endpoints": {"ready": 2}})
     with pytest.raises(ApiError) as caught:
-        await client.patch_service_status("default", "nobody", "", {"endpoints": {"ready": 2}})
+        await client.patch_service_status(replace(made, uid="another"), {"endpoints": {"ready": 3}})
+    assert caught.value.status == 409
+    # Without a version another UID is no hindrance: the API server keeps a custom resource's metadata as they are.
+    written = await client.patch_service_status(replace(made, uid="another", resource_version=""), {"endpoints": None})
+    assert (written["metadata"]["uid"], written["status"]) == (made.uid, NEW)
+    with pytest.raises(ApiError) as caught:
+        await client.patch_service_status(replace(made, name="nobody"), {"endpoints": {"ready": 2}})
     assert caught.value.status == 404
-    assert existing(await client.read("grpcservices", "default", name))["status"] == {"endpoints": {"ready": 2}}
+    assert existing(await client.read("grpcservices", "default", name))["status"] == NEW
     assert await client.read("grpcservices", "default", "nobody") is None
 
 

@@ -21,7 +21,6 @@ from functools import partial
 import aiohttp
 
 from grpc_etcd_operator.controller.event_handlers import SERVICES, EventHandlers
-from grpc_etcd_operator.controller.status_patch import patch_status
 from grpc_etcd_operator.core.claims import read_claims
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
@@ -178,7 +177,8 @@ class Granter:
         """Write claims; return whether they stand. What is unexpected about one object is that object's alone."""
         self._writing += 1
         try:
-            written = await patch_status(self._client, service, {"claims": claims}, partial(self._still_holds, service))
+            still_holds = partial(self._still_holds, service)
+            written = await self._client.patch_service_status(service, {"claims": claims}, still_holds)
             self._reconciler.note_written(written)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             fields = {"of": service.reference, "error": str(error)}

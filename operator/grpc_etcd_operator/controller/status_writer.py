@@ -25,7 +25,6 @@ from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
 from grpc_etcd_operator.controller.gate_refusals import GateRefusals
 from grpc_etcd_operator.controller.gates import Gates
-from grpc_etcd_operator.controller.status_patch import patch_status
 from grpc_etcd_operator.controller.status_queue import StatusQueue, WrittenGate
 from grpc_etcd_operator.core.conditions import (
     is_same_judgement,
@@ -283,7 +282,7 @@ class StatusWriter:
         self._queue.schedule.wrote(service.uid, time.monotonic())
         self._queue.writing[service.uid] = status
         try:
-            written = await patch_status(self._client, service, status)
+            written = await self._client.patch_service_status(service, status)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if await self._is_refused(error, SERVICES, service):
                 self._failed(service, error)
@@ -402,9 +401,9 @@ class StatusWriter:
         return any(all(each.get(part, "") == condition[part] for part in parts) for each in conditions)
 
     async def _post_events(self, service: GrpcService, status: Mapping[str, Any]) -> None:
-        """Report of each condition that has turned bad, or is bad for a new reason."""
+        """Report of each condition that has turned bad, or is bad for a new reason; others only sum them up."""
         old = {each.get("type"): each for each in service.status.get("conditions") or ()}
-        for condition in status["conditions"]:
+        for condition in (each for each in status["conditions"] if each["type"] in {"Accepted", "Programmed"}):
             was = old.get(condition["type"], {})
             same = (was.get("status"), was.get("reason")) == (condition["status"], condition["reason"])
             if condition["status"] != "True" and not same and condition["reason"] not in WITHOUT_EVENT:

@@ -1,6 +1,8 @@
-"""The status of a GrpcService: counts and two conditions, in words that report its owner what to do next. Pure.
+"""The status of a GrpcService: counts and conditions, in words that report its owner what to do next. Pure.
 
 `Accepted` says whether the operator takes the GrpcService at all, `Programmed` whether the registry is true to it.
+`Ready` sums up both, and `Stalled` is there (and true) only where waiting does not help: from these two and
+`observedGeneration` kstatus, and with it Flux and Helm, computes whether an object is current, in progress or failed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,7 @@ from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.core.cluster import Verdict
 from grpc_etcd_operator.core.counts import Counts
 from grpc_etcd_operator.core.desired import Fault
-from grpc_etcd_operator.core.reasons import Reason
+from grpc_etcd_operator.core.reasons import PASSING, Reason
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.standing import Complaint
 
@@ -62,8 +64,19 @@ def make_status(  # noqa: PLR0913, PLR0917  all that a status is made of
         "conditions": [
             _condition("Accepted", accepted, service, now),
             _condition("Programmed", programmed, service, now),
+            *_summarize(service, accepted, programmed, now, is_given_up=is_reported_vacant),
         ],
     }
+
+
+def _summarize(
+    service: GrpcService, accepted: Verdict, programmed: Verdict, now: str, *, is_given_up: bool
+) -> list[dict[str, Any]]:
+    """Sum up both conditions; `is_given_up` says that the first Pod has been waited for long enough."""
+    ready = programmed if accepted.accepted else accepted
+    is_stalled = not ready.accepted and (is_given_up if ready.reason == Reason.NO_PODS else ready.reason not in PASSING)
+    stalled = [_condition("Stalled", ready._replace(accepted=True), service, now)] if is_stalled else []
+    return [_condition("Ready", ready, service, now), *stalled]
 
 
 def _sort_faults(counts: Counts) -> list[Fault]:

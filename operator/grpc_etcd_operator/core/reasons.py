@@ -153,6 +153,15 @@ OBEYED = (Reason.ACCEPTED, Reason.UNKNOWN_REGISTRY)  # with which a spec is in f
 KEEPING = (Reason.PORT_NOT_FOUND, Reason.UNWRITABLE)  # faults of a Pod for which nothing is deleted
 HARMLESS = (Reason.BAD_WEIGHT,)  # faults with which the keys are written all the same
 DENIED = (Reason.PERMISSION_DENIED, Reason.UNWRITABLE)  # faults that etcd's answer to a write has
+# With which something else than the GrpcService, its Pods' specs or rights is to be waited for: it is not stalled.
+PASSING = (
+    Reason.PENDING,
+    Reason.PODS_UNREADABLE,
+    Reason.REGISTRY_UNAVAILABLE,
+    Reason.NO_LEADER,
+    Reason.KEY_TAKEN,
+    Reason.INTERNAL_ERROR,
+)
 # A condition turns to these without an Event: another condition has one, it passes, or it has an Event of its own.
 WITHOUT_EVENT = (Reason.NOT_ACCEPTED, Reason.PENDING, Reason.NO_PODS)
 

@@ -1,6 +1,7 @@
 """The requests that the operator makes itself: Pods, metadata lists, reads that confirm, statuses, gates, Events.
 
-Nothing is tried again here and everything has a deadline: callers are loops that come again.
+Nothing is tried again here, but for a status that met a conflict, and everything has a deadline: callers are loops that
+come again.
 """
 
 import json
@@ -12,6 +13,7 @@ import aiohttp
 
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.core.resync import ObjectRef
+from grpc_etcd_operator.core.services import GrpcService, parse_service
 from grpc_etcd_operator.kube import pages
 from grpc_etcd_operator.kube.pages import Event, Page, Refusal
 from grpc_etcd_operator.kube.paging import LIST_SECONDS
@@ -24,6 +26,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _PAGE_TIMEOUT = aiohttp.ClientTimeout(total=LIST_SECONDS, sock_connect=5)
 WATCH_SECONDS = 290  # a watch is renewed after a while
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
+CONFLICTS = 4  # so often a status is tried again at once where somebody else was faster. Arbitrary
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
@@ -176,15 +179,36 @@ class Client:
         return _parse(_read_uid, found)
 
     async def patch_service_status(
-        self, namespace: str, name: str, uid: str, status: Mapping[str, Any], version: str = ""
+        self,
+        service: GrpcService,
+        status: Mapping[str, Any],
+        still_holds: Callable[[GrpcService], bool] = lambda _found: True,
     ) -> Mapping[str, Any]:
-        """Write a GrpcService's status, to the object of just that resource version: any other is refused (409).
+        """Write a status to the GrpcService that it speaks of, also where others change it faster than a watch reports.
 
-        Without a version a new object of the same name would take it: of a custom resource the API server ignores the
-        UID.
+        `still_holds` says of the object as it is now whether the status may be written to it. Raises the conflict (409)
+        where it may not, where the object is another by now, and where somebody else is faster each time. Each try
+        names a version: of a custom resource the API server ignores the UID.
         """
-        path = f"{self._path(PLURAL, namespace)}/{name}/status"
-        metadata = _without_empty({"uid": uid, "resourceVersion": version})
+        version = service.resource_version
+        for _ in range(CONFLICTS):
+            try:
+                return await self._patch_service_status(service, status, version)
+            except ApiError as error:
+                if error.status != HTTPStatus.CONFLICT:
+                    raise
+                raw = await self.read(PLURAL, service.namespace, service.name)
+                found = None if raw is None else _parse(parse_service, raw)
+                if found is None or found.uid != service.uid or not still_holds(found):
+                    raise
+                version = found.resource_version
+        return await self._patch_service_status(service, status, version)
+
+    async def _patch_service_status(
+        self, of: GrpcService, status: Mapping[str, Any], version: str
+    ) -> Mapping[str, Any]:
+        path = f"{self._path(PLURAL, of.namespace)}/{of.name}/status"
+        metadata = _without_empty({"uid": of.uid, "resourceVersion": version})
         found: Mapping[str, Any] = await self._request("patch", path, body={"metadata": metadata, "status": status})
         return found
 

@@ -105,9 +105,55 @@ def test_a_status_that_says_the_same_is_the_same_at_any_time(service: Make, firs
     assert is_same_status(one, make_status(held, ACCEPTED, first, {}, LATE))
     other = make_status(held, ACCEPTED, second, {}, LATE)
     assert is_same_status(one, other) == ({**one} == {**other})
-    for before, after in zip(one["conditions"], other["conditions"], strict=True):
+    before_of = {each["type"]: each for each in one["conditions"]}
+    for before, after in ((before_of.get(each["type"], {"status": ""}), each) for each in other["conditions"]):
         same = before["status"] == after["status"]
         assert after["lastTransitionTime"] == (EARLY if same else LATE)
+
+
+verdicts = st.one_of(
+    st.just(ACCEPTED), st.builds(lambda why: Verdict(accepted=False, reason=why, message="m"), st.sampled_from(Reason))
+)
+
+
+@given(verdicts, all_counts, st.sampled_from([{}, {"default": "down"}]), st.sampled_from(["", "no right"]))
+def test_ready_sums_up_the_others_and_stalled_is_there_only_where_it_is_not(
+    service: Make, verdict: Verdict, counts: Counts, down: dict[str, str], unseen: str
+) -> None:
+    made = make_status(service(), verdict, counts, down, EARLY, unseen=unseen)
+    found = {each["type"]: each for each in made["conditions"]}
+    accepted, programmed, ready = (found[kind]["status"] for kind in ("Accepted", "Programmed", "Ready"))
+    assert (ready == "True") == (accepted == programmed == "True")
+    if "Stalled" in found:
+        assert (found["Stalled"]["status"], ready) == ("True", "False")
+        assert found["Stalled"]["reason"] == found["Ready"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "counts", "down", "is_reported_vacant", "stalled"),
+    [
+        (ASKING, Counts(1, 1), {}, False, ""),
+        (ACCEPTED, Counts(1, 1), {}, False, ""),
+        (ACCEPTED, Counts(1, 1), {"default": "down"}, False, ""),
+        (ACCEPTED, Counts(1, 1, 0, {("p1", "default"): (TAKEN,)}), {}, False, ""),
+        (ACCEPTED, Counts(), {}, False, ""),
+        (ACCEPTED, Counts(), {}, True, "NoPods"),
+        (ACCEPTED, Counts(1, 1, 0, {("p1", "default"): (NO_PORT,)}), {}, False, "PortNotFound"),
+        (Verdict(accepted=False, reason=Reason.NAME_TAKEN, message="m"), Counts(1, 1), {}, False, "NameTaken"),
+    ],
+)
+def test_what_passes_by_itself_is_not_stalled(  # noqa: PLR0917  what a status is made of
+    service: Make,
+    verdict: Verdict,
+    counts: Counts,
+    down: dict[str, str],
+    is_reported_vacant: bool,  # noqa: FBT001 - a parameter of the test
+    stalled: str,
+) -> None:
+    made = make_status(service(), verdict, counts, down, EARLY, is_reported_vacant=is_reported_vacant)
+    assert [each["reason"] for each in made["conditions"] if each["type"] == "Stalled"] == (
+        [stalled] if stalled else []
+    )
 
 
 @given(all_counts, all_counts)
