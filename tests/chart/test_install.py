@@ -26,6 +26,7 @@ from testbed.manifests import wait_established
 from testbed.promtool import answered, scraped
 
 OPERATORS = "operators"
+GATE, OTHER_GATE = "grpc-etcd.dev/registered", "example.com/other"
 CLIENTS = {"auth": {"user": "reader", "secretName": "etcd-client"}}
 
 
@@ -134,6 +135,37 @@ def test_install_upgrade_roll_back_uninstall(
         assert cleanup.process.returncode == 0
     assert mod_revision(etcd, provider_key(pod)) == 0
     assert not etcd.etcdctl("get", "--prefix", "/grpc-etcd/owner/", "--keys-only").strip()
+
+
+def test_the_api_server_adds_the_gate_where_the_namespace_asks_for_it_and_the_operator_opens_it(
+    release: Release, kubelet: Kubelet, etcd: EtcdServer, tmp_path: Path
+) -> None:
+    release.install(values(etcd, readinessGate={"inject": True}))
+    release.api.kubectl("label", "namespace", "shop", "grpc-etcd.dev/inject-readiness-gate=true")
+
+    def read(pod: Pod) -> dict[str, Any]:
+        return release.api.client.get("v1", "Pod", pod.name, pod.item["metadata"]["namespace"])
+
+    def gates(pod: Pod) -> list[str]:
+        return [each["conditionType"] for each in read(pod)["spec"].get("readinessGates", [])]
+
+    def is_open(pod: Pod) -> bool:
+        return (GATE, "True") in [(each["type"], each["status"]) for each in read(pod)["status"]["conditions"]]
+
+    def make(namespace: str, *others: str) -> Pod:
+        return kubelet.create_pod(namespace=namespace, labels={"app": "greeter"}, gates=others)
+
+    # A policy takes effect some moments after it was created.
+    wait_until(lambda: gates(make("shop")) == [GATE], "the API server to add the gate")
+    assert gates(make("shop", OTHER_GATE)) == [OTHER_GATE, GATE]
+    assert gates(make("shop", GATE)) == [GATE]
+    assert gates(make("till")) == []
+    greeter(release.api, "shop")
+    with OperatorPod(release.api, deployment(release), tmp_path / "operator") as operator:
+        operator.wait_ready()
+        pod = make("shop")
+        wait_registered(etcd, pod)
+        wait_until(lambda: is_open(pod), "the operator to open the gate")
 
 
 def test_what_the_notes_tell_to_type_works(release: Release, etcd: EtcdServer) -> None:

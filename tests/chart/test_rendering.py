@@ -40,6 +40,7 @@ MATRIX = {
     "several registries": SEVERAL | {"cleanup": {"enabled": True}},
     "namespaced": NAMESPACED | {"cleanup": {"enabled": True}},
     "everything": ALL,
+    "an injected gate": NAMESPACED | {"readinessGate": {"inject": True}},
     "extras": ETCD
     | {
         "imagePullSecrets": [{"name": "pull"}],
@@ -480,6 +481,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "defaults of a chart that knew no users of clients": (
         ETCD | {"clientConfig": {"auth": None}},
         "--reset-then-reuse-values",
+    ),
+    "a gate for Pods that the operator does not see": (
+        ETCD | {"readinessGate": {"inject": True}, "podSelector": "tier=grpc"},
+        "readinessGate.inject would add the gate to Pods that podSelector (tier=grpc) does not select",
+    ),
+    "a gate that may not be opened": (
+        ETCD | {"readinessGate": {"inject": True, "enabled": False}},
+        "readinessGate.inject adds gates that readinessGate.enabled=false does not allow the operator to open",
     ),
     "TLS for the bundled etcd": (
         {"etcd": {"bundled": {"enabled": True}, "tls": {"secretName": "s"}}},
