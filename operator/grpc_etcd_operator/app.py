@@ -27,6 +27,7 @@ from grpc_etcd_operator.controller.cleanup import clean_up
 from grpc_etcd_operator.controller.deletions import Deletions
 from grpc_etcd_operator.controller.dry_run import PLAN_SECONDS, DryRun, Reading
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
+from grpc_etcd_operator.controller.events import EventPoster
 from grpc_etcd_operator.controller.gates import Gates
 from grpc_etcd_operator.controller.registry_controller import RegistryController, Views
 from grpc_etcd_operator.controller.resync import ResyncController
@@ -203,8 +204,9 @@ class Operator:
         self._leader = leader = StatusLeader(tuple(self._controllers.values()))
         parts = (client, self._reconciler)
         selector, isolation = settings.pod_selector, self._isolation
+        events = EventPoster(client, self._candidate.identity)
         self._reporter = StatusWriter(
-            *parts, self._statuses, leader.may_report, leader.down, isolation, pod_selector=selector
+            *parts, self._statuses, leader.may_report, leader.down, isolation, pod_selector=selector, events=events
         )
         self._granter = Granter(*parts, self._claims, leader.may_grant, isolation)
         self._safeguard = safeguard = Safeguard(self._reconciler.services_behind, self._reporter.warn)

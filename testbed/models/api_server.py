@@ -29,7 +29,11 @@ LONGEST_WATCH_SECONDS = 1800.0
 FIRST_VERSION = 1000
 WHOLE = "\0"  # of a label requirement: any value
 KINDS = {PODS: ("v1", "Pod"), SERVICES: (f"{GROUP}/{VERSION}", "GrpcService")}
-ROOTS = {"/api/v1": (PODS, EVENTS, NAMESPACES), f"/apis/{GROUP}/{VERSION}": (SERVICES,)}
+ROOTS = {
+    "/api/v1": (PODS, EVENTS, NAMESPACES),
+    "/apis/events.k8s.io/v1": (EVENTS,),
+    f"/apis/{GROUP}/{VERSION}": (SERVICES,),
+}
 VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 CRD_GROUP = "apiextensions.k8s.io"
 CLUSTER_SCOPED = ("Namespace", "CustomResourceDefinition")

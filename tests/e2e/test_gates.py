@@ -83,7 +83,13 @@ def test_a_gate_that_waits_for_a_registry_says_so(
     own_etcd.kill()
     pod = scene.pod(gates=[GATE])
     wait_gate(scene, pod, "False", "RegistryUnavailable")
-    assert re.search(r"\(\w+\)\. Check ", read_gate(scene, pod)["message"])  # the error, and what to do about it
+    message = read_gate(scene, pod)["message"]
+    assert re.search(r"\(\w+\)\. Check ", message)  # the error, and what to do about it
+    told = "Warning  RegistryUnavailable"
+    wait_until(
+        lambda: told in scene.api.kubectl("describe", "pod", pod.name, "-n", scene.namespace),
+        "kubectl describe tells it",
+    )
     own_etcd.restart()
     wait_gate(scene, pod, "True", "Registered")
 

@@ -31,7 +31,7 @@ def test_a_selector_that_matches_nothing_is_told_of_and_a_gap_in_a_rollout_is_no
     assert "kubectl get pods --show-labels" in warnings(scene)[0]
     assert {event["involvedObject"]["name"] for event in scene.events() if event["reason"] == "NoPods"} == {"wrong"}
     shown = scene.api.kubectl("get", "grpcservices", "-n", scene.namespace).splitlines()
-    assert shown[0].split()[:5] == ["NAME", "SERVICE", "REGISTERED", "PROGRAMMED", "REASON"]
+    assert shown[0].split()[:5] == ["NAME", "SERVICE", "REGISTERED", "READY", "REASON"]
     assert ["wrong", "wrong", "0/0", "False", "NoPods"] in [line.split()[:5] for line in shown]
 
     scene.apply("wrong", selector={"matchLabels": {"app": "greeter"}})

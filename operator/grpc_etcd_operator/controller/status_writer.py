@@ -8,7 +8,6 @@ and what is unexpected about one object is that object's alone.
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
 import logging
 import math
@@ -17,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 
-from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
+from grpc_etcd_operator.controller.events import EventPoster, News, shorten
 from grpc_etcd_operator.controller.gate_refusals import GateRefusals
 from grpc_etcd_operator.controller.gates import Gates
 from grpc_etcd_operator.controller.status_queue import StatusQueue, WrittenGate
@@ -30,6 +29,7 @@ from grpc_etcd_operator.core.conditions import (
     is_same_judgement,
     is_same_status,
     is_vacant,
+    judge_registrations,
     make_status,
     was_reported_vacant,
     write_vacancy,
@@ -39,7 +39,7 @@ from grpc_etcd_operator.core.reasons import WITHOUT_EVENT, Reason
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.status_schedule import RETRY_SECONDS
 from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
-from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
+from grpc_etcd_operator.kube.client import ApiError, Client
 
 log = logging.getLogger(__name__)
 STATUSES_AT_ONCE = 2  # each takes milliseconds away from the registrations of that moment
@@ -48,26 +48,12 @@ UNTAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)  # there is 
 # What is no fault of the network or the API server: of an object that is another by now (its UID), or an admission
 # policy's. In the first case the watch ends it; in the second it is over when the policy is.
 REFUSED = (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
-# Of an Event: no right to post any, no namespace any more, or something wrong with it.
-NEVER_TAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 EVENT_RETRY_SECONDS = 10.0  # until an Event is posted again that Kubernetes did not take. Arbitrary
 SIGHT_SECONDS = 1.0  # how soon it is reported that Pods may not be read, or may again. Arbitrary
 LACKS_RIGHT = "cannot patch resource"  # the API server's words (apiserver's responsewriters), whoever authorizes
 GATE_PATIENCE_SECONDS = 2.0  # a gate that waits for so long says why; usually it opens within milliseconds
 HELD_UP_SECONDS = 0.5  # until it is looked again whether a gate has still to wait for others that hang. Arbitrary
 GATE_SPACING_SECONDS = 10.0  # between two messages of one gate for the same reason. Arbitrary
-SAME_EVENT_SECONDS = 600  # two Events of one kind within such a stretch of time are one. Arbitrary
-# By the condition Accepted, by nobody as it passes, and only once it has lasted.
-MESSAGE_BYTES = 1024  # what the API server takes of an Event's message
-
-
-class Warned(NamedTuple):
-    """A warning that is to be posted, and when it came up (Unix seconds)."""
-
-    service: GrpcService
-    reason: Reason
-    message: str
-    at: float
 
 
 class StatusWriter:
@@ -85,6 +71,7 @@ class StatusWriter:
         patience_seconds: float = GATE_PATIENCE_SECONDS,
         pod_selector: str = "",
         gates: Gates | None = None,
+        events: EventPoster | None = None,
     ) -> None:
         self._client, self._reconciler, self._patience_seconds = client, reconciler, patience_seconds
         self._may_report, self._down = may_report, down
@@ -93,14 +80,19 @@ class StatusWriter:
         self._vacancies = queue.vacancies
         self.refusals = GateRefusals()
         self._judge_gate = (gates or Gates(reconciler)).judge
-        self._warnings: dict[tuple[str, str], Warned] = {}
+        self._events = events or EventPoster(client)
+        self._news: dict[tuple[str, str], News] = {}
         self._requests = Overtaking("statuses", self._isolation, self._queue.wake.set)
         self._gate_requests = Overtaking("gates", self._isolation, self._queue.wake.set)
 
     def warn(self, services: Iterable[GrpcService], reason: Reason, message: str) -> None:
         """Post a warning on GrpcServices, whose status does not say it; of several of a kind the last one."""
-        self._warnings.update({(each.uid, reason): Warned(each, reason, message, time.time()) for each in services})
+        for each in services:
+            self._report_soon(News(each, reason, message, time.time()))
         self._queue.wake.set()
+
+    def _report_soon(self, news: News) -> None:
+        self._news[news.about.uid, news.reason] = news
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -126,7 +118,7 @@ class StatusWriter:
         await self._report_vacancies()
         await self._open_gates()
         await self._write_statuses()
-        await self._post_warnings()
+        await self._post_news()
 
     def _find_next_look(self) -> float:
         """Return when the first of what waits is due (monotonic seconds); never, unless somebody calls."""
@@ -167,7 +159,8 @@ class StatusWriter:
     async def _report_vacancy(self, service: GrpcService) -> None:
         is_reported, words = False, write_vacancy(self._pod_selector)
         try:
-            is_reported = await self._post_event(service, Reason.NO_PODS, words, _programmed_since(service))
+            news = News(service, Reason.NO_PODS, words, time.time(), since=_programmed_since(service))
+            is_reported = await self._events.post(news)
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._isolation.caught("statuses", service.reference, error)
         if is_reported:
@@ -240,9 +233,7 @@ class StatusWriter:
         what = f"the operator hit an unexpected error with this object: {type(error).__name__}; its log has the rest"
         refused = f"the API server does not take this object's status, perhaps for want of this release's CRD: {error}"
         message = refused if isinstance(error, ApiError) else what
-        self._warnings[service.uid, Reason.INTERNAL_ERROR] = Warned(
-            service, Reason.INTERNAL_ERROR, message, time.time()
-        )
+        self._report_soon(News(service, Reason.INTERNAL_ERROR, message, time.time()))
 
     def _make_status(self, service: GrpcService) -> dict[str, Any] | None:
         """Work out a status that is to be written now; None where nothing is new, or only counts that can wait."""
@@ -384,13 +375,16 @@ class StatusWriter:
                 return
         status = "True" if gate.is_open else "False"
         condition = {"type": GATE, "status": status, "reason": gate.reason, "lastTransitionTime": _rfc3339()}
-        condition["message"] = _shorten(gate.message)
+        condition["message"] = shorten(gate.message)
         if reported.gate is not None or gate.is_open or not await self._says_already(pod, condition):
             await self._client.open_gate(pod.namespace, pod.name, pod.uid, condition)
             self.refusals.end(pod.namespace)
             words = "gate opened" if gate.is_open else "Readiness gate not opened yet"
             fields = {"namespace": pod.namespace, "pod": pod.name, "reason": gate.reason, "why": gate.message}
             log.info(words, extra={"event": "gate_written", "fields": fields})
+            if not gate.is_open:  # `kubectl describe pod` shows no condition's message
+                is_warning = gate.reason != Reason.REGISTERING
+                self._report_soon(News(pod, gate.reason, gate.message, time.time(), is_warning))
         reported.gate, reported.written_at = gate, time.monotonic()
 
     async def _says_already(self, pod: Pod, condition: Mapping[str, str]) -> bool:
@@ -407,79 +401,33 @@ class StatusWriter:
             was = old.get(condition["type"], {})
             same = (was.get("status"), was.get("reason")) == (condition["status"], condition["reason"])
             if condition["status"] != "True" and not same and condition["reason"] not in WITHOUT_EVENT:
-                await self._post_event(service, condition["reason"], condition["message"])
+                await self._events.post(News(service, condition["reason"], condition["message"], time.time()))
+        if change := judge_registrations(service.status, status):
+            self._report_soon(News(service, *change, time.time(), is_warning=False))
 
-    async def _post_warnings(self) -> None:
-        """Post the warnings that have to wait for nothing that hangs; neither gates nor statuses wait for them."""
-        posts = self._take_warnings()
+    async def _post_news(self) -> None:
+        """Post the Events that have to wait for nothing that hangs; neither gates nor statuses wait for them."""
+        posts = self._take_news()
         while some := list(itertools.islice(posts, STATUSES_AT_ONCE)):
             await asyncio.gather(self._open_gates(), self._requests.run(some))
-            if self._warnings and self._queue.schedule.next_pass_at() <= time.monotonic():
+            if self._news and self._queue.schedule.next_pass_at() <= time.monotonic():
                 self._queue.wake.set()
                 return
 
-    def _take_warnings(self) -> Iterator[Request]:
-        for key, warned in list(self._warnings.items()):
-            service = warned.service
-            if time.time() - warned.at > SAME_EVENT_SECONDS:  # who takes over reports no news of yesterday
-                del self._warnings[key]
-            elif not self._requests.holds_up(service.uid, service.namespace):
-                del self._warnings[key]
-                yield Request(service.uid, service.namespace, partial(self._post_warning, warned))
+    def _take_news(self) -> Iterator[Request]:
+        for key, news in list(self._news.items()):
+            about = news.about
+            if news.is_old:
+                del self._news[key]
+            elif not self._requests.holds_up(about.uid, about.namespace):
+                del self._news[key]
+                yield Request(about.uid, about.namespace, partial(self._try_post, news))
 
-    async def _post_warning(self, warned: Warned) -> None:
+    async def _try_post(self, news: News) -> None:
         try:
-            await self._post_event(*warned[:3], since=str(int(warned.at) // SAME_EVENT_SECONDS))
-        except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
-            self._isolation.caught("statuses", warned.service.reference, error)
-
-    async def _post_event(self, service: GrpcService, reason: str, message: str, since: str = "") -> bool:
-        """Post a warning on a GrpcService; return whether there is no use in posting it again.
-
-        A failure is only logged.
-
-        Those of one kind and `since` are one Event; where that is empty, those of one stretch of time.
-        """
-        now = _now()
-        since = since or str(int(now.timestamp()) // SAME_EVENT_SECONDS)
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": _event_name(service, reason, since), "namespace": service.namespace},
-            "involvedObject": {
-                "apiVersion": f"{GROUP}/{VERSION}",
-                "kind": "GrpcService",
-                "namespace": service.namespace,
-                "name": service.name,
-                "uid": service.uid,
-            },
-            "type": "Warning",
-            "reason": reason,
-            "message": _shorten(message),
-            "source": {"component": "grpc-etcd-operator"},
-            "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "count": 1,
-        }
-        try:
-            await self._client.post_event(service.namespace, event)
-        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
-                return True  # it has been reported already
-            log.warning("Event not posted", extra={"event": "event_refused", "fields": {"error": str(error)}})
-            return isinstance(error, ApiError) and error.status in NEVER_TAKEN
-        return True
-
-
-def _event_name(service: GrpcService, reason: str, since: str) -> str:
-    """Name an Event by what it says of which generation, so that it is not posted twice."""
-    text = f"{service.uid} {reason} {service.generation} {since}"
-    return f"{service.name[:200].rstrip('-.')}.{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
-
-
-def _shorten(message: str) -> str:
-    """Cut a message off where the API server would refuse it; names in it may have characters of several bytes."""
-    return escape(message).encode(errors="replace")[:MESSAGE_BYTES].decode(errors="ignore")
+            await self._events.post(news)
+        except Exception as error:  # noqa: BLE001  whatever it is, the others go on
+            self._isolation.caught("statuses", f"{news.about.namespace}/{news.about.name}", error)
 
 
 def _programmed_since(service: GrpcService) -> str:
@@ -487,13 +435,9 @@ def _programmed_since(service: GrpcService) -> str:
     return next((str(each.get("lastTransitionTime")) for each in conditions if each.get("type") == "Programmed"), "")
 
 
-def _now() -> datetime:
-    """Return the time by the clock that everything else asks."""
-    return datetime.fromtimestamp(time.time(), UTC)
-
-
 def _rfc3339() -> str:
-    return _now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return the time by the clock that everything else asks."""
+    return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _is_worth_trying_again(error: Exception) -> bool:

@@ -207,6 +207,16 @@ def _judge_counts(counts: Counts, *, enable: bool) -> Verdict:
     return Verdict(accepted=True, reason=Reason.NO_READY_PODS, message=f"none of {counts.selected} Pods is ready")
 
 
+def judge_registrations(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Reason, str] | None:
+    """Return what is worth an Event of a status's registrations: the first is there, or the last is gone."""
+    was, now = (int((status.get("endpoints") or {}).get("registered") or 0) for status in (old, new))
+    if not new.get("endpoints") or bool(was) == bool(now):
+        return None
+    if now:
+        return Reason.REGISTERED, f"{now} of {new['endpoints']['ready']} ready Pods are registered"
+    return Reason.DEREGISTERED, "no Pod is registered any more"
+
+
 def is_vacant(service: GrpcService, verdict: Verdict, counts: Counts) -> bool:
     """Return whether a GrpcService that is to register Pods selects none at all."""
     return bool(service.spec and service.spec.enable and verdict.accepted and not counts.selected)

@@ -140,7 +140,17 @@ class Reason(StrEnum):
         "Most Pods were missing from a complete list, or a changed `podSelector` excludes them.",
         "See the alert `GrpcEtcdMassDeletion` in docs/operations.md.",
     )
-    REGISTERED = "Registered", OF_A_GATE, "The Pod's keys are in etcd, or it needs none."
+    REGISTERED = (
+        "Registered",
+        "readiness gate, Event",
+        "The Pod's keys are in etcd, or it needs none; of a GrpcService: its first Pods are registered.",
+    )
+    DEREGISTERED = (
+        "Deregistered",
+        OF_AN_EVENT,
+        "No Pod of the GrpcService is registered any more.",
+        "If that is unexpected, find out why no Pod is ready: `kubectl describe pod`.",
+    )
     REGISTERING = (
         "Registering",
         OF_A_GATE,

@@ -20,7 +20,7 @@ from grpc_etcd_operator.kube.paging import LIST_SECONDS
 
 T = TypeVar("T")
 GROUP, VERSION, PLURAL = "grpc-etcd.dev", "v1alpha1", "grpcservices"
-SERVICES, PODS = f"apis/{GROUP}/{VERSION}", "api/v1"
+SERVICES, PODS, EVENTS = f"apis/{GROUP}/{VERSION}", "api/v1", "apis/events.k8s.io/v1"
 CHUNK = 250  # objects in a page of a list; 500 takes 5 MiB more at the peak of a start with 10,000 Pods (measured)
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _PAGE_TIMEOUT = aiohttp.ClientTimeout(total=LIST_SECONDS, sock_connect=5)
@@ -220,7 +220,7 @@ class Client:
 
     async def post_event(self, namespace: str, event: Mapping[str, Any]) -> None:
         """Post a Kubernetes Event."""
-        await self._request("post", f"api/v1/namespaces/{namespace}/events", body=event, content=_JSON)
+        await self._request("post", f"{EVENTS}/namespaces/{namespace}/events", body=event, content=_JSON)
 
     def _path(self, resource: str, namespace: str) -> str:
         root = PODS if resource == "pods" else SERVICES

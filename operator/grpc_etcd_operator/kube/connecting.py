@@ -19,6 +19,7 @@ import ssl
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from grpc_etcd_operator.kube.paging import Paging
 
 log = logging.getLogger(__name__)
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+USER_AGENT = f"grpc-etcd-operator/{version('grpc-etcd')}"  # what is before the slash is the field manager, too
 KNOWN_SECONDS = 10.0  # the package reads its settings again each time it is asked, which takes longer than a request
 HEAD_SECONDS = 10.0  # until the head of an answer is there; a list's is sent after all of a page has been read
 # A connection whose other end is gone without a word is noticed after 25 s: idle, then three questions.
@@ -80,6 +82,7 @@ class Connection:
             request_class=self._request_class(),
             middlewares=[*middlewares, later.wait, Paging(), self._authorize],
             trace_configs=list(traces) or None,
+            headers={"User-Agent": USER_AGENT},
             trust_env=False,
         )
 

@@ -350,7 +350,7 @@ async def test_an_event_that_was_posted_and_not_noted_is_posted_under_the_same_n
 async def test_an_event_that_kubernetes_does_not_take_is_posted_again(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     server.objects["greeter"] = versioned(granted(make_raw_service("s1")), 5)
-    server.answers["/api/v1/namespaces/shop/events"] = [500]
+    server.answers["/apis/events.k8s.io/v1/namespaces/shop/events"] = [500]
     reporter = await lead_beside_nobody(server, client)
     await run(reporter, lambda: server.events)
     assert posts(server) == ["NoPods", "NoPods"]
@@ -430,11 +430,11 @@ async def test_who_takes_over_tells_nothing_that_is_over(api: tuple[ApiServer, C
     reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: leads, dict)
     services = list(reconciler.cluster_cache.services.values())
     reporter.warn(services, Reason.MASS_DELETION, "many were missing an hour ago")
-    reporter._warnings = {key: each._replace(at=each.at - 3600) for key, each in reporter._warnings.items()}
+    reporter._news = {key: each._replace(at=each.at - 3600) for key, each in reporter._news.items()}
     reporter.warn(services, Reason.INTERNAL_ERROR, "just now")
     leads = True
     await run(reporter, lambda: server.events)
-    await run(reporter, lambda: not reporter._warnings)
+    await run(reporter, lambda: not reporter._news)
     posted = [body for _, path, body in server.requests if path.endswith("/events")]
     assert [each["reason"] for each in posted] == ["InternalError"]
 
@@ -474,7 +474,7 @@ async def test_a_long_message_of_an_event_is_cut_off_at_what_kubernetes_takes(ap
     reporter.warn(reconciler.cluster_cache.services.values(), Reason.MASS_DELETION, "\u4e16" * 1000)
     await run(reporter, lambda: server.events)
     posted = next(body for _, path, body in server.requests if path.endswith("/events"))
-    assert posted["message"] == "\u4e16" * 341  # of three bytes each: 1024 bytes are taken, not characters
+    assert posted["note"] == "\u4e16" * 341  # of three bytes each: 1024 bytes are taken, not characters
 
 
 async def test_a_claim_holds_the_version_that_was_judged_and_is_judged_again_after_a_conflict(
@@ -654,7 +654,7 @@ async def test_a_status_that_the_api_server_finds_fault_with_is_told_counted_and
     reconciler.note_service("ADDED", make_raw_service("s1"))
     await run(reporter, lambda: len(server.patches("greeter")) > 1)
     assert isolation.counts["statuses"] == 1
-    told = [body["message"] for _, path, body in server.requests if path.endswith("/events")]
+    told = [body["note"] for _, path, body in server.requests if path.endswith("/events")]
     assert any("does not take this object's status" in message for message in told)
 
 

@@ -1,0 +1,99 @@
+"""Posts Kubernetes Events about GrpcServices and Pods, whose names all replicas make alike: each is there once."""
+
+import hashlib
+import logging
+import time
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from grpc_etcd.registry.escaping import escape
+from grpc_etcd_operator.core.pods import Pod
+from grpc_etcd_operator.core.services import GrpcService
+from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
+
+log = logging.getLogger(__name__)
+CONTROLLER = f"{GROUP}/operator"
+# No right to post any, no namespace any more, or something wrong with it.
+NEVER_TAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
+SAME_EVENT_SECONDS = 600  # two Events of one kind within such a stretch of time are one. Arbitrary
+NOTE_BYTES = 1024  # what the API server takes of an Event's note
+INSTANCE_CHARACTERS = 128  # and of its reportingInstance
+
+
+class News(NamedTuple):
+    """What an Event says of an object, and when it came up (Unix seconds). Those of one kind and `since` are one.
+
+    Where `since` is empty, those of one stretch of time.
+    """
+
+    about: GrpcService | Pod
+    reason: str
+    note: str
+    at: float
+    is_warning: bool = True
+    since: str = ""
+
+    @property
+    def is_old(self) -> bool:
+        """Return whether it is too old to be reported: by a replica that leads again, for example."""
+        return time.time() - self.at > SAME_EVENT_SECONDS
+
+
+class EventPoster:
+    """Posts Events as `instance`, the identity of this replica."""
+
+    def __init__(self, client: Client, instance: str = "") -> None:
+        self._client, self._instance = client, instance[:INSTANCE_CHARACTERS] or CONTROLLER
+
+    async def post(self, news: News) -> bool:
+        """Post an Event; return whether there is no use in posting it again. A failure is only logged."""
+        try:
+            await self._client.post_event(news.about.namespace, make_event(news, self._instance))
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
+                return True  # it has been reported already
+            log.warning("Event not posted", extra={"event": "event_refused", "fields": {"error": str(error)}})
+            return isinstance(error, ApiError) and error.status in NEVER_TAKEN
+        return True
+
+
+def make_event(news: News, instance: str) -> dict[str, Any]:
+    """Write an Event as the API takes it (events.k8s.io/v1)."""
+    about, now = news.about, datetime.fromtimestamp(time.time(), UTC)
+    is_pod = isinstance(about, Pod)
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": _name_event(news), "namespace": about.namespace},
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "type": "Warning" if news.is_warning else "Normal",
+        "reason": news.reason,
+        "action": "OpenReadinessGate" if is_pod else "Reconcile",
+        "note": shorten(news.note),
+        "reportingController": CONTROLLER,
+        "reportingInstance": instance,
+        "regarding": {
+            "apiVersion": "v1" if is_pod else f"{GROUP}/{VERSION}",
+            "kind": "Pod" if is_pod else "GrpcService",
+            "namespace": about.namespace,
+            "name": about.name,
+            "uid": about.uid,
+        },
+    }
+
+
+def _name_event(news: News) -> str:
+    """Name an Event by what it says of which generation, so that it is not posted twice."""
+    about = news.about
+    generation = about.generation if isinstance(about, GrpcService) else 0
+    since = news.since or str(int(news.at) // SAME_EVENT_SECONDS)
+    text = f"{about.uid} {news.reason} {generation} {since}"
+    return f"{about.name[:200].rstrip('-.')}.{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def shorten(note: str) -> str:
+    """Cut a message off where the API server would refuse it; names in it may have characters of several bytes."""
+    return escape(note).encode(errors="replace")[:NOTE_BYTES].decode(errors="ignore")
