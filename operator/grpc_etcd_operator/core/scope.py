@@ -177,3 +177,22 @@ def _read_fingerprint(fields: Mapping[str, Any]) -> Fingerprint:
 
 def _dump(record: Mapping[str, object]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode()
+
+
+def write_refusal(cluster_key: str, *, is_foreign: bool, twin: str) -> str:
+    """Return why a replica does not lead beside whoever does: `twin` names another registry of the same etcd."""
+    if is_foreign:
+        return (
+            "this cluster id is another Kubernetes cluster's, whose keys this replica would delete; it does not lead: "
+            "give one of the two another --cluster-id, or, if this cluster's CA was replaced or the other cluster is "
+            f"gone for good: etcdctl del {cluster_key}"
+        )
+    if twin:
+        return (
+            f"this etcd is also that of the registry {twin}, under other endpoints, so this registry has no leader of "
+            "its own; remove one of the two registries from the settings, or give both a common endpoint"
+        )
+    return (
+        "another installation leads under this cluster id, with other namespaces or another selector; this one does "
+        "not write: give one of them another --cluster-id"
+    )

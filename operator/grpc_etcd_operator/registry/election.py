@@ -48,8 +48,11 @@ from grpc_etcd_operator.core.scope import (
     read_leader,
     relation,
     write_leader,
+    write_refusal,
 )
 from grpc_etcd_operator.registry.cluster_key import ClusterKey
+from grpc_etcd_operator.registry.leader_lease import LeaderLease, end_lease
+from grpc_etcd_operator.registry.standbys import Standbys
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
@@ -96,40 +99,41 @@ class Election:
     ) -> None:
         self._etcd, self.candidate, self._ttl = etcd, candidate, ttl_seconds
         self._key, self._synced_key = leader_key(cluster), synced_key(cluster)
-        self._standby_prefix = standby_prefix(cluster)
-        self._standby_key = self._standby_prefix + candidate.identity.encode()
+        self._standbys = Standbys(etcd, standby_prefix(cluster), candidate.identity)
         self._outlook = outlook or Outlook()
         self.awaits_sight = False  # it leads, and has been behind since before: it keeps what others have written
         self._on_change = on_change
         self._leader: Record | None = None
         self.last_leader = b""  # what the key of whoever led last said
         self.cluster_key = ClusterKey(cluster)
-        self._standbys: set[bytes] = set()
         self._predecessor: Record | None = None
         self._listed: dict[bytes, int] = {}
         self._reported_at = 0  # the revision at which the watch last reported who leads
         self._news = asyncio.Event()
         self._vacant_since = time.monotonic()
-        self._not_before = self._renewed_at = self._said_at = 0.0
-        self._has_resigned = False
+        self._not_before = self._said_at = 0.0
         self._silent_until = -math.inf
-        self._keep_alive = etcd.keep_alive(self._lost_lease, streams=1)
+        self._lease = LeaderLease(etcd, ttl_seconds, self._lost_lease)
         self._reported: set[str] = set()
         self._judged: tuple[Record | None, Candidate, Relation | None] = (None, candidate, None)
         self._login_at = 0.0
         self.error: EtcdError | None = None
         self.refused: AuthFailed | None = None  # this replica is not let in now, whatever its watch still reports
         self.failures: Counter[str] = Counter()
-        self.lease = LeaseId(0)
         self.revision = 0
         self.number = 0  # of the terms of this process: revisions come again when etcd has lost its data
 
     # -- what others ask ----------------------------------------------------------------------------------------------
 
     @property
+    def lease(self) -> LeaseId:
+        """Return the lease under which this replica leads or stands by; 0: none."""
+        return self._lease.id
+
+    @property
     def term(self) -> int:
         """Return the create revision of the leader's key while this replica leads by its own clock too; else 0."""
-        return self.revision if self.revision and not self._has_run_out() else 0
+        return self.revision if self.revision and not self._lease.has_run_out else 0
 
     @property
     def is_leading(self) -> bool:
@@ -234,7 +238,7 @@ class Election:
         if self.is_leading:
             return True
         is_last = self.relation is Relation.ITSELF and time.monotonic() >= self._silent_until
-        return is_last and (not self._others() or time.monotonic() - self._vacant_since < REPORT_SECONDS)
+        return is_last and (not self._standbys.has_others or time.monotonic() - self._vacant_since < REPORT_SECONDS)
 
     def note_other_reporter(self) -> None:
         """Record that somebody else speaks: another replica leads, which etcd has not reported this one yet.
@@ -285,15 +289,12 @@ class Election:
 
     def close(self) -> None:
         """Let the lease run out: for those who must be followed by nobody for a while."""
-        self._keep_alive.remove(self.lease)
+        self._lease.let_run_out()
 
     async def resign(self) -> None:
         """Hand over at once and for good: the lease goes, and with it the leader's key and the synced key."""
-        self._has_resigned = True
-        if not self.lease:
+        if not (lease := self._lease.give_up()):
             return
-        lease, self.lease = self.lease, LeaseId(0)
-        self._keep_alive.remove(lease)
         self._lose()
         with contextlib.suppress(EtcdError):  # without etcd the lease runs out by itself
             await self._etcd.revoke(lease)
@@ -324,13 +325,13 @@ class Election:
             await hub.close()
 
     async def _step(self) -> None:
-        if self._has_resigned:
+        if self._lease.is_given_up:
             return
         if self.revision:
             await self._lead()
         else:
             await self._seek_the_lead()
-        is_standby = not self.revision and self.is_listed and not self._has_resigned
+        is_standby = not self.revision and self.is_listed and not self._lease.is_given_up
         if is_standby:
             await self._announce()
         if is_standby or self.refused:  # there may be nothing else to ask, and that alone lets nobody in
@@ -354,12 +355,12 @@ class Election:
         if self.awaits_sight and not self._is_behind():
             self.awaits_sight = False
             self._on_change()
-        if self._has_run_out():
+        if self._lease.has_run_out:
             self._lose()
-        elif self._outlook.blind_seconds() > RESIGN_SECONDS and self._others():
+        elif self._outlook.blind_seconds() > RESIGN_SECONDS and self._standbys.has_others:
             await self._step_down()
-        elif self._standby_key in self._standbys:  # of before a term that was taken up again
-            await self._deregister_standby()
+        elif self._standbys.has_own:  # of before a term that was taken up again
+            await self._standbys.deregister()
         else:
             await self._record_candidate()
 
@@ -393,27 +394,18 @@ class Election:
     async def _resume(self, record: Record) -> None:
         """Take up a term that is this process's own: an answer was lost, or etcd was away for a while."""
         if record.lease != self.lease:
-            await self._end_lease(record.lease)
-        elif not self._has_run_out():  # else the next renewal reports whether it lives
+            await end_lease(self._etcd, record.lease)
+        elif not self._lease.has_run_out:  # else the next renewal reports whether it lives
             self._win(record.create_revision)
 
     async def _succeed(self, record: Record) -> None:
         """Take over from the process that was here before this one."""
-        await self._end_lease(record.lease)
+        await end_lease(self._etcd, record.lease)
         self._predecessor = None  # only now: what fails is tried again
         log.info(
             "Taking over the leadership of this replica's predecessor, which has ended",
             extra={"event": "leadership_resumed"},
         )
-
-    async def _end_lease(self, lease: int) -> None:
-        """End a term by its lease: the leader's key and the synced key go with it."""
-        with contextlib.suppress(LeaseNotFound):
-            await self._etcd.revoke(lease)
-
-    def _others(self) -> set[bytes]:
-        """Return the able standbys, this replica apart."""
-        return self._standbys - {self._standby_key}
 
     def _is_able(self) -> bool:
         return self._outlook.is_able() and not self._is_blind() and not self.refuses and not self.is_foreign
@@ -428,17 +420,17 @@ class Election:
         if not self.is_listed or time.monotonic() < self._not_before or self.is_foreign or not self._outlook.is_turn():
             return False
         if self._is_blind():
-            return not self._others() and self.vacant_seconds > WAIT_TTLS * self._ttl
-        return not self._others() or self._outlook.is_able() or self.vacant_seconds > self._ttl
+            return not self._standbys.has_others and self.vacant_seconds > WAIT_TTLS * self._ttl
+        return not self._standbys.has_others or self._outlook.is_able() or self.vacant_seconds > self._ttl
 
     async def _campaign(self) -> None:
-        await self._ensure_lease()
-        if self._has_resigned:
+        await self._lease.ensure()
+        if self._lease.is_given_up:
             return
         absent = compare.create_revision(self._key, "==", 0)
         wins: list[ops.Op] = [ops.put(self._key, write_leader(self.candidate), lease=self.lease)]
         # A synced key that an earlier term has left behind says nothing of this one.
-        wins += [ops.delete(self._synced_key), ops.delete(self._standby_key)]
+        wins += [ops.delete(self._synced_key), self._standbys.deregistering()]
         if self._is_unrecorded():
             wins.append(ops.put(self.cluster_key.key, self._make_holder()))
         result = await self._etcd.transaction(
@@ -446,11 +438,11 @@ class Election:
         )
         if not result.succeeded:
             self._take_reads(result)
-        elif not self._has_resigned:  # else its lease has been given back, and the key has gone with it
+        elif not self._lease.is_given_up:  # else its lease has been given back, and the key has gone with it
             # Known before the watch reports it: who is called now asks who leads, and may be called no more.
             now = result.revision
             self._leader = Record(self._key, write_leader(self.candidate), self.lease, now, now, 1)
-            self._standbys.discard(self._standby_key)
+            self._standbys.forget_own()
             self._win(now)
 
     def _take_reads(self, result: TransactionResult) -> None:
@@ -476,21 +468,15 @@ class Election:
         """Return whether this replica could lead at once."""
         if self.relation is Relation.TWIN:  # what there is to be reported is the other registry's affair
             return
-        is_able, is_reported = self._is_able(), self._standby_key in self._standbys
-        if (
-            is_able and not is_reported and self._outlook.is_turn()
-        ):  # for who waits for another name no leader may resign
-            await self._ensure_lease()
-            if self._has_resigned:
+        is_able, is_reported = self._is_able(), self._standbys.has_own
+        # For who waits for another name no leader may resign.
+        if is_able and not is_reported and self._outlook.is_turn():
+            await self._lease.ensure()
+            if self._lease.is_given_up:
                 return
-            await self._etcd.put(self._standby_key, write_leader(self.candidate), lease=self.lease)
-            self._standbys.add(self._standby_key)
+            await self._standbys.announce(write_leader(self.candidate), self.lease)
         elif is_reported and not is_able:
-            await self._deregister_standby()
-
-    async def _deregister_standby(self) -> None:
-        await self._etcd.delete(self._standby_key)
-        self._standbys.discard(self._standby_key)
+            await self._standbys.deregister()
 
     async def _try_login(self) -> None:
         """Find out now and then whether a standby is still let in: a watch outlives the log-in that it began with.
@@ -552,7 +538,7 @@ class Election:
     @property
     def prefixes(self) -> tuple[bytes, ...]:
         """Return the prefixes whose news `take` must be given."""
-        return self._key, self.cluster_key.key, self._standby_prefix
+        return self._key, self.cluster_key.key, self._standbys.prefix
 
     def forget(self) -> None:
         """Record that etcd holds another history: what is listed next counts, whatever its revision."""
@@ -575,8 +561,8 @@ class Election:
     def _take_listing(self, prefix: bytes, listed: dict[bytes, Record], revision: int, history: int) -> None:
         is_first, is_other = prefix not in self._listed, history != self._listed.get(prefix, 0)
         self._listed[prefix] = history
-        if prefix == self._standby_prefix:
-            self._standbys = {each for each, record in listed.items() if record.lease}
+        if prefix == self._standbys.prefix:
+            self._standbys.take_listing(listed.values())
         elif prefix == self.cluster_key.key:
             self._note_holder(listed.get(prefix))
         elif is_first or is_other or revision >= self.revision:  # else it was read before this replica's own term
@@ -592,9 +578,8 @@ class Election:
         self._note_leader(leader)
 
     def _take_change(self, prefix: bytes, key: bytes, record: Record | None, revision: int) -> None:
-        if prefix == self._standby_prefix:
-            # One without a lease was put by hand, or copied from another etcd: nobody stands by there.
-            (self._standbys.add if record and record.lease else self._standbys.discard)(key)
+        if prefix == self._standbys.prefix:
+            self._standbys.take_change(key, record)
         elif key == self.cluster_key.key:
             self._note_holder(record)
         elif key == self._key and revision >= self.revision:
@@ -612,23 +597,7 @@ class Election:
         if now < self._said_at + WAIT_TTLS * self._ttl and self._said_at:
             return
         self._said_at = now
-        if self.is_foreign:
-            text = (
-                "this cluster id is another Kubernetes cluster's, whose keys this replica would delete; it does not "
-                "lead: give one of the two another --cluster-id, or, if this cluster's CA was replaced or the other "
-                f"cluster is gone for good: etcdctl del {self.cluster_key.key.decode()}"
-            )
-        elif self.twin:
-            text = (
-                f"this etcd is also that of the registry {self.twin}, under other endpoints, so this registry has "
-                f"no leader of its own; remove one of the two registries from the settings, or give both a common "
-                f"endpoint"
-            )
-        else:
-            text = (
-                "another installation leads under this cluster id, with other namespaces or another selector; "
-                "this one does not write: give one of them another --cluster-id"
-            )
+        text = write_refusal(self.cluster_key.key.decode(), is_foreign=self.is_foreign, twin=self.twin)
         held = self._leader or self.cluster_key.record
         log.error(
             text,
@@ -638,34 +607,12 @@ class Election:
             },
         )
 
-    # -- the lease ----------------------------------------------------------------------------------------------------
+    # -- what ends a term ---------------------------------------------------------------------------------------------
 
-    async def _ensure_lease(self) -> None:
-        if self.lease:
-            return
-        asked_at = time.monotonic()
-        lease = await self._etcd.lease(self._ttl)
-        if self._has_resigned:  # while it was granted
-            await self._end_lease(lease)
-            return
-        self.lease, self._renewed_at = lease, asked_at
-        self._keep_alive.add(self.lease, self._ttl, remaining_seconds=self._ttl)
-
-    def _has_run_out(self) -> bool:
-        """Return whether the lease may have run out, by this process's own clock: others may lead from then on."""
-        renewed_at = max(self._renewed_at, self._keep_alive.renewed_at(self.lease)) if self.lease else 0.0
-        return time.monotonic() > renewed_at + self._ttl
-
-    def _lost_lease(self, lease: LeaseId) -> None:
-        if lease == self.lease:
-            self._drop_lease()
-            self._lose()
-            self._news.set()
-
-    def _drop_lease(self) -> None:
-        self._keep_alive.remove(self.lease)
-        self.lease = LeaseId(0)
-        self._standbys.discard(self._standby_key)
+    def _lost_lease(self) -> None:
+        self._standbys.forget_own()
+        self._lose()
+        self._news.set()
 
     def _lose(self) -> None:
         if self.revision:
@@ -683,7 +630,8 @@ class Election:
         self.error = error
         self.failures[kind] += 1
         if isinstance(error, LeaseNotFound):
-            self._drop_lease()
+            self._lease.drop()
+            self._standbys.forget_own()
             self._news.set()
         is_new = kind not in self._reported
         self._reported.add(kind)
