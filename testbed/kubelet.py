@@ -111,6 +111,7 @@ def pod_manifest(
     ports: Mapping[str, int],
     gates: Sequence[str],
     pre_stop_seconds: int,
+    probed_port: int = 0,
 ) -> Object:
     """The Pod as a Deployment would make it, bound to a Node already."""
     container: Object = {
@@ -118,6 +119,8 @@ def pod_manifest(
         "image": "greeter:test",
         "ports": [{"name": port, "containerPort": number} for port, number in ports.items()],
     }
+    if probed_port:
+        container["readinessProbe"] = {"grpc": {"port": probed_port}}
     if pre_stop_seconds:
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": pre_stop_seconds}}}
     return {
@@ -191,14 +194,16 @@ class Kubelet:
         isolated: bool = False,
         hold: bool = False,
         pre_stop_seconds: int = 0,
+        probed_port: int = 0,
     ) -> Pod:
         """Make a Pod that runs, ready unless told otherwise, with a greeter on its first port unless serve is False.
 
-        `isolated` gives its server a process of its own, so that it can be killed and frozen.
+        `isolated` gives its server a process of its own, so that it can be killed and frozen. `probed_port` is that of
+        its gRPC probe; without `ports` it then declares none.
         """
         if node not in self._nodes:
             self.create_node(node)
-        ports = ports or {"grpc": GRPC_PORT}
+        ports = ports or ({} if probed_port else {"grpc": GRPC_PORT})
         manifest = pod_manifest(
             name or f"pod-{next(self._numbers)}",
             namespace,
@@ -208,9 +213,10 @@ class Kubelet:
             ports=ports,
             gates=gates,
             pre_stop_seconds=pre_stop_seconds,
+            probed_port=probed_port,
         )
         item = self._api.create(manifest)
-        pod = Pod(item, ip or random_loopback_ip(), next(iter(ports.values())), tuple(gates), hold)
+        pod = Pod(item, ip or random_loopback_ip(), next(iter(ports.values()), probed_port), tuple(gates), hold)
         self._pods[pod.uid] = pod
         if serve:
             self.serve(pod, isolated=isolated)

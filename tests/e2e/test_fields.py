@@ -6,6 +6,7 @@ from typing import Any
 from testbed.conditions import existing, wait_until
 from testbed.kubelet import Pod
 from tests.e2e.conftest import Scene
+from tests.e2e.pod_watches import with_both
 
 GATE = "grpc-etcd.dev/registered"
 
@@ -22,6 +23,24 @@ def test_match_expressions_select(scene: Scene) -> None:
     scene.registry.wait_addresses(chosen.address)
     scene.apply(selector={"matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["a", "b"]}]})
     wait_until(lambda: scene.registry.addresses() != [chosen.address], "the selector's change is obeyed")
+
+
+@with_both
+def test_a_pod_that_declares_no_port_is_registered_by_its_grpc_probe(scene: Scene) -> None:
+    scene.start()
+    scene.apply()
+    pod = scene.pod(probed_port=8080)
+    assert pod.port == 8080
+    scene.registry.wait_addresses(pod.address)
+
+
+def test_a_port_that_looks_like_grpc_is_suggested_where_there_are_several(scene: Scene) -> None:
+    scene.start()
+    scene.apply()
+    scene.pod(ports={"metrics": 1, "grpc-api": 2})
+    scene.wait_condition("Accepted", "False", "PortNotFound")
+    message = next(each["message"] for each in scene.status()["conditions"] if each["type"] == "Accepted")
+    assert message.endswith("set spec.port, perhaps to grpc-api")
 
 
 def test_the_annotation_sets_the_weight_and_a_bad_one_is_reported(scene: Scene) -> None:

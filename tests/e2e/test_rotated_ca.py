@@ -7,27 +7,30 @@ from dataclasses import replace
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Relation, read_fingerprint, read_leader
 from grpc_etcd_operator.registry.election import Election
+from grpc_etcd_operator.registry.leader_lease import LeaderLease
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
 
 OLD, BUNDLE, NEW = (Fingerprint("uid", frozenset(each)) for each in (["old"], ["old", "new"], ["new"]))
 
 
-class Doubtful(Election):
-    """An election whose lease may seem to have run out, as while etcd does not answer."""
+class DoubtfulLease(LeaderLease):
+    """A lease that may seem to have run out, as while etcd does not answer."""
 
     is_in_doubt = False
 
-    def _has_run_out(self) -> bool:
-        return self.is_in_doubt or super()._has_run_out()
+    @property
+    def has_run_out(self) -> bool:
+        return self.is_in_doubt or super().has_run_out
 
 
 async def test_replicas_know_their_leader_again_once_the_ca_has_been_replaced(etcd: EtcdServer) -> None:
     async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
         cluster = f"ca-{uuid.uuid4()}"
         first, second = (
-            Doubtful(client, cluster, Candidate(name, nonce=name, fingerprint=OLD), 60, lambda: None) for name in "ab"
+            Election(client, cluster, Candidate(name, nonce=name, fingerprint=OLD), 60, lambda: None) for name in "ab"
         )
+        first._lease = lease = DoubtfulLease(client, 60, first._lost_lease)
         runs = [group.create_task(first.run_alone())]
         await until(lambda: first.is_leading)
         term = first.term
@@ -41,9 +44,9 @@ async def test_replicas_know_their_leader_again_once_the_ca_has_been_replaced(et
                 await until(lambda: fingerprints(election) == {fingerprint})  # noqa: B023
             assert second.relation is Relation.PEER
         assert first.term == term
-        first.is_in_doubt = True
+        lease.is_in_doubt = True
         await until(lambda: not first.revision)
-        first.is_in_doubt = False
+        lease.is_in_doubt = False
         await until(lambda: first.is_leading)
         assert first.term == term
         for run in runs:

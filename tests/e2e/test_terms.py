@@ -42,8 +42,9 @@ class Doubtful(Election):
 
     is_in_doubt = False
 
-    def _has_run_out(self) -> bool:
-        return self.is_in_doubt or super()._has_run_out()
+    @property
+    def term(self) -> int:
+        return 0 if self.is_in_doubt else super().term
 
 
 class OneUnit:

@@ -23,6 +23,7 @@ from grpc_etcd_operator.core.services import MAX_WEIGHT, GrpcService, Spec
 # Of a Pod's keys and values in one registry: twice what all of a GrpcService's metadata take in all layouts. Hundreds
 # of GrpcServices that select the same Pods would fill etcd, and the memory and time of whoever writes it, for all.
 MOST_BYTES = 1_000_000
+GRPC_NAMES = re.compile(r"grpc|h2c|rpc|http2")  # in names that people give to ports of gRPC servers
 SHOWN_PORTS = 10  # of a Pod that a message lists; arbitrary
 SHOWN_WEIGHT = 40  # characters of an annotation that a message quotes; arbitrary
 _WEIGHT = re.compile("0*([0-9]{1,5})")
@@ -234,12 +235,15 @@ def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults
 
 
 def _no_port(pod: Pod, service: GrpcService, port: str | int | None, field: str) -> Fault:
-    shown = [f"{each.name or '(no name)'}={each.number}" for each in pod.ports[:SHOWN_PORTS]]
-    more = [f"and {len(pod.ports) - SHOWN_PORTS} more"] if len(pod.ports) > SHOWN_PORTS else []
+    ports = [each for each in pod.ports if each.is_declared]
+    shown = [f"{each.name or '(no name)'}={each.number}" for each in ports[:SHOWN_PORTS]]
+    more = [f"and {len(ports) - SHOWN_PORTS} more"] if len(ports) > SHOWN_PORTS else []
     has = ", ".join([*shown, *more]) or "none"
-    want = f"named {port!r}" if port else "named 'grpc', and more or less than one port"
+    want = f"named {port!r}" if port else "named 'grpc', more or less than one port, and no single port of gRPC probes"
+    likely = next((each.name for each in ports if GRPC_NAMES.search(each.name)), "")
+    remedy = f"set {field}" + (f", perhaps to {likely}" if likely else "")
     return Fault(
-        service.uid, Reason.PORT_NOT_FOUND, f"Pod {pod.name} has no port {want} (it declares: {has}); set {field}"
+        service.uid, Reason.PORT_NOT_FOUND, f"Pod {pod.name} has no port {want} (it declares: {has}); {remedy}"
     )
 
 

@@ -41,10 +41,31 @@ class ContainerPort(Protocol):
     protocol: str
 
 
+class GrpcAction(Protocol):
+    """A call of gRPC's health service; port 0: the probe is of another kind."""
+
+    port: int
+
+
+class ProbeHandler(Protocol):
+    """What a probe does."""
+
+    grpc: GrpcAction
+
+
+class Probe(Protocol):
+    """A probe of the kubelet's."""
+
+    handler: ProbeHandler
+
+
 class Container(Protocol):
     """A container, or an init container."""
 
     ports: Sequence[ContainerPort]
+    livenessProbe: Probe
+    readinessProbe: Probe
+    startupProbe: Probe
     restartPolicy: str
 
 

@@ -5,7 +5,7 @@ the same records, so an event that changes no fact is dropped at once.
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -36,10 +36,12 @@ class PodMessage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One container port of a Pod."""
+    """One container port of a Pod, or one that only a gRPC probe names."""
 
     name: str
     number: int
+    is_probed: bool = False
+    is_declared: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,27 +176,34 @@ _PORTS: dict[tuple[Port, ...], tuple[Port, ...]] = {}
 def _parse_ports(containers: Iterable[Container], inits: Iterable[Container]) -> tuple[Port, ...]:
     """Collect container ports, those of sidecars (init containers that restart) last."""
     sidecars = (container for container in inits if container.restartPolicy == "Always")
-    ports = tuple(
-        Port(sys.intern(port.name), port.containerPort)
-        for container in (*containers, *sidecars)
-        for port in container.ports
-        if port.protocol in ("", "TCP")
-    )
+    ports = tuple(port for container in (*containers, *sidecars) for port in _ports_of(container))
     if len(_PORTS) >= MOST_SHARED:
         _PORTS.clear()
     return _PORTS.setdefault(ports, ports)  # Pods of one Deployment share one tuple: 10,000 Pods stay small
+
+
+def _ports_of(container: Container) -> Iterator[Port]:
+    probes = (container.readinessProbe, container.livenessProbe, container.startupProbe)
+    probed = next((probe.handler.grpc.port for probe in probes if probe.handler.grpc.port), 0)
+    declared = [port for port in container.ports if port.protocol in ("", "TCP")]
+    for port in declared:
+        yield Port(sys.intern(port.name), port.containerPort, is_probed=port.containerPort == probed)
+    if probed and not any(port.containerPort == probed for port in declared):
+        yield Port("", probed, is_probed=True, is_declared=False)
 
 
 def find_port(ports: tuple[Port, ...], wanted: str | int | None) -> int | None:
     """Find the port that a GrpcService means; None when the Pod has no such port.
 
     A number needs no declaration, as with Kubernetes' own targetPort. Without a wish it is the port named `grpc`, else
-    the only one.
+    the only one that is declared, else the only one that a gRPC probe names.
     """
     if isinstance(wanted, int):
         return wanted
     name = wanted or "grpc"
     number = next((port.number for port in ports if port.name == name), None)
-    if number is None and wanted is None and len(ports) == 1:
-        return ports[0].number
-    return number
+    if number is not None or wanted is not None:
+        return number
+    declared = [port.number for port in ports if port.is_declared]
+    probed = {port.number for port in ports if port.is_probed}
+    return declared[0] if len(declared) == 1 else next(iter(probed)) if len(probed) == 1 else None

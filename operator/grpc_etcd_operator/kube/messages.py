@@ -51,7 +51,16 @@ _FIELDS = {
         ("initContainers", 20, "repeated Container"),
         ("readinessGates", 28, "repeated PodReadinessGate"),
     ),
-    "Container": (("ports", 6, "repeated ContainerPort"), ("restartPolicy", 24, "string")),
+    "Container": (
+        ("ports", 6, "repeated ContainerPort"),
+        ("livenessProbe", 10, "Probe"),
+        ("readinessProbe", 11, "Probe"),
+        ("startupProbe", 22, "Probe"),
+        ("restartPolicy", 24, "string"),
+    ),
+    "Probe": (("handler", 1, "ProbeHandler"),),  # JSON has what is in it beside the other fields of a Probe
+    "ProbeHandler": (("grpc", 4, "GRPCAction"),),
+    "GRPCAction": (("port", 1, "int"),),
     "ContainerPort": (("name", 1, "string"), ("containerPort", 3, "int"), ("protocol", 4, "string")),
     "PodReadinessGate": (("conditionType", 1, "string"),),
     "PodStatus": (("phase", 1, "string"), ("conditions", 2, "repeated PodCondition"), ("podIP", 6, "string")),

@@ -44,6 +44,8 @@ def _choose(field: Any, empty: Any) -> _Fill:
         return _fill_map
     if field.message_type.name == "Time":
         return _fill_time
+    if field.message_type.name == "Probe":
+        return _fill_probe
     return _fill_each if hasattr(empty, "add") else _fill_one
 
 
@@ -59,6 +61,10 @@ def _fill_one(message: Message, name: str, value: Mapping[str, Any]) -> None:
     part = getattr(message, name)
     part.SetInParent()
     _fill(part, value)
+
+
+def _fill_probe(message: Message, name: str, value: Mapping[str, Any]) -> None:
+    _fill(getattr(message, name).handler, value)
 
 
 def _fill_each(message: Message, name: str, value: list[Mapping[str, Any]]) -> None:

@@ -140,6 +140,37 @@ def test_ports_of_sidecars_count_and_those_of_other_init_containers_and_protocol
     assert (find_port(pod.ports, None), find_port(pod.ports, "admin")) == (3, None)
 
 
+@pytest.mark.parametrize(
+    ("ports", "probes", "found"),
+    [
+        ({}, {"readinessProbe": 8080}, 8080),
+        ({}, {"livenessProbe": 8080}, 8080),
+        ({}, {"startupProbe": 8080}, 8080),
+        ({"web": 1, "api": 2}, {"readinessProbe": 2}, 2),
+        ({"web": 1, "api": 2}, {"readinessProbe": 3}, 3),
+        ({"web": 1, "api": 2}, {"readinessProbe": 3, "livenessProbe": 2}, 3),
+        ({"web": 1}, {"readinessProbe": 3}, 1),  # the only one that is declared; health is served on a port of its own
+        ({"grpc": 1, "api": 2}, {"readinessProbe": 2}, 1),
+        ({"web": 1, "api": 2}, {}, None),
+    ],
+)
+def test_the_port_of_a_grpc_probe_counts_where_the_declared_ports_leave_a_doubt(
+    raw_pod: RawPod, read_pod: ReadPod, ports: dict[str, int], probes: dict[str, int], found: int | None
+) -> None:
+    raw = raw_pod()
+    raw["spec"]["containers"][0]["ports"] = [{"name": name, "containerPort": port} for name, port in ports.items()]
+    raw["spec"]["containers"][0] |= {name: {"handler": {"grpc": {"port": port}}} for name, port in probes.items()}
+    assert find_port(read_pod(raw).ports, None) == found
+
+
+def test_probes_of_several_containers_that_differ_leave_the_doubt(raw_pod: RawPod, read_pod: ReadPod) -> None:
+    raw = raw_pod(ports={})
+    raw["spec"]["containers"] = [{"readinessProbe": {"handler": {"grpc": {"port": port}}}} for port in (1, 2)]
+    assert find_port(read_pod(raw).ports, None) is None
+    raw["spec"]["containers"] = [{"readinessProbe": {"handler": {"grpc": {"port": 1}}}}, {"readinessProbe": {}}]
+    assert find_port(read_pod(raw).ports, None) == 1
+
+
 def gated(raw_pod: RawPod, *, gate_at: int | None, ready: str, ready_at: int, reason: str = "") -> dict[str, Any]:
     raw = raw_pod()
     raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
