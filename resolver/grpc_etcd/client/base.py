@@ -51,6 +51,7 @@ class Following(abc.ABC):
         self._changes = Changes()
         self._closed = False
         self._last_timeouts: Mapping[str, float | None] = {}  # what channels that outlive the registry go by
+        self._process.hand_down(self)
 
     def _open(self) -> Any:
         """Open what the feeds of this process share, if they share anything."""

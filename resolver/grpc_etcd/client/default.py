@@ -14,6 +14,7 @@ from grpc_etcd import settings
 from grpc_etcd.client.base import ChannelOptions
 from grpc_etcd.client.registry import Registry
 from grpc_etcd.client.targets import is_address
+from grpc_etcd.xds.control_plane import this_process
 
 
 class _Default:
@@ -25,10 +26,15 @@ class _Default:
         self._stands_in = False
 
     def get(self) -> Registry:
+        this_process().hand_down(self)
         with self._lock:
             if self._registry is None or (self._registry.closed and not self._stands_in):
                 self._registry = Registry.from_environ()
             return self._registry
+
+    def forked(self) -> None:
+        """Be a forked child's: a thread that is not there may have held the lock."""
+        self._lock = threading.Lock()
 
     def exchange(self, registry: Registry | None, *, stands_in: bool) -> tuple[Registry | None, bool]:
         with self._lock:

@@ -280,7 +280,8 @@ class Registry(WritableRegistry[Registration]):
         prefix = "jupiter" if self._prefix is None else self._prefix  # where the operator keeps the policy by default
         reader = Reader(service, self.layouts, prefix, self._schemes)
         folder = self._options.get("cache_dir")
-        cache = Cache(Path(folder), f"{self._source}{self._prefix}", service) if folder else None
+        kept_of = f"{self._source}{self._prefix} {b' '.join(reader.prefixes).decode(errors='replace')}"
+        cache = Cache(Path(folder), kept_of, service) if folder else None
         return ServiceSubscription(service, reader, self._registry_watch(), changed, cache)
 
     def _registry_watch(self) -> RegistryWatch:

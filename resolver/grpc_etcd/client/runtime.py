@@ -18,20 +18,17 @@ from grpc_etcd.xds.service import ServiceResources
 _LINGER_SECONDS = 60.0  # arbitrary: how long a service is followed after the last one who wanted it
 
 
-class Inheritable(Followable, Protocol):
+class Lockable(Followable, Protocol):
     """A registry, as what runs for it sees it."""
 
     def exclusively(self) -> AbstractContextManager[object]:
         """Let nobody begin to follow a service meanwhile."""
 
-    def forked(self) -> None:
-        """Be a forked child's."""
-
 
 class Running:
     """Thread-safe. `services` is replaced, never changed."""
 
-    def __init__(self, name: str, registry: Inheritable, opened: Any, here: Here) -> None:
+    def __init__(self, name: str, registry: Lockable, opened: Any, here: Here) -> None:
         process = control_plane.this_process()
         self._registry = registry
         self.opened = opened
@@ -108,7 +105,6 @@ class Running:
 
     def after_fork_in_child(self) -> None:
         """Leave everything to the parent."""
-        self._registry.forked()
 
     def _publish(self, followed: FollowedService, resources: ServiceResources) -> None:
         for name, resource_cache in self._boards:

@@ -229,6 +229,13 @@ class Forkable(Protocol):
         """Let go of locks that such a thread may have held."""
 
 
+class Inheritable(Protocol):
+    """What forked children go on with, and has locks that another thread may hold during a fork."""
+
+    def forked(self) -> None:
+        """Be a forked child's: take other locks."""
+
+
 class Process:
     """The plane of the running process, and how often it is a fork of the one that was started."""
 
@@ -239,6 +246,7 @@ class Process:
         self.forks = 0
         self._held: list[Forkable] = []
         self._forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
+        self._inheritable: weakref.WeakSet[Inheritable] = weakref.WeakSet()
         self._is_hooked = False
         self._forking = threading.RLock()
         self._names = itertools.count(2)
@@ -257,6 +265,11 @@ class Process:
                 os.register_at_fork(before=self.before_fork, after_in_parent=self.after_fork_in_parent)
                 self._is_hooked = True
             self._forkable.add(forkable)
+
+    def hand_down(self, inheritable: Inheritable) -> None:
+        """Have something renew its locks in each forked child, also before it has started anything."""
+        with self.lock:
+            self._inheritable.add(inheritable)
 
     def free_name(self, name: str) -> str:
         """Return `name` to the first who asks, `name-2` to the next, and so on.
@@ -297,6 +310,8 @@ class Process:
         self.control_plane = ControlPlane(forks=self.forks, inherited=self.control_plane.is_known)
         for each in self._held:
             each.after_fork_in_child()
+        for inheritable in tuple(self._inheritable):
+            inheritable.forked()
 
 
 def _tried(hook: Callable[[], T]) -> T | None:

@@ -13,6 +13,7 @@ import grpc_etcd
 from grpc_etcd.etcd import Etcd, ops
 from grpc_etcd.etcd.errors import Unavailable
 from grpc_etcd.layouts.configurators import RouteConfig, encode_configurator
+from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import synced_key
 from grpc_etcd.xds.bootstrap import merge_bootstrap
@@ -254,6 +255,23 @@ def test_the_cache_believes_an_empty_registry_no_more_than_memory_does(own_world
     second = world.registry(cache_dir=tmp_path)
     assert set(answers(world.channel(second))) == {server.address}
     wait_until(lambda: source(second) == "stale", "the set that was cached")
+
+
+def test_registries_of_other_layouts_keep_their_own_sets_in_one_folder(own_world: World, tmp_path: Path) -> None:
+    """They wrote one file, so that all but the last one found nothing of theirs at a cold start."""
+    world = own_world
+    world.put("10.0.0.1:1")
+    record = make_layout("kratos").encode(SERVICE, grpc_etcd.Endpoint(name=SERVICE, address="10.0.0.2:1"))
+    assert isinstance(record, KeyValue)
+    world.etcd.put(*record)
+    addresses = {"jupiter": "10.0.0.1:1", "kratos": "10.0.0.2:1"}
+    for layout, address in addresses.items():
+        with world.store.registry(cache_dir=tmp_path, layouts=layout) as first:
+            assert [each.address for each in first.wait_for_endpoints(SERVICE).endpoints] == [address]
+    world.store.kill()
+    for layout, address in addresses.items():
+        second = world.registry(cache_dir=tmp_path, layouts=layout)
+        assert [each.address for each in second.endpoints(SERVICE, 60).endpoints] == [address]
 
 
 def test_a_process_that_is_closed_at_once_has_written_its_cache(own_world: World, tmp_path: Path) -> None:

@@ -133,6 +133,32 @@ def test_two_threads_may_fork_at_once(world: World) -> None:
     assert done.stdout.split() == ["[]"], done.stderr
 
 
+def test_a_child_of_a_fork_in_the_midst_of_the_first_use_has_its_own_registry(world: World) -> None:
+    """It would wait for ever for a lock that a thread of its parent holds."""
+    world.serve(1)
+    program = """
+    begun, over = threading.Event(), threading.Event()
+    def begin():
+        with registry.exclusively():
+            begun.set()
+            over.wait()
+    threading.Thread(target=begin).start()
+    begun.wait()
+    child = os.fork()
+    if child == 0:
+        call(registry.insecure_channel("greeter"))
+        os._exit(0)
+    deadline = time.monotonic() + 30
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if ended[0] == 0:
+        os.kill(child, 9)
+    over.set()
+    print(ended[0] == child, ended[1])
+    """
+    assert lines(world, program) == ["True", "0"]
+
+
 def test_no_ended_stream_is_left_to_the_garbage_collector_of_a_forked_child(world: World) -> None:
     """There it would wait for a lock that was held when the child was copied, and its thread with it."""
     world.serve(1)
