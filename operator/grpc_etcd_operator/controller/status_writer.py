@@ -58,7 +58,6 @@ GATE_PATIENCE_SECONDS = 2.0  # a gate that waits for so long says why; usually i
 HELD_UP_SECONDS = 0.5  # until it is looked again whether a gate has still to wait for others that hang. Arbitrary
 GATE_SPACING_SECONDS = 10.0  # between two messages of one gate for the same reason. Arbitrary
 SAME_EVENT_SECONDS = 600  # two Events of one kind within such a stretch of time are one. Arbitrary
-# By the condition Accepted, by nobody as it passes, and only once it has lasted.
 MESSAGE_BYTES = 1024  # what the API server takes of an Event's message
 
 
