@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from grpc_etcd.etcd.aio import Etcd
-from grpc_etcd.etcd.model import LeaseId, Record, Revision
+from grpc_etcd.etcd.errors import Compacted
+from grpc_etcd.etcd.model import LeaseId, Listing, Record, Revision
 from grpc_etcd.registry.own import OwnerRecord, owner_key, owner_prefix
 from grpc_etcd_operator.registry.audit import Audit
 from grpc_etcd_operator.registry.cache import RegistryCache
@@ -14,6 +15,15 @@ from testbed.etcd import EtcdServer
 WORD = "word"
 CLUSTER, PREFIX = "c1", b"/jupiter/greeter/providers/"
 KEYS = [PREFIX + b"grpc://10.0.0.%d:9000" % number for number in range(1, 5)]
+
+
+class CompactedBetweenPages(Etcd):
+    """Fails to list one prefix, as one of many pages fails that etcd has compacted away meanwhile."""
+
+    async def get_prefix(self, prefix: bytes, *, revision: int = 0, keys_only: bool = False) -> Listing:
+        if prefix == b"/jupiter/large/":
+            raise Compacted("required revision has been compacted")
+        return await super().get_prefix(prefix, revision=revision, keys_only=keys_only)
 
 
 @pytest.fixture
@@ -73,3 +83,12 @@ async def test_a_prefix_that_may_not_be_read_any_more_keeps_no_other_from_being_
         audit = Audit(client, registry_cache, lambda: prefixes, concerned.update, grace_seconds=0.0)
         await audit.compare()
     assert (audit.missed, concerned) == (1, {"p1"})
+
+
+async def test_a_prefix_that_cannot_be_listed_just_then_keeps_no_other_from_being_compared(etcd: EtcdServer) -> None:
+    async with CompactedBetweenPages(etcd.endpoints) as client:
+        await client.put(KEYS[0], b"new")
+        prefixes = [b"/jupiter/large/", PREFIX]
+        audit = Audit(client, RegistryCache(CLUSTER), lambda: prefixes, lambda _: None, grace_seconds=0.0)
+        await audit.compare()
+    assert audit.missed == 1

@@ -351,7 +351,7 @@ class RegistryController:
             "lease": self.leases.run,
             "writer": self.writer.run,
             "mark": self.synced_key.run,
-            "audit": self._audit,
+            "audit": self.audit.run,
             "station": self._look,
         }
         async with asyncio.TaskGroup() as group:
@@ -377,11 +377,6 @@ class RegistryController:
     def remembers(self, uid: str) -> bool:
         """Return whether a unit has records, or waits to be looked at."""
         return uid in self.registry_cache.owners or self.writer.is_waiting(uid)
-
-    async def _audit(self) -> None:
-        while True:
-            with contextlib.suppress(EtcdError):  # it is compared again
-                await self.audit.run()
 
     async def _look(self) -> None:
         """Notice what nobody calls for: that time has passed, and what that changes for others."""

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from grpc_etcd.etcd.aio import Etcd
-from grpc_etcd.etcd.errors import PermissionDenied
+from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.model import Record
 from grpc_etcd_operator.registry.cache import RegistryCache
 
@@ -48,10 +48,10 @@ class Audit:
             await self.compare()
 
     async def compare(self) -> None:
-        """Compare once, and correct what has been missed; a prefix that may not be read any more is left out."""
+        """Compare once, and correct what has been missed; a prefix that cannot be read now is left out."""
         known = sorted(self._registry_cache.records)
         for prefix in tuple(self._prefixes()):
-            with contextlib.suppress(PermissionDenied):
+            with contextlib.suppress(EtcdError):
                 await self._compare(prefix, known)
 
     async def _compare(self, prefix: bytes, known: Sequence[bytes]) -> None:

@@ -23,7 +23,7 @@ from grpc_etcd.xds.hosts import HostNames, read_socket
 from grpc_etcd.xds.localities import Dialable, Here, Past, is_callable
 from grpc_etcd.xds.resources import Socket
 from grpc_etcd.xds.rings import Rings
-from grpc_etcd.xds.service import MethodRoute, ServiceResources, Turns, make_service_resources
+from grpc_etcd.xds.service import Gap, MethodRoute, ServiceResources, Turns, make_service_resources
 from grpc_etcd.xds.warming import Warming
 
 _LOG = logging.getLogger("grpc_etcd")
@@ -40,7 +40,7 @@ _LONGEST_RETRY_SECONDS = 60.0
 _LOOK_SECONDS = 0.001
 _QUIET_SECONDS = 0.01
 _ANSWER_SECONDS = 1.0
-# Why nothing is known of a service, where etcd has not answered: with any other cause it has.
+# Why nothing is known of a service, where etcd has not answered: any other cause is the service's own.
 _UNANSWERED = OUTAGES | {Cause.PENDING}
 _SWEEP_SECONDS = 10.0  # arbitrary: how often followed services are looked at whether anybody still wants them
 
@@ -153,9 +153,8 @@ class FollowedService:
             return None
         if view.snapshot is None:
             self._give_reason()
-            is_unanswered = self.reason.cause in _UNANSWERED
-            made = ServiceResources(self.policy, clusters={}, reason=self.reason.text, is_unanswered=is_unanswered)
-            return self._turns.note(made)
+            gap = Gap.OUTAGE if self.reason.cause in _UNANSWERED else Gap.OWN
+            return self._turns.note(ServiceResources(self.policy, clusters={}, reason=self.reason.text, gap=gap))
         dialables, unusable, pending = _resolve(view.snapshot.endpoints, names)
         self._report(unusable)
         self._fault = ""

@@ -10,7 +10,7 @@ address as plain text; v0.8.0 and later leave the last part away, and juno-agent
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from grpc_etcd.layouts import gojson
 from grpc_etcd.layouts.gourl import Url, parse_url
@@ -19,8 +19,6 @@ from grpc_etcd.registry.endpoint import EMPTY, address_fault, name_fault, scheme
 from grpc_etcd.registry.layout import KeyValue, Layout, Rejected
 
 METRIC_PREFIX = b"/prometheus/job/"
-PARTS_WITHOUT_ADDRESS = 5
-PARTS_WITH_ADDRESS = 6
 
 _ROUTE_FIELDS = gojson.fold_names("id", "scheme", "host", "deployment", "uri", "upstream")
 _UPSTREAM_FIELDS = gojson.fold_names("nodes", "groups")
@@ -199,31 +197,11 @@ def _read_provider(identity: str, url: Url, struct: Mapping[str, Any]) -> Provid
     )
 
 
-class MetricTarget(NamedTuple):
-    """One address that Prometheus is to scrape: of which service, on which host (a Pod's name)."""
-
-    name: str
-    host: str
-    address: str
-
-
-def metric_target(name: str, host: str, address: str, parts: int = PARTS_WITH_ADDRESS) -> KeyValue:
-    """Write a target as `registerMetric` does: its key of 6 parts up to v0.7.2, of 5 from v0.8.0 on.
+def metric_target(name: str, host: str, address: str) -> KeyValue:
+    """Write an address that Prometheus is to scrape as Jupiter's `registerMetric` does up to v0.7.2; `host` is a Pod's.
 
     What cannot stand in such a key is a ValueError.
     """
     if fault := name_fault(name) or name_fault(host) or address_fault(address):
         raise ValueError(fault)
-    key = METRIC_PREFIX + f"{name}/{host}".encode()
-    return KeyValue(key if parts == PARTS_WITHOUT_ADDRESS else key + f"/{address}".encode(), address.encode())
-
-
-def parse_metric_target(key: bytes, value: bytes) -> MetricTarget | Rejected | None:
-    """Read a target as juno-agent does: 5 or 6 parts, the address from the value; None for any other key."""
-    parts = key.decode(errors="replace").split("/")
-    if not key.startswith(METRIC_PREFIX) or len(parts) not in {PARTS_WITHOUT_ADDRESS, PARTS_WITH_ADDRESS}:
-        return None
-    address = value.decode(errors="replace")
-    if fault := address_fault(address):
-        return Rejected(fault)
-    return MetricTarget(parts[3], parts[4], address)
+    return KeyValue(METRIC_PREFIX + f"{name}/{host}/{address}".encode(), address.encode())

@@ -93,13 +93,13 @@ class OwnerRecord:
             "pod": self.pod,
             "node": self.node,
             "grpcServices": sorted(self.grpc_services),
-            "keys": sorted(key.decode() for key in self.keys),
+            "keys": list(map(_write_key, sorted(self.keys))),
         }
         if self.adjustments:
-            record["adjustments"] = {key.decode(): list(made) for key, made in sorted(self.adjustments.items())}
+            record["adjustments"] = {_write_key(key): list(made) for key, made in sorted(self.adjustments.items())}
         if self.sources:
-            record["sources"] = {of: sorted(key.decode() for key in keys) for of, keys in sorted(self.sources.items())}
-        return _ENCODE(record).encode()
+            record["sources"] = {of: list(map(_write_key, sorted(keys))) for of, keys in sorted(self.sources.items())}
+        return _ENCODE(record).encode(errors="backslashreplace")  # JSON's escape of a lone surrogate
 
     @classmethod
     def from_json(cls, value: bytes) -> "OwnerRecord | Rejected":
@@ -111,15 +111,21 @@ class OwnerRecord:
                 pod=_text(parsed.get("pod", "")),
                 node=_text(parsed.get("node", "")),
                 grpc_services=tuple(_text(name) for name in parsed.get("grpcServices", ())),
-                keys=tuple(_text(key).encode() for key in parsed.get("keys", ())),
-                adjustments={key.encode(): Adjustment(*made) for key, made in parsed.get("adjustments", {}).items()},
-                sources={
-                    _text(of): tuple(_text(key).encode() for key in keys)
-                    for of, keys in parsed.get("sources", {}).items()
-                },
+                keys=tuple(map(_read_key, parsed.get("keys", ()))),
+                adjustments={_read_key(key): Adjustment(*made) for key, made in parsed.get("adjustments", {}).items()},
+                sources={_text(of): tuple(map(_read_key, keys)) for of, keys in parsed.get("sources", {}).items()},
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             return Rejected(f"the value is no owner record: {type(error).__name__}: {error}")
+
+
+def _write_key(key: bytes) -> str:
+    """Write a key; somebody else may have put one under a lease of ours that is no UTF-8."""
+    return key.decode(errors="surrogateescape")
+
+
+def _read_key(item: object) -> bytes:
+    return _text(item).encode(errors="surrogateescape")
 
 
 def _text(item: object) -> str:

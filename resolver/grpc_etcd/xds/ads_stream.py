@@ -16,7 +16,8 @@ Rule 7: an answer of listeners or clusters waits until the client has accepted o
         what it wants by now: where it had given up a resource that the first answer holds, and wants it again
         meanwhile, it would take it from the first, and for deleted by a second that has it not.
 Rule 8: where `spares_earlier`, a client that comes back with what it was sent on an earlier stream keeps that until as
-        much is known here: a server that was started again while etcd is away knows less than its clients do.
+        much is known here: a server that was started again while etcd is away knows less than its clients do. What
+        is unknown for a reason of its own service, as without the right to read it, keeps nothing else back.
 """
 
 import re
@@ -45,6 +46,9 @@ class Resources(Protocol):
 
     def answer(self, type_url: str, requested: str, name: ResourceName) -> bytes | None:
         """Write a resource; None: it cannot be known yet."""
+
+    def spared(self) -> "Resources | None":
+        """Return what leaves a client the endpoints that it has; None: only to send nothing, of others neither."""
 
     def plain(self) -> "Resources":
         """Return what is left without the wishes that may be at fault."""
@@ -178,13 +182,14 @@ class AdsStream:
                 yield resources.response(self._sent, type_url, str(self._sent), bodies)
 
     def _knows_less(self, type_url: str) -> bool:
-        """Return whether the client may have a resource of a type that is not known here."""
+        """Return whether the client may have a resource of a type that is not known here, and may be soon."""
         earlier = self._earlier[type_url]
-        while earlier:
-            name, owner = next(iter(earlier.items()))
-            if not self._look_up(owner).is_known:
+        for name, owner in tuple(earlier.items()):
+            source = self._look_up(owner)
+            if source.is_known:
+                del earlier[name]
+            elif source.spared() is None:
                 return True
-            del earlier[name]
         return False
 
     def _changes(self, type_url: str) -> list[bytes]:
@@ -196,12 +201,13 @@ class AdsStream:
             source, before = self._look_up(parsed.owner), last_sent.get(name)
             if before and before.source is source:
                 continue
-            if name in self._earlier[type_url]:
-                if not source.is_known:
-                    continue
-                del self._earlier[type_url][name]
+            if source.is_known:
+                self._earlier[type_url].pop(name, None)
+            shown = source.spared() if name in self._earlier[type_url] else source
+            if shown is None:
+                continue
             known = before.body if before else None
-            body = self._write(source, type_url, name, parsed)
+            body = self._write(shown, type_url, name, parsed)
             last_sent[name] = _Sent(source, known if body is None else body)
             if body is not None and body != known:
                 changed.append(body)

@@ -5,6 +5,7 @@ method to groups or addresses by weight (a canary); a share without a callable e
 any share falls back to all endpoints, because a route must never be the reason for a failed call.
 """
 
+import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -57,13 +58,20 @@ _LONGEST_METHOD = 8192  # gRPC refuses the headers of a call with a longer path
 _Shares = tuple[tuple[Part, int], ...]
 
 
+class Gap(enum.Enum):
+    """Why nothing is known of a service."""
+
+    OUTAGE = enum.auto()  # etcd has not answered, and may soon
+    OWN = enum.auto()  # a reason that is this service's alone and may last, such as a denied right
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceResources:
     """One service as xDS sees it. `clusters` of None: the endpoints are unknown, which is not the same as none.
 
     `reason` says in a sentence what is wrong with the service and what to do, for the details of failed calls; empty
-    where all is well. `in_words`: see ResourceName.explain. `turns`: see Turns. `is_unanswered`: the clusters are empty
-    because etcd is away and has never said anything of the service.
+    where all is well. `in_words`: see ResourceName.explain. `turns`: see Turns. `gap`: why the clusters are
+    empty though nothing is known of the service.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -72,12 +80,16 @@ class ServiceResources:
     reason: str = ""
     in_words: bool = False
     turns: Mapping[Part, int] = field(default_factory=dict)
-    is_unanswered: bool = False
+    gap: Gap | None = None
 
     @property
     def is_known(self) -> bool:
         """Return whether the registry has said what there is."""
-        return self.clusters is not None and not self.is_unanswered
+        return self.clusters is not None and self.gap is None
+
+    def spared(self) -> "ServiceResources | None":
+        """Return what leaves a client the endpoints that it has; None: only to send nothing, of others neither."""
+        return replace(self, clusters=None, reason="") if self.gap is Gap.OWN else None
 
     @property
     def parts(self) -> frozenset[Part]:
@@ -180,6 +192,9 @@ class SharedResources:
             case resources.CLUSTER:
                 return _UNKNOWN.answer(type_url, requested, name)
         return None
+
+    def spared(self) -> None:
+        """Return nothing: it is known."""
 
     def plain(self) -> "SharedResources":
         """Return itself: what is at fault in it is a member's."""

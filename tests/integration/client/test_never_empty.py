@@ -175,13 +175,13 @@ def test_a_service_is_unknown_not_empty_while_etcd_is_away(own_world: World) -> 
     assert source(registry) == "unknown"
 
 
-def outside(port: int) -> grpc.Channel:
+def outside(port: int, service: str = SERVICE) -> grpc.Channel:
     """Make a channel that knows nothing of this package, with an xDS client of its own."""
     options: list[tuple[str, Any]] = [
         ("grpc.enable_http_proxy", 0),
         ("grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config", merge_bootstrap(None, f"127.0.0.1:{port}", "test")),
     ]
-    return grpc.insecure_channel("xds:///greeter", options)
+    return grpc.insecure_channel(f"xds:///{service}", options)
 
 
 def test_a_stand_alone_server_that_starts_while_etcd_is_away_takes_nothing_from_who_had_it(own_world: World) -> None:
@@ -394,3 +394,34 @@ def test_a_name_that_is_nearly_right_is_named(world: World) -> None:
         with pytest.raises(TimeoutError, match="did you mean greeter") as failure:
             registry.wait_for_endpoints("greeetr", 0.1)
     assert "/jupiter/greeetr/" in str(failure.value)
+
+
+def test_a_stand_alone_server_that_starts_without_the_right_to_a_service_takes_no_endpoint_of_it_from_who_had_it(
+    own_etcd_world: World,
+) -> None:
+    """Nor does it keep anything else from that client; who comes for the first time is told what is denied."""
+    world, port = own_etcd_world, free_port()
+    server, other = world.serve(1)[0], world.serve(1, "other")[0]
+    admin = world.server.enable_auth("secret")
+    world.server.add_user("ads", "word", ["/"], admin=admin, access="read")
+    options = {"user": "ads", "password": "word"}
+    ads = grpc_etcd.serve(f"127.0.0.1:{port}", world.registry(**options))
+    with outside(port) as earlier, outside(port) as new:
+        follows(earlier, [server])
+        ads.stop()
+        world.server.etcdctl("role", "revoke-permission", "--prefix=true", "ads", "/", user=admin)
+        for prefix in ("/jupiter/other/", "/grpc-etcd/"):
+            world.server.etcdctl("role", "grant-permission", "--prefix=true", "ads", "read", prefix, user=admin)
+        registry = world.registry(**options)
+        ads = grpc_etcd.serve(f"127.0.0.1:{port}", registry)
+        wait_until(lambda: SERVICE in registry.stats(), "the client that comes back")
+        with pytest.raises(grpc.RpcError, match="etcd denies reading"):
+            say_hello(new)("x", timeout=30)
+        time.sleep(3)
+        assert set(answers(earlier, 20)) == {server.address}
+        with outside(port, "other") as more:
+            follows(more, [other])
+        world.server.etcdctl("role", "grant-permission", "--prefix=true", "ads", "read", "/", user=admin)
+        follows(new, [server])
+        follows(earlier, [server])
+    ads.stop()

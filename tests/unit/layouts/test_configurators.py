@@ -12,7 +12,6 @@ from grpc_etcd.layouts.configurators import (
     decode_configurator,
     encode_configurator,
     metric_target,
-    parse_metric_target,
 )
 from grpc_etcd.registry.layout import KeyValue, Rejected
 
@@ -96,24 +95,6 @@ def test_ids_that_break_the_key_are_refused(identity: str) -> None:
 def test_decoding_bears_any_bytes(tail: bytes, value: bytes) -> None:
     _decode(b"/jupiter/service_1/configurators/" + tail, value)
     _decode(ROUTE_KEY, value)
-    parse_metric_target(b"/prometheus/job/" + tail, value)
-
-
-def test_targets_have_five_or_six_parts() -> None:
-    six = metric_target("main", "pod-1", "10.0.0.1:9990")
-    five = metric_target("main", "pod-1", "10.0.0.1:9990", parts=5)
-    assert six == KeyValue(b"/prometheus/job/main/pod-1/10.0.0.1:9990", b"10.0.0.1:9990")
-    assert five == KeyValue(b"/prometheus/job/main/pod-1", b"10.0.0.1:9990")
-    assert parse_metric_target(*six) == parse_metric_target(*five) == ("main", "pod-1", "10.0.0.1:9990")
-
-
-@pytest.mark.parametrize("key", [b"/prometheus/job/main", b"/prometheus/job/a/b/c/d", b"/other/job/a/b"])
-def test_keys_of_other_lengths_are_no_targets(key: bytes) -> None:
-    assert parse_metric_target(key, b"10.0.0.1:1") is None
-
-
-def test_a_target_without_an_address_is_rejected() -> None:
-    assert isinstance(parse_metric_target(b"/prometheus/job/main/pod-1", b"?"), Rejected)
 
 
 def test_a_target_that_no_key_can_hold_is_an_error() -> None:

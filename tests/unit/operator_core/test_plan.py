@@ -142,6 +142,16 @@ def test_what_no_owner_record_names_stays_while_a_spec_that_it_may_be_of_cannot_
     assert not store.records
 
 
+def test_a_key_that_is_no_text_under_a_lease_of_ours_leaves_the_rest_of_its_unit_alone() -> None:
+    store, stays = make_store([make_wanted(9000)], {}), b"/jupiter/greeter/providers/grpc://\xff"
+    store.put(stays, b"", LEASE)
+    key = make_wanted(9001).key
+    store.apply(store.plan(Desired(UNIT, (make_wanted(9001),), ("shop/greeter",), keeps=frozenset({stays}))))
+    assert store.records.keys() == {key, stays, owner_key(CLUSTER, "p1")}
+    store.apply(store.plan(Desired(UNIT)))
+    assert not store.records
+
+
 @given(wanted_sets, st.randoms(use_true_random=False), foreign)
 def test_a_plan_ignores_the_order_of_its_input(
     after: list[DesiredRecord], random: Random, others: dict[int, int]

@@ -8,7 +8,7 @@ from grpc_etcd.registry import own
 from grpc_etcd.registry.layout import Rejected
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-keys = texts.map(str.encode)
+keys = texts.map(str.encode) | st.binary(max_size=12)
 
 
 def test_keys_lie_where_other_programs_look_for_them() -> None:

@@ -41,6 +41,9 @@ class Numbered:
         self._resource_cache.answers[name.owner.service] += 1
         return wire.text(1, f"<{self._number}>{'x' * self._size}")
 
+    def spared(self) -> None:
+        pass
+
     def plain(self) -> "Numbered":
         return self
 

@@ -15,7 +15,7 @@ from grpc_etcd.xds.ads_stream import AdsStream
 from grpc_etcd.xds.localities import Dialable, Here
 from grpc_etcd.xds.names import ResourceName, Selection, ServiceName, format_target, parse_resource_name
 from grpc_etcd.xds.resources import ASSIGNMENT, CLUSTER, LISTENER, DiscoveryRequest, Socket
-from grpc_etcd.xds.service import MethodRoute, ServiceResources, make_service_resources
+from grpc_etcd.xds.service import Gap, MethodRoute, ServiceResources, make_service_resources
 from testbed.conditions import existing
 
 GREETER = ServiceName("default", "greeter")
@@ -67,7 +67,7 @@ def other(name: str) -> str:
     return name.replace("greeter", "other")
 
 
-UNANSWERED = ServiceResources(clusters={}, reason="etcd cannot be watched", is_unanswered=True)
+UNANSWERED = ServiceResources(clusters={}, reason="etcd cannot be watched", gap=Gap.OUTAGE)
 
 
 @pytest.mark.parametrize("less", [ServiceResources(), UNANSWERED], ids=["unknown", "etcd is away"])
@@ -84,6 +84,20 @@ def test_a_client_that_comes_back_keeps_what_it_has_until_as_much_is_known(less:
         (CLUSTER, 2),
         (ASSIGNMENT, 1),
     ]
+
+
+def test_what_is_unknown_for_a_reason_of_its_own_leaves_a_client_its_endpoints_and_keeps_nothing_else_back() -> None:
+    denied = ServiceResources(clusters={}, reason="etcd denies reading", gap=Gap.OWN)
+    board = Board({GREETER: resources("10.0.0.1"), OTHER: denied})
+    stream = AdsStream(board.look_up, spares_earlier=True)
+    for type_url, name in ((LISTENER, LISTENER_NAME), (CLUSTER, CLUSTER_NAME), (ASSIGNMENT, ASSIGNMENT_NAME)):
+        stream.receive(DiscoveryRequest(type_url, (name, other(name)), version="7"))
+    (_, listeners), (_, clusters), (_, assignments) = told(stream)
+    assert (len(listeners), len(clusters)) == (2, 2)
+    assert not any(b"denies" in body for body in clusters)  # else the client would ask for other endpoints
+    assert [ips(body) for body in assignments] == [["10.0.0.1"]]
+    board[OTHER] = resources("10.0.0.2")
+    assert [ips(body) for type_url, (body,) in told(stream) if type_url == ASSIGNMENT] == [["10.0.0.2"]]
 
 
 def test_a_client_that_comes_back_and_wants_the_unknown_no_more_is_answered() -> None:
