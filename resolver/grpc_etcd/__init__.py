@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from grpc_etcd.etcd.endpoints import Tls
     from grpc_etcd.etcd.errors import EtcdError
     from grpc_etcd.registration.registrar import RegisterOptions, Registration, State, Status
-    from grpc_etcd.registration.server import stop_aio_on_sigterm, stop_on_sigterm
+    from grpc_etcd.registration.server import BoundAioServer, BoundServer, stop_aio_on_sigterm, stop_on_sigterm
     from grpc_etcd.registry.endpoint import Endpoint
     from grpc_etcd.registry.layout import Layout
     from grpc_etcd.registry.policy import (
@@ -68,6 +68,8 @@ _HOMES = {
     "Registration": "registration.registrar",
     "State": "registration.registrar",
     "Status": "registration.registrar",
+    "BoundAioServer": "registration.server",
+    "BoundServer": "registration.server",
     "stop_on_sigterm": "registration.server",
     "stop_aio_on_sigterm": "registration.server",
     "Endpoint": "registry.endpoint",
@@ -88,6 +90,8 @@ _HOMES = {
 
 __all__ = [
     "Balancing",
+    "BoundAioServer",
+    "BoundServer",
     "ChangeSubscription",
     "CompoundRegistry",
     "Endpoint",

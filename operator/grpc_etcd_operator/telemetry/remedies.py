@@ -29,6 +29,7 @@ TLS_WORDS = (
     ("certificate required", ("cert", "key")),
     ("CERTIFICATE_REQUIRED", ("cert", "key")),
     ("bad certificate", ("cert", "key")),
+    ("TSI_DATA_CORRUPTED", ("cert", "key")),
     # The certificate is good, but for another host name. gRPC says both at once, in various versions.
     ("Hostname Verification Check failed", ("endpoints", "server_name")),
     ("Peer name", ("endpoints", "server_name")),

@@ -29,7 +29,7 @@ from grpc_etcd.registry.escaping import quote_argument
 from grpc_etcd.registry.snapshot import Snapshot
 
 _MOST_NAMES = 3  # arbitrary
-_CERTIFICATE = ("certificate", "handshake", "ssl", "tls")
+_CERTIFICATE = ("certificate", "handshake", "ssl", "tls", "tsi_")
 _NAME = (
     "dns resolution failed",
     "name resolution",
@@ -107,7 +107,8 @@ def explain(service: str, facts: Facts) -> Reason:
 
 
 def _pending(service: str, facts: Facts) -> Reason:
-    error = f": {facts.error.rstrip('.')}; retrying" if facts.error else ""
+    remedy = f". {facts.remedy.rstrip('.')}" if facts.remedy else ""
+    error = f": {facts.error.rstrip('.')}; retrying{remedy}" if facts.error else ""
     return Reason(Cause.PENDING, f"etcd has not answered yet about {facts.whereabouts or service}{error}")
 
 

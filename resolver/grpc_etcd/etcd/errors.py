@@ -267,6 +267,10 @@ DISTRUSTED = (
     "Give the CA that signed etcd's certificate; the certificate must contain this endpoint's host and be valid."
 )
 NEEDS_CERTIFICATE = "Give a client certificate and its key: this etcd asks for one (--client-cert-auth)."
+REFUSES_CERTIFICATE = (
+    "Does etcd ask for client certificates (--client-cert-auth)? Then give one and its key, which must be valid and "
+    "signed by a CA that etcd trusts."
+)
 # Words that say more than the class of the error: etcd's, and gRPC's own about TLS; the first that fits wins.
 REMEDIES: tuple[tuple[type[EtcdError], str, str], ...] = (
     (TokenRefused, "user name is empty", ASKS_FOR_USER),
@@ -279,6 +283,8 @@ REMEDIES: tuple[tuple[type[EtcdError], str, str], ...] = (
     (Unavailable, "certificate required", NEEDS_CERTIFICATE),
     (Unavailable, "CERTIFICATE_REQUIRED", NEEDS_CERTIFICATE),
     (Unavailable, "bad certificate", NEEDS_CERTIFICATE),
+    # How a server ends a connection over a client certificate that is missing or bad, with TLS 1.3.
+    (Unavailable, "TSI_DATA_CORRUPTED", REFUSES_CERTIFICATE),
     (Unavailable, "Stream removed", BROKEN_OFF),
     # How a server ends a connection on which TLS is spoken, and it does not speak it.
     (Unavailable, "Handshake read failed", LACKS_TLS),

@@ -82,6 +82,7 @@ UNREADABLE_OWNERS = "this user may not read /grpc-etcd/owner/, where operators r
 GRANT_OWNERS = (
     "Grant it to users who inspect the registry: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/"
 )
+EMPTY = "If there should be some: kubectl get grpcservices --all-namespaces shows why no Pod is registered."
 UPGRADE = "Upgrade to 3.5.33, 3.6.14 or newer."
 # etcd's change logs: lost events, leases renewed though revoked, permissions too wide; fixed in these.
 SOUND = {(3, 5): 33, (3, 6): 14}
@@ -111,7 +112,11 @@ def _absence(facts: Facts) -> Iterator[Finding]:
         Finding(Level.FAULT, what, f"there is no such name, but there is {name!r}", f"Use the name {name!r} as it is.")
         for name in facts.similar
     )
-    if not facts.elsewhere and not facts.similar:
+    if facts.elsewhere or facts.similar:
+        return
+    if facts.service is None and facts.synced:
+        yield Finding(Level.NOTE, what, f"there are no records at {where}", EMPTY)
+    else:
         meant = f" (did you mean {' or '.join(map(repr, facts.near))}?)" if facts.near else ""
         remedy = f"Check the name{meant}, the prefix and that servers run."
         yield Finding(Level.FAULT, what, f"there are no records at {where}", remedy)

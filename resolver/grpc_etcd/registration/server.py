@@ -208,7 +208,7 @@ class _Bound:
 
     @property
     def registrations(self) -> tuple[Registration, ...]:
-        """The registrations of this server; empty before `start` and after `stop`."""
+        """The registrations of this server; empty before `start`, after `stop`, and with `health` while not SERVING."""
         return self._binding.registrations
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Any) -> None:
@@ -236,7 +236,7 @@ class _Bound:
 
 
 class BoundServer(_Bound, grpc.Server):
-    """A `grpc.Server` that is registered from `start` to `stop`."""
+    """A `grpc.Server` that is registered from `start` to `stop`; `Registry.bind` returns it."""
 
     def __init__(self, server: grpc.Server, binding: Binding) -> None:
         super().__init__(server, binding)
@@ -245,7 +245,7 @@ class BoundServer(_Bound, grpc.Server):
     def start(self) -> None:
         """Start serving, then register. Raises ValueError, without starting, if the server cannot be registered.
 
-        Nor does one that has been stopped before: the signal that ends a program may come while it still prepares.
+        Does nothing after `stop`: the signal that ends a program may come while it still prepares.
         """
         with self._turn:
             if self._is_never_to_start():
@@ -295,7 +295,7 @@ class BoundServer(_Bound, grpc.Server):
 
 
 class BoundAioServer(_Bound, aio.Server):
-    """A `grpc.aio.Server` that is registered from `start` to `stop`."""
+    """A `grpc.aio.Server` that is registered from `start` to `stop`; `bind` of `registry.aio` returns it."""
 
     def __init__(self, server: aio.Server, binding: Binding) -> None:
         super().__init__(server, binding)
@@ -306,7 +306,7 @@ class BoundAioServer(_Bound, aio.Server):
     async def start(self) -> None:
         """Start serving, then register. Raises ValueError, without starting, if the server cannot be registered.
 
-        Nor does one that has been stopped before: the signal that ends a program may come while it still prepares.
+        Does nothing after `stop`: the signal that ends a program may come while it still prepares.
         """
         async with self._turn:
             if self._is_never_to_start():

@@ -14,7 +14,7 @@ import pytest
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from grpc_etcd import CompoundRegistry, Endpoint, Registry
+from grpc_etcd import BoundServer, CompoundRegistry, Endpoint, Registry
 from grpc_etcd.registration.registrar import State
 from grpc_etcd.registry.endpoint import Kind
 from testbed.conditions import existing, free_port, until, wait_until
@@ -267,9 +267,12 @@ def test_a_server_is_registered_only_while_its_health_service_says_serving(admin
     server.add_insecure_port(ADDRESS)
     servicer.set("", NOT_SERVING)
     server.start()
+    assert isinstance(server, BoundServer)
     for _ in range(2):
+        assert not server.registrations
         servicer.set("", SERVING)
         wait_until(admin.records, "it serves")
+        assert all(registration.wait(30) for registration in server.registrations)
         servicer.set("", NOT_SERVING)
         wait_until(lambda: not admin.records(), "it does not serve")
     servicer.set("", SERVING)

@@ -59,6 +59,8 @@ def test_several_registries_are_waited_for_while_one_may_yet_say_whom_to_call() 
 def test_who_waits_is_told_what_is_wrong_meanwhile() -> None:
     reason = explain("x", Facts(UNKNOWN, "/x/", error="refused.", is_waiting=True))
     assert reason == (Cause.PENDING, "etcd has not answered yet about /x/: refused; retrying")
+    advised = explain("x", Facts(UNKNOWN, "/x/", error="refused.", remedy="Look there.", is_waiting=True))
+    assert advised.text == "etcd has not answered yet about /x/: refused; retrying. Look there"
     assert explain("x", Facts(UNKNOWN, "/x/", error="refused.")).cause is Cause.UNREACHABLE
     assert explain("x", Facts(UNKNOWN, "/x/")) == (Cause.PENDING, "etcd has not answered yet about /x/")
     named = Facts(view(Source.REGISTRY, enable=True), awaited=("a:1", "b:1"))

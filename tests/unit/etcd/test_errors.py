@@ -34,6 +34,7 @@ CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
         ("UNAVAILABLE", "UNKNOWN: Failed to create security handshaker.", Unavailable, "holds no PEM"),
         ("UNAVAILABLE", "CERTIFICATE_VERIFY_FAILED: self signed", Unavailable, "Give the CA"),
         ("UNAVAILABLE", "certificate required", Unavailable, "client certificate"),
+        ("UNAVAILABLE", "Unwrap failed (TSI_DATA_CORRUPTED)", Unavailable, "ask for client certificates"),
         ("UNKNOWN", "Stream removed", Unavailable, "broke while the call"),
         ("UNAVAILABLE", "Stream removed (Socket closed)", Unavailable, "broke while the call"),
         ("DEADLINE_EXCEEDED", "Stream removed (Deadline Exceeded)", DeadlineExceeded, "read back"),

@@ -43,6 +43,11 @@ def test_nothing_found_names_where_it_was_looked_for() -> None:
     assert "there are no records at jupiter '/jupiter/greeter/'" in only().problem
 
 
+def test_an_empty_registry_that_an_operator_keeps_has_no_fault() -> None:
+    assert only(service=None, synced=("a",)).level is Level.NOTE
+    assert [each.level for each in findings(service=None, synced=())] == [Level.FAULT, Level.NOTE]
+
+
 def test_nothing_found_names_those_that_may_be_meant() -> None:
     assert only().remedy == "Check the name, the prefix and that servers run."
     meant = only(near=("greeter", "greeter-2")).remedy

@@ -33,6 +33,11 @@ REFUSED = Unavailable("connection refused", "UNAVAILABLE")
             SECURE,
             "--etcd-cert and --etcd-key (in the chart etcd.tls",
         ),
+        (
+            Unavailable("Unwrap failed (TSI_DATA_CORRUPTED)"),
+            SECURE,
+            "--etcd-cert and --etcd-key (in the chart etcd.tls",
+        ),
         *(
             (
                 Unavailable(f"CERTIFICATE_VERIFY_FAILED: {words}"),

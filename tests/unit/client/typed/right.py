@@ -81,7 +81,7 @@ def registering(registry: grpc_etcd.Registry, server: grpc.Server) -> None:
     assert_type(registry.unregister(registration), bool)
     with registry.registered(ENDPOINT) as registered:
         assert_type(registered, grpc_etcd.Registration)
-    bound = registry.bind(server, "greeter", drain_seconds=1)
+    bound: grpc_etcd.BoundServer = registry.bind(server, "greeter", drain_seconds=1)
     bound.start()
     grpc_etcd.stop_on_sigterm(bound, 5)
 
@@ -118,7 +118,7 @@ async def on_asyncio(registry: grpc_etcd.Registry, both: grpc_etcd.CompoundRegis
         assert_type(registered, grpc_etcd.Registration)
     async with both.aio.registered(ENDPOINT) as registrations:
         assert_type(registrations, tuple[grpc_etcd.Registration, ...])
-    server = registry.aio.bind(grpc.aio.server(), "greeter")
+    server: grpc_etcd.BoundAioServer = registry.aio.bind(grpc.aio.server(), "greeter")
     await server.start()
     grpc_etcd.stop_aio_on_sigterm(server, 5)
 
