@@ -7,7 +7,7 @@ PODS := $(addprefix tests/e2e/test_,seeing.py faults.py histories.py namespaces.
 QUICK := not faults and not interop and not matrix
 
 .DEFAULT_GOAL := help
-.PHONY: help dev gen lint check fmt test test-unit test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
+.PHONY: help dev gen lint check fmt test test-unit test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-simulation test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ test-matrix: dev ## Run beside other etcd clients in one process, and read our k
 	$(RUN) -m testbed.build
 	$(RUN) -m pytest -m matrix tests
 
+test-simulation: dev ## Simulate random faults for three minutes, with fresh seeds that it prints
+	$(MAKE) simulate SECONDS=180
+
 test-cluster: dev ## Install image and chart on the cluster of KUBECONFIG and roll everything under load
 	$(RUN) -m testbed.cluster
 
@@ -87,8 +90,12 @@ hunt: dev ## Draw many other examples in every test of drawn examples (TIMES=100
 	$(RUN) -m testbed.build
 	HUNT_TIMES=$(or $(TIMES),20) $(RUN) -m pytest -m hypothesis --hypothesis-profile hunt --timeout 0 $(or $(ONLY),--ignore tests/e2e tests)
 
-simulate: dev ## Run the operator through random faults on a virtual clock, seed after seed (SEED=1, HOURS=100, SECONDS=180, SCENARIO="etcd is full, pod comes")
-	PYTHONHASHSEED=0 $(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED)) --hours $(or $(HOURS),$(if $(SECONDS),1e6,10)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SCENARIO),--scenario "$(SCENARIO)")
+simulate: dev ## Run the operator through random faults on a virtual clock, seed after seed (SEED=1, HOURS=100, SECONDS=180, SCENARIO="etcd is full, pod comes", MUTANT=all, TABLE=docs/architecture.md)
+ifdef MUTANT
+	PYTHONHASHSEED=0 $(RUN) -m tests.simulation.mutants $(filter-out all,$(MUTANT)) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
+else
+	PYTHONHASHSEED=0 $(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED)) --hours $(or $(HOURS),$(if $(SECONDS),1e6,10)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SCENARIO),--scenario "$(SCENARIO)") $(if $(TABLE),--table $(TABLE))
+endif
 
 demo: dev ## Show the main job on a real API server and a real etcd (KEEP=1 stays up, CLUSTER=1 uses KUBECONFIG)
 	$(RUN) -m testbed.demo $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster)

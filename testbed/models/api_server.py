@@ -200,6 +200,8 @@ class ApiServerModel:
         self.forbidden: set[tuple[str, str, str, str]] = set()  # token, verb, resource, namespace
         self.strangers: set[str] = set()  # tokens that are no longer taken: 401
         self.overload = 0  # so many requests are answered with 429 first
+        self.conflicts = 0  # so many changes of Pods' statuses meet another's
+        self.unanswered = 0  # so many requests for a watch are never answered
         self.on_change: Callable[[Change], None] | None = None
         self.events: list[Object] = []
         self._objects: dict[str, dict[tuple[str, str], Object]] = {PODS: {}, SERVICES: {}}
@@ -437,10 +439,19 @@ class ApiServerModel:
         content = "application/vnd.kubernetes.protobuf;stream=watch" if request.is_protobuf else "application/json"
         return Reply(content=content, watch=Watch(self, request, resource, namespace))
 
+    def ignores(self, reply: Reply) -> bool:
+        """Say whether a reply is never sent."""
+        is_ignored = reply.watch is not None and self.unanswered > 0
+        self.unanswered -= is_ignored
+        return is_ignored
+
     def _patch(self, request: Request, resource: str, namespace: str, name: str) -> Object:
         body = json.loads(request.body)
         found = self._demand(resource, namespace, name)
         metadata = body.get("metadata", {})
+        if resource == PODS and self.conflicts:
+            self.conflicts -= 1
+            raise _make_conflict(resource, name)
         # Of a custom resource's status the API server ignores the UID, and takes its version for a condition.
         if resource == PODS and metadata.get("uid", found["metadata"]["uid"]) != found["metadata"]["uid"]:
             raise RefusedError(422, "Invalid", f'Pod "{name}" is invalid: metadata.uid: field is immutable')
@@ -458,6 +469,10 @@ class ApiServerModel:
         event = json.loads(request.body)
         self.events.append(event)
         return _json(event)
+
+
+def _make_conflict(resource: str, name: str) -> RefusedError:
+    return RefusedError(409, "Conflict", f'Operation cannot be fulfilled on {resource} "{name}": it was modified')
 
 
 def timestamp() -> str:

@@ -142,6 +142,8 @@ class HttpConnection(asyncio.Transport):
         self._reply(self._server.answer(read_request(method, target, headers, rest[:length])))
 
     def _reply(self, reply: Reply) -> None:
+        if self._server.ignores(reply):
+            return
         headers = {"Content-Type": reply.content, **reply.headers}
         if reply.watch:
             headers["Transfer-Encoding"] = "chunked"

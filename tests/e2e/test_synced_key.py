@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 
@@ -147,13 +148,19 @@ async def test_it_is_gone_while_a_change_is_overdue(etcd: EtcdServer) -> None:
     await controller.close()
 
 
+async def keep_looking(mark: SyncedKey) -> None:
+    while True:
+        mark.look()
+        await asyncio.sleep(0.02)
+
+
 async def test_it_follows_the_leaders_word_on_being_in_step(etcd: EtcdServer) -> None:
     won = asyncio.Event()
     in_step, key = False, synced_key("c1")
     async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
         election = Election(client, "c1", Candidate("test"), LONG_LEADER_TTL_SECONDS, won.set)
         mark = SyncedKey(client, "c1", election, lambda: in_step)
-        parts = [group.create_task(run()) for run in (election.run_alone, mark.run)]
+        parts = [group.create_task(run()) for run in (election.run_alone, mark.run, partial(keep_looking, mark))]
 
         async def found(*, there: bool) -> Record | None:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -206,7 +213,7 @@ async def test_one_whose_answer_was_lost_does_not_stay_when_the_leader_is_out_of
     async with LosesAnswer(etcd.endpoints, fall_out_of_step) as client, asyncio.TaskGroup() as group:
         election = Election(client, "c1", Candidate("test"), LONG_LEADER_TTL_SECONDS, won.set)
         mark = SyncedKey(client, "c1", election, lambda: in_step)
-        parts = [group.create_task(run()) for run in (election.run_alone, mark.run)]
+        parts = [group.create_task(run()) for run in (election.run_alone, mark.run, partial(keep_looking, mark))]
         await until(lambda: client.deregistrations)
         in_step = True
         await until(lambda: client.lost)

@@ -13,6 +13,7 @@ from testbed.models.api_server import PODS, SERVICES
 from testbed.models.etcd_server import renews_all
 from tests.simulation.checks import SLIPS, SPARE_REGISTRY, UNKNOWN_PORT
 from tests.simulation.players import NAMESPACE, Pod, Replica
+from tests.simulation.readers import READER, RIGHTS
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -28,6 +29,8 @@ OVERDUE_SECONDS = 45.0  # after which the synced key is gone, had something been
 BLIND_SECONDS = 250.0  # longer than the synced key may lie
 OTHER_PREFIX = b"/microservices/"  # of the layout of kratos
 BESIDE = "beside"
+HEAD_SECONDS = 20.0  # within which a request that is not answered has been asked again
+WATCHES = 2  # of each replica: of Pods and of GrpcServices
 FEWEST_KEYS = 3  # with which some may go and some stay
 LONG_SECONDS = 60.0  # for longer than a reader may go by what has been
 RESIGN_SECONDS = 20.0  # more than it takes a standby to lead where the leader cannot any more
@@ -249,6 +252,10 @@ class Drills:
         """Let keys go where nobody vouches for that, one long before the others."""
         await self._let_nobody_vouch(self._lose_by_and_by)
 
+    async def drill_keys_go_one_by_one(self) -> None:
+        """Let keys go where nobody vouches for that, the first long before the last."""
+        await self._let_nobody_vouch(self._lose_one_by_one)
+
     async def drill_keys_go_with_their_history(self) -> None:
         """Let etcd lose its data where nobody leads, and one server register itself again."""
         await self._let_nobody_vouch(self._lose_history)
@@ -284,6 +291,15 @@ class Drills:
         for key in keys:
             self._world.etcd.delete(key)
 
+    async def _lose_one_by_one(self, keys: dict[bytes, bytes]) -> None:
+        first, *others = keys
+        self._world.etcd.delete(first)
+        await asyncio.sleep(LONG_SECONDS)
+        self._world.excuse()
+        for key in others:
+            self._world.etcd.delete(key)
+            await asyncio.sleep(1.0)
+
     async def _lose_history(self, keys: dict[bytes, bytes]) -> None:
         self._world.etcd_loses_all()
         await asyncio.sleep(3.0)
@@ -291,6 +307,57 @@ class Drills:
         self._world.etcd.put(first, keys[first])
         await asyncio.sleep(3.0)
         self._world.etcd.delete(first)  # else it would be the server's own, and no replica would write it
+
+    async def drill_reader_is_refused(self) -> None:
+        """Let the reader have no right for a while, and then, with all its rights, see a service be switched off."""
+        if not (name := self._choose_service()):
+            return
+        self._world.refuse_reader(*RIGHTS)
+        await asyncio.sleep(SOON_SECONDS)
+        self._world.grant_all(READER)
+        await asyncio.sleep(LONG_SECONDS)
+        self._switch(name, is_on=False)
+        await asyncio.sleep(2 * LONG_SECONDS)
+        self._switch(name, is_on=True)
+
+    def _switch(self, name: str, *, is_on: bool) -> None:
+        if self._world.api.find(SERVICES, NAMESPACE, name):
+            self._world.api.update(SERVICES, NAMESPACE, name, lambda item: item["spec"].update(enable=is_on))
+
+    async def drill_gate_meets_conflicts(self) -> None:
+        """Let others change a Pod in the very moments in which its gate is opened."""
+        if not (name := self._choose_service()):
+            return
+        self._world.kubelet.add(name, is_gated=True)
+        self._world.api.conflicts = 2
+        await asyncio.sleep(SOON_SECONDS)
+        self._world.checks.demand_gates(f"{SOON_SECONDS:g} s after conflicts", "")
+
+    async def drill_keys_go_with_their_history_unseen(self) -> None:
+        """Let etcd lose its data where nobody leads, and the reader learn of it when one server is there again."""
+        await self._let_nobody_vouch(self._lose_history_unseen)
+
+    async def drill_no_watch_is_answered(self) -> None:
+        """Let all watches end, and no request for the next ones be answered; all else is well."""
+        self._world.api.unanswered = WATCHES * len(self._world.replicas)
+        self._world.api.end_watches()
+        self._add_pod(seconds=1.0)
+        self._world.pod_vanishes()
+        await asyncio.sleep(HEAD_SECONDS)
+        self._world.checks.demand_keys(f"{HEAD_SECONDS:g} s after watches were not answered")
+        await asyncio.sleep(LONG_SECONDS)
+        self._world.checks.demand_synced(f"{HEAD_SECONDS + LONG_SECONDS:g} s after watches were not answered")
+
+    async def _lose_history_unseen(self, keys: dict[bytes, bytes]) -> None:
+        self._world.reader.wire.refuse()
+        self._world.etcd_loses_all()
+        first, *_ = keys
+        self._world.etcd.put(first, keys[first])
+        await asyncio.sleep(1.0)
+        self._world.reader.wire.heal()
+        await asyncio.sleep(LONG_SECONDS)
+        self._world.excuse()
+        self._world.etcd.delete(first)  # as in `_lose_history`
 
     async def drill_leaves_the_scope(self) -> None:
         """Let a Pod lose the label by which the operator finds it, and get it back soon."""

@@ -1,13 +1,16 @@
 """Proof that the simulation is no toy: defects put back into a copy of the code, each of which it must find.
 
-    python -m tests.simulation.mutants             # all, with what found each and how long it took
-    python -m tests.simulation.mutants no-fence
+    make simulate MUTANT=all             # a table of all, with what found each and how long it took
+    make simulate MUTANT=no-fence SEED=1
 
 A mutant is made of pieces of text that stand once in the code, and what stands there instead, so that moves of modules
 leave it alone.
 """
 
+import argparse
 import os
+import random
+import re
 import resource
 import shutil
 import subprocess
@@ -16,9 +19,14 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.simulation.__main__ import MOST_SEEDS
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 300.0  # of processor time, within which each must be found
-FIRST_SEED = 1
+PARTS = ("operator", "resolver", "testbed", "tests", "crds")
+TEXT = 120  # characters of what was found
+_GREEN = re.compile(r"seed \d+: ([\d.]+) h, ")
+_FAILED = re.compile(r"seed (\d+) fails after ([\d.]+) h: (.*)")
 
 
 class Edit(NamedTuple):
@@ -89,6 +97,7 @@ MUTANTS = (
             "not (self.is_lost or self.is_listed):\n            pass\n",
         ),
     ),
+    _mutant("requests-may-hang", ("HEAD_SECONDS = 10.0", "HEAD_SECONDS = 9e9")),
     _mutant("writes-blind", (" and election.may_write and ", " and ")),
     _mutant("silence-is-not-ended", ("    stream.relist()\n", "    del stream\n")),
     _mutant(
@@ -183,6 +192,13 @@ MUTANTS = (
         ),
     ),
     _mutant(
+        "conflict-is-the-end-of-a-gate",
+        (
+            "            elif _is_worth_trying_again(error):\n                self._queue.gates[uid]",
+            '            elif "(409)" not in str(error):\n                self._queue.gates[uid]',
+        ),
+    ),
+    _mutant(
         "who-leads-all-reports",
         (
             "            return next((each for each in led if not each.is_long_lost), led[0]).election.may_report\n",
@@ -191,6 +207,24 @@ MUTANTS = (
     ),
     # A client's own following of services
     _mutant("judges-each-range-alone", ("        cut = min(known)\n", "        cut = max(known)\n")),
+    _mutant(
+        "other-history-is-believed",
+        (
+            "        if before.history != BEFORE_ALL or cut.revision < before.revision:\n",
+            "        if before.history == BEFORE_ALL and cut.revision < before.revision:\n",
+        ),
+    ),
+    _mutant(
+        "refusal-is-for-good",
+        (
+            '        self.known = self.listed = position\n        self.refusal = ""\n',
+            "        self.known = self.listed = position\n",
+        ),
+        (
+            '        self.known = max(self.known or position, position)\n        self.refusal = ""\n',
+            "        self.known = max(self.known or position, position)\n",
+        ),
+    ),
     _mutant("kept-set-grows", ("            self._good = now\n", "            self._good = {**self._good, **now}\n")),
     _mutant(
         "first-to-come-replaces-all",
@@ -217,45 +251,83 @@ MUTANTS = (
 )
 
 
-def main(names: list[str]) -> int:
-    """Try mutants; return how many were not found."""
-    wanted = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+class Hunt(NamedTuple):
+    """What has come of a hunt; without a seed nothing was found. `is_defect_alone`: without the defect that is well."""
+
+    hours: float
+    seconds: float
+    seed: int | None = None
+    text: str = ""
+    is_defect_alone: bool = False
+
+    def __str__(self) -> str:
+        if self.seed is None:
+            return f"NOT FOUND | {self.hours:.1f} | {self.seconds:.0f} |"
+        text = self.text if self.is_defect_alone else f"FAILS WITHOUT THE DEFECT TOO: {self.text}"
+        return f"{self.seed} | {self.hours:.1f} | {self.seconds:.0f} | {text}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Try mutants, and print a table; return how many were not found."""
+    options = parse(arguments)
+    unknown = set(options.names) - {mutant.name for mutant in MUTANTS}
+    if unknown:
+        sys.exit(f"there is no mutant {', '.join(sorted(unknown))}")
     missed = 0
-    for mutant in wanted:
-        began = spent()
-        found = hunt(mutant)
-        missed += not found
-        print(f"{mutant.name:<32} {spent() - began:6.0f} s  {found or 'NOT FOUND'}", flush=True)
+    print("| mutant | seed | simulated hours | seconds of processor time | what was found |")
+    print("| --- | --- | --- | --- | --- |")
+    for mutant in MUTANTS:
+        if not options.names or mutant.name in options.names:
+            found = hunt(mutant, options.seed or random.randrange(MOST_SEEDS), options.seconds)
+            missed += not found.is_defect_alone
+            print(f"| {mutant.name} | {found} |", flush=True)
     return missed
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="MUTANT", help="default: all")
+    parser.add_argument("--seed", type=int, help="the first seed; default: any, for each mutant another")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of processor time, for each")
+    return parser.parse_args(arguments)
+
+
+def hunt(mutant: Mutant, seed: int, seconds: float) -> Hunt:
+    """Simulate a copy of the code with the defect, and what was found without it, too."""
+    with tempfile.TemporaryDirectory(prefix="grpc-etcd-mutant-") as folder:
+        copy, began = Path(folder), spent()
+        for part in PARTS:
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        put_in(mutant, copy)
+        run = simulate_in(copy, f"--seed={seed}", "--hours=1e6", f"--seconds={seconds}", "--processor")
+    lines, used = run.stdout.splitlines(), spent() - began
+    hours = sum(float(found[1]) for line in lines if (found := _GREEN.match(line)))
+    failed = next((found for line in lines if (found := _FAILED.match(line))), None)
+    if not (run.returncode and failed):
+        return Hunt(hours, used)
+    found_seed, until, text = int(failed[1]), float(failed[2]), failed[3]
+    clean = simulate_in(ROOT, f"--seed={found_seed}", f"--hours={until}")
+    return Hunt(hours + until, used, found_seed, text[:TEXT].replace("|", "/"), is_defect_alone=clean.returncode == 0)
+
+
+def simulate_in(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Simulate the code of a folder."""
+    paths = os.pathsep.join(str(folder / part) for part in ("operator", "resolver", "."))
+    return subprocess.run(
+        [sys.executable, "-m", "tests.simulation", "--no-shrink", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def spent() -> float:
     """Return the seconds of processor time that children have taken."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def hunt(mutant: Mutant) -> str:
-    """Simulate a copy of the code with the defect; return what was found, empty if nothing was."""
-    with tempfile.TemporaryDirectory(prefix="grpc-etcd-mutant-") as folder:
-        copy = Path(folder)
-        for part in ("operator", "resolver", "testbed", "tests", "crds"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-        put_in(mutant, copy)
-        paths = os.pathsep.join(str(copy / part) for part in ("operator", "resolver", "."))
-        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "0"}
-        options = [f"--seed={FIRST_SEED}", "--hours=1e6", f"--seconds={SECONDS}", "--processor", "--no-shrink"]
-        run = subprocess.run(
-            [sys.executable, "-m", "tests.simulation", *options],
-            cwd=copy,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines = (run.stdout + run.stderr).splitlines()
-        failed = next((line for line in lines if line.startswith("seed ") and " simulated s per s" not in line), "")
-        return failed[:200] if run.returncode else ""
 
 
 def put_in(mutant: Mutant, copy: Path) -> None:
@@ -269,4 +341,4 @@ def put_in(mutant: Mutant, copy: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

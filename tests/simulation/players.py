@@ -141,7 +141,10 @@ class Replica:
         connection = ModelConnection(self._api, self.kube_wire, self.name)
         client = Client(connection.server, connection.session())
         try:
-            found = await find_cluster(settings, client)
+            starting = asyncio.create_task(find_cluster(settings, client))
+            if await app._first(starting, self._stop, None):  # it is ended while the API server is away
+                return
+            found = starting.result()
             self.operator = app.Operator(settings, *found, connection, client, self._stop.set, self._open_registry)
             await self.operator.run(self._stop)
         except Exception as error:

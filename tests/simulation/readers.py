@@ -25,6 +25,8 @@ from tests.simulation.virtual_time import OWNER, tasks_of
 
 SYNCED = b"/grpc-etcd/synced/simulated"
 SYNCED_SECONDS = 10.0  # within which a synced key of a backup has run out
+READER = "reader"
+RIGHTS = (b"/jupiter/", b"/grpc-etcd/")  # the prefixes that a client must be allowed to read
 STRANGER = b"{}"  # the value of what no client takes for an endpoint
 NEVER = -1e9
 # So long after something was in etcd a reader may still go by it: news are late by 20 s at most while a connection is
@@ -138,6 +140,10 @@ class ServiceReader:
         self._history, self._timeline, self._on_fault = history, timeline, on_fault
         self.wire = Wire(etcd.wire, name=name)
         self._shown: dict[str, set[str]] = {}
+        self._dropped_at: dict[str, dict[str, float]] = {}  # when an address was shown last, of each service
+        self._arrived_at: dict[str, float] = {}  # when an address came that etcd held, of each service
+        self._vouched_since: float | None = None
+        self._knew_at = NEVER  # when it knew for sure that etcd was vouched for
         self._wrong_since: dict[str, float] = {}
         self._feeds: dict[str, ServiceSubscription] = {}
         self._laws: dict[str, Law] = {}
@@ -156,7 +162,7 @@ class ServiceReader:
         watch = RegistryWatch(reader, "simulation")
         for service in self._services:
             law = Law(service, (make_layout("jupiter", None),), "jupiter")
-            self._laws[service], self._shown[service] = law, set()
+            self._laws[service], self._shown[service], self._dropped_at[service] = law, set(), {}
             self._feeds[service] = ServiceSubscription(service, law, watch, partial(self._judge, service))
             self._feeds[service].start()
         try:
@@ -179,14 +185,31 @@ class ServiceReader:
     def look(self) -> None:
         """Look whether it shows what is there; to be called every few seconds."""
         now = self._etcd.now()
+        is_well = self.wire.is_well and self._etcd.wire.is_well and self._etcd.has_quorum and self._may_read
+        is_sure = is_well and self._history.is_vouched_for()
+        self._look_whether_it_knows(is_sure=is_sure)
         for service, feed in self._feeds.items():
             feed.look_after()
-            is_well = self.wire.is_well and self._etcd.wire.is_well and self._etcd.has_quorum
-            if not (is_well and self._history.is_vouched_for()) or self.shown(service) == self._held(service):
+            if not is_sure or self.shown(service) == self._held(service):
                 self._wrong_since.pop(service, None)
             elif now - self._wrong_since.setdefault(service, now) > SHOWN_SECONDS:
                 different = sorted(self.shown(service) ^ self._held(service))
                 self._on_fault(f"{self.name} has shown for {SHOWN_SECONDS:g} s what etcd does not hold: {different}")
+
+    @property
+    def _may_read(self) -> bool:
+        user = self._etcd.users.get(self._user)
+        return user is None or len(user.readable) == len(RIGHTS)
+
+    def _look_whether_it_knows(self, *, is_sure: bool) -> None:
+        """Note since when etcd is vouched for, and that it has had the time to hear of that."""
+        now = self._etcd.now()
+        if not is_sure:
+            self._vouched_since = None
+        elif self._vouched_since is None:
+            self._vouched_since = now
+        elif now - self._vouched_since > LATE_SECONDS:
+            self._knew_at = now
 
     def unsettled(self) -> dict[str, Any]:
         """Say of which services it does not show what is there."""
@@ -210,6 +233,9 @@ class ServiceReader:
         has_seen_operator = bool(self._laws[service]._marks_seen)
         for fault in self._faults(service, before, after, is_kept=source is Source.STALE) if has_seen_operator else ():
             self._on_fault(f"{self.name}: {fault}")
+        self._dropped_at[service] |= dict.fromkeys(before - after, self._etcd.now())
+        if after - before and source is Source.REGISTRY:
+            self._arrived_at[service] = self._etcd.now()
 
     def _faults(self, service: str, before: set[str], after: set[str], *, is_kept: bool) -> Sequence[str]:
         """Say what must never be about a change of what is shown."""
@@ -218,6 +244,8 @@ class ServiceReader:
         if before and not after and now - history.vouched_empty_at.get(service, NEVER) > LATE_SECONDS:
             found.append(f"{service} is shown empty, and nobody vouches for that")
         risen = sorted(each for each in after - before if not history.was_there(service, each))
+        if is_kept:
+            risen = [each for each in risen if not self._may_be_kept(service, each)]
         if risen and (before or is_kept):
             found.append(f"of {service} are shown again, which are long gone: {risen}")
         if not history.has_been_confirmed:
@@ -227,6 +255,15 @@ class ServiceReader:
                     f"of {service} are dropped, and nobody has vouched for that since etcd lost its data: {lost}"
                 )
         return found
+
+    def _may_be_kept(self, service: str, address: str) -> bool:
+        """Say whether an address that was dropped may be shown again, as one of the last good set.
+
+        While nobody vouches for what goes, the set that there was before is good, until an address comes: then it is
+        what etcd holds.
+        """
+        latest = max(self._knew_at, self._arrived_at.get(service, NEVER))
+        return self._dropped_at[service].get(address, NEVER) > latest
 
     def _came_again(self, service: str, address: str) -> bool:
         """Say whether an address has been in etcd since that lost its data: it is etcd's from then on."""

@@ -32,11 +32,11 @@ processor_seconds = time.process_time
 
 
 class SimulationError(AssertionError):
-    """Something is wrong that must never be, or does not become right; `scenario` is what happened until then."""
+    """Something is wrong that must never be, or does not become right; `scenario` is what happened in `hours`."""
 
-    def __init__(self, text: str, seed: int = 0, scenario: Scenario = ()) -> None:
+    def __init__(self, text: str, seed: int = 0, scenario: Scenario = (), hours: float = 0.0) -> None:
         super().__init__(text)
-        self.seed, self.scenario = seed, scenario
+        self.seed, self.scenario, self.hours = seed, scenario, hours
 
 
 @dataclass
@@ -66,8 +66,9 @@ def simulate(seed: int, hours: float, scenario: Scenario | None = None, *, check
             try:
                 run(Simulation(seed, timeline, outcome, checks).run(hours, scenario), clock)
             except Exception as error:
-                text = f"seed {seed}: {error}\n{timeline.tell()}"
-                raise SimulationError(text, seed, tuple(outcome.rounds)) from error
+                hours = clock.elapsed / 3600
+                text = f"seed {seed} fails after {hours:.3f} h: {error}\n{timeline.tell()}"
+                raise SimulationError(text, seed, tuple(outcome.rounds), hours) from error
             finally:
                 outcome.hours = clock.elapsed / 3600
     outcome.processor_seconds = processor_seconds() - began

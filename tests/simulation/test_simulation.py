@@ -1,11 +1,13 @@
 """The simulation itself: it runs, it is the same for the same seed, and it finds what is broken on purpose."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from testbed.models.etcd_channel import open_etcd
 from testbed.models.etcd_server import EtcdModel
+from tests.simulation import fault_table
 from tests.simulation.checks import Checks
 from tests.simulation.drills import Drills
 from tests.simulation.mutants import MUTANTS, ROOT, Mutant
@@ -42,6 +44,11 @@ def test_one_seed_is_one_run() -> None:
 def test_a_crd_that_is_away_just_when_kopf_starts_is_watched_when_it_comes_back(seed: int, scenario: str) -> None:
     """Kopf looks only once what the API server serves: the replica stayed unready until liveness ended it."""
     simulate(seed, 0, parse(scenario))
+
+
+def test_a_replica_that_waits_for_the_api_server_ends_when_it_is_told_to() -> None:
+    restart = "operator is restarted"
+    simulate(3, 0, parse(f"network to kubernetes, {restart}, {restart}, {restart}"))
 
 
 def test_a_lease_of_before_runs_out_after_etcd_was_restarted() -> None:
@@ -88,6 +95,16 @@ def test_a_scenario_needs_no_numbers() -> None:
     assert parse("pod comes, pod flaps; clock jumps") == number((("pod_comes", "pod_flaps"), ("clock_jumps",)))
     with pytest.raises(ValueError, match="is no event"):
         parse("pod comes;")
+
+
+def test_the_table_of_faults_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{fault_table.BEGIN}\nold\n{fault_table.END}\nafter\n")
+    fault_table.put_into(page, fault_table.make(2.5, {"etcd_is_full": 3}, {"etcd_is_full": 5400}))
+    text = page.read_text()
+    assert "| etcd is full | 3 | 1.5 |" in text
+    assert "old" not in text
+    assert (text[:6], text[-6:]) == ("before", "after\n")
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

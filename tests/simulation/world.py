@@ -20,7 +20,7 @@ from tests.e2e.model.oracle import EVIL, GATE, SCOPE_LABEL, condition
 from tests.simulation.checks import DEFAULT_REGISTRY, SLIPS, SPARE_REGISTRY, Checks
 from tests.simulation.drills import Drills
 from tests.simulation.players import NAMESPACE, Kubelet, Pod, Replica
-from tests.simulation.readers import History, ServiceReader
+from tests.simulation.readers import READER, RIGHTS, History, ServiceReader
 from tests.simulation.tenant import ALLOWED, Tenant
 from tests.simulation.timeline import Timeline
 from tests.simulation.virtual_time import VirtualLoop
@@ -29,10 +29,9 @@ SERVICE_NAMES = ("alpha", "beta", "gamma")
 MOST_PODS = 20
 CLUSTER = "simulated"
 REPLICAS = ("one", "two")
-OPERATOR, READER = "operator", "reader"
+OPERATOR = "operator"
 STRANGER = b"{}"  # the value of a key that nobody of ours has put
 LEASE_SECONDS = 300.0  # the operator's default
-RIGHTS = (b"/jupiter/", b"/grpc-etcd/")
 SPARES = 0.3  # the share of worlds with a second registry. Arbitrary
 REGISTRIES = {"beta": [DEFAULT_REGISTRY, SPARE_REGISTRY], "gamma": [SPARE_REGISTRY]}
 Event = Callable[[], Awaitable[None] | None]
@@ -216,6 +215,21 @@ class World:
         if self.asks_for_users:  # etcd may have lost its data
             self.etcd.deregister(OPERATOR, prefix)
 
+    def grant_all(self, name: str) -> None:
+        """Let a user do all that it has to do, if etcd knows it."""
+        if user := self.etcd.users.get(name):
+            user.readable.clear()
+            user.writable.clear()
+            for prefix in RIGHTS:
+                self.etcd.grant(name, prefix, write=name == OPERATOR)
+
+    def refuse_reader(self, *prefixes: bytes) -> None:
+        """Take rights from the reader, which learns of it with its next request."""
+        if READER in self.etcd.users:
+            for prefix in prefixes:
+                self.etcd.deregister(READER, prefix)
+            self.reader.wire.cut()
+
     async def happen(self, name: str) -> None:
         """Let something happen."""
         self.timeline.note("world", name.replace("_", " "))
@@ -235,16 +249,13 @@ class World:
         if self.spare:
             self.spare.wire.heal()
         self.etcd.space.is_full = False
-        if OPERATOR in self.etcd.users:
-            self.etcd.users[OPERATOR].readable.clear()
-            self.etcd.users[OPERATOR].writable.clear()
-            for prefix in RIGHTS:
-                self.etcd.grant(OPERATOR, prefix)
+        self.grant_all(OPERATOR)
+        self.grant_all(READER)
         if not self.etcd.has_quorum:
             self.etcd.regain_quorum()
         self.etcd.wire.heal()
         self.api.wire.heal()
-        self.api.overload = 0
+        self.api.overload = self.api.conflicts = self.api.unanswered = 0
         self.api.forbidden.clear()
         for replica in self.replicas:
             replica.heal_wires()
@@ -516,6 +527,11 @@ class World:
     def reader_is_told_late(self) -> None:
         self.reader.wire.stream_delay = self.chance.choice([1.0, 5.0, 20.0])
 
+    async def reader_loses_a_right(self) -> None:
+        self.refuse_reader(self.chance.choice(RIGHTS))
+        await asyncio.sleep(self.chance.choice([1.0, 20.0, 90.0]))
+        self.grant_all(READER)
+
     async def reader_is_restarted(self) -> None:
         await self.reader.end()
         self.reader.start()
@@ -556,6 +572,13 @@ class World:
 
     def api_is_busy(self) -> None:
         self.api.overload = 5
+
+    def api_meets_conflicts(self) -> None:
+        self.api.conflicts = 3
+
+    def api_answers_no_watch(self) -> None:
+        self.api.unanswered = 3
+        self.api.end_watches()
 
     async def api_loses_the_crd(self) -> None:
         """Take the CRD away; an admin brings it back, and with it what there was."""

@@ -108,7 +108,7 @@ def test_ci_runs_nothing_but_make_targets() -> None:
     script = re.findall(r"^make .*$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     assert steps == script
     called = {word for step in steps for word in step.split()[1:] if not word.startswith("-")}
-    assert {"lint", "test", "test-faults", "test-interop", "test-matrix"} <= called <= targets
+    assert {"lint", "test", "test-faults", "test-interop", "test-matrix", "test-simulation"} <= called <= targets
 
 
 def test_a_check_draws_the_same_examples_every_time() -> None:

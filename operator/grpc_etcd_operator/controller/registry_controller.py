@@ -41,6 +41,8 @@ from grpc_etcd_operator.registry.watch import REFUSALS, PrefixWatch
 from grpc_etcd_operator.telemetry.samples import RegistryFigures
 
 log = logging.getLogger(__name__)
+LOOK_SECONDS = 0.25  # while something is to become right
+CALM_SECONDS = 1.0  # while all is: what goes wrong then is reported, or a matter of seconds
 TIDY_SECONDS = 5.0  # how often prefixes that no GrpcService names any more are looked at, while there are any
 
 
@@ -119,6 +121,8 @@ class RegistryController:
         self._was: tuple[object, ...] = ()
         self._reached_at = time.monotonic()
         self._unused: set[bytes] = set()
+        self._look_soon = asyncio.Event()
+        self._tidy_at = 0.0
         self._known_since = math.inf  # when all of Kubernetes and of the owner records was known, in this term
         self._new: dict[bytes, float] = {}  # prefixes that were not listed yet, and since when they are followed
         self.synced_key = SyncedKey(etcd, cluster, self.election, self.is_in_step, self._is_same_history)
@@ -380,20 +384,31 @@ class RegistryController:
 
     async def _look(self) -> None:
         """Notice what nobody calls for: that time has passed, and what that changes for others."""
-        tidy_at = 0.0
         while True:
-            await asyncio.sleep(0.25)
-            self.settle()
-            if self.store is not Store.UNREACHABLE:
-                self._reached_at = time.monotonic()
-            kinds = type(self.error), type(self.election.error)  # what is said of a trouble ends with it
-            now = (self.lead, self.store, self.is_long_lost, self.election.may_report, *kinds)
-            if now != self._was:
-                self._was = now
-                self._views.on_change()
-            if time.monotonic() >= tidy_at:
-                tidy_at = time.monotonic() + TIDY_SECONDS
-                self._tidy()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CALM_SECONDS if self._is_calm else LOOK_SECONDS):
+                    await self._look_soon.wait()
+            self._look_soon.clear()
+            self._look_once()
+
+    @property
+    def _is_calm(self) -> bool:
+        """Return whether nothing is about to become right that was not."""
+        return self.has_settled and (self.synced_key.is_put or not self.election.is_leading)
+
+    def _look_once(self) -> None:
+        self.settle()
+        self.synced_key.look()
+        if self.store is not Store.UNREACHABLE:
+            self._reached_at = time.monotonic()
+        kinds = type(self.error), type(self.election.error)  # what is said of a trouble ends with it
+        now = (self.lead, self.store, self.is_long_lost, self.election.may_report, *kinds)
+        if now != self._was:
+            self._was = now
+            self._views.on_change()
+        if time.monotonic() >= self._tidy_at:
+            self._tidy_at = time.monotonic() + TIDY_SECONDS
+            self._tidy()
 
     def _take(self, prefixes: tuple[bytes, ...], news: WatchUpdate) -> None:
         was_lost, self._is_lost = self._is_lost, self.feed.trouble is not None
@@ -491,6 +506,7 @@ class RegistryController:
         else:
             self.leases.release_all()
         self.writer.drop_plans()
+        self._look_soon.set()
         self._views.on_change()
 
     def _adopt(self) -> None:

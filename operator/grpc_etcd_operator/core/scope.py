@@ -10,7 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Any
+
+KNOWN_VALUES = 16  # each registry has a few, which are looked at each second
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Relation(Enum):
     OTHER_CLUSTER = auto()
 
 
+@lru_cache(KNOWN_VALUES)
 def write_leader(candidate: Candidate) -> bytes:
     """Write the value of a leader's key."""
     return _dump(
@@ -134,6 +138,7 @@ def write_holder(fingerprint: Fingerprint, registry: str) -> bytes:
     return _dump({**_fingerprint_fields(fingerprint), "registry": registry})
 
 
+@lru_cache(KNOWN_VALUES)
 def read_fingerprint(value: bytes) -> Fingerprint:
     """Read a cluster's key; what cannot be read says nothing."""
     try:
@@ -142,6 +147,7 @@ def read_fingerprint(value: bytes) -> Fingerprint:
         return Fingerprint()
 
 
+@lru_cache(KNOWN_VALUES)
 def read_registry(value: bytes) -> str:
     """Read from a cluster's key by which name its etcd was led last; empty where nobody knows."""
     try:

@@ -32,25 +32,16 @@ class Prober:
 
     async def run(self) -> None:
         """Probe until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._lose_unseen())
-            group.create_task(self._probe_all())
-
-    async def _lose_unseen(self) -> None:
-        while True:  # on its own: a probe may wait for seconds, and meanwhile all that was missed may come
-            began = time.monotonic()
-            await asyncio.sleep(LOOK_SECONDS)
-            self._freshness.lose_unseen(time.monotonic() - began)
-
-    async def _probe_all(self) -> None:
+        began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             while True:
-                streams = self._freshness.streams
-                for stream in filter(_is_due, streams):
-                    group.create_task(self._probe(stream))  # nothing else waits for an answer that comes late
-                for stream in streams:
+                for stream in filter(_is_due, self._freshness.streams):
+                    group.create_task(self._probe(stream))  # nothing waits for an answer that comes late
+                for stream in self._freshness.streams:
                     self._end_silence(stream)
                 await asyncio.sleep(LOOK_SECONDS)
+                self._freshness.lose_unseen(time.monotonic() - began)
+                began = time.monotonic()
 
     async def _probe(self, stream: Stream) -> None:
         stream.asked_at = time.monotonic()

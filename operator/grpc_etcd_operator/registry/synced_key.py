@@ -19,14 +19,13 @@ from grpc_etcd.registry.own import synced_key
 from grpc_etcd_operator.registry.election import Election
 
 log = logging.getLogger(__name__)
-LOOK_SECONDS = 0.25
 CHECK_SECONDS = 5.0
 OVERDUE_SECONDS = 30.0
 UNKNOWN = (0, False)  # of no term: whatever is wanted is made so
 
 
 class SyncedKey:
-    """Puts and removes the synced key of one registry. `is_in_step` is asked a few times a second."""
+    """Puts and removes the synced key of one registry. `is_in_step` is asked at each `look`."""
 
     def __init__(
         self,
@@ -42,24 +41,37 @@ class SyncedKey:
         self._election, self._is_in_step = election, is_in_step
         self._known = UNKNOWN
         self._check_at = 0.0
+        self._is_due = asyncio.Event()
 
     @property
     def is_put(self) -> bool:
         """Return whether the synced key stands, put or found by this replica in its present term."""
         return self._known == (self._election.number, True) and self._election.is_leading
 
+    def look(self) -> None:
+        """Let `run` do what is to be done; to be called at least once a second."""
+        election = self._election
+        wanted = election.term != 0 and self._is_in_step()
+        is_other = election.is_leading and self._known != (election.number, wanted)
+        if is_other or (wanted and time.monotonic() >= self._check_at):
+            self._is_due.set()
+
     async def run(self) -> None:
-        """Keep the synced key true, until cancelled."""
+        """Keep the synced key true, until cancelled; somebody else has it look."""
         while True:
-            term, number = self._election.term, self._election.number
-            wanted = term != 0 and self._is_in_step()
-            if term and self._known != (number, wanted):
-                # To confirm that takes a while, in which it may have fallen not synced.
-                if not wanted or (await self._may_confirm() and self._is_in_step()):
-                    await self._set(term, number, wanted=wanted)
-            elif self.is_put and time.monotonic() >= self._check_at and await self._may_confirm():
-                await self._put_back(term)
-            await asyncio.sleep(LOOK_SECONDS)
+            await self._is_due.wait()
+            self._is_due.clear()
+            await self._keep()
+
+    async def _keep(self) -> None:
+        term, number = self._election.term, self._election.number
+        wanted = term != 0 and self._is_in_step()
+        if term and self._known != (number, wanted):
+            # To confirm that takes a while, in which it may have fallen not synced.
+            if not wanted or (await self._may_confirm() and self._is_in_step()):
+                await self._set(term, number, wanted=wanted)
+        elif self.is_put and await self._may_confirm():
+            await self._put_back(term)
 
     async def _may_confirm(self) -> bool:
         try:
