@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from grpc_etcd_operator.core.backoff import Backoff
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 BACKOFF = Backoff((0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0))
 CALM_SECONDS = 60.0  # a part that ran for so long starts with the shortest pause again. Arbitrary
 PATIENCE_SECONDS = 1.0  # so long is waited for requests before others overtake them. Arbitrary
+EVERY_SECONDS = 60.0  # between two lines of one kind in the log. Arbitrary
 MOST_LATE = 4  # of one namespace; a hundred that hang would else be waited for one after the other. Arbitrary
 
 
@@ -36,6 +37,38 @@ class Isolation:
             exc_info=error,
             extra={"event": "unexpected_error", "fields": fields},
         )
+
+
+class Sparing:
+    """Logs the first line of a kind, and then one in a while, with how many were left out; the rest is for debugging.
+
+    Kinds that have not come for a while are forgotten.
+    """
+
+    def __init__(self, log: logging.Logger, every_seconds: float = EVERY_SECONDS) -> None:
+        self._log, self._every_seconds = log, every_seconds
+        self._until: dict[Hashable, float] = {}
+        self._left_out: dict[Hashable, int] = {}
+
+    def write(
+        self, kind: Hashable, message: str, event: str, fields: Mapping[str, object], level: int = logging.WARNING
+    ) -> None:
+        """Log a line of a kind, or leave it out."""
+        now, known = time.monotonic(), (kind, event)
+        if now < self._until.get(known, 0.0):
+            self._left_out[known] = self._left_out.get(known, 0) + 1
+            self._log.debug(message, extra={"event": event, "fields": fields})
+            return
+        left_out = self._left_out.pop(known, 0)
+        self._forget(now)
+        self._until[known] = now + self._every_seconds
+        said = {**fields, "similar_lines_omitted": left_out} if left_out else fields
+        self._log.log(level, message, extra={"event": event, "fields": said})
+
+    def _forget(self, now: float) -> None:
+        for kind in [kind for kind, until in self._until.items() if until <= now - self._every_seconds]:
+            del self._until[kind]
+            self._left_out.pop(kind, None)
 
 
 async def supervise(part: str, run: Callable[[], Awaitable[None]], isolation: Isolation) -> None:

@@ -23,8 +23,8 @@ import aiohttp
 from grpc_etcd_operator.controller.event_handlers import SERVICES, EventHandlers
 from grpc_etcd_operator.core.claims import read_claims
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
-from grpc_etcd_operator.kube.client import ApiError, Client
+from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request, Sparing
+from grpc_etcd_operator.kube.client import ApiError, Client, kind_of
 
 log = logging.getLogger(__name__)
 PART = "claims"
@@ -38,6 +38,12 @@ RELEASE_SECONDS = 1.0  # between two looks at whether keys still stand; two in a
 OLD_CRD = (
     "the API server does not keep status.claims, so nothing can be written: its CRD is of an older release. Install "
     "that of this release (kubectl apply -f crds/grpcservices.yaml, or the chart with crds.enabled)"
+)
+UNWRITTEN = "Claim not written, evaluating it again"
+REFUSED = "the API server refuses to write the claim to its status, and the operator retries: {}"
+IN_DOUBT = (
+    "a namespace whose GrpcServices the operator may not read may have claimed the name: keys are there. Restore the "
+    "operator's Role and RoleBinding there, or take that namespace out of watchNamespaces"
 )
 
 
@@ -60,6 +66,7 @@ class Granter:
         self._failures: Counter[str] = Counter()
         self._later: dict[str, float] = {}
         self._empty: dict[str, list[dict[str, str]]] = {}
+        self._sparing = Sparing(log)
         self._next_release = 0.0
 
     async def end(self, seconds: float) -> None:
@@ -135,8 +142,13 @@ class Granter:
         if not open_claims.is_in_doubt(uid, unread):
             return False
         self._later[uid] = time.monotonic() + LONGEST_PAUSE
-        open_claims.note(uid, is_refused=True)  # nor is the synced key to wait for what an admin has to mend
+        self._note_refused(uid, IN_DOUBT)  # nor is the synced key to wait for what an admin has to mend
         return True
+
+    def _note_refused(self, uid: str, why: str) -> None:
+        """Record why a claim is not granted though nobody holds it, which its condition says then."""
+        if self._reconciler.open_claims.note_refused(uid, why):
+            self._reconciler.statuses.look_at([uid])
 
     def _now(self) -> str:
         """Return the time, later than that of any claim that is known: RFC 3339 with microseconds."""
@@ -152,7 +164,7 @@ class Granter:
             stands = self._end(service) and stands
         if stands:
             self._failures.pop(service.uid, None)
-            self._reconciler.open_claims.note(service.uid, is_refused=False)
+            self._reconciler.open_claims.forget_refusal(service.uid)
         else:
             self._come_again(service.uid)
 
@@ -182,13 +194,12 @@ class Granter:
             self._reconciler.note_written(written)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             fields = {"of": service.reference, "error": str(error)}
-            log.log(
-                _level(error),
-                "Claim not written, evaluating it again",
-                extra={"event": "claim_refused", "fields": fields},
-            )
+            if _is_expected(error):
+                log.debug(UNWRITTEN, extra={"event": "claim_refused", "fields": fields})
+            else:
+                self._sparing.write(kind_of(service.namespace, error), UNWRITTEN, "claim_refused", fields)
             if isinstance(error, ApiError) and self._failures[service.uid] >= REFUSALS:
-                self._reconciler.open_claims.note(service.uid, is_refused=True)
+                self._note_refused(service.uid, REFUSED.format(error))
             return False
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._isolation.caught(PART, service.reference, error)
@@ -197,7 +208,7 @@ class Granter:
             self._writing -= 1
         stands = len(read_claims(written.get("status") or {})) == len(claims)
         if not stands:
-            log.error(OLD_CRD, extra={"event": "crd_outdated"})
+            self._sparing.write("", OLD_CRD, "crd_outdated", {}, logging.ERROR)
         return stands
 
     def _still_holds(self, service: GrpcService, found: GrpcService) -> bool:
@@ -242,6 +253,6 @@ def _parse_time(text: str) -> datetime:
     return found if found.year < LAST_YEAR else EARLIEST
 
 
-def _level(error: Exception) -> int:
-    """A conflict is as it should be: the object has changed meanwhile."""
-    return logging.DEBUG if isinstance(error, ApiError) and error.status in {404, 409} else logging.WARNING
+def _is_expected(error: Exception) -> bool:
+    """Return whether a refusal is as it should be: the object has changed meanwhile, or is gone."""
+    return isinstance(error, ApiError) and error.status in {404, 409}

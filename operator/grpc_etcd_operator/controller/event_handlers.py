@@ -212,7 +212,7 @@ class EventHandlers:
         holders = self._find_holders(old) if old else set()
         self._services_changed(self.cluster_cache.forget_service(uid) | holders)
         self._echoes.pop(uid, None)
-        self.open_claims.note(uid, is_refused=False)
+        self.open_claims.forget_refusal(uid)
         self.endpoint_counts.forget_service(uid)
         for controller in self.controllers.values():
             controller.unlearn(uid)

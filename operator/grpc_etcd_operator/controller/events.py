@@ -12,7 +12,8 @@ import aiohttp
 from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
+from grpc_etcd_operator.isolation import Sparing
+from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client, kind_of
 
 log = logging.getLogger(__name__)
 CONTROLLER = f"{GROUP}/operator"
@@ -47,6 +48,7 @@ class EventPoster:
 
     def __init__(self, client: Client, instance: str = "") -> None:
         self._client, self._instance = client, instance[:INSTANCE_CHARACTERS] or CONTROLLER
+        self._sparing = Sparing(log)
 
     async def post(self, news: News) -> bool:
         """Post an Event; return whether there is no use in posting it again. A failure is only logged."""
@@ -55,7 +57,8 @@ class EventPoster:
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
                 return True  # it has been reported already
-            log.warning("Event not posted", extra={"event": "event_refused", "fields": {"error": str(error)}})
+            words, fields = "Event not posted", {"error": str(error)}
+            self._sparing.write(kind_of(news.about.namespace, error), words, "event_refused", fields)
             return isinstance(error, ApiError) and error.status in NEVER_TAKEN
         return True
 

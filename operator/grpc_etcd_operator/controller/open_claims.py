@@ -7,7 +7,7 @@ from itertools import product
 
 from grpc_etcd_operator.controller.registry_controller import RegistryController
 from grpc_etcd_operator.core.claims import Claim, claims_of, read_claims
-from grpc_etcd_operator.core.cluster import ClusterCache
+from grpc_etcd_operator.core.cluster import ASKING, ClusterCache, Verdict
 from grpc_etcd_operator.core.services import GrpcService
 
 GRANT_SECONDS = 30.0  # so long after the last grant is waited for claims that nobody grants. Arbitrary
@@ -28,7 +28,7 @@ class OpenClaims:
         self._asking: set[str] = set()
         self._asked_at: dict[str, tuple[int, float]] = {}  # with the generation that asks
         self._granted_at, self._grant_seconds = 0.0, grant_seconds
-        self._refused: set[str] = set()
+        self._refused: dict[str, str] = {}
         self._keys: dict[str, tuple[int | None, dict[str, list[bytes]]]] = {}
 
     def note_asking(self, concerned: Iterable[str]) -> None:
@@ -39,12 +39,20 @@ class OpenClaims:
             elif self._asked_at.get(uid, (None, 0.0))[0] != service.generation:
                 self._asked_at[uid] = service.generation, time.monotonic()
 
-    def note(self, uid: str, *, is_refused: bool) -> None:
-        """Record that the API server refuses one object's claims for good, or does not do so any more."""
-        if is_refused:
-            self._refused.add(uid)
-        else:
-            self._refused.discard(uid)
+    def note_refused(self, uid: str, why: str) -> bool:
+        """Record why one object's claims are refused for good; return whether that is news."""
+        is_news = self._refused.get(uid) != why
+        self._refused[uid] = why
+        return is_news
+
+    def forget_refusal(self, uid: str) -> None:
+        """Record that one object's claims are refused no more, or that it is gone."""
+        self._refused.pop(uid, None)
+
+    def judge(self, uid: str) -> Verdict:
+        """Return whether a GrpcService is accepted; one that waits for claims that are refused says why."""
+        verdict, why = self._cluster_cache.verdict(uid), self._refused.get(uid)
+        return verdict._replace(message=why) if why and verdict is ASKING else verdict
 
     def has_keys(self, service: GrpcService, claim: Claim) -> bool:
         """Return whether keys of a GrpcService's namespace are below a claim, as far as anybody knows."""
@@ -102,7 +110,7 @@ class OpenClaims:
         One whose status the API server refuses, or that nobody grants, holds up no mark; where that is all of them it
         is no single object's trouble, and nothing is known to be complete.
         """
-        now, waiting = time.monotonic(), self._cluster_cache.asking.keys() - self._refused
+        now, waiting = time.monotonic(), self._cluster_cache.asking.keys() - self._refused.keys()
         asking = {uid for uid in waiting if self._asked_at.get(uid, (0, moment))[1] <= moment}
         if not self._asking or self._asking - asking:
             self._granted_at = now

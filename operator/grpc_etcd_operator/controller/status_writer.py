@@ -38,8 +38,8 @@ from grpc_etcd_operator.core.pods import GATE, Pod
 from grpc_etcd_operator.core.reasons import WITHOUT_EVENT, Reason
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.status_schedule import RETRY_SECONDS
-from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request
-from grpc_etcd_operator.kube.client import ApiError, Client
+from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request, Sparing
+from grpc_etcd_operator.kube.client import ApiError, Client, kind_of
 
 log = logging.getLogger(__name__)
 STATUSES_AT_ONCE = 2  # each takes milliseconds away from the registrations of that moment
@@ -82,6 +82,7 @@ class StatusWriter:
         self._judge_gate = (gates or Gates(reconciler)).judge
         self._events = events or EventPoster(client)
         self._news: dict[tuple[str, str], News] = {}
+        self._sparing = Sparing(log)
         self._requests = Overtaking("statuses", self._isolation, self._queue.wake.set)
         self._gate_requests = Overtaking("gates", self._isolation, self._queue.wake.set)
 
@@ -238,7 +239,7 @@ class StatusWriter:
     def _make_status(self, service: GrpcService) -> dict[str, Any] | None:
         """Work out a status that is to be written now; None where nothing is new, or only counts that can wait."""
         uid, cluster_cache = service.uid, self._reconciler.cluster_cache
-        verdict, counts = cluster_cache.verdict(uid), self._reconciler.endpoint_counts.counts(uid)
+        verdict, counts = self._reconciler.open_claims.judge(uid), self._reconciler.endpoint_counts.counts(uid)
         unseen = self._reconciler.why_unseen(PODS, service.namespace)
         self._note_vacancy(service)
         if unseen is not None and not unseen and is_vacant(service, verdict, counts):
@@ -277,7 +278,7 @@ class StatusWriter:
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if await self._is_refused(error, SERVICES, service):
                 self._failed(service, error)
-            elif _is_worth_trying_again(error):
+            elif self._is_worth_trying_again(service.namespace, error):
                 self._queue.schedule.failed(service.uid, time.monotonic(), self._pause_after(service.uid, error))
             return
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
@@ -338,7 +339,7 @@ class StatusWriter:
                 self._queue.gates[uid] = self.refusals.note(pod.namespace, time.monotonic())
             elif await self._is_refused(error, PODS, pod):
                 self._gate_failed(pod, error)
-            elif _is_worth_trying_again(error):
+            elif self._is_worth_trying_again(pod.namespace, error):
                 self._queue.gates[uid] = time.monotonic() + self._pause_after(uid, error)
         except Exception as error:  # noqa: BLE001  whatever it is, the other Pods go on
             self._gate_failed(pod, error)
@@ -394,6 +395,16 @@ class StatusWriter:
         parts = ("type", "status", "reason", "message")
         return any(all(each.get(part, "") == condition[part] for part in parts) for each in conditions)
 
+    def _is_worth_trying_again(self, namespace: str, error: Exception) -> bool:
+        """Return whether a report that was not taken is to be tried again, and log that it is."""
+        if isinstance(error, ApiError) and error.status == HTTPStatus.NOT_FOUND:
+            return False
+        if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
+            return True  # it has changed meanwhile: its event comes, and what is reported then is of what it is then
+        words, fields = "Status or condition not written, retrying", {"error": str(error)}
+        self._sparing.write(kind_of(namespace, error), words, "status_refused", fields)
+        return True
+
     async def _post_events(self, service: GrpcService, status: Mapping[str, Any]) -> None:
         """Report of each condition that has turned bad, or is bad for a new reason; others only sum them up."""
         old = {each.get("type"): each for each in service.status.get("conditions") or ()}
@@ -438,19 +449,6 @@ def _programmed_since(service: GrpcService) -> str:
 def _rfc3339() -> str:
     """Return the time by the clock that everything else asks."""
     return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _is_worth_trying_again(error: Exception) -> bool:
-    """Return whether a report that was not taken is to be tried again, and log that it is."""
-    if isinstance(error, ApiError) and error.status == HTTPStatus.NOT_FOUND:
-        return False
-    if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
-        return True  # it has changed meanwhile: its event comes, and what is reported then is of what it is then
-    log.warning(
-        "Status or condition not written, retrying",
-        extra={"event": "status_refused", "fields": {"error": str(error)}},
-    )
-    return True
 
 
 def _lacks_right(error: Exception) -> bool:

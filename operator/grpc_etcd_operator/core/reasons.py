@@ -26,7 +26,7 @@ class Reason(StrEnum):
         "Pending",
         OF_BOTH,
         "The claims are being written to the status, or the Pods' keys to etcd.",
-        "Nothing; if it lasts, check the operator's log and `/readyz`.",
+        "Nothing; if it lasts, see the message, the operator's log and `/readyz`.",
     )
     INVALID_SPEC = "InvalidSpec", OF_ACCEPTED, "The spec is invalid.", "Correct the fields in the message."
     PREFIX_NOT_ALLOWED = (

@@ -261,6 +261,11 @@ class Client:
             return answer
 
 
+def kind_of(namespace: str, error: Exception) -> tuple[str, object]:
+    """Return what errors about the objects of a namespace have in common."""
+    return namespace, error.status if isinstance(error, ApiError) else type(error)
+
+
 def _without_empty(query: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in query.items() if value}
 

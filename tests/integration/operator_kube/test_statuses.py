@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -44,6 +45,7 @@ class ApiServer:
         self.objects: dict[str, Raw] = {}
         self.after_a_read: dict[str, Raw] = {}
         self.events: set[str] = set()
+        self.refused_parts: set[str] = set()
         self.held: asyncio.Event | None = None
         self.held_events = asyncio.Event()
         self.held_events.set()
@@ -55,6 +57,8 @@ class ApiServer:
             await self.held.wait()
         if codes := self.answers.get(request.path):
             return web.json_response({"kind": "Status", "message": "as told"}, status=codes.pop(0))
+        if self.refused_parts.intersection(body.get("status", ())):
+            return web.json_response({"kind": "Status", "message": "not today"}, status=403)
         if request.path.endswith("/events"):
             await self.held_events.wait()
             return self._post_event(body["metadata"]["name"])
@@ -668,6 +672,61 @@ async def test_a_status_of_an_object_that_another_has_replaced_is_no_trouble(api
     await run(reporter, lambda: any(method == "GET" for method, _, _ in server.requests))
     assert server.patches("greeter")
     assert not isolation.counts
+
+
+def count_lines(caplog: pytest.LogCaptureFixture, event: str) -> int:
+    """Count the lines of an event that everybody sees."""
+    return sum(getattr(each, "event", "") == event for each in caplog.records if each.levelno >= logging.WARNING)
+
+
+@pytest.mark.parametrize(("part", "event"), [("claims", "claim_refused"), ("conditions", "status_refused")])
+async def test_what_a_policy_refuses_of_many_objects_is_one_line_of_the_log(
+    api: tuple[ApiServer, Client], caplog: pytest.LogCaptureFixture, part: str, event: str
+) -> None:
+    server, client = api
+    reconciler = make_reconciler()
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
+    server.refused_parts = {part}
+    note_many(server, reconciler)
+
+    def have_all_been_refused() -> bool:
+        return all(sum(part in each["status"] for each in server.patches(f"svc-{n}")) > 1 for n in range(MANY))
+
+    granting = asyncio.create_task(granter.run())
+    await run(reporter, have_all_been_refused)
+    assert count_lines(caplog, event) == 1
+    granting.cancel()
+    await asyncio.gather(granting, return_exceptions=True)
+
+
+def note_many(server: ApiServer, reconciler: EventHandlers) -> None:
+    for n in range(MANY):
+        server.objects[f"svc-{n}"] = versioned(make_raw_service(f"s{n}", name=f"svc-{n}"), 5)
+        reconciler.note_service("ADDED", server.objects[f"svc-{n}"])
+
+
+async def test_a_claim_that_the_api_server_refuses_is_told_on_its_object_and_granted_once_it_does_not(
+    api: tuple[ApiServer, Client],
+) -> None:
+    server, client = api
+    reconciler = make_reconciler()
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
+    server.objects["greeter"] = versioned(make_raw_service("s1"), 5)
+    server.refused_parts = {"claims"}
+    reconciler.note_service("ADDED", server.objects["greeter"])
+
+    def is_told() -> bool:
+        conditions = server.objects["greeter"].get("status", {}).get("conditions", ())
+        return any("not today" in each["message"] for each in conditions if each["type"] == "Accepted")
+
+    granting = asyncio.create_task(granter.run())
+    await run(reporter, is_told)
+    server.refused_parts.clear()
+    await run(reporter, lambda: reconciler.cluster_cache.verdict("s1").accepted and not is_told())
+    granting.cancel()
+    await asyncio.gather(granting, return_exceptions=True)
 
 
 class ForgetsStatus(dict[str, Any]):
