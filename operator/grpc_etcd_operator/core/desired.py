@@ -241,7 +241,7 @@ def _no_port(pod: Pod, service: GrpcService, port: str | int | None, field: str)
     has = ", ".join([*shown, *more]) or "none"
     want = f"named {port!r}" if port else "named 'grpc', more or less than one port, and no single port of gRPC probes"
     likely = next((each.name for each in ports if GRPC_NAMES.search(each.name)), "")
-    remedy = f"set {field}" + (f", perhaps to {likely}" if likely else "")
+    remedy = f"set {field}" + (f", perhaps to {likely}" if likely and field == "spec.port" else "")
     return Fault(
         service.uid, Reason.PORT_NOT_FOUND, f"Pod {pod.name} has no port {want} (it declares: {has}); {remedy}"
     )

@@ -133,15 +133,18 @@ def test_labels_become_metadata_and_topology_becomes_zone_and_region(pod: Pods, 
 
 
 @pytest.mark.parametrize(
-    ("spec", "field"),
-    [({"port": "absent"}, "spec.port"), ({"port": "grpc", "metricsPort": "absent"}, "spec.metricsPort")],
+    ("spec", "remedy"),
+    [
+        ({"port": "absent"}, "set spec.port, perhaps to grpc"),
+        ({"port": "grpc", "metricsPort": "absent"}, "set spec.metricsPort"),
+    ],
 )
 def test_a_port_that_is_not_there_is_told_with_the_field_that_names_it(
-    pod: Pods, service: Services, spec: dict[str, Any], field: str
+    pod: Pods, service: Services, spec: dict[str, Any], remedy: str
 ) -> None:
     """Who sets `spec.port` because `metricsPort` is wrong sends calls to another port."""
     faults = make_pod_desired(pod(), [service(**spec)], "default").faults
-    assert [(fault.reason, fault.message.rpartition("; ")[2]) for fault in faults] == [("PortNotFound", f"set {field}")]
+    assert [(fault.reason, fault.message.rpartition("; ")[2]) for fault in faults] == [("PortNotFound", remedy)]
 
 
 def test_of_two_services_that_want_one_key_the_older_ones_value_stands(pod: Pods, service: Services) -> None:
