@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 PODS := $(addprefix tests/e2e/test_,seeing.py faults.py histories.py namespaces.py rights.py selectors.py)
+LIBRARY := $(addprefix tests/integration/,etcd client registration coexistence cli)
 QUICK := not faults and not interop and not matrix
 
 .DEFAULT_GOAL := help
-.PHONY: help dev gen lint check fmt test test-unit test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-simulation test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
+.PHONY: help dev gen lint check fmt test test-unit test-library test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-simulation test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,14 +42,18 @@ fmt: dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: test-parts test-e2e ## Run every test but the slow ones, on a real etcd and a real API server
+test: test-unit test-library test-parts test-e2e ## Run every test but the slow ones, on a real etcd and a real API server
 
 test-unit: dev ## Run the tests of the pure code
 	$(RUN) -m pytest tests/unit
 
-test-parts: dev ## Run the tests of each part, all but those of test-e2e
+test-library: dev ## Run the tests of the library's parts
 	$(RUN) -m testbed.build
-	$(RUN) -m pytest -m '$(QUICK)' --ignore tests/e2e tests
+	$(RUN) -m pytest -m '$(QUICK)' $(LIBRARY)
+
+test-parts: dev ## Run the tests of all other parts
+	$(RUN) -m testbed.build
+	$(RUN) -m pytest -m '$(QUICK)' $(addprefix --ignore ,tests/unit tests/e2e $(LIBRARY)) tests
 
 test-e2e: dev ## Run the tests of the whole on an API server and an etcd
 	$(RUN) -m testbed.build
