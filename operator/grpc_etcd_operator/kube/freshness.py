@@ -50,7 +50,7 @@ class Stream:
     did, both monotonic seconds. `version` is the highest resourceVersion met, `fault` why it may not be read
     (`fault_at`: since when, `fault_verb`: what is refused). `relist` ends the watch, which then begins with a list;
     while `is_lost` that list is still to come, at `found_at` it has. `is_refused`: a watch was asked for in vain since
-    the last list. `marks` are the versions that probes have shown since the watch was opened, with when they asked.
+    the last list. `marks` are the versions that probes have shown since the watch was opened, and when.
     """
 
     resource: str
@@ -120,9 +120,9 @@ class Stream:
             self.version = max(self.version, int(text))
 
     def note_event(self, text: str) -> None:
-        """Take the version of what a watch reports; if that was over long ago, the watch ends and begins with a list.
+        """Take the version of a change that a watch reports; one of long ago ends the watch, which begins with a list.
 
-        An answer to a probe had all that happened before it was asked for.
+        What is older than an answer to a probe happened before that. Of bookmarks this is not so: theirs may be old.
         """
         self.note_version(text)
         if not (text.isascii() and text.isdigit()):

@@ -53,7 +53,7 @@ class Prober:
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _probe(self, stream: Stream) -> None:
-        asked_at = stream.asked_at = time.monotonic()
+        stream.asked_at = time.monotonic()
         version = stream.version  # as it was before the question: whatever is reported meanwhile may be newer
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -69,7 +69,7 @@ class Prober:
             return
         else:
             stream.note_seen()
-            _compare(stream, version, found, asked_at)
+            _compare(stream, version, found)
 
     def _end_silence(self, stream: Stream) -> None:
         now = time.monotonic()
@@ -86,7 +86,7 @@ def _is_due(stream: Stream) -> bool:
     return now - stream.asked_at > (AGAIN_SECONDS if now - stream.seen_at > PROBE_SECONDS else PROBE_SECONDS)
 
 
-def _compare(stream: Stream, version: int, found: str, asked_at: float) -> None:
+def _compare(stream: Stream, version: int, found: str) -> None:
     if not (found.isascii() and found.isdigit()):
         return
     if int(found) < version:
@@ -94,7 +94,7 @@ def _compare(stream: Stream, version: int, found: str, asked_at: float) -> None:
         _relist(stream, "Resource versions went backwards, as after restoring a backup; relisting")
     else:
         stream.note_version(found)
-        stream.marks.append((asked_at, int(found)))
+        stream.marks.append((time.monotonic(), int(found)))
 
 
 def _relist(stream: Stream, message: str) -> None:
