@@ -232,6 +232,29 @@ def test_what_was_long_ago_takes_no_key_of_a_pod_that_is_ready_again(scene: Scen
     assert {key: after.get(key) for key in before} == before
 
 
+@with_both
+def test_a_slow_line_takes_no_key_of_a_pod_that_has_long_been_ready_again(scene: Scene) -> None:
+    """Something arrives all the time, and probes are answered at once beside it."""
+    scene.apply()
+    pods, noisy = [scene.pod() for _ in range(3)], [scene.pod(labels={"app": "noisy"}) for _ in range(20)]
+    with TcpProxy.start(scene.api.url.removeprefix("https://"), bytes_per_second=150_000) as proxy:
+        replica = scene.start(kubeconfig=make_kubeconfig_of(scene, proxy)).wait_leading()
+        scene.registry.wait_addresses(*(pod.address for pod in pods))
+        before = created(scene)
+        for number in range(150):
+            noise = {"metadata": {"annotations": {"noise": str(number) + "x" * 30_000}}}
+            scene.api.client.patch(noisy[number % len(noisy)].item, noise)
+            for pod in pods if number == 120 else ():
+                scene.kubelet.unready(pod)
+        for pod in pods:
+            scene.kubelet.ready(pod)
+        late = scene.pod()
+        scene.registry.wait_addresses(*(pod.address for pod in pods), late.address)
+    after = created(scene)
+    assert {key: after.get(key) for key in before} == before
+    assert [line for line in replica.lines("relisting") if "late" in line["message"]]
+
+
 def created(scene: Scene) -> dict[bytes, int]:
     """Give the revision in which each provider key has come."""
     return {each.key: each.create_revision for each in scene.client.get_prefix(b"/jupiter/greeter/").records}

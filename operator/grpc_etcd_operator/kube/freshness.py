@@ -8,13 +8,16 @@ is away will come back. That a watch was opened proves nothing, only bytes of a 
 A watch that goes on after blindness would report what was long ago, state after state, and whoever acts on each takes
 keys of Pods that have long been ready again. So a stream that was not seen for long is *lost*: its watch ends at
 once, begins with a list, and nothing but that makes it seen again. So is one that could not be opened for so long,
-though lists and probes were answered.
+though lists and probes were answered, and one that is so far behind what probes have shown, as on a slow line.
 """
 
+import logging
+import math
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import SimpleNamespace
 
@@ -27,8 +30,11 @@ SILENCE_SECONDS = 90.0  # bookmarks come once a minute, and half a minute is eno
 GAP_SECONDS = 30.0
 BLIND_SECONDS = 9.0  # a probe's interval, and an answer that comes late
 LOST_SECONDS = 13.0  # a probe's interval and its time-out, a look, and a second for a busy process
+NOTED_SECONDS = 1.0  # until all of a list is noted: Kopf watches on before its tasks have passed on the last objects
+MOST_MARKS = 8  # answers of probes, which come every few seconds: more than LOST_SECONDS of them. Arbitrary
 REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 LIST, WATCH = "list", "watch"  # verbs of a role
+log = logging.getLogger(__name__)
 _PATH = re.compile(r"(?:/namespaces/([^/]+))?/(pods|grpcservices)$")
 
 
@@ -43,7 +49,8 @@ class Stream:
     `seen_at` is when the API server last said anything about it, `last_event_at` when the watch or the list before it
     did, both monotonic seconds. `version` is the highest resourceVersion met, `fault` why it may not be read
     (`fault_at`: since when, `fault_verb`: what is refused). `relist` ends the watch, which then begins with a list;
-    while `is_lost` that list is still to come. `is_refused`: a watch was asked for in vain since the last list.
+    while `is_lost` that list is still to come, at `found_at` it has. `is_refused`: a watch was asked for in vain since
+    the last list. `marks` are the versions that probes have shown since the watch was opened, and when.
     """
 
     resource: str
@@ -62,7 +69,9 @@ class Stream:
     fault_verb: str = LIST
     relist: Callable[[], None] = _ignore
     is_lost: bool = False
+    found_at: float = -math.inf
     is_refused: bool = False
+    marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MOST_MARKS))
 
     @property
     def is_open(self) -> bool:
@@ -91,7 +100,8 @@ class Stream:
 
     def find(self) -> None:
         """Record that all is known again: a list is complete, or there is nothing that could be listed."""
-        self.is_lost = False
+        if self.is_lost:
+            self.is_lost, self.found_at = False, time.monotonic()
         self.note_seen()
 
     def note_allowed(self, verb: str) -> None:
@@ -108,6 +118,21 @@ class Stream:
         """Take a resourceVersion; those that are no numbers cannot be compared and are left out."""
         if text.isascii() and text.isdigit():
             self.version = max(self.version, int(text))
+
+    def note_event(self, text: str) -> None:
+        """Take the version of a change that a watch reports; one of long ago ends the watch, which begins with a list.
+
+        What is older than an answer to a probe happened before that. Of bookmarks this is not so: theirs may be old.
+        """
+        self.note_version(text)
+        if not (text.isascii() and text.isdigit()):
+            return
+        while self.marks and self.marks[0][1] <= int(text):
+            self.marks.popleft()
+        if self.marks and time.monotonic() - self.marks[0][0] > LOST_SECONDS and not self.is_lost:
+            fields = {"of": self.resource, "namespace": self.namespace}
+            log.warning("Watch is late, relisting", extra={"event": "relisting", "fields": fields})
+            self.begin_with_list()
 
     def look(self) -> None:
         """Record of bytes that have come since the last look."""
@@ -199,6 +224,7 @@ class Freshness:
         is_late = time.monotonic() - max(stream.last_event_at, stream.open_at) > self._blind_seconds
         is_refused, stream.is_refused = stream.is_refused, False
         stream.response, stream.received_bytes = response, 0
+        stream.marks.clear()
         if is_late and is_refused:
             stream.begin_with_list()
         elif stream.is_listed:
@@ -253,8 +279,9 @@ class Freshness:
                 stream.lose()
 
     def is_behind(self) -> bool:
-        """Return whether something was missed that may be read, and the list that has it all is not complete."""
-        return any(stream.is_lost and not stream.fault for stream in self._streams.values())
+        """Return whether something was missed that may be read, and the list that has it all is not noted yet."""
+        noted = time.monotonic() - NOTED_SECONDS
+        return any((each.is_lost or each.found_at > noted) and not each.fault for each in self._streams.values())
 
     def unreadable(self, resource: str = "") -> Mapping[str, str]:
         """Return the namespaces that may not be read now (empty: all of them), and what the API server said.

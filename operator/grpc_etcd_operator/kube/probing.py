@@ -1,10 +1,10 @@
-"""Asks the API server a small question wherever nothing has been received for seconds, and draws conclusions from it.
+"""Asks the API server a small question about each watch every few seconds, and draws conclusions from the answer.
 
 A watch may be silent because nothing happens, because the network is cut, or because it waits for a version of the
 future: the API server's etcd was restored from a backup, and resourceVersions went back. The answer distinguishes
 these: its version is compared with the highest one met before (of one resource they may be compared as numbers,
 Kubernetes documents that since 1.35). A watch that is silent beyond its bookmarks begins with a list, whatever the
-answer.
+answer. Nor does a watch that reports something show that it is not late: that is measured by the answers' versions.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from grpc_etcd_operator.kube.freshness import REFUSALS, SILENCE_SECONDS, SILENT_
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
-PROBE_SECONDS = 5.0  # how long nothing may be received until it is asked
-AGAIN_SECONDS = 3.0  # until it is asked again when there was no answer
+PROBE_SECONDS = 5.0  # between two questions
+AGAIN_SECONDS = 3.0  # the same where nothing has been received for longer
 ANSWER_SECONDS = 6.0  # an API server with much to do answers late, while its watches go on
 
 
 class Prober:
-    """Probes each watch of a `Freshness` that says nothing, through a client of its own."""
+    """Probes each watch of a `Freshness`, through a client of its own."""
 
     def __init__(self, client: Client, freshness: Freshness, *, silence_seconds: float = SILENCE_SECONDS) -> None:
         self._client, self._freshness, self._silence_seconds = client, freshness, silence_seconds
@@ -74,15 +74,18 @@ class Prober:
 
 def _is_due(stream: Stream) -> bool:
     now = time.monotonic()
-    return now - stream.seen_at > PROBE_SECONDS and now - stream.asked_at > AGAIN_SECONDS
+    return now - stream.asked_at > (AGAIN_SECONDS if now - stream.seen_at > PROBE_SECONDS else PROBE_SECONDS)
 
 
 def _compare(stream: Stream, version: int, found: str) -> None:
-    if found.isascii() and found.isdigit() and int(found) < version:
+    if not (found.isascii() and found.isdigit()):
+        return
+    if int(found) < version:
         stream.version = int(found)
         _relist(stream, "Resource versions went backwards, as after restoring a backup; relisting")
     else:
         stream.note_version(found)
+        stream.marks.append((time.monotonic(), int(found)))
 
 
 def _relist(stream: Stream, message: str) -> None:

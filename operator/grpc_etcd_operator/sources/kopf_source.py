@@ -213,7 +213,8 @@ class KopfSource(Generic[T]):
         registry, stream, connection = kopf.OperatorRegistry(), self._stream, self._connection
 
         async def take_event(event: kopf.RawEvent, **_: Any) -> None:
-            stream.note_version(str(event["object"].get("metadata", {}).get("resourceVersion", "")))
+            version = str(event["object"].get("metadata", {}).get("resourceVersion", ""))
+            (stream.note_event if event["type"] else stream.note_version)(version)
             note(event["type"], event["object"])
 
         async def log_in(**_: Any) -> kopf.AiohttpSession:

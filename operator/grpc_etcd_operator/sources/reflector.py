@@ -102,11 +102,12 @@ class Reflector:
         try:
             async with asyncio.timeout(self._silence_seconds) as self._limit:
                 async for event in self._client.watch_pods(self._stream.namespace, self._selector, self._version):
+                    is_bookmark = event.kind == "BOOKMARK"
+                    (self._stream.note_version if is_bookmark else self._stream.note_event)(event.version)
                     if not self._version:
                         return  # it shall begin with a list, and this may be of long ago
-                    if event.kind == "BOOKMARK":
+                    if is_bookmark:
                         self._limit.reschedule(loop.time() + self._silence_seconds)
-                        self._stream.note_version(event.version)
                     else:
                         receiver.note(event.kind, event.pod)
                     self._version = event.version

@@ -1,13 +1,14 @@
 """A watch that is told twice to begin with a list, as when it is silent just as versions are seen to go back."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
 
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.kube.client import Client
-from grpc_etcd_operator.kube.freshness import Stream
+from grpc_etcd_operator.kube.freshness import LOST_SECONDS, Stream
 from grpc_etcd_operator.kube.messages import message_class
 from grpc_etcd_operator.kube.pages import Event, Page
 from grpc_etcd_operator.sources.reflector import Reflector
@@ -61,7 +62,9 @@ class Late(Silent):
     async def watch_pods(self, namespace: str, selector: str, version: str) -> AsyncIterator[Event]:
         if self._is_first:
             self._is_first = False
-            self._stream.begin_with_list()
+            self._stream.marks.append((time.monotonic() - LOST_SECONDS - 1, 9))
+            yield Event("BOOKMARK", message_class("Pod")(), "7")  # of a resource of which nothing has changed since
+            assert not self._stream.is_lost
             yield Event("MODIFIED", message_class("Pod")(), "8")
         async for event in super().watch_pods(namespace, selector, version):
             yield event
