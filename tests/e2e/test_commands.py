@@ -145,6 +145,19 @@ def test_a_plan_whose_etcd_answers_last_prints_what_it_would_deregister(scene: S
     assert not [key for plan in plans for key in plan["put"] if "/providers/" in key]
 
 
+def test_a_plan_over_a_slow_line_lists_no_key_that_is_there(scene: Scene) -> None:
+    """The owner records come first, and say nothing of the keys that are still under way."""
+    scene.start().wait_leading()
+    scene.apply(metadata={f"note{number}": "x" * 250 for number in range(30)})
+    pods = [scene.pod() for _ in range(4)]
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    with TcpProxy.start(scene.etcd.members[0].endpoint, bytes_per_second=10_000) as proxy:
+        where = [f"--namespace={scene.namespace}", f"--cluster-id={scene.cluster}", f"--etcd-endpoints={proxy.address}"]
+        answer = run("plan", *where, kubeconfig=scene.api.kubeconfig)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == ""
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(600)  # the plan's own minute, and the start of three programs at once
 def test_a_plan_that_cannot_be_made_ends_and_says_what_is_missing(scene: Scene, tmp_path: Path) -> None:
