@@ -15,6 +15,7 @@ from testbed.apiserver import ApiServer
 from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
 from testbed.manifests import wait_established
+from testbed.proxy import TcpProxy
 from tests.e2e.conftest import MakeScene, Scene
 
 
@@ -115,6 +116,46 @@ def test_a_plan_for_another_pod_selector_prints_what_it_would_deregister(scene: 
     assert deregistered == {f"/jupiter/greeter/providers/grpc://{leaves.address}"}, answer.stderr
     assert not [key for plan in plans for key in plan["put"] if "/providers/" in key]
     assert scene.registry.addresses() == sorted([stays.address, leaves.address])
+
+
+def test_a_plan_whose_etcd_answers_last_prints_what_it_would_deregister(scene: Scene, tmp_path: Path) -> None:
+    """All owner records are checked, however late they come: a plan that left them out would promise no harm."""
+    scene.start().wait_leading()
+    scene.apply()
+    stays, leaves = scene.pod(labels={"app": "greeter", "tier": "grpc"}), scene.pod()
+    scene.registry.wait_addresses(stays.address, leaves.address)
+    log, out = tmp_path / "log", tmp_path / "out"
+    with TcpProxy.start(scene.etcd.members[0].endpoint) as proxy:
+        proxy.refuse()
+        where = [f"--namespace={scene.namespace}", f"--cluster-id={scene.cluster}", f"--etcd-endpoints={proxy.address}"]
+        command = [sys.executable, "-m", "grpc_etcd_operator", "plan", *where, "--pod-selector=tier=grpc"]
+        environment = {**os.environ, "KUBECONFIG": str(scene.api.kubeconfig)}
+        with (
+            log.open("w") as stderr,
+            out.open("w") as stdout,
+            subprocess.Popen(command, env=environment, stdout=stdout, stderr=stderr) as plan,
+        ):
+            wait_until(lambda: log.read_text().count('"event": "listed"') == 2, "Pods and GrpcServices are listed")
+            proxy.heal()
+            assert plan.wait(60) == 0, log.read_text()
+    plans = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [key for plan in plans for key in plan["delete"] if "/providers/" in key] == [
+        f"/jupiter/greeter/providers/grpc://{leaves.address}"
+    ], log.read_text()
+    assert not [key for plan in plans for key in plan["put"] if "/providers/" in key]
+
+
+def test_a_plan_over_a_slow_line_lists_no_key_that_is_there(scene: Scene) -> None:
+    """The owner records come first, and say nothing of the keys that are still under way."""
+    scene.start().wait_leading()
+    scene.apply(metadata={f"note{number}": "x" * 250 for number in range(30)})
+    pods = [scene.pod() for _ in range(4)]
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    with TcpProxy.start(scene.etcd.members[0].endpoint, bytes_per_second=10_000) as proxy:
+        where = [f"--namespace={scene.namespace}", f"--cluster-id={scene.cluster}", f"--etcd-endpoints={proxy.address}"]
+        answer = run("plan", *where, kubeconfig=scene.api.kubeconfig)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == ""
 
 
 @pytest.mark.faults

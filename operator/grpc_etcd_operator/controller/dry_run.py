@@ -164,7 +164,9 @@ class DryRun:
     def _is_judged(self) -> bool:
         controllers = self._reconciler.controllers.values()
         listed = all(controller.is_listed and controller.writer.has_judged_all for controller in controllers)
-        return listed and self._reconciler.has_seen_all() and self._resync.has_checked_owners
+        if not (listed and self._reconciler.has_seen_all() and self._resync.has_checked_owners):
+            return False
+        return all(controller.writer.has_read_all for controller in controllers)
 
     def fault(self) -> str | None:
         """Return why nothing is printed yet, or why changes of a registry may be missing in it."""

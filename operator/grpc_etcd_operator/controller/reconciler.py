@@ -99,6 +99,17 @@ class Reconciler:
         plans = [self._make_plan(desired, None) for desired in known if desired]
         return [plan for plan in plans if not plan.is_empty]
 
+    @property
+    def has_read_all(self) -> bool:
+        """Return whether the keys of everything that is held back have been read, so that it can be planned."""
+        return all(map(self._is_read, self._work.held_back))
+
+    def _is_read(self, uid: str) -> bool:
+        parts = self._parts
+        desired = parts.facts.desired(uid, parts.registry)
+        owner = parts.registry_cache.owner(uid)
+        return desired is None or parts.streams.is_listed(desired, owner, parts.refusing.refusals)
+
     def overdue_seconds(self) -> float:
         """Return how long a change has been waiting for this replica without progress, if it is the writer."""
         return self._work.overdue_seconds(time.monotonic()) if self._parts.election.is_leading else 0.0

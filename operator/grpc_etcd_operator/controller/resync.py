@@ -392,7 +392,9 @@ class ResyncController:
         """Look for owner records of units that nobody has seen: they went while no operator was running."""
         if not self._reconciler.has_seen_all():
             return
-        for controller in self._reconciler.controllers.values():
+        controllers = self._reconciler.controllers.values()
+        has_all = all(controller.is_listed for controller in controllers)
+        for controller in controllers:
             pods, services = self._strangers(controller)
             total = len(controller.registry_cache.owners)
             self._left_out.begin(pods)
@@ -401,7 +403,7 @@ class ResyncController:
                     self._reconciler.forget_owner(seen, controller)
             self._judge_left_out(sum(bool(owner.pod) for owner in controller.registry_cache.owners.values()), total)
         self._prune_gone()
-        self.has_checked_owners = True
+        self.has_checked_owners |= has_all
 
     def _judge_left_out(self, pods: int, total: int) -> None:
         found = self._left_out.judge(pods, total)

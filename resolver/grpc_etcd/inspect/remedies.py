@@ -1,6 +1,7 @@
 """What an error of etcd means to whoever typed a command: who was refused what, and which options are to blame."""
 
 from grpc_etcd.etcd import AuthFailed, EtcdError, PermissionDenied, Unavailable, UnreadableFile
+from grpc_etcd.etcd.errors import NEEDS_CERTIFICATE, REFUSES_CERTIFICATE
 from grpc_etcd.settings import ClientSettings
 
 # Options that an error may be about, with their variables; the first kind that fits wins.
@@ -10,13 +11,21 @@ OPTIONS: tuple[tuple[type[EtcdError], str], ...] = (
     (Unavailable, "--endpoints and --ca (GRPC_ETCD_ENDPOINTS, GRPC_ETCD_CA)"),
 )
 
+OF_CERTIFICATES = "--cert and --key (GRPC_ETCD_CERT, GRPC_ETCD_KEY)"
+
 
 def explain(error: EtcdError, settings: ClientSettings) -> tuple[str, str]:
     """Return what is wrong, and the one thing to do about it."""
     if isinstance(error, PermissionDenied):
         return f"{who(settings)} {error}", error.remedy
-    options = next((options for kind, options in OPTIONS if isinstance(error, kind)), "")
+    options = _options(error)
     return str(error), f"{error.remedy} The options are {options}." if options else error.remedy
+
+
+def _options(error: EtcdError) -> str:
+    if error.remedy in {NEEDS_CERTIFICATE, REFUSES_CERTIFICATE}:
+        return OF_CERTIFICATES
+    return next((options for kind, options in OPTIONS if isinstance(error, kind)), "")
 
 
 def who(settings: ClientSettings) -> str:

@@ -140,6 +140,14 @@ def test_tls_on_one_side_only(shell: CommandLine) -> None:
         assert "there are no records" in problems(shell, "--endpoints", plain, "--ca", authority)
 
 
+def test_a_client_certificate_that_is_missing(shell: CommandLine) -> None:
+    with EtcdServer.start(client_certificates=True) as secure:
+        assert secure.authority
+        where = ("--endpoints", secure.endpoints, "--ca", str(secure.authority.ca))
+        assert "Does etcd ask for client certificates" in problems(shell, *where)
+        assert "The options are --cert and --key" in shell.run("ls", *where, code=1)
+
+
 def test_a_user_without_permission_and_a_wrong_password(own_etcd: EtcdServer, tmp_path: Path) -> None:
     shell = CommandLine(own_etcd)
     key = shell.put("127.0.9.1:9000")
