@@ -459,7 +459,8 @@ def ads(connection: Connection, listen: str) -> None:
         server = serve(listen, connection.registry)
     except RuntimeError as error:
         raise Failure(f"cannot listen on {listen}: {error}") from error
-    print_line(f"serving on {listen.rpartition(':')[0]}:{server.port}" if server.port else f"serving on {listen}")
+    is_unix = listen.startswith("unix")
+    print_line(f"serving on {listen}" if is_unix else f"serving on {listen.rpartition(':')[0]}:{server.port}")
     over.wait()
     server.stop()
 

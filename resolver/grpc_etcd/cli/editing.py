@@ -36,7 +36,7 @@ def edit_endpoint(connection: Connection, name: str, address: str, **changes: An
         raise Failure(f"no endpoint of {name} is at {address}", f"`grpc-etcd get {name}` shows those that there are.")
     values = [_edited(layouts[entry.layout], entry, changes) for entry in entries]
     for entry, value in zip(entries, values, strict=True):
-        _put(connection, entry, value)
+        _put(connection, layouts[entry.layout], entry, value)
     return entries
 
 
@@ -72,12 +72,14 @@ def _advise(pod: str, changes: dict[str, Any]) -> str:
     return f"{what}: kubectl annotate pod {pod} {annotation}"
 
 
-def _put(connection: Connection, entry: Entry, value: bytes) -> None:
+def _put(connection: Connection, layout: Layout, entry: Entry, value: bytes) -> None:
     """Put a value under the lease that the key has, if the key is still as it was read."""
     record = connection.etcd.get(entry.key)
     gone = Failure(f"{escape_bytes(entry.key)} has gone or changed meanwhile; try again")
     if record is None or record.lease != entry.lease:
         raise gone
+    if layout.decode(entry.service, entry.key, record.value) != entry.read:
+        raise gone  # the value was made of what was there before
     guard = [compare.mod_revision(entry.key, "==", record.mod_revision)]
     try:
         result = connection.etcd.transaction(guard, [ops.put(entry.key, value, lease=record.lease)])

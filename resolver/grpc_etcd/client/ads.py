@@ -1,10 +1,14 @@
 """The ADS server on a port of its own: a registry for anything that speaks xDS, in any language."""
 
+import socket
+
 from grpc_etcd.client.base import Following
 from grpc_etcd.xds.limits import check_gevent
 from grpc_etcd.xds.names import DEFAULT_REGISTRY
 from grpc_etcd.xds.resource_cache import ResourceCache
 from grpc_etcd.xds.server import AdsServer
+
+_UNIX = "unix:"
 
 
 def serve(listen: str, registry: Following) -> AdsServer:
@@ -17,6 +21,8 @@ def serve(listen: str, registry: Following) -> AdsServer:
     etcd, even during an etcd outage.
     """
     check_gevent()
+    if listen.startswith(_UNIX) and _is_taken(listen.removeprefix(_UNIX)):
+        raise RuntimeError(f"another process listens on {listen}")
     resource_cache = ResourceCache()
     registry.serve_on(DEFAULT_REGISTRY, resource_cache)  # first, or clients find no registry
 
@@ -28,3 +34,13 @@ def serve(listen: str, registry: Following) -> AdsServer:
     except BaseException:
         leave()
         raise
+
+
+def _is_taken(path: str) -> bool:
+    """Return whether somebody listens there: gRPC would take the path, and lose it when either server ends."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path.removeprefix("//"))
+        except (OSError, ValueError):
+            return False
+    return True

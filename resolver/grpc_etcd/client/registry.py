@@ -15,7 +15,7 @@ from grpc_etcd.client.union import UnionSubscription
 from grpc_etcd.client.writable import AioWritableRegistry, WritableRegistry
 from grpc_etcd.discovery.disk_cache import Cache
 from grpc_etcd.discovery.registry_watch import EtcdReader, RegistryWatch
-from grpc_etcd.discovery.services_watch import ServicesWatch
+from grpc_etcd.discovery.services_watch import ForkableWatch, ServicesWatch
 from grpc_etcd.discovery.state import Reader
 from grpc_etcd.discovery.subscription import ServiceSubscription, StateSource
 from grpc_etcd.etcd import Etcd, Listing, Tls
@@ -202,7 +202,10 @@ class Registry(WritableRegistry[Registration]):
         Raises PermissionDenied if the etcd user may not read the layouts' whole prefix. During an etcd outage the
         iterator waits, and then continues with the changes that it missed.
         """
-        watch = ServicesWatch(self.etcd, Catalog(self.layouts, self._schemes))
+        catalog = Catalog(self.layouts, self._schemes)
+        followed = ForkableWatch(self.etcd, catalog.prefixes)
+        self._process.take_along(followed)
+        watch = ServicesWatch(followed, catalog)
         with self._lock:
             self._watches = [*(each for each in self._watches if not each.closed), watch]
         return watch

@@ -203,6 +203,23 @@ def test_a_registry_in_order_has_no_fault(shell: CommandLine) -> None:
     assert process.wait(30) == 0
 
 
+def test_a_unix_socket_is_one_servers_until_it_ends(shell: CommandLine, tmp_path: Path) -> None:
+    """The second one took it, and when it ended, nobody reached the first one any more."""
+    path = tmp_path / "ads"
+    listen = f"unix:{path}"
+    first = shell.start("ads", "--listen", listen)
+    assert read_line(first) == f"serving on {listen}"
+    said = shell.run("ads", "--listen", listen, code=1)
+    assert f"cannot listen on {listen}: another process listens on" in " ".join(said.split())
+    assert path.is_socket()
+    first.kill()
+    first.wait(30)
+    again = shell.start("ads", "--listen", listen)
+    assert read_line(again) == f"serving on {listen}"
+    again.send_signal(signal.SIGTERM)
+    assert again.wait(30) == 0
+
+
 def test_the_operators_settings_file_says_where_the_registry_is(shell: CommandLine, tmp_path: Path) -> None:
     """So in the operator's container, where the chart sets a variable for the file."""
     file = tmp_path / "config.yaml"

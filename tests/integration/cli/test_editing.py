@@ -1,12 +1,19 @@
 """Endpoints of other processes, drained and weighed from the command line; those of Pods are refused."""
 
+import contextlib
 import json
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import grpc_etcd
 from grpc_etcd import Endpoint
+from grpc_etcd.cli.connecting import Connection, connect
+from grpc_etcd.cli.editing import edit_endpoint
+from grpc_etcd.cli.printing import Failure
+from grpc_etcd.inspect.reading import read_service
 from grpc_etcd.registry.own import OwnerRecord, owner_key
 from testbed.conditions import wait_until
 
@@ -44,6 +51,38 @@ def test_a_server_is_drained_and_weighed_and_its_process_keeps_that(
     wait_until(lambda: shell.etcd.get(key), "it is put back")
     assert read(shell) == (25, True, lease)
     assert registry.registrar
+
+
+def test_edits_at_once_undo_none_of_each_other(shell: CommandLine) -> None:
+    """What one had changed between the other's reading and writing was lost without a word."""
+    shell.put(ADDRESS)
+    over = threading.Event()
+
+    def change(connection: Connection, **changes: Any) -> None:
+        for _ in range(1000):
+            with contextlib.suppress(Failure):
+                edit_endpoint(connection, "greeter", ADDRESS, **changes)
+                return
+
+    def drain_and_undrain() -> None:
+        with connect(endpoints=shell.endpoints) as other:
+            while not over.is_set():
+                for enable in (False, True):
+                    change(other, enable=enable)
+
+    thread = threading.Thread(target=drain_and_undrain)
+    thread.start()
+    weights = []
+    try:
+        with connect(endpoints=shell.endpoints) as connection:
+            for weight in range(1, 101):
+                change(connection, weight=weight)
+                (entry,) = read_service(connection.etcd, connection.layouts, "greeter")
+                weights += [entry.read.weight] if isinstance(entry.read, Endpoint) else []
+    finally:
+        over.set()
+        thread.join()
+    assert weights == list(range(1, 101))
 
 
 def test_what_is_not_there_is_said(shell: CommandLine) -> None:

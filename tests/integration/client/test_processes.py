@@ -82,6 +82,42 @@ def test_a_hundred_forks_with_a_channel_open(world: World, environment: dict[str
     assert lines(world, FORKS, environment) == ["0", "0"]
 
 
+WATCHING = """
+seen = []
+def watch():
+    for services in registry.watch_all():
+        seen.append(len(services))
+threading.Thread(target=watch, daemon=True).start()
+while not seen:
+    time.sleep(0.01)
+"""
+
+
+def test_children_of_a_process_that_watches_all_services_live(world: World) -> None:
+    """Up to a quarter of them crashed: gRPC says of each fork with a thread in it that it skips its fork handlers."""
+    world.serve(1)
+    done = run(world, WATCHING + FORKS)
+    assert done.stdout.split() == ["0", "0"], done.stderr
+    assert "skipping fork" not in done.stderr
+
+
+def test_a_watch_of_all_services_goes_on_after_a_fork(world: World) -> None:
+    world.serve(1)
+    record = world.record("10.0.0.1:1", "reporter")
+    program = f"""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    registry.etcd.put({record.key!r}, {record.value!r})
+    deadline = time.monotonic() + 60
+    while seen[-1] < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    print(*seen)
+    """
+    assert lines(world, WATCHING + textwrap.dedent(program)) == ["1", "2"]
+
+
 def test_the_parent_follows_on_after_a_fork(world: World) -> None:
     first = world.serve(1)[0]
     second = world.greeter()
