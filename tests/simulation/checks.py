@@ -41,6 +41,8 @@ MARKED_SECONDS = 180.0
 # runs out, and whoever follows has all in its memory.
 KEPT_SECONDS = 60.0
 DUE_SECONDS = 5.0  # within which what is wanted is written where nothing is wrong. Arbitrary
+# For so long after a CRD came back a GrpcService that is not there may have gone with it, and its keys stay.
+CRD_SECONDS = 300.0 + 90.0  # and until the next resync
 EXCUSED_SECONDS = 60.0  # in which keys may go after etcd or Kubernetes has lost data, or an admin has removed some
 
 
@@ -57,6 +59,7 @@ class Checks:
         self._changed_at = 0.0
         self.strangers: set[bytes] = set()  # keys that nobody of ours has put
         self._excused_until = 0.0
+        self._crd_until = 0.0
         self._lies_since: float | None = None
         self._late_since: float | None = None
         self._namespaces: dict[int, str] = {}  # of those who put something under a lease
@@ -64,6 +67,10 @@ class Checks:
     def excuse(self, seconds: float = EXCUSED_SECONDS) -> None:
         """Take it that keys may be missing for a while, and nobody of ours is to blame."""
         self._excused_until = max(self._excused_until, self._etcd.now() + seconds)
+
+    def note_crd_lost(self) -> None:
+        """Take it that the CRD goes now, and comes again within a minute."""
+        self._crd_until = self._etcd.now() + CRD_SECONDS
 
     # After each change
 
@@ -127,7 +134,16 @@ class Checks:
     def _different(self) -> list[str]:
         """Name the keys that are missing or too many; those of a GrpcService with a slip in it may be as they were."""
         slips = tuple(f"/jupiter/{each['metadata']['name']}/" for each in self._services() if has_slip(each))
-        return sorted(key for key in self.wanted().keys() ^ self.held().keys() if not key.startswith(slips))
+        different = self.wanted().keys() ^ self._held_for_good().keys()
+        return sorted(key for key in different if not key.startswith(slips))
+
+    def _held_for_good(self) -> dict[str, dict[str, Any]]:
+        """Give what the registry holds, but for keys that may have lost their GrpcService with the CRD."""
+        held = self.held()
+        if self._etcd.now() > self._crd_until:
+            return held
+        names = {each["spec"].get("name") or each["metadata"]["name"] for each in self._services()}
+        return {key: value for key, value in held.items() if key.split("/")[2] in names}
 
     def strangers_in_the_way(self) -> bool:
         """Say whether a Pod's key is a stranger's."""
@@ -219,7 +235,7 @@ class Checks:
 
     def unsettled(self) -> dict[str, Any]:
         """Say what is not yet as it ought to be."""
-        wanted, held = {key: value for key, (value, _) in self.wanted().items()}, self.held()
+        wanted, held = {key: value for key, (value, _) in self.wanted().items()}, self._held_for_good()
         found: dict[str, Any] = {}
         if wanted != held:
             found["missing keys"] = sorted(wanted.keys() - held.keys())

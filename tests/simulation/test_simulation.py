@@ -46,6 +46,11 @@ def test_a_crd_that_is_away_just_when_kopf_starts_is_watched_when_it_comes_back(
     simulate(seed, 0, parse(scenario))
 
 
+def test_a_grpcservice_deleted_just_before_its_crd_may_have_gone_with_it() -> None:
+    """Then its keys stay for five minutes, as docs/architecture.md says."""
+    simulate(1, 0, parse("service comes or goes, api loses the crd"))
+
+
 def test_a_replica_that_waits_for_the_api_server_ends_when_it_is_told_to() -> None:
     restart = "operator is restarted"
     simulate(3, 0, parse(f"network to kubernetes, {restart}, {restart}, {restart}"))

@@ -584,6 +584,8 @@ class World:
         """Take the CRD away; an admin brings it back, and with it what there was."""
         self.excuse()
         held = [(item["metadata"], item["spec"]) for item in self.api.all(SERVICES)]
+        for _, checks in self._checked:
+            checks.note_crd_lost()
         self.api.delete_crd()
         await asyncio.sleep(self.chance.choice([0.5, 20.0]))
         self.api.create_crd()
