@@ -273,6 +273,7 @@ class Operator:
                     "claims": self._granter.run,
                     "cluster": self._follow_cluster,
                     "CRD": self._resync.look_at_crd,
+                    "deletions": self._resync.judge_deletions,
                 }
                 parts = [group.create_task(supervise(part, run, self._isolation)) for part, run in runs.items()]
                 await stop.wait()
@@ -302,7 +303,7 @@ class Operator:
             f"registry {name}": controller.run_dry for name, controller in self._controllers.items()
         }
         self._reconciler.grants_in_memory = True
-        runs |= {"resync": self._resync.run, "probe": self._watches.probe}
+        runs |= {"resync": self._resync.run, "deletions": self._resync.judge_deletions, "probe": self._watches.probe}
         runs |= {"Pods": self._watches.watch_pods, "GrpcServices": self._watches.watch_services}
         parts = [asyncio.create_task(supervise(part, run, self._isolation)) for part, run in runs.items()]
         try:

@@ -1,12 +1,13 @@
 """Pods whose watch says less than the truth: out of the selector, on a dead node, or not told of at all."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from grpc_etcd_operator.controller.deletions import Deletions
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
 from grpc_etcd_operator.controller.resync import ResyncController
 from grpc_etcd_operator.core.cluster import ClusterCache
@@ -17,7 +18,7 @@ from grpc_etcd_operator.kube.client import Client
 from grpc_etcd_operator.telemetry.metrics import Timings
 from testbed.conditions import until, wait_until
 from testbed.kubelet import Pod, pod_manifest, random_loopback_ip
-from tests.e2e.conftest import Scene
+from tests.e2e.conftest import API_VERSION, Scene
 from tests.e2e.pod_watches import with_both
 from tests.e2e.test_lists import open_client
 
@@ -187,6 +188,34 @@ class Picky(EventHandlers):
         if message.metadata.name == "poison":
             raise AttributeError(message.metadata.name)
         super().note_listed_pod(message)
+
+
+class Silent(Client):
+    """A client whose lists are never answered."""
+
+    async def list_seen(self, *_: Any) -> AsyncIterator[Any]:
+        await asyncio.Event().wait()
+        yield None
+
+
+async def test_a_grpcservice_that_is_deleted_waits_for_no_list_that_hangs(scene: Scene) -> None:
+    scene.apply()
+    reconciler, deletions = EventHandlers(ClusterCache(["default"]), {}, Timings(CollectorRegistry())), Deletions()
+    raw = scene.api.client.get(API_VERSION, "GrpcService", "greeter", scene.namespace)
+    reconciler.note_service("ADDED", raw)
+    async with open_client(scene.api, scene.api.token) as client:
+        silent = Silent(client.server, client._session)
+        told, left_out = (lambda *_: None), (lambda *_: None)
+        resync = ResyncController(
+            silent, reconciler, Scope((scene.namespace,)), told, lambda _: {}, Isolation(), left_out, deletions
+        )
+        resync.resync_soon(PODS, scene.namespace)
+        tasks = [asyncio.create_task(each()) for each in (resync.run, resync.judge_deletions)]
+        scene.delete()
+        deletions.note(reconciler.cluster_cache.services[raw["metadata"]["uid"]])
+        await until(lambda: not reconciler.cluster_cache.services)
+        for task in tasks:
+            task.cancel()
 
 
 async def test_a_pod_that_nobody_foresaw_ends_no_sweep(scene: Scene) -> None:

@@ -78,7 +78,7 @@ class ResyncController:
         self._deletions = deletions or Deletions()
         self._crd_gone_at: float | None = None
         self._went_with_crd: set[str] = set()
-        self._wake = self._deletions.wake
+        self._wake = asyncio.Event()
         self.drift = 0
         self.has_checked_owners = False
 
@@ -147,7 +147,6 @@ class ResyncController:
                     self._due[task] = math.inf
                     pause = await self._try(task)
                     self._due[task] = min(self._due[task], time.monotonic() + pause)  # it may be due again by now
-            await self._try_judging_deleted()
             self._end_grace()
             for resource in (PODS, SERVICES):
                 self._judge_completeness(resource)
@@ -156,7 +155,7 @@ class ResyncController:
                     await self._wake.wait()
 
     def _pause_seconds(self) -> float | None:
-        times = [*self._due.values(), *(at for at, _ in self._deletions.waiting.values())]
+        times = list(self._due.values())
         if self._reconciler.has_seen_all() and not times:
             return None
         # Until all is known, a namespace that turns out to be unreadable reports nobody here.
@@ -442,6 +441,16 @@ class ResyncController:
                 uid for uid in cluster_cache.gone if not any(controller.remembers(uid) for controller in controllers)
             ]:
                 del cluster_cache.gone[uid]
+
+    async def judge_deletions(self) -> None:
+        """Judge GrpcServices that were reported deleted, whatever a sweep waits for. Until cancelled."""
+        while True:
+            self._deletions.wake.clear()
+            await self._try_judging_deleted()
+            due = min((at for at, _ in self._deletions.waiting.values()), default=None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else max(0.05, due - time.monotonic())):
+                    await self._deletions.wake.wait()
 
     async def _try_judging_deleted(self) -> None:
         try:
