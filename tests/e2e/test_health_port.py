@@ -1,5 +1,6 @@
 """The port of metrics and health is open to the whole cluster: nobody there may use up the operator."""
 
+import asyncio
 import itertools
 import socket
 import sys
@@ -9,8 +10,8 @@ from contextlib import ExitStack, suppress
 import aiohttp
 import pytest
 
-from grpc_etcd_operator.telemetry.health import METRICS_SHARE, serve
-from testbed.conditions import wait_until
+from grpc_etcd_operator.telemetry.health import METRICS_SHARE, MOST_CONNECTIONS, serve
+from testbed.conditions import PATIENCE_SECONDS, wait_until
 from testbed.proxy import TcpProxy
 from tests.e2e.conftest import Scene
 
@@ -40,6 +41,25 @@ def test_connections_without_end_cost_nothing_else(scene: Scene, said: bytes) ->
         scene.registry.wait_addresses(first.address, second.address)
         wait_until(lambda: replica.get("/readyz")[0] == 200, "it is ready")
         assert replica.metric("grpc_etcd_operator_leader", registry="default") == 1
+
+
+async def test_connections_without_end_take_none_from_who_comes_from_elsewhere() -> None:
+    runner = await serve(0, lambda: None, lambda: None, lambda: b"")
+    opened: list[asyncio.StreamWriter] = []
+    try:
+        port = runner.addresses[0][1]
+        reader, kubelet = await asyncio.open_connection("127.0.0.1", port)
+        opened.append(kubelet)
+        for _ in range(3 * MOST_CONNECTIONS):
+            other = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+            opened.append(other[1])
+        kubelet.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    finally:
+        for each in opened:
+            each.close()
+        await runner.cleanup()
 
 
 async def test_metrics_take_little_of_the_time_however_often_they_are_asked_for() -> None:

@@ -18,11 +18,15 @@ from grpc_etcd_operator.core.vacancies import VACANT_SECONDS, Vacancies
 
 @dataclass(slots=True)
 class WrittenGate:
-    """What was last said of a Pod's gate, and when (monotonic seconds); `since` is how long it has been waiting."""
+    """What was last said of a Pod's gate, and when (monotonic seconds); `since` is how long it has been waiting.
+
+    `tries` counts how often it was opened, in vain if it is more than one.
+    """
 
     since: float
     gate: Gate | None = None
     written_at: float = -math.inf
+    tries: int = 0
 
 
 class StatusQueue:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -53,6 +53,9 @@ SIGHT_SECONDS = 1.0  # how soon it is reported that Pods may not be read, or may
 LACKS_RIGHT = "cannot patch resource"  # the API server's words (apiserver's responsewriters), whoever authorizes
 GATE_PATIENCE_SECONDS = 2.0  # a gate that waits for so long says why; usually it opens within milliseconds
 HELD_UP_SECONDS = 0.5  # until it is looked again whether a gate has still to wait for others that hang. Arbitrary
+GATE_CHANGED = (
+    "Readiness gate written, but its condition is another now, retrying: an admission policy or webhook changes it"
+)
 GATE_SPACING_SECONDS = 10.0  # between two messages of one gate for the same reason. Arbitrary
 
 
@@ -377,23 +380,38 @@ class StatusWriter:
         status = "True" if gate.is_open else "False"
         condition = {"type": GATE, "status": status, "reason": gate.reason, "lastTransitionTime": _rfc3339()}
         condition["message"] = shorten(gate.message)
-        if reported.gate is not None or gate.is_open or not await self._says_already(pod, condition):
-            await self._client.open_gate(pod.namespace, pod.name, pod.uid, condition)
+        if not await self._is_written(pod, condition, reported):
+            written = await self._client.open_gate(pod.namespace, pod.name, pod.uid, condition)
             self.refusals.end(pod.namespace)
-            words = "gate opened" if gate.is_open else "Readiness gate not opened yet"
             fields = {"namespace": pod.namespace, "pod": pod.name, "reason": gate.reason, "why": gate.message}
-            log.info(words, extra={"event": "gate_written", "fields": fields})
+            self._log_gate(fields, is_open=gate.is_open, has_stood=_has_condition(written, condition))
             if not gate.is_open:  # `kubectl describe pod` shows no condition's message
                 is_warning = gate.reason != Reason.REGISTERING
                 self._report_soon(News(pod, gate.reason, gate.message, time.time(), is_warning))
         reported.gate, reported.written_at = gate, time.monotonic()
+        if gate.is_open:  # until it is seen to be open: others may have changed it on its way, or since
+            reported.tries += 1
+            self._queue.gates[pod.uid] = time.monotonic() + max(RETRY_SECONDS, BACKOFF.after(reported.tries))
 
-    async def _says_already(self, pod: Pod, condition: Mapping[str, str]) -> bool:
+    async def _is_written(self, pod: Pod, condition: Mapping[str, str], reported: WrittenGate) -> bool:
+        """Return whether a Pod has a condition already, where that may be so: else nobody is asked."""
+        if condition["status"] == "True":  # then a watch is late that reports what was written at an earlier try
+            return reported.tries > 0 and await self._says_already(pod, condition, ("type", "status"))
+        return reported.gate is None and await self._says_already(pod, condition)
+
+    def _log_gate(self, fields: Mapping[str, str], *, is_open: bool, has_stood: bool) -> None:
+        if not has_stood:
+            self._sparing.write(fields["namespace"], GATE_CHANGED, "gate_changed", fields)
+            return
+        words = "gate opened" if is_open else "Readiness gate not opened yet"
+        log.info(words, extra={"event": "gate_written", "fields": fields})
+
+    async def _says_already(
+        self, pod: Pod, condition: Mapping[str, str], parts: Sequence[str] = ("type", "status", "reason", "message")
+    ) -> bool:
         """Return whether another replica, or we before a restart, have said just this."""
         found = await self._client.read("pods", pod.namespace, pod.name) or {}
-        conditions = found.get("status", {}).get("conditions") or ()
-        parts = ("type", "status", "reason", "message")
-        return any(all(each.get(part, "") == condition[part] for part in parts) for each in conditions)
+        return _has_condition(found, condition, parts)
 
     def _is_worth_trying_again(self, namespace: str, error: Exception) -> bool:
         """Return whether a report that was not taken is to be tried again, and log that it is."""
@@ -439,6 +457,14 @@ class StatusWriter:
             await self._events.post(news)
         except Exception as error:  # noqa: BLE001  whatever it is, the others go on
             self._isolation.caught("statuses", f"{news.about.namespace}/{news.about.name}", error)
+
+
+def _has_condition(
+    pod: Mapping[str, Any], wanted: Mapping[str, str], parts: Sequence[str] = ("type", "status")
+) -> bool:
+    """Return whether a Pod has a condition, as far as these parts of it go."""
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(all(each.get(part, "") == wanted[part] for part in parts) for each in conditions)
 
 
 def _programmed_since(service: GrpcService) -> str:

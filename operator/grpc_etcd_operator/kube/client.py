@@ -212,11 +212,13 @@ class Client:
         found: Mapping[str, Any] = await self._request("patch", path, body={"metadata": metadata, "status": status})
         return found
 
-    async def open_gate(self, namespace: str, name: str, uid: str, condition: Mapping[str, Any]) -> None:
-        """Set one condition of a Pod, the only thing that is ever written to one."""
+    async def open_gate(self, namespace: str, name: str, uid: str, condition: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Set one condition of a Pod, the only thing that is ever written to one; return what became of the Pod."""
         body = {"metadata": {"uid": uid}, "status": {"conditions": [condition]}}
         path = f"{self._path('pods', namespace)}/{name}/status"
-        await self._request("patch", path, body=body, content="application/strategic-merge-patch+json")
+        content = "application/strategic-merge-patch+json"
+        found: Mapping[str, Any] = await self._request("patch", path, body=body, content=content)
+        return found
 
     async def post_event(self, namespace: str, event: Mapping[str, Any]) -> None:
         """Post a Kubernetes Event."""

@@ -5,9 +5,11 @@ nothing, must not use up this process's file descriptors: without them neither e
 Nor its time, of which the metrics of thousands of Pods take much: who asks for them again soon gets those of before.
 """
 
+import asyncio
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from aiohttp import web
@@ -16,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from grpc_etcd.registry.escaping import escape_lines
 
 log = logging.getLogger(__name__)
-MOST_CONNECTIONS = 64  # then the oldest goes; whoever asks in earnest is done within milliseconds. Arbitrary
+MOST_CONNECTIONS = 64  # then the oldest goes of whoever has the most. Arbitrary
 IDLE_SECONDS = 10.0  # until whoever has connected says something. Arbitrary
 END_SECONDS = 1.0  # for an answer under way when the process ends. Arbitrary
 METRICS_SHARE = 20  # metrics are worked out again for so small a part of the time. Arbitrary
@@ -26,14 +28,16 @@ Check = Callable[[], str | None]
 
 
 class Door(web.Server):
-    """A server that tolerates only so many connections."""
+    """A server that tolerates only so many connections, and takes none from a kubelet for those of others."""
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of a new connection."""
-        connections = self.connections
-        for each in connections[: max(0, len(connections) - MOST_CONNECTIONS + 1)]:
-            if each.transport is not None:
-                each.transport.abort()
+        transports = [each.transport for each in self.connections if each.transport is not None]
+        transports = [each for each in transports if not each.is_closing()]
+        if len(transports) >= MOST_CONNECTIONS:
+            hosts = [_read_host(each) for each in transports]
+            most, _ = Counter(hosts).most_common(1)[0]
+            transports[hosts.index(most)].abort()
         return super().__call__()
 
 
@@ -83,6 +87,12 @@ async def serve(port: int, is_alive: Check, is_ready: Check, metrics: Callable[[
         "Serving metrics and health", extra={"event": "port_opened", "fields": {"port": listener.getsockname()[1]}}
     )
     return runner
+
+
+def _read_host(transport: asyncio.BaseTransport) -> str:
+    """Return the address that a connection comes from."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
 
 
 def _listen(port: int) -> socket.socket:

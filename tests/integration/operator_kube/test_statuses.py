@@ -133,6 +133,41 @@ async def test_a_gate_that_meets_a_conflict_is_tried_again(api: tuple[ApiServer,
     assert server.patches("pod-p1")[-1]["status"]["conditions"][0]["status"] == "True"
 
 
+class Overridden(dict[str, Any]):
+    """A Pod whose gate a policy shuts again on its way, for as long as it is in force."""
+
+    in_force = True
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "status" and self.in_force:
+            value = {"conditions": [{**each, "status": "False"} for each in value["conditions"]]}
+        super().__setitem__(key, value)
+
+    @property
+    def is_open(self) -> bool:
+        return any(each["status"] == "True" for each in self.get("status", {}).get("conditions", ()))
+
+
+async def test_a_gate_that_a_policy_shuts_on_its_way_is_told_and_opened_once_the_policy_has_ended(
+    api: tuple[ApiServer, Client], caplog: pytest.LogCaptureFixture
+) -> None:
+    server, client = api
+    reconciler = make_reconciler()
+    raw = make_raw_pod()
+    raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
+    pod = server.objects["pod-p1"] = Overridden(raw)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    reconciler.cluster_cache.note_pod(read_raw_pod(raw))
+    reconciler.statuses.look_at_all()
+    await run(reporter, lambda: len(server.patches("pod-p1")) > 1)
+    assert count_lines(caplog, "gate_changed") == 1
+    pod.in_force = False
+    await run(reporter, lambda: pod.is_open)
+    patches, asked = len(server.patches("pod-p1")), len(server.requests)
+    await run(reporter, lambda: len(server.requests) > asked)
+    assert len(server.patches("pod-p1")) == patches  # whose watch is late only asks
+
+
 class ScriptedGates(Gates):
     """Judges gates as the test says, and counts how often it was asked."""
 
