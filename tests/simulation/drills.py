@@ -343,6 +343,8 @@ class Drills:
         self._world.api.end_watches()
         self._add_pod(seconds=1.0)
         self._world.pod_vanishes()
+        await asyncio.sleep(1.0)
+        self._world.api.unanswered = 0
         await asyncio.sleep(HEAD_SECONDS)
         self._world.checks.demand_keys(f"{HEAD_SECONDS:g} s after watches were not answered")
         await asyncio.sleep(LONG_SECONDS)
