@@ -96,6 +96,9 @@ class OneUnit:
         assert registry == "default"
         return Desired(Owner(uid, "shop", "pod-1"), (self.wants,) if self.wants else ())
 
+    def namespace_of(self, _: str) -> str:
+        return ""
+
     def outranks(self, uid: str, rival: str) -> bool:
         raise AssertionError(f"{uid} and {rival}: there is only one unit")
 
@@ -244,6 +247,9 @@ class Restless:
         return Desired(
             Owner(uid, registry, uid), (DesiredRecord(encoded.key, encoded.value, name, Jupiter(), endpoint),)
         )
+
+    def namespace_of(self, _: str) -> str:
+        return ""
 
     def outranks(self, uid: str, rival: str) -> bool:
         raise AssertionError(f"{uid} and {rival} want different keys")

@@ -53,6 +53,9 @@ class OneUnit:
     def desired(self, uid: str, registry: str) -> Desired:
         return Desired(Owner(uid, registry), (DesiredRecord(f"/{registry}/{uid}".encode(), b"value", "s1"),))
 
+    def namespace_of(self, _: str) -> str:
+        return ""
+
     def outranks(self, uid: str, rival: str) -> bool:
         raise AssertionError(f"{uid} and {rival}: there is only one unit")
 

@@ -83,6 +83,9 @@ class Wishes:
         wanted = tuple(DesiredRecord(key, b"value", f"service of {uid}") for key in self.keys.get(uid, ()))
         return Desired(Owner(uid, "shop", uid), wanted, gone=uid not in self.keys)
 
+    def namespace_of(self, _: str) -> str:
+        return ""
+
     def outranks(self, uid: str, rival: str) -> bool:
         assert self.newest, f"{uid} and {rival}: no two want one key"
         return uid == self.newest

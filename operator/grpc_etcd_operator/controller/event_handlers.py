@@ -363,6 +363,11 @@ class EventHandlers:
         found = self.blindness(resource, namespace)
         return "" if found is None and namespace in self.unlisted.get(resource, ()) else found
 
+    def namespace_of(self, uid: str) -> str:
+        """Name the namespace of a unit; empty where it is not known any more."""
+        known = self.cluster_cache.pods.get(uid) or self.cluster_cache.services.get(uid)
+        return known.namespace if known else ""
+
     def outranks(self, uid: str, rival: str) -> bool:
         """Decide between two living units that want one key."""
         return self.cluster_cache.outranks(uid, rival)

@@ -35,6 +35,9 @@ class Facts(Protocol):
     def has_open_claims(self, moment: float) -> bool:
         """Return whether GrpcServices have waited since a moment (monotonic) for claims; nothing is written before."""
 
+    def namespace_of(self, uid: str) -> str:
+        """Name the namespace of a unit; empty where it is not known any more."""
+
     def sources(self, uid: str) -> Iterable[str]:
         """Name the GrpcServices (by UID) that a unit's records are of, or would be."""
 

@@ -45,7 +45,7 @@ class Reconciler:
         self._parts = parts
         self._term = 0
         self._queue: RateLimitedQueue[bytes, str] = RateLimitedQueue(parts.streams.limits)
-        self._work = Work(self._queue, BACKOFF)
+        self._work = Work(self._queue, BACKOFF, parts.facts.namespace_of)
         self._strangers: set[bytes] = set()
         self._wake = asyncio.Event()
         self.trouble = Trouble(on_trouble)

@@ -6,26 +6,28 @@
              `-> postpone: something failed unexpectedly; due once more after a pause
 
 An owner may be marked at any moment; what is under way is not given out a second time before it ends. `since` is when
-an owner began to wait (monotonic), through all that is tried in vain.
+an owner began to wait (monotonic), through all that is tried in vain. Groups of owners, which are namespaces, take
+turns: one that has thousands to be judged or written holds up no other.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from grpc_etcd.layouts.rate_limits import Change, RateLimitedQueue
 from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.plan import Plan
+from grpc_etcd_operator.core.waiting import Waiting
 
 
 class Work:
     """The owners' states. `queue` says when clients tolerate a plan; `backoff` gives the pause after n failures."""
 
-    def __init__(self, queue: RateLimitedQueue[bytes, str], backoff: Backoff) -> None:
-        self._queue, self._backoff = queue, backoff
-        self._dirty: dict[str, float] = {}
-        self._urgent: dict[str, float] = {}
+    def __init__(
+        self, queue: RateLimitedQueue[bytes, str], backoff: Backoff, group_of: Callable[[str], str] = lambda _: ""
+    ) -> None:
+        self._queue, self._backoff, self._group_of = queue, backoff, group_of
+        self._dirty, self._urgent = Waiting(group_of), Waiting(group_of)
         self._held_back: dict[str, float] = {}
         self._later: dict[str, float] = {}  # when each is due again
         self._plans: dict[str, Plan] = {}
@@ -67,8 +69,8 @@ class Work:
 
     def has_caught_up(self, moment: float) -> bool:
         """Return whether all that waited at a moment has been judged and written."""
-        waiting = (self._since, self._urgent, self._dirty, self._held_back)
-        return all(since > moment for each in waiting for since in each.values())
+        waiting = (self._since.values(), self._urgent.times(), self._dirty.times(), self._held_back.values())
+        return all(since > moment for each in waiting for since in each)
 
     def overdue_seconds(self, now: float) -> float:
         """Return for how long a change has been waiting without progress.
@@ -77,10 +79,11 @@ class Work:
         so many changes a second. Who cannot be planned is, whatever else goes on, and who is tried in vain again and
         again for as long as that went on; after a first conflict an owner but waits for its turn once more.
         """
-        queued = min(_oldest(waiting, now) for waiting in (self._since, self._urgent, self._dirty))
+        waiting = (self._since.values(), self._urgent.times(), self._dirty.times())
+        queued = min(_oldest(each, now) for each in waiting)
         moved = self._moved_at
         vain = (last - first + now - max(last, moved) for first, last in self._stuck.values())
-        return max(now - min(max(queued, moved), _oldest(self._held_back, now)), *vain, 0.0)
+        return max(now - min(max(queued, moved), _oldest(self._held_back.values(), now)), *vain, 0.0)
 
     def next_at(self) -> float:
         """Return when the next of those that were postponed is due; infinite: none was."""
@@ -90,9 +93,9 @@ class Work:
         """Let these units be judged again; `urgent` ones first."""
         for uid in uids:
             if urgent:
-                self._urgent.setdefault(uid, self._dirty.pop(uid, now))
+                self._urgent.add(uid, self._dirty.pop(uid, now))
             elif uid not in self._urgent:
-                self._dirty.setdefault(uid, now)
+                self._dirty.add(uid, now)
 
     def release(self) -> None:
         """Let all that is held back be judged again: something outside has changed."""
@@ -108,7 +111,7 @@ class Work:
     def take_due(self, most: int, *, urgent: bool) -> Iterator[tuple[str, float]]:
         """Take out units to be judged, each as it is asked for, with when it began to wait; none that is under way."""
         waiting = self._urgent if urgent else self._dirty
-        for uid in list(islice((uid for uid in waiting if uid not in self._in_flight), most)):
+        for uid in waiting.choose(most, self._in_flight):
             if uid in waiting:  # else it has become urgent meanwhile
                 yield uid, min(waiting.pop(uid), self._held_back.pop(uid, math.inf))
 
@@ -129,7 +132,7 @@ class Work:
         """Let a plan wait for its turn, in place of an earlier one of its unit; `keys` counts its keys by stream."""
         self._plans[plan.uid] = plan
         self._since[plan.uid] = since
-        self._queue.push(Change(plan.uid, plan.size, keys, urgent=bool(plan.deletes)))
+        self._queue.push(Change(plan.uid, plan.size, keys, bool(plan.deletes), self._group_of(plan.uid)))
 
     def forget_plan(self, uid: str) -> None:
         """Forget a unit's plan that waits, if there is one."""
@@ -215,9 +218,8 @@ class Work:
 
     def _mark_since(self, uid: str, since: float) -> None:
         """Let a unit be judged again that has been waiting since then, whatever came meanwhile."""
-        waiting = self._urgent if uid in self._urgent else self._dirty
-        waiting[uid] = min(since, waiting.get(uid, since))
+        (self._urgent if uid in self._urgent else self._dirty).add(uid, since)
 
 
-def _oldest(waiting: Mapping[str, float], now: float) -> float:
-    return min(waiting.values(), default=now)
+def _oldest(times: Iterable[float], now: float) -> float:
+    return min(times, default=now)

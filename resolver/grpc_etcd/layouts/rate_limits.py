@@ -4,14 +4,15 @@ Real clients lose events that come close together, differently for each layout (
 service in one layout of one registry: what one reader watches. `WriteHistory` is what a writer remembers of a stream.
 `RateLimitedQueue` holds what waits and gives out what may go into the next transaction. Rules: keys of different
 streams share a transaction freely; deregistrations go first, but what has not fitted beside others is the first of the
-next transaction; streams take turns; a change is never split; after a burst that has been quiet for `SETTLE_SECONDS`
-the flush key is due. No clock is read: `now` is an argument, any monotonic clock's seconds.
+next transaction; groups of changes take turns, and so do streams; a change is never split; after a burst that has been
+quiet for `SETTLE_SECONDS` the flush key is due. No clock is read: `now` is an argument, any monotonic clock's seconds.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Generic, TypeVar
 
 from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, WriteLimits
@@ -75,13 +76,15 @@ NEVER_WRITTEN = WriteHistory()
 class Change(Generic[S, T]):
     """One change that goes whole or not at all: whose it is, its operations, and the keys among them by stream.
 
-    `urgent` is for deregistrations: a call to a dead endpoint is worse than a new endpoint that waits.
+    `urgent` is for deregistrations: a call to a dead endpoint is worse than a new endpoint that waits. However many
+    changes of one `group` wait, those of another have their turn with them.
     """
 
     of: T
     operations: int
     keys: Mapping[S, int] = field(default_factory=dict, hash=False)
     urgent: bool = False
+    group: str = ""
 
 
 class RateLimitedQueue(Generic[S, T]):
@@ -93,9 +96,9 @@ class RateLimitedQueue(Generic[S, T]):
         # Both in the order of the last writes, so that looking for what is due ends soon.
         self._histories: dict[S, WriteHistory] = {}
         self._bursts: dict[S, WriteHistory] = {}  # those that wait for their flush key
-        # Lanes of changes that need the same streams, deregistrations apart: the first of a lane speaks for all of it.
-        self._lanes: dict[tuple[bool, frozenset[S]], dict[T, Change[S, T]]] = {}
-        self._lane_of: dict[T, tuple[bool, frozenset[S]]] = {}
+        # A group's changes that need the same streams, deregistrations apart: the first of a lane speaks for all of it.
+        self._lanes: dict[tuple[bool, str, frozenset[S]], dict[T, Change[S, T]]] = {}
+        self._lane_of: dict[T, tuple[bool, str, frozenset[S]]] = {}
         self._passed_over: T | None = None  # a large change that was due and did not fit
 
     def __len__(self) -> int:
@@ -106,7 +109,7 @@ class RateLimitedQueue(Generic[S, T]):
 
     def push(self, change: Change[S, T]) -> None:
         """Let a change wait, in place of an earlier one of the same `of`: whoever changes on and on keeps its turn."""
-        lane = (change.urgent, frozenset(change.keys))
+        lane = (change.urgent, change.group, frozenset(change.keys))
         if self._lane_of.get(change.of) != lane:
             self.discard(change.of)
         self._lane_of[change.of] = lane
@@ -144,7 +147,7 @@ class RateLimitedQueue(Generic[S, T]):
 
     def ask_again_at(self) -> float | None:
         """Return when `take` may next give something; None while nothing waits, a time in the past for: at once."""
-        return min((self._ready_at(streams) for _, streams in self._lanes), default=None)
+        return min((self._ready_at(streams) for _, _, streams in self._lanes), default=None)
 
     def note(self, stream: S, keys: int, now: float) -> None:
         """Record that a stream's readers got `keys` events in one transaction."""
@@ -189,11 +192,18 @@ class RateLimitedQueue(Generic[S, T]):
         if passed_over in self._lane_of:
             yield self._lanes[self._lane_of[passed_over]][passed_over]
         for wanted in (True, False):
-            for (urgent, streams), lane in self._lanes.items():
+            groups: dict[str, list[frozenset[S]]] = {}
+            for urgent, group, streams in self._lanes:
                 if urgent is wanted:
-                    most = min((self._limits_of(s).keys_per_transaction for s in streams), default=len(lane))
-                    some = (change for change, _ in zip(lane.values(), range(most), strict=False))
-                    yield from (change for change in some if change.of != passed_over)
+                    groups.setdefault(group, []).append(streams)
+            turns = (self._candidates_of(wanted, group, lanes) for group, lanes in groups.items())
+            yield from (change for change in interleave(turns) if change.of != passed_over)
+
+    def _candidates_of(self, urgent: bool, group: str, lanes: Iterable[frozenset[S]]) -> Iterator[Change[S, T]]:  # noqa: FBT001  a part of a lane's name
+        for streams in lanes:
+            lane = self._lanes[urgent, group, streams]
+            most = min((self._limits_of(s).keys_per_transaction for s in streams), default=len(lane))
+            yield from islice(lane.values(), most)
 
     def _allows(self, change: Change[S, T], used: Mapping[S, int], now: float) -> bool:
         """Return whether all streams take this change; one larger than a transaction's share goes alone."""
@@ -212,3 +222,13 @@ class RateLimitedQueue(Generic[S, T]):
 
     def _ready_at(self, streams: frozenset[S]) -> float:
         return max((self._history_of(stream).next_at for stream in streams), default=LONG_AGO)
+
+
+def interleave(iterators: Iterable[Iterator[T]]) -> Iterator[T]:
+    """Give one item of each iterator after the other until all are exhausted."""
+    waiting = deque(iterators)
+    while waiting:
+        iterator = waiting.popleft()
+        for item in islice(iterator, 1):
+            yield item
+            waiting.append(iterator)

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.layouts.rate_limits import CATCH_UP, OPERATIONS_PER_TRANSACTION, Change, RateLimitedQueue
+from grpc_etcd.layouts.rate_limits import CATCH_UP, OPERATIONS_PER_TRANSACTION, Change, RateLimitedQueue, interleave
 from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, WriteLimits
 
 JUPITER = WriteLimits(keys_per_transaction=8, keys_per_second=500, flush_key=True)
@@ -226,3 +226,21 @@ def test_everything_goes_once_and_no_reader_is_overrun(changes: list[Change[str,
         if limits.keys_per_second and events:
             least = sum(count for _, count in events[:-1]) / limits.keys_per_second
             assert events[-1][0] - events[0][0] >= least - 1e-9
+
+
+def test_a_group_with_many_large_changes_lets_another_have_its_turn_with_them() -> None:
+    """A tenant whose Pods back hundreds of services, changed on and on, beside one with a Pod and a service."""
+    queue = Queue(lambda _: WriteLimits())
+    for number in range(20):
+        keys = {f"large-{number}-{key}": 1 for key in range(119)}
+        queue.push(Change(f"pod-{number}", 119, keys, group="large"))
+    queue.push(Change("small", 12, {"small": 12}, group="small"))
+    assert {change.of for change in (*queue.take(1.0), *queue.take(1.0))} >= {"small"}
+
+
+@given(st.lists(st.lists(st.integers(), max_size=4), max_size=4))
+def test_what_is_interleaved_is_complete_and_in_turns(lists: list[list[int]]) -> None:
+    found = list(interleave(iter([(number, item) for item in items]) for number, items in enumerate(lists)))
+    assert sorted(found) == sorted((number, item) for number, items in enumerate(lists) for item in items)
+    places = [sum(1 for each in found[:at] if each[0] == number) for at, (number, _) in enumerate(found)]
+    assert places == sorted(places)

@@ -34,7 +34,9 @@ def make_plan(uid: str, *, deletes: bool, is_part: bool = False) -> Plan:
 
 def make_work(limits: WriteLimits) -> Work:
     return Work(
-        RateLimitedQueue(lambda _: limits), Backoff(tuple(PAUSE_SECONDS * failures for failures in range(1, 100)))
+        RateLimitedQueue(lambda _: limits),
+        Backoff(tuple(PAUSE_SECONDS * failures for failures in range(1, 100))),
+        lambda uid: "even" if uid[-1] in "02468" else "odd",
     )
 
 

@@ -1,0 +1,53 @@
+"""UIDs that wait, given out in turns of their groups: whoever has thousands waiting holds up nobody else. Pure."""
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from itertools import islice
+
+from grpc_etcd.layouts.rate_limits import interleave
+
+
+class Waiting:
+    """When each began to wait (monotonic seconds), by UID. `group_of` is asked once, when one begins to wait."""
+
+    def __init__(self, group_of: Callable[[str], str]) -> None:
+        self._group_of = group_of
+        self._since: dict[str, float] = {}
+        self._groups: dict[str, dict[str, None]] = {}  # the next to have its turn comes first
+        self._group: dict[str, str] = {}
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._since
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    def times(self) -> Iterable[float]:
+        """Return when each began to wait."""
+        return self._since.values()
+
+    def add(self, uid: str, since: float) -> None:
+        """Let one wait; one that waits already keeps its place, and the earlier time."""
+        if uid not in self._since:
+            group = self._group[uid] = self._group_of(uid)
+            self._groups.setdefault(group, {})[uid] = None
+        self._since[uid] = min(since, self._since.get(uid, since))
+
+    def pop(self, uid: str, default: float = math.inf) -> float:
+        """Let one wait no more; return since when it has waited, or `default` where it has not."""
+        if uid not in self._since:
+            return default
+        group = self._group.pop(uid)
+        del self._groups[group][uid]
+        if not self._groups[group]:
+            del self._groups[group]
+        return self._since.pop(uid)
+
+    def choose(self, most: int, but: Collection[str]) -> list[str]:
+        """Choose up to `most` of those that wait, one of each group after the other; they still wait."""
+        waiting = ((uid for uid in uids if uid not in but) for uids in self._groups.values())
+        found = list(islice(interleave(waiting), most))
+        for uid in found[-len(self._groups) :]:  # whoever had a turn is the last of the next choice
+            group = self._group[uid]
+            self._groups[group] = self._groups.pop(group)
+        return found
