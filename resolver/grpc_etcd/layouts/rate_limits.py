@@ -225,7 +225,7 @@ class RateLimitedQueue(Generic[S, T]):
 
 
 def interleave(iterators: Iterable[Iterator[T]]) -> Iterator[T]:
-    """Give one item of each iterator after the other until all are exhausted."""
+    """Return one item of each iterator after the other until all are exhausted."""
     waiting = deque(iterators)
     while waiting:
         iterator = waiting.popleft()
