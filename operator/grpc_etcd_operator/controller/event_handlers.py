@@ -71,12 +71,16 @@ class EventHandlers:
     # -- facts of Kubernetes ----------------------------------------------------------------------------------------
 
     def note_pod(self, kind: str | None, message: PodMessage) -> None:
-        """Take a Pod's watch event."""
+        """Take a Pod's watch event. One that is older than what a sweep has read since says nothing new."""
+        uid, version = message.metadata.uid, message.metadata.resourceVersion
         if kind == "DELETED":
-            self.forget_pod(message.metadata.uid)
+            self.forget_pod(uid)
+            return
+        known = self.cluster_cache.pods.get(uid)
+        if kind is not None and known and is_older(version, known.resource_version):
             return
         if kind is None:  # a list of the watch, so newer than what it reported before: a backup may have been restored
-            self.cluster_cache.gone.pop(message.metadata.uid, None)
+            self.cluster_cache.gone.pop(uid, None)
         self.note_listed_pod(message)
 
     def note_listed_pod(self, message: PodMessage) -> None:

@@ -230,3 +230,22 @@ def test_a_grpcservice_concerns_the_pods_that_have_records_of_it_though_it_does_
     assert list(registry_cache.owners_of("shop/greeter")) == ["p1"]
     registry_cache.apply([Deleted(owner_key("c1", "p1"), Revision(3))])
     assert not registry_cache.owners_of("shop/greeter")
+
+
+def test_a_change_of_a_pod_that_is_older_than_what_a_sweep_has_read_is_passed_over_and_a_list_counts() -> None:
+    """The watch is some seconds late; but what a list says is so, also after a backup was restored."""
+    handlers = EventHandlers(ClusterCache({"default": None}), {"default": None}, Timings(CollectorRegistry()))
+
+    def make_pod(version: int, *, ready: bool) -> Any:
+        return json_format.ParseDict(make_raw_pod(resourceVersion=str(version), ready=ready), message_class("Pod")())
+
+    def is_ready() -> bool:
+        return handlers.cluster_cache.pods["p1"].ready
+
+    handlers.note_listed_pod(make_pod(9, ready=True))
+    handlers.note_pod("MODIFIED", make_pod(7, ready=False))
+    assert is_ready()
+    handlers.note_pod("MODIFIED", make_pod(10, ready=False))
+    assert not is_ready()
+    handlers.note_pod(None, make_pod(5, ready=True))
+    assert is_ready()
