@@ -1,8 +1,11 @@
 """Events say what has happened to an object once, in the form of today's API, and under the operator's name."""
 
+from pathlib import Path
 from typing import Any
 
-from testbed.conditions import wait_until
+import yaml
+
+from testbed.conditions import free_port, wait_until
 from tests.e2e.conftest import API_VERSION, Scene
 
 GATE = "grpc-etcd.dev/registered"
@@ -49,3 +52,23 @@ def test_what_the_operator_writes_bears_its_name(scene: Scene) -> None:
     for api_version, kind, name in ((API_VERSION, "GrpcService", "greeter"), ("v1", "Pod", pod.name)):
         fields = scene.api.client.get(api_version, kind, name, scene.namespace)["metadata"]["managedFields"]
         assert "grpc-etcd-operator" in {each["manager"] for each in fields if each.get("subresource") == "status"}
+
+
+def test_a_registry_that_is_added_and_away_makes_no_event_of_a_last_deregistration(
+    scene: Scene, tmp_path: Path
+) -> None:
+    config = tmp_path / "registries.yaml"
+    config.write_text(yaml.safe_dump({"registries": {"away": {"endpoints": f"127.0.0.1:{free_port()}"}}}))
+    scene.start(f"--config={config}").wait_leading()
+    scene.apply()
+    pod = scene.pod()
+    wait_until(lambda: events(scene, "Registered"), "the Event of the first registration")
+    scene.apply(registries=["default", "away"])
+    wait_until(lambda: scene.status()["endpoints"]["registered"] == 0, "the count is written")
+    wait_until(lambda: events(scene, "RegistryUnavailable"), "the Event of the registry that is away")
+    # What is posted after it comes in the order of what has happened.
+    scene.apply("other", selector={"matchLabels": {"app": "other"}})
+    scene.pod(labels={"app": "other"})
+    wait_until(lambda: len(events(scene, "Registered")) > 1, "a later Event")
+    assert not events(scene, "Deregistered")
+    scene.registry.wait_addresses(pod.address)

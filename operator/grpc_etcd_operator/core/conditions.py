@@ -80,7 +80,9 @@ def _summarize(
 
 
 def _sort_faults(counts: Counts) -> list[Fault]:
-    return sorted({fault for found in counts.faults.values() for fault in found}, key=lambda f: (f.reason, f.message))
+    """Sort faults, those first that somebody has to mend: the first one's reason is the condition's."""
+    found = {fault for faults in counts.faults.values() for fault in faults}
+    return sorted(found, key=lambda f: (f.reason in PASSING, f.reason, f.message))
 
 
 def _write_counts(counts: Counts) -> dict[str, Any]:
@@ -208,13 +210,19 @@ def _judge_counts(counts: Counts, *, enable: bool) -> Verdict:
 
 
 def judge_registrations(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Reason, str] | None:
-    """Return what is worth an Event of a status's registrations: the first is there, or the last is gone."""
+    """Return what is worth an Event of a status's registrations: the first is there, or the last is gone.
+
+    A Pod that lacks keys in one registry or layout counts as not registered, and is called all the same: that the last
+    is gone is said only where nothing else is wrong.
+    """
     was, now = (int((status.get("endpoints") or {}).get("registered") or 0) for status in (old, new))
     if not new.get("endpoints") or bool(was) == bool(now):
         return None
     if now:
         return Reason.REGISTERED, f"{now} of {new['endpoints']['ready']} ready Pods are registered"
-    return Reason.DEREGISTERED, "no Pod is registered any more"
+    programmed = next(each for each in new["conditions"] if each["type"] == "Programmed")
+    is_gone = programmed["status"] == "True" or programmed["reason"] == Reason.NO_PODS
+    return (Reason.DEREGISTERED, "no Pod is registered any more") if is_gone else None
 
 
 def is_vacant(service: GrpcService, verdict: Verdict, counts: Counts) -> bool:

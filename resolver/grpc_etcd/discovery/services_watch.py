@@ -17,12 +17,12 @@ Services = Mapping[str, tuple[Endpoint, ...]]
 
 
 class ForkableWatch(Iterator[WatchUpdate]):
-    """What etcd reports of some prefixes. In a forked child it is over."""
+    """What etcd reports of some prefixes. In a forked child it is over; `turn` is for whoever takes the news."""
 
     def __init__(self, etcd: Any, prefixes: Sequence[bytes]) -> None:
         self._open: Callable[[], Any] = lambda: etcd.list_watch(*prefixes)
         self._watch = self._open()
-        self._changed = threading.Condition()
+        self._changed, self.turn = threading.Condition(), threading.Lock()
         self._is_waiting = self._is_left = self._is_forking = self._is_closed = self._is_inherited = False
 
     def __next__(self) -> WatchUpdate:
@@ -80,8 +80,8 @@ class ForkableWatch(Iterator[WatchUpdate]):
             self._changed.notify_all()
 
     def after_fork_in_child(self) -> None:
-        """Leave everything to the parent."""
-        self._changed = threading.Condition()
+        """Leave everything to the parent; a thread that is not there may have held the locks."""
+        self._changed, self.turn = threading.Condition(), threading.Lock()
         self._is_closed = self._is_inherited = True
 
 
@@ -92,7 +92,6 @@ class ServicesWatch:
         self._watch = watch
         self._catalog = catalog
         self._last: Services | None = None
-        self._lock = threading.Lock()
         self.closed = False
 
     def __repr__(self) -> str:
@@ -102,7 +101,7 @@ class ServicesWatch:
         return self
 
     def __next__(self) -> Services:
-        with self._lock:
+        with self._watch.turn:
             for news in self._watch:
                 if self.closed:
                     break

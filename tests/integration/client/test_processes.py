@@ -118,6 +118,26 @@ def test_a_watch_of_all_services_goes_on_after_a_fork(world: World) -> None:
     assert lines(world, WATCHING + textwrap.dedent(program)) == ["1", "2"]
 
 
+def test_a_watch_of_all_services_is_over_in_a_child_though_a_thread_of_the_parent_waits_in_it(world: World) -> None:
+    world.serve(1)
+    program = """
+    watch, seen = registry.watch_all(), []
+    def follow():
+        for services in watch:
+            seen.append(services)
+    threading.Thread(target=follow, daemon=True).start()
+    while not seen:
+        time.sleep(0.01)
+    child = os.fork()
+    if child == 0:
+        threading.Timer(30, os._exit, [1]).start()
+        print(next(watch, "over"), flush=True)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
+    """
+    assert lines(world, program) == ["over", "0"]
+
+
 def test_the_parent_follows_on_after_a_fork(world: World) -> None:
     first = world.serve(1)[0]
     second = world.greeter()

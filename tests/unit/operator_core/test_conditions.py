@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpc_etcd_operator.core.cluster import ACCEPTED, ASKING, Verdict
-from grpc_etcd_operator.core.conditions import is_same_judgement, is_same_status, make_status, was_reported_vacant
+from grpc_etcd_operator.core.conditions import (
+    is_same_judgement,
+    is_same_status,
+    judge_registrations,
+    make_status,
+    was_reported_vacant,
+)
 from grpc_etcd_operator.core.counts import Counts
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.reasons import Reason
@@ -17,6 +23,7 @@ from grpc_etcd_operator.core.services import GrpcService
 
 Make = Callable[..., GrpcService]
 TAKEN = Fault("s1", Reason.KEY_TAKEN, "somebody has it")
+DENIED = Fault("s1", Reason.PERMISSION_DENIED, "no right")
 NO_PORT = Fault("s1", Reason.PORT_NOT_FOUND, "no such port; set spec.port")
 EARLY, LATE = "2026-01-01T00:00:01Z", "2026-01-01T00:00:09Z"
 
@@ -136,6 +143,13 @@ def test_ready_sums_up_the_others_and_stalled_is_there_only_where_it_is_not(
         (ACCEPTED, Counts(1, 1), {}, False, ""),
         (ACCEPTED, Counts(1, 1), {"default": "down"}, False, ""),
         (ACCEPTED, Counts(1, 1, 0, {("p1", "default"): (TAKEN,)}), {}, False, ""),
+        (
+            ACCEPTED,
+            Counts(2, 2, 0, {("p1", "default"): (TAKEN,), ("p2", "default"): (DENIED,)}),
+            {},
+            False,
+            DENIED.reason,
+        ),
         (ACCEPTED, Counts(), {}, False, ""),
         (ACCEPTED, Counts(), {}, True, "NoPods"),
         (ACCEPTED, Counts(1, 1, 0, {("p1", "default"): (NO_PORT,)}), {}, False, "PortNotFound"),
@@ -277,3 +291,24 @@ def test_a_message_is_no_longer_than_the_api_server_takes_it(service: Make) -> N
         service(), Verdict(accepted=False, reason=Reason.INVALID_SPEC, message="\x00" * 40_000), Counts(), {}, ""
     )
     assert {len(each["message"]) for each in made["conditions"] if each["type"] == "Accepted"} == {32_768}
+
+
+@pytest.mark.parametrize(
+    ("spec", "counts", "down", "told"),
+    [
+        ({}, Counts(1, 0, 0), {}, Reason.DEREGISTERED),
+        ({}, Counts(), {}, Reason.DEREGISTERED),
+        ({"enable": False}, Counts(1, 1, 0), {}, Reason.DEREGISTERED),
+        ({}, Counts(1, 1, 0), {}, None),  # its keys are being written
+        ({}, Counts(1, 1, 0), {"default": "down"}, None),
+        ({}, Counts(1, 1, 0, {("p1", "default"): (DENIED,)}), {}, None),  # in one layout of several, perhaps
+        ({}, Counts(1, 1, 0, {("p1", "default"): (NO_PORT,)}, standing=1), {}, None),
+    ],
+)
+def test_the_last_pod_is_called_gone_only_where_no_key_is_missing_for_another_reason(
+    service: Make, spec: dict[str, Any], counts: Counts, down: dict[str, str], told: Reason | None
+) -> None:
+    before = make_status(service(**spec), ACCEPTED, Counts(1, 1, 1), {}, EARLY)
+    after = make_status(replace(service(**spec), status=before), ACCEPTED, counts, down, LATE)
+    change = judge_registrations(before, after)
+    assert (change and change[0]) == told
