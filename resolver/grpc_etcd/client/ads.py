@@ -18,7 +18,8 @@ def serve(listen: str, registry: Following) -> AdsServer:
     target is `xds:///greeter`, or `xds://etcd/default/greeter` if the bootstrap has the authority `etcd`. With port 0,
     gRPC chooses a free port: see `port`. Neither the server nor its end affects channels of this process or other
     servers. When the server is started again, its clients keep their endpoints until it has read them from
-    etcd, even during an etcd outage.
+    etcd, even during an etcd outage; of a `CompoundRegistry` with a part that does not respond, they keep those of
+    services of which no other part has an endpoint that can be called.
     """
     check_gevent()
     if listen.startswith(_UNIX) and _is_taken(listen.removeprefix(_UNIX)):

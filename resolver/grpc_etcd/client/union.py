@@ -107,4 +107,5 @@ def merge_views(service: str, views: Sequence[ResolverState], failed: Sequence[b
         routes=next((view.routes for view, _ in known if view.routes), ()),
         reason="; ".join(view.reason for view, _ in known if view.reason),
         refused=refused,
+        is_partial=any(view.snapshot is None and not view.is_denied for view in views),
     )

@@ -153,8 +153,8 @@ class FollowedService:
             return None
         if view.snapshot is None:
             self._give_reason()
-            gap = Gap.OUTAGE if self.reason.cause in _UNANSWERED else Gap.OWN
-            return self._turns.note(ServiceResources(self.policy, clusters={}, reason=self.reason.text, gap=gap))
+            why = Gap.OUTAGE if self.reason.cause in _UNANSWERED else Gap.OWN
+            return self._turns.note(ServiceResources(self.policy, clusters={}, reason=self.reason.text, gap=why))
         dialables, unusable, pending = _resolve(view.snapshot.endpoints, names)
         self._report(unusable)
         self._fault = ""
@@ -167,7 +167,9 @@ class FollowedService:
         routes = map(_method_route, view.routes) if self.wishes.routes is None else self.wishes.routes
         made = make_service_resources(dialables, self.policy, routes, here, past)
         self._failures = 0
-        return self._turns.note(replace(made, reason=self.reason.text))
+        # What other registries have answered of other services is not to wait for the one that has not.
+        gap = Gap.OWN if view.is_partial and not view.callables else None
+        return self._turns.note(replace(made, reason=self.reason.text, gap=gap))
 
     def _warm_up(self, endpoints: Iterable[Endpoint]) -> Mapping[str, float]:
         now = time.monotonic()

@@ -79,7 +79,8 @@ class ResolverState:
     """A service as its channels shall see it. `snapshot` of None is unknown; without endpoints it is empty.
 
     `refused` says of each range that may not be read why; `is_denied` means that no provider keys may be read, so that
-    nothing will be known. `reason` says why endpoints are kept that etcd does not hold.
+    nothing will be known. `reason` says why endpoints are kept that etcd does not hold. `is_partial` means that one of
+    several registries has not answered, and may know more.
     """
 
     source: Source = Source.UNKNOWN
@@ -90,6 +91,7 @@ class ResolverState:
     reason: str = ""
     refused: tuple[tuple[bytes, str], ...] = ()
     is_denied: bool = False
+    is_partial: bool = False
 
     def has_endpoints(self, at_least: int) -> bool:
         """Return whether so many endpoints are known that calls may go to."""

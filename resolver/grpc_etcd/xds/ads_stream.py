@@ -17,7 +17,8 @@ Rule 7: an answer of listeners or clusters waits until the client has accepted o
         meanwhile, it would take it from the first, and for deleted by a second that has it not.
 Rule 8: where `spares_earlier`, a client that comes back with what it was sent on an earlier stream keeps that until as
         much is known here: a server that was started again while etcd is away knows less than its clients do. What
-        is unknown for a reason of its own service, as without the right to read it, keeps nothing else back.
+        is unknown for a reason that is not everybody's, as without the right to read it or with one of several
+        registries away, keeps nothing else back.
 """
 
 import re

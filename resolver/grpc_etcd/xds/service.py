@@ -62,7 +62,7 @@ class Gap(enum.Enum):
     """Why nothing is known of a service."""
 
     OUTAGE = enum.auto()  # etcd has not answered, and may soon
-    OWN = enum.auto()  # a reason that is this service's alone and may last, such as a denied right
+    OWN = enum.auto()  # not everybody's, and may last: a denied right, or one of several registries away
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class ServiceResources:
 
     `reason` says in a sentence what is wrong with the service and what to do, for the details of failed calls; empty
     where all is well. `in_words`: see ResourceName.explain. `turns`: see Turns. `gap`: why the clusters are
-    empty though nothing is known of the service.
+    empty though nothing, or not all, is known of the service.
     """
 
     policy: Policy = field(default_factory=Policy)

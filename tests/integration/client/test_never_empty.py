@@ -16,6 +16,7 @@ from grpc_etcd.layouts.configurators import RouteConfig, encode_configurator
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import KeyValue
 from grpc_etcd.registry.own import synced_key
+from grpc_etcd.testing import MemoryRegistry
 from grpc_etcd.xds.bootstrap import merge_bootstrap
 from testbed.conditions import free_port, wait_until
 from testbed.greeter import say_hello
@@ -425,3 +426,33 @@ def test_a_stand_alone_server_that_starts_without_the_right_to_a_service_takes_n
         follows(new, [server])
         follows(earlier, [server])
     ads.stop()
+
+
+def test_a_stand_alone_server_that_starts_while_one_of_several_registries_is_away_takes_nothing_from_who_had_it(
+    own_world: World,
+) -> None:
+    """Nor does it keep from that client what the others know; who comes for the first time is told what is away."""
+    world, port = own_world, free_port()
+    server, other = world.serve(1)[0], world.greeter()
+    with (
+        MemoryRegistry() as live,
+        grpc_etcd.CompoundRegistry([live, world.registry()]) as before,
+        grpc_etcd.CompoundRegistry([live, world.registry()]) as after,
+        outside(port) as earlier,
+        outside(port) as new,
+        outside(port, "other") as more,
+    ):
+        live.set_endpoints("other", other.address)
+        ads = grpc_etcd.serve(f"127.0.0.1:{port}", before)
+        follows(earlier, [server])
+        world.store.kill()
+        ads.stop()
+        ads = grpc_etcd.serve(f"127.0.0.1:{port}", after)
+        with pytest.raises(grpc.RpcError, match="etcd cannot be watched"):
+            say_hello(new)("x", timeout=30)
+        assert set(answers(earlier, 20)) == {server.address}
+        follows(more, [other])
+        world.store.restart()
+        follows(new, [server])
+        follows(earlier, [server])
+        ads.stop()

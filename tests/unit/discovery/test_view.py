@@ -375,3 +375,9 @@ def test_a_union_is_empty_only_once_every_part_has_answered_or_failed() -> None:
     assert merge_views("greeter", [empty, ResolverState()], [False, False]).snapshot is None
     assert numbers(merge_views("greeter", [empty, ResolverState()], [False, True])) == []
     assert numbers(merge_views("greeter", [empty, empty], [False, False])) == []
+
+
+def test_a_union_is_partial_while_a_part_has_not_answered() -> None:
+    known, denied = make_reader(record(1)).view, ResolverState(is_denied=True)
+    assert merge_views("greeter", [known, ResolverState()], [False, True]).is_partial
+    assert not merge_views("greeter", [known, known, denied]).is_partial
