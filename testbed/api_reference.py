@@ -39,6 +39,7 @@ _FOR_PARTS = {
     "join",
     "lead",
     "leave",
+    "known_registrars",
     "leave_resource_cache",
     "make_binding",
     "pinned",

@@ -119,6 +119,8 @@ RUN_ELSEWHERE = {
     "git clone": "CI starts with it",
     "cd": "the next command is what matters; examples/jupiter-client runs in tests/interop",
     "docker build": "tests/image builds the same file with buildah, and runs what it has built",
+    "kubectl wait --for=condition=Ready": "needs a service that is ready; tests/interop/test_gitops.py runs it",
+    "kubectl --namespace argocd": "needs Argo CD; tests/interop/test_gitops.py runs the health check as it does",
     "kubectl logs": "needs a kubelet; `make test-cluster` reads logs",
     "kubectl --namespace grpc-etcd exec": "needs a kubelet; tests/chart/test_install.py has the settings",
     "etcdctl": "test_the_roles_allow_what_they_are_for_and_no_more",

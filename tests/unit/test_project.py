@@ -44,7 +44,13 @@ def test_no_file_names_a_folder_of_one_machine() -> None:
 
 
 # Where a distribution's name is not that of its module.
-DISTRIBUTIONS = {"google": "protobuf", "grpc": "grpcio", "yaml": "pyyaml", "prometheus_client": "prometheus-client"}
+DISTRIBUTIONS = {
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "yaml": "pyyaml",
+    "prometheus_client": "prometheus-client",
+    "opentelemetry": "opentelemetry-api",
+}
 
 
 def imported(folder: Path) -> set[str]:
@@ -71,10 +77,13 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     cli, operator = imported(ROOT / "resolver/grpc_etcd/cli"), imported(ROOT / "operator")
     assert cli - library == declared(extras["cli"])
     assert operator - library == declared(extras["operator"])
+    metrics = declared([*extras["prometheus"], *extras["opentelemetry"]])
+    assert imported(ROOT / "resolver/grpc_etcd/metrics") == metrics
     # The plugin is loaded by pytest itself.
-    assert imported(ROOT / "resolver") - {"pytest"} == library | declared(extras["cli"])
-    without_cli = [path for path in (ROOT / "resolver/grpc_etcd").iterdir() if path.is_dir() and path.name != "cli"]
-    assert set().union(*map(imported, without_cli)) - {"pytest"} <= library
+    assert imported(ROOT / "resolver") - {"pytest"} == library | declared(extras["cli"]) | metrics
+    folders = [path for path in (ROOT / "resolver/grpc_etcd").iterdir() if path.is_dir()]
+    without_extras = [path for path in folders if path.name not in {"cli", "metrics"}]
+    assert set().union(*map(imported, without_extras)) - {"pytest"} <= library
 
 
 def test_version_is_told_by_pyproject_alone() -> None:

@@ -109,6 +109,10 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
         """Return that of each part."""
         return [part.registrar for part in self.parts]
 
+    def known_registrars(self) -> Sequence[Registrar]:
+        """Return those of the parts that are in use."""
+        return [registrar for part in self.parts for registrar in part.known_registrars()]
+
     def _make_feed(self, service: str, changed: Callable[[], None]) -> UnionSubscription:
         return UnionSubscription(service, self.parts, changed)
 

@@ -266,6 +266,11 @@ class Registry(WritableRegistry[Registration]):
         """Return the only one."""
         return (self.registrar,)
 
+    def known_registrars(self) -> Sequence[Registrar]:
+        """Return it if it is in use."""
+        registrar = self._registrars.get(self._process.forks)
+        return () if registrar is None else (registrar,)
+
     # Following
 
     def _static_part(self, service: str) -> "Registry | None":

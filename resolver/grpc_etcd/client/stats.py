@@ -1,10 +1,11 @@
 """What a registry says of itself: plain values, ready for a log line, a metric or a health page. Pure."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from grpc_etcd.discovery.reasons import explain
+from grpc_etcd.registration.registrar import State
 
 if TYPE_CHECKING:
     from grpc_etcd.discovery.publisher import FollowedService
@@ -46,6 +47,11 @@ class Metric(NamedTuple):
     samples: Mapping[str, float]
 
 
+# Of registrations: the meaning, and whether one in such a state counts.
+_REGISTRATIONS: Mapping[str, tuple[str, Callable[[State], bool]]] = {
+    "registrations": ("Endpoints that this process keeps registered.", lambda _: True),
+    "registered": ("Those of them whose keys are in etcd.", lambda state: state is State.REGISTERED),
+}
 _METRICS: Mapping[str, tuple[str, bool, Callable[[ServiceStats], float]]] = {
     "endpoints": ("Known endpoints.", False, lambda of: of.endpoints),
     "callable_endpoints": ("Endpoints that accept new calls.", False, lambda of: of.callable_endpoints),
@@ -61,10 +67,14 @@ _METRICS: Mapping[str, tuple[str, bool, Callable[[ServiceStats], float]]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegistryStats(Mapping[str, ServiceStats]):
-    """The state of a registry in this process: a mapping from the names of followed services to their stats."""
+    """The state of a registry in this process: a mapping from the names of followed services to their stats.
+
+    `registrations` has the states of what this process keeps registered, by service.
+    """
 
     name: str
     services: tuple[ServiceStats, ...]
+    registrations: Mapping[str, tuple[State, ...]] = field(default_factory=dict)
 
     def __getitem__(self, service: str) -> ServiceStats:
         """Return the stats of one followed service; KeyError when it is not followed."""
@@ -82,15 +92,21 @@ class RegistryStats(Mapping[str, ServiceStats]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RegistryStats):
             return NotImplemented
-        return (self.name, self.services) == (other.name, other.services)
+        return (self.name, self.services, self.registrations) == (other.name, other.services, other.registrations)
 
     __hash__ = None  # type: ignore[assignment]  # it holds what changes
 
     def metrics(self) -> Iterator[Metric]:
-        """Return the metrics of all services; their names begin with `grpc_etcd_client_`."""
+        """Return the metrics of all services; their names begin with `grpc_etcd_client_`.
+
+        `grpc_etcd.metrics.prometheus` and `grpc_etcd.metrics.opentelemetry` hand them to those systems.
+        """
         for name, (meaning, is_counter, value) in _METRICS.items():
             samples = {stats.service: float(value(stats)) for stats in self.services}
             yield Metric(f"grpc_etcd_client_{name}", meaning, is_counter, samples)
+        for name, (meaning, counts) in _REGISTRATIONS.items():
+            samples = {service: float(sum(map(counts, states))) for service, states in self.registrations.items()}
+            yield Metric(f"grpc_etcd_client_{name}", meaning, is_counter=False, samples=samples)
 
     @property
     def unready(self) -> Mapping[str, str]:

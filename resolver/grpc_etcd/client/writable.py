@@ -7,6 +7,7 @@ import abc
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, Generic, TypeVar, Unpack
 
 import grpc
@@ -14,12 +15,14 @@ from grpc import aio
 
 from grpc_etcd.client.aio import AioRegistry
 from grpc_etcd.client.base import Following
+from grpc_etcd.client.stats import RegistryStats
 from grpc_etcd.client.targets import service_name
 from grpc_etcd.options import taking
 from grpc_etcd.registration.registrar import (
     RegisterOptions,
     Registrar,
     Registration,
+    State,
     deregister_all,
     deregister_all_async,
 )
@@ -37,6 +40,19 @@ class WritableRegistry(Following, Generic[RegisteredT]):
     @abc.abstractmethod
     def all_registrars(self) -> Sequence[Registrar]:
         """Return what keeps endpoints registered, one for each etcd."""
+
+    @abc.abstractmethod
+    def known_registrars(self) -> Sequence[Registrar]:
+        """Return those of them that are in use; none is made, nor etcd connected to."""
+
+    def stats(self) -> RegistryStats:
+        """Return the state of each followed service, and those of this process's registrations."""
+        states: dict[str, tuple[State, ...]] = {}
+        for registrar in self.known_registrars():
+            for registration in registrar.registrations:
+                name: str = registration.endpoint.name
+                states[name] = (*states.get(name, ()), registration.status.state)
+        return replace(super().stats(), registrations=states)
 
     @abc.abstractmethod
     def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
