@@ -1,6 +1,7 @@
 """The simulation itself: it runs, it is the same for the same seed, and it finds what is broken on purpose."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,12 @@ def test_the_table_of_faults_takes_the_place_of_the_one_before(tmp_path: Path) -
     assert "| etcd is full | 3 | 1.5 |" in text
     assert "old" not in text
     assert (text[:6], text[-6:]) == ("before", "after\n")
+
+
+def test_the_pages_table_names_what_may_happen() -> None:
+    table = (ROOT / "docs/architecture.md").read_text().partition(fault_table.BEGIN)[2]
+    drills = {name.replace("_", " ") for name in dir(Drills) if name.startswith("drill_")}
+    assert drills <= set(re.findall(r"^\| (drill [a-z ]+) \|", table, re.MULTILINE))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

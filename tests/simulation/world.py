@@ -524,7 +524,7 @@ class World:
     def reader_is_cut_off(self) -> None:
         self._break(self.reader.wire)
 
-    def reader_is_told_late(self) -> None:
+    def reader_is_updated_late(self) -> None:
         self.reader.wire.stream_delay = self.chance.choice([1.0, 5.0, 20.0])
 
     async def reader_loses_a_right(self) -> None:
