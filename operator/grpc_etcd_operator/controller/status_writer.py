@@ -446,11 +446,18 @@ class StatusWriter:
     def _take_news(self) -> Iterator[Request]:
         for key, news in list(self._news.items()):
             about = news.about
-            if news.is_old:
+            if news.is_old or self._is_over(news):
                 del self._news[key]
             elif not self._requests.holds_up(about.uid, about.namespace):
                 del self._news[key]
                 yield Request(about.uid, about.namespace, partial(self._try_post, news))
+
+    def _is_over(self, news: News) -> bool:
+        """Return whether the gate that an Event is about has been opened meanwhile, or its Pod is gone."""
+        if not isinstance(news.about, Pod):
+            return False
+        pod = self._reconciler.cluster_cache.pods.get(news.about.uid)
+        return pod is None or pod.gate_open
 
     async def _try_post(self, news: News) -> None:
         try:

@@ -229,6 +229,34 @@ async def test_warnings_whose_events_are_not_answered_hold_up_no_gate_and_are_po
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_a_gate_that_is_open_by_now_gets_no_event_that_it_waits(api: tuple[ApiServer, Client]) -> None:
+    """As after a hang of etcd while hundreds of Pods started, whose Events are posted one after the other."""
+    server, client = api
+    reconciler = make_reconciler()
+    gates = ScriptedGates(reconciler)
+    raws = [make_raw_pod(f"p{each}") for each in range(MANY)]
+    for raw in raws:
+        raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
+        reconciler.cluster_cache.note_pod(read_raw_pod(raw))
+    reporter = StatusWriter(
+        client, reconciler, reconciler.statuses, lambda: True, dict, patience_seconds=0, gates=gates
+    )
+    server.held_events.clear()
+    running = asyncio.create_task(reporter.run())
+    reporter._queue.look_at_all()
+    await until(lambda: len(reporter._news) + len(posts(server)) == MANY and posts(server))
+    under_way = len(posts(server))
+    gates.gate = OPEN
+    for raw in raws:
+        raw["status"]["conditions"].append({"type": GATE, "status": "True"})
+        reconciler.cluster_cache.note_pod(read_raw_pod(raw))
+    server.held_events.set()
+    await until(lambda: not reporter._news)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len(posts(server)) == under_way < MANY
+
+
 class BrokenTally(EndpointCounts):
     """Raises what nobody foresaw about one GrpcService."""
 
