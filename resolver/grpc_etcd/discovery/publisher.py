@@ -154,7 +154,8 @@ class FollowedService:
         if view.snapshot is None:
             self._give_reason()
             why = Gap.OUTAGE if self.reason.cause in _UNANSWERED else Gap.OWN
-            return self._turns.note(ServiceResources(self.policy, clusters={}, reason=self.reason.text, gap=why))
+            unknown = ServiceResources(self.policy, clusters={}, reason=self.reason.text, gap=why)
+            return self._turns.note(unknown, time.monotonic())
         dialables, unusable, pending = _resolve(view.snapshot.endpoints, names)
         self._report(unusable)
         self._fault = ""
@@ -163,16 +164,18 @@ class FollowedService:
         if self._awaited:
             return None
         self._note_sockets(frozenset(socket for dialable in dialables for socket in dialable.sockets))
-        past = Past(self._generation, self._warm_up(view.snapshot.endpoints))
+        now = time.monotonic()
+        past = Past(self._generation, self._warm_up(view.snapshot.endpoints, now))
         routes = map(_method_route, view.routes) if self.wishes.routes is None else self.wishes.routes
-        made = make_service_resources(dialables, self.policy, routes, here, past)
+        made = make_service_resources(dialables, self.policy, routes, here, past, earlier=self._turns.known(now))
         self._failures = 0
         # What other registries have answered of other services is not to wait for the one that has not.
         gap = Gap.OWN if view.is_partial and not view.callables else None
-        return self._turns.note(replace(made, reason=self.reason.text, gap=gap))
+        noted = self._turns.note(replace(made, reason=self.reason.text, gap=gap), now)
+        self.due = min(self.due, self._turns.due)
+        return noted
 
-    def _warm_up(self, endpoints: Iterable[Endpoint]) -> Mapping[str, float]:
-        now = time.monotonic()
+    def _warm_up(self, endpoints: Iterable[Endpoint], now: float) -> Mapping[str, float]:
         self._warming.note((endpoint.address for endpoint in endpoints if is_callable(endpoint)), now)
         self.due = self._warming.due(self.policy.slow_start, now)
         return self._warming.shares(self.policy.slow_start, now)

@@ -231,7 +231,7 @@ class ResourceCache:
 
     def _virtual_host(self, owner: ServiceName) -> bytes:
         if owner in self._crowded_out:
-            return _write_host(owner, replace(self._look_up(owner), routes=())).body
+            return _write_host(owner, replace(self._look_up(owner), routes=(), idle=())).body
         return self._hosts.get(owner) or _write_host(owner, self._look_up(owner)).body
 
     def _followers_in(self, registry: str) -> Iterable[tuple[Listener, ServiceName]]:
@@ -288,7 +288,7 @@ def _write_host(owner: ServiceName, found: ServiceResources) -> _Host:
 
 def _clusters_bytes(found: ServiceResources, name: ResourceName) -> int:
     """Return how much the clusters of a service's routes take, besides the one that every service has."""
-    parts = {part for _, shares in found.routes for part, _ in shares}
+    parts = found.parts.union(found.idle)
     if not parts:
         return 0
     requested = name.format(resources.CLUSTER)

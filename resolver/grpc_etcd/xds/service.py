@@ -6,6 +6,7 @@ any share falls back to all endpoints, because a route must never be the reason 
 """
 
 import enum
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -55,6 +56,10 @@ ALL = Part(Selection.ALL)
 _MOST_WEIGHT = 2**32 - 1  # of all clusters of a route together; gRPC refuses the listener for more
 _LONGEST_SELECTED = 500  # characters of a group's or an address's name; arbitrary, as it is in each message
 _LONGEST_METHOD = 8192  # gRPC refuses the headers of a call with a longer path
+_IDLE_SECONDS = 900.0  # how long gRPC itself keeps the connections of a cluster that nothing leads to
+_MOST_IDLE = 16  # arbitrary
+_ROOM_BYTES = 16 << 10  # arbitrary: of the 64 KiB that a virtual host may have; where routes take more, none is held
+_SHARE_BYTES = 100  # about what a share of a route takes besides the name
 _Shares = tuple[tuple[Part, int], ...]
 
 
@@ -70,7 +75,7 @@ class ServiceResources:
     """One service as xDS sees it. `clusters` of None: the endpoints are unknown, which is not the same as none.
 
     `reason` says in a sentence what is wrong with the service and what to do, for the details of failed calls; empty
-    where all is well. `in_words`: see ResourceName.explain. `turns`: see Turns. `gap`: why the clusters are
+    where all is well. `in_words`: see ResourceName.explain. `turns`, `idle`: see Turns. `gap`: why the clusters are
     empty though nothing, or not all, is known of the service.
     """
 
@@ -80,6 +85,7 @@ class ServiceResources:
     reason: str = ""
     in_words: bool = False
     turns: Mapping[Part, int] = field(default_factory=dict)
+    idle: tuple[Part, ...] = ()
     gap: Gap | None = None
 
     @property
@@ -140,7 +146,13 @@ class ServiceResources:
     def _routes(self, name: ResourceName) -> Iterable[Route]:
         routes = list(self._own_routes(name))
         retries = read_retries(name.selected) if name.selection is Selection.RETRIES else None
-        return apply_retries(routes, retries) if retries else routes
+        return [*(apply_retries(routes, retries) if retries else routes), *self._idle_route(name)]
+
+    def _idle_route(self, name: ResourceName) -> Iterator[Route]:
+        """Refer to clusters that no call is to go to: all calls match the route before this one."""
+        if self.idle:
+            shares = (ClusterShare(self._cluster(name, part), 1) for part in self.idle)
+            yield Route("", is_prefix=True, shares=tuple(shares))
 
     def _own_routes(self, name: ResourceName) -> Iterator[Route]:
         for method, shares in (*self.routes, ("", ((ALL, 1),))):
@@ -156,20 +168,34 @@ class Turns:
     """Of one service: by which number each part goes that its routes lead to. No part has the same number twice.
 
     A cluster that comes back into the routes just when the last call that was given it ends is taken up again by gRPC
-    after it was let go, and the process dies when it is let go again (grpcio 1.85.3). Under another name it is another.
+    after it was let go, and the process dies when it is let go again (grpcio 1.85.3). Under another name it is another,
+    with connections of its own, beside those that gRPC keeps of the one before. So a part that leaves the routes while
+    it has endpoints is held as idle, for as long as gRPC would keep it: if it comes back by then, it is the same one.
     """
 
     def __init__(self) -> None:
         self._numbers: Mapping[Part, int] = {}
+        self._left_at: Mapping[Part, float] = {}
         self._departures = 0
         self.has_departed = False  # with what was noted last: gRPC keeps what it has left for 15 minutes
 
-    def note(self, made: ServiceResources) -> ServiceResources:
+    def known(self, now: float) -> tuple[Part, ...]:
+        """Return the parts that are to be held if the routes no longer lead to them, those that left last first."""
+        held = [part for part in self._numbers if now - self._left_at.get(part, now) < _IDLE_SECONDS]
+        return tuple(sorted(held, key=lambda part: self._left_at.get(part, now), reverse=True))
+
+    @property
+    def due(self) -> float:
+        """Return when the next part has been idle for so long that it is held no more."""
+        return min(self._left_at.values(), default=math.inf) + _IDLE_SECONDS
+
+    def note(self, made: ServiceResources, now: float) -> ServiceResources:
         """Number the parts of what is sent next."""
-        parts = made.parts
+        parts = made.parts.union(made.idle)
         self.has_departed = bool(self._numbers.keys() - parts)
         self._departures += self.has_departed
         self._numbers = {part: self._numbers.get(part, self._departures) for part in parts}
+        self._left_at = {part: self._left_at.get(part, now) for part in made.idle}
         return replace(made, turns=self._numbers)
 
 
@@ -204,15 +230,44 @@ class SharedResources:
 _UNKNOWN = ServiceResources()
 
 
-def make_service_resources(
-    dialables: Sequence[Dialable], policy: Policy, routes: Iterable[MethodRoute], here: Here, past: Past = NO_PAST
+def make_service_resources(  # noqa: PLR0913 - each is decided elsewhere
+    dialables: Sequence[Dialable],
+    policy: Policy,
+    routes: Iterable[MethodRoute],
+    here: Here,
+    past: Past = NO_PAST,
+    *,
+    earlier: Iterable[Part] = (),
 ) -> ServiceResources:
-    """Decide everything for one service from its endpoints and wishes."""
+    """Decide everything for one service from its endpoints and wishes; `earlier` parts are held if they have any."""
     callables = [dialable for dialable in dialables if is_callable(dialable.endpoint)]
     shares = tuple((route.method, _shares(route, callables)) for route in routes)
-    parts = [ALL, *dict.fromkeys(part for _, chosen in shares for part, _ in chosen)]
+    chosen = dict.fromkeys(part for _, parts in shares for part, _ in parts)
+    idle = _idle((part for part in earlier if part not in chosen), callables, sum(map(_route_bytes, shares)))
+    parts = [ALL, *chosen, *idle]
     clusters = {part: choose_localities(filter(part.holds, callables), policy, here, past) for part in parts}
-    return ServiceResources(policy, _exact_first(shares), MappingProxyType(clusters))
+    return ServiceResources(policy, _exact_first(shares), MappingProxyType(clusters), idle=idle)
+
+
+def _idle(earlier: Iterable[Part], callables: Sequence[Dialable], taken_bytes: int) -> tuple[Part, ...]:
+    """Choose what is held: parts with endpoints, as many as leave room for routes."""
+    held: list[Part] = []
+    for part in earlier:
+        taken_bytes += _share_bytes(part)
+        if taken_bytes > _ROOM_BYTES or len(held) == _MOST_IDLE:
+            break
+        if any(part.holds(each) for each in callables):
+            held.append(part)
+    return tuple(held)
+
+
+def _route_bytes(route: tuple[str, _Shares]) -> int:
+    method, shares = route
+    return len(method) + sum(_share_bytes(part) for part, _ in shares)
+
+
+def _share_bytes(part: Part) -> int:
+    return _SHARE_BYTES + 3 * len(part.selected.encode())  # as most of it may be escaped
 
 
 def _shares(route: MethodRoute, callables: Sequence[Dialable]) -> _Shares:
