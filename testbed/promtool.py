@@ -47,7 +47,7 @@ def _selector(name: str, labels: tuple[tuple[str, str], ...]) -> str:
 def firing(rules: Mapping[str, Any], series: Series, folder: Path, minutes: int) -> set[str]:
     """Ask which alerts fire after so many minutes: promtool says so when the test expects none."""
     (folder / "rules.yaml").write_text(yaml.safe_dump(dict(rules)))
-    names = [rule["alert"] for rule in rules["groups"][0]["rules"]]
+    names = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
     expected = [{"eval_time": f"{minutes}m", "alertname": name, "exp_alerts": []} for name in names]
     tests = [{"interval": "1m", "input_series": list(series), "alert_rule_test": expected}]
     (folder / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": tests}))

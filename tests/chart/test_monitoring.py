@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from grpc_etcd import RegistryStats
 from grpc_etcd_operator.telemetry.metrics import REGISTRATION
 from grpc_etcd_operator.telemetry.samples import DECLARATIONS
 from testbed import chart, promtool
@@ -69,6 +70,21 @@ SITUATIONS: dict[str, dict[str, str] | None] = {
         'grpc_etcd_operator_certificate_expiry_timestamp_seconds{file="tls.crt"}': "864000x60",
     },
 }
+# What an application with a client and a server of its own exposes.
+CLIENT_PLACE = 'namespace="shop", pod="app-7c9d5f6b8-k2x4z", registry="default", service="greeter"'
+HEALTHY_CLIENT = {
+    "grpc_etcd_client_callable_endpoints": "3x60",
+    "grpc_etcd_client_connected": "1x20 0x3 1x37",  # etcd was restarted
+    "grpc_etcd_client_stale": "0x60",
+    "grpc_etcd_client_registrations": "1x60",
+    "grpc_etcd_client_registered": "1x20 0x3 1x37",
+}
+CLIENT_SITUATIONS = {
+    "GrpcEtcdClientNoEndpoints": {"grpc_etcd_client_callable_endpoints": "3x10 0x50"},
+    "GrpcEtcdClientDisconnected": {"grpc_etcd_client_connected": "1x10 0x50"},
+    "GrpcEtcdClientStale": {"grpc_etcd_client_stale": "0x10 1x50"},
+    "GrpcEtcdRegistrationLost": {"grpc_etcd_client_registered": "1x10 0x50"},
+}
 LABELS = {each.name: each.labels for each in DECLARATIONS} | {REGISTRATION[0]: REGISTRATION[2]}
 NAMES = {REGISTRATION[0] + suffix for suffix in ("_bucket", "_count", "_sum")}
 NAMES |= {each.exposed for each in DECLARATIONS}
@@ -82,7 +98,7 @@ def rules() -> dict[str, Any]:
 
 
 def make_rules(**values: Any) -> dict[str, Any]:
-    rule = {"enabled": True, "runbookBaseUrl": RUNBOOK}
+    rule = {"enabled": True, "runbookBaseUrl": RUNBOOK, "clients": True}
     given = {"etcd": {"endpoints": ["etcd:2379"]}, "prometheusRule": rule} | values
     return dict(find(render(given, namespace="ops"), "PrometheusRule")["spec"])
 
@@ -128,6 +144,25 @@ def test_another_installation_neither_hides_a_fault_nor_is_taken_for_one(rules: 
         assert firing(rules, HEALTHY, tmp_path, others=HEALTHY | (change or {})) == set()
 
 
+@pytest.mark.parametrize("alert", CLIENT_SITUATIONS)
+def test_each_alert_of_clients_fires_in_its_situation_and_alone(
+    rules: dict[str, Any], alert: str, tmp_path: Path
+) -> None:
+    def fire(values: dict[str, str], name: str) -> set[str]:
+        clients = [{"series": f"{each}{{{CLIENT_PLACE}}}", "values": samples} for each, samples in values.items()]
+        (folder := tmp_path / name).mkdir()
+        return promtool.firing(rules, [*series(HEALTHY), *clients], folder, 30)
+
+    assert fire(HEALTHY_CLIENT, "healthy") == set()
+    assert fire(HEALTHY_CLIENT | CLIENT_SITUATIONS[alert], "not") == {alert}
+
+
+def test_alerts_of_clients_ask_only_for_metrics_that_the_library_has(rules: dict[str, Any]) -> None:
+    asked = {name for rule in rules["groups"][1]["rules"] for name in re.findall(r"grpc_etcd_\w+", rule["expr"])}
+    assert asked == {name for name in HEALTHY_CLIENT if name in asked}
+    assert asked <= {metric.name for metric in RegistryStats("", ()).metrics()}
+
+
 def test_a_dry_run_which_never_leads_raises_no_alert(tmp_path: Path) -> None:
     idle = {
         "grpc_etcd_operator_leader": "0x60",
@@ -144,11 +179,12 @@ def test_a_leader_that_only_its_own_replica_believes_in_is_none(rules: dict[str,
 
 
 def test_every_alert_has_its_situation_its_runbook_and_its_section(rules: dict[str, Any]) -> None:
-    names = {rule["alert"] for rule in rules["groups"][0]["rules"]}
-    assert names == set(SITUATIONS)
+    all_rules = [rule for group in rules["groups"] for rule in group["rules"]]
+    names = {rule["alert"] for rule in all_rules}
+    assert names == {*SITUATIONS, *CLIENT_SITUATIONS}
     sections = re.findall(r"^### (\w+)$", (chart.ROOT / "docs/operations.md").read_text(), re.MULTILINE)
     assert names == {section for section in sections if section.startswith("GrpcEtcd")}
-    for rule in rules["groups"][0]["rules"]:
+    for rule in all_rules:
         assert rule["annotations"]["runbook_url"] == f"{RUNBOOK}{rule['alert'].lower()}"
 
 

@@ -174,4 +174,41 @@ groups:
           summary: 'The operator may not read or write {{`{{ $value }}`}} key prefixes in the registry {{`{{ $labels.registry }}`}}'
           description: GrpcServices with keys there are not programmed; all others are. Their conditions have the etcdctl command that grants the permission.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdPrefixesRefused") .) | nindent 10 }}
+{{- if .Values.prometheusRule.clients }}
+  # Of applications that expose the metrics of their registries (docs/client.md), wherever they run.
+  - name: grpc-etcd-clients
+    rules:
+      - alert: GrpcEtcdClientNoEndpoints
+        expr: grpc_etcd_client_callable_endpoints == 0
+        for: 2m
+        labels: {severity: critical}
+        annotations:
+          summary: 'A client of {{`{{ $labels.service }}`}} has no endpoint to call'
+          description: Its calls fail. Its log has the reason and the remedy in one line.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdClientNoEndpoints") .) | nindent 10 }}
+      - alert: GrpcEtcdClientDisconnected
+        expr: grpc_etcd_client_connected == 0
+        for: 5m
+        labels: {severity: warning}
+        annotations:
+          summary: 'A client of {{`{{ $labels.service }}`}} does not reach etcd'
+          description: It keeps its last known endpoints, and learns of no change.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdClientDisconnected") .) | nindent 10 }}
+      - alert: GrpcEtcdClientStale
+        expr: grpc_etcd_client_stale == 1
+        for: 10m
+        labels: {severity: warning}
+        annotations:
+          summary: 'A client of {{`{{ $labels.service }}`}} uses endpoints that are no longer in etcd'
+          description: No synced key confirms that they were removed on purpose.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdClientStale") .) | nindent 10 }}
+      - alert: GrpcEtcdRegistrationLost
+        expr: grpc_etcd_client_registered < grpc_etcd_client_registrations
+        for: 5m
+        labels: {severity: critical}
+        annotations:
+          summary: 'A server of {{`{{ $labels.service }}`}} is not registered'
+          description: Its key is not in etcd, so clients do not find it.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdRegistrationLost") .) | nindent 10 }}
+{{- end }}
 {{- end }}
