@@ -14,7 +14,7 @@ from testbed.conditions import existing, wait_until
 from testbed.etcd import EtcdServer
 from testbed.proxy import TcpProxy
 from testbed.replica import RegistryView, Replica
-from tests.e2e.conftest import MakeScene, Scene
+from tests.e2e.conftest import API_VERSION, MakeScene, Scene
 
 OPERATOR = "operator"
 
@@ -53,24 +53,28 @@ def kubeconfig_through(proxy: TcpProxy, scene: Scene, folder: Path) -> Path:
 # -- two registries ---------------------------------------------------------------------------------------------------
 
 
+def start_apart(scene: Scene, flag: str, second: Etcd, way: str = "") -> None:
+    """Start a replica that leads in the first registry, and one (its etcd: `way`) that leads in the second."""
+    # Somebody of this installation leads in the second registry until the first replica leads in the other.
+    value = json.dumps({"identity": "held", "namespaces": [scene.namespace], "selector": ""}).encode()
+    held = second.lease(600)
+    second.put(f"/grpc-etcd/leader/{scene.cluster}".encode(), value, lease=held)
+    first = scene.start(flag, "--leader-ttl=60")  # it goes on leading there while it is frozen
+    wait_until(lambda: leader_of(scene.client, scene), "the first one leads in the first registry")
+    other = scene.start(flag, etcd=way)
+    wait_until(lambda: len(other.lines("listed")) == 2, "the other one is warm")
+    first.process.pause()
+    second.revoke(held)
+    wait_until(lambda: leader_of(second, scene), "the other one leads in the second registry")
+    first.process.resume()
+    assert existing(leader_of(scene.client, scene)).value != existing(leader_of(second, scene)).value
+
+
 def test_two_registries_that_two_replicas_lead_are_both_reported_on(
     scene: Scene, own_etcd: EtcdServer, tmp_path: Path
 ) -> None:
-    flag = write_registries(tmp_path, second=own_etcd.endpoints)
     with Etcd(own_etcd.endpoints) as second:
-        # Somebody of this installation leads in the second registry until the first replica leads in the other.
-        value = json.dumps({"identity": "held", "namespaces": [scene.namespace], "selector": ""}).encode()
-        held = second.lease(600)
-        second.put(f"/grpc-etcd/leader/{scene.cluster}".encode(), value, lease=held)
-        first = scene.start(flag, "--leader-ttl=60")  # it goes on leading there while it is frozen
-        wait_until(lambda: leader_of(scene.client, scene), "the first one leads in the first registry")
-        other = scene.start(flag)
-        wait_until(lambda: len(other.lines("listed")) == 2, "the other one is warm")
-        first.process.pause()
-        second.revoke(held)
-        wait_until(lambda: leader_of(second, scene), "the other one leads in the second registry")
-        first.process.resume()
-        assert existing(leader_of(scene.client, scene)).value != existing(leader_of(second, scene)).value
+        start_apart(scene, write_registries(tmp_path, second=own_etcd.endpoints), second)
         scene.apply(registries=["default", "second"])
         scene.apply("only", registries=["second"])
         pod = scene.pod(gates=["grpc-etcd.dev/registered"])
@@ -79,6 +83,35 @@ def test_two_registries_that_two_replicas_lead_are_both_reported_on(
         for name in ("greeter", "only"):
             scene.wait_condition("Programmed", "True", "Programmed", name)
             assert scene.status(name)["endpoints"]["registered"] == 1
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+def test_a_replica_that_alone_has_lost_a_registry_leaves_the_word_to_who_leads_there(
+    scene: Scene, own_etcd: EtcdServer, tmp_path: Path
+) -> None:
+    with Etcd(own_etcd.endpoints) as second, TcpProxy.start(scene.etcd.endpoints) as way:
+        start_apart(scene, write_registries(tmp_path, second=own_etcd.endpoints), second, way.address)
+        scene.apply()
+        scene.pod()
+        scene.wait_condition("Programmed", "True", "Programmed")
+        way.black_hole()
+        wait_until(
+            lambda: any(each["reason"] == "RegistryUnavailable" for each in scene.events()),
+            "it has a word of its own",
+            150,
+        )
+        scene.wait_condition("Programmed", "True", "Programmed")
+        service = scene.api.client.get(API_VERSION, "GrpcService", "greeter", scene.namespace)
+        version = service["metadata"]["resourceVersion"]
+        changes = scene.api.client.watch(API_VERSION, "GrpcService", version, timeoutSeconds="20")
+        told = [
+            condition["reason"]
+            for _, item in changes
+            for condition in item.get("status", {}).get("conditions", ())
+            if condition["type"] == "Programmed"
+        ]
+        assert told.count("RegistryUnavailable") <= 1  # the two told it in turn, each two seconds
 
 
 @pytest.mark.faults

@@ -201,7 +201,7 @@ MUTANTS = (
     _mutant(
         "who-leads-all-reports",
         (
-            "            return next((each for each in led if not each.is_long_lost), led[0]).election.may_report\n",
+            "            return next((each for each in led if not self._is_gone(each)), led[0]).election.may_report\n",
             "            return all(each.election.may_report for each in led)\n",
         ),
     ),

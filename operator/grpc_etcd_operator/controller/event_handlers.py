@@ -20,7 +20,7 @@ from grpc_etcd_operator.controller.outcomes import Outcome
 from grpc_etcd_operator.controller.registry_controller import RegistryController
 from grpc_etcd_operator.controller.status_queue import StatusQueue
 from grpc_etcd_operator.core.cluster import ClusterCache
-from grpc_etcd_operator.core.conditions import is_portless, is_same_judgement
+from grpc_etcd_operator.core.conditions import is_portless, is_same_judgement, reaches_registries
 from grpc_etcd_operator.core.counts import EndpointCounts
 from grpc_etcd_operator.core.desired import Desired, Owner
 from grpc_etcd_operator.core.pods import Pod, PodMessage, parse_pod, take_out_of_scope
@@ -173,7 +173,7 @@ class EventHandlers:
         """Record that a status has been written that this replica did not write: it may speak no longer."""
         if not self.statuses.is_writing(service):
             for controller in self.controllers.values():
-                controller.election.note_other_reporter()
+                controller.note_other_status(service, reaches=reaches_registries(service))
 
     def _take_service(self, service: GrpcService) -> set[str]:
         self.crd_return.note(service.reference)

@@ -32,7 +32,7 @@ from grpc_etcd_operator.core.standing import Complaint, Lead, Sight, Standing, S
 from grpc_etcd_operator.isolation import Isolation, supervise
 from grpc_etcd_operator.registry.audit import Audit
 from grpc_etcd_operator.registry.cache import RegistryCache
-from grpc_etcd_operator.registry.election import REPORT_SECONDS, RESIGN_SECONDS, Election, Outlook
+from grpc_etcd_operator.registry.election import REPORT_SECONDS, RESIGN_SECONDS, SILENT_SECONDS, Election, Outlook
 from grpc_etcd_operator.registry.leases import Leases
 from grpc_etcd_operator.registry.prefixes import Streams
 from grpc_etcd_operator.registry.refusals import Refusing, grant
@@ -119,7 +119,7 @@ class RegistryController:
         self._is_lost = self._is_rehearsing = False
         self._history = 0
         self._was: tuple[object, ...] = ()
-        self._reached_at = time.monotonic()
+        self._reached_at, self._contradicted_at = time.monotonic(), -math.inf
         self._unused: set[bytes] = set()
         self._look_soon = asyncio.Event()
         self._tidy_at = 0.0
@@ -221,6 +221,27 @@ class RegistryController:
     def is_long_lost(self) -> bool:
         """Return whether etcd has been unavailable for so long that whoever was known to lead there may be gone."""
         return self.store is Store.UNREACHABLE and time.monotonic() - self._reached_at > self._long_seconds
+
+    def is_gone(self, *, is_other_alive: bool) -> bool:
+        """Return whether who led this registry is to be waited for no longer: it may be gone with etcd.
+
+        Where a status shows that somebody still writes there, this replica alone has lost etcd; whoever lives may go on
+        for longer until the next status shows it.
+        """
+        patience_seconds = SILENT_SECONDS if is_other_alive else REPORT_SECONDS
+        return self.is_long_lost and time.monotonic() - self._contradicted_at >= patience_seconds
+
+    def note_other_status(self, service: GrpcService, *, reaches: bool | None) -> None:
+        """Record that somebody else has written a status, from which may follow that etcd is there for others.
+
+        That it is not (`reaches` is False) can be concluded only where it is the GrpcService's only registry.
+        """
+        self.election.note_other_reporter()
+        registries = service.spec.registries if service.spec else ()
+        if reaches and self.name in registries and self.is_long_lost:
+            self._contradicted_at = time.monotonic()
+        elif reaches is False and tuple(registries) == (self.name,):
+            self._contradicted_at = -math.inf
 
     def is_in_step(self) -> bool:
         """Return whether the registry is true to Kubernetes, as far as anybody can know."""
@@ -400,9 +421,10 @@ class RegistryController:
         self.settle()
         self.synced_key.look()
         if self.store is not Store.UNREACHABLE:
-            self._reached_at = time.monotonic()
+            self._reached_at, self._contradicted_at = time.monotonic(), -math.inf
         kinds = type(self.error), type(self.election.error)  # what is said of a trouble ends with it
-        now = (self.lead, self.store, self.is_long_lost, self.election.may_report, *kinds)
+        is_gone = [self.is_gone(is_other_alive=each) for each in (False, True)]
+        now = (self.lead, self.store, *is_gone, self.election.may_report, self.election.has_able_standby, *kinds)
         if now != self._was:
             self._was = now
             self._views.on_change()

@@ -27,10 +27,14 @@ class StatusLeader:
         """Return whether this replica is the last that led the first of the registries of which a leader is known.
 
         Who led a registry whose etcd has been unavailable for long may be gone: the next registry's leader speaks.
+        Unless somebody else is still seen to write there: then it is this replica alone that has lost it.
         Where nobody is, or nobody who could speak for our GrpcServices, any replica does.
         """
         led = [each for each in self._controllers if each.election.is_leader_known]
         led = [controller for controller in led if not controller.election.is_leader_apart]
         if led:
-            return next((each for each in led if not each.is_long_lost), led[0]).election.may_report
+            return next((each for each in led if not self._is_gone(each)), led[0]).election.may_report
         return all(controller.standing.reason for controller in self._controllers)
+
+    def _is_gone(self, lost: RegistryController) -> bool:
+        return lost.is_gone(is_other_alive=any(each.election.has_able_standby for each in self._controllers))

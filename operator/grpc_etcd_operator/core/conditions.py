@@ -12,7 +12,7 @@ from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.core.cluster import Verdict
 from grpc_etcd_operator.core.counts import Counts
 from grpc_etcd_operator.core.desired import Fault
-from grpc_etcd_operator.core.reasons import PASSING, Reason
+from grpc_etcd_operator.core.reasons import OUT_OF_REACH, PASSING, UNASKED, Reason
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.standing import Complaint
 
@@ -260,6 +260,12 @@ def _judge_vacancy(service: GrpcService, words: str, *, is_long: bool) -> Verdic
             accepted=True, reason=Reason.NO_PODS, message="the last Pod that the selector matched was deleted"
         )
     return Verdict(accepted=False, reason=Reason.NO_PODS, message=words)
+
+
+def reaches_registries(service: GrpcService) -> bool | None:
+    """Return whether who wrote a status could write to the GrpcService's registries; None: it does not say."""
+    reason = _find_condition(service, "Programmed").get("reason")
+    return None if reason is None or reason in UNASKED else reason not in OUT_OF_REACH
 
 
 def _find_condition(service: GrpcService, kind: str) -> Mapping[str, Any]:

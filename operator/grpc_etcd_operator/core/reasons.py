@@ -163,6 +163,9 @@ OBEYED = (Reason.ACCEPTED, Reason.UNKNOWN_REGISTRY)  # with which a spec is in f
 KEEPING = (Reason.PORT_NOT_FOUND, Reason.UNWRITABLE)  # faults of a Pod for which nothing is deleted
 HARMLESS = (Reason.BAD_WEIGHT,)  # faults with which the keys are written all the same
 DENIED = (Reason.PERMISSION_DENIED, Reason.UNWRITABLE)  # faults that etcd's answer to a write has
+# With which the registries were not asked, and those with which one of them cannot be written.
+UNASKED = (Reason.NOT_ACCEPTED, Reason.PENDING, Reason.PODS_UNREADABLE)
+OUT_OF_REACH = (Reason.REGISTRY_UNAVAILABLE, Reason.NO_LEADER, Reason.FOREIGN_LEADER)
 # With which something else than the GrpcService, its Pods' specs or rights is to be waited for: it is not stalled.
 PASSING = (
     Reason.PENDING,

@@ -240,6 +240,11 @@ class Election:
         is_last = self.relation is Relation.ITSELF and time.monotonic() >= self._silent_until
         return is_last and (not self._standbys.has_others or time.monotonic() - self._vacant_since < REPORT_SECONDS)
 
+    @property
+    def has_able_standby(self) -> bool:
+        """Return whether this replica leads, and another that lives and sees Kubernetes stands by."""
+        return self.is_leading and self._standbys.has_others
+
     def note_other_reporter(self) -> None:
         """Record that somebody else speaks: another replica leads, which etcd has not reported this one yet.
 
