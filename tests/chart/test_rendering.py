@@ -307,6 +307,13 @@ def test_a_dry_run_leaves_no_cleanup_behind() -> None:
     assert not [item for item in render(values) if item["kind"] == "Job"]
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_dry_run_which_opens_no_gate_has_none_injected(*, dry_run: bool) -> None:
+    kinds = [item["kind"] for item in render(ETCD | {"dryRun": dry_run, "readinessGate": {"inject": True}})]
+    policies = [kind for kind in kinds if kind.startswith("MutatingAdmissionPolicy")]
+    assert policies == ([] if dry_run else ["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"])
+
+
 def test_client_settings_can_be_copied_to_the_clients_namespaces() -> None:
     items = render(ETCD | {"clientConfig": {"namespaces": ["a", "b"], "extra": {"GRPC_ETCD_CA": "/ca"}}})
     copies = [item for item in items if item["metadata"]["name"].endswith("-client")]
