@@ -9,6 +9,7 @@ from grpc_etcd.xds.resource_cache import ResourceCache
 from grpc_etcd.xds.server import AdsServer
 
 _UNIX = "unix:"
+TAKEN_SECONDS = 1.0  # for which a server may take to accept somebody. Arbitrary
 
 
 def serve(listen: str, registry: Following) -> AdsServer:
@@ -40,8 +41,11 @@ def serve(listen: str, registry: Following) -> AdsServer:
 def _is_taken(path: str) -> bool:
     """Return whether somebody listens there: gRPC would take the path, and lose it when either server ends."""
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(TAKEN_SECONDS)
         try:
             probe.connect(path.removeprefix("//"))
+        except (TimeoutError, BlockingIOError):  # it listens, and accepts nobody just now
+            return True
         except (OSError, ValueError):
             return False
     return True

@@ -2,7 +2,9 @@
 
 import json
 import signal
+import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,23 @@ def test_a_unix_socket_is_one_servers_until_it_ends(shell: CommandLine, tmp_path
     assert read_line(again) == f"serving on {listen}"
     again.send_signal(signal.SIGTERM)
     assert again.wait(30) == 0
+
+
+def test_a_unix_socket_of_a_server_that_accepts_nobody_is_taken_too(shell: CommandLine, tmp_path: Path) -> None:
+    """It is stopped, say, and others wait for it already: who asks whether it is there waits no longer than it has to."""
+    path = tmp_path / "ads"
+    with socket.socket(socket.AF_UNIX) as frozen, ExitStack() as waiting:
+        frozen.bind(str(path))
+        frozen.listen(0)
+        while True:
+            probe = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            probe.setblocking(False)
+            try:
+                probe.connect(str(path))
+            except BlockingIOError:
+                break
+        said = shell.run("ads", "--listen", f"unix:{path}", code=1)
+        assert "another process listens on" in " ".join(said.split())
 
 
 def test_the_operators_settings_file_says_where_the_registry_is(shell: CommandLine, tmp_path: Path) -> None:
