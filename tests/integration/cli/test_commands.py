@@ -223,14 +223,14 @@ def test_a_unix_socket_is_one_servers_until_it_ends(shell: CommandLine, tmp_path
 
 
 def test_a_unix_socket_of_a_server_that_accepts_nobody_is_taken_too(shell: CommandLine, tmp_path: Path) -> None:
-    """It is stopped, say, and others wait for it already: who asks whether it is there waits no longer than it has to."""
+    """It is stopped, say, and others wait for it already: to ask whether it is there takes no longer than a moment."""
     path = tmp_path / "ads"
     with socket.socket(socket.AF_UNIX) as frozen, ExitStack() as waiting:
         frozen.bind(str(path))
         frozen.listen(0)
         while True:
             probe = waiting.enter_context(socket.socket(socket.AF_UNIX))
-            probe.setblocking(False)
+            probe.settimeout(0)
             try:
                 probe.connect(str(path))
             except BlockingIOError:
