@@ -43,7 +43,7 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
         self.parts = tuple(parts)
         if not self.parts:
             raise ValueError("a compound registry needs at least one registry")
-        if wrong := [part for part in self.parts if not callable(getattr(part, "pinned", None))]:
+        if wrong := [part for part in self.parts if not callable(getattr(part, "all_registrars", None))]:
             raise TypeError(f"{wrong[0]!r} is no Registry; a compound registry is made of some")
         sent = {"name": name, "zone": zone, "region": region, "cluster": cluster, "client_id": client_id}
         checks.check_options(sent)
@@ -106,8 +106,8 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
         return deregister_all(tuple(registrations), timeout_seconds)
 
     def all_registrars(self) -> Sequence[Registrar]:
-        """Return that of each part."""
-        return [part.registrar for part in self.parts]
+        """Return those of each part, which may be several registries itself."""
+        return [registrar for part in self.parts for registrar in part.all_registrars()]
 
     def known_registrars(self) -> Sequence[Registrar]:
         """Return those of the parts that are in use."""

@@ -313,11 +313,10 @@ class Registrar:
         return tuple(found)
 
     def _say_unknown(self, which: Registration | Endpoint) -> str:
-        endpoint = which.endpoint if isinstance(which, Registration) else which
+        if isinstance(which, Registration):
+            return f"{which!r} is not registered here: it has been deregistered or replaced, or is another registry's"
         known = ", ".join(f"{each.endpoint.name} at {each.endpoint.address}" for each in self._registrations)
-        return (
-            f"this process does not register {endpoint.name} at {endpoint.address}; it registers {known or 'nothing'}"
-        )
+        return f"this process does not register {which.name} at {which.address}; it registers {known or 'nothing'}"
 
     @property
     def registrations(self) -> tuple[Registration, ...]:

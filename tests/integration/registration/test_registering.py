@@ -199,6 +199,18 @@ def test_several_registries_each_report_for_themselves(admin: Admin) -> None:
         both.close()
 
 
+def test_several_registries_may_be_one_of_several(admin: Admin) -> None:
+    with admin.registry() as here, Registry(f"127.0.0.1:{free_port()}") as away:
+        inner = CompoundRegistry([here])
+        outer = CompoundRegistry([away, inner])  # type: ignore[list-item]  # it is one in all but name
+        with outer.registered(ENDPOINT, allow_unroutable=True) as (_, alive):
+            assert alive.wait(30)
+            assert KEY in admin.records()
+        assert admin.records() == {}
+        outer.close()
+        inner.close()
+
+
 async def test_asyncio_registers_through_the_same_thread_and_a_blocked_loop_does_no_harm(
     etcd_admin: Admin, etcd: EtcdServer
 ) -> None:

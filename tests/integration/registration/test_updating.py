@@ -86,6 +86,8 @@ def test_an_older_registration_of_the_same_address_deregisters_nothing(admin: Ad
     assert old.status.state is State.DEREGISTERED
     assert not old.wait(30), "it says so at once"
     assert old.unregister()
+    with pytest.raises(KeyError, match="is not registered here: it has been deregistered or replaced"):
+        registry.unregister(old)
     assert new.status.state is State.REGISTERED
     assert stored(admin)["weight"] == 5
 

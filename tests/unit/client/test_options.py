@@ -77,6 +77,11 @@ ETCD = "etcd:2379"
         (lambda: ANY(ETCD).insecure_channel(b"greeter"), TypeError, "b'greeter' is not the name of a service"),
         (lambda: StaticRegistry({"greeter": ["localhost"]}), ValueError, "the static service 'greeter'"),
         (lambda: CompoundRegistry([ETCD]), TypeError, "'etcd:2379' is no Registry"),  # type: ignore[list-item]  # a mistake, as is tested
+        (
+            lambda: CompoundRegistry([ANY(ETCD).select(metadata={"a": "b"})]),
+            TypeError,
+            "where {'a': 'b'}> is no Registry",
+        ),
     ],
 )
 def test_what_no_registry_can_use_is_refused_when_it_is_made(
