@@ -202,6 +202,33 @@ async def test_who_does_not_lead_has_no_fence_to_write_behind(etcd: EtcdServer) 
             election.fence(election.term)
 
 
+async def lead(client: Etcd, name: str) -> Election:
+    """Win an election, and then do nothing more: as one that is frozen."""
+    election = Election(client, "c1", Candidate(name, nonce=name), 60, lambda: None)
+    campaign = asyncio.create_task(election.run_alone())
+    await until(lambda: election.is_leading)
+    campaign.cancel()
+    await asyncio.wait([campaign])
+    return election
+
+
+async def test_a_leader_of_before_etcd_lost_its_data_writes_nothing_though_the_next_has_the_same_revision(
+    own_etcd: EtcdServer,
+) -> None:
+    """It counts from the start again; the leader before has not heard of it yet, and holds a plan of its term."""
+    async with Etcd(own_etcd.endpoints) as client:
+        fences = []
+        for name in ("old", "new"):
+            election = await lead(client, name)
+            fences.append((election.revision, election.fence(election.revision)))
+            if name == "old":
+                own_etcd.restart(fresh=True)
+        (old_revision, old), (new_revision, new) = fences
+        assert old_revision == new_revision
+        assert not (await client.transaction(old, [ops.put(b"k", b"old")])).succeeded
+        assert (await client.transaction(new, [ops.put(b"k", b"new")])).succeeded
+
+
 class RefusedEtcd(Etcd):
     """A real client whose transactions fail with what the test sets."""
 

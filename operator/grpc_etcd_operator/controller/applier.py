@@ -25,7 +25,7 @@ from grpc_etcd_operator.registry.trouble import Trouble
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2  # more in flight makes smaller batches and more CPU (measured)
-OPERATIONS = 120  # of etcd's 128 (--max-txn-ops), less the fence and some air
+OPERATIONS = 120  # of etcd's 128 (--max-txn-ops), less the fence's two and some air
 LEAST_OPERATIONS = 8  # of a transaction, whatever etcd says; arbitrary
 
 

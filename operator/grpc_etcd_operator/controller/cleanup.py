@@ -9,7 +9,7 @@ them, for another cleanup to find.
 import asyncio
 import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from grpc_etcd.etcd import compare, ops
 from grpc_etcd.etcd.aio import Etcd
@@ -119,13 +119,13 @@ async def _wait(elected: asyncio.Event, election: Election) -> None:
         raise election.error or TimeoutError from None
 
 
-async def _keep_mark(etcd: Etcd, cluster: str, fence: Compare, lease: int) -> None:
+async def _keep_mark(etcd: Etcd, cluster: str, fence: Sequence[Compare], lease: int) -> None:
     """Take the synced key over from the last leader, so that readers believe the deletions."""
     await _commit(etcd, fence, ops.put(synced_key(cluster), b"deregistering", lease=lease))
 
 
-async def _commit(etcd: Etcd, fence: Compare, *operations: ops.Op) -> None:
-    if not (await etcd.transaction([fence], operations)).succeeded:
+async def _commit(etcd: Etcd, fence: Sequence[Compare], *operations: ops.Op) -> None:
+    if not (await etcd.transaction(fence, operations)).succeeded:
         raise LeadLostError("the leadership was lost")
 
 
@@ -134,7 +134,7 @@ def _report(refused: Iterable[bytes]) -> str:
     return f"all is deregistered but what etcd does not let this user write: {rights}; then run cleanup again"
 
 
-async def _deregister(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Compare) -> set[bytes]:
+async def _deregister(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Sequence[Compare]) -> set[bytes]:
     """Delete one unit's keys that still carry its lease, or none by an admin's edit, its owner record, and its lease.
 
     The prefixes are returned where that is refused; then owner record and lease stay. The revoke cannot be fenced, so
@@ -156,9 +156,9 @@ async def _deregister(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence:
     return refused
 
 
-async def _delete(etcd: Etcd, key: bytes, lease: int, fence: Compare) -> None:
+async def _delete(etcd: Etcd, key: bytes, lease: int, fence: Sequence[Compare]) -> None:
     for held in (lease, 0):
-        if (await etcd.transaction([fence, compare.lease(key, "==", held)], [ops.delete(key)])).succeeded:
+        if (await etcd.transaction([*fence, compare.lease(key, "==", held)], [ops.delete(key)])).succeeded:
             return
 
 

@@ -126,7 +126,7 @@ class FlushKeys:
             while waiting:
                 some = waiting[:OPERATIONS]
                 puts = [ops.put(key, value, lease=lease) for key, value in map(records.__getitem__, some)]
-                result = await self._parts.etcd.transaction([self._parts.election.fence(term)], puts)
+                result = await self._parts.etcd.transaction(self._parts.election.fence(term), puts)
                 if not result.succeeded:
                     break  # of a term that is over; readers wait for it still, should this replica lead again
                 self._trouble.end()
@@ -186,7 +186,7 @@ class FlushKeys:
         """Put one touch; return whether etcd takes it."""
         try:
             put = ops.put(*record, lease=lease)
-            result = await self._parts.etcd.transaction([self._parts.election.fence(term)], [put])
+            result = await self._parts.etcd.transaction(self._parts.election.fence(term), [put])
         except REFUSED:
             return False
         if not result.succeeded:

@@ -7,8 +7,9 @@
     another installation or cluster leads, or the id is another cluster's -> refuse, and say so
     this process leads for another registry of the settings -> both are one etcd: refuse, and say so
 
-The key's create revision is the fence: every write transaction compares that of the term it was planned in, so a leader
-that was frozen and wakes up changes nothing. The cluster's key is compared by the transaction that wins the election.
+The key's create revision and lease are the fence: every write transaction compares those of the term it was planned in,
+so a leader that was frozen and wakes up changes nothing. The revision alone may be another term's too, once etcd has
+lost its data and counts from the start. The cluster's key is compared by the transaction that wins the election.
 """
 
 import asyncio
@@ -253,11 +254,14 @@ class Election:
         if not self.is_leading:
             self._silent_until = time.monotonic() + SILENT_SECONDS
 
-    def fence(self, term: int) -> Compare:
-        """Return the condition of every write of a term."""
+    def fence(self, term: int) -> tuple[Compare, ...]:
+        """Return the conditions of every write of a term."""
+        return self._fence(term, self.lease)
+
+    def _fence(self, term: int, lease: int) -> tuple[Compare, ...]:
         if term <= 0:
             raise ValueError("no term: only a leader writes")
-        return compare.create_revision(self._key, "==", term)
+        return compare.create_revision(self._key, "==", term), compare.lease(self._key, "==", lease)
 
     def never(self) -> Compare:
         """Return a condition that never holds: a transaction under it shows what etcd refuses, and changes nothing."""
@@ -378,7 +382,7 @@ class Election:
         )
         self._lose()
         gone = [ops.delete(self._key), ops.delete(self._synced_key)]
-        result = await self._etcd.transaction([self.fence(term)], gone)
+        result = await self._etcd.transaction(self.fence(term), gone)
         if result.succeeded:
             self.note_read(None, result.revision)  # before the watch reports it, the term would be taken up again
 
@@ -514,7 +518,8 @@ class Election:
         if not values:
             return
         puts = [ops.put(key, value, lease=self.lease if key == self._key else 0) for key, value in values.items()]
-        result = await self._etcd.transaction([self.fence(self.revision)], puts, [self.read()])
+        fence = self._fence(self.revision, leader.lease if leader else self.lease)
+        result = await self._etcd.transaction(fence, puts, [self.read()])
         if not result.succeeded:
             return
         now = result.revision

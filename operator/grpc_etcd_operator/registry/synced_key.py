@@ -83,7 +83,7 @@ class SyncedKey:
         """Put or delete the synced key; of a term that was taken up again it may stand already."""
         fence = self._election.fence(term)
         conditions, operation = (
-            ([fence, self._is_not_ours()], self._put()) if wanted else ([fence], ops.delete(self._key))
+            ([*fence, self._is_not_ours()], self._put()) if wanted else ([*fence], ops.delete(self._key))
         )
         was_put = self._known[1]
         if wanted:
@@ -111,7 +111,7 @@ class SyncedKey:
     async def _put_back(self, term: int) -> None:
         """Put the synced key again if it is no longer there as it was."""
         self._check_at = time.monotonic() + CHECK_SECONDS
-        conditions = [self._election.fence(term), self._is_not_ours()]
+        conditions = [*self._election.fence(term), self._is_not_ours()]
         with contextlib.suppress(EtcdError):  # the next look comes soon
             if (await self._etcd.transaction(conditions, [self._put()])).succeeded:
                 log.warning(

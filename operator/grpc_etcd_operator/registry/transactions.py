@@ -36,9 +36,9 @@ class Transaction:
         return tuple(edit.key for plan in self.plans for edit in plan.deletes)
 
 
-def make_transaction(plans: Sequence[Plan], fence: Compare) -> Transaction:
+def make_transaction(plans: Sequence[Plan], fence: Sequence[Compare]) -> Transaction:
     """Put plans into one transaction; no two of them may touch the same key."""
-    conditions: list[Compare] = [fence]
+    conditions: list[Compare] = [*fence]
     operations: list[Op] = []
     keys: list[bytes] = []
     for plan in plans:
