@@ -235,6 +235,7 @@ class Operator:
             partial(self._turns.is_turn, registry.name),
             self._reconciler.may_ask_for,
             self._reconciler.units,
+            self._find_better_connected,
         )
         return RegistryController(
             registry.name,
@@ -324,6 +325,10 @@ class Operator:
     def _not_found(self, resource: str) -> None:
         if resource == SERVICES:
             self._resync.note_crd_away()
+
+    def _find_better_connected(self) -> list[str]:
+        """Name the replicas that led registries when this one lost them: whoever reaches all had better lead all."""
+        return [other for controller in self._controllers.values() if (other := controller.lost_to)]
 
     def _controller_changed(self) -> None:
         self._resync.check_owners()

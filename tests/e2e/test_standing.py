@@ -53,13 +53,13 @@ def kubeconfig_through(proxy: TcpProxy, scene: Scene, folder: Path) -> Path:
 # -- two registries ---------------------------------------------------------------------------------------------------
 
 
-def start_apart(scene: Scene, flag: str, second: Etcd, way: str = "") -> None:
+def start_apart(scene: Scene, flag: str, second: Etcd, *, way: str = "", first_flag: str = "") -> None:
     """Start a replica that leads in the first registry, and one (its etcd: `way`) that leads in the second."""
     # Somebody of this installation leads in the second registry until the first replica leads in the other.
     value = json.dumps({"identity": "held", "namespaces": [scene.namespace], "selector": ""}).encode()
     held = second.lease(600)
     second.put(f"/grpc-etcd/leader/{scene.cluster}".encode(), value, lease=held)
-    first = scene.start(flag, "--leader-ttl=60")  # it goes on leading there while it is frozen
+    first = scene.start(first_flag or flag, "--leader-ttl=60")  # it goes on leading there while it is frozen
     wait_until(lambda: leader_of(scene.client, scene), "the first one leads in the first registry")
     other = scene.start(flag, etcd=way)
     wait_until(lambda: len(other.lines("listed")) == 2, "the other one is warm")
@@ -90,8 +90,17 @@ def test_two_registries_that_two_replicas_lead_are_both_reported_on(
 def test_a_replica_that_alone_has_lost_a_registry_leaves_the_word_to_who_leads_there(
     scene: Scene, own_etcd: EtcdServer, tmp_path: Path
 ) -> None:
-    with Etcd(own_etcd.endpoints) as second, TcpProxy.start(scene.etcd.endpoints) as way:
-        start_apart(scene, write_registries(tmp_path, second=own_etcd.endpoints), second, way.address)
+    (folder := tmp_path / "first").mkdir()
+    ways = TcpProxy.start(scene.etcd.endpoints), TcpProxy.start(own_etcd.endpoints)
+    with Etcd(own_etcd.endpoints) as second, ways[0] as way, ways[1] as first_way:
+        flag, first_flag = (
+            write_registries(tmp_path, second=own_etcd.endpoints),
+            write_registries(folder, second=first_way.address),
+        )
+        start_apart(scene, flag, second, way=way.address, first_flag=first_flag)
+        first_way.black_hole()  # else it would be let lead in both
+        standbys = f"/grpc-etcd/standby/{scene.cluster}/".encode()
+        wait_until(lambda: not second.get_prefix(standbys).records, "the first one stands by no more", 150)
         scene.apply()
         scene.pod()
         scene.wait_condition("Programmed", "True", "Programmed")
@@ -112,6 +121,33 @@ def test_a_replica_that_alone_has_lost_a_registry_leaves_the_word_to_who_leads_t
             if condition["type"] == "Programmed"
         ]
         assert told.count("RegistryUnavailable") <= 1  # the two told it in turn, each two seconds
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+def test_a_leader_that_has_lost_another_registry_lets_who_led_there_lead_both(
+    scene: Scene, own_etcd: EtcdServer, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "first").mkdir()
+    with Etcd(own_etcd.endpoints) as second, TcpProxy.start(own_etcd.endpoints) as way:
+        flag, first_flag = (
+            write_registries(tmp_path, second=own_etcd.endpoints),
+            write_registries(folder, second=way.address),
+        )
+        start_apart(scene, flag, second, first_flag=first_flag)
+        scene.apply(registries=["second"])
+        scene.pod()
+        scene.wait_condition("Programmed", "True", "Programmed")
+        way.black_hole()
+        scene.wait_condition("Programmed", "False", "RegistryUnavailable")
+        pod = scene.pod(gates=["grpc-etcd.dev/registered"])
+
+        def is_ready() -> bool:
+            found = scene.api.client.get("v1", "Pod", pod.name, scene.namespace)["status"]["conditions"]
+            return any((each["type"], each["status"]) == ("Ready", "True") for each in found)
+
+        wait_until(is_ready, "its gate is open", 150)
+        scene.wait_condition("Programmed", "True", "Programmed")
 
 
 @pytest.mark.faults

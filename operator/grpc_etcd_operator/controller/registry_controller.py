@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.errors import EtcdError, PermissionDenied
@@ -67,6 +67,7 @@ class Views:
     is_turn: Callable[[], bool] = lambda: True
     is_asked_for: Callable[[str], bool] = lambda _name: False
     units: Callable[[], Iterable[str]] = tuple
+    yields_to: Callable[[], Iterable[str]] = tuple
 
 
 class RegistryController:
@@ -97,6 +98,7 @@ class RegistryController:
         self.feed = PrefixWatch(etcd, self._take, lambda prefix, error: isolation.caught("watch", repr(prefix), error))
         asked = (views.is_turn, views.is_asked_for)
         outlook = Outlook(self._is_able, views.blind_seconds, views.is_behind, self._has_records, *asked, self._advise)
+        outlook = replace(outlook, yields_to=views.yields_to)
         self.election = Election(etcd, cluster, candidate, leader_ttl_seconds, self._leadership_changed, outlook)
         self.leases = Leases(etcd, lease_ttl_seconds, self._lost_lease)
         self.streams = Streams(self.feed.has)
@@ -221,6 +223,11 @@ class RegistryController:
     def is_long_lost(self) -> bool:
         """Return whether etcd has been unavailable for so long that whoever was known to lead there may be gone."""
         return self.store is Store.UNREACHABLE and time.monotonic() - self._reached_at > self._long_seconds
+
+    @property
+    def lost_to(self) -> str:
+        """Name the replica that led when this one lost etcd, long ago, and may well reach it; empty: there is none."""
+        return self.election.peer if self.is_long_lost else ""
 
     def is_gone(self, *, is_other_alive: bool) -> bool:
         """Return whether who led this registry is to be waited for no longer: it may be gone with etcd.

@@ -18,7 +18,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -81,6 +81,7 @@ class Outlook:
     is_turn: Callable[[], bool] = lambda: True  # nobody is to be waited for
     is_asked_for: Callable[[str], bool] = lambda _name: False  # what is under such a name of this etcd stays
     advise: Callable[[EtcdError], str] = lambda error: error.remedy
+    yields_to: Callable[[], Iterable[str]] = tuple  # replicas that may reach other registries that this one has lost
 
 
 class Election:
@@ -242,6 +243,12 @@ class Election:
         return is_last and (not self._standbys.has_others or time.monotonic() - self._vacant_since < REPORT_SECONDS)
 
     @property
+    def peer(self) -> str:
+        """Name the other replica of this installation that leads, as far as is known; empty: none does."""
+        leader = read_leader(self._leader.value) if self._leader and self.relation is Relation.PEER else None
+        return leader.identity if leader else ""
+
+    @property
     def has_able_standby(self) -> bool:
         """Return whether this replica leads, and another that lives and sees Kubernetes stands by."""
         return self.is_leading and self._standbys.has_others
@@ -367,19 +374,19 @@ class Election:
         if self._lease.has_run_out:
             self._lose()
         elif self._outlook.blind_seconds() > RESIGN_SECONDS and self._standbys.has_others:
-            await self._step_down()
+            await self._step_down("No connection to Kubernetes, resigning in favor of a standby that has one")
+        elif any(map(self._standbys.has, self._outlook.yields_to())):
+            self._not_before = time.monotonic() + self._ttl  # it would be the first to know that nobody leads
+            await self._step_down("No connection to another registry, resigning in favor of who led there")
         elif self._standbys.has_own:  # of before a term that was taken up again
             await self._standbys.deregister()
         else:
             await self._record_candidate()
 
-    async def _step_down(self) -> None:
-        """Let an able standby lead, and stand by: no connection to Kubernetes from here."""
+    async def _step_down(self, why: str) -> None:
+        """Let an able standby lead, and stand by."""
         term = self.revision
-        log.warning(
-            "No connection to Kubernetes, resigning in favor of a standby that has one",
-            extra={"event": "leadership_resigned"},
-        )
+        log.warning(why, extra={"event": "leadership_resigned"})
         self._lose()
         gone = [ops.delete(self._key), ops.delete(self._synced_key)]
         result = await self._etcd.transaction(self.fence(term), gone)

@@ -19,6 +19,10 @@ class Standbys:
         """Return whether another replica could lead at once."""
         return bool(self._keys - {self.own_key})
 
+    def has(self, identity: str) -> bool:
+        """Return whether another replica, of this identity, could lead at once."""
+        return self.prefix + identity.encode() in self._keys - {self.own_key}
+
     @property
     def has_own(self) -> bool:
         """Return whether this replica has said that it could."""
