@@ -194,7 +194,7 @@ MUTANTS = (
     _mutant(
         "conflict-is-the-end-of-a-gate",
         (
-            "            elif _is_worth_trying_again(error):\n                self._queue.gates[uid]",
+            "            elif self._is_worth_trying_again(pod.namespace, error):\n                self._queue.gates[uid]",
             '            elif "(409)" not in str(error):\n                self._queue.gates[uid]',
         ),
     ),
