@@ -30,7 +30,7 @@ lint: dev ## Lint, types, import rules, dependencies, dead code, freshness of ge
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry resolver --optional-dependencies-dev-groups operator
-	$(BIN)/deptry operator --optional-dependencies-dev-groups cli
+	$(BIN)/deptry operator --optional-dependencies-dev-groups cli,opentelemetry
 	$(BIN)/deptry testbed bench examples tests --ignore DEP002,DEP004
 	$(BIN)/vulture
 	$(RUN) -m testbed.generate --check
