@@ -84,3 +84,18 @@ def test_what_may_not_be_read_is_not_seen() -> None:
     with virtual_time(1) as clock:
         _, longest = run(follow(0.1, HTTPStatus.FORBIDDEN), clock)
     assert longest > RESIGN_SECONDS
+
+
+def test_whoever_notes_first_that_pods_may_not_be_read_says_so_in_the_same_words() -> None:
+    """A probe may be quicker than the watch: conditions hold what was said first."""
+
+    async def ask() -> str:
+        freshness = Freshness(lambda _, __: None, [("pods", "shop")])
+        probing = asyncio.create_task(Prober(Late(0.1, HTTPStatus.FORBIDDEN), freshness).run())
+        while not freshness.stream("pods", "shop").fault:
+            await asyncio.sleep(0.1)
+        probing.cancel()
+        return freshness.stream("pods", "shop").fault
+
+    with virtual_time(1) as clock:
+        assert run(ask(), clock) == "pods may not be read (refused (403))"
