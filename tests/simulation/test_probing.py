@@ -92,8 +92,7 @@ def test_whoever_notes_first_that_pods_may_not_be_read_says_so_in_the_same_words
     async def ask() -> str:
         freshness = Freshness(lambda _, __: None, [("pods", "shop")])
         probing = asyncio.create_task(Prober(Late(0.1, HTTPStatus.FORBIDDEN), freshness).run())
-        while not freshness.stream("pods", "shop").fault:
-            await asyncio.sleep(0.1)
+        await asyncio.sleep(60)
         probing.cancel()
         return freshness.stream("pods", "shop").fault
 
