@@ -21,6 +21,7 @@ from testbed.replica import PROGRAM, RegistryView, Replica
 CRD = Path(__file__).resolve().parents[2] / "crds" / "grpcservices.yaml"
 API_VERSION = "grpc-etcd.dev/v1alpha1"
 Object = dict[str, Any]
+NEW: Object = {"observedGeneration": -1}  # the status of a GrpcService that no operator has looked at
 
 
 class Scene:

@@ -16,7 +16,7 @@ from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
 from testbed.manifests import wait_established
 from testbed.proxy import TcpProxy
-from tests.e2e.conftest import MakeScene, Scene
+from tests.e2e.conftest import NEW, MakeScene, Scene
 
 
 def run(*arguments: str, kubeconfig: Path | str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -99,7 +99,7 @@ def test_plan_prints_what_would_be_written_and_ends(scene: Scene) -> None:
     assert [plan["uid"] for plan in plans] == [pod.uid]
     assert f"/jupiter/greeter/providers/grpc://{pod.address}" in plans[0]["put"]
     assert scene.registry.revision() == before
-    assert scene.status() == {}
+    assert scene.status() == NEW
 
 
 def test_a_plan_for_another_pod_selector_prints_what_it_would_deregister(scene: Scene) -> None:
@@ -221,7 +221,7 @@ def test_a_dry_run_stays_up_and_prints_the_plan_whenever_it_changes(scene: Scene
     assert replica.metric("grpc_etcd_operator_registry_up") == 1
     assert replica.process.is_running
     assert scene.registry.revision() == before
-    assert scene.status() == {}
+    assert scene.status() == NEW
     assert replica.process.stop() == 0
 
 

@@ -29,6 +29,9 @@ POD_MESSAGES = (
     "Container",
     "ContainerPort",
     "PodReadinessGate",
+    "Probe",
+    "ProbeHandler",
+    "GRPCAction",
     "PodStatus",
     "PodCondition",
 )
@@ -139,6 +142,7 @@ MANIFEST: Object = {
                 "name": "server",
                 "image": "server:1",
                 "ports": [{"name": "grpc", "containerPort": 9000}, {"containerPort": 53, "protocol": "UDP"}],
+                **{f"{kind}Probe": {"grpc": {"port": 9000}} for kind in ("liveness", "readiness", "startup")},
             }
         ],
         "initContainers": [
@@ -158,7 +162,8 @@ STATUS = {
 def compare(message: Any, item: Any, met: set[str]) -> None:
     """Hold a message against the same object as JSON, field by field; `met` collects those that say something."""
     for field in message.DESCRIPTOR.fields:
-        told, wanted = getattr(message, field.name), item.get(field.name)
+        # What a probe does stands in JSON beside its other fields.
+        told, wanted = getattr(message, field.name), item if field.name == "handler" else item.get(field.name)
         if wanted:
             met.add(f"{message.DESCRIPTOR.name}.{field.name}")
         if field.message_type is None:
@@ -169,6 +174,8 @@ def compare(message: Any, item: Any, met: set[str]) -> None:
             assert told.seconds == (datetime.fromisoformat(wanted).timestamp() if wanted else 0), field.full_name
         elif isinstance(wanted, dict):
             compare(told, wanted, met)
+        elif not field.is_repeated:
+            assert not message.HasField(field.name), field.full_name
         else:
             for each, like in zip(told, wanted or (), strict=True):
                 compare(each, like, met)

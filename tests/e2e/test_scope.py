@@ -4,7 +4,7 @@ import json
 import time
 
 from testbed.conditions import existing, wait_until
-from tests.e2e.conftest import Scene
+from tests.e2e.conftest import NEW, Scene
 from tests.e2e.pod_watches import with_both
 
 
@@ -26,7 +26,7 @@ def test_with_namespaces_set_nothing_outside_of_them_is_served_or_told(scene: Sc
     scene.registry.wait_addresses(pod.address, name="mine")
     scene.wait_condition("Programmed", "True", "Programmed", "mine")
     assert scene.registry.addresses("theirs") == []
-    assert scene.status("theirs", other) == {}
+    assert scene.status("theirs", other) == NEW
     leader = json.loads(existing(scene.client.get(f"/grpc-etcd/leader/{scene.cluster}".encode())).value)
     assert leader["namespaces"] == [scene.namespace]
 

@@ -16,7 +16,7 @@ from testbed.etcd import EtcdServer
 from testbed.kubelet import Pod
 from testbed.kubernetes_api import ApiError
 from testbed.replica import RegistryView
-from tests.e2e.conftest import MakeScene, Scene, install_crd
+from tests.e2e.conftest import NEW, MakeScene, Scene, install_crd
 
 GATE = "grpc-etcd.dev/registered"
 # All lists are named: those that the API server fills in by default stay beside ours in a server-side apply.
@@ -208,7 +208,7 @@ def test_a_claim_that_cannot_be_written_holds_up_no_other_registration(scene: Sc
     scene.start(f"--namespace={evil}")
     scene.registry.wait_addresses(pod.address)
     wait_until(scene.has_mark, "the mark is put")
-    assert not scene.status("huge", evil)
+    assert scene.status("huge", evil) == NEW
 
 
 def test_a_tenant_who_makes_and_unmakes_services_does_not_shake_the_mark(scene: Scene) -> None:
