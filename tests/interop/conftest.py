@@ -9,10 +9,13 @@ import pytest
 from grpc_etcd.etcd import Etcd
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import Layout
+from testbed.apiserver import ApiServer
 from testbed.conditions import PATIENCE_SECONDS, free_port
 from testbed.etcd import EtcdServer
 from testbed.interop_program import InteropProgram
+from testbed.kubelet import Kubelet
 from testbed.process import Process
+from tests.e2e.conftest import Scene, install_crd
 
 # Program -> the layout that it reads and writes. kratos' registry is not to be had as a module: its bytes stand in
 # (tests/unit/layouts/golden.json).
@@ -25,6 +28,15 @@ LAYOUTS = {
     "gomicro4": "go-micro",
     "gomicro5": "go-micro",
 }
+
+
+@pytest.fixture
+def scene(apiserver: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str, tmp_path: Path) -> Iterator[Scene]:
+    """A namespace with the operator's custom resource, and an empty registry."""
+    install_crd(apiserver)
+    made = Scene(apiserver, etcd, kubelet, namespace, tmp_path)
+    yield made
+    made.close()
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,17 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from testbed.apiserver import ApiServer
 from testbed.build import binary
 from testbed.conditions import PATIENCE_SECONDS, wait_until
-from testbed.etcd import EtcdServer
-from testbed.kubelet import Kubelet
-from tests.e2e.conftest import API_VERSION, Scene, install_crd
+from tests.e2e.conftest import API_VERSION, Scene
 
 pytestmark = pytest.mark.interop
 HEALTH_CHECK = Path(__file__).resolve().parents[2] / "docs" / "argocd-health.lua"
 IN_PROGRESS, READY, BROKEN = ("InProgress", "Progressing"), ("Current", "Healthy"), ("Failed", "Degraded")
-
-
-@pytest.fixture
-def scene(apiserver: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str, tmp_path: Path) -> Iterator[Scene]:
-    """A namespace with the operator's custom resource, and an empty registry."""
-    install_crd(apiserver)
-    made = Scene(apiserver, etcd, kubelet, namespace, tmp_path)
-    yield made
-    made.close()
 
 
 def judge(scene: Scene, name: str = "greeter") -> tuple[str, str]:

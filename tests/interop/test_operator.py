@@ -1,29 +1,16 @@
 """The operator itself, its Pods and the real clients of both Jupiters: all turn ready at once, then none is."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from testbed.apiserver import ApiServer
 from testbed.conditions import wait_until
-from testbed.etcd import EtcdServer
 from testbed.interop_program import InteropProgram
-from testbed.kubelet import Kubelet
-from tests.e2e.conftest import Scene, install_crd
+from tests.e2e.conftest import Scene
 from tests.interop.conftest import Backends
 
 pytestmark = pytest.mark.interop
-
-
-@pytest.fixture
-def scene(apiserver: ApiServer, etcd: EtcdServer, kubelet: Kubelet, namespace: str, tmp_path: Path) -> Iterator[Scene]:
-    """A namespace with the operator's custom resource, and an empty registry."""
-    install_crd(apiserver)
-    made = Scene(apiserver, etcd, kubelet, namespace, tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.mark.timeout(400)
