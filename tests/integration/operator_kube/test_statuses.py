@@ -2,259 +2,31 @@
 
 import asyncio
 import json
-import logging
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
-from prometheus_client import CollectorRegistry
 
-from grpc_etcd_operator.controller.claim_granter import Granter
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
-from grpc_etcd_operator.controller.gates import Gates
-from grpc_etcd_operator.controller.status_queue import StatusQueue
 from grpc_etcd_operator.controller.status_writer import StatusWriter
-from grpc_etcd_operator.core.claims import claims_of, write_claims
-from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.counts import Counts, EndpointCounts
-from grpc_etcd_operator.core.gates import OPEN, Gate
-from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.reasons import Reason
-from grpc_etcd_operator.core.services import parse_service
-from grpc_etcd_operator.core.vacancies import VACANT_SECONDS
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.client import Client
-from grpc_etcd_operator.telemetry.metrics import Timings
-from testbed.conditions import Condition, until
-from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service, read_raw_pod
+from tests.integration.operator_kube.scene import (
+    ApiServer,
+    Raw,
+    count_lines,
+    granted,
+    make_granter,
+    make_reconciler,
+    make_reporter,
+    posts,
+    run,
+    versioned,
+)
+from tests.unit.operator_core.conftest import make_raw_service
 
-GATE = "grpc-etcd.dev/registered"
 MANY = 30
-Raw = dict[str, Any]
-
-
-class ApiServer:
-    """Answers what the test says, over real HTTP: `answers` holds status codes by path, each used once."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, list[int]] = {}
-        self.requests: list[tuple[str, str, Raw]] = []
-        self.objects: dict[str, Raw] = {}
-        self.after_a_read: dict[str, Raw] = {}
-        self.events: set[str] = set()
-        self.refused_parts: set[str] = set()
-        self.held: asyncio.Event | None = None
-        self.held_events = asyncio.Event()
-        self.held_events.set()
-
-    async def handle(self, request: web.Request) -> web.Response:
-        body = await request.json() if request.can_read_body else {}
-        self.requests.append((request.method, request.path, body))
-        if self.held:
-            await self.held.wait()
-        if codes := self.answers.get(request.path):
-            return web.json_response({"kind": "Status", "message": "as told"}, status=codes.pop(0))
-        if self.refused_parts.intersection(body.get("status", ())):
-            return web.json_response({"kind": "Status", "message": "not today"}, status=403)
-        if request.path.endswith("/events"):
-            await self.held_events.wait()
-            return self._post_event(body["metadata"]["name"])
-        if request.method == "GET":
-            name = request.path.split("/")[-1]
-            answer = web.json_response(self.objects.get(name, {"metadata": {"uid": ""}}))
-            self.objects.update(self.after_a_read)
-            return answer
-        name = request.path.split("/")[-2]
-        found = self.objects.get(name, {"metadata": {}})
-        asked, is_version = body["metadata"].get("resourceVersion"), found["metadata"].get("resourceVersion")
-        if asked and is_version and asked != is_version:
-            return web.json_response({"kind": "Status", "message": "the object has been modified"}, status=409)
-        found["status"] = {**found.get("status", {}), **body.get("status", {})}
-        version = int(found["metadata"].get("resourceVersion", "0")) + 1
-        found["metadata"]["resourceVersion"] = str(version)
-        return web.json_response(found)
-
-    def _post_event(self, name: str) -> web.Response:
-        if name in self.events:
-            return web.json_response({"message": "already exists"}, status=409)
-        self.events.add(name)
-        return web.json_response({})
-
-    def patches(self, name: str) -> list[Raw]:
-        return [body for method, path, body in self.requests if method == "PATCH" and f"/{name}/" in path]
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[tuple[ApiServer, Client]]:
-    server = ApiServer()
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", server.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    client = Client(f"http://127.0.0.1:{runner.addresses[0][1]}", aiohttp.ClientSession())
-    yield server, client
-    await client.close()
-    await runner.cleanup()
-
-
-def make_reconciler(vacant_seconds: float = VACANT_SECONDS) -> EventHandlers:
-    cluster_cache, timings = ClusterCache(["default"]), Timings(CollectorRegistry())
-    reconciler = EventHandlers(
-        cluster_cache, {"default": None}, timings, statuses=StatusQueue(cluster_cache, vacant_seconds)
-    )
-    reconciler.mark_complete(PODS)
-    reconciler.mark_complete(SERVICES)
-    return reconciler
-
-
-async def run(part: StatusWriter | Granter, condition: Condition[object]) -> None:
-    running = asyncio.create_task(part.run())
-    await until(condition)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-
-
-async def test_a_gate_that_meets_a_conflict_is_tried_again(api: tuple[ApiServer, Client]) -> None:
-    server, client = api
-    reconciler = make_reconciler()
-    raw = make_raw_pod()
-    raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
-    path = "/api/v1/namespaces/shop/pods/pod-p1/status"
-    server.answers[path] = [409, 409]
-    reconciler.cluster_cache.note_pod(read_raw_pod(raw))
-    reporter._queue.look_at_all()
-    await run(reporter, lambda: len(server.patches("pod-p1")) > 2)
-    assert server.patches("pod-p1")[-1]["status"]["conditions"][0]["status"] == "True"
-
-
-class Overridden(dict[str, Any]):
-    """A Pod whose gate a policy shuts again on its way, for as long as it is in force."""
-
-    in_force = True
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key == "status" and self.in_force:
-            value = {"conditions": [{**each, "status": "False"} for each in value["conditions"]]}
-        super().__setitem__(key, value)
-
-    @property
-    def is_open(self) -> bool:
-        return any(each["status"] == "True" for each in self.get("status", {}).get("conditions", ()))
-
-
-async def test_a_gate_that_a_policy_shuts_on_its_way_is_told_and_opened_once_the_policy_has_ended(
-    api: tuple[ApiServer, Client], caplog: pytest.LogCaptureFixture
-) -> None:
-    server, client = api
-    reconciler = make_reconciler()
-    raw = make_raw_pod()
-    raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
-    pod = server.objects["pod-p1"] = Overridden(raw)
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
-    reconciler.cluster_cache.note_pod(read_raw_pod(raw))
-    reconciler.statuses.look_at_all()
-    await run(reporter, lambda: len(server.patches("pod-p1")) > 1)
-    assert count_lines(caplog, "gate_changed") == 1
-    pod.in_force = False
-    await run(reporter, lambda: pod.is_open)
-    patches, asked = len(server.patches("pod-p1")), len(server.requests)
-    await run(reporter, lambda: len(server.requests) > asked)
-    assert len(server.patches("pod-p1")) == patches  # whose watch is late only asks
-
-
-class ScriptedGates(Gates):
-    """Judges gates as the test says, and counts how often it was asked."""
-
-    gate = Gate(is_open=False, reason=Reason.REGISTERING, is_waiting=True)
-    asked = 0
-
-    def judge(self, pod: Pod, down: Mapping[str, str]) -> Gate | None:  # noqa: ARG002  one answer for all
-        self.asked += 1
-        return self.gate
-
-
-async def test_a_gate_that_waits_opens_as_soon_as_there_is_news(api: tuple[ApiServer, Client]) -> None:
-    server, client = api
-    reconciler = EventHandlers(ClusterCache(["default"]), {"default": None}, Timings(CollectorRegistry()))
-    gates = ScriptedGates(reconciler)
-    raw = make_raw_pod()
-    raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
-    pod = read_raw_pod(raw)
-    reconciler.cluster_cache.note_pod(pod)
-    reporter = StatusWriter(
-        client, reconciler, reconciler.statuses, lambda: True, dict, patience_seconds=3600, gates=gates
-    )
-    running = asyncio.create_task(reporter.run())
-    looks: tuple[Callable[[], None], ...] = (lambda: reporter._queue.look_at_gate(pod.uid), reporter._queue.look_at_all)
-    for look in looks:
-        asked, patches = gates.asked, len(server.patches(pod.name))
-        gates.gate = ScriptedGates.gate
-        reporter._queue.look_at_gate(pod.uid)
-        await until(lambda asked=asked: gates.asked > asked)
-        gates.gate = OPEN
-        look()
-        await until(lambda patches=patches: len(server.patches(pod.name)) > patches)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    reasons = {each["status"]["conditions"][0]["reason"] for each in server.patches(pod.name)}
-    assert reasons == {"Registered"}, "nothing was said while it waited"
-
-
-async def test_warnings_whose_events_are_not_answered_hold_up_no_gate_and_are_posted_later(
-    api: tuple[ApiServer, Client],
-) -> None:
-    server, client = api
-    reconciler = make_reconciler()
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
-    services = [parse_service(make_raw_service(name=f"s{each}", uid=f"s{each}"), {}) for each in range(MANY)]
-    server.held_events.clear()
-    reporter.warn(services, Reason.MASS_DELETION, "many are missing from a list")
-    running = asyncio.create_task(reporter.run())
-    await until(lambda: posts(server))
-    raw = make_raw_pod()
-    raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
-    reconciler.cluster_cache.note_pod(read_raw_pod(raw))
-    reporter._queue.look_at_gate("p1")
-    await until(lambda: server.patches("pod-p1"))
-    assert len(posts(server)) < MANY
-    server.held_events.set()
-    await until(lambda: len(server.events) == MANY)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-
-
-async def test_a_gate_that_is_open_by_now_gets_no_event_that_it_waits(api: tuple[ApiServer, Client]) -> None:
-    """As after a hang of etcd while hundreds of Pods started, whose Events are posted one after the other."""
-    server, client = api
-    reconciler = make_reconciler()
-    gates = ScriptedGates(reconciler)
-    raws = [make_raw_pod(f"p{each}") for each in range(MANY)]
-    for raw in raws:
-        raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
-        reconciler.cluster_cache.note_pod(read_raw_pod(raw))
-    reporter = StatusWriter(
-        client, reconciler, reconciler.statuses, lambda: True, dict, patience_seconds=0, gates=gates
-    )
-    server.held_events.clear()
-    running = asyncio.create_task(reporter.run())
-    reporter._queue.look_at_all()
-    await until(lambda: len(reporter._news) + len(posts(server)) == MANY and posts(server))
-    under_way = len(posts(server))
-    gates.gate = OPEN
-    for raw in raws:
-        raw["status"]["conditions"].append({"type": GATE, "status": "True"})
-        reconciler.cluster_cache.note_pod(read_raw_pod(raw))
-    server.held_events.set()
-    await until(lambda: not reporter._news)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    assert len(posts(server)) == under_way < MANY
 
 
 class BrokenTally(EndpointCounts):
@@ -271,7 +43,7 @@ async def test_an_unexpected_error_about_one_object_is_told_on_it_and_the_others
 ) -> None:
     server, client = api
     reconciler, isolation = make_reconciler(), Isolation()
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
+    reporter = make_reporter(client, reconciler, isolation)
     for uid in ("bad", "good"):
         server.objects[uid] = make_raw_service(uid, name=uid)
         reconciler.note_service("ADDED", server.objects[uid])
@@ -285,10 +57,10 @@ async def test_an_unexpected_error_about_one_object_is_told_on_it_and_the_others
 async def test_a_selector_that_matches_nothing_is_warned_of_once_it_has_lasted(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     reconciler = make_reconciler(0.5)
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    reporter = make_reporter(client, reconciler)
     server.objects["greeter"] = make_raw_service("s1")
     reconciler.note_service("ADDED", server.objects["greeter"])
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
+    granter = make_granter(client, reconciler)
     reconciler.claims.set()
     await run(granter, lambda: reconciler.cluster_cache.verdict("s1").accepted)
     reporter._queue.look_at({"s1"})
@@ -302,7 +74,7 @@ async def test_a_selector_that_matches_nothing_is_warned_of_once_it_has_lasted(a
 async def lead_beside_nobody(server: ApiServer, client: Client, *, vacant_seconds: float = 0.2) -> StatusWriter:
     """Make a new leader, which knows of GrpcServices without Pods what the API server has."""
     reconciler = make_reconciler(vacant_seconds)
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    reporter = make_reporter(client, reconciler)
     for raw in server.objects.values():
         reconciler.note_service(None, json.loads(json.dumps(raw)))
     return reporter
@@ -350,21 +122,9 @@ async def test_a_status_reaches_a_grpcservice_that_somebody_changes_faster_than_
     await run(reporter, lambda: "conditions" in server.objects["greeter"]["status"])
 
 
-def granted(raw: Raw) -> Raw:
-    """Give a GrpcService as it is once its claim has been granted."""
-    spec = parse_service(raw).spec
-    assert spec
-    claims = write_claims(dict.fromkeys(claims_of(spec, ["default"]), "2026-01-01T00:00:00.000000Z"))
-    return {**raw, "status": {**raw.get("status", {}), "claims": claims}}
-
-
 def programmed(server: ApiServer) -> Raw:
     conditions = server.objects["greeter"].get("status", {}).get("conditions", ())
     return next((each for each in conditions if each["type"] == "Programmed"), {})
-
-
-def posts(server: ApiServer) -> list[str]:
-    return [body["reason"] for _, path, body in server.requests if path.endswith("/events")]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +244,7 @@ async def test_two_replicas_post_one_event(api: tuple[ApiServer, Client]) -> Non
     for times in (1, 2):
         reconciler = make_reconciler()
         reconciler.note_service("ADDED", make_raw_service("s1"))
-        reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
+        reporter = make_reporter(client, reconciler)
         reporter.warn(reconciler.cluster_cache.services.values(), Reason.MASS_DELETION, f"as replica {times} has it")
         await run(reporter, lambda times=times: is_posted(times))
     assert len(server.events) == 1
@@ -506,207 +266,15 @@ async def test_who_takes_over_tells_nothing_that_is_over(api: tuple[ApiServer, C
     assert [each["reason"] for each in posted] == ["InternalError"]
 
 
-async def test_a_gate_says_again_what_another_leader_has_overwritten(api: tuple[ApiServer, Client]) -> None:
-    server, client = api
-    reconciler = EventHandlers(ClusterCache(["default"]), {"default": None}, Timings(CollectorRegistry()))
-    gates = ScriptedGates(reconciler)
-    gates.gate = Gate(is_open=False, reason=Reason.PORT_NOT_FOUND, message="no port")
-    raw, leads = make_raw_pod(), True
-    raw["spec"]["readinessGates"] = [{"conditionType": GATE}]
-    pod = read_raw_pod(raw)
-    reconciler.cluster_cache.note_pod(pod)
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: leads, dict, gates=gates)
-    server.objects[pod.name] = {"metadata": {"uid": pod.uid}}
-    running = asyncio.create_task(reporter.run())
-    reporter._queue.look_at_all()
-    await until(lambda: len(server.patches(pod.name)) == 1)
-    leads = False
-    reporter._queue.look_at_all()
-    await until(lambda: not reporter._queue.wake.is_set())  # it has seen that another leads
-    said = {"type": GATE, "status": "False", "reason": "Unwritable", "message": "of another leader"}
-    server.objects[pod.name]["status"] = {"conditions": [said]}
-    leads = True
-    reporter._queue.look_at_all()
-    await until(lambda: len(server.patches(pod.name)) == 2)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    assert server.patches(pod.name)[-1]["status"]["conditions"][0]["reason"] == "PortNotFound"
-
-
 async def test_a_long_message_of_an_event_is_cut_off_at_what_kubernetes_takes(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     reconciler = make_reconciler()
     reconciler.note_service("ADDED", make_raw_service("s1"))
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
+    reporter = make_reporter(client, reconciler)
     reporter.warn(reconciler.cluster_cache.services.values(), Reason.MASS_DELETION, "\u4e16" * 1000)
     await run(reporter, lambda: server.events)
     posted = next(body for _, path, body in server.requests if path.endswith("/events"))
     assert posted["note"] == "\u4e16" * 341  # of three bytes each: 1024 bytes are taken, not characters
-
-
-async def test_a_claim_holds_the_version_that_was_judged_and_is_judged_again_after_a_conflict(
-    api: tuple[ApiServer, Client],
-) -> None:
-    server, client = api
-    reconciler = make_reconciler()
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
-    server.answers["/apis/grpc-etcd.dev/v1alpha1/namespaces/shop/grpcservices/greeter/status"] = [409]
-    server.objects["greeter"] = make_raw_service("s1")
-    server.objects["greeter"]["metadata"]["resourceVersion"] = "5"
-    reconciler.note_service("ADDED", server.objects["greeter"])
-    await run(granter, lambda: reconciler.cluster_cache.verdict("s1").accepted)
-    assert [each["metadata"]["resourceVersion"] for each in server.patches("greeter")] == ["5", "5"]
-
-
-async def test_a_claim_is_granted_to_a_grpcservice_that_somebody_changes_faster_than_a_watch_reports(
-    api: tuple[ApiServer, Client],
-) -> None:
-    """A label each 30 ms: what its claims were judged by is the same, so another version is no reason to wait."""
-    server, client = api
-    reconciler = make_reconciler()
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
-    reconciler.note_service("ADDED", versioned(make_raw_service("s1"), 7))
-    server.objects["greeter"] = versioned(make_raw_service("s1"), 9)
-    await run(granter, lambda: reconciler.cluster_cache.verdict("s1").accepted)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param({"metadata": {"generation": 9}}, id="it asks for something else"),
-        pytest.param({"metadata": {"uid": "s2"}}, id="it is another"),
-        pytest.param(
-            {"status": {"claims": [{"registry": "default", "prefix": "/a/", "since": "2026-01-01T00:00:00.000000Z"}]}},
-            id="another replica has granted it something",
-        ),
-    ],
-)
-async def test_no_claim_is_granted_to_what_was_not_judged(api: tuple[ApiServer, Client], change: Raw) -> None:
-    server, client = api
-    reconciler = make_reconciler()
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
-    reconciler.note_service("ADDED", versioned(make_raw_service("s1"), 7))
-    raw = versioned(make_raw_service("s1"), 9)
-    changed = {part: {**raw.get(part, {}), **change.get(part, {})} for part in ("metadata", "spec", "status")}
-    server.objects["greeter"] = {**raw, **changed}
-    before = json.dumps(changed["status"])
-    await run(granter, lambda: len(server.patches("greeter")) > 1)
-    assert {each["metadata"]["resourceVersion"] for each in server.patches("greeter")} == {"7"}
-    assert json.dumps(server.objects["greeter"]["status"]) == before
-
-
-async def test_an_event_that_an_answer_has_overtaken_takes_no_claim_back(api: tuple[ApiServer, Client]) -> None:
-    server, client = api
-    reconciler = make_reconciler()
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
-    old = versioned(make_raw_service("s1"), 5)
-    server.objects["greeter"] = versioned(make_raw_service("s1"), 5)
-    reconciler.note_service("ADDED", old)
-    await run(granter, lambda: reconciler.cluster_cache.verdict("s1").accepted)
-    reconciler.note_service("MODIFIED", versioned(make_raw_service("s1", weight=3), 4))
-    assert reconciler.cluster_cache.verdict("s1").accepted
-    reconciler.note_service(None, versioned(make_raw_service("s1", weight=3), 4))  # a list always counts
-    assert not reconciler.cluster_cache.verdict("s1").accepted
-
-
-def versioned(raw: Raw, version: int) -> Raw:
-    raw["metadata"]["resourceVersion"] = str(version)
-    return raw
-
-
-async def test_an_old_crd_that_keeps_no_claims_is_named(
-    api: tuple[ApiServer, Client], caplog: pytest.LogCaptureFixture
-) -> None:
-    server, client = api
-    reconciler = make_reconciler()
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
-    forgetful: Mapping[str, Any] = make_raw_service("s1")
-    server.objects["greeter"] = ForgetsStatus(forgetful)
-    reconciler.note_service("ADDED", make_raw_service("s1"))
-    await run(granter, lambda: "its CRD is of an older release" in caplog.text)
-    assert not reconciler.cluster_cache.verdict("s1").accepted
-
-
-async def test_a_grant_is_later_than_all_that_are_known_whatever_the_clock_says(api: tuple[ApiServer, Client]) -> None:
-    server, client = api
-    reconciler = make_reconciler()
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
-    ahead = "2999-01-01T00:00:00.000000Z"  # the clock of whoever granted this
-    claims = [{"registry": "default", "prefix": "/jupiter/other/", "since": ahead}]
-    reconciler.note_service("ADDED", {**make_raw_service("s2", name="other"), "status": {"claims": claims}})
-    server.objects["greeter"] = make_raw_service("s1")
-    reconciler.note_service("ADDED", make_raw_service("s1"))
-    await run(granter, lambda: reconciler.cluster_cache.verdict("s1").accepted)
-    assert all(each["since"] > ahead for each in server.patches("greeter")[0]["status"]["claims"])
-
-
-async def test_who_ends_waits_for_the_claims_that_it_is_writing_and_writes_no_more(
-    api: tuple[ApiServer, Client],
-) -> None:
-    server, client = api
-    reconciler = make_reconciler()
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
-    server.held = asyncio.Event()
-    server.objects["greeter"] = make_raw_service("s1")
-    reconciler.note_service("ADDED", make_raw_service("s1"))
-    running = asyncio.create_task(granter.run())
-    await until(lambda: server.patches("greeter"))
-    ending = asyncio.create_task(granter.end(60))
-    reconciler.note_service("ADDED", make_raw_service("s2", name="other"))
-    server.held.set()
-    await ending
-    assert reconciler.cluster_cache.verdict("s1").accepted
-    running.cancel()
-    await asyncio.wait([running])
-    assert not server.patches("other")
-
-
-class PoisonError(Exception):
-    """Nobody foresees it."""
-
-
-class Poisoned(EventHandlers):
-    """Fails for one GrpcService, as often as the test says, where its claims are reserved, given back or released."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.failures: dict[str, int] = {}
-
-    def check(self, step: str, uid: str) -> None:
-        if uid == "s1" and self.failures.get(step, 0) > 0:
-            self.failures[step] -= 1
-            raise PoisonError(step)
-
-    def begin_grant(self, uid: str, since: str) -> list[dict[str, str]] | None:
-        self.check("begin", uid)
-        return super().begin_grant(uid, since)
-
-    def end_grant(self, uid: str) -> None:
-        super().end_grant(uid)
-        self.check("end", uid)
-
-
-@pytest.mark.parametrize(("step", "failures"), [("begin", 2), ("end", 1)])
-async def test_what_is_unexpected_about_one_claim_is_counted_and_tried_again_while_others_are_granted(
-    api: tuple[ApiServer, Client], step: str, failures: int
-) -> None:
-    server, client = api
-    registries = {"default": None}
-    reconciler, isolation = Poisoned(ClusterCache(registries), registries, Timings(CollectorRegistry())), Isolation()
-    reconciler.mark_complete(PODS)
-    reconciler.mark_complete(SERVICES)
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, isolation)
-    reconciler.failures[step] = failures
-    for uid, name in (("s1", "greeter"), ("s2", "other")):
-        server.objects[name] = versioned(make_raw_service(uid, name=name), 5)
-        reconciler.note_service("ADDED", server.objects[name])
-    running = asyncio.create_task(granter.run())
-    await until(lambda: reconciler.cluster_cache.verdict("s2").accepted or running.done())
-    await until(lambda: reconciler.cluster_cache.verdict("s1").accepted or running.done())
-    assert not running.done()
-    assert isolation.counts["claims"] == failures
-    running.cancel()
-    await asyncio.wait([running])
 
 
 @pytest.mark.parametrize("status", [400, 422])
@@ -715,7 +283,7 @@ async def test_a_status_that_the_api_server_finds_fault_with_is_told_counted_and
 ) -> None:
     server, client = api
     reconciler, isolation = make_reconciler(), Isolation()
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
+    reporter = make_reporter(client, reconciler, isolation)
     server.objects["greeter"] = make_raw_service("s1")
     server.answers["/apis/grpc-etcd.dev/v1alpha1/namespaces/shop/grpcservices/greeter/status"] = [status]
     reconciler.note_service("ADDED", make_raw_service("s1"))
@@ -728,7 +296,7 @@ async def test_a_status_that_the_api_server_finds_fault_with_is_told_counted_and
 async def test_a_status_of_an_object_that_another_has_replaced_is_no_trouble(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     reconciler, isolation = make_reconciler(), Isolation()
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict, isolation)
+    reporter = make_reporter(client, reconciler, isolation)
     server.objects["greeter"] = make_raw_service("s2")
     server.answers["/apis/grpc-etcd.dev/v1alpha1/namespaces/shop/grpcservices/greeter/status"] = [422]
     reconciler.note_service("ADDED", make_raw_service("s1"))
@@ -737,19 +305,14 @@ async def test_a_status_of_an_object_that_another_has_replaced_is_no_trouble(api
     assert not isolation.counts
 
 
-def count_lines(caplog: pytest.LogCaptureFixture, event: str) -> int:
-    """Count the lines of an event that everybody sees."""
-    return sum(getattr(each, "event", "") == event for each in caplog.records if each.levelno >= logging.WARNING)
-
-
 @pytest.mark.parametrize(("part", "event"), [("claims", "claim_refused"), ("conditions", "status_refused")])
 async def test_what_a_policy_refuses_of_many_objects_is_one_line_of_the_log(
     api: tuple[ApiServer, Client], caplog: pytest.LogCaptureFixture, part: str, event: str
 ) -> None:
     server, client = api
     reconciler = make_reconciler()
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
+    reporter = make_reporter(client, reconciler)
+    granter = make_granter(client, reconciler)
     server.refused_parts = {part}
     note_many(server, reconciler)
 
@@ -767,33 +330,3 @@ def note_many(server: ApiServer, reconciler: EventHandlers) -> None:
     for n in range(MANY):
         server.objects[f"svc-{n}"] = versioned(make_raw_service(f"s{n}", name=f"svc-{n}"), 5)
         reconciler.note_service("ADDED", server.objects[f"svc-{n}"])
-
-
-async def test_a_claim_that_the_api_server_refuses_is_told_on_its_object_and_granted_once_it_does_not(
-    api: tuple[ApiServer, Client],
-) -> None:
-    server, client = api
-    reconciler = make_reconciler()
-    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict)
-    granter = Granter(client, reconciler, reconciler.claims, lambda: True, Isolation())
-    server.objects["greeter"] = versioned(make_raw_service("s1"), 5)
-    server.refused_parts = {"claims"}
-    reconciler.note_service("ADDED", server.objects["greeter"])
-
-    def is_told() -> bool:
-        conditions = server.objects["greeter"].get("status", {}).get("conditions", ())
-        return any("not today" in each["message"] for each in conditions if each["type"] == "Accepted")
-
-    granting = asyncio.create_task(granter.run())
-    await run(reporter, is_told)
-    server.refused_parts.clear()
-    await run(reporter, lambda: reconciler.cluster_cache.verdict("s1").accepted and not is_told())
-    granting.cancel()
-    await asyncio.gather(granting, return_exceptions=True)
-
-
-class ForgetsStatus(dict[str, Any]):
-    """An object whose status keeps no field, as an API server does it with fields that its CRD lacks."""
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, {} if key == "status" else value)
