@@ -46,13 +46,12 @@ from grpc_etcd.registry.own import leader_key, standby_prefix, synced_key
 from grpc_etcd_operator.core.scope import (
     Candidate,
     Relation,
-    read_leader,
     relation,
     write_leader,
     write_refusal,
 )
-from grpc_etcd_operator.registry.cluster_key import ClusterKey
 from grpc_etcd_operator.registry.leader_lease import LeaderLease, end_lease
+from grpc_etcd_operator.registry.leader_view import LeaderView
 from grpc_etcd_operator.registry.standbys import Standbys
 
 log = logging.getLogger(__name__)
@@ -84,11 +83,8 @@ class Outlook:
     yields_to: Callable[[], Iterable[str]] = tuple  # replicas that may reach other registries that this one has lost
 
 
-class Election:
-    """This replica's part in the election for one registry. `on_change` is called after each gain and each loss.
-
-    `candidate` may be replaced at any time: certificates are renewed.
-    """
+class Election(LeaderView):
+    """This replica's part in the election for one registry. `on_change` is called after each gain and each loss."""
 
     def __init__(  # noqa: PLR0913, PLR0917  who campaigns, where, for what
         self,
@@ -99,25 +95,21 @@ class Election:
         on_change: Callable[[], None],
         outlook: Outlook | None = None,
     ) -> None:
-        self._etcd, self.candidate, self._ttl = etcd, candidate, ttl_seconds
+        self._outlook = outlook or Outlook()
+        super().__init__(cluster, candidate, ttl_seconds, self._outlook.has_records)
+        self._etcd = etcd
         self._key, self._synced_key = leader_key(cluster), synced_key(cluster)
         self._standbys = Standbys(etcd, standby_prefix(cluster), candidate.identity)
-        self._outlook = outlook or Outlook()
         self.awaits_sight = False  # it leads, and has been behind since before: it keeps what others have written
         self._on_change = on_change
-        self._leader: Record | None = None
-        self.last_leader = b""  # what the key of whoever led last said
-        self.cluster_key = ClusterKey(cluster)
         self._predecessor: Record | None = None
         self._listed: dict[bytes, int] = {}
         self._reported_at = 0  # the revision at which the watch last reported who leads
         self._news = asyncio.Event()
-        self._vacant_since = time.monotonic()
         self._not_before = self._said_at = 0.0
         self._silent_until = -math.inf
         self._lease = LeaderLease(etcd, ttl_seconds, self._lost_lease)
         self._reported: set[str] = set()
-        self._judged: tuple[Record | None, Candidate, Relation | None] = (None, candidate, None)
         self._login_at = 0.0
         self.error: EtcdError | None = None
         self.refused: AuthFailed | None = None  # this replica is not let in now, whatever its watch still reports
@@ -148,87 +140,6 @@ class Election:
         return self.is_leading and not self.awaits_sight
 
     @property
-    def is_listed(self) -> bool:
-        """Return whether it has been seen who leads, or that nobody does."""
-        return len(self._listed) == len(self.prefixes)
-
-    @property
-    def is_leader_known(self) -> bool:
-        """Return whether anybody is known to lead."""
-        return self._leader is not None
-
-    @property
-    def relation(self) -> Relation | None:
-        """Return what the leader is to this replica; None: nobody is known to lead."""
-        leader, candidate, known = self._judged
-        if leader is not self._leader or candidate is not self.candidate:
-            known = relation(self.candidate, self._leader.value) if self._leader else None
-            self._judged = self._leader, self.candidate, known
-        return known
-
-    @property
-    def refuses(self) -> bool:
-        """Return whether somebody leads under our cluster id beside whom this replica must not lead."""
-        return self.relation in (Relation.OTHER_INSTALLATION, Relation.OTHER_CLUSTER, Relation.TWIN)
-
-    @property
-    def twin(self) -> str:
-        """Name the registry of the settings for which this process leads in the same etcd; empty: there is none."""
-        leader = read_leader(self._leader.value) if self._leader and self.relation is Relation.TWIN else None
-        return leader.registry if leader else ""
-
-    @property
-    def has_had_turn(self) -> bool:
-        """Return whether nobody has to wait for this election: somebody leads, or nobody may soon."""
-        return self.is_leader_known or self.is_vacant or self.is_foreign
-
-    @property
-    def last_registry(self) -> str:
-        """Name the registry, of whatever settings, as which this etcd was led last; empty where nobody knows."""
-        leader = read_leader(self.last_leader)
-        return self.cluster_key.registry or (leader.registry if leader else "")
-
-    def is_apart_from(self, other: "Election", after_seconds: float) -> bool:
-        """Return whether the other one's etcd is known to be another than this one's.
-
-        The cluster's key, which outlives all leaders, is not the same in both, and they have not met the very same
-        leader, so that one of them only learns of it later. Or, since an etcd may be a copy of another: there somebody
-        leads, and here nobody has for longer than news of the same etcd could take.
-        """
-        if not (self.is_listed and other.is_listed):
-            return False
-        have_met = bool(self.last_leader) and self.last_leader == other.last_leader
-        is_led_alone = other.is_leader_known and self.vacant_seconds > after_seconds
-        return is_led_alone or (self.cluster_key.record != other.cluster_key.record and not have_met)
-
-    @property
-    def is_foreign(self) -> bool:
-        """Return whether the cluster id is another Kubernetes cluster's."""
-        is_anothers = self.cluster_key.is_anothers(self.candidate.fingerprint)
-        return self.relation is Relation.OTHER_CLUSTER or (is_anothers and self._outlook.has_records())
-
-    @property
-    def is_vacant(self) -> bool:
-        """Return whether nobody has led for longer than an election takes."""
-        return self._leader is None and self.vacant_seconds > self._ttl
-
-    @property
-    def vacant_seconds(self) -> float:
-        """Return for how long nobody has been known to lead."""
-        return 0.0 if self._leader else time.monotonic() - self._vacant_since
-
-    @property
-    def is_leader_apart(self) -> bool:
-        """Return whether the leader takes care of other namespaces, or of another cluster, and so cannot speak for us.
-
-        Nor does it speak here where it leads the same etcd by another name: it does so by that.
-        """
-        if self.is_foreign or self.relation is Relation.TWIN:
-            return True
-        theirs = read_leader(self._leader.value) if self._leader else None
-        return self.refuses and bool(theirs and theirs.scope.is_apart_from(self.candidate.scope))
-
-    @property
     def may_report(self) -> bool:
         """Return whether this replica speaks for the registry.
 
@@ -241,12 +152,6 @@ class Election:
             return True
         is_last = self.relation is Relation.ITSELF and time.monotonic() >= self._silent_until
         return is_last and (not self._standbys.has_others or time.monotonic() - self._vacant_since < REPORT_SECONDS)
-
-    @property
-    def peer(self) -> str:
-        """Name the other replica of this installation that leads, as far as is known; empty: none does."""
-        leader = read_leader(self._leader.value) if self._leader and self.relation is Relation.PEER else None
-        return leader.identity if leader else ""
 
     @property
     def has_able_standby(self) -> bool:
@@ -560,6 +465,7 @@ class Election:
     def forget(self) -> None:
         """Record that etcd holds another history: what is listed next counts, whatever its revision."""
         self._listed.clear()
+        self.is_listed = False
         self._reported_at = 0
 
     def take(self, prefix: bytes, news: WatchUpdate) -> None:
@@ -578,6 +484,7 @@ class Election:
     def _take_listing(self, prefix: bytes, listed: dict[bytes, Record], revision: int, history: int) -> None:
         is_first, is_other = prefix not in self._listed, history != self._listed.get(prefix, 0)
         self._listed[prefix] = history
+        self.is_listed = len(self._listed) == len(self.prefixes)
         if prefix == self._standbys.prefix:
             self._standbys.take_listing(listed.values())
         elif prefix == self.cluster_key.key:

@@ -8,8 +8,7 @@ one name deregisters what only the other knows of, so one of the two is to lead,
     led as no registry of the settings, or never          -> the first of the settings, once those before it have led,
         or cannot be led now
 
-As which registry an etcd was led is in the key that outlives all leaders; `is_apart_from` of the elections decides
-what is known.
+As which registry an etcd was led is in the key that outlives all leaders; `is_apart_from` decides what is known.
 """
 
 import logging
@@ -17,7 +16,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Protocol
 
-from grpc_etcd_operator.registry.election import Election
+from grpc_etcd_operator.registry.leader_view import LeaderView
 
 log = logging.getLogger(__name__)
 # A connection that has gone silent is given up after 15 s (etcd/endpoints.py). The rest is arbitrary.
@@ -32,7 +31,7 @@ class Led(Protocol):
         """Its name in the settings."""
 
     @property
-    def election(self) -> Election:
+    def election(self) -> LeaderView:
         """Who leads there."""
 
     @property
