@@ -15,6 +15,7 @@ from click.shell_completion import get_completion_class
 from grpc_etcd.cli.connecting import Connection, before_commands, connected, output_option
 from grpc_etcd.cli.editing import edit_endpoint
 from grpc_etcd.cli.following import follow_all
+from grpc_etcd.cli.generating import generate
 from grpc_etcd.cli.printing import (
     BadUsage,
     Failure,
@@ -57,6 +58,7 @@ Examples:
   grpc-etcd drain greeter 10.0.0.7:9000
   grpc-etcd set-weight greeter 10.0.0.7:9000 25
   grpc-etcd ads --listen 127.0.0.1:18000
+  grpc-etcd generate -f k8s/
 """
 
 ADS_EXAMPLE = """\b
@@ -92,6 +94,9 @@ def cli() -> None:
 
     Options can be given before or after the command.
     """
+
+
+cli.add_command(generate)
 
 
 def run() -> None:

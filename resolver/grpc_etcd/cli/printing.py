@@ -70,6 +70,11 @@ def print_item(data: object, output: str) -> None:
         click.echo(escape_json(json.dumps(data, ensure_ascii=not _is_unicode())))
 
 
+def print_documents(documents: Sequence[object]) -> None:
+    """Print YAML documents, as kubectl reads them."""
+    click.echo("---\n".join(map(format_yaml, documents)), nl=False)
+
+
 def format_yaml(data: object) -> str:
     """Write YAML; as soon as it holds anything unprintable, all that is not ASCII is an escape."""
     text = str(yaml.safe_dump(data, sort_keys=False, allow_unicode=_is_unicode()))

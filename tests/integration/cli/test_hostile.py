@@ -107,6 +107,18 @@ def test_hostile_records_reach_nobodys_terminal(
         assert_harmless(run(etcd, *arguments, "-o", output), output)
 
 
+@given(name=hostile, kind=st.sampled_from(["Service", "Deployment", TITLE]), selector=hostile, port=hostile)
+@settings(max_examples=examples(50), suppress_health_check=TOLERATED)
+def test_hostile_manifests_reach_nobodys_terminal(name: str, kind: str, selector: str, port: str) -> None:
+    template = {"metadata": {"labels": {"app": selector}}, "spec": {"containers": [{"name": "server"}]}}
+    ports = [{"name": "grpc", "port": 9000, "targetPort": port}]
+    spec = {"selector": {"app": selector}, "ports": ports, "template": template}
+    manifest = json.dumps({"kind": kind, "metadata": {"name": name}, "spec": spec})
+    result = CliRunner().invoke(cli, ["generate", "-f", "-"], input=manifest, prog_name="grpc-etcd")
+    assert_harmless(result, "")
+    list(yaml.safe_load_all(result.stdout))
+
+
 def test_programs_get_back_what_stands_in_etcd(shell: CommandLine) -> None:
     zone = "\x1b[31m\u202e\u00fc\U0001f600"
     shell.put("127.0.9.9:9", zone=zone)
@@ -129,5 +141,6 @@ def test_another_encoding_of_the_terminal_is_no_traceback(shell: CommandLine) ->
 def test_every_command_prints_through_the_one_place() -> None:
     """A new command that printed by itself would be left out of the tests above."""
     known = {"ls", "get", "watch", "owner", "register", "check", "ads", "completion", "drain", "undrain", "set-weight"}
+    known |= {"generate"}
     assert set(cli.commands) == known
     assert isinstance(cli, click.Group)
