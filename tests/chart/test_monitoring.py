@@ -203,8 +203,17 @@ def test_alerts_and_dashboard_ask_only_for_metrics_that_the_operator_has(rules: 
     assert NAMES - asked <= explaining
 
 
-def test_promtool_can_parse_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    dashboard = json.loads((chart.CHART / "files/dashboard.json").read_text())
+def test_the_dashboard_of_clients_shows_all_metrics_that_the_library_has_and_no_others() -> None:
+    dashboard = json.loads((chart.CHART / "files/clients.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    asked = {name for query in queries for name in re.findall(r"grpc_etcd_\w+", query)}
+    metrics = RegistryStats("", ()).metrics()
+    assert asked == {f"{metric.name}_total" if metric.is_counter else metric.name for metric in metrics}
+
+
+@pytest.mark.parametrize("file", ["dashboard.json", "clients.json"])
+def test_promtool_can_parse_every_query_of_the_dashboard(tmp_path: Path, file: str) -> None:
+    dashboard = json.loads((chart.CHART / "files" / file).read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
     assert len(queries) > 10
     recorded = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]

@@ -56,7 +56,11 @@ _METRICS: Mapping[str, tuple[str, bool, Callable[[ServiceStats], float]]] = {
     "endpoints": ("Known endpoints.", False, lambda of: of.endpoints),
     "callable_endpoints": ("Endpoints that accept new calls.", False, lambda of: of.callable_endpoints),
     "connected": ("1 while the watch on etcd is connected.", False, lambda of: of.connected),
-    "since_seconds": ("When etcd last responded, or was lost (Unix time).", False, lambda of: of.since),
+    "last_contact_timestamp_seconds": (
+        "When etcd last responded, or was lost (Unix seconds).",
+        False,
+        lambda of: of.since,
+    ),
     "stale": ("1 while stale endpoints are used that etcd no longer holds.", False, lambda of: of.source == "stale"),
     "rejected_records": ("Records that cannot be parsed.", False, lambda of: len(of.rejected)),
     "unusable_endpoints": ("Endpoints that cannot be dialled.", False, lambda of: len(of.unusable)),

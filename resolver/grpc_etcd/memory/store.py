@@ -260,5 +260,9 @@ class MemoryKeepAlive:
     def add(self, lease: LeaseId, ttl_seconds: int, remaining_seconds: float = 0) -> None:
         """Keep a lease alive."""
 
+    def renewed_at(self, lease: LeaseId) -> float:  # noqa: ARG002  as the real one is asked
+        """Return when a lease was renewed: just now."""
+        return time.monotonic()
+
     def close(self) -> None:
         """Keep none alive any more."""

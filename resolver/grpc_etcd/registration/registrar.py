@@ -91,8 +91,14 @@ class Registration:
 
     @property
     def status(self) -> Status:
-        """Return the current status."""
-        return Status(self._worker.ask(self._state), self._worker.fault)
+        """Return the current status.
+
+        Without an answer from etcd for as long as the lease lives, nobody knows of a key that it is still there.
+        """
+        state = self._worker.ask(self._state)
+        if state is State.REGISTERED and self._worker.may_have_expired:
+            state = State.PENDING
+        return Status(state, self._worker.fault)
 
     def _state(self, reconciler: RegistrationReconciler) -> State:
         if self._is_gone(reconciler):

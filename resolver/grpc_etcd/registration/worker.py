@@ -112,6 +112,7 @@ class Worker:
         self._left: list[Any] = []  # watches to be closed, which may take as long as a call to etcd
         self._keep_alive: Any = None
         self._kept = LeaseId(0)
+        self._granted_at = 0.0
         self._watch_fault: EtcdError | None = None
         self._write_fault: EtcdError | None = None
         self._refused: Write | None = None  # the last step, if etcd has refused it
@@ -120,6 +121,13 @@ class Worker:
     def fault(self) -> EtcdError | None:
         """What etcd answered last; None while nothing is wrong."""
         return self._write_fault or self._watch_fault
+
+    @property
+    def may_have_expired(self) -> bool:
+        """Whether the lease has not been renewed for its time to live, by this process's own clock."""
+        with self._changed:
+            renewed_at = self._keep_alive.renewed_at(self._kept) if self._keep_alive is not None else 0.0
+            return bool(self._kept) and time.monotonic() > max(self._granted_at, renewed_at) + self._ttl_seconds
 
     def claim(self, claims: Iterable[Claim]) -> None:
         """Keep these records from now on."""
@@ -287,8 +295,10 @@ class Worker:
     def _carry_out(self, step: Step) -> None:
         match step:
             case Grant():
+                asked_at = time.monotonic()
                 lease = self._etcd.lease(self._ttl_seconds)
                 with self._changed:
+                    self._granted_at = asked_at
                     self._reconciler.granted(lease)
             case Write():
                 self._write(step)

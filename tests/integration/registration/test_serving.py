@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -17,10 +18,12 @@ from grpc import aio
 import grpc_etcd
 from grpc_etcd import Endpoint, Registry
 from grpc_etcd.etcd import Etcd, Record
+from grpc_etcd.registration.registrar import State
 from grpc_etcd.testing import MemoryRegistry
 from testbed.conditions import until, wait_until
 from testbed.etcd import EtcdServer
 from testbed.greeter import METHOD, encode_text, say_hello
+from testbed.proxy import TcpProxy
 
 from .conftest import SERVICE, Admin
 
@@ -266,6 +269,31 @@ def test_etcd_killed_and_brought_back_empty_or_with_its_data(own_etcd: EtcdServe
         wait_until(stored, "it is registered again", 60)
         assert [(again.key, again.value) for again in stored()] == [(record.key, record.value)]
     assert stored() == ()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("shares", [False, True])
+def test_what_is_registered_is_pending_once_its_lease_may_have_run_out_and_registered_again_after_it(
+    etcd: EtcdServer,
+    shares: bool,  # noqa: FBT001  pytest's
+) -> None:
+    """A process that is cut off for longer than its lease lives: etcd deletes its keys, which nobody can tell it."""
+    endpoint = Endpoint(name=SERVICE, address="127.0.9.6:9000")
+    with ExitStack() as stack:
+        proxy = stack.enter_context(TcpProxy.start(etcd.endpoints))
+        mine = stack.enter_context(Registry(proxy.address, lease_ttl_seconds=3)).register(
+            endpoint, allow_unroutable=True
+        )
+        assert mine.wait(30)
+        if shares:
+            other = stack.enter_context(Registry(proxy.address, lease_ttl_seconds=3))
+            assert other.register(endpoint, allow_unroutable=True).wait(30)
+        proxy.black_hole()
+        wait_until(lambda: mine.status.state is State.PENDING, "nobody knows whether it is there")
+        proxy.heal()
+        wait_until(lambda: mine.status.state is State.REGISTERED, "it is there again")
+        with Etcd(etcd.endpoints) as client:
+            assert client.get_prefix(b"/jupiter/").records
 
 
 class Unhurried:
