@@ -7,6 +7,7 @@ import pytest
 
 from testbed.conditions import wait_until
 from testbed.proxy import TcpProxy
+from testbed.replica import PROGRAM
 from tests.e2e.conftest import Scene
 from tests.e2e.pod_watches import with_both
 
@@ -120,6 +121,31 @@ def test_a_permission_that_goes_while_the_operator_runs_ends_nothing_elsewhere(s
     scene.registry.wait_addresses(name="new")
     assert scene.registry.addresses("theirs") == [theirs.address]
     assert scene.has_mark()
+
+
+def limit_files(soft: int, hard: int) -> list[str]:
+    """Return a command that runs the operator with a limit of open files, as containerd or a unit file sets it."""
+    return ["bash", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$0" "$@"', *map(str, PROGRAM)]
+
+
+def test_many_namespaces_are_served_where_a_process_begins_with_few_open_files(scene: Scene) -> None:
+    """Common nodes let a container open 1,024 files, and more only if it asks for them."""
+    others = [f"{scene.namespace}-{number}" for number in range(40)]
+    for name in others:
+        scene.api.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    watched = [f"--namespace={name}" for name in others]
+    replica = scene.start(*watched, program=limit_files(128, 4096)).wait_leading()
+    scene.apply("last", others[-1])
+    pod = scene.pod(namespace=others[-1])
+    scene.registry.wait_addresses(pod.address, name="last")
+    assert replica.lines("file_limit_low") == []
+
+
+def test_a_limit_of_open_files_that_may_be_too_low_is_reported(scene: Scene) -> None:
+    replica = scene.start(program=limit_files(128, 192)).wait_leading()
+    (line,) = replica.lines("file_limit_low")
+    assert (line["limit"], line["namespaces"]) == (192, 1)
+    assert line["needed"] > 192
 
 
 def make_other(scene: Scene) -> str:

@@ -134,7 +134,7 @@ def make_pod_desired(
         for record in records:
             older = wanted.setdefault(record.key, record)
             if older is not record:
-                faults.append(_shadowed(record))
+                faults.append(_shadowed(record, older))
     return Desired(
         unit,
         tuple(wanted.values()),
@@ -176,8 +176,14 @@ def make_service_desired(
     return Desired(unit, tuple(wanted), (service.reference,) if wanted else (), tuple(faults), keep_references=stays)
 
 
-def _shadowed(record: DesiredRecord) -> Fault:
+def _shadowed(record: DesiredRecord, older: DesiredRecord) -> Fault:
+    """Report a key that two want: two GrpcServices, or two layouts of one, which are alike under a common prefix."""
     key = record.key.decode(errors="replace")
+    if record.source == older.source and record.layout and older.layout:
+        written, left_out = older.layout.name, record.layout.name
+        remedy = f"remove one of the two from spec.layouts, or write {left_out} by a GrpcService with another prefix"
+        message = f"the layouts {written} and {left_out} both write {key}, and {written} takes precedence; {remedy}"
+        return Fault(record.source, Reason.KEY_SHARED, message)
     remedy = "give one of the two another spec.name, or delete one"
     message = f"an older GrpcService of this namespace writes {key} and takes precedence; {remedy}"
     return Fault(record.source, Reason.KEY_SHARED, message)

@@ -119,8 +119,8 @@ class Reason(StrEnum):
     KEY_SHARED = (
         "KeyShared",
         OF_PROGRAMMED,
-        "An older GrpcService of the namespace writes the same key; clients find the Pod under it.",
-        "Delete one of the two GrpcServices.",
+        "An older GrpcService of the namespace, or another of its layouts, writes the key; clients find the Pod there.",
+        "Delete one of the two GrpcServices, or remove one of the two layouts.",
     )
     PERMISSION_DENIED = (
         "PermissionDenied",

@@ -156,6 +156,18 @@ def test_of_two_services_that_want_one_key_the_older_ones_value_stands(pod: Pods
     assert desired.faults[0].message.endswith("give one of the two another spec.name, or delete one")
 
 
+def test_of_two_layouts_that_write_one_key_the_first_ones_value_stands_and_no_other_service_is_blamed(
+    pod: Pods, service: Services
+) -> None:
+    """With a prefix, kitex and etcd-naming write under the same keys."""
+    desired = make_pod_desired(pod(), [service(layouts=["kitex", "etcd-naming"], prefix="/apps")], "default")
+    assert [wanted.layout.name for wanted in desired.wanted if wanted.layout] == ["kitex"]
+    (fault,) = desired.faults
+    assert fault.reason == "KeyShared"
+    assert "the layouts kitex and etcd-naming both write /apps/greeter/" in fault.message
+    assert "older GrpcService" not in fault.message
+
+
 def test_a_services_own_records_are_wanted_only_while_it_is_accepted(service: Services) -> None:
     routes = [{"id": "canary", "method": "/a.B/C", "groups": {"blue": 1}}]
     asks = service(policy={"timeout": "5s"}, routes=routes)
