@@ -368,9 +368,10 @@ class EventHandlers:
         return "" if found is None and namespace in self.unlisted.get(resource, ()) else found
 
     def namespace_of(self, uid: str) -> str:
-        """Name the namespace of a unit; empty where it is not known any more."""
-        known = self.cluster_cache.pods.get(uid) or self.cluster_cache.services.get(uid)
-        return known.namespace if known else ""
+        """Name the namespace of a unit, also of one that is gone; empty where nothing is known of it."""
+        cluster_cache = self.cluster_cache
+        found = (known.get(uid) for known in (cluster_cache.pods, cluster_cache.services, cluster_cache.gone))
+        return next((each.namespace for each in found if each), "")
 
     def outranks(self, uid: str, rival: str) -> bool:
         """Decide between two living units that want one key."""
