@@ -325,6 +325,44 @@ async def test_pods_that_a_namespace_removes_all_at_once_keep_none_of_another_re
         assert await count_theirs() > wanted / 2
 
 
+def versioned(raw: dict[str, Any], version: int) -> dict[str, Any]:
+    return {**raw, "metadata": {**raw["metadata"], "resourceVersion": str(version)}}
+
+
+async def test_what_a_late_watch_says_of_a_grpcservice_that_was_read_since_takes_no_key_back(etcd: EtcdServer) -> None:
+    async with parts(etcd) as made:
+        note_pod(made.reconciler, "p1", ip="10.0.0.1")
+        await wait_addresses(made, b"10.0.0.1:9000")
+        made.reconciler.note_service(None, versioned(make_raw_service("s1"), 7))
+        made.reconciler.note_service("MODIFIED", versioned(make_raw_service("s1", enable=False), 5))
+        note_pod(made.reconciler, "p2", ip="10.0.0.2")
+        await wait_addresses(made, b"10.0.0.1:9000", b"10.0.0.2:9000")
+        made.reconciler.note_service("MODIFIED", versioned(make_raw_service("s1", enable=False), 8))
+        await wait_addresses(made)
+        made.reconciler.note_service(None, versioned(make_raw_service("s1"), 3))  # a backup was restored
+        await wait_addresses(made, b"10.0.0.1:9000", b"10.0.0.2:9000")
+
+
+async def test_what_a_late_watch_says_of_a_pod_that_was_out_of_scope_takes_no_key_back(
+    scene: Scene, etcd: EtcdServer
+) -> None:
+    async with parts(etcd) as made, open_client(scene.api, scene.api.token) as client:
+        scope = Scope((), "app=greeter")
+        resync = ResyncController(client, made.reconciler, scope, lambda *_: None, lambda _: {}, Isolation())
+
+        def report_deleted(version: int) -> None:
+            raw = make_raw_pod("p1", labels={}, resourceVersion=str(version))
+            resync.note_pod("DELETED", json_format.ParseDict(raw, message_class("Pod")()))
+
+        note_pod(made.reconciler, "p1", ip="10.0.0.1", resourceVersion="7")
+        await wait_addresses(made, b"10.0.0.1:9000")
+        report_deleted(5)
+        note_pod(made.reconciler, "p2", ip="10.0.0.2")
+        await wait_addresses(made, b"10.0.0.1:9000", b"10.0.0.2:9000")
+        report_deleted(8)
+        await wait_addresses(made, b"10.0.0.2:9000")
+
+
 async def test_a_claim_that_nobody_grants_holds_up_no_mark(etcd: EtcdServer) -> None:
     async with parts(etcd, grants=False, grant_seconds=0.5) as made:
         assert list(made.reconciler.cluster_cache.asking) == ["s2"]
