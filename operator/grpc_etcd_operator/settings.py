@@ -275,7 +275,7 @@ SETTINGS: tuple[Setting, ...] = (
         field="lease_ttl_seconds",
         read=_number(10, 3600),
         default="300",
-        help="Lease TTL in seconds: keys expire this long after the last replica has stopped.",
+        help="Lease TTL in seconds: after the last replica has stopped, keys expire in the last third of this time.",
     ),
     Setting(
         name="leader-ttl",

@@ -138,6 +138,16 @@ def test_each_alert_fires_in_its_situation_and_alone(rules: dict[str, Any], aler
     assert firing(rules, {} if change is None else HEALTHY | change, tmp_path) == {alert}
 
 
+def test_that_no_replica_runs_is_told_before_keys_begin_to_expire(rules: dict[str, Any], tmp_path: Path) -> None:
+    """Leases are renewed each third of their time to live, so the first may run out after two thirds of it."""
+    lease_seconds = yaml.safe_load((chart.CHART / "values.yaml").read_text())["leaseTtlSeconds"]
+    ended = dict.fromkeys(HEALTHY, "1x10 stale")  # a target that does not answer is marked so at once
+    minutes = 10 + lease_seconds * 2 // 3 // 60
+    assert promtool.firing(rules, series(ended), tmp_path, minutes) == {"GrpcEtcdOperatorDown"}
+    told = next(rule for group in rules["groups"] for rule in group["rules"] if rule["alert"] == "GrpcEtcdOperatorDown")
+    assert f"begin to expire {lease_seconds * 2 // 3} s after" in told["annotations"]["description"]
+
+
 def test_another_installation_neither_hides_a_fault_nor_is_taken_for_one(rules: dict[str, Any], tmp_path: Path) -> None:
     assert firing(rules, {}, tmp_path, others=HEALTHY) == {"GrpcEtcdOperatorDown"}
     for change in SITUATIONS.values():

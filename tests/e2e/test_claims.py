@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from grpc_etcd.layouts.index import LAYOUT_NAMES
 from testbed.apiserver import ApiServer
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
@@ -148,15 +149,22 @@ def test_policy_routes_and_targets_come_from_the_holder_alone(scene: Scene, evil
     scene.apply("payments")
     mine = scene.pod()
     scene.registry.wait_addresses(mine.address, name="payments")
-    for number, layout in enumerate(("kratos", "go-micro", "etcd-naming")):
-        name = f"evil-{number}"
-        policy = {"timeout": "50ms"}
-        scene.apply(name, evil, name="payments", layouts=[layout], policy=policy, metricsPort=9100)
-        scene.wait_condition("Accepted", "False", "NameTaken", name, evil)
-    scene.pod(namespace=evil)
+    theirs = scene.pod(namespace=evil)
+    policy = {"timeout": "50ms"}
+    routes = [{"id": "to-evil", "method": "/shop.Payments/Pay", "addresses": {theirs.address: 1}}]
+    for layout in LAYOUT_NAMES:
+        wish = {"layouts": [layout], "policy": policy, "metricsPort": 9100}
+        wish |= {"routes": routes} if layout == "jupiter" else {}  # the CRD takes routes with no other
+        scene.apply(f"evil-{layout}", evil, name="payments", **wish)
+        scene.wait_condition("Accepted", "False", "NameTaken", f"evil-{layout}", evil)
     assert_still_shops(scene, mine)
     assert scene.client.get(POLICY) is None
     assert not scene.registry.keys("/prometheus/job/payments/")
+    assert not scene.registry.keys("/jupiter/payments/configurators/")
+    scene.apply("payments", policy=policy, routes=[{**routes[0], "addresses": {mine.address: 1}}], metricsPort=9100)
+    wait_until(lambda: scene.client.get(POLICY), "its own policy is written")
+    wait_until(lambda: scene.registry.keys("/prometheus/job/payments/"), "and its target")
+    wait_until(lambda: scene.registry.keys("/jupiter/payments/configurators/"), "and its route, where theirs was to be")
 
 
 @pytest.mark.parametrize("allowed", [(), ("/",), ("/grpc-etcd",)])

@@ -19,6 +19,8 @@ from testbed.replica import RegistryView, Replica
 from tests.e2e.conftest import MakeScene, Scene
 from tests.e2e.pod_watches import with_both, with_one
 
+SHORT_TTL_SECONDS = 10  # the shortest that a Pod's lease may have
+
 CRD = Path(__file__).resolve().parents[2] / "crds" / "grpcservices.yaml"
 pytestmark = pytest.mark.faults
 
@@ -174,14 +176,16 @@ def fill(scene: Scene, small: EtcdServer) -> None:
 def test_an_etcd_without_space_is_reported_and_recovered_from(apiserver: ApiServer, make_scene: MakeScene) -> None:
     with EtcdServer.start(flags=["--quota-backend-bytes=6000000"]) as small:
         scene = make_scene(apiserver, small)
-        scene.start().wait_leading()
+        scene.start(f"--lease-ttl={SHORT_TTL_SECONDS}").wait_leading()
         scene.apply()
         pod = scene.pod()
         scene.registry.wait_addresses(pod.address)
         fill(scene, small)
         late = scene.pod()
         scene.wait_condition("Programmed", "False", "RegistryUnavailable")
-        assert pod.address in scene.registry.addresses()
+        over = time.monotonic() + 2 * SHORT_TTL_SECONDS
+        wait_until(lambda: pod.address not in scene.registry.addresses() or time.monotonic() > over, "it would run out")
+        assert scene.registry.addresses() == [pod.address]
         small.etcdctl("del", "--prefix", "filler-")
         small.etcdctl("compact", str(scene.registry.revision()))
         small.etcdctl("defrag")

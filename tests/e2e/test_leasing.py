@@ -118,6 +118,25 @@ async def test_what_a_leader_wrote_last_is_kept_alive_by_the_next_that_hears_of_
         await until(lambda: lease in made.controller.leases._kept)
 
 
+def test_keys_stay_for_two_thirds_of_their_time_when_the_last_replica_has_ended(scene: Scene) -> None:
+    """Leases are renewed each third of their time to live, so one that is about to be has two thirds left."""
+    ttl_seconds = 15
+    replica = scene.start(f"--lease-ttl={ttl_seconds}", "--leader-ttl=3").wait_leading()
+    scene.apply(policy={"timeout": "5s"})
+    pods = [scene.pod() for _ in range(10)]
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    scene.wait_condition("Programmed", "True", "Programmed")
+    running = time.monotonic() + ttl_seconds
+    wait_until(lambda: time.monotonic() > running, "each lease has been renewed, at a moment of its own")
+    before = scene.registry.keys("/jupiter/")
+    assert len(before) >= len(pods)
+    replica.process.kill()
+    ended = time.monotonic()
+    wait_until(lambda: scene.registry.keys("/jupiter/") != before, "the first ones have run out")
+    assert time.monotonic() - ended > ttl_seconds * 2 / 3 - 1, "keys went while the operator was away for a moment"
+    scene.registry.wait_addresses()
+
+
 def test_keys_of_pods_outlive_a_change_of_the_lease_ttl(scene: Scene) -> None:
     short_seconds = 15
     replica = scene.start(f"--lease-ttl={short_seconds}").wait_leading()

@@ -293,6 +293,76 @@ async def test_a_tenant_that_asks_on_and_on_keeps_no_new_leader_from_vouching(et
         assert made.controller.has_settled
 
 
+async def test_pods_that_a_namespace_removes_all_at_once_keep_none_of_another_registered(etcd: EtcdServer) -> None:
+    """Without a grace period a deletion is the first word of it: whose Pod it was is known only from before.
+
+    Each of the Pods is of many GrpcServices, and of one that has no other, so that no two wait for their turn together.
+    """
+    shared, pods = [f"evil-shared-{number}" for number in range(60)], [f"evil-{number}" for number in range(60)]
+    async with parts(etcd) as made:
+        for name in (*shared, *pods):
+            labels = {"app": "greeter"} if name in shared else {"name": name}
+            spec = {"selector": {"matchLabels": labels}, "layouts": ["etcd-naming"]}  # whose clients tolerate any pace
+            made.reconciler.note_service("ADDED", {**make_raw_service(name, name=name, namespace="evil"), "spec": spec})
+        for number, uid in enumerate(pods):
+            labels = {"app": "greeter", "name": uid}
+            note_pod(made.reconciler, f"pod-of-{uid}", namespace="evil", ip=f"10.1.0.{number}", labels=labels)
+        note_pod(made.reconciler, "p1", ip="10.0.0.1")
+
+        async def count_theirs() -> int:
+            return len((await made.client.get_prefix(b"evil-", keys_only=True)).records)
+
+        wanted = len(pods) * (len(shared) + 1)
+        await wait_addresses(made, b"10.0.0.1:9000")
+        async with asyncio.timeout(60):
+            while await count_theirs() < wanted:  # noqa: ASYNC110  etcd decides
+                await asyncio.sleep(0.02)
+        for uid in (*(f"pod-of-{each}" for each in pods), "p1"):
+            made.reconciler.forget_pod(uid)
+        async with asyncio.timeout(60):
+            while await made.addresses():  # noqa: ASYNC110  etcd decides
+                await asyncio.sleep(0.002)
+        assert await count_theirs() > wanted / 2
+
+
+def versioned(raw: dict[str, Any], version: int) -> dict[str, Any]:
+    return {**raw, "metadata": {**raw["metadata"], "resourceVersion": str(version)}}
+
+
+async def test_what_a_late_watch_says_of_a_grpcservice_that_was_read_since_takes_no_key_back(etcd: EtcdServer) -> None:
+    async with parts(etcd) as made:
+        note_pod(made.reconciler, "p1", ip="10.0.0.1")
+        await wait_addresses(made, b"10.0.0.1:9000")
+        made.reconciler.note_service(None, versioned(make_raw_service("s1"), 7))
+        made.reconciler.note_service("MODIFIED", versioned(make_raw_service("s1", enable=False), 5))
+        note_pod(made.reconciler, "p2", ip="10.0.0.2")
+        await wait_addresses(made, b"10.0.0.1:9000", b"10.0.0.2:9000")
+        made.reconciler.note_service("MODIFIED", versioned(make_raw_service("s1", enable=False), 8))
+        await wait_addresses(made)
+        made.reconciler.note_service(None, versioned(make_raw_service("s1"), 3))  # a backup was restored
+        await wait_addresses(made, b"10.0.0.1:9000", b"10.0.0.2:9000")
+
+
+async def test_what_a_late_watch_says_of_a_pod_that_was_out_of_scope_takes_no_key_back(
+    scene: Scene, etcd: EtcdServer
+) -> None:
+    async with parts(etcd) as made, open_client(scene.api, scene.api.token) as client:
+        scope = Scope((), "app=greeter")
+        resync = ResyncController(client, made.reconciler, scope, lambda *_: None, lambda _: {}, Isolation())
+
+        def report_deleted(version: int) -> None:
+            raw = make_raw_pod("p1", labels={}, resourceVersion=str(version))
+            resync.note_pod("DELETED", json_format.ParseDict(raw, message_class("Pod")()))
+
+        note_pod(made.reconciler, "p1", ip="10.0.0.1", resourceVersion="7")
+        await wait_addresses(made, b"10.0.0.1:9000")
+        report_deleted(5)
+        note_pod(made.reconciler, "p2", ip="10.0.0.2")
+        await wait_addresses(made, b"10.0.0.1:9000", b"10.0.0.2:9000")
+        report_deleted(8)
+        await wait_addresses(made, b"10.0.0.2:9000")
+
+
 async def test_a_claim_that_nobody_grants_holds_up_no_mark(etcd: EtcdServer) -> None:
     async with parts(etcd, grants=False, grant_seconds=0.5) as made:
         assert list(made.reconciler.cluster_cache.asking) == ["s2"]

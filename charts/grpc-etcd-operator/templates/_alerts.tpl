@@ -10,6 +10,11 @@ runbook_url: {{ . }}{{ lower $.alert }}
 namespace="{{ .Release.Namespace }}", pod=~"{{ include "grpc-etcd.fullname" . }}-[a-z0-9]+-[a-z0-9]+"
 {{- end }}
 
+{{- /* Leases are renewed each third of their time to live: one that was about to be has two thirds left. */ -}}
+{{- define "grpc-etcd.expirySeconds" -}}
+{{ div (mul .Values.leaseTtlSeconds 2) 3 }}
+{{- end }}
+
 {{- define "grpc-etcd.alerts" -}}
 {{- $of := include "grpc-etcd.replicas" . }}
 groups:
@@ -17,12 +22,12 @@ groups:
     rules:
       - alert: GrpcEtcdOperatorDown
         expr: absent(grpc_etcd_operator_leader{ {{- $of -}} })
-        for: 5m
+        for: 1m
         labels: {severity: critical}
         annotations:
           summary: No replica of the grpc-etcd operator is scraped
           description: >-
-            Keys stay until their leases expire, {{ .Values.leaseTtlSeconds }} s after the last replica stopped; then the registry is empty.
+            Keys begin to expire {{ include "grpc-etcd.expirySeconds" . }} s after the last replica stopped; {{ .Values.leaseTtlSeconds }} s after it the registry is empty.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdOperatorDown") .) | nindent 10 }}
       - alert: GrpcEtcdRegistryUnreachable
         expr: max by (namespace, registry) (grpc_etcd_operator_registry_up{ {{- $of -}} }) == 0
@@ -31,7 +36,7 @@ groups:
         annotations:
           summary: 'No replica reaches the registry {{`{{ $labels.registry }}`}}'
           description: >-
-            No change of readiness is written to etcd. Keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last keep-alive; Python clients keep their last known endpoints.
+            No change of readiness is written to etcd. Keys begin to expire {{ include "grpc-etcd.expirySeconds" . }} s after the connection was lost; Python clients keep their last known endpoints.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdRegistryUnreachable") .) | nindent 10 }}
 {{- if not .Values.dryRun }}
       - alert: GrpcEtcdNoLeader
@@ -43,7 +48,7 @@ groups:
         annotations:
           summary: 'No replica writes the registry {{`{{ $labels.registry }}`}}'
           description: >-
-            Replicas run, but none is leader of this registry; a takeover should take seconds. Keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader was lost.
+            Replicas run, but none is leader of this registry; a takeover should take seconds. Keys begin to expire {{ include "grpc-etcd.expirySeconds" . }} s after the last leader was lost.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdNoLeader") .) | nindent 10 }}
 {{- end }}
 {{- if not .Values.dryRun }}
@@ -137,7 +142,7 @@ groups:
         annotations:
           summary: 'No replica can become the leader of the registry {{`{{ $labels.registry }}`}}: {{`{{ $labels.code }}`}}'
           description: >-
-            While there is no leader nothing is written, and keys begin to expire {{ .Values.leaseTtlSeconds }} s after the last leader was lost. The log has the remedy.
+            While there is no leader nothing is written, and keys begin to expire {{ include "grpc-etcd.expirySeconds" . }} s after the last leader was lost. The log has the remedy.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdCampaignFailing") .) | nindent 10 }}
       - alert: GrpcEtcdForeignCluster
         expr: max by (namespace, registry) (grpc_etcd_operator_foreign_cluster{ {{- $of -}} }) > 0

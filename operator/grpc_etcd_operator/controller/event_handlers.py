@@ -63,7 +63,6 @@ class EventHandlers:
         self.blindness = blindness
         self._prefixes, self._timings, self._etcds = prefixes, timings, etcds
         self.grants_in_memory = False  # for a dry run, which writes no status
-        self._echoes: dict[str, str] = {}
         self.open_claims = OpenClaims(cluster_cache, self.controllers, etcds, grant_seconds=grant_seconds)
         self.crd_return = CrdReturn(self.controllers)
         self._gates = Gates(self)
@@ -76,8 +75,7 @@ class EventHandlers:
         if kind == "DELETED":
             self.forget_pod(uid)
             return
-        known = self.cluster_cache.pods.get(uid)
-        if kind is not None and known and is_older(version, known.resource_version):
+        if kind is not None and self.has_newer_pod(uid, version):
             return
         if kind is None:  # a list of the watch, so newer than what it reported before: a backup may have been restored
             self.cluster_cache.gone.pop(uid, None)
@@ -121,6 +119,11 @@ class EventHandlers:
         known = self.cluster_cache.pods.get(uid)
         return known is not None and bool(version) and known.resource_version == version and not known.outside
 
+    def has_newer_pod(self, uid: str, version: str) -> bool:
+        """Return whether a Pod is known in a later version: a watch that is late has still to report that."""
+        known = self.cluster_cache.pods.get(uid)
+        return known is not None and is_older(version, known.resource_version)
+
     def has_service(self, uid: str, version: str) -> bool:
         """Return whether it is the echo of what we wrote ourselves.
 
@@ -145,9 +148,7 @@ class EventHandlers:
         `is_ours` says that its status is what this replica has just written.
         """
         uid, version = service.uid, service.resource_version
-        if kind is None:
-            self._echoes.pop(uid, None)
-        elif kind != "DELETED" and (self.has_service(uid, version) or self._is_overtaken(uid, version)):
+        if kind not in (None, "DELETED") and (self.has_service(uid, version) or self._is_overtaken(uid, version)):
             return
         if kind is None:  # a list of the watch, so newer than what it reported before: a backup may have been restored
             self.cluster_cache.gone.pop(service.uid, None)
@@ -184,27 +185,15 @@ class EventHandlers:
 
     def note_written(self, raw: Mapping[str, Any]) -> None:
         """Take the answer to a status that we have written: what comes now is older, what has come may be newer."""
-        uid, version = raw["metadata"]["uid"], str(raw["metadata"].get("resourceVersion"))
-        known = self.cluster_cache.services.get(uid)
-        if known and is_older(version, known.resource_version):
-            return
         self.note_service("MODIFIED", raw, is_ours=True)
-        if version.isdigit() and uid in self.cluster_cache.services:
-            self._echoes[uid] = version
 
     def _is_overtaken(self, uid: str, version: str) -> bool:
-        """Return whether an event is older than an answer that was taken: it would take back a claim that was granted.
+        """Return whether an event is older than what an answer or a sweep has said since, such as a granted claim.
 
-        What a list says (it has no kind) always counts, as does the first event that is new enough: an API server that
-        was restored may begin to count at an older version again.
+        What a list says (it has no kind) always counts: an API server that was restored counts from before.
         """
-        echo = self._echoes.get(uid)
-        if echo is None:
-            return False
-        if is_older(version, echo):
-            return True
-        del self._echoes[uid]
-        return False
+        known = self.cluster_cache.services.get(uid)
+        return known is not None and is_older(version, known.resource_version)
 
     def _find_replaced(self, new: GrpcService) -> list[str]:
         """Find the GrpcService (by UID) in whose place a new one of the same name has come."""
@@ -215,7 +204,6 @@ class EventHandlers:
         old = self.cluster_cache.services.get(uid)
         holders = self._find_holders(old) if old else set()
         self._services_changed(self.cluster_cache.forget_service(uid) | holders)
-        self._echoes.pop(uid, None)
         self.open_claims.forget_refusal(uid)
         self.endpoint_counts.forget_service(uid)
         for controller in self.controllers.values():
@@ -368,9 +356,10 @@ class EventHandlers:
         return "" if found is None and namespace in self.unlisted.get(resource, ()) else found
 
     def namespace_of(self, uid: str) -> str:
-        """Name the namespace of a unit; empty where it is not known any more."""
-        known = self.cluster_cache.pods.get(uid) or self.cluster_cache.services.get(uid)
-        return known.namespace if known else ""
+        """Name the namespace of a unit, also of one that is gone; empty where nothing is known of it."""
+        cluster_cache = self.cluster_cache
+        found = (known.get(uid) for known in (cluster_cache.pods, cluster_cache.services, cluster_cache.gone))
+        return next((each.namespace for each in found if each), "")
 
     def outranks(self, uid: str, rival: str) -> bool:
         """Decide between two living units that want one key."""

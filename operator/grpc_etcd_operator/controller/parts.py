@@ -36,7 +36,7 @@ class Facts(Protocol):
         """Return whether GrpcServices have waited since a moment (monotonic) for claims; nothing is written before."""
 
     def namespace_of(self, uid: str) -> str:
-        """Name the namespace of a unit; empty where it is not known any more."""
+        """Name the namespace of a unit, also of one that is gone; empty where nothing is known of it."""
 
     def sources(self, uid: str) -> Iterable[str]:
         """Name the GrpcServices (by UID) that a unit's records are of, or would be."""

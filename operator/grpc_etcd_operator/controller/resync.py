@@ -95,11 +95,16 @@ class ResyncController:
         self._wake.set()
 
     def note_pod(self, kind: str | None, message: PodMessage) -> None:
-        """Take a Pod's watch event. That a watch with a selector reports a deletion may mean another label only."""
+        """Take a Pod's watch event. That a watch with a selector reports a deletion may mean another label only.
+
+        Perhaps one of before, which a late watch reports of a Pod that has been found again since.
+        """
         if kind != "DELETED" or not self._scope.selector:
             self._reconciler.note_pod(kind, message)
             return
         metadata = message.metadata
+        if self._reconciler.has_newer_pod(metadata.uid, metadata.resourceVersion):
+            return
         self._reconciler.note_out_of_scope(message)
         self._outside[metadata.uid] = ObjectRef(metadata.uid, metadata.namespace, metadata.name)
         self._due[OUTSIDE, ""] = 0.0

@@ -78,8 +78,10 @@ class Running:
         with self._lock:
             self._boards = (*self._boards, (name, resource_cache))
         for followed in self.services.values():
-            if followed.published:
-                resource_cache.publish(ServiceName(name, followed.name), followed.published)
+            while published := followed.published:
+                resource_cache.publish(ServiceName(name, followed.name), published)
+                if followed.published is published:
+                    break  # else the publisher's thread may have been there with the newer one before
 
     def hide_from(self, resource_cache: ResourceCache) -> None:
         """Publish no more on a server's board."""

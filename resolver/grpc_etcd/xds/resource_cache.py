@@ -117,11 +117,15 @@ class ResourceCache:
             owner, shares = self._closed_channels.popleft()
             self._sharing.close(owner, apart=not shares)
 
-    def publish(self, owner: ServiceName, resources: ServiceResources) -> None:
-        """Put up what a service's channels shall be sent from now on."""
+    def publish(
+        self, owner: ServiceName, resources: ServiceResources, *, instead_of: ServiceResources | None = None
+    ) -> None:
+        """Put up what a service's channels shall be sent from now on; `instead_of` this alone, if it is given."""
         resources = replace(resources, in_words=self._in_words)
         host, size, fault = _write_host(owner, resources)
         with self._lock:
+            if instead_of is not None and self._resources.get(owner) is not instead_of:
+                return
             self._resources[owner] = resources.plain() if fault else resources
             self._hosts[owner], self._sizes[owner] = host, size
             listener = self._sharing.place(owner)
@@ -207,8 +211,8 @@ class ResourceCache:
                 with self._lock:
                     registry = self._registries.get(owner.registry)
                     found = self._resources.get(owner)
-                if found and refusal.owner.is_shared and found != found.plain():
-                    self.publish(owner, found.plain())
+                if found and refusal.owner.is_shared and found != (plain := found.plain()):
+                    self.publish(owner, plain, instead_of=found)  # what has come meanwhile is refused by itself
                 if registry:
                     registry.refused(owner.service, refusal.reason)
 

@@ -133,7 +133,7 @@ class ServiceResources:
     def plain(self) -> "ServiceResources":
         """Return the same endpoints without a wish, for a gRPC that refuses what is wished."""
         everyone = {ALL: self.clusters.get(ALL, ())} if self.clusters is not None else None
-        return ServiceResources(clusters=everyone, reason=self.reason, in_words=self.in_words)
+        return ServiceResources(clusters=everyone, reason=self.reason, in_words=self.in_words, gap=self.gap)
 
     def _localities(self, name: ResourceName) -> tuple[Locality, ...]:
         """Return a cluster's endpoints; those of all to one that no route leads to any more.

@@ -1,6 +1,8 @@
 """Services that share a listener: where they stand, and that none has to do with what is wrong with another."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 from envoy.config.listener.v3 import listener_pb2
@@ -14,7 +16,7 @@ from grpc_etcd.xds.ads_stream import AdsStream, Refusal
 from grpc_etcd.xds.names import ResourceName, Selection, ServiceName, format_target
 from grpc_etcd.xds.resource_cache import ResourceCache
 from grpc_etcd.xds.resources import ASSIGNMENT, CLUSTER, LISTENER, DiscoveryRequest
-from grpc_etcd.xds.service import ALL, Part, ServiceResources
+from grpc_etcd.xds.service import ALL, Gap, Part, ServiceResources
 from grpc_etcd.xds.sharing import SharedListeners, can_share
 
 
@@ -166,6 +168,44 @@ def test_what_was_refused_is_left_away_and_only_there(resource_cache: ResourceCa
     assert isinstance(users, ServiceResources)
     assert isinstance(orders, ServiceResources)
     assert (users.policy, orders.policy) == (wish, Policy())
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken(ServiceResources):
+    """What is put up while another set comes, whenever it is asked what is left of it."""
+
+    overtake: Callable[[], None] = lambda: None
+
+    def plain(self) -> ServiceResources:
+        self.overtake()
+        return ServiceResources(clusters=self.clusters)
+
+
+def test_what_a_client_refuses_takes_no_newer_set_away(resource_cache: ResourceCache) -> None:
+    """The thread that hears of the refusal is another than the one that publishes."""
+    listener = resource_cache.open_channel(owner("users"), shares=True)
+    newer = ServiceResources(Policy(retry=Retry(attempts=3)), clusters={ALL: ()}, reason="newer")
+    wish = Policy(retry=Retry(attempts=2))
+    older = Overtaken(wish, clusters={}, overtake=lambda: resource_cache.publish(owner("users"), newer))
+    resource_cache.publish(owner("users"), older)
+    resource_cache.refused([Refusal(listener, LISTENER, "no")])
+    assert resource_cache.look_up(owner("users")) == newer
+    resource_cache.refused([Refusal(listener, LISTENER, "no")])
+    assert resource_cache.look_up(owner("users")) == newer.plain()
+
+
+@pytest.mark.parametrize("gap", Gap)
+def test_what_is_left_of_a_set_that_is_not_known_yet_is_not_known_either(
+    resource_cache: ResourceCache, gap: Gap
+) -> None:
+    """A client that comes back to a server keeps its endpoints until they are, also where another's wish is refused."""
+    listener = resource_cache.open_channel(owner("users"), shares=True)
+    unknown = ServiceResources(Policy(retry=Retry(attempts=3)), clusters={}, gap=gap)
+    resource_cache.publish(owner("users"), unknown)
+    resource_cache.refused([Refusal(listener, LISTENER, "no")])
+    found = resource_cache.look_up(owner("users"))
+    assert isinstance(found, ServiceResources)
+    assert (found.policy, found.is_known) == (Policy(), False)
 
 
 def routed(routes: int) -> ServiceResources:
