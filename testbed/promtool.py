@@ -45,7 +45,17 @@ def _selector(name: str, labels: tuple[tuple[str, str], ...]) -> str:
 
 
 def firing(rules: Mapping[str, Any], series: Series, folder: Path, minutes: int) -> set[str]:
-    """Ask which alerts fire after so many minutes: promtool says so when the test expects none."""
+    """Ask which alerts fire after so many minutes."""
+    return set(re.findall(r"alertname: (\w+),", _evaluate(rules, series, folder, minutes)))
+
+
+def summaries(rules: Mapping[str, Any], series: Series, folder: Path, minutes: int) -> list[str]:
+    """Ask with what summaries alerts fire after so many minutes."""
+    return re.findall(r'summary="([^"]*)"', _evaluate(rules, series, folder, minutes))
+
+
+def _evaluate(rules: Mapping[str, Any], series: Series, folder: Path, minutes: int) -> str:
+    """Return what promtool says of all alerts that fire: it does so when the test expects none."""
     (folder / "rules.yaml").write_text(yaml.safe_dump(dict(rules)))
     names = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
     expected = [{"eval_time": f"{minutes}m", "alertname": name, "exp_alerts": []} for name in names]
@@ -57,7 +67,7 @@ def firing(rules: Mapping[str, Any], series: Series, folder: Path, minutes: int)
     said = answer.stdout + answer.stderr
     if answer.returncode and "alertname" not in said:
         raise ValueError(f"promtool refuses the rules: {said}")
-    return set(re.findall(r"alertname: (\w+),", said))
+    return said
 
 
 def answered(queries: Mapping[str, str], series: Series, folder: Path) -> set[str]:

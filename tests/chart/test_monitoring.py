@@ -167,6 +167,22 @@ def test_each_alert_of_clients_fires_in_its_situation_and_alone(
     assert fire(HEALTHY_CLIENT | CLIENT_SITUATIONS[alert], "not") == {alert}
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        'service="greeter"',
+        'service="app-metrics", exported_service="greeter"',  # as a ServiceMonitor has it, for the Service app-metrics
+        'service="app-metrics", grpc_etcd_client_service="greeter"',  # of OpenTelemetry's exporter
+    ],
+)
+def test_alerts_of_clients_name_the_service_however_they_are_scraped(
+    rules: dict[str, Any], labels: str, tmp_path: Path
+) -> None:
+    series = [{"series": f"grpc_etcd_client_callable_endpoints{{{labels}}}", "values": "0x60"}]
+    said = promtool.summaries(rules, series, tmp_path, 30)
+    assert "A client of greeter has no endpoint to call" in said
+
+
 def test_alerts_of_clients_ask_only_for_metrics_that_the_library_has(rules: dict[str, Any]) -> None:
     asked = {name for rule in rules["groups"][1]["rules"] for name in re.findall(r"grpc_etcd_\w+", rule["expr"])}
     assert asked == {name for name in HEALTHY_CLIENT if name in asked}

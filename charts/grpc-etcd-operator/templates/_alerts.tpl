@@ -181,6 +181,7 @@ groups:
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdPrefixesRefused") .) | nindent 10 }}
 {{- if .Values.prometheusRule.clients }}
   # Of applications that expose the metrics of their registries (docs/client.md), wherever they run.
+  # The label `service` is `exported_service` where a ServiceMonitor adds its own; OpenTelemetry's are called otherwise.
   - name: grpc-etcd-clients
     rules:
       - alert: GrpcEtcdClientNoEndpoints
@@ -188,7 +189,7 @@ groups:
         for: 2m
         labels: {severity: critical}
         annotations:
-          summary: 'A client of {{`{{ $labels.service }}`}} has no endpoint to call'
+          summary: 'A client of {{`{{ or $labels.grpc_etcd_client_service $labels.exported_service $labels.service }}`}} has no endpoint to call'
           description: Its calls fail. Its log has the reason and the remedy in one line.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdClientNoEndpoints") .) | nindent 10 }}
       - alert: GrpcEtcdClientDisconnected
@@ -196,7 +197,7 @@ groups:
         for: 5m
         labels: {severity: warning}
         annotations:
-          summary: 'A client of {{`{{ $labels.service }}`}} does not reach etcd'
+          summary: 'A client of {{`{{ or $labels.grpc_etcd_client_service $labels.exported_service $labels.service }}`}} does not reach etcd'
           description: It keeps its last known endpoints, and learns of no change.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdClientDisconnected") .) | nindent 10 }}
       - alert: GrpcEtcdClientStale
@@ -204,7 +205,7 @@ groups:
         for: 10m
         labels: {severity: warning}
         annotations:
-          summary: 'A client of {{`{{ $labels.service }}`}} uses endpoints that are no longer in etcd'
+          summary: 'A client of {{`{{ or $labels.grpc_etcd_client_service $labels.exported_service $labels.service }}`}} uses endpoints that are no longer in etcd'
           description: No synced key confirms that they were removed on purpose.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdClientStale") .) | nindent 10 }}
       - alert: GrpcEtcdRegistrationLost
@@ -212,7 +213,7 @@ groups:
         for: 5m
         labels: {severity: critical}
         annotations:
-          summary: 'A server of {{`{{ $labels.service }}`}} is not registered'
+          summary: 'A server of {{`{{ or $labels.grpc_etcd_client_service $labels.exported_service $labels.service }}`}} is not registered'
           description: Its key is not in etcd, so clients do not find it.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdRegistrationLost") .) | nindent 10 }}
 {{- end }}

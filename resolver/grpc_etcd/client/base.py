@@ -292,8 +292,9 @@ class Following(abc.ABC):
             followed.note_refusal(reason)
 
     def forked(self) -> None:
-        """Be a forked child's: a thread that is not there may have held the lock."""
+        """Be a forked child's: follow nothing yet, and leave what the parent follows alone, with its locks."""
         self._lock = threading.RLock()
+        self._set_aside()
         self._changes = Changes()
 
     @property
@@ -309,7 +310,7 @@ class Following(abc.ABC):
             check_gevent()
             if self._inside and self._inside.generation == self._process.forks:
                 return self._inside
-            self._aside.append(self._inside)  # inherited threads and connections are the parent's: never touched
+            self._set_aside()
             opened = self._open()
             try:
                 self._inside = Running(self.name, self, opened, self.here)
@@ -317,6 +318,11 @@ class Following(abc.ABC):
                 self._close(opened)
                 raise
             return self._inside
+
+    def _set_aside(self) -> None:
+        """Keep what was inherited alive and untouched: its threads and connections are the parent's."""
+        self._aside.append(self._inside)
+        self._inside = None
 
     def close(self) -> None:
         """Stop following services. Open channels keep their last known endpoints until they are closed."""

@@ -38,7 +38,8 @@ class ServiceStats:
 class Metric(NamedTuple):
     """A metric with a value for each followed service, for a monitoring system.
 
-    `samples` maps the name of each service to its value; the value of a counter only grows until the process ends.
+    `samples` maps the name of each service to its value; a counter restarts at 0 when a service is followed again
+    after nobody has used it for a minute.
     """
 
     name: str

@@ -8,11 +8,11 @@ brackets.
 """
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from grpc_etcd.layouts import gojson
 from grpc_etcd.registry.endpoint import EMPTY, Endpoint, address_fault, name_fault, scheme_fault
+from grpc_etcd.registry.frozen import FrozenDict
 from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Rejected, WriteLimits
 
 ROOT = "/micro/registry"
@@ -80,7 +80,7 @@ def _read(service: str, version: str, node: dict[str, Any]) -> Endpoint | Reject
         name=service,
         address=address,
         scheme=scheme,
-        metadata=MappingProxyType(metadata) if metadata else EMPTY,
+        metadata=FrozenDict(metadata) if metadata else EMPTY,
         instance=_text(node, "id"),
     )
 

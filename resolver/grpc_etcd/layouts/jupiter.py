@@ -10,7 +10,6 @@ from v0.2.9 on.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from grpc_etcd.layouts import gojson
@@ -24,6 +23,7 @@ from grpc_etcd.registry.endpoint import (
     name_fault,
     scheme_fault,
 )
+from grpc_etcd.registry.frozen import FrozenDict
 from grpc_etcd.registry.layout import KeyValue, Rejected, WriteLimits
 
 SEGMENTS = {Kind.UNKNOWN: "unknown", Kind.PROVIDER: "providers", Kind.GOVERNOR: "governors", Kind.CONSUMER: "consumers"}
@@ -139,7 +139,7 @@ def read_service_info(service: str, struct: Mapping[str, Any], scheme: str, kind
         weight=max(0, gojson.real(struct, "weight")),  # Go reads any number; below 0 it gets no call, as with 0
         enable=gojson.flag(struct, "enable"),
         healthy=gojson.flag(struct, "healthy"),
-        metadata=MappingProxyType(metadata) if metadata else EMPTY,
+        metadata=FrozenDict(metadata) if metadata else EMPTY,
         region=gojson.text(struct, "region"),
         zone=gojson.text(struct, "zone"),
         kind=kind,
@@ -172,7 +172,7 @@ def _read_services(parsed: Any) -> Mapping[str, ServiceDescription] | None:
     if not isinstance(parsed, dict):
         raise gojson.GoJsonError("services is not an object")
     # A null in this map of pointers is nil in Go; there is nothing in it to keep.
-    return MappingProxyType({name: _read_service(item) for name, item in parsed.items() if item is not None})
+    return FrozenDict({name: _read_service(item) for name, item in parsed.items() if item is not None})
 
 
 def _read_service(parsed: Any) -> ServiceDescription:

@@ -7,11 +7,11 @@ port. Transactions of any size are borne.
 """
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar
 
 from grpc_etcd.layouts import gojson
 from grpc_etcd.registry.endpoint import EMPTY, Endpoint, address_fault, name_fault
+from grpc_etcd.registry.frozen import FrozenDict
 from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Rejected, WriteLimits
 
 DEFAULT_WEIGHT = 10  # discovery.DefaultWeight of kitex, for a weight of 0 or less
@@ -56,7 +56,7 @@ class Kitex:
             return Rejected(f"the value is not kitex': {error}")
         if fault := address_fault(address):
             return Rejected(fault)
-        metadata = MappingProxyType(tags) if tags else EMPTY
+        metadata = FrozenDict(tags) if tags else EMPTY
         return Endpoint(
             name=service, address=address, weight=weight if weight > 0 else DEFAULT_WEIGHT, metadata=metadata
         )

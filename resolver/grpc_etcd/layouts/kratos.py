@@ -8,12 +8,12 @@ flush key. They tolerate transactions of any size. IPv6 is carried in brackets.
 """
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from grpc_etcd.layouts import gojson
 from grpc_etcd.layouts.gourl import Url, parse_url
 from grpc_etcd.registry.endpoint import EMPTY, Endpoint, address_fault, name_fault, scheme_fault
+from grpc_etcd.registry.frozen import FrozenDict
 from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Rejected, WriteLimits
 
 DEFAULT_WEIGHT = 100  # selector/node/direct
@@ -95,7 +95,7 @@ def _read(service: str, identity: str, metadata: dict[str, str], texts: list[str
         address=url.host,
         scheme=url.scheme,
         weight=DEFAULT_WEIGHT if weight is None else weight,
-        metadata=MappingProxyType(kept) if kept else EMPTY,
+        metadata=FrozenDict(kept) if kept else EMPTY,
         instance=identity,
     )
 

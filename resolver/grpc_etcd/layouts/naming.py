@@ -8,11 +8,11 @@ when their watch is compacted away (resolver.go, watch). IPv6 is written in brac
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from grpc_etcd.layouts import gojson
 from grpc_etcd.registry.endpoint import EMPTY, Endpoint, address_fault, name_fault
+from grpc_etcd.registry.frozen import FrozenDict
 from grpc_etcd.registry.layout import CANNOT_DISABLE, KeyValue, Rejected, WriteLimits
 
 SETTLED_TAIL = b"settled"  # the flush key of the layout jupiter-v2, whose keys this one reads too
@@ -67,4 +67,4 @@ def _texts_of(metadata: Any) -> Mapping[str, str]:
     if not isinstance(metadata, dict):
         return EMPTY
     texts = {name: item for name, item in metadata.items() if isinstance(item, str)}
-    return MappingProxyType(texts) if texts else EMPTY
+    return FrozenDict(texts) if texts else EMPTY

@@ -11,6 +11,7 @@ Rule 6: an answer to a write or a read is newer than news of the watch from befo
 Rule 7: a key is gone only once an answer from after the last write to it says so. One that comes under a lease of
         ours and that nobody wants is deregistered, whatever put it there.
 Rule 8: an admin's edit is what neither a write of ours, answered or not, nor a handover to us can have put.
+Rule 9: a record that etcd refuses to write is tried alone, ever less often: it holds up no other record.
 """
 
 import enum
@@ -38,6 +39,10 @@ from grpc_etcd.registration.steps import Flush, Grant, Idle, Leased, Read, Step,
 # etcd takes 128 operations in a transaction (--max-txn-ops); each key has up to two here, and two reads if refused.
 KEYS_PER_TRANSACTION = 32
 
+# Arbitrary: soon enough not to be noticed after a blip, seldom enough for a fleet and an etcd that is away.
+FIRST_RETRY_SECONDS = 0.2
+LAST_RETRY_SECONDS = 5.0
+
 
 class KeyState(enum.Enum):
     """Where one key stands."""
@@ -47,6 +52,20 @@ class KeyState(enum.Enum):
     SHARED = enum.auto()  # it is there as claimed, under the lease of another process that registers it too
     TAKEN = enum.auto()
     GONE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A record that etcd has refused to write, maybe for another's sake; it is tried alone from `not_before` on."""
+
+    fault: Exception
+    not_before: float
+    pause_seconds: float = 0.0
+
+    def again(self, fault: Exception, now: float) -> "Trial":
+        """Return what follows when it has been refused alone."""
+        pause = min(max(self.pause_seconds * 2, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
+        return Trial(fault, now + pause, pause)
 
 
 @dataclass(slots=True)
@@ -72,6 +91,8 @@ class RegistrationReconciler:
     _doubted: set[bytes] = field(default_factory=set)  # keys to be read, since a write to them was not answered
     _former: dict[bytes, Claim] = field(default_factory=dict)  # what is gone, for the case that it comes again
     _histories: dict[Group, WriteHistory] = field(default_factory=dict)
+    _trials: dict[bytes, Trial] = field(default_factory=dict)
+    _denied: dict[bytes, Exception] = field(default_factory=dict)  # keys that may not be read, and so are not followed
 
     @property
     def keys(self) -> frozenset[bytes]:
@@ -80,8 +101,23 @@ class RegistrationReconciler:
 
     @property
     def prefixes(self) -> frozenset[bytes]:
-        """Return all that must be followed: the keys, and the process keys beside them."""
-        return self.keys | frozenset(map(process_prefix, self.keys) if self.shares else ())
+        """Return all that must be followed: the keys that may be, and the process keys beside them."""
+        return self.readable | frozenset(map(process_prefix, self.readable) if self.shares else ())
+
+    @property
+    def readable(self) -> frozenset[bytes]:
+        """Return the keys without those that may not be read."""
+        return self.keys - self._denied.keys()
+
+    def deny(self, denied: Mapping[bytes, Exception]) -> bool:
+        """Record which keys may not be read; return whether others are to be followed now.
+
+        Where that is all of them there is none to go on with, and nothing is left out.
+        """
+        before = self.readable
+        self._denied = dict(denied) if denied.keys() < self.keys else {}
+        self._forget_left()
+        return self.readable != before
 
     def claim(self, claims: Iterable[Claim]) -> None:
         """Want these records, in place of what was wanted, or edited by an admin, under the same keys."""
@@ -90,6 +126,7 @@ class RegistrationReconciler:
             self._leaving.pop(claim.key, None)
             self._former.pop(claim.key, None)
             self._edited.discard(claim.key)
+            self._trials.pop(claim.key, None)
             if held := self._held.get(claim.key):
                 self._note_ours(claim.key, held)
                 self._values[claim.key].begin_with(held.value)
@@ -100,6 +137,7 @@ class RegistrationReconciler:
             if claim := self._claims.pop(key, None):
                 self._leaving[key] = claim
                 del self._wishes[key]
+                self._trials.pop(key, None)
         self._forget_left()
 
     def share(self, *, shares: bool) -> None:
@@ -152,6 +190,24 @@ class RegistrationReconciler:
         self._doubted.difference_update(write.revisions)
         self._forget_left()
 
+    def put_off(self, write: Write, fault: Exception, now: float) -> bool:
+        """Record that etcd refuses what a write holds, and try its records one by one; False: it holds none."""
+        keys = [key for key in write.revisions if key in self.keys]
+        untried = Trial(fault, now)
+        for key in keys:
+            self._trials[key] = self._trials.get(key, untried).again(fault, now) if len(keys) == 1 else untried
+        return bool(keys)
+
+    def refusal(self, keys: Collection[bytes]) -> Exception | None:
+        """Return why one of these records cannot be written, or read."""
+        faults = self._denied | {key: trial.fault for key, trial in self._trials.items()}
+        return next((fault for key, fault in faults.items() if key in keys), None)
+
+    @property
+    def is_anything_denied(self) -> bool:
+        """Return whether there are keys that may not be read."""
+        return bool(self._denied)
+
     def read(
         self, keys: Iterable[bytes], prefixes: Iterable[bytes], records: Mapping[bytes, Held], revision: int
     ) -> None:
@@ -182,6 +238,8 @@ class RegistrationReconciler:
         for key, left in write.handovers.items():
             self._answer(key, Held(left.value, left.lease, revision), revision)
         self._doubted.difference_update(write.revisions)
+        for key in write.revisions:
+            self._trials.pop(key, None)
         self._forget_left(write.revisions)
         self._count(write.group, len(write.puts) + len(write.deletes) + len(write.handovers), now)
 
@@ -253,12 +311,14 @@ class RegistrationReconciler:
         puts = [key for key in self._claims if self._verdict(key) is Verdict.PUT or self._is_unannounced(key)]
         if puts and not self.leases.current:
             return Grant()
+        self._trials = {key: self._trials[key] for key in (*leaving, *puts) if key in self._trials}
+        alone = [([key], []) if key in self._leaving else ([], [key]) for key in self._trials]
         waits = []
-        for keys in (leaving, puts):
-            for group in {self._group(key): None for key in keys}:
-                ready = self._histories.get(group, NEVER_WRITTEN).next_at
+        for some_leaving, some_puts in ([self._untried(leaving), self._untried(puts)], *alone):
+            for key in {self._group(key): key for key in (*some_leaving, *some_puts)}.values():
+                ready = self._ready_at(key)
                 if ready <= now:
-                    return self._write(group, leaving, puts)
+                    return self._write(self._group(key), some_leaving, some_puts)
                 waits.append(ready)
         return self._settle(now, waits)
 
@@ -337,7 +397,10 @@ class RegistrationReconciler:
         """Drop leaving keys of which an answer says that they are gone, or another's that nobody hands back to us.
 
         What was ours is read where only news say so: they may be of an etcd that has lost its data since.
+        What may not be read was never written, unless it was ours before.
         """
+        for key in self._denied.keys() & self._leaving.keys() - self._had - self._doubted:
+            del self._leaving[key]
         for key in [key for key in self._leaving if self._is_known(key)]:
             if self._is_ours(key) or self._own_process_keys(key):
                 continue
@@ -384,6 +447,14 @@ class RegistrationReconciler:
         return (self._leaving[key] if key in self._leaving else self._claims[key]).group
 
     # What to do
+
+    def _untried(self, keys: Iterable[bytes]) -> list[bytes]:
+        return [key for key in keys if key not in self._trials]
+
+    def _ready_at(self, key: bytes) -> float:
+        """Return from when on a key may be written."""
+        ready = self._histories.get(self._group(key), NEVER_WRITTEN).next_at
+        return max(ready, self._trials[key].not_before) if key in self._trials else ready
 
     def _read(self, doubted: frozenset[bytes]) -> Read:
         chosen = frozenset(sorted(doubted)[:KEYS_PER_TRANSACTION])

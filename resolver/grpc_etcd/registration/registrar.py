@@ -44,7 +44,7 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The status of a registration; `fault` is etcd's last error, None if there is none."""
+    """The status of a registration; `fault` is etcd's last error that concerns it, None if there is none."""
 
     state: State
     fault: EtcdError | None = None
@@ -98,7 +98,7 @@ class Registration:
         state = self._worker.ask(self._state)
         if state is State.REGISTERED and self._worker.may_have_expired:
             state = State.PENDING
-        return Status(state, self._worker.fault)
+        return Status(state, self._worker.fault_of(self.keys))
 
     def _state(self, reconciler: RegistrationReconciler) -> State:
         if self._is_gone(reconciler):

@@ -60,10 +60,17 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Find out which keys may not be read: one of them holds up the watch of all."""
+
+    keys: frozenset[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """Nothing to do before `until` (None: before there is news)."""
 
     until: float | None = None
 
 
-Step = Grant | Write | Flush | Read | Idle
+Step = Grant | Write | Flush | Read | Probe | Idle

@@ -9,7 +9,7 @@ end.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, assert_never
 
 from grpc_etcd.etcd import (
@@ -34,9 +34,9 @@ from grpc_etcd.etcd import (
     compare,
     ops,
 )
-from grpc_etcd.registration.reconciler import RegistrationReconciler
+from grpc_etcd.registration.reconciler import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, RegistrationReconciler
 from grpc_etcd.registration.records import Claim, Held
-from grpc_etcd.registration.steps import Flush, Grant, Idle, Read, Step, Write
+from grpc_etcd.registration.steps import Flush, Grant, Idle, Probe, Read, Step, Write
 from grpc_etcd.registration.transitions import Fact, Transitions
 from grpc_etcd.threads import start_thread
 from grpc_etcd.xds.control_plane import this_process
@@ -53,15 +53,15 @@ OF_THE_PARENT = (
     "register it here by the same registry, and change what that gives"
 )
 
-# Arbitrary: soon enough not to be noticed after a blip, seldom enough for a fleet and an etcd that is away.
-FIRST_RETRY_SECONDS = 0.2
-LAST_RETRY_SECONDS = 5.0
-REOPEN_SECONDS = 1.0
+REOPEN_SECONDS = 1.0  # arbitrary
+PROBE_SECONDS = 5.0  # arbitrary: how often it is asked whether keys may be read meanwhile
 SHARE_SECONDS = 300.0  # how often it is tried whether process keys may be written meanwhile
 
 
 # Answers that say of a write that it has not been carried out; after any other one it may have been.
 NOT_CARRIED_OUT = (AuthFailed, InvalidRequest, LeaseNotFound, NoSpace, PermissionDenied, TooManyRequests)
+# Those of them that concern what is written: another record may be written, or deleted, all the same.
+OF_THE_RECORDS = (InvalidRequest, NoSpace, PermissionDenied)
 
 T = TypeVar("T")
 
@@ -103,6 +103,7 @@ class Worker:
         self._inbox: list[Callable[[], None]] = []
         self._retry_seconds = 0.0
         self._not_before = self._reopen_at = self._share_at = 0.0
+        self._probe_at: float | None = None
         self._leave_by: dict[bytes, float] = {}
         self._busy = self._paused = self._ending = False
         self.is_inherited = False  # by a forked child, whose parent keeps what is registered
@@ -120,7 +121,13 @@ class Worker:
     @property
     def fault(self) -> EtcdError | None:
         """What etcd answered last; None while nothing is wrong."""
-        return self._write_fault or self._watch_fault
+        return self.fault_of(self.ask(lambda reconciler: reconciler.keys))
+
+    def fault_of(self, keys: Collection[bytes]) -> EtcdError | None:
+        """What etcd answered last that concerns these keys."""
+        with self._changed:
+            refusal = self._reconciler.refusal(keys)
+        return self._write_fault or (refusal if isinstance(refusal, EtcdError) else None) or self._watch_fault
 
     @property
     def may_have_expired(self) -> bool:
@@ -141,6 +148,7 @@ class Worker:
                 self._reconciler.claim((claim,))
                 self._labels[claim.key] = make_label(claim)
                 self._leave_by.pop(claim.key, None)
+            self._not_before = 0.0  # an earlier failure is no reason for this to wait
             self._changed.notify_all()
 
     def release(self, keys: Iterable[bytes], within_seconds: float) -> None:
@@ -152,6 +160,7 @@ class Worker:
             for key in keys:
                 self._reconciler.release((key,))
                 self._leave_by.setdefault(key, by)
+            self._not_before = 0.0
             self._changed.notify_all()
 
     def ask(self, question: Callable[[RegistrationReconciler], T]) -> T:
@@ -258,6 +267,8 @@ class Worker:
                     self._inbox.pop(0)()
                 now = time.monotonic()
                 step: Step = Idle(self._not_before) if now < self._not_before else self._reconciler.next_step(now)
+                if self._probe_at is not None and now >= max(self._probe_at, self._not_before):
+                    step = Probe(self._reconciler.keys)
                 if isinstance(step, Idle) and now >= self._not_before:
                     self._write_fault, self._retry_seconds = None, 0.0
                 self._report(now)
@@ -277,7 +288,8 @@ class Worker:
 
     def _rest(self, until: float | None, now: float) -> None:
         """Wait for news, or for whatever is due first."""
-        times = (until, self._transitions.due, self._reopen_at, None if self._reconciler.shares else self._share_at)
+        share_at = None if self._reconciler.shares else self._share_at
+        times = (until, self._transitions.due, self._reopen_at, self._probe_at, share_at)
         due = min((each for each in times if each is not None and each > now), default=None)
         self._changed.wait(None if due is None else due - now)
 
@@ -304,6 +316,8 @@ class Worker:
                 self._write(step)
             case Read():
                 self._read(step)
+            case Probe(keys):
+                self._probe(keys)
             case Flush(_, record, lease):
                 self._with_lease(lease, lambda: self._etcd.put(record.key, record.value, lease=lease))
                 with self._changed:
@@ -334,6 +348,23 @@ class Worker:
         with self._changed:
             self._learn(step.keys, step.prefixes, result)
 
+    def _probe(self, keys: Iterable[bytes]) -> None:
+        """Go on without the keys that may not be read, for as long as that is so."""
+        denied = {key: error for key in sorted(keys) if (error := self._ask_for(key))}
+        with self._changed:
+            is_other = self._reconciler.deny(denied)
+            self._probe_at = time.monotonic() + PROBE_SECONDS if self._reconciler.is_anything_denied else None
+            if is_other:
+                self._reopen(self._watch, None)
+
+    def _ask_for(self, key: bytes) -> PermissionDenied | None:
+        """Return why a key may not be read as it is followed; None: it may be."""
+        try:
+            self._etcd.transaction((), make_reads((), [key]))
+        except PermissionDenied as error:
+            return error
+        return None
+
     def _learn(self, keys: Iterable[bytes], prefixes: Iterable[bytes], result: TransactionResult) -> None:
         """Record of what the answer says of all that was asked, also of what is not there."""
         records = [record for listing in result.responses if isinstance(listing, Listing) for record in listing.records]
@@ -355,7 +386,7 @@ class Worker:
             return None
 
     def _succeeded(self, step: Step) -> None:
-        if isinstance(step, Read):
+        if isinstance(step, Read | Probe):
             return  # what failed was a write
         with self._changed:
             self._write_fault = None
@@ -367,9 +398,15 @@ class Worker:
                 self._reconciler.refused(step)
             if touches_process_keys(step) and self._stops_sharing(error):
                 return
+            if isinstance(error, OF_THE_RECORDS) and self._puts_off(error, step):
+                return
             self._write_fault = error
             self._retry_seconds = min(max(self._retry_seconds * 2, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
             self._not_before = time.monotonic() + self._retry_seconds
+
+    def _puts_off(self, error: EtcdError, step: Step | None) -> bool:
+        """Leave a refused record aside for a while, rather than all that there is to do."""
+        return isinstance(step, Write) and self._reconciler.put_off(step, error, time.monotonic())
 
     def _stops_sharing(self, error: EtcdError) -> bool:
         """Do without process keys where they are what is refused; it is not known before that was tried."""
@@ -400,7 +437,7 @@ class Worker:
         """Follow these from now on; the watch before is kept while there is no thread to listen to another."""
         watch = self._etcd.list_watch(*sorted(wanted))
         try:
-            start_thread(self._listen, watch, self._reconciler.keys, name="grpc-etcd-registrar-watch")
+            start_thread(self._listen, watch, self._reconciler.readable, name="grpc-etcd-registrar-watch")
         except RuntimeError:
             self._reopen_at = time.monotonic() + REOPEN_SECONDS
             self._left.append(watch)
@@ -469,6 +506,8 @@ class Worker:
                     self._reopen(watch, None)
                 else:
                     self._watch_fault = error
+                    if isinstance(error, PermissionDenied):
+                        self._probe_at = time.monotonic()
                 return
         self._watch_fault = None
 

@@ -12,9 +12,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import MappingProxyType
 
-EMPTY: Mapping[str, str] = MappingProxyType({})
+from grpc_etcd.registry.frozen import FrozenDict
+
+EMPTY: Mapping[str, str] = FrozenDict({})
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -10,13 +10,13 @@ snapshot walks the set once.
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import NamedTuple
 
 from grpc_etcd.registry.endpoint import Endpoint, Kind
+from grpc_etcd.registry.frozen import FrozenDict
 from grpc_etcd.registry.layout import Layout, Rejected
 
-NONE_REJECTED: Mapping[bytes, str] = MappingProxyType({})
+NONE_REJECTED: Mapping[bytes, str] = FrozenDict({})
 
 
 def _none_rejected() -> Mapping[bytes, str]:
@@ -135,7 +135,7 @@ class SnapshotBuilder:
     def snapshot(self) -> Snapshot:
         """Cut the present state; equal states give equal snapshots."""
         endpoints = tuple([self._read[self._claims[address][0].key][1] for address in self._addresses])
-        rejected = MappingProxyType(dict(sorted(self._rejected.items()))) if self._rejected else NONE_REJECTED
+        rejected = FrozenDict(dict(sorted(self._rejected.items()))) if self._rejected else NONE_REJECTED
         return Snapshot(self.service, self._revision, endpoints, rejected)
 
     def _take(self, key: bytes, value: bytes) -> bool:

@@ -215,6 +215,25 @@ def test_a_child_of_a_fork_in_the_midst_of_the_first_use_has_its_own_registry(wo
     assert lines(world, program) == ["True", "0"]
 
 
+def test_a_child_says_of_services_what_it_knows_itself(world: World) -> None:
+    """What its parent knew at the fork never changes there: a worker would be unready, or an alert fire, for ever."""
+    world.put("127.0.0.1:1", "absent", enable=False)
+    world.serve(1)
+    program = """
+    channel = registry.insecure_channel("absent")
+    registry.endpoints("absent", 30)
+    found = [registry.ready(), *registry.stats()]
+    child = os.fork()
+    if child == 0:
+        print(*found, registry.ready(), *registry.stats())
+        call(registry.insecure_channel("greeter"))
+        print(registry.ready(), *registry.stats(), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    """
+    assert lines(world, program) == ["False", "absent", "True", "True", "greeter"]
+
+
 def test_no_ended_stream_is_left_to_the_garbage_collector_of_a_forked_child(world: World) -> None:
     """There it would wait for a lock that was held when the child was copied, and its thread with it."""
     world.serve(1)

@@ -338,6 +338,36 @@ def test_a_refused_write_is_done_with_without_a_read() -> None:
     assert reconciler.is_gone(WANTED.key)
 
 
+def test_what_is_refused_together_is_tried_one_by_one_and_holds_up_no_other() -> None:
+    fault = Exception("refused")
+    good, bad, late = claim(), claim(9001), claim(9002)
+    reconciler = RegistrationReconciler(shares=False)
+    reconciler.claim([good, bad])
+    reconciler.listed(frozenset({good.key, bad.key, late.key}), {}, 0)
+    reconciler.granted(OURS)
+
+    def step(now: float) -> set[bytes]:
+        """Take the next write; what holds the bad record is refused."""
+        write = reconciler.next_step(now)
+        if not isinstance(write, Write):
+            return set()
+        if bad.key in write.puts:
+            assert reconciler.put_off(write, fault, now)
+        else:
+            reconciler.wrote(write, 1, now)
+        return {*write.puts, *write.deletes}
+
+    assert [step(1), step(1), step(1.05)] == [{good.key, bad.key}, {good.key}, {bad.key}]
+    assert (reconciler.refusal([good.key]), reconciler.refusal([bad.key])) == (None, fault)
+    reconciler.claim([late])
+    assert [step(1.1), step(1.2)] == [{late.key}, set()]
+    assert step(1.3) == {bad.key}
+    reconciler.release([good.key])
+    assert [step(1.4), step(1.6), step(1.8)] == [{good.key}, set(), {bad.key}]
+    reconciler.claim([bad])
+    assert (reconciler.refusal([bad.key]), step(1.9)) == (None, {bad.key}), "it may be another value"
+
+
 def test_a_write_that_is_carried_out_late_is_deregistered_again() -> None:
     reconciler = registered(1)
     (key,) = reconciler.keys
