@@ -296,7 +296,7 @@ async def test_a_status_is_written_to_that_object_alone(world: World, client: Cl
     again = await client.patch_service_status(parse_service(written), {"endpoints": {"ready": 1}})
     assert again["metadata"]["resourceVersion"] == version  # nothing has changed
     with pytest.raises(ApiError) as caught:  # another version by now, and one to which it may not be written
-        await client.patch_service_status(made, {"endpoints": {"ready": 2}}, lambda _found: False)
+        await client.patch_service_status(made, {"endpoints": {"ready": 2}}, lambda _found: None)
     assert caught.value.status == 409
     written = await client.patch_service_status(made, {"endpoints": {"ready": 2}})  # of any other it is
     assert (written["metadata"]["uid"], written["status"]) == (made.uid, {**NEW, "endpoints": {"ready": 2}})

@@ -14,9 +14,10 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import aiohttp
 
@@ -189,8 +190,8 @@ class Granter:
         """Write claims; return whether they stand. What is unexpected about one object is that object's alone."""
         self._writing += 1
         try:
-            still_holds = partial(self._still_holds, service)
-            written = await self._client.patch_service_status(service, {"claims": claims}, still_holds)
+            renew = partial(self._renew, service, {"claims": claims})
+            written = await self._client.patch_service_status(service, {"claims": claims}, renew)
             self._reconciler.note_written(written)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             fields = {"of": service.reference, "error": str(error)}
@@ -211,10 +212,10 @@ class Granter:
             self._sparing.write("", OLD_CRD, "crd_outdated", {}, logging.ERROR)
         return stands
 
-    def _still_holds(self, service: GrpcService, found: GrpcService) -> bool:
-        """Return whether what has changed of a GrpcService is nothing that its claims were judged by."""
+    def _renew(self, service: GrpcService, status: Mapping[str, Any], found: GrpcService) -> Mapping[str, Any] | None:
+        """Return the claims again if what has changed of a GrpcService is nothing that they were judged by."""
         is_same = found.generation == service.generation and read_claims(found.status) == read_claims(service.status)
-        return is_same and self._is_to_grant()
+        return status if is_same and self._is_to_grant() else None
 
     async def _release_some(self) -> None:
         """Drop claims of which nothing was left at the last look, nor is now."""

@@ -31,6 +31,7 @@ from grpc_etcd_operator.core.conditions import (
     is_vacant,
     judge_registrations,
     make_status,
+    renew_status,
     was_reported_vacant,
     write_vacancy,
 )
@@ -277,7 +278,7 @@ class StatusWriter:
         self._queue.schedule.wrote(service.uid, time.monotonic())
         self._queue.writing[service.uid] = status
         try:
-            written = await self._client.patch_service_status(service, status)
+            written = await self._client.patch_service_status(service, status, partial(renew_status, status))
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if await self._is_refused(error, SERVICES, service):
                 self._failed(service, error)

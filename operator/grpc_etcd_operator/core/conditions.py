@@ -25,6 +25,8 @@ PODS_REMEDY = (
     "watchNamespaces (--namespace)"
 )
 SHOWN_FAULTS = 3  # arbitrary: a message is read by people
+OURS = {"Accepted", "Programmed", "Ready", "Stalled"}
+MOST_CONDITIONS = 8  # what the CRD takes
 MESSAGE_CHARACTERS = 32_768  # what the CRD takes of a message: no status is written with a longer one
 
 
@@ -57,7 +59,7 @@ def make_status(  # noqa: PLR0913, PLR0917  all that a status is made of
         vacancy = _judge_vacancy(service, words, is_long=is_long_vacant)
         programmed = _programmed(service, accepted, counts, faults, down, written_to, vacancy)
     spec = service.spec
-    return {
+    status = {
         "observedGeneration": service.generation,
         "registryName": spec.registry_name if spec else "",
         "endpoints": None if unseen else _write_counts(counts),
@@ -67,6 +69,14 @@ def make_status(  # noqa: PLR0913, PLR0917  all that a status is made of
             *_summarize(service, accepted, programmed, now, is_given_up=is_reported_vacant),
         ],
     }
+    return renew_status(status, service)
+
+
+def renew_status(status: Mapping[str, Any], service: GrpcService) -> dict[str, Any]:
+    """Return a status with the conditions that others have set by now, which stay as they are."""
+    conditions = [each for each in status["conditions"] if each["type"] in OURS]
+    foreign = [each for each in service.status.get("conditions") or () if each.get("type") not in OURS]
+    return {**status, "conditions": [*conditions, *foreign][:MOST_CONDITIONS]}
 
 
 def _summarize(

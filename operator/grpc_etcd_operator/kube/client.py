@@ -182,13 +182,13 @@ class Client:
         self,
         service: GrpcService,
         status: Mapping[str, Any],
-        still_holds: Callable[[GrpcService], bool] = lambda _found: True,
+        renew: Callable[[GrpcService], Mapping[str, Any] | None] | None = None,
     ) -> Mapping[str, Any]:
         """Write a status to the GrpcService that it speaks of, also where others change it faster than a watch reports.
 
-        `still_holds` says of the object as it is now whether the status may be written to it. Raises the conflict (409)
-        where it may not, where the object is another by now, and where somebody else is faster each time. Each try
-        names a version: of a custom resource the API server ignores the UID.
+        `renew` makes of the object as it is now the status to write to it; None: it may not be written. Raises the
+        conflict (409) in that case, where the object is another by now, and where somebody else is faster each time.
+        Each try names a version: of a custom resource the API server ignores the UID.
         """
         version = service.resource_version
         for _ in range(CONFLICTS):
@@ -199,9 +199,12 @@ class Client:
                     raise
                 raw = await self.read(PLURAL, service.namespace, service.name)
                 found = None if raw is None else _parse(parse_service, raw)
-                if found is None or found.uid != service.uid or not still_holds(found):
+                if found is None or found.uid != service.uid:
                     raise
-                version = found.resource_version
+                renewed = renew(found) if renew else status
+                if renewed is None:
+                    raise
+                status, version = renewed, found.resource_version
         return await self._patch_service_status(service, status, version)
 
     async def _patch_service_status(

@@ -122,6 +122,20 @@ async def test_a_status_reaches_a_grpcservice_that_somebody_changes_faster_than_
     await run(reporter, lambda: "conditions" in server.objects["greeter"]["status"])
 
 
+@pytest.mark.parametrize("version", [7, 9])
+async def test_conditions_that_others_set_outlive_ours(api: tuple[ApiServer, Client], version: int) -> None:
+    server, client = api
+    server.objects["greeter"] = versioned(granted(make_raw_service()), 7)
+    audited = {"type": "Audited", "status": "True", "reason": "Seen", "message": "by another controller"}
+    if version == 7:
+        server.objects["greeter"]["status"]["conditions"] = [audited]
+    reporter = await lead_beside_nobody(server, client)
+    if version == 9:  # set after this replica has read it
+        versioned(server.objects["greeter"], 9)["status"]["conditions"] = [audited]
+    await run(reporter, lambda: programmed(server))
+    assert audited in server.objects["greeter"]["status"]["conditions"]
+
+
 def programmed(server: ApiServer) -> Raw:
     conditions = server.objects["greeter"].get("status", {}).get("conditions", ())
     return next((each for each in conditions if each["type"] == "Programmed"), {})

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from grpc_etcd_operator.core.cluster import ACCEPTED, ASKING, Verdict
 from grpc_etcd_operator.core.conditions import (
+    MOST_CONDITIONS,
     is_same_judgement,
     is_same_status,
     judge_registrations,
     make_status,
+    renew_status,
     was_reported_vacant,
 )
 from grpc_etcd_operator.core.counts import Counts
@@ -91,6 +93,17 @@ def test_conditions_say_what_is(
 ) -> None:
     status = make_status(service(**spec), verdict, counts, down, EARLY)
     assert (judged(status, "Accepted"), judged(status, "Programmed")) == (accepted, programmed)
+
+
+def test_conditions_of_others_stay_as_they_are(service: Make) -> None:
+    foreign = [{"type": f"Audited{each}", "status": "True"} for each in range(9)]
+    made = replace(service(), status={"conditions": [*foreign[:1], {"type": "Stalled", "status": "True"}]})
+    status = make_status(made, ACCEPTED, Counts(1, 1, 1), {}, EARLY)
+    assert [each["type"] for each in status["conditions"]] == ["Accepted", "Programmed", "Ready", "Audited0"]
+    assert status["conditions"][-1:] == foreign[:1]
+    renewed = renew_status(status, replace(service(), status={"conditions": foreign}))
+    assert [each["type"] for each in renewed["conditions"][:4]] == ["Accepted", "Programmed", "Ready", "Audited0"]
+    assert len(renewed["conditions"]) == MOST_CONDITIONS
 
 
 numbers = st.integers(0, 3)
