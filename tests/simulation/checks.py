@@ -158,7 +158,8 @@ class Checks:
     def look(self) -> None:
         """Look whether the synced key tells the truth; to be called every few seconds."""
         now = self._etcd.now()
-        lies = self._etcd.space.get(SYNCED) is not None and bool(self._different())
+        ours = [key for key in self._different() if key.encode() not in self.strangers]  # conditions say who has theirs
+        lies = self._etcd.space.get(SYNCED) is not None and bool(ours)
         if not lies:
             self._lies_since = None
         elif self._lies_since is None:
