@@ -40,7 +40,7 @@ from grpc_etcd_operator.controller.watches import Watches
 from grpc_etcd_operator.core.claims import Rules, parse_etcds
 from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, make_identity
-from grpc_etcd_operator.core.standing import find_unready
+from grpc_etcd_operator.core.standing import Store, find_unready
 from grpc_etcd_operator.isolation import Isolation, supervise
 from grpc_etcd_operator.kube.client import Client
 from grpc_etcd_operator.kube.cluster import find_cluster
@@ -257,7 +257,8 @@ class Operator:
             partial(self._turns.is_turn, registry.name),
             self._reconciler.may_ask_for,
             self._reconciler.units,
-            self._find_better_connected,
+            self._find_unreached,
+            self._find_lost,
         )
         return RegistryController(
             registry.name,
@@ -348,9 +349,13 @@ class Operator:
         if resource == SERVICES:
             self._resync.note_crd_away()
 
-    def _find_better_connected(self) -> list[str]:
-        """Name the replicas that led registries when this one lost them: whoever reaches all had better lead all."""
-        return [other for controller in self._controllers.values() if (other := controller.lost_to)]
+    def _find_unreached(self) -> frozenset[str]:
+        """Name the registries that this replica could not lead just now."""
+        return frozenset(each.name for each in self._controllers.values() if each.store is not Store.LISTED)
+
+    def _find_lost(self) -> frozenset[str]:
+        """Name the registries that this replica has lost for long: whoever reaches them had better lead all."""
+        return frozenset(each.name for each in self._controllers.values() if each.is_lost)
 
     def _controller_changed(self) -> None:
         self._resync.check_owners()

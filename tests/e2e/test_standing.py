@@ -12,6 +12,7 @@ from grpc_etcd.etcd.model import Record
 from testbed.apiserver import ApiServer
 from testbed.conditions import existing, wait_until
 from testbed.etcd import EtcdServer
+from testbed.kubelet import Pod
 from testbed.proxy import TcpProxy
 from testbed.replica import RegistryView, Replica
 from tests.e2e.conftest import API_VERSION, MakeScene, Scene
@@ -141,13 +142,38 @@ def test_a_leader_that_has_lost_another_registry_lets_who_led_there_lead_both(
         way.black_hole()
         scene.wait_condition("Programmed", "False", "RegistryUnavailable")
         pod = scene.pod(gates=["grpc-etcd.dev/registered"])
-
-        def is_ready() -> bool:
-            found = scene.api.client.get("v1", "Pod", pod.name, scene.namespace)["status"]["conditions"]
-            return any((each["type"], each["status"]) == ("Ready", "True") for each in found)
-
-        wait_until(is_ready, "its gate is open", 150)
+        wait_until(lambda: is_ready(scene, pod), "its gate is open", 150)
         scene.wait_condition("Programmed", "True", "Programmed")
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+def test_a_leader_of_both_registries_that_alone_has_lost_one_lets_a_standby_that_reaches_both_lead(
+    scene: Scene, own_etcd: EtcdServer, tmp_path: Path
+) -> None:
+    """It cannot know who leads there by now, and would leave gates shut and statuses false for as long as it lasts."""
+    (folder := tmp_path / "first").mkdir()
+    with Etcd(own_etcd.endpoints) as second, TcpProxy.start(own_etcd.endpoints) as way:
+        first = scene.start(write_registries(folder, second=way.address), "--leader-ttl=3")
+        wait_until(lambda: leader_of(scene.client, scene) and leader_of(second, scene), "it leads in both")
+        other = scene.start(write_registries(tmp_path, second=own_etcd.endpoints), "--leader-ttl=3")
+        wait_until(lambda: len(other.lines("listed")) == 2, "the other one is warm")
+        scene.apply(registries=["default", "second"])
+        scene.pod()
+        scene.wait_condition("Programmed", "True", "Programmed")
+        way.black_hole()
+        scene.wait_condition("Programmed", "False", "RegistryUnavailable")
+        gated = scene.pod(gates=["grpc-etcd.dev/registered"])
+        wait_until(lambda: is_ready(scene, gated), "its gate is open", 150)
+        scene.wait_condition("Programmed", "True", "Programmed")
+        way.heal()
+        wait_until(lambda: first.get("/readyz")[0] == 200, "the first one is back")
+        assert len(other.lines("leadership_acquired")) == 2, "it stays so"
+
+
+def is_ready(scene: Scene, pod: Pod) -> bool:
+    found = scene.api.client.get("v1", "Pod", pod.name, scene.namespace)["status"]["conditions"]
+    return any((each["type"], each["status"]) == ("Ready", "True") for each in found)
 
 
 @pytest.mark.faults

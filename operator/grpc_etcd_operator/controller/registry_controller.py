@@ -43,6 +43,7 @@ from grpc_etcd_operator.telemetry.samples import RegistryFigures
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25  # while something is to become right
 CALM_SECONDS = 1.0  # while all is: what goes wrong then is reported, or a matter of seconds
+LOST_SECONDS = 20.0  # a connection that has gone silent is given up after 15 s (etcd/endpoints.py)
 TIDY_SECONDS = 5.0  # how often prefixes that no GrpcService names any more are looked at, while there are any
 
 
@@ -54,7 +55,7 @@ class Views:
     `is_behind` whether what was missed then has not been listed yet,
     `advise` what an admin can do about an error, `is_turn` whether no other registry has to be led first,
     `is_asked_for` whether GrpcServices may name a registry that is not in the settings, `owners` gives all Pods and
-    GrpcServices that there are.
+    GrpcServices that there are. `unreached` and `lost` name registries of the settings, as the election asks for them.
     """
 
     facts: Facts
@@ -67,7 +68,8 @@ class Views:
     is_turn: Callable[[], bool] = lambda: True
     is_asked_for: Callable[[str], bool] = lambda _name: False
     units: Callable[[], Iterable[str]] = tuple
-    yields_to: Callable[[], Iterable[str]] = tuple
+    unreached: Callable[[], frozenset[str]] = frozenset
+    lost: Callable[[], frozenset[str]] = frozenset
 
 
 class RegistryController:
@@ -98,7 +100,7 @@ class RegistryController:
         self.feed = PrefixWatch(etcd, self._take, lambda prefix, error: isolation.caught("watch", repr(prefix), error))
         asked = (views.is_turn, views.is_asked_for)
         outlook = Outlook(self._is_able, views.blind_seconds, views.is_behind, self._has_records, *asked, self._advise)
-        outlook = replace(outlook, yields_to=views.yields_to)
+        outlook = replace(outlook, unreached=views.unreached, lost=views.lost)
         self.election = Election(etcd, cluster, candidate, leader_ttl_seconds, self._leadership_changed, outlook)
         self.leases = Leases(etcd, lease_ttl_seconds, self._lost_lease)
         self.streams = Streams(self.feed.has)
@@ -225,9 +227,13 @@ class RegistryController:
         return self.store is Store.UNREACHABLE and time.monotonic() - self._reached_at > self._long_seconds
 
     @property
-    def lost_to(self) -> str:
-        """Name the replica that led when this one lost etcd, long ago, and may well reach it; empty: there is none."""
-        return self.election.peer if self.is_long_lost else ""
+    def is_lost(self) -> bool:
+        """Return whether this replica has had no connection for so long that a standby that has one had better lead.
+
+        Longer than it takes others to notice, and to say so, where etcd is away for everybody.
+        """
+        is_out = self.is_cut_off and not self.election.is_leading
+        return is_out and time.monotonic() - self._reached_at > LOST_SECONDS
 
     def is_gone(self, *, is_other_alive: bool) -> bool:
         """Return whether who led this registry is to be waited for no longer: it may be gone with etcd.

@@ -104,17 +104,38 @@ class Relation(Enum):
 @lru_cache(KNOWN_VALUES)
 def write_leader(candidate: Candidate) -> bytes:
     """Write the value of a leader's key."""
-    return _dump(
-        {
-            "identity": candidate.identity,
-            "nonce": candidate.nonce,
-            "namespaces": sorted(candidate.scope.namespaces),
-            "selector": candidate.scope.selector,
-            "installation": candidate.installation,
-            "cluster": _fingerprint_fields(candidate.fingerprint),
-            "registry": candidate.registry,
-        }
-    )
+    return _dump(_candidate_fields(candidate))
+
+
+@lru_cache(KNOWN_VALUES)
+def write_standby(candidate: Candidate, lost: frozenset[str]) -> bytes:
+    """Write the value of a standby's key, with the registries of its settings that it does not reach."""
+    return _dump({**_candidate_fields(candidate), "lost": sorted(lost)})
+
+
+def reaches_more(standby: bytes, lost: frozenset[str]) -> bool:
+    """Return whether a standby reaches more than a leader that has lost some registries, and all that this one reaches.
+
+    So two of which each reaches what the other has lost do not hand over to each other again and again. Who does not
+    say what it has lost, as older versions do not, may have lost as much.
+    """
+    try:
+        theirs = json.loads(standby)["lost"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return isinstance(theirs, list) and frozenset(map(str, theirs)) < lost
+
+
+def _candidate_fields(candidate: Candidate) -> dict[str, object]:
+    return {
+        "identity": candidate.identity,
+        "nonce": candidate.nonce,
+        "namespaces": sorted(candidate.scope.namespaces),
+        "selector": candidate.scope.selector,
+        "installation": candidate.installation,
+        "cluster": _fingerprint_fields(candidate.fingerprint),
+        "registry": candidate.registry,
+    }
 
 
 def read_leader(value: bytes) -> Candidate | None:

@@ -18,7 +18,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -46,9 +46,11 @@ from grpc_etcd.registry.own import leader_key, standby_prefix, synced_key
 from grpc_etcd_operator.core.scope import (
     Candidate,
     Relation,
+    reaches_more,
     relation,
     write_leader,
     write_refusal,
+    write_standby,
 )
 from grpc_etcd_operator.registry.leader_lease import LeaderLease, end_lease
 from grpc_etcd_operator.registry.leader_view import LeaderView
@@ -80,7 +82,8 @@ class Outlook:
     is_turn: Callable[[], bool] = lambda: True  # nobody is to be waited for
     is_asked_for: Callable[[str], bool] = lambda _name: False  # what is under such a name of this etcd stays
     advise: Callable[[EtcdError], str] = lambda error: error.remedy
-    yields_to: Callable[[], Iterable[str]] = tuple  # replicas that may reach other registries that this one has lost
+    unreached: Callable[[], frozenset[str]] = frozenset  # registries of the settings that are not known just now
+    lost: Callable[[], frozenset[str]] = frozenset  # those to which this replica has long had no connection
 
 
 class Election(LeaderView):
@@ -280,9 +283,9 @@ class Election(LeaderView):
             self._lose()
         elif self._outlook.blind_seconds() > RESIGN_SECONDS and self._standbys.has_others:
             await self._step_down("No connection to Kubernetes, resigning in favor of a standby that has one")
-        elif any(map(self._standbys.has, self._outlook.yields_to())):
+        elif (lost := self._outlook.lost()) and any(reaches_more(each, lost) for each in self._standbys.others):
             self._not_before = time.monotonic() + self._ttl  # it would be the first to know that nobody leads
-            await self._step_down("No connection to another registry, resigning in favor of who led there")
+            await self._step_down("No connection to another registry, resigning in favor of a standby that has one")
         elif self._standbys.has_own:  # of before a term that was taken up again
             await self._standbys.deregister()
         else:
@@ -389,15 +392,16 @@ class Election(LeaderView):
         """Return whether this replica could lead at once."""
         if self.relation is Relation.TWIN:  # what there is to be reported is the other registry's affair
             return
-        is_able, is_reported = self._is_able(), self._standbys.has_own
+        value = write_standby(self.candidate, self._outlook.unreached())
+        if not self._is_able():
+            if self._standbys.has_own:
+                await self._standbys.deregister()
         # For who waits for another name no leader may resign.
-        if is_able and not is_reported and self._outlook.is_turn():
+        elif not self._standbys.has_said(value) and (self._standbys.has_own or self._outlook.is_turn()):
             await self._lease.ensure()
             if self._lease.is_given_up:
                 return
-            await self._standbys.announce(write_leader(self.candidate), self.lease)
-        elif is_reported and not is_able:
-            await self._standbys.deregister()
+            await self._standbys.announce(value, self.lease)
 
     async def _try_login(self) -> None:
         """Find out now and then whether a standby is still let in: a watch outlives the log-in that it began with.

@@ -60,12 +60,6 @@ class LeaderView:
         return leader.registry if leader else ""
 
     @property
-    def peer(self) -> str:
-        """Name the other replica of this installation that leads, as far as is known; empty: none does."""
-        leader = read_leader(self._leader.value) if self._leader and self.relation is Relation.PEER else None
-        return leader.identity if leader else ""
-
-    @property
     def has_had_turn(self) -> bool:
         """Return whether nobody has to wait for this election: somebody leads, or nobody may soon."""
         return self.is_leader_known or self.is_vacant or self.is_foreign

@@ -1,4 +1,7 @@
-"""The replicas that could lead at once: each that sees Kubernetes and has everything listed says so by a key."""
+"""The replicas that could lead at once: each that sees Kubernetes and has everything listed says so by a key.
+
+Its value says which registries of the settings that replica does not reach. Older releases did not say so.
+"""
 
 from collections.abc import Iterable
 
@@ -12,38 +15,46 @@ class Standbys:
 
     def __init__(self, etcd: Etcd, prefix: bytes, identity: str) -> None:
         self._etcd, self.prefix, self.own_key = etcd, prefix, prefix + identity.encode()
-        self._keys: set[bytes] = set()
+        self._values: dict[bytes, bytes] = {}
 
     @property
     def has_others(self) -> bool:
         """Return whether another replica could lead at once."""
-        return bool(self._keys - {self.own_key})
+        return bool(self._values.keys() - {self.own_key})
 
-    def has(self, identity: str) -> bool:
-        """Return whether another replica, of this identity, could lead at once."""
-        return self.prefix + identity.encode() in self._keys - {self.own_key}
+    @property
+    def others(self) -> list[bytes]:
+        """Return what the other replicas that could lead at once say of themselves."""
+        return [value for key, value in self._values.items() if key != self.own_key]
 
     @property
     def has_own(self) -> bool:
         """Return whether this replica has said that it could."""
-        return self.own_key in self._keys
+        return self.own_key in self._values
+
+    def has_said(self, value: bytes) -> bool:
+        """Return whether this replica has said just this."""
+        return self._values.get(self.own_key) == value
 
     def take_listing(self, records: Iterable[Record]) -> None:
         """Take all that there are."""
-        self._keys = {record.key for record in records if record.lease}
+        self._values = {record.key: record.value for record in records if record.lease}
 
     def take_change(self, key: bytes, record: Record | None) -> None:
         """Take a change. One without a lease was put by hand, or copied from another etcd: nobody stands by there."""
-        (self._keys.add if record and record.lease else self._keys.discard)(key)
+        if record and record.lease:
+            self._values[key] = record.value
+        else:
+            self._values.pop(key, None)
 
     def forget_own(self) -> None:
         """Record that this replica's key is gone."""
-        self._keys.discard(self.own_key)
+        self._values.pop(self.own_key, None)
 
     async def announce(self, value: bytes, lease: LeaseId) -> None:
         """Record that this replica could lead at once."""
         await self._etcd.put(self.own_key, value, lease=lease)
-        self._keys.add(self.own_key)
+        self._values[self.own_key] = value
 
     async def deregister(self) -> None:
         """Record that it no longer could."""
