@@ -61,7 +61,7 @@ class MemoryEtcd:
     def stop(self) -> None:
         """Begin an outage: respond to no request."""
         with self._lock:
-            self._away = Unavailable("the etcd in memory has been stopped")
+            self._away = Unavailable("the etcd in memory has been stopped", "UNAVAILABLE")
             self._introduce_all()
 
     def start(self, *, fresh: bool = False) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import grpc
 import pytest
 
 import grpc_etcd
@@ -92,6 +93,16 @@ def test_a_closed_registry_says_so_and_its_channels_keep_what_they_know(world: W
     assert set(answers(channel, 5)) == {server.address}
     with pytest.raises(ValueError, match="closed"):
         registry.insecure_channel(SERVICE)
+
+
+def test_an_etcd_that_is_away_is_told_by_its_code(own_world: World) -> None:
+    """What a program makes of an outage can be tested with the registry in memory."""
+    registry = own_world.registry(etcd_timeout_seconds=5)
+    assert registry.read_endpoints(SERVICE) == ()
+    own_world.store.kill()
+    with pytest.raises(Unavailable) as caught:
+        registry.read_endpoints(SERVICE)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_two_registries_as_one(world: World, own_etcd: EtcdServer) -> None:
