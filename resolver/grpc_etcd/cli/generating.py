@@ -8,7 +8,7 @@ import click
 import yaml
 
 from grpc_etcd.cli.printing import Failure, print_documents, print_line
-from grpc_etcd.inspect.manifests import generate as generate_manifests
+from grpc_etcd.inspect.generation import generate as generate_manifests
 from grpc_etcd.layouts.index import LAYOUT_NAMES
 
 SUFFIXES = {".yaml", ".yml", ".json"}

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.inspect.manifests import API_VERSION, generate
+from grpc_etcd.inspect.generation import API_VERSION, generate
 
 Raw = dict[str, Any]
 
