@@ -23,6 +23,7 @@ from testbed.models.wires import OUTSIDE, Way, Wire
 
 LEASE_CHECK_SECONDS = 0.5  # etcd looks for leases that have run out so often
 SYNC_SECONDS = 0.1  # ... and brings watches up to date that begin in the past (syncWatchersLoop)
+SYNC_REVISIONS = 1000  # ... with so many revisions at a time, in one reply (watchBatchMaxRevs)
 NO_LEADER_SECONDS = 3.0  # until streams of a member without a quorum are ended. About three election time-outs
 PROPOSAL_SECONDS = 7.0  # until etcd gives up on a proposal that finds no quorum
 LARGEST_REQUEST = 1_572_864  # bytes, --max-request-bytes
@@ -501,7 +502,10 @@ class ServedWatches(Served):
         self._watches[number] = watch
         self._say(number, created=True)
         if not watch.is_synced and not self._syncing:
-            self._syncing = self._loop.call_later(random.uniform(0, SYNC_SECONDS), self._sync, context=OUTSIDE)  # noqa: S311  no secret
+            self._sync_in(random.uniform(0, SYNC_SECONDS))  # noqa: S311  no secret
+
+    def _sync_in(self, seconds: float) -> None:
+        self._syncing = self._loop.call_later(seconds, self._sync, context=OUTSIDE)
 
     def _sync(self) -> None:
         """Bring those up to date that began in the past."""
@@ -514,8 +518,13 @@ class ServedWatches(Served):
                 del self._watches[number]
                 self._say(number, canceled=True, compact_revision=space.compacted)
                 continue
-            self._tell(number, watch, space.events_since(watch.next, watch.key, watch.end))
-            watch.next, watch.is_synced = space.revision + 1, True
+            missed = space.events_since(watch.next, watch.key, watch.end)
+            told, later = _divide(missed, SYNC_REVISIONS)
+            if told:
+                self._say(number, events=told)
+            watch.next, watch.is_synced = later[0].revision if later else space.revision + 1, not later
+        if not all(watch.is_synced for watch in self._watches.values()):
+            self._sync_in(SYNC_SECONDS)
 
     def _tell(self, number: int, watch: ServedWatch, events: Sequence[Event]) -> None:
         told = [event for event in events if event.revision >= watch.next]
@@ -534,6 +543,16 @@ class ServedWatches(Served):
         for event in events:
             _write_event(event, reply.events.add())
         self._reply(reply)
+
+
+def _divide(events: Sequence[Event], revisions: int) -> tuple[Sequence[Event], Sequence[Event]]:
+    """Give the events of the first so many revisions, and the others."""
+    each = list(dict.fromkeys(event.revision for event in events))
+    if len(each) <= revisions:
+        return events, ()
+    return [event for event in events if event.revision < each[revisions]], [
+        event for event in events if event.revision >= each[revisions]
+    ]
 
 
 def _demand_key(key: bytes) -> None:

@@ -51,6 +51,7 @@ def _mutant(name: str, *edits: tuple[str, str]) -> Mutant:
 MUTANTS = (
     # Fences, compares, leases
     _mutant("no-fence", ("conditions: list[Compare] = [*fence]", "conditions: list[Compare] = []")),
+    # The lease in the fence alone keeps all from being written where nobody leads, so it goes, too.
     _mutant(
         "fence-of-whoever-leads",
         (
@@ -61,7 +62,7 @@ MUTANTS = (
             "            result = await self._parts.etcd.transaction(transaction.conditions, transaction.operations, ",
             (
                 "            fence = self._parts.election.fence(self._parts.election.revision)\n"
-                "            conditions = [*fence, *transaction.conditions[2:]]\n"
+                "            conditions = [fence[0], *transaction.conditions[2:]]\n"
                 "            result = await self._parts.etcd.transaction(conditions, transaction.operations, "
             ),
         ),

@@ -500,6 +500,16 @@ async def test_a_watch_from_the_past_is_told_all_since(client: Etcd, raw: RawWat
     assert told == [first, first + 1, last]
 
 
+async def test_a_watch_from_the_past_is_told_a_thousand_revisions_at_a_time(client: Etcd, raw: RawWatch) -> None:
+    first = await client.put(b"a", b"")
+    for _ in range(1_001):
+        last = await client.put(b"a", b"")
+    await raw.create(1, b"a", first)
+    created = await raw.read()
+    assert (created.created, created.header.revision) == (True, last)
+    assert [len((await raw.read()).events) for _ in range(2)] == [1_000, 2]
+
+
 async def test_a_watch_from_before_a_compaction_is_ended(client: Etcd, raw: RawWatch) -> None:
     first = await client.put(b"a", b"1")
     last = await client.put(b"a", b"2")

@@ -52,6 +52,11 @@ def test_a_grpcservice_deleted_just_before_its_crd_may_have_gone_with_it() -> No
     simulate(1, 0, parse("service comes or goes, api loses the crd"))
 
 
+def test_a_reader_that_was_cut_off_shows_no_endpoint_that_came_and_went_meanwhile() -> None:
+    events = ("14.2 pod comes", "14.4 reader is cut off", "14.8 service comes or goes", "14.9 pod comes")
+    simulate(498017792, 0, parse(", ".join(events)))
+
+
 def test_a_replica_that_waits_for_the_api_server_ends_when_it_is_told_to() -> None:
     restart = "operator is restarted"
     simulate(3, 0, parse(f"network to kubernetes, {restart}, {restart}, {restart}"))

@@ -26,6 +26,7 @@ class RangeLog:
     def __init__(self) -> None:
         self.known: Position | None = None
         self.listed: Position | None = None
+        self.resumed: Position | None = None  # where etcd was when the range was watched again, if anything was missed
         self.refusal = ""  # why the range cannot be read; it does not count as long as it is refused
         self._ordered: list[tuple[Position, Change]] = []
         self._held: dict[bytes, tuple[Position, tuple[bytes | None, ...]]] = {}
@@ -38,6 +39,15 @@ class RangeLog:
         """The position up to which all ranges must be known, so that nothing is held back any more."""
         return max([position for position, _ in (*self._ordered[-1:], *self._held.values())], default=None)
 
+    @property
+    def floor(self) -> Position | None:
+        """The position before which the range cannot be judged: what it was then is known in part only."""
+        return max(filter(None, (self.listed, self.resumed)), default=None)
+
+    def is_past(self, position: Position) -> bool:
+        """Return whether a change had happened already when the range was watched again."""
+        return self.resumed is not None and position <= self.resumed
+
     def keys(self) -> set[bytes]:
         """Return the keys of what is held back: a listing without one of them has outdated it."""
         return {key for _, (key, _) in self._ordered} | self._held.keys()
@@ -46,6 +56,11 @@ class RangeLog:
         """Record that the range was listed."""
         self.known = self.listed = position
         self.refusal = ""
+        self.resumed = None
+
+    def resume_at(self, position: Position) -> None:
+        """Record where etcd was when the range was watched again: what comes of before may be gone by then."""
+        self.resumed = max(self.resumed or position, position)
 
     def advance(self, position: Position) -> None:
         """Record that the range is known up to a position."""

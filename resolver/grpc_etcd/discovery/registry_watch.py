@@ -137,7 +137,7 @@ class SharedRange:
             reached = [member for member, revision in self._awaiting.items() if revision <= news.revision]
             for member in reached:
                 del self._awaiting[member]
-            if reached and isinstance(news, Progress):
+            if reached and isinstance(news, Progress) and not news.store:
                 return [self._members[member] for member in reached]
         return tuple(self._members.values())
 

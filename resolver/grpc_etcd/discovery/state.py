@@ -3,8 +3,9 @@
 What decides about a service is in several ranges of keys: its provider keys in each layout, its policy, its routes,
 and the synced keys of all operators. Each is known up to a position of its own (`positions.py`), for events of two
 ranges may overtake one another. An endpoint that comes or changes is sent at once. Whatever would take one away waits
-until every range is known up to that position; so nobody sees a moment that never was. Then this counts, first row
-first:
+until every range is known up to that position; so nobody sees a moment that never was. What has happened while a range
+was not watched waits until every range is known up to where etcd was when the watch went on: an endpoint that came
+meanwhile may be long gone. Then this counts, first row first:
 
     what is known                                                  reported                                 source
     -------------------------------------------------------------  -----------------------------------  --------
@@ -164,9 +165,11 @@ class Reader:
         log.advance(Position(history, revision))
         return self._judge()
 
-    def take_progress(self, which: Range, revision: int) -> ResolverState:
-        """Record that a range is known up to a revision."""
+    def take_progress(self, which: Range, revision: int, store: int = 0) -> ResolverState:
+        """Record that a range is known up to a revision; `store`: it is watched again, and etcd is there already."""
         log = self._logs[which]
+        if log.known and store > revision:
+            log.resume_at(Position(log.known.history, store))
         if log.known is None or not (log.refusal or log.known.revision < revision):
             return self.view
         log.advance(Position(log.known.history, revision))
@@ -197,8 +200,8 @@ class Reader:
     def awaited(self) -> Iterator[tuple[Range, int]]:
         """Return the ranges that must be known up to a revision before what is held back can be judged."""
         held = [log.held_until for log in self._deciding() if log.held_until]
-        listed = [] if self._is_decided else [log.listed for log in self._deciding() if log.listed]
-        wanted = max((*held, *listed), default=None)
+        floors = [log.floor for log in self._deciding() if log.floor] if held or not self._is_decided else []
+        wanted = max((*held, *floors), default=None)
         if wanted is None:
             return
         for which, log in self._logs.items():
@@ -219,10 +222,10 @@ class Reader:
         self._is_decided = False
 
     def _take_provider(self, log: RangeLog, key: bytes, value: bytes | None, position: Position) -> None:
-        if self._takes_away(key, value):
-            log.hold(position, key, value)
-        elif value is not None and log.holds_back(key) and self._is_broken(key, value):
+        if value is not None and log.holds_back(key) and self._is_broken(key, value):
             log.follow_up(key, value)  # what was there before it stays; that is what is held back, and may be nothing
+        elif self._takes_away(key, value) or (value is not None and log.is_past(position)):
+            log.hold(position, key, value)
         else:
             log.let_go(key)
             self._builder.apply([(key, value)], position.revision)
@@ -262,7 +265,7 @@ class Reader:
         if len(known) < len(logs) or not known:
             return None
         cut = min(known)
-        return cut if all(log.listed <= cut for log in logs if log.listed) else None
+        return cut if all(log.floor <= cut for log in logs if log.floor) else None
 
     def _commit(self, cut: Position) -> None:
         for log in self._logs.values():

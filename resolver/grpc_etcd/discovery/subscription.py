@@ -251,9 +251,9 @@ class ServiceSubscription(StateSource):
                 self._remember(which, [change for _, change in changes], is_all=False)
                 self._received(which)
                 view = self._reader.take_changes(which, changes, revision)
-            case Progress(revision):
+            case Progress(revision, store):
                 self._received(which)
-                view = self._reader.take_progress(which, revision)
+                view = self._reader.take_progress(which, revision, store)
             case Disconnected():
                 view = self._lose(which, news)
         self._show(view)

@@ -115,10 +115,13 @@ class WatchEvents(NamedTuple):
 class Progress(NamedTuple):
     """News: synced up to this revision.
 
-    Also the first news after a `Disconnected` when nothing has to be listed again.
+    Also the first news after a `Disconnected` when nothing has to be listed again. Then `store` is the revision that
+    etcd had reached when the watch went on (0: nothing was missed): events up to there come next, of what has happened
+    meanwhile, and a key that comes with them may be gone by then.
     """
 
     revision: Revision
+    store: Revision = LATEST
 
 
 class Disconnected(NamedTuple):

@@ -31,10 +31,12 @@ class Recorder:
         self.registry = registry
         self.feed = registry.follow(SERVICE).feed
         self.seen: list[int] = []
+        self.shown: set[str] = set()
 
     def note(self) -> None:
         snapshot = self.feed.view.snapshot
         self.seen.append(-1 if snapshot is None else sum(each.enable for each in snapshot.endpoints))
+        self.shown |= {each.address for each in snapshot.endpoints} if snapshot else set()
 
     @property
     def source(self) -> str:
@@ -90,6 +92,32 @@ def test_a_reconnect_after_the_operator_has_come_back_never_empties_a_set(own_et
                 ),
                 "what etcd holds",
             )
+        assert not [client.seen for client in clients if not all(client.seen)]
+
+
+@pytest.mark.parametrize("changes", [1, 1_200])
+def test_a_reconnect_shows_no_endpoint_that_came_and_went_while_nobody_saw_it(
+    own_etcd_world: World, changes: int
+) -> None:
+    """A watch from the past is sent 1,000 revisions at a time, and 100 ms later the next."""
+    world = own_etcd_world
+    world.etcd.put(MARK, b"")
+    world.put("10.0.0.1:1")
+    with TcpProxy.start(world.server.endpoints) as proxy, recorders(proxy.address) as clients:
+        proxy.refuse()
+        world.put("10.0.0.2:1")
+        for weight in range(1, changes + 1):
+            world.put("10.0.0.1:1", weight=weight)
+        world.delete("10.0.0.2:1")
+        world.put("10.0.0.3:1")
+        world.delete("10.0.0.1:1")
+        proxy.heal()
+        for client in clients:
+            wait_until(
+                lambda client=client: [e.address for e in client.feed.view.snapshot.endpoints] == ["10.0.0.3:1"],
+                "what etcd holds",
+            )
+        assert [client.shown - {"10.0.0.1:1"} for client in clients] == [{"10.0.0.3:1"}] * CLIENTS
         assert not [client.seen for client in clients if not all(client.seen)]
 
 

@@ -109,6 +109,18 @@ def test_progress_of_a_shared_range_is_told_to_who_awaits_it_and_costs_no_other(
     assert heard["other"][-1] == Progress(Revision(9))
 
 
+def test_all_who_share_a_range_are_told_that_it_is_watched_again() -> None:
+    hub: Any = Hub()
+    shared = SharedRange(SYNCED, hub)
+    heard: dict[str, list[WatchUpdate]] = {"one": [], "other": []}
+    for name, news in heard.items():
+        shared.join(name, news.append)
+    hub.tell(WatchSnapshot((), Revision(5), 0))
+    shared.await_revision("one", 5)
+    hub.tell(resumed := Progress(Revision(5), store=Revision(9)))
+    assert heard["one"][-1] == heard["other"][-1] == resumed
+
+
 def test_the_loss_of_an_endpoint_is_news_for_its_own_service_alone() -> None:
     """Many lose endpoints at once, and each is judged."""
     services = [f"service-{number}" for number in range(20)]

@@ -126,6 +126,50 @@ def test_an_arrival_is_told_at_once_and_a_loss_only_when_all_ranges_are_known_so
     assert not list(reader.awaited())
 
 
+def resume(reader: Reader, known: int, store: int) -> None:
+    """Tell that every range is watched again, from a revision on that etcd has left behind."""
+    for each in reader.ranges:
+        reader.take_progress(each, known, store)
+
+
+def test_what_came_and_went_while_a_range_was_not_watched_is_never_shown() -> None:
+    reader = make_reader(record(1), MARK)
+    own = range_of(reader, record(1)[0])
+    resume(reader, 10, 2_000)
+    assert numbers(reader.take_changes(own, [(11, record(2)), (12, record(3))], 12)) == [1]
+    assert numbers(reader.take_changes(own, [(1_500, gone(record(2))[0]), (1_501, gone(record(1))[0])], 1_501)) == [1]
+    assert {revision for _, revision in reader.awaited()} == {2_000}
+    assert numbers(reader.take_changes(own, [(2_001, record(4))], 2_001)) == [1, 4]
+    for each in reader.ranges:
+        reader.take_progress(each, 2_001)
+    assert numbers(reader.view) == [3, 4]
+
+
+def test_a_range_that_has_missed_nothing_shows_at_once_what_comes() -> None:
+    reader = make_reader(record(1), MARK)
+    resume(reader, 10, 10)
+    own = range_of(reader, record(1)[0])
+    assert numbers(reader.take_changes(own, [(11, record(2))], 11)) == [1, 2]
+
+
+def test_a_broken_value_of_a_time_when_a_range_was_not_watched_leaves_the_good_one() -> None:
+    reader = make_reader(record(1), MARK)
+    resume(reader, 10, 20)
+    own, (key, value) = range_of(reader, record(1)[0]), record(2)
+    reader.take_changes(own, [(11, (key, b"{")), (12, (key, value)), (13, (key, b"{"))], 13)
+    for each in reader.ranges:
+        reader.take_progress(each, 20)
+    assert numbers(reader.view) == [1, 2]
+
+
+def test_a_range_that_is_listed_again_shows_what_it_holds_whatever_it_has_missed() -> None:
+    reader = make_reader(record(1), MARK)
+    own = range_of(reader, record(1)[0])
+    resume(reader, 10, 20)
+    reader.take_changes(own, [(11, record(2))], 11)
+    assert numbers(reader.take_listing(own, [record(1), record(3)], Position(0, 21))) == [1, 3]
+
+
 def test_a_broken_value_does_not_bring_an_endpoint_back_whose_loss_is_held_back() -> None:
     reader = make_reader(record(1), record(2))
     which, (key, _) = range_of(reader, record(1)[0]), record(1)

@@ -1,9 +1,10 @@
 """The law of views, held against an etcd whose events, listings, refusals and losses of data come in any order.
 
 Each range learns of what the store did at a pace of its own. Whatever the order: a set that calls could use is emptied
-only by a state of the store that somebody confirms, or that nobody ever confirmed; and once all is delivered and
-confirmed, the view is what the store holds. Of progress a range tells only what it is asked for: what is awaited when
-etcd loses its data is asked for again in the new history, as `Feed` does, or it would be waited for in vain.
+only by a state of the store that somebody confirms, or that nobody ever confirmed; an endpoint comes only if the store
+has held it since its range was watched again; and once all is delivered and confirmed, the view is what the store
+holds. Of progress a range tells only what it is asked for: what is awaited when etcd loses its data is asked for again
+in the new history, as `Feed` does, or it would be waited for in vain.
 """
 
 from collections.abc import Iterable, Mapping
@@ -90,6 +91,8 @@ class ViewMachine(RuleBasedStateMachine):
         self.asked: dict[Range, int] = {}  # up to which revision a range is awaited, as Feed remembers it
         self.marks_told: set[bytes] = set()
         self.was_callable = False
+        self.resumed: dict[Range, int] = {}  # where the store was when a range was watched again
+        self.shown: set[str] = set()
 
     # What happens in etcd.
 
@@ -134,6 +137,7 @@ class ViewMachine(RuleBasedStateMachine):
         self.history += 1
         self.histories[self.history] = self.store
         self.told = dict.fromkeys(self.told, 0)
+        self.resumed.clear()
 
     # What is told.
 
@@ -144,6 +148,17 @@ class ViewMachine(RuleBasedStateMachine):
             self.deliver_to(self.reader.ranges[place % len(self.reader.ranges)], count)
             self.ask()
             self.never_empty_by_accident()
+
+    @rule(edits=st.lists(st.tuples(numbers, layouts, st.booleans()), max_size=6), left=st.sets(st.integers(0, 3)))
+    def resume(self, edits: list[tuple[int, int, bool]], left: set[int]) -> None:
+        """Let keys come and go unseen, and watch ranges again; their events are told later."""
+        for number, layout, is_there in edits:
+            key, value = record(number, layout)
+            self.store.write((key, value if is_there else None))
+        for place, which in enumerate(self.reader.ranges):
+            if self.told[which] and place not in left and which not in self.refused:
+                self.resumed[which] = self.store.revision
+                self.reader.take_progress(which, self.told[which], self.store.revision)
 
     def ask(self) -> None:
         """Ask for what is awaited; of a range that is asked for as much already, nothing is asked again."""
@@ -232,6 +247,7 @@ class ViewMachine(RuleBasedStateMachine):
     def list_one(self, which: Range) -> None:
         pairs = [(key, value) for key, value in self.store.states[-1].items() if which.holds(key)]
         self.told[which] = self.store.revision
+        self.resumed.pop(which, None)
         self.asked.pop(which, None)  # whatever was asked of a listing's history before is answered by it
         self.note_marks(key for key, _ in pairs)
         self.reader.take_listing(which, pairs, Position(self.history, self.store.revision))
@@ -256,10 +272,34 @@ class ViewMachine(RuleBasedStateMachine):
             assert self.marks_told & there == self.marks_told or disabled or not self.marks_told
         self.was_callable = is_callable_now
 
+        self.never_long_gone()
+
+    def never_long_gone(self) -> None:
+        """An endpoint comes only if the store holds it where its range was watched again, or later."""
+        view, before = self.reader.view, self.shown
+        callables = filter(is_callable, view.snapshot.endpoints) if view.snapshot else ()
+        self.shown = {each.address for each in callables}
+        if view.source is not Source.REGISTRY or any(log.known is None for log in self.reader._logs.values()):
+            return
+        if any(log.known and log.known.history != self.history for log in self.reader._logs.values()):
+            return
+        for address in self.shown - before:
+            number = int(address.split(":")[0].split(".")[3])
+            keys = [record(number, layout)[0] for layout in (0, 1)]
+            since = {key: next(self.resumed.get(which, 0) for which in self.told if which.holds(key)) for key in keys}
+            assert any(key in state for key in keys for state in self.store.states[since[key] :]), "long gone"
+
     @invariant()
     def whatever_is_awaited_can_be_had(self) -> None:
         for which, revision in self.reader.awaited():
             assert revision <= self.store.revision or which in self.refused or not self.told[which]
+
+    @invariant()
+    def whatever_is_held_back_is_awaited(self) -> None:
+        logs = self.reader._logs.values()
+        is_followed = all(self.told.values()) and not self.refused and not self.reader.view.refused
+        if is_followed and all(log.known and log.known.history == self.history for log in logs):
+            assert list(self.reader.awaited()) or not any(log.held_until for log in logs)
 
     def teardown(self) -> None:
         """Deliver every event, with everybody vouching, and of progress what is asked for."""

@@ -591,6 +591,17 @@ def quick(world: World, seconds: float) -> None:
         world.go_on_to(world.now + 0.09)
 
 
+def test_who_follows_a_range_that_is_watched_again_learns_how_far_etcd_was_by_then() -> None:
+    world = following(1)
+    world.do_all([("break", 0), ("put", 0), ("delete", 0)])
+    world.settle()
+    world.do_break(0)
+    world.settle()
+    told = [news for each in world.consumers.values() for news in each if isinstance(news, Progress) and news.store]
+    assert [(news.store - news.revision) for news in told] == [2]
+    assert told[0].store == world.store.revision
+
+
 def test_a_deletion_that_was_compacted_away_is_no_other_history_where_the_newest_record_is_still_there() -> None:
     world = following(2)
     world.do_all([("put", 2), ("put", 0), ("put", 1), ("receive", 9), ("delete", 1), ("receive", 9), ("break", 0)])

@@ -8,6 +8,8 @@ Rule 2: a broken stream resumes each range at its last event's revision + 1. A h
         progress reply; one that speaks for all counts for the watches that etcd knew when it was asked. It answers in
         order, but not each request, and does not say which: so an answer counts for what the oldest of them could know,
         and for watches that were created at an earlier revision than the answer's. Repeated events are dropped.
+        Of a watch that goes on, the revision at which etcd created it is delivered: events up to there are of the past,
+        and etcd sends 1,000 revisions of them at a time.
 Rule 3: after each opening, a read proves that this is still the history that was followed: the newest record seen must
         be what it was (and where that is a deletion, also the newest one that is still there), and the store's revision
         not smaller than any that was seen. No reply counts before. Each listing proves the latter too. Another
@@ -40,7 +42,7 @@ from grpc_etcd.etcd.hub.proofs import MOST_PROBES, Probe, Proofs, find_fault
 from grpc_etcd.etcd.hub.watch import CALM_SECONDS, Stage, Watch
 from grpc_etcd.etcd.list_watch import Failures, pause_seconds, progress_request, why_canceled
 from grpc_etcd.etcd.messages import message
-from grpc_etcd.etcd.model import Listing, Progress, Record, Revision, State, WatchSnapshot, WatchUpdate
+from grpc_etcd.etcd.model import LATEST, Listing, Progress, Record, Revision, State, WatchSnapshot, WatchUpdate
 from grpc_etcd.etcd.renewing import ANSWER_SECONDS
 
 STREAM_STUCK = "the stream is stuck"
@@ -503,7 +505,8 @@ class Core:
         watch.connect()
         if watch.has_resumed:
             watch.has_resumed = False
-            self._commands.append(Deliver(watch, Progress(watch.revision)))
+            missed = Revision(revision) if revision > watch.revision else LATEST
+            self._commands.append(Deliver(watch, Progress(watch.revision, missed)))
 
     def _take_events(self, watch: Watch | None, reply: Any) -> None:
         changed = watch.take_events(reply.events) if watch else None
