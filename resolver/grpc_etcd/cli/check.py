@@ -128,6 +128,7 @@ def _make_sides(connection: Connection | None, kubernetes: Kubernetes | None, op
         name=options.name,
         registry=options.registry,
         is_asked_for=options.is_cluster_asked_for,
+        is_namespace_asked_for=bool(options.namespace),
     )
 
 

@@ -13,7 +13,7 @@ from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding
 from grpc_etcd.inspect.kubernetes import Kubernetes, KubernetesError, observe
 from grpc_etcd.inspect.operators import OperatorFacts
-from grpc_etcd.inspect.probes import explain_failure, gather_facts
+from grpc_etcd.inspect.probes import Part, explain_failure, gather_facts
 from grpc_etcd.inspect.reading import read_operators
 from grpc_etcd.inspect.registration_checks import find_registration_faults
 from grpc_etcd.inspect.service_checks import find_service_faults
@@ -29,6 +29,7 @@ class Sides:
     name: str | None
     registry: str
     is_asked_for: bool  # that Kubernetes is looked at, by an option
+    is_namespace_asked_for: bool
 
 
 class Look(NamedTuple):
@@ -69,11 +70,18 @@ def _look_at_etcd(sides: Sides, cluster: ClusterFacts | None) -> tuple[list[Find
     ready = frozenset(pod.ip for pod in cluster.pods if pod.ready) if cluster else frozenset()
     try:
         operators = read_operators(connection.etcd, sides.registry)
-        facts = gather_facts(connection.etcd, connection.layouts, sides.name, ready)
+        facts = gather_facts(connection.etcd, connection.layouts, sides.name, _part(sides, cluster), ready)
     except EtcdError as error:
         is_answering = isinstance(error, PermissionDenied)
         return list(explain_failure(connection.settings, error)), None, is_answering
     return find_faults(facts), operators, True
+
+
+def _part(sides: Sides, cluster: ClusterFacts | None) -> Part | None:
+    """Return what of the registry is judged: all of it, unless a namespace was asked for and can be read."""
+    if sides.name or not sides.is_namespace_asked_for or cluster is None:
+        return None
+    return Part(sides.namespace, frozenset(each.registry_name for each in cluster.services))
 
 
 def _unset() -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.entries import Entry
 from grpc_etcd.inspect.findings import Finding, sort_findings
 from grpc_etcd.registry.endpoint import Endpoint, split_address, unroutable
-from grpc_etcd.registry.escaping import escape, escape_bytes
+from grpc_etcd.registry.escaping import escape, escape_bytes, quote_argument
 from grpc_etcd.registry.layout import Rejected
 
 
@@ -28,6 +28,7 @@ class Facts:
     has_owners: bool | None = False  # None: may not be read
     missing_keys: tuple[str, ...] = ()  # keys that an owner record names and that are not there
     synced: tuple[str, ...] | None = None  # clusters whose synced key is there; None: may not be read
+    is_part: bool = False  # of the registry: what is not there need not be
     ready_hosts: frozenset[str] = frozenset()  # of Pods that Kubernetes calls ready
     version: str = ""
     alarms: tuple[str, ...] = ()
@@ -53,7 +54,7 @@ def _server(facts: Facts) -> Iterator[Finding]:
             Code.ETCD_ALARM,
             "etcd",
             f"it raises the alarm {alarm}",
-            "Make room (compact, defragment), then: etcdctl alarm disarm.",
+            "Make room, then disarm it: etcdctl defrag --cluster; etcdctl alarm disarm",
         )
     if facts.version and is_too_old(facts.version):
         problem = f"version {facts.version} lacks what the operator and the library depend on"
@@ -93,7 +94,7 @@ def read_version(version: str) -> tuple[int, ...]:
 
 
 def _absence(facts: Facts) -> Iterator[Finding]:
-    if facts.entries:
+    if facts.entries or facts.is_part:
         return
     what = f"service {facts.service!r}" if facts.service else "registry"
     where = ", ".join(facts.sought)
@@ -132,20 +133,25 @@ def number(count: int, noun: str) -> str:
 
 def _values(entries: Sequence[Entry]) -> Iterator[Finding]:
     for entry in entries:
+        key = escape_bytes(entry.key)
         if isinstance(entry.read, Rejected):
             yield Finding(
                 Code.BAD_RECORD,
-                escape_bytes(entry.key),
+                key,
                 f"the value cannot be used: {entry.read.reason}",
-                "Correct or delete the key; Python clients skip it, but other clients may lose the whole service.",
+                f"Correct or delete it, since other clients may lose the whole service: {_delete(key)}",
             )
-        elif (named := escape_bytes(entry.key).rpartition("://"))[1] and named[2] != escape(entry.read.address):
+        elif (named := key.rpartition("://"))[1] and named[2] != escape(entry.read.address):
             yield Finding(
                 Code.KEY_DIFFERS,
-                escape_bytes(entry.key),
+                key,
                 f"the key says {named[2]}, the value says {entry.read.address}",
-                "Make both equal: Go clients dial the value's address and delete by the key's.",
+                f"Make both equal, since Go clients dial the value's and delete by the key's, or: {_delete(key)}",
             )
+
+
+def _delete(key: str) -> str:
+    return f"etcdctl del {quote_argument(key)}"
 
 
 def _addresses(facts: Facts) -> Iterator[Finding]:
@@ -177,11 +183,12 @@ def _addresses(facts: Facts) -> Iterator[Finding]:
 def _leases(entries: Sequence[Entry]) -> Iterator[Finding]:
     for entry in entries:
         if not entry.lease and isinstance(entry.read, Endpoint):
+            key = escape_bytes(entry.key)
             yield Finding(
                 Code.NO_LEASE,
-                escape_bytes(entry.key),
+                key,
                 "the key has no lease: it stays when its server is dead",
-                "Let the operator or Registry.register write it; delete it if its server is gone.",
+                f"Let the operator or Registry.register write it; if its server is gone: {_delete(key)}",
             )
 
 

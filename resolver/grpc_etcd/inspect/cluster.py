@@ -39,6 +39,7 @@ class PodFacts:
     ports: tuple[ContainerPort, ...] = ()
     ip: str = ""
     running: bool = False
+    ended: bool = False  # as a Job's, which stays selected
     ready: bool = False  # judged without the operator's own gate while that is closed
     terminating: bool = False
     gate: Condition | None = None  # None: it has no such gate
@@ -199,6 +200,7 @@ def parse_pod(item: Mapping[str, Any]) -> PodFacts:
         ports=_parse_ports(spec),
         ip=str(status.get("podIP") or ""),
         running=status.get("phase") == "Running",
+        ended=status.get("phase") in {"Succeeded", "Failed"},
         ready=_is_ready(gate, gates, conditions),
         terminating="deletionTimestamp" in metadata,
         gate=gate,

@@ -18,6 +18,7 @@ class Leader(NamedTuple):
     namespaces: tuple[str, ...] = ()
     kube_system: str = ""
     registry: str = ""  # how its settings call this etcd
+    selector: str = ""  # which Pods it sees at all; empty: all
 
     def serves(self, namespace: str) -> bool:
         """Return whether it takes care of a namespace."""
@@ -95,6 +96,7 @@ def _parse_leader(record: LeasedRecord) -> Leader:
         tuple(map(str, namespaces)) if isinstance(namespaces, list) else (),
         str(fingerprint.get("kubeSystem", "")) if isinstance(fingerprint, dict) else "",
         str(found.get("registry", "")),
+        str(found.get("selector", "")),
     )
 
 

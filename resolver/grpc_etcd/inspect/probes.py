@@ -7,13 +7,14 @@ import socket
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from grpc_etcd.etcd import AuthFailed, DeadlineExceeded, Etcd, EtcdError, PermissionDenied, Unavailable, UnreadableFile
 from grpc_etcd.etcd.dialing import PEM
 from grpc_etcd.etcd.endpoints import is_target, parse_endpoint, split
 from grpc_etcd.inspect.checks import Facts, number
 from grpc_etcd.inspect.codes import Code
-from grpc_etcd.inspect.entries import make_entries
+from grpc_etcd.inspect.entries import Entry, make_entries
 from grpc_etcd.inspect.findings import Finding
 from grpc_etcd.inspect.reading import read_all, read_owners, read_service
 from grpc_etcd.inspect.remedies import explain
@@ -32,30 +33,50 @@ MOST_NAMES = 3  # arbitrary
 KNOWN_PREFIXES = ("jupiter", "wsd-reg")
 
 
+class Part(NamedTuple):
+    """The part of a registry that is one namespace's: names of services, and whose keys may be missing."""
+
+    namespace: str
+    services: frozenset[str]
+
+
 def gather_facts(
-    etcd: Etcd, layouts: Sequence[Layout], service: str | None, ready_hosts: frozenset[str] = frozenset()
+    etcd: Etcd,
+    layouts: Sequence[Layout],
+    service: str | None,
+    part: Part | None = None,
+    ready_hosts: frozenset[str] = frozenset(),
 ) -> Facts:
-    """Read the registry and knock at its addresses; raises EtcdError when it cannot be read."""
+    """Read the registry and knock at its addresses; raises EtcdError when it cannot be read.
+
+    Without a service, a `part` says of which all is judged.
+    """
     status = etcd.status()
     scopes = tuple(each.prefix(service) if service else list_root(each) for each in layouts)
-    entries = read_service(etcd, layouts, service) if service else read_all(etcd, layouts)
+    entries = read_service(etcd, layouts, service) if service else _read_part(etcd, layouts, part)
     owners = read_owners(etcd)
+    owned = [key for key, owner in (owners or {}).items() if part is None or owner.namespace == part.namespace]
     others = () if entries or not service else sorted(_names(etcd, layouts) - {service})
     return Facts(
         service=service,
         sought=tuple(f"{each.name} {scope.decode()!r}" for each, scope in zip(layouts, scopes, strict=True)),
         entries=tuple(entries),
-        elsewhere={} if entries else _look_elsewhere(etcd, layouts, service),
+        elsewhere={} if entries or part else _look_elsewhere(etcd, layouts, service),
         similar=tuple(name for name in others if service and fold(name) == fold(service)),
         near=tuple(difflib.get_close_matches(service, others, MOST_NAMES)) if service else (),
         unreachable=knock({entry.read.address for entry in entries if isinstance(entry.read, Endpoint)}),
         has_owners=None if owners is None else bool(owners),
-        missing_keys=_missing(etcd, scopes, owners or ()),
+        missing_keys=_missing(etcd, scopes, owned),
         synced=_read_synced(etcd),
+        is_part=part is not None,
         ready_hosts=ready_hosts,
         version=status.version,
         alarms=status.errors,
     )
+
+
+def _read_part(etcd: Etcd, layouts: Sequence[Layout], part: Part | None) -> list[Entry]:
+    return [each for each in read_all(etcd, layouts) if part is None or each.service in part.services]
 
 
 def describe_absence(etcd: Etcd, layouts: Sequence[Layout], service: str | None) -> str:

@@ -57,14 +57,12 @@ def _deployments(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def _leaders(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator[Finding]:
-    if operators is None or not cluster.services:
+    concerned = operators and any(operators.names_of(cluster) & {*each.registries} for each in cluster.services)
+    if operators is None or not concerned:
         return
     leaders = operators.leaders_of(cluster)
     if not leaders:
-        others = (
-            f"; others lead for {list_names(each.cluster for each in operators.leaders)}" if operators.leaders else ""
-        )
-        problem = f"no replica of this cluster's operator leads in this etcd{others}"
+        problem = f"no replica of this cluster's operator leads in this etcd{_hint(cluster, operators)}"
         yield Finding(Code.NO_LEADER, f"registry {operators.registry}", problem, start_operator(cluster))
         return
     for namespace in dict.fromkeys(service.namespace for service in cluster.services):
@@ -73,6 +71,12 @@ def _leaders(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator
             remedy = f"{UPGRADE}'watchNamespaces={{{','.join((*served, namespace))}}}'"
             problem = f"whoever leads serves {list_names(served)} only"
             yield Finding(Code.NOT_SERVED, f"namespace {namespace}", problem, remedy)
+
+
+def _hint(cluster: ClusterFacts, operators: OperatorFacts) -> str:
+    if any(each.ready for each in cluster.deployments or ()):
+        return ", though replicas are ready: is it the etcd of the operator's settings?"
+    return f"; others lead for {list_names(each.cluster for each in operators.leaders)}" if operators.leaders else ""
 
 
 def start_operator(cluster: ClusterFacts) -> str:
@@ -143,6 +147,9 @@ def _reason(
     gates = [pod.gate for pod in lacking if pod.gate and pod.gate.message]
     if gates:
         return write_condition(gates[0]), kubectl(service.namespace, "describe", "pod", lacking[0].name)
+    if selectors := [each.selector for each in operators.leaders_of(cluster) if each.selector]:
+        compare = kubectl(service.namespace, "get", "pods", "--show-labels")
+        return f"the operator sees only Pods with {selectors[0]} (its podSelector)", compare
     return "no reason is recorded; an operator that works registers a Pod within a second", OPERATOR_LOG
 
 

@@ -45,7 +45,7 @@ def check_spec(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> Ite
     """Report what selector and port miss among the Pods of the namespace; `fix` writes the remedy."""
     selected = [pod for pod in pods if service.selects(pod)]
     if selected:
-        yield from _check_port(service, [pod for pod in selected if not pod.terminating], fix)
+        yield from _check_port(service, [pod for pod in selected if not (pod.terminating or pod.ended)], fix)
     elif service.enable:
         yield Finding(Code.NO_PODS, subject_of(service), *_explain_selector(service, pods, fix))
 

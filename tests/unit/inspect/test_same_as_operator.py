@@ -104,10 +104,10 @@ class Record(NamedTuple):
 
 @given(st.lists(st.sampled_from(["shop", "team"]), unique=True), st.sampled_from(["", "uid"]))
 def test_a_leader_is_read_as_it_is_written(namespaces: list[str], uid: str) -> None:
-    scope = Scope(tuple(sorted(namespaces)))
+    scope = Scope(tuple(sorted(namespaces)), "app=x")
     candidate = Candidate("pod-uid", scope, "n", "i", Fingerprint(uid), "main")
     found = parse_operators([Record(leader_key("c1"), write_leader(candidate))], [], "default")
-    assert found.leaders == (Leader("c1", "pod-uid", scope.namespaces, uid, "main"),)
+    assert found.leaders == (Leader("c1", "pod-uid", scope.namespaces, uid, "main", "app=x"),)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Zs"], exclude_characters="/"), min_size=1, max_size=12))

@@ -150,6 +150,16 @@ def test_a_ready_pod_without_keys_and_why() -> None:
         assert Code.NOT_REGISTERED not in find(replace(CLUSTER, services=(changed,)), nothing)
 
 
+def test_pods_that_the_operator_does_not_see() -> None:
+    selective = OperatorFacts((Leader("c1", kube_system="k", selector="grpc=yes"),))
+    assert "sees only Pods with grpc=yes" in find(CLUSTER, selective)[Code.NOT_REGISTERED].problem
+
+
+def test_pods_of_jobs_that_have_ended_need_no_port() -> None:
+    ended = replace(POD, name="job", uid="j", ports=(), running=False, ready=False, ended=True)
+    assert of_service((POD, ended)) == {}
+
+
 def test_the_registry_is_called_as_the_leader_calls_it() -> None:
     main = replace(SERVICE, registries=("main",))
     led = OperatorFacts((Leader("c1", kube_system="k", registry="main"),))
@@ -170,7 +180,10 @@ def test_keys_of_pods_that_ought_to_have_none() -> None:
 def test_nobody_leads_or_not_this_namespace() -> None:
     assert find(CLUSTER, replace(OPERATORS, leaders=()))[Code.NO_LEADER].remedy.startswith("kubectl -n grpc-etcd logs")
     foreign = replace(OPERATORS, leaders=(Leader("c9", kube_system="z"),))
-    assert "others lead for c9" in find(CLUSTER, foreign)[Code.NO_LEADER].problem
+    assert "is it the etcd of the operator's settings?" in find(CLUSTER, foreign)[Code.NO_LEADER].problem
+    assert "others lead for c9" in find(replace(CLUSTER, deployments=()), foreign)[Code.NO_LEADER].problem
+    elsewhere = replace(CLUSTER, services=(replace(SERVICE, registries=("other",)),))
+    assert Code.NO_LEADER not in find(elsewhere, replace(OPERATORS, leaders=())), "it needs nobody in this registry"
     narrow = replace(OPERATORS, leaders=(Leader("c1", namespaces=("team",)),))
     assert find(CLUSTER, narrow)[Code.NOT_SERVED].remedy.endswith("'watchNamespaces={team,shop}'")
 
