@@ -165,7 +165,7 @@ def test_gates_without_an_operator_and_its_deployment(scene: Scene, checker: Che
     scene.apply()
     scene.pod(gates=[GATE])
     found = checker.look()
-    assert "1 Pods wait at grpc-etcd.dev/registered and nobody leads" in found["GE0601"]["problem"]
+    assert "1 Pod is waiting at grpc-etcd.dev/registered and nobody leads" in found["GE0601"]["problem"]
     assert "leads in this etcd" in found["GE0501"]["problem"]
     assert found["GE0501"]["remedy"].startswith("helm install grpc-etcd-operator")
     assert "no operator leads" in found["GE0103"]["problem"]

@@ -142,8 +142,8 @@ def _look_twice(sides: Sides) -> Look:
     if not any(each.code in PASSING for each in first.findings):
         return first
     time.sleep(SETTLE_SECONDS)
-    second = look(sides)
-    return Look(settled(second.findings, first.findings), was_read=second.was_read)
+    second = look(sides, first.unregistered)
+    return Look(settled(second.findings, first.findings), second.was_read)
 
 
 def _wait(sides: Sides, options: Options) -> Look:

@@ -15,7 +15,7 @@ from grpc_etcd.inspect.kubernetes import Kubernetes, KubernetesError, observe
 from grpc_etcd.inspect.operators import OperatorFacts
 from grpc_etcd.inspect.probes import Part, explain_failure, gather_facts
 from grpc_etcd.inspect.reading import read_operators
-from grpc_etcd.inspect.registration_checks import find_registration_faults
+from grpc_etcd.inspect.registration_checks import find_registration_faults, unregistered_pods
 from grpc_etcd.inspect.service_checks import find_service_faults
 
 
@@ -37,16 +37,18 @@ class Look(NamedTuple):
 
     findings: list[Finding]
     was_read: bool
+    unregistered: frozenset[str] = frozenset()  # UIDs of ready Pods without keys
 
 
-def look(sides: Sides) -> Look:
-    """Look at both sides once."""
+def look(sides: Sides, among: frozenset[str] | None = None) -> Look:
+    """Look at both sides once; `among` are the Pods that were ready and not registered before."""
     cluster, in_cluster = look_at_cluster(sides)
     in_etcd, operators, is_etcd_read = _look_at_etcd(sides, cluster)
     findings = [*in_cluster, *in_etcd]
     if cluster is not None:
-        findings += [*find_service_faults(cluster), *find_registration_faults(cluster, operators)]
-    return Look(findings, was_read=cluster is not None or is_etcd_read)
+        findings += [*find_service_faults(cluster), *find_registration_faults(cluster, operators, among)]
+    lacking = unregistered_pods(cluster, operators) if cluster and operators else frozenset()
+    return Look(findings, cluster is not None or is_etcd_read, lacking)
 
 
 def look_at_cluster(sides: Sides) -> tuple[ClusterFacts | None, list[Finding]]:

@@ -1,20 +1,22 @@
 """What is wrong between Kubernetes and a registry: who leads, which Pods lack keys or should have none, closed gates.
 
-Pure. A Pod that has just become ready is registered a moment later, so what is found here once may be over: `settled`
-keeps what is found twice.
+Pure. A Pod that has just become ready is registered a moment later, so what is found once may be over. It is looked at
+twice: `settled` keeps what is found again, and of ready Pods without keys only those `among` the first look's count.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from grpc_etcd.inspect.cluster import ClusterFacts, Deployment, PodFacts, ServiceFacts, find_port
 from grpc_etcd.inspect.codes import Code
-from grpc_etcd.inspect.conditions import OPERATOR_LOG
+from grpc_etcd.inspect.conditions import CODES, OPERATOR_LOG
 from grpc_etcd.inspect.findings import Finding, kubectl
 from grpc_etcd.inspect.operators import OperatorFacts, Owned
-from grpc_etcd.inspect.service_checks import list_names, subject_of, write_condition
+from grpc_etcd.inspect.service_checks import count, list_names, subject_of, write_condition
 from grpc_etcd.registry.escaping import escape_bytes
 
-PASSING = frozenset({Code.NOT_REGISTERED, Code.REGISTERED_UNREADY, Code.REGISTERED_GONE, Code.GATE_WAITING})
+PASSING = frozenset(
+    {Code.NOT_REGISTERED, Code.REGISTERED_UNREADY, Code.REGISTERED_GONE, Code.GATE_WAITING, Code.MISSING_KEY}
+)
 UPGRADE = "helm upgrade grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --reuse-values --set "
 INSTALL = (
     "helm install grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --create-namespace "
@@ -28,13 +30,18 @@ def settled(findings: Iterable[Finding], earlier: Iterable[Finding]) -> list[Fin
     return [each for each in findings if each.code not in PASSING or (each.code, each.subject) in before]
 
 
-def find_registration_faults(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator[Finding]:
-    """Report what differs; without `operators`, whose records could not be read, only what Kubernetes shows."""
+def find_registration_faults(
+    cluster: ClusterFacts, operators: OperatorFacts | None, among: frozenset[str] | None = None
+) -> Iterator[Finding]:
+    """Report what differs; without `operators`, whose records could not be read, only what Kubernetes shows.
+
+    `among` are UIDs of Pods of which it counts that they are not registered; None: of all.
+    """
     yield from _deployments(cluster)
     yield from _leaders(cluster, operators)
     yield from _gates(cluster, is_led=is_led(cluster, operators))
     if operators is not None:
-        yield from _unregistered(cluster, operators)
+        yield from _unregistered(cluster, operators, among)
         yield from _left_over(cluster, operators)
 
 
@@ -100,7 +107,7 @@ def _gates(cluster: ClusterFacts, *, is_led: bool) -> Iterator[Finding]:
     waiting = [pod for pod in cluster.pods if pod.waits_at_gate]
     if waiting and not is_led:
         names = list_names(pod.reference for pod in waiting)
-        problem = f"{len(waiting)} Pods wait at grpc-etcd.dev/registered and nobody leads: {names}"
+        problem = f"{count(len(waiting), 'Pod')} waiting at grpc-etcd.dev/registered and nobody leads: {names}"
         yield Finding(Code.GATE_WITHOUT_OPERATOR, "readiness gate", problem, start_operator(cluster))
         return
     for pod in waiting:
@@ -110,18 +117,27 @@ def _gates(cluster: ClusterFacts, *, is_led: bool) -> Iterator[Finding]:
         yield Finding(Code.GATE_WAITING, f"Pod {pod.reference}", f"its gate is closed: {said}", remedy)
 
 
-def _unregistered(cluster: ClusterFacts, operators: OperatorFacts) -> Iterator[Finding]:
+def unregistered_pods(cluster: ClusterFacts, operators: OperatorFacts) -> frozenset[str]:
+    """Return the UIDs of ready Pods without keys."""
+    return frozenset(pod.uid for _, pods in _lacking(cluster, operators) for pod in pods)
+
+
+def _unregistered(cluster: ClusterFacts, operators: OperatorFacts, among: frozenset[str] | None) -> Iterator[Finding]:
+    for service, pods in _lacking(cluster, operators):
+        if lacking := [pod for pod in pods if among is None or pod.uid in among]:
+            names = list_names(pod.name for pod in lacking)
+            why, remedy = _reason(service, lacking, cluster, operators)
+            problem = f"{count(len(lacking), 'ready Pod')} not registered ({names}): {why}"
+            yield Finding(Code.NOT_REGISTERED, subject_of(service), problem, remedy)
+
+
+def _lacking(cluster: ClusterFacts, operators: OperatorFacts) -> Iterator[tuple[ServiceFacts, list[PodFacts]]]:
+    """Return the ready Pods of each GrpcService that have no keys in this etcd and ought to."""
     keys = {(each.uid, service) for each in operators.owned if each.keys for service in each.services}
     for service in cluster.services:
         is_here = bool(operators.names_of(cluster) & {*service.registries})
-        if not (service.enable and is_here) or service.condition("Accepted").status == "False":
-            continue
-        lacking = [pod for pod in _wanted(service, cluster) if (pod.uid, service.reference) not in keys]
-        if lacking:
-            names = list_names(pod.name for pod in lacking)
-            why, remedy = _reason(service, lacking, cluster, operators)
-            problem = f"{len(lacking)} ready Pods are not registered ({names}): {why}"
-            yield Finding(Code.NOT_REGISTERED, subject_of(service), problem, remedy)
+        if service.enable and is_here and service.condition("Accepted").status != "False":
+            yield service, [pod for pod in _wanted(service, cluster) if (pod.uid, service.reference) not in keys]
 
 
 def _wanted(service: ServiceFacts, cluster: ClusterFacts) -> list[PodFacts]:
@@ -143,7 +159,8 @@ def _reason(
     describe = kubectl(service.namespace, "describe", "grpcservice", service.name)
     programmed = service.condition("Programmed")
     if programmed.status in {"False", "Unknown"}:
-        return write_condition(programmed), describe
+        code = CODES.get(programmed.reason)
+        return (f"{programmed.reason}, see {code.value}" if code else write_condition(programmed)), describe
     gates = [pod.gate for pod in lacking if pod.gate and pod.gate.message]
     if gates:
         return write_condition(gates[0]), kubectl(service.namespace, "describe", "pod", lacking[0].name)

@@ -126,6 +126,11 @@ def subject_of(service: ServiceFacts) -> str:
     return f"GrpcService {service.reference}"
 
 
+def count(number: int, noun: str) -> str:
+    """Write of how many things something is said."""
+    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
+
+
 def list_names(names: Iterable[str]) -> str:
     """Write some names, the first of many."""
     found = list(names)

@@ -40,9 +40,6 @@ class Asked(BaseHTTPRequestHandler):
     def date_time_string(self, timestamp: float | None = None) -> str:
         return super().date_time_string((timestamp or time.time()) + self.server.ahead_seconds)
 
-    def log_message(self, *_: Any) -> None:
-        """Print nothing."""
-
 
 class ClusterServer(ThreadingHTTPServer):
     """An HTTPS server that a kubeconfig may name."""

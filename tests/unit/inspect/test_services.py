@@ -22,7 +22,7 @@ from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding
 from grpc_etcd.inspect.kubernetes import read_skew
 from grpc_etcd.inspect.operators import Leader, OperatorFacts, Owned
-from grpc_etcd.inspect.registration_checks import find_registration_faults, settled
+from grpc_etcd.inspect.registration_checks import find_registration_faults, settled, unregistered_pods
 from grpc_etcd.inspect.service_checks import find_service_faults
 
 GRPC = ContainerPort("grpc", 50051)
@@ -143,7 +143,9 @@ def test_a_ready_pod_without_keys_and_why() -> None:
     assert "no reason is recorded" in find(CLUSTER, nothing)[Code.NOT_REGISTERED].problem
     assert "no operator leads" in find(CLUSTER, OperatorFacts())[Code.NOT_REGISTERED].problem
     refused = replace(SERVICE, conditions={"Programmed": Condition("False", "KeyTaken", "by x")})
-    assert "KeyTaken: by x" in find(replace(CLUSTER, services=(refused,)), nothing)[Code.NOT_REGISTERED].problem
+    assert (
+        "(p): KeyTaken, see GE0305" in find(replace(CLUSTER, services=(refused,)), nothing)[Code.NOT_REGISTERED].problem
+    )
     others: list[dict[str, Any]] = [{"enable": False}, {"registries": ("other",)}, {"port": "http"}]
     for fields in others:
         changed = replace(SERVICE, **fields)
@@ -200,6 +202,17 @@ def test_gates() -> None:
     down = replace(cluster, deployments=(READY._replace(ready=0),))
     assert {Code.GATE_WITHOUT_OPERATOR, Code.OPERATOR_DOWN} <= find(down, None).keys()
     assert Code.GATE_WAITING not in find(replace(CLUSTER, pods=(replace(waiting, gate=Condition("True")),)))
+
+
+def test_of_ready_pods_without_keys_those_count_that_were_so_before() -> None:
+    late = replace(POD, name="late", uid="late")
+    cluster, nothing = replace(CLUSTER, pods=(POD, late)), replace(OPERATORS, owned=())
+    assert unregistered_pods(CLUSTER, nothing) == {"p"}
+    (found,) = find_registration_faults(cluster, nothing, frozenset({"p"}))
+    assert found.problem.startswith("1 ready Pod is not registered (p):")
+    assert list(find_registration_faults(cluster, nothing, frozenset({"gone"}))) == []
+    (found,) = find_registration_faults(cluster, nothing)
+    assert found.problem.startswith("2 ready Pods are not registered (p, late):")
 
 
 def test_what_passes_counts_when_it_is_found_twice() -> None:
