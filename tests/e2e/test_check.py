@@ -396,6 +396,43 @@ def test_it_is_a_plugin_of_kubectl(scene: Scene, checker: Checker) -> None:
     assert (code, "error GE0101: GrpcService" in output) == (1, True)
 
 
+# As in a container: the token, the authority and the namespace are mounted, and two variables name the server.
+IN_A_POD = """
+mount -t tmpfs none /var/run
+mkdir -p /var/run/secrets/kubernetes.io/serviceaccount
+cp token ca.crt namespace /var/run/secrets/kubernetes.io/serviceaccount
+exec grpc-etcd check -o json
+"""
+
+
+def test_in_a_pod_the_service_account_is_used(scene: Scene, checker: Checker, nobody: str, tmp_path: Path) -> None:
+    scene.apply(selector={"matchLabels": {"app": "gretter"}})
+    config = json.loads(Path(nobody).read_text())
+    (tmp_path / "token").write_text(config["users"][0]["user"]["token"])
+    (tmp_path / "ca.crt").write_text(scene.api.authority.ca.read_text())
+    (tmp_path / "namespace").write_text(scene.namespace)
+    server = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(scene.api.port), "KUBECONFIG": ""}
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", IN_A_POD]
+    ended = subprocess.run(
+        command, env=checker.environ | server, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    if "unshare" in ended.stderr:
+        pytest.skip("no namespaces may be made here")
+    found = {each["subject"] for each in json.loads(ended.stdout) if each["code"] == "GE0903"}
+    assert found == {f"namespace {scene.namespace}"}, "it is the account without any right, in its own namespace"
+
+
+def test_standard_input_and_files_that_are_none(scene: Scene, checker: Checker, tmp_path: Path) -> None:
+    item = json.dumps(manifest("greeter", scene.namespace, {"wieght": 1}))
+    ended = subprocess.run(
+        ["grpc-etcd", "check", "-f", "-"], env=checker.environ, input=item, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, "spec.wieght: there is no such field" in ended.stdout) == (1, True)
+    for text in ("a: [", "kind: Deployment", ""):
+        (tmp_path / "x.yaml").write_text(text)
+        assert "GE0803" in checker.look("-f", str(tmp_path / "x.yaml"))
+
+
 def test_either_side_alone_and_neither(scene: Scene, checker: Checker, tmp_path: Path) -> None:
     scene.apply(selector={"matchLabels": {"app": "gretter"}})
     scene.pod()

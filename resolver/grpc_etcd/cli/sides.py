@@ -87,5 +87,5 @@ def _part(sides: Sides, cluster: ClusterFacts | None) -> Part | None:
 
 
 def _unset() -> Iterator[Finding]:
-    run = "kubectl --namespace grpc-etcd exec deploy/grpc-etcd-operator -- grpc-etcd check"
+    run = "kubectl --namespace grpc-etcd exec deploy/grpc-etcd-operator -- grpc-etcd check -A"
     yield Finding(Code.ONLY_KUBERNETES, "etcd", "it was not checked: no endpoints are set", run)
