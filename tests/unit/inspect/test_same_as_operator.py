@@ -2,19 +2,20 @@
 
 from typing import Any, NamedTuple
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpc_etcd.inspect import cluster, conditions
 from grpc_etcd.inspect.cluster import GATE, matches
 from grpc_etcd.inspect.conditions import CODES, SILENT
-from grpc_etcd.inspect.operators import Leader, parse_operators
-from grpc_etcd.registry.own import leader_key
+from grpc_etcd.inspect.operators import Leader, Owned, owned_keys, parse_operators
+from grpc_etcd.registry.own import OwnerRecord, cluster_key, leader_key, owner_key
 from grpc_etcd_operator.core import pods, reasons
-from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, write_leader
+from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, write_holder, write_leader
 from grpc_etcd_operator.core.selector import OPERATORS, parse_selector
 from grpc_etcd_operator.registry.refusals import grant
 from grpc_etcd_operator.sources.json_pods import read_pod
+from testbed.examples import examples
 
 KEYS, VALUES = st.sampled_from(["app", "tier", "zone"]), st.sampled_from(["a", "b", ""])
 LABELS = st.dictionaries(KEYS, VALUES)
@@ -24,14 +25,13 @@ REQUIREMENTS = st.fixed_dictionaries(
 SELECTORS = st.fixed_dictionaries({}, optional={"matchLabels": LABELS, "matchExpressions": st.lists(REQUIREMENTS)})
 NUMBERS = st.integers(1, 4)
 PORTS = st.fixed_dictionaries(
-    {"containerPort": NUMBERS},
-    optional={"name": st.sampled_from(["grpc", "http", ""]), "protocol": st.sampled_from(["TCP", "UDP", ""])},
+    {"containerPort": NUMBERS, "protocol": st.sampled_from(["TCP", "UDP", ""])},
+    optional={"name": st.sampled_from(["grpc", "http", ""])},
 )
 PROBES = st.one_of(st.builds(lambda port: {"grpc": {"port": port}}, NUMBERS), st.just({"httpGet": {"path": "/"}}))
 CONTAINERS = st.fixed_dictionaries(
-    {"name": st.just("c")},
+    {"name": st.just("c"), "ports": st.lists(PORTS, max_size=2)},
     optional={
-        "ports": st.lists(PORTS, max_size=2),
         "readinessProbe": PROBES,
         "livenessProbe": PROBES,
         "restartPolicy": st.just("Always"),
@@ -73,6 +73,7 @@ def test_the_same_pods_are_selected(selector: dict[str, Any], labels: dict[str, 
         assert matches(selector, labels) == parsed.matches(labels)
 
 
+@settings(max_examples=examples(300))
 @given(raw_pods(), st.one_of(st.none(), NUMBERS, st.sampled_from(["grpc", "http"])))
 def test_pods_have_the_same_facts(raw: dict[str, Any], wanted: str | int | None) -> None:
     mine, theirs = cluster.parse_pod(raw), pods.parse_pod(read_pod(raw))
@@ -108,6 +109,21 @@ def test_a_leader_is_read_as_it_is_written(namespaces: list[str], uid: str) -> N
     candidate = Candidate("pod-uid", scope, "n", "i", Fingerprint(uid), "main")
     found = parse_operators([Record(leader_key("c1"), write_leader(candidate))], [], "default")
     assert found.leaders == (Leader("c1", "pod-uid", scope.namespaces, uid, "main", "app=x"),)
+
+
+def test_a_leaders_key_that_was_copied_leads_nobody_and_keys_that_are_gone_are_left_out() -> None:
+    owner = OwnerRecord(namespace="shop", pod="p", grpc_services=("shop/greeter",), keys=(b"/a", b"/b"))
+    records = [
+        Record(leader_key("c1"), write_leader(Candidate("x")), 0),
+        Record(owner_key("c1", "uid"), owner.to_json()),
+        Record(owner_key("c1", "bad"), b"{"),
+        Record(cluster_key("c1"), write_holder(Fingerprint("k"), "main")),
+    ]
+    found = parse_operators(records, [b"/b"], "default")
+    assert found.leaders == ()
+    assert found.owned == (Owned("c1", "uid", "shop", "p", ("shop/greeter",), (b"/b",)),)
+    assert found.holders == {"c1": "k"}
+    assert owned_keys(records) == [b"/a", b"/b"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Zs"], exclude_characters="/"), min_size=1, max_size=12))

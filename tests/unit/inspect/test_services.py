@@ -16,6 +16,7 @@ from grpc_etcd.inspect.cluster import (
     Deployment,
     PodFacts,
     ServiceFacts,
+    matches,
 )
 from grpc_etcd.inspect.cluster_checks import find_cluster_faults
 from grpc_etcd.inspect.codes import Code
@@ -177,6 +178,43 @@ def test_keys_of_pods_that_ought_to_have_none() -> None:
     assert find(CLUSTER, anothers) == {}, "the keys of another Kubernetes cluster"
     unread = replace(CLUSTER, pods=(), denied=(Denied("pods", "shop"),))
     assert Code.REGISTERED_GONE not in find(unread)
+
+
+def test_records_of_pods_whose_keys_are_gone() -> None:
+    emptied = replace(OPERATORS, owned=(OWNED._replace(keys=()),))
+    assert find(CLUSTER, emptied).keys() == {Code.NOT_REGISTERED}
+    assert find(replace(CLUSTER, pods=()), emptied).keys() == {Code.NO_PODS}, "nothing is left over"
+
+
+def test_of_a_spec_that_is_refused_nothing_is_missed() -> None:
+    refused = replace(SERVICE, conditions={"Accepted": Condition("False", "NameTaken", "x")})
+    found = find(replace(CLUSTER, services=(refused,)), replace(OPERATORS, owned=()))
+    assert found.keys() == {Code.NAME_TAKEN}
+
+
+def test_pods_of_other_namespaces_are_no_ones_business() -> None:
+    foreign = replace(POD, namespace="team")
+    assert "there is no Pod" in of_service((foreign,))[Code.NO_PODS].problem
+
+
+def test_the_operators_word_counts_where_pods_may_not_be_read() -> None:
+    said = replace(SERVICE, conditions={"Programmed": Condition("False", "NoPods", "words of the operator")})
+    cluster = replace(CLUSTER, services=(said,), pods=(), denied=(Denied("pods", "shop"),))
+    assert "words of the operator" in find(cluster)[Code.NO_PODS].problem
+    seen = [each for each in find_service_faults(replace(CLUSTER, services=(said,))) if each.code is Code.NO_PODS]
+    assert seen == [], "its word is of some time ago: now there are Pods"
+
+
+def test_an_empty_selector_selects_nothing() -> None:
+    assert not matches({}, {"app": "greeter"})
+    assert not matches({"matchLabels": {}}, {})
+
+
+def test_whose_leader_is_not_known() -> None:
+    ours, theirs = Leader("c1"), Leader("c2", kube_system="z")
+    unknown = OperatorFacts((ours, theirs))
+    assert unknown.leaders_of(CLUSTER) == (ours,), "the other is another Kubernetes cluster's"
+    assert unknown.leaders_of(replace(CLUSTER, uid="")) == (ours, theirs)
 
 
 def test_nobody_leads_or_not_this_namespace() -> None:
