@@ -129,6 +129,10 @@ def test_a_release_that_is_too_old_is_an_error_and_not_a_warning_as_well() -> No
     assert [is_too_old(version) for version in ("3.4.0", "2.3.8", "", "x")] == [False, True, False, False]
 
 
+def test_of_a_part_nothing_need_be_there() -> None:
+    assert findings(is_part=True) == []
+
+
 def test_a_ready_pod_that_does_not_answer_from_here_is_no_error() -> None:
     finding = only(entry(), unreachable={ADDRESS: "timed out"}, ready_hosts=frozenset({"10.0.0.7"}))
     assert (finding.code, finding.is_error) == (Code.NOT_FROM_HERE, False)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,6 +121,7 @@ def test_a_name_that_another_namespace_uses() -> None:
     other = ServiceFacts(namespace="team", name="x", registry_name="greeter")
     assert [each.code for each in check(service(), services=(other,))] == [Code.NAME_IN_USE]
     assert check(service(layouts=["kratos"]), services=(other,)) == []
+    assert check(service(), services=(replace(other, namespace="shop"),)) == [], "it may be the one that is changed"
 
 
 def test_objects_in_lists_are_found() -> None:
