@@ -4,6 +4,7 @@ The CRD's page comes from the schema that the API server enforces, the settings'
 from a registry that the operator's own code fills, the commands' from the parsers, the chart's from values.yaml.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,30 @@ from grpc_etcd_operator.telemetry.samples import reference as metrics_reference
 from testbed import chart
 
 PAGES = chart.ROOT / "docs/reference"
+SCHEMA = chart.ROOT / "resolver/grpc_etcd/inspect/grpcservice.schema.json"
 BANNER = "<!-- Made by `make gen`; edit the source that the first sentence names. -->\n"
 
 
 def outputs() -> Mapping[Path, str]:
-    """Give every reference page."""
-    return {PAGES / f"{name}.md": BANNER + text for name, text in _pages()}
+    """Give every reference page, and the schema by which `grpc-etcd check -f` judges manifests."""
+    pages = {PAGES / f"{name}.md": BANNER + text for name, text in _pages()}
+    return {**pages, SCHEMA: json.dumps(_without_words(_schema()), indent=1) + "\n"}
+
+
+def _schema() -> Mapping[str, Any]:
+    schema: Mapping[str, Any] = yaml.safe_load(chart.CRD.read_text())["spec"]["versions"][0]["schema"]
+    return dict(schema["openAPIV3Schema"])
+
+
+def _without_words(schema: Any) -> Any:
+    """Leave out what no manifest is compared with: descriptions, and of rules the CEL."""
+    if isinstance(schema, list):
+        return [_without_words(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    left = {"description", "rule"}
+    kept = {name: each for name, each in schema.items() if name not in left or not isinstance(each, str)}
+    return {name: _without_words(each) for name, each in kept.items()}
 
 
 def _pages() -> Iterator[tuple[str, str]]:
@@ -53,7 +72,7 @@ def _settings() -> str:
 
 
 def _crd_rows() -> Iterator[str]:
-    schema = yaml.safe_load(chart.CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema = _schema()
     yield "| field | type | what it is |\n| --- | --- | --- |\n"
     for part in ("spec", "status"):
         yield from _fields(part, schema["properties"][part])

@@ -18,6 +18,7 @@ from grpc_etcd.layouts.index import LAYOUT_NAMES
 
 PREFIX = "GRPC_ETCD_"
 OPERATORS_PREFIX = f"{PREFIX}OPERATOR_"
+ENDPOINTS_FAULT = f"{PREFIX}ENDPOINTS is not set: give etcd's addresses, such as etcd:2379"
 _BOOTSTRAP_FILE = "GRPC_XDS_BOOTSTRAP"
 _BOOTSTRAP_TEXT = "GRPC_XDS_BOOTSTRAP_CONFIG"
 _OUR_NODE = "grpc-etcd/"
@@ -111,7 +112,7 @@ def _read_texts(found: dict[str, Any]) -> list[str]:
 def _faults(chosen: ClientSettings) -> list[str]:
     faults = []
     if not chosen.endpoints and not chosen.static:
-        faults.append(f"{PREFIX}ENDPOINTS is not set: give etcd's addresses, such as etcd:2379")
+        faults.append(ENDPOINTS_FAULT)
     if fault := options.timeout_fault(chosen.timeout):
         faults.append(f"{PREFIX}TIMEOUT: {fault}")
     if fault := options.pod_ip_fault(chosen.pod_ip):
@@ -153,6 +154,17 @@ def standing_in(registry: object) -> Iterator[None]:
 def stand_in() -> object | None:
     """Return the registry that is in for the environment's."""
     return _STAND_INS[-1] if _STAND_INS else None
+
+
+def named_kubeconfigs() -> tuple[Path, ...]:
+    """Return the kubeconfig files that KUBECONFIG names, as kubectl reads it."""
+    return tuple(Path(each) for each in os.environ.get("KUBECONFIG", "").split(os.pathsep) if each)
+
+
+def in_cluster_server() -> str:
+    """Return the URL of the API server that a Pod is given; empty outside of a cluster."""
+    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}", "") for part in ("HOST", "PORT"))
+    return f"https://{f'[{host}]' if ':' in host else host}:{port or 443}" if host else ""
 
 
 def host_name() -> str:

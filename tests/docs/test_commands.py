@@ -121,6 +121,7 @@ RUN_ELSEWHERE = {
     "docker build": "tests/image builds the same file with buildah, and runs what it has built",
     "kubectl wait --for=condition=Ready": "needs a service that is ready; tests/interop/test_gitops.py runs it",
     "kubectl --namespace argocd": "needs Argo CD; tests/interop/test_gitops.py runs the health check as it does",
+    "kubectl grpc-etcd": "tests/e2e/test_check.py runs the plugin",
     "kubectl logs": "needs a kubelet; `make test-cluster` reads logs",
     "kubectl --namespace grpc-etcd exec": "needs a kubelet; tests/chart/test_install.py has the settings",
     "etcdctl": "test_the_roles_allow_what_they_are_for_and_no_more",

@@ -1,6 +1,5 @@
 """The commands. Each reads, prints, and decides nothing that another module could."""
 
-import dataclasses
 import logging
 import math
 import os
@@ -12,7 +11,8 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from grpc_etcd.cli.connecting import Connection, before_commands, connected, output_option
+from grpc_etcd.cli.check import check
+from grpc_etcd.cli.connecting import Connection, before_commands, connected, output_option, valid_name
 from grpc_etcd.cli.editing import edit_endpoint
 from grpc_etcd.cli.following import follow_all
 from grpc_etcd.cli.generating import generate
@@ -23,22 +23,20 @@ from grpc_etcd.cli.printing import (
     guarded_output,
     print_data,
     print_item,
-    print_label,
     print_line,
     print_mapping,
     print_table,
 )
 from grpc_etcd.client.ads import serve
-from grpc_etcd.client.targets import service_name
-from grpc_etcd.etcd import EtcdError, PermissionDenied
-from grpc_etcd.inspect.checks import GRANT_OWNERS, UNREADABLE_OWNERS, Finding, Level, find_faults
+from grpc_etcd.etcd import PermissionDenied
+from grpc_etcd.inspect.checks import GRANT_OWNERS, UNREADABLE_OWNERS
 from grpc_etcd.inspect.entries import Entry, entry_json, snapshot_json
-from grpc_etcd.inspect.probes import describe_absence, explain_failure, gather_facts
+from grpc_etcd.inspect.probes import describe_absence
 from grpc_etcd.inspect.reading import grant, granted_prefix, list_prefix, read_all, read_owners, read_service
 from grpc_etcd.inspect.remedies import explain
 from grpc_etcd.registration.registrar import Registration, State, Status
 from grpc_etcd.registry.catalog import list_root
-from grpc_etcd.registry.endpoint import MAX_PORT, Endpoint, name_fault
+from grpc_etcd.registry.endpoint import MAX_PORT, Endpoint
 from grpc_etcd.registry.escaping import escape_bytes
 from grpc_etcd.registry.layout import Rejected
 from grpc_etcd.registry.snapshot import Snapshot, diff
@@ -102,18 +100,6 @@ cli.add_command(generate)
 def run() -> None:
     """Run the command line with this process's arguments."""
     cli(prog_name=PROGRAM)
-
-
-def valid_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse what can be no service's name in any registry; `etcd:///name` is the name."""
-    if value is not None and value.startswith("etcd:///"):
-        try:
-            value = service_name(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from error
-    if value is not None and (fault := name_fault(value)):
-        raise click.BadParameter(fault)
-    return value
 
 
 def valid_weight(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
@@ -413,35 +399,7 @@ def set_weight(connection: Connection, name: str, address: str, weight: float) -
     edited(connection, name, address, f"has the weight {weight:g}", weight=weight)
 
 
-@cli.command(epilog="\b\nExamples:\n  grpc-etcd check\n  grpc-etcd check greeter -o json")
-@click.argument("name", callback=valid_name, required=False)
-@connected
-@output_option
-def check(connection: Connection, name: str | None, output: str) -> None:
-    """Report problems of the registry, or of one service, and how to solve them.
-
-    Checks the connection to etcd, the prefix, layouts, names, keys, leases, addresses and the synced key.
-    Exits with 1 if it finds a fault.
-    """
-    try:
-        findings = find_faults(gather_facts(connection.etcd, connection.layouts, name))
-    except EtcdError as error:
-        findings = list(explain_failure(connection.settings, error))
-    print_findings(findings, output)
-    if any(finding.level is Level.FAULT for finding in findings):
-        raise click.exceptions.Exit(1)
-
-
-def print_findings(findings: list[Finding], output: str) -> None:
-    """Print what was found."""
-    if output != "table":
-        print_data([dataclasses.asdict(each) | {"level": each.level.value} for each in findings], output)
-        return
-    for each in findings:
-        print_label(each.level.value, f"{each.subject}: {each.problem}", is_bad=each.level is Level.FAULT)
-        print_line(f"  {each.remedy}")
-    if not any(each.level is Level.FAULT for each in findings):
-        print_line("No fault found.")
+cli.add_command(check)
 
 
 @cli.command(epilog=ADS_EXAMPLE)

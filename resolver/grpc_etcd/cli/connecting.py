@@ -1,6 +1,6 @@
 """The options that every command shares, and how errors become one sentence and an exit code.
 
-0: done. 1: it failed, or `check` found a fault. 2: the command line or a setting is wrong.
+0: done. 1: it failed, or `check` found an error. 2: the command line or a setting is wrong. 3: `check` saw nothing.
 """
 
 import functools
@@ -16,11 +16,13 @@ from click.core import ParameterSource
 
 from grpc_etcd.cli.printing import OUTPUTS, BadUsage, Failure
 from grpc_etcd.client.registry import Registry
+from grpc_etcd.client.targets import service_name
 from grpc_etcd.etcd import Etcd, EtcdError
 from grpc_etcd.inspect.remedies import explain
 from grpc_etcd.layouts.index import LAYOUT_NAMES
+from grpc_etcd.registry.endpoint import name_fault
 from grpc_etcd.registry.layout import Layout
-from grpc_etcd.settings import ClientSettings, SettingsError, read_operators_variables, read_settings
+from grpc_etcd.settings import ENDPOINTS_FAULT, ClientSettings, SettingsError, read_operators_variables, read_settings
 
 Command = Callable[..., Any]
 
@@ -56,6 +58,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     ),
     (("--registry",), {"help": "Registry in that file; if given, variables for etcd are ignored. Default: `default`."}),
 )
+DEFAULT_REGISTRY = "default"
 # What the operator's settings file says of a registry, and how it is called here.
 OPERATORS_KEYS = {
     "endpoints": "endpoints",
@@ -77,6 +80,18 @@ def _before_the_command(context: click.Context, parameter: click.Parameter, valu
     is_typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     before = context.find_root().params.get(name)
     return value if is_typed or not before else before
+
+
+def valid_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse what can be no service's name in any registry; `etcd:///name` is the name."""
+    if value is not None and value.startswith("etcd:///"):
+        try:
+            value = service_name(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+    if value is not None and (fault := name_fault(value)):
+        raise click.BadParameter(fault)
+    return value
 
 
 _OUTPUT: dict[str, Any] = {"type": click.Choice(OUTPUTS), "help": "Output format. Default: table."}
@@ -117,6 +132,32 @@ def connected(command: Command) -> Command:
             return command(connection, **options)
 
     return _with_options(run, callback=_before_the_command)
+
+
+def connected_if_set(command: Command) -> Command:
+    """Provide a command the shared options; it gets a `Connection`, or None where no etcd is named anywhere."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> Any:
+        chosen = {name: options.pop(name) or None for name in NAMES}
+        config, registry = options.pop("config"), options.pop("registry")
+        label = registry or DEFAULT_REGISTRY
+        if not _is_etcd_named(config, registry, chosen):
+            return command(None, registry=label, **options)
+        with connect(config, registry, **chosen) as connection:
+            return command(connection, registry=label, **options)
+
+    return _with_options(run, callback=_before_the_command)
+
+
+def _is_etcd_named(config: str | None, registry: str | None, chosen: dict[str, Any]) -> bool:
+    """Return whether any setting says which etcd is meant; whatever else is wrong with them is found later."""
+    if config or registry or any(value for name, value in chosen.items() if name not in {"prefix", "layouts"}):
+        return True
+    try:
+        return bool(_settings(None, None, chosen).endpoints)
+    except SettingsError as error:
+        return error.faults != (ENDPOINTS_FAULT,)
 
 
 def before_commands(group: Command) -> Command:

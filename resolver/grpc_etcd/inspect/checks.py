@@ -1,35 +1,17 @@
-"""What is wrong with a registry, from facts. Pure: `probing` gathers the facts, `commands` prints the findings.
+"""What is wrong with a registry, from facts. Pure: `probes` gathers the facts, the command `check` prints the findings.
 
-A finding is a fault (callers fail, or will), a warning (something to look into) or a note. Each names its subject and
-says in one sentence what to do.
+What Kubernetes shows beside it is judged in `service_checks` and `registration_checks`.
 """
 
-import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.entries import Entry
+from grpc_etcd.inspect.findings import Finding, sort_findings
 from grpc_etcd.registry.endpoint import Endpoint, split_address, unroutable
-from grpc_etcd.registry.escaping import escape, escape_bytes
+from grpc_etcd.registry.escaping import escape, escape_bytes, quote_argument
 from grpc_etcd.registry.layout import Rejected
-
-
-class Level(enum.Enum):
-    """How bad a finding is."""
-
-    FAULT = "fault"
-    WARNING = "warning"
-    NOTE = "note"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong, where, and what to do."""
-
-    level: Level
-    subject: str
-    problem: str
-    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +28,8 @@ class Facts:
     has_owners: bool | None = False  # None: may not be read
     missing_keys: tuple[str, ...] = ()  # keys that an owner record names and that are not there
     synced: tuple[str, ...] | None = None  # clusters whose synced key is there; None: may not be read
+    is_part: bool = False  # of the registry: what is not there need not be
+    ready_hosts: frozenset[str] = frozenset()  # of Pods that Kubernetes calls ready
     version: str = ""
     alarms: tuple[str, ...] = ()
 
@@ -61,21 +45,23 @@ def find_faults(facts: Facts) -> list[Finding]:
         *_drained(facts),
         *_operator(facts),
     ]
-    return sorted(findings, key=lambda finding: list(Level).index(finding.level))
+    return sort_findings(findings)
 
 
 def _server(facts: Facts) -> Iterator[Finding]:
     for alarm in facts.alarms:
         yield Finding(
-            Level.FAULT,
+            Code.ETCD_ALARM,
             "etcd",
             f"it raises the alarm {alarm}",
-            "Make room (compact, defragment), then: etcdctl alarm disarm.",
+            "Make room, then disarm it: etcdctl defrag --cluster; etcdctl alarm disarm",
         )
-    if facts.version and is_outdated(facts.version):
-        yield Finding(
-            Level.WARNING, "etcd", f"version {facts.version} loses watch events or leases in known cases", UPGRADE
-        )
+    if facts.version and is_too_old(facts.version):
+        problem = f"version {facts.version} lacks what the operator and the library depend on"
+        yield Finding(Code.ETCD_TOO_OLD, "etcd", problem, UPGRADE)
+    elif facts.version and is_outdated(facts.version):
+        problem = f"version {facts.version} loses watch events or leases in known cases"
+        yield Finding(Code.ETCD_OUTDATED, "etcd", problem, UPGRADE)
 
 
 UNREADABLE_OWNERS = "this user may not read /grpc-etcd/owner/, where operators record what they have written."
@@ -86,40 +72,58 @@ EMPTY = "If there should be some: kubectl get grpcservices --all-namespaces show
 UPGRADE = "Upgrade to 3.5.33, 3.6.14 or newer."
 # etcd's change logs: lost events, leases renewed though revoked, permissions too wide; fixed in these.
 SOUND = {(3, 5): 33, (3, 6): 14}
+OLDEST = (3, 4)  # whose watches report progress when they are asked, and whose leases outlive a change of leaders
 
 
 def is_outdated(version: str) -> bool:
     """Return whether a release of etcd has faults that were mended later in its line."""
-    numbers = [int(part) for part in version.partition("-")[0].split(".") if part.isdigit()]
-    if len(numbers) < 3:  # noqa: PLR2004 - major, minor, patch
-        return False
-    line = (numbers[0], numbers[1])
-    return line < min(SOUND) or numbers[2] < SOUND.get(line, 0)
+    numbers = read_version(version)
+    return bool(numbers) and (numbers[:2] < min(SOUND) or numbers[2] < SOUND.get((numbers[0], numbers[1]), 0))
+
+
+def is_too_old(version: str) -> bool:
+    """Return whether a release of etcd lacks what is depended on."""
+    numbers = read_version(version)
+    return bool(numbers) and numbers[:2] < OLDEST
+
+
+def read_version(version: str) -> tuple[int, ...]:
+    """Return major, minor and patch; empty where it is no version."""
+    numbers = tuple(int(part) for part in version.partition("-")[0].split(".") if part.isdecimal())
+    return numbers if len(numbers) >= 3 else ()  # noqa: PLR2004 - major, minor, patch
 
 
 def _absence(facts: Facts) -> Iterator[Finding]:
-    if facts.entries:
+    if facts.entries or facts.is_part:
         return
     what = f"service {facts.service!r}" if facts.service else "registry"
     where = ", ".join(facts.sought)
     yield from (
         Finding(
-            Level.FAULT, what, f"nothing is at {where}, but {number(count, 'record')} with {options}", f"Use {options}."
+            Code.ELSEWHERE,
+            what,
+            f"nothing is at {where}, but {number(count, 'record')} with {options}",
+            f"Use {options}.",
         )
         for options, count in facts.elsewhere.items()
     )
     yield from (
-        Finding(Level.FAULT, what, f"there is no such name, but there is {name!r}", f"Use the name {name!r} as it is.")
+        Finding(
+            Code.OTHER_SPELLING,
+            what,
+            f"there is no such name, but there is {name!r}",
+            f"Use the name {name!r} as it is.",
+        )
         for name in facts.similar
     )
     if facts.elsewhere or facts.similar:
         return
     if facts.service is None and facts.synced:
-        yield Finding(Level.NOTE, what, f"there are no records at {where}", EMPTY)
+        yield Finding(Code.EMPTY_REGISTRY, what, f"there are no records at {where}", EMPTY)
     else:
         meant = f" (did you mean {' or '.join(map(repr, facts.near))}?)" if facts.near else ""
         remedy = f"Check the name{meant}, the prefix and that servers run."
-        yield Finding(Level.FAULT, what, f"there are no records at {where}", remedy)
+        yield Finding(Code.NO_RECORDS, what, f"there are no records at {where}", remedy)
 
 
 def number(count: int, noun: str) -> str:
@@ -129,20 +133,25 @@ def number(count: int, noun: str) -> str:
 
 def _values(entries: Sequence[Entry]) -> Iterator[Finding]:
     for entry in entries:
+        key = escape_bytes(entry.key)
         if isinstance(entry.read, Rejected):
             yield Finding(
-                Level.FAULT,
-                escape_bytes(entry.key),
+                Code.BAD_RECORD,
+                key,
                 f"the value cannot be used: {entry.read.reason}",
-                "Correct or delete the key; Python clients skip it, but other clients may lose the whole service.",
+                f"Correct or delete it, since other clients may lose the whole service: {_delete(key)}",
             )
-        elif (named := escape_bytes(entry.key).rpartition("://"))[1] and named[2] != escape(entry.read.address):
+        elif (named := key.rpartition("://"))[1] and named[2] != escape(entry.read.address):
             yield Finding(
-                Level.FAULT,
-                escape_bytes(entry.key),
+                Code.KEY_DIFFERS,
+                key,
                 f"the key says {named[2]}, the value says {entry.read.address}",
-                "Make both equal: Go clients dial the value's address and delete by the key's.",
+                f"Make both equal, since Go clients dial the value's and delete by the key's, or: {_delete(key)}",
             )
+
+
+def _delete(key: str) -> str:
+    return f"etcdctl del {quote_argument(key)}"
 
 
 def _addresses(facts: Facts) -> Iterator[Finding]:
@@ -150,14 +159,21 @@ def _addresses(facts: Facts) -> Iterator[Finding]:
         host = (split_address(endpoint.address) or ("", 0))[0]
         if kind := unroutable(host):
             yield Finding(
-                Level.FAULT,
+                Code.UNROUTABLE,
                 endpoint.address,
                 f"{entry.service} is registered at {kind}, which only its own machine can dial",
                 "Register the Pod's IP or a routable address: set POD_IP, or listen on 0.0.0.0 and let it be chosen.",
             )
-        elif reason := facts.unreachable.get(endpoint.address):
+        elif (reason := facts.unreachable.get(endpoint.address)) and host in facts.ready_hosts:
             yield Finding(
-                Level.FAULT,
+                Code.NOT_FROM_HERE,
+                endpoint.address,
+                f"{entry.service} does not answer this machine ({reason}), and Kubernetes calls the Pod ready",
+                "Nothing, if this machine is outside of the cluster; else check its port and the network policies.",
+            )
+        elif reason:
+            yield Finding(
+                Code.NO_ANSWER,
                 endpoint.address,
                 f"{entry.service} does not answer there: {reason}",
                 "Check that the server runs, that its port is right, and that network policies let this machine in.",
@@ -167,11 +183,12 @@ def _addresses(facts: Facts) -> Iterator[Finding]:
 def _leases(entries: Sequence[Entry]) -> Iterator[Finding]:
     for entry in entries:
         if not entry.lease and isinstance(entry.read, Endpoint):
+            key = escape_bytes(entry.key)
             yield Finding(
-                Level.FAULT,
-                escape_bytes(entry.key),
+                Code.NO_LEASE,
+                key,
                 "the key has no lease: it stays when its server is dead",
-                "Let the operator or Registry.register write it; delete it if its server is gone.",
+                f"Let the operator or Registry.register write it; if its server is gone: {_delete(key)}",
             )
 
 
@@ -182,14 +199,14 @@ def _drained(facts: Facts) -> Iterator[Finding]:
     for service, endpoints in services.items():
         if not any(each.is_callable for each in endpoints):
             yield Finding(
-                Level.FAULT,
+                Code.ALL_OUT,
                 f"service {service!r}",
                 f"all {len(endpoints)} endpoints are disabled, not healthy or have weight 0",
                 "Enable one: spec.enable and spec.weight of the GrpcService, or the admin tool that disabled them.",
             )
         elif unhealthy := [each.address for each in endpoints if not each.healthy]:
             yield Finding(
-                Level.WARNING,
+                Code.UNHEALTHY,
                 f"service {service!r}",
                 f"{len(unhealthy)} of {len(endpoints)} endpoints say that they are not healthy: {', '.join(unhealthy)}",
                 "They get no calls until their keys have `healthy: true` again.",
@@ -199,37 +216,37 @@ def _drained(facts: Facts) -> Iterator[Finding]:
 def _operator(facts: Facts) -> Iterator[Finding]:
     for key in facts.missing_keys:
         yield Finding(
-            Level.WARNING,
+            Code.MISSING_KEY,
             key,
             "it is in the operator's records, but does not exist",
             "Check the operator's log and metrics.",
         )
     if facts.has_owners is None:
-        yield Finding(Level.NOTE, "owner records", f"unknown: {UNREADABLE_OWNERS}", GRANT_OWNERS)
+        yield Finding(Code.OWNERS_UNREADABLE, "owner records", f"unknown: {UNREADABLE_OWNERS}", GRANT_OWNERS)
     if facts.synced is None:
         yield Finding(
-            Level.WARNING,
+            Code.SYNCED_UNREADABLE,
             "synced key",
             "unknown: this user may not read /grpc-etcd/synced/; its clients mistake an outage for an empty service",
             "Grant it: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/synced/",
         )
     elif facts.has_owners is None and not facts.synced:
         yield Finding(
-            Level.WARNING,
+            Code.UNKNOWN_SYNC,
             "synced key",
             "no operator has synced this registry; unknown whether one should",
             f"{GRANT_OWNERS} Then check again.",
         )
     elif facts.has_owners and not facts.synced:
         yield Finding(
-            Level.FAULT,
+            Code.NOT_SYNCED,
             "synced key",
             "there are records of an operator, but no synced key",
             "Check that the operator runs: kubectl get pods, then its log and /readyz.",
         )
     elif not facts.synced:
         yield Finding(
-            Level.NOTE,
+            Code.NO_OPERATOR,
             "synced key",
             "no operator keeps this registry; clients cannot distinguish an empty service from a missing operator",
             "No operator is needed if all servers register themselves.",

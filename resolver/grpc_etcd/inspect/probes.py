@@ -1,4 +1,4 @@
-"""Gather the facts that `diagnosis` judges: from etcd, from its endpoints, and by knocking at registered addresses."""
+"""Gather the facts that `checks` judges: from etcd, from its endpoints, and by knocking at registered addresses."""
 
 import contextlib
 import difflib
@@ -7,12 +7,15 @@ import socket
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
-from grpc_etcd.etcd import DeadlineExceeded, Etcd, EtcdError, PermissionDenied, Unavailable, UnreadableFile
+from grpc_etcd.etcd import AuthFailed, DeadlineExceeded, Etcd, EtcdError, PermissionDenied, Unavailable, UnreadableFile
 from grpc_etcd.etcd.dialing import PEM
 from grpc_etcd.etcd.endpoints import is_target, parse_endpoint, split
-from grpc_etcd.inspect.checks import Facts, Finding, Level, number
-from grpc_etcd.inspect.entries import make_entries
+from grpc_etcd.inspect.checks import Facts, number
+from grpc_etcd.inspect.codes import Code
+from grpc_etcd.inspect.entries import Entry, make_entries
+from grpc_etcd.inspect.findings import Finding
 from grpc_etcd.inspect.reading import read_all, read_owners, read_service
 from grpc_etcd.inspect.remedies import explain
 from grpc_etcd.layouts.index import LAYOUT_NAMES, make_layout
@@ -30,27 +33,50 @@ MOST_NAMES = 3  # arbitrary
 KNOWN_PREFIXES = ("jupiter", "wsd-reg")
 
 
-def gather_facts(etcd: Etcd, layouts: Sequence[Layout], service: str | None) -> Facts:
-    """Read the registry and knock at its addresses; raises EtcdError when it cannot be read."""
+class Part(NamedTuple):
+    """The part of a registry that is one namespace's: names of services, and whose keys may be missing."""
+
+    namespace: str
+    services: frozenset[str]
+
+
+def gather_facts(
+    etcd: Etcd,
+    layouts: Sequence[Layout],
+    service: str | None,
+    part: Part | None = None,
+    ready_hosts: frozenset[str] = frozenset(),
+) -> Facts:
+    """Read the registry and knock at its addresses; raises EtcdError when it cannot be read.
+
+    Without a service, a `part` says of which all is judged.
+    """
     status = etcd.status()
     scopes = tuple(each.prefix(service) if service else list_root(each) for each in layouts)
-    entries = read_service(etcd, layouts, service) if service else read_all(etcd, layouts)
+    entries = read_service(etcd, layouts, service) if service else _read_part(etcd, layouts, part)
     owners = read_owners(etcd)
+    owned = [key for key, owner in (owners or {}).items() if part is None or owner.namespace == part.namespace]
     others = () if entries or not service else sorted(_names(etcd, layouts) - {service})
     return Facts(
         service=service,
         sought=tuple(f"{each.name} {scope.decode()!r}" for each, scope in zip(layouts, scopes, strict=True)),
         entries=tuple(entries),
-        elsewhere={} if entries else _look_elsewhere(etcd, layouts, service),
+        elsewhere={} if entries or part else _look_elsewhere(etcd, layouts, service),
         similar=tuple(name for name in others if service and fold(name) == fold(service)),
         near=tuple(difflib.get_close_matches(service, others, MOST_NAMES)) if service else (),
         unreachable=knock({entry.read.address for entry in entries if isinstance(entry.read, Endpoint)}),
         has_owners=None if owners is None else bool(owners),
-        missing_keys=_missing(etcd, scopes, owners or ()),
+        missing_keys=_missing(etcd, scopes, owned),
         synced=_read_synced(etcd),
+        is_part=part is not None,
+        ready_hosts=ready_hosts,
         version=status.version,
         alarms=status.errors,
     )
+
+
+def _read_part(etcd: Etcd, layouts: Sequence[Layout], part: Part | None) -> list[Entry]:
+    return [each for each in read_all(etcd, layouts) if part is None or each.service in part.services]
 
 
 def describe_absence(etcd: Etcd, layouts: Sequence[Layout], service: str | None) -> str:
@@ -166,33 +192,40 @@ def _knock(address: str) -> str | None:
 def explain_failure(settings: ClientSettings, error: EtcdError) -> Iterator[Finding]:
     """Return why etcd cannot be read with these settings."""
     if isinstance(error, UnreadableFile) or not isinstance(error, Unavailable | DeadlineExceeded):
-        yield Finding(Level.FAULT, "etcd", *explain(error, settings))
+        yield Finding(_code(error), "etcd", *explain(error, settings))
         return
     for endpoint in split(settings.endpoints):
-        problem, remedy = _explain_endpoint(endpoint.strip(), settings, error)
-        yield Finding(Level.FAULT, endpoint.strip(), problem, remedy)
+        code, problem, remedy = _explain_endpoint(endpoint.strip(), settings, error)
+        yield Finding(code, endpoint.strip(), problem, remedy)
 
 
-def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError) -> tuple[str, str]:
+def _code(error: EtcdError) -> Code:
+    kinds = ((AuthFailed, Code.ETCD_LOGIN), (PermissionDenied, Code.ETCD_DENIED), (UnreadableFile, Code.ETCD_TLS))
+    return next((code for kind, code in kinds if isinstance(error, kind)), Code.ETCD_UNREACHABLE)
+
+
+NEEDS_TLS = "Give --ca (and --cert, --key where clients need one)."
+BAD_CERTIFICATE = "Check --ca, and that the server's certificate names this host and is valid."
+NEEDS_NO_TLS = "Leave out --ca, --cert, --key, and write http:// or no scheme."
+
+
+def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError) -> tuple[Code, str, str]:
     parts = None if is_target(endpoint) else parse_endpoint(endpoint)
     if parts is None:
-        return explain(error, settings)
+        return (Code.ETCD_UNREACHABLE, *explain(error, settings))
     uses_tls = bool(settings.ca or settings.cert or settings.server_name) or endpoint.startswith("https")
     try:
         socket.create_connection(parts, KNOCK_SECONDS).close()
     except OSError as failure:
-        return f"nobody answers there: {failure.strerror or failure}", error.remedy
+        return Code.ETCD_UNREACHABLE, f"nobody answers there: {failure.strerror or failure}", error.remedy
     speaks, complaint = _try_tls(parts, settings.ca if uses_tls else "", settings.server_name or parts[0])
     if speaks and not uses_tls:
-        return "the server speaks TLS, the client does not", "Give --ca (and --cert, --key where clients need one)."
+        return Code.ETCD_TLS, "the server speaks TLS, the client does not", NEEDS_TLS
     if uses_tls and complaint:
-        return f"TLS fails: {complaint}", "Check --ca, and that the server's certificate names this host and is valid."
+        return Code.ETCD_TLS, f"TLS fails: {complaint}", BAD_CERTIFICATE
     if uses_tls and not speaks:
-        return (
-            "the client speaks TLS, the server does not",
-            "Leave out --ca, --cert, --key, and write http:// or no scheme.",
-        )
-    return f"something answers there, but not as etcd does: {error}", error.remedy
+        return Code.ETCD_TLS, "the client speaks TLS, the server does not", NEEDS_NO_TLS
+    return Code.ETCD_UNREACHABLE, f"something answers there, but not as etcd does: {error}", error.remedy
 
 
 def _try_tls(address: tuple[str, int], ca: str, name: str) -> tuple[bool, str]:

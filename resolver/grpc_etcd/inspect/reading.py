@@ -1,13 +1,14 @@
 """Read a registry from etcd, each record with its lease and its owner."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from grpc_etcd.etcd import Etcd, Listing, PermissionDenied
 from grpc_etcd.inspect.entries import Entry, make_entries
+from grpc_etcd.inspect.operators import OperatorFacts, owned_keys, parse_operators
 from grpc_etcd.registry.catalog import list_root
 from grpc_etcd.registry.escaping import escape_bytes, quote_argument
 from grpc_etcd.registry.layout import Layout
-from grpc_etcd.registry.own import OWNER_PREFIX, OwnerRecord
+from grpc_etcd.registry.own import OWNER_PREFIX, ROOT, OwnerRecord
 
 
 class ReadDenied(PermissionDenied):
@@ -64,3 +65,28 @@ def read_owners(etcd: Etcd) -> dict[bytes, OwnerRecord] | None:
         return None
     owners = [OwnerRecord.from_json(record.value) for record in records]
     return {key: owner for owner in owners if isinstance(owner, OwnerRecord) for key in owner.keys}
+
+
+PROVIDERS = b"/providers/"  # what stands between a service's name and its endpoints, in most layouts
+
+
+def read_operators(etcd: Etcd, registry: str) -> OperatorFacts | None:
+    """Read who leads and what operators have recorded; None where that may not be read."""
+    try:
+        records = etcd.get_prefix(ROOT).records
+    except PermissionDenied:
+        return None
+    return parse_operators(records, _present(etcd, owned_keys(records)), registry)
+
+
+def _present(etcd: Etcd, keys: Iterable[bytes]) -> Iterator[bytes]:
+    """Return those of some keys that are there, or of which that may not be read."""
+    wanted: dict[bytes, set[bytes]] = {}
+    for key in keys:
+        head, infix, _ = key.partition(PROVIDERS)
+        wanted.setdefault(head + infix, set()).add(key)
+    for prefix, some in wanted.items():
+        try:
+            yield from some & {record.key for record in etcd.get_prefix(prefix, keys_only=True).records}
+        except PermissionDenied:
+            yield from some

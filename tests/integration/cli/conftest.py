@@ -30,7 +30,7 @@ class CommandLine:
 
     def environ(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_ETCD_")}
-        return kept | {"GRPC_ETCD_ENDPOINTS": self.endpoints} | more
+        return kept | {"GRPC_ETCD_ENDPOINTS": self.endpoints, "KUBECONFIG": "no.kubeconfig"} | more
 
     def run(self, *arguments: str | bytes, code: int = 0, **environ: str) -> str:
         ended = subprocess.run(

@@ -19,7 +19,10 @@ UNREACHABLE = "203.0.113.1:9000"  # a documentation address: never dialled here,
 
 def problems(shell: CommandLine, *arguments: str, code: int = 1) -> str:
     findings = shell.run_json("check", *arguments, code=code)
-    return "\n".join(f"{each['level']}: {each['subject']}: {each['problem']} -> {each['remedy']}" for each in findings)
+    return "\n".join(
+        f"{each['severity']} {each['code']}: {each['subject']}: {each['problem']} -> {each['remedy']}"
+        for each in findings
+    )
 
 
 def test_the_wrong_prefix(shell: CommandLine) -> None:
@@ -122,21 +125,21 @@ def test_a_registry_in_order_is_said_to_be(shell: CommandLine) -> None:
     with socket.create_server((socket.gethostname(), 0)) as server:
         shell.put(f"{socket.gethostname()}:{server.getsockname()[1]}")
         assert "no operator keeps this registry" in problems(shell, "greeter", code=0)
-        assert "No fault found." in shell.run("check", "greeter")
+        assert "No error found." in shell.run("check", "greeter")
 
 
 def test_an_endpoint_of_etcd_where_nobody_answers(shell: CommandLine) -> None:
-    found = problems(shell, "--endpoints", f"127.0.0.1:{free_port()}")
+    found = problems(shell, "--endpoints", f"127.0.0.1:{free_port()}", code=3)
     assert "nobody answers there" in found
 
 
 def test_tls_on_one_side_only(shell: CommandLine) -> None:
     with EtcdServer.start(tls=True) as secure:
         plain = secure.endpoints.replace("https://", "")
-        assert "the server speaks TLS, the client does not" in problems(shell, "--endpoints", plain)
+        assert "the server speaks TLS, the client does not" in problems(shell, "--endpoints", plain, code=3)
         assert secure.authority
         authority = str(secure.authority.ca)
-        assert "the client speaks TLS, the server does not" in problems(shell, "--ca", authority)
+        assert "the client speaks TLS, the server does not" in problems(shell, "--ca", authority, code=3)
         assert "there are no records" in problems(shell, "--endpoints", plain, "--ca", authority)
 
 
@@ -144,7 +147,7 @@ def test_a_client_certificate_that_is_missing(shell: CommandLine) -> None:
     with EtcdServer.start(client_certificates=True) as secure:
         assert secure.authority
         where = ("--endpoints", secure.endpoints, "--ca", str(secure.authority.ca))
-        assert "Does etcd ask for client certificates" in problems(shell, *where)
+        assert "Does etcd ask for client certificates" in problems(shell, *where, code=3)
         assert "The options are --cert and --key" in shell.run("ls", *where, code=1)
 
 
@@ -161,7 +164,7 @@ def test_a_user_without_permission_and_a_wrong_password(own_etcd: EtcdServer, tm
     assert "the user 'app' may not read /other/greeter/" in denied
     assert "--prefix=true read /other/" in denied
     password.write_text("wrong")
-    assert "password" in problems(shell, "greeter", *options)
+    assert "password" in problems(shell, "greeter", *options, code=3)
     assert key
     shell.close()
 

@@ -106,8 +106,8 @@ def test_what_may_not_be_read_is_told_with_user_prefix_and_no_more_than_is_neede
 
 def test_who_gives_no_user_is_told_that_etcd_asks_for_one(owned: tuple[CommandLine, str]) -> None:
     shell, _ = owned
-    for arguments in (("ls",), ("check",), ("watch", "greeter")):
-        asked = shell.run(*arguments, code=1)
+    for arguments, code in ((("ls",), 1), (("check",), 3), (("watch", "greeter"), 1)):
+        asked = shell.run(*arguments, code=code)
         assert "authentication enabled and requires them" in asked, arguments
         assert "--user and --password-file" in asked
         assert "clocks" not in asked

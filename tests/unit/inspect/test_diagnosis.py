@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from grpc_etcd.inspect.checks import Facts, Finding, Level, find_faults, is_outdated
+from grpc_etcd.inspect.checks import Facts, find_faults, is_outdated, is_too_old
+from grpc_etcd.inspect.codes import Code, Severity
 from grpc_etcd.inspect.entries import Entry
+from grpc_etcd.inspect.findings import Finding
 from grpc_etcd.inspect.probes import fold
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.endpoint import Endpoint, unroutable
@@ -44,8 +46,8 @@ def test_nothing_found_names_where_it_was_looked_for() -> None:
 
 
 def test_an_empty_registry_that_an_operator_keeps_has_no_fault() -> None:
-    assert only(service=None, synced=("a",)).level is Level.NOTE
-    assert [each.level for each in findings(service=None, synced=())] == [Level.FAULT, Level.NOTE]
+    assert only(service=None, synced=("a",)).severity is Severity.NOTE
+    assert [each.severity for each in findings(service=None, synced=())] == [Severity.ERROR, Severity.NOTE]
 
 
 def test_nothing_found_names_those_that_may_be_meant() -> None:
@@ -56,7 +58,7 @@ def test_nothing_found_names_those_that_may_be_meant() -> None:
 
 def test_what_would_have_found_it_is_named_and_nothing_else() -> None:
     finding = only(elsewhere={"--layout kratos": 3})
-    assert (finding.level, finding.remedy) == (Level.FAULT, "Use --layout kratos.")
+    assert (finding.severity, finding.remedy) == (Severity.ERROR, "Use --layout kratos.")
     assert only(similar=("Greeter",)).remedy == "Use the name 'Greeter' as it is."
 
 
@@ -86,7 +88,7 @@ def test_a_key_without_lease() -> None:
 
 def test_an_endpoint_that_is_not_healthy_is_named_beside_others() -> None:
     finding = only(entry(), entry("10.0.0.8:9000", healthy=False))
-    assert finding.level is Level.WARNING
+    assert finding.severity is Severity.WARNING
     assert "1 of 2 endpoints say that they are not healthy: 10.0.0.8:9000" in finding.problem
     assert "not healthy" in only(entry(healthy=False)).problem
 
@@ -101,24 +103,39 @@ def test_a_service_is_drained_only_when_no_endpoint_is_left(fields: dict[str, An
 @pytest.mark.parametrize(
     ("facts", "level", "words"),
     [
-        ({"synced": ()}, Level.NOTE, "no operator keeps this registry"),
-        ({"synced": (), "has_owners": True}, Level.FAULT, "no synced key"),
-        ({"synced": None}, Level.WARNING, "may not read /grpc-etcd/"),
-        ({"missing_keys": ("/jupiter/x",)}, Level.WARNING, "does not exist"),
-        ({"alarms": ("NOSPACE",)}, Level.FAULT, "the alarm NOSPACE"),
-        ({"version": "3.5.9"}, Level.WARNING, "3.5.9"),
+        ({"synced": ()}, Severity.NOTE, "no operator keeps this registry"),
+        ({"synced": (), "has_owners": True}, Severity.ERROR, "no synced key"),
+        ({"synced": None}, Severity.WARNING, "may not read /grpc-etcd/"),
+        ({"missing_keys": ("/jupiter/x",)}, Severity.WARNING, "does not exist"),
+        ({"alarms": ("NOSPACE",)}, Severity.ERROR, "the alarm NOSPACE"),
+        ({"version": "3.5.9"}, Severity.WARNING, "3.5.9"),
     ],
 )
-def test_what_etcd_and_the_operator_do_wrong(facts: dict[str, object], level: Level, words: str) -> None:
+def test_what_etcd_and_the_operator_do_wrong(facts: dict[str, object], level: Severity, words: str) -> None:
     finding = only(entry(), **facts)
-    assert finding.level is level
+    assert finding.severity is level
     assert words in finding.problem
     assert finding.remedy
 
 
 def test_the_worst_comes_first() -> None:
-    levels = [each.level for each in findings(entry(lease=0), synced=(), version="3.5.9")]
-    assert levels == [Level.FAULT, Level.WARNING, Level.NOTE]
+    levels = [each.severity for each in findings(entry(lease=0), synced=(), version="3.5.9")]
+    assert levels == [Severity.ERROR, Severity.WARNING, Severity.NOTE]
+
+
+def test_a_release_that_is_too_old_is_an_error_and_not_a_warning_as_well() -> None:
+    finding = only(entry(), version="3.3.27")
+    assert (finding.code, finding.is_error) == (Code.ETCD_TOO_OLD, True)
+    assert [is_too_old(version) for version in ("3.4.0", "2.3.8", "", "x")] == [False, True, False, False]
+
+
+def test_of_a_part_nothing_need_be_there() -> None:
+    assert findings(is_part=True) == []
+
+
+def test_a_ready_pod_that_does_not_answer_from_here_is_no_error() -> None:
+    finding = only(entry(), unreachable={ADDRESS: "timed out"}, ready_hosts=frozenset({"10.0.0.7"}))
+    assert (finding.code, finding.is_error) == (Code.NOT_FROM_HERE, False)
 
 
 @pytest.mark.parametrize(

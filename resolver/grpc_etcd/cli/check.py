@@ -1,0 +1,187 @@
+"""The command `check`: look at etcd and Kubernetes, print what is wrong, again and again if it is to wait.
+
+What is wrong is decided in `inspect`, without I/O; what is looked at, and in which order, is decided here.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from grpc_etcd.cli.connecting import Connection, connected_if_set, output_option, valid_name
+from grpc_etcd.cli.kubeconfig import AccessError, find_access
+from grpc_etcd.cli.manifests import check_manifests
+from grpc_etcd.cli.printing import BadUsage, print_data, print_label, print_line
+from grpc_etcd.cli.sides import Look, Sides, look
+from grpc_etcd.inspect.codes import Code
+from grpc_etcd.inspect.findings import Finding, finding_json, sort_findings
+from grpc_etcd.inspect.kubernetes import Kubernetes
+from grpc_etcd.inspect.registration_checks import PASSING, settled
+from grpc_etcd.settings import ENDPOINTS_FAULT
+
+SETTLE_SECONDS = 2.0  # after which a Pod that has changed is registered. Arbitrary: it takes a fraction of a second
+POLL_SECONDS = 1.0
+NO_CLUSTER = Finding(
+    Code.ONLY_ETCD,
+    "Kubernetes",
+    "it was not checked: there is neither a kubeconfig nor a service account",
+    "Nothing, or: export KUBECONFIG=FILE",
+)
+NOTHING_READ = 3  # the exit code
+EPILOG = """\b
+Examples:
+  grpc-etcd check
+  grpc-etcd check greeter -n shop
+  grpc-etcd check -A -o json
+  grpc-etcd check greeter -n shop --wait --timeout 120
+  grpc-etcd check -f greeter.yaml
+  kubectl grpc-etcd check greeter -n shop
+
+\b
+Exit codes:
+  0  nothing is wrong, but for warnings and notes
+  1  there is a finding of severity error
+  2  the command line or a setting is wrong
+  3  neither etcd nor Kubernetes could be read
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of the command, as they are called there."""
+
+    name: str | None
+    output: str
+    registry: str
+    context: str | None
+    namespace: str | None
+    all_namespaces: bool
+    no_kubernetes: bool
+    files: tuple[str, ...]
+    wait: bool
+    timeout: float
+
+    @property
+    def is_cluster_asked_for(self) -> bool:
+        """Return whether an option asks for Kubernetes: then it is an error that it cannot be read."""
+        return bool(self.context or self.namespace or self.all_namespaces)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("name", callback=valid_name, required=False)
+@click.option("--context", metavar="NAME", help="Context of the kubeconfig. Default: its current context.")
+@click.option("-n", "--namespace", help="Namespace of the GrpcServices. Default: that of the context.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="Look at the GrpcServices of all namespaces.")
+@click.option("--no-kubernetes", is_flag=True, help="Look at etcd only.")
+@click.option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="Check the GrpcServices of this manifest instead, before they are applied; repeatable, - is standard input.",
+)
+@click.option("--wait", is_flag=True, help="Check again until there is no error.")
+@click.option(
+    "--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds for which --wait waits."
+)
+@connected_if_set
+@output_option
+def check(connection: Connection | None, **given: Any) -> None:
+    """Report what is wrong with the registry, or with one service, and the command that mends it.
+
+    Looks at etcd and, where there is a kubeconfig or a service account, at Kubernetes: connection, rights, leader,
+    names, selectors, ports, Pods and their keys, readiness gates, records and addresses.
+    docs/checks.md explains each code.
+    """
+    options = Options(**given)
+    if options.namespace and options.all_namespaces:
+        raise BadUsage("--namespace and --all-namespaces exclude each other")
+    kubernetes, fault = _open_kubernetes(options)
+    if connection is None and kubernetes is None and not options.files and not fault:
+        raise BadUsage(ENDPOINTS_FAULT, "Nor is there a kubeconfig (KUBECONFIG) or a service account.")
+    sides = _make_sides(connection, kubernetes, options)
+    found = _wait(sides, options) if options.wait else _look(sides, options)
+    missing = [] if fault or kubernetes or options.no_kubernetes else [NO_CLUSTER]
+    _end(Look([*fault, *missing, *found.findings], was_read=found.was_read), options.output)
+
+
+def _open_kubernetes(options: Options) -> tuple[Kubernetes | None, list[Finding]]:
+    """Return how the API server is read; None where there is none, or with the reason why it cannot be."""
+    if options.no_kubernetes:
+        return None, []
+    try:
+        access = find_access(options.context)
+    except AccessError as error:
+        code = Code.KUBERNETES_FAILED if options.is_cluster_asked_for else Code.KUBERNETES_UNREACHABLE
+        return None, [Finding(code, "kubeconfig", str(error), "kubectl config get-contexts")]
+    return Kubernetes(access) if access else None, []
+
+
+def _make_sides(connection: Connection | None, kubernetes: Kubernetes | None, options: Options) -> Sides:
+    own = kubernetes.access.namespace if kubernetes else "default"
+    return Sides(
+        connection=connection,
+        kubernetes=kubernetes,
+        namespace="" if options.all_namespaces else options.namespace or own,
+        name=options.name,
+        registry=options.registry,
+        is_asked_for=options.is_cluster_asked_for,
+        is_namespace_asked_for=bool(options.namespace),
+    )
+
+
+def _look(sides: Sides, options: Options) -> Look:
+    return check_manifests(sides, options.files) if options.files else _look_twice(sides)
+
+
+def _look_twice(sides: Sides) -> Look:
+    """Look, and once more if something was found that may pass: then what is still there counts."""
+    first = look(sides)
+    if not any(each.code in PASSING for each in first.findings):
+        return first
+    time.sleep(SETTLE_SECONDS)
+    second = look(sides, first.unregistered)
+    return Look(settled(second.findings, first.findings), second.was_read)
+
+
+def _wait(sides: Sides, options: Options) -> Look:
+    """Look until there is no error, or until time is up; return the last look."""
+    deadline = time.monotonic() + options.timeout
+    said = ""
+    while True:
+        found = _look(sides, options)
+        codes = ", ".join(dict.fromkeys(each.code.value for each in found.findings if each.is_error))
+        if found.was_read and not codes:
+            return found
+        if codes != said:
+            print_line(f"waiting: {codes or 'nothing could be read'}", error=True)
+        said = codes
+        if time.monotonic() + POLL_SECONDS > deadline:
+            return found
+        time.sleep(POLL_SECONDS)
+
+
+def _end(found: Look, output: str) -> None:
+    findings = sort_findings(found.findings)
+    if output == "table":
+        print_findings(findings)
+    else:
+        print_data([finding_json(each) for each in findings], output)
+    if not found.was_read:
+        raise click.exceptions.Exit(NOTHING_READ)
+    if any(each.is_error for each in findings):
+        raise click.exceptions.Exit(1)
+
+
+def print_findings(findings: list[Finding]) -> None:
+    """Print what was found, for people."""
+    for each in findings:
+        label = f"{each.severity.value} {each.code.value}"
+        print_label(label, f"{each.subject}: {each.problem}", is_bad=each.is_error)
+        print_line(f"  {each.remedy}")
+    if not any(each.is_error for each in findings):
+        print_line("No error found.")
+    else:
+        print_line("docs/checks.md explains each code.")

@@ -1,0 +1,62 @@
+"""Read manifests, and what they are judged by: the copy of the CRD's schema, and the Pods of their namespaces."""
+
+import json
+import sys
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grpc_etcd.cli.sides import Look, Sides, look_at_cluster
+from grpc_etcd.inspect.cluster import PodFacts
+from grpc_etcd.inspect.codes import Code
+from grpc_etcd.inspect.findings import Finding
+from grpc_etcd.inspect.kubernetes import KubernetesError, observe_pods
+from grpc_etcd.inspect.manifest_checks import Manifest, find_manifest_faults, flatten, is_grpc_service
+
+
+def check_manifests(sides: Sides, files: Iterable[str]) -> Look:
+    """Report what is wrong with the GrpcServices of some files."""
+    manifests, findings = [], []
+    for file in dict.fromkeys(files):
+        try:
+            manifests += _read(file)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            problem = " ".join(str(error).split())
+            findings.append(Finding(Code.BAD_FILE, file, problem, f"kubectl apply --dry-run=client -f {file}"))
+    if not findings and not any(is_grpc_service(each.item) for each in manifests):
+        findings.append(Finding(Code.BAD_FILE, ", ".join(files), "there is no GrpcService in it", "Give another file."))
+    cluster, faults = look_at_cluster(sides)
+    services = (*cluster.services, *cluster.others) if cluster else ()
+    pods = _pods(sides, manifests) if cluster else None
+    found = find_manifest_faults(manifests, _schema(), sides.namespace or "default", pods, services)
+    return Look([*findings, *(each for each in faults if each.code in UNREAD), *found], was_read=True)
+
+
+UNREAD = (Code.KUBERNETES_FAILED, Code.KUBERNETES_UNREACHABLE, Code.CLOCK_SKEW)
+
+
+def _read(file: str) -> list[Manifest]:
+    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    return list(flatten(file, yaml.safe_load_all(text)))
+
+
+def _pods(sides: Sides, manifests: Iterable[Manifest]) -> list[PodFacts] | None:
+    """Read the Pods of the manifests' namespaces; None where they cannot be read."""
+    if sides.kubernetes is None:
+        return None
+    own = (each.item.get("metadata") for each in manifests if is_grpc_service(each.item))
+    named = (each.get("namespace") if isinstance(each, dict) else None for each in own)
+    namespaces = {str(each or sides.namespace or "default") for each in named}
+    try:
+        return [pod for namespace in sorted(namespaces) for pod in observe_pods(sides.kubernetes, namespace)]
+    except KubernetesError:
+        return None
+
+
+def _schema() -> dict[str, Any]:
+    file = resources.files("grpc_etcd.inspect") / "grpcservice.schema.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found

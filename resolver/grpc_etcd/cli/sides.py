@@ -1,0 +1,91 @@
+"""Look at both sides once: Kubernetes first, then etcd, so that what a Pod has just become can have been written."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from grpc_etcd.cli.connecting import Connection
+from grpc_etcd.etcd import EtcdError, PermissionDenied
+from grpc_etcd.inspect.checks import find_faults
+from grpc_etcd.inspect.cluster import ClusterFacts
+from grpc_etcd.inspect.cluster_checks import find_cluster_faults
+from grpc_etcd.inspect.codes import Code
+from grpc_etcd.inspect.findings import Finding
+from grpc_etcd.inspect.kubernetes import Kubernetes, KubernetesError, observe
+from grpc_etcd.inspect.operators import OperatorFacts
+from grpc_etcd.inspect.probes import Part, explain_failure, gather_facts
+from grpc_etcd.inspect.reading import read_operators
+from grpc_etcd.inspect.registration_checks import find_registration_faults, unregistered_pods
+from grpc_etcd.inspect.service_checks import find_service_faults
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What is looked at. An empty namespace means all; `registry` is how the operator's settings call this etcd."""
+
+    connection: Connection | None
+    kubernetes: Kubernetes | None
+    namespace: str
+    name: str | None
+    registry: str
+    is_asked_for: bool  # that Kubernetes is looked at, by an option
+    is_namespace_asked_for: bool
+
+
+class Look(NamedTuple):
+    """What was found; `was_read` says whether anything could be looked at."""
+
+    findings: list[Finding]
+    was_read: bool
+    unregistered: frozenset[str] = frozenset()  # UIDs of ready Pods without keys
+
+
+def look(sides: Sides, among: frozenset[str] | None = None) -> Look:
+    """Look at both sides once; `among` are the Pods that were ready and not registered before."""
+    cluster, in_cluster = look_at_cluster(sides)
+    in_etcd, operators, is_etcd_read = _look_at_etcd(sides, cluster)
+    findings = [*in_cluster, *in_etcd]
+    if cluster is not None:
+        findings += [*find_service_faults(cluster), *find_registration_faults(cluster, operators, among)]
+    lacking = unregistered_pods(cluster, operators) if cluster and operators else frozenset()
+    return Look(findings, cluster is not None or is_etcd_read, lacking)
+
+
+def look_at_cluster(sides: Sides) -> tuple[ClusterFacts | None, list[Finding]]:
+    """Return what Kubernetes shows of the GrpcServices that are asked for; None: it cannot be read."""
+    if sides.kubernetes is None:
+        return None, []
+    try:
+        seen = observe(sides.kubernetes, sides.namespace)
+    except KubernetesError as error:
+        code = Code.KUBERNETES_FAILED if sides.is_asked_for else Code.KUBERNETES_UNREACHABLE
+        return None, [Finding(code, "Kubernetes", str(error), "kubectl version, or leave it out: --no-kubernetes")]
+    named = tuple(each for each in seen.services if sides.name in {None, each.registry_name, each.name})
+    return replace(seen, services=named), list(find_cluster_faults(seen, sides.name, named))
+
+
+def _look_at_etcd(sides: Sides, cluster: ClusterFacts | None) -> tuple[list[Finding], OperatorFacts | None, bool]:
+    """Return what is wrong with the registry, what operators have recorded there, and whether etcd answered."""
+    if sides.connection is None:
+        return list(_unset()), None, False
+    connection = sides.connection
+    ready = frozenset(pod.ip for pod in cluster.pods if pod.ready) if cluster else frozenset()
+    try:
+        operators = read_operators(connection.etcd, sides.registry)
+        facts = gather_facts(connection.etcd, connection.layouts, sides.name, _part(sides, cluster), ready)
+    except EtcdError as error:
+        is_answering = isinstance(error, PermissionDenied)
+        return list(explain_failure(connection.settings, error)), None, is_answering
+    return find_faults(facts), operators, True
+
+
+def _part(sides: Sides, cluster: ClusterFacts | None) -> Part | None:
+    """Return what of the registry is judged: all of it, unless a namespace was asked for and can be read."""
+    if sides.name or not sides.is_namespace_asked_for or cluster is None:
+        return None
+    return Part(sides.namespace, frozenset(each.registry_name for each in cluster.services))
+
+
+def _unset() -> Iterator[Finding]:
+    run = "kubectl --namespace grpc-etcd exec deploy/grpc-etcd-operator -- grpc-etcd check -A"
+    yield Finding(Code.ONLY_KUBERNETES, "etcd", "it was not checked: no endpoints are set", run)

@@ -1,0 +1,58 @@
+"""One thing that is wrong: its code, where it is, and the command that mends it. Pure."""
+
+import json
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from grpc_etcd.inspect.codes import Code, Severity
+
+SEVERITIES = tuple(Severity)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, where, and what to do."""
+
+    code: Code
+    subject: str
+    problem: str
+    remedy: str
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        return self.code.severity
+
+    @property
+    def is_error(self) -> bool:
+        """Return whether callers fail, or will."""
+        return self.severity is Severity.ERROR
+
+
+def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Order findings, the worst first, and each once."""
+    return sorted(dict.fromkeys(findings), key=lambda each: SEVERITIES.index(each.severity))
+
+
+def finding_json(finding: Finding) -> dict[str, str]:
+    """Write a finding for programs."""
+    return {
+        "code": finding.code.value,
+        "severity": finding.severity.value,
+        "subject": finding.subject,
+        "problem": finding.problem,
+        "remedy": finding.remedy,
+        "page": finding.code.page,
+    }
+
+
+def kubectl(namespace: str, *words: str) -> str:
+    """Write a command for a namespace; what stands in it may be anybody's, so each word is quoted."""
+    return shlex.join(("kubectl", *(("-n", namespace) if namespace else ()), *words))
+
+
+def patch_command(namespace: str, name: str, spec: dict[str, Any]) -> str:
+    """Write the command that changes fields of a GrpcService's spec."""
+    return kubectl(namespace, "patch", "grpcservice", name, "--type", "merge", "-p", json.dumps({"spec": spec}))

@@ -1,0 +1,205 @@
+"""Read a Kubernetes cluster over plain HTTP: a few lists, as whoever is identified by `Access`.
+
+The standard library is enough for that, so that the command needs no client of Kubernetes; `cli.kubeconfig` finds the
+server and the identity. Nothing is written.
+"""
+
+import http.client
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode
+
+from grpc_etcd.inspect.cluster import (
+    ClusterFacts,
+    Denied,
+    Deployment,
+    PodFacts,
+    ServiceFacts,
+    parse_deployment,
+    parse_pod,
+    parse_service,
+)
+
+ANSWER_SECONDS = 15.0
+PAGE_ITEMS = 500  # as kubectl asks for
+SERVICES = "/apis/grpc-etcd.dev/v1alpha1"
+CHART = "grpc-etcd-operator"
+
+
+class KubernetesError(Exception):
+    """The API server cannot be read; `status` is its HTTP code, 0 where it did not answer."""
+
+    def __init__(self, problem: str, status: int = 0) -> None:
+        super().__init__(problem)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the API server is and as whom it is asked; `namespace` is the one of the context."""
+
+    server: str
+    context: ssl.SSLContext = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    namespace: str = "default"
+    proxy: str = ""
+
+
+class Kubernetes:
+    """Asks one API server; `skew_seconds` is by how much its clock was ahead at the last answer."""
+
+    def __init__(self, access: Access) -> None:
+        self.access, self.skew_seconds = access, 0.0
+        proxies = [urllib.request.ProxyHandler({"https": access.proxy})] if access.proxy else []
+        self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=access.context), *proxies)
+
+    @property
+    def now(self) -> float:
+        """Return the time by the API server's clock."""
+        return time.time() + self.skew_seconds
+
+    def get(self, path: str, **query: str | int) -> dict[str, Any]:
+        """Return an object or a list; raises KubernetesError."""
+        url = f"{self.access.server}{path}" + (f"?{urlencode(query)}" if query else "")
+        request = urllib.request.Request(url, headers={**self.access.headers, "Accept": "application/json"})  # noqa: S310  the kubeconfig's server
+        asked_at = time.time()
+        try:
+            with self._opener.open(request, timeout=ANSWER_SECONDS) as answer:
+                self.skew_seconds = read_skew(answer.headers.get("Date"), asked_at, time.time())
+                found = json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            raise KubernetesError(_explain(error), error.code) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise KubernetesError(f"{self.access.server}: {getattr(error, 'reason', error)}") from error
+        return found if isinstance(found, dict) else {}
+
+    def items(self, path: str, **query: str | int) -> Iterator[dict[str, Any]]:
+        """Return the objects of a list, page after page."""
+        more = ""
+        while True:
+            page = self.get(path, limit=PAGE_ITEMS, **query, **({"continue": more} if more else {}))
+            yield from page.get("items") or ()
+            more = (page.get("metadata") or {}).get("continue") or ""
+            if not more:
+                return
+
+
+def _explain(error: urllib.error.HTTPError) -> str:
+    try:
+        message = json.loads(error.read())["message"]
+    except (ValueError, KeyError, TypeError, OSError):
+        message = ""
+    return f"{error.code} {message or error.reason}"
+
+
+def read_skew(date: str | None, before: float, after: float) -> float:
+    """Return by how many seconds the clock of whoever dated an answer is ahead at least, negative if it is behind.
+
+    By this machine's clock the answer was dated between `before` and `after`; a date has whole seconds.
+    """
+    try:
+        dated = parsedate_to_datetime(date or "").timestamp()
+    except ValueError:
+        return 0.0
+    return max(dated - after, 0.0) or min(dated + 1.0 - before, 0.0)
+
+
+def observe(kubernetes: Kubernetes, namespace: str) -> ClusterFacts:
+    """Read all that is judged; an empty namespace means all. Raises KubernetesError where the server cannot be read."""
+    denied: list[Denied] = []
+    services, has_crd = _services(kubernetes, namespace, denied)
+    pods = _allowed(lambda: list(kubernetes.items(_path("/api/v1", namespace, "pods"))), "pods", namespace, denied)
+    return ClusterFacts(
+        namespace=namespace,
+        services=tuple(each for each in services if namespace in {"", each.namespace}),
+        others=tuple(each for each in services if namespace not in {"", each.namespace}),
+        pods=tuple(map(parse_pod, pods or ())),
+        deployments=_deployments(kubernetes),
+        denied=tuple(denied),
+        has_crd=has_crd,
+        uid=_cluster_uid(kubernetes),
+        skew_seconds=kubernetes.skew_seconds,
+    )
+
+
+def observe_pods(kubernetes: Kubernetes, namespace: str) -> list[PodFacts]:
+    """Read the Pods of a namespace; none where they may not be read."""
+    read = _allowed(lambda: list(kubernetes.items(_path("/api/v1", namespace, "pods"))), "pods", namespace, [])
+    return list(map(parse_pod, read or ()))
+
+
+def _path(group: str, namespace: str, resource: str) -> str:
+    return f"{group}/namespaces/{namespace}/{resource}" if namespace else f"{group}/{resource}"
+
+
+def _allowed(read: Callable[[], Any], resource: str, namespace: str, denied: list[Denied]) -> Any:
+    """Return what is read; None where the caller may not."""
+    try:
+        return read()
+    except KubernetesError as error:
+        if error.status != HTTPStatus.FORBIDDEN:
+            raise
+        denied.append(Denied(resource, namespace))
+        return None
+
+
+def _services(kubernetes: Kubernetes, namespace: str, denied: list[Denied]) -> tuple[list[ServiceFacts], bool]:
+    """Return the GrpcServices of all namespaces where they may be read: a name may be taken by any of them."""
+
+    def read(of: str) -> list[ServiceFacts]:
+        items = kubernetes.items(_path(SERVICES, of, "grpcservices"))
+        return [parse_service(each, kubernetes.now, changed_at(each)) for each in items]
+
+    try:
+        everywhere = _allowed(lambda: read(""), "grpcservices", "", [])
+        if everywhere is None and namespace:
+            everywhere = _allowed(lambda: read(namespace), "grpcservices", namespace, denied)
+        elif everywhere is None:
+            denied.append(Denied("grpcservices", ""))
+    except KubernetesError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        return [], False
+    return everywhere or [], True
+
+
+def _deployments(kubernetes: Kubernetes) -> tuple[Deployment, ...] | None:
+    selector = "app.kubernetes.io/component=operator"
+    path = "/apis/apps/v1/deployments"
+    found = _allowed(lambda: list(kubernetes.items(path, labelSelector=selector)), "deployments", "", [])
+    return None if found is None else tuple(parse_deployment(each) for each in found if _is_charts(each))
+
+
+def _is_charts(item: Mapping[str, Any]) -> bool:
+    labels = item["metadata"].get("labels") or {}
+    is_named = labels.get("app.kubernetes.io/name") == CHART
+    return is_named or str(labels.get("helm.sh/chart")).startswith(f"{CHART}-")
+
+
+def _cluster_uid(kubernetes: Kubernetes) -> str:
+    found = _allowed(lambda: kubernetes.get("/api/v1/namespaces/kube-system"), "namespaces", "", [])
+    return str(found["metadata"]["uid"]) if found else ""
+
+
+def changed_at(item: Mapping[str, Any]) -> float:
+    """Return when an object's spec was last written, as far as it says so, in Unix seconds."""
+    metadata = item.get("metadata") or {}
+    writes = [each for each in metadata.get("managedFields") or () if not each.get("subresource")]
+    times = [metadata.get("creationTimestamp"), *(each.get("time") for each in writes)]
+    return max((_read_time(each) for each in times if each), default=0.0)
+
+
+def _read_time(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).timestamp()
+    except ValueError:
+        return 0.0

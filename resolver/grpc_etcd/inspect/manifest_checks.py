@@ -1,0 +1,120 @@
+"""What is wrong with manifests of GrpcServices before they are applied. Pure.
+
+Fields are checked against the CRD's schema, which the package has a copy of, and its rules; selector and port against
+the Pods of the namespace and the Pod templates of the same files.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from grpc_etcd.inspect.cluster import PodFacts, ServiceFacts, parse_service, parse_template, read_selector
+from grpc_etcd.inspect.codes import Code
+from grpc_etcd.inspect.findings import Finding, kubectl
+from grpc_etcd.inspect.schema import Mistake, find_mistakes
+from grpc_etcd.inspect.service_checks import check_spec
+
+GROUP = "grpc-etcd.dev/"
+
+
+class Manifest(NamedTuple):
+    """One document of a file."""
+
+    file: str
+    item: Mapping[str, Any]
+
+
+def is_grpc_service(item: Mapping[str, Any]) -> bool:
+    """Return whether a document is a GrpcService, of whatever version."""
+    return item.get("kind") == "GrpcService" and str(item.get("apiVersion")).startswith(GROUP)
+
+
+def flatten(file: str, documents: Iterable[Any]) -> Iterator[Manifest]:
+    """Return the objects of a file, also those in lists."""
+    for document in documents:
+        if isinstance(document, Mapping) and isinstance(items := document.get("items"), list):
+            yield from flatten(file, items)
+        elif isinstance(document, Mapping):
+            yield Manifest(file, document)
+
+
+def find_manifest_faults(
+    manifests: Sequence[Manifest],
+    schema: Mapping[str, Any],
+    namespace: str,
+    pods: Sequence[PodFacts] | None,
+    services: Iterable[ServiceFacts] = (),
+) -> Iterator[Finding]:
+    """Report what is wrong; `namespace` is that of manifests without one. No `pods`: the namespace was not read.
+
+    Then templates of the same files are judged by themselves, and a selector without any is not.
+    """
+    templates = [pod for each in manifests if (pod := parse_template(each.item, namespace))]
+    known = tuple(services)
+    for manifest in manifests:
+        if is_grpc_service(manifest.item):
+            yield from _check(manifest, schema, namespace, (pods, templates), known)
+
+
+def _check(
+    manifest: Manifest,
+    schema: Mapping[str, Any],
+    namespace: str,
+    pods: tuple[Sequence[PodFacts] | None, Sequence[PodFacts]],
+    services: Sequence[ServiceFacts],
+) -> Iterator[Finding]:
+    subject = f"{manifest.file}: GrpcService {_name(manifest.item)}"
+    unnamed = [] if _name(manifest.item) else [Mistake("metadata.name", "it is required and missing")]
+    mistakes = [*unnamed, *find_mistakes(schema, manifest.item)]
+    yield from (_finding(manifest.file, subject, each) for each in mistakes)
+    service = parse_service(manifest.item)
+    service = replace(service, namespace=service.namespace or namespace)
+    here = [pod for pod in (*(pods[0] or ()), *pods[1]) if pod.namespace == service.namespace]
+    is_selecting = any(read_selector(service.selector))
+    if is_selecting and (pods[0] is not None or here):
+        found = check_spec(service, here, lambda spec: f"In {manifest.file}: {_write_change(spec)}")
+        yield from (replace(each, subject=subject) for each in found)
+    yield from _names(subject, manifest.file, service, services)
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    metadata = item.get("metadata")
+    return str(metadata.get("name") or "") if isinstance(metadata, Mapping) else ""
+
+
+def _finding(file: str, subject: str, mistake: Mistake) -> Finding:
+    code = Code.UNKNOWN_FIELD if mistake.is_unknown else Code.BAD_FIELD
+    meant = f"; {mistake.near} may be meant" if mistake.near else ""
+    field = re.sub(r"\[[0-9]+\]", "", mistake.path).rpartition(".")[0]
+    explain = kubectl("", "explain", f"grpcservice.{field}".rstrip("."))
+    remedy = f"In {file}: write {mistake.near} for {mistake.path.rpartition('.')[2]}" if mistake.near else explain
+    return Finding(code, subject, f"{mistake.path}: {mistake.problem}{meant}", remedy)
+
+
+def _write_change(spec: Mapping[str, Any], path: str = "spec") -> str:
+    """Write fields that are to be changed; None: to be removed."""
+    parts = []
+    for name, value in spec.items():
+        if isinstance(value, Mapping):
+            parts.append(_write_change(value, f"{path}.{name}"))
+        else:
+            parts.append(f"remove {path}.{name}" if value is None else f"set {path}.{name} to {value}")
+    return ", ".join(parts)
+
+
+def _names(subject: str, file: str, service: ServiceFacts, others: Iterable[ServiceFacts]) -> Iterator[Finding]:
+    for other in others:
+        if other.namespace != service.namespace and _overlap(service, other):
+            yield Finding(
+                Code.NAME_IN_USE,
+                subject,
+                f"the name {service.registry_name} is that of the GrpcService {other.reference}",
+                f"In {file}: set spec.name to {service.namespace}-{service.registry_name}",
+            )
+
+
+def _overlap(one: ServiceFacts, other: ServiceFacts) -> bool:
+    """Return whether both would write under the same prefixes."""
+    is_same = (one.registry_name, one.prefix) == (other.registry_name, other.prefix)
+    return is_same and bool({*one.registries} & {*other.registries}) and bool({*one.layouts} & {*other.layouts})

@@ -1,0 +1,205 @@
+"""What is wrong between Kubernetes and a registry: who leads, which Pods lack keys or should have none, closed gates.
+
+Pure. A Pod that has just become ready is registered a moment later, so what is found once may be over. It is looked at
+twice: `settled` keeps what is found again, and of ready Pods without keys only those `among` the first look's count.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from grpc_etcd.inspect.cluster import ClusterFacts, Deployment, PodFacts, ServiceFacts, find_port
+from grpc_etcd.inspect.codes import Code
+from grpc_etcd.inspect.conditions import CODES, OPERATOR_LOG
+from grpc_etcd.inspect.findings import Finding, kubectl
+from grpc_etcd.inspect.operators import OperatorFacts, Owned
+from grpc_etcd.inspect.service_checks import count, list_names, subject_of, write_condition
+from grpc_etcd.registry.escaping import escape_bytes
+
+PASSING = frozenset(
+    {Code.NOT_REGISTERED, Code.REGISTERED_UNREADY, Code.REGISTERED_GONE, Code.GATE_WAITING, Code.MISSING_KEY}
+)
+UPGRADE = "helm upgrade grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --reuse-values --set "
+INSTALL = (
+    "helm install grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --create-namespace "
+    "--set 'etcd.endpoints={HOST:PORT}'"
+)
+
+
+def settled(findings: Iterable[Finding], earlier: Iterable[Finding]) -> list[Finding]:
+    """Return findings without those that may pass and were not there some time ago."""
+    before = {(each.code, each.subject) for each in earlier}
+    return [each for each in findings if each.code not in PASSING or (each.code, each.subject) in before]
+
+
+def find_registration_faults(
+    cluster: ClusterFacts, operators: OperatorFacts | None, among: frozenset[str] | None = None
+) -> Iterator[Finding]:
+    """Report what differs; without `operators`, whose records could not be read, only what Kubernetes shows.
+
+    `among` are UIDs of Pods of which it counts that they are not registered; None: of all.
+    """
+    yield from _deployments(cluster)
+    yield from _leaders(cluster, operators)
+    yield from _gates(cluster, is_led=is_led(cluster, operators))
+    if operators is not None:
+        yield from _unregistered(cluster, operators, among)
+        yield from _left_over(cluster, operators)
+
+
+def is_led(cluster: ClusterFacts, operators: OperatorFacts | None) -> bool:
+    """Return whether an operator works, as far as can be seen."""
+    if operators is not None:
+        return bool(operators.leaders_of(cluster))
+    return cluster.deployments is None or any(each.ready for each in cluster.deployments)
+
+
+def _deployments(cluster: ClusterFacts) -> Iterator[Finding]:
+    for each in cluster.deployments or ():
+        if not each.ready:
+            problem = "it is scaled to zero" if not each.wanted else f"none of {each.wanted} replicas is ready"
+            subject = f"Deployment {each.namespace}/{each.name}"
+            yield Finding(Code.OPERATOR_DOWN, subject, problem, _revive(each))
+    if not cluster.deployments:
+        seen = "may not be listed" if cluster.deployments is None else "is not there with the chart's labels"
+        yield Finding(Code.OPERATOR_UNSEEN, "operator", f"its Deployment {seen}", "Nothing; an admin may see more.")
+
+
+def _leaders(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator[Finding]:
+    concerned = operators and any(operators.names_of(cluster) & {*each.registries} for each in cluster.services)
+    if operators is None or not concerned:
+        return
+    leaders = operators.leaders_of(cluster)
+    if not leaders:
+        problem = f"no replica of this cluster's operator leads in this etcd{_hint(cluster, operators)}"
+        yield Finding(Code.NO_LEADER, f"registry {operators.registry}", problem, start_operator(cluster))
+        return
+    for namespace in dict.fromkeys(service.namespace for service in cluster.services):
+        if not any(leader.serves(namespace) for leader in leaders):
+            served = [each for leader in leaders for each in leader.namespaces]
+            remedy = f"{UPGRADE}'watchNamespaces={{{','.join((*served, namespace))}}}'"
+            problem = f"whoever leads serves {list_names(served)} only"
+            yield Finding(Code.NOT_SERVED, f"namespace {namespace}", problem, remedy)
+
+
+def _hint(cluster: ClusterFacts, operators: OperatorFacts) -> str:
+    if any(each.ready for each in cluster.deployments or ()):
+        return ", though replicas are ready: is it the etcd of the operator's settings?"
+    return f"; others lead for {list_names(each.cluster for each in operators.leaders)}" if operators.leaders else ""
+
+
+def start_operator(cluster: ClusterFacts) -> str:
+    """Write the command that starts an operator, or shows why it does not."""
+    if cluster.deployments is None:
+        return "kubectl get pods --all-namespaces -l app.kubernetes.io/component=operator"
+    if not cluster.deployments:
+        return INSTALL
+    return _revive(cluster.deployments[0])
+
+
+def _revive(deployment: Deployment) -> str:
+    """Write the command that scales a Deployment up, or shows why none of its Pods is ready."""
+    name = f"deploy/{deployment.name}"
+    if not deployment.wanted:
+        return kubectl(deployment.namespace, "scale", name, "--replicas", "2")
+    return kubectl(deployment.namespace, "logs", name, "--tail", "50")
+
+
+def _gates(cluster: ClusterFacts, *, is_led: bool) -> Iterator[Finding]:
+    waiting = [pod for pod in cluster.pods if pod.waits_at_gate]
+    if waiting and not is_led:
+        names = list_names(pod.reference for pod in waiting)
+        problem = f"{count(len(waiting), 'Pod')} waiting at grpc-etcd.dev/registered and nobody leads: {names}"
+        yield Finding(Code.GATE_WITHOUT_OPERATOR, "readiness gate", problem, start_operator(cluster))
+        return
+    for pod in waiting:
+        said = write_condition(pod.gate) if pod.gate and pod.gate.reason else "the operator has not written it"
+        right = "kubectl auth can-i patch pods/status --as system:serviceaccount:grpc-etcd:grpc-etcd-operator"
+        remedy = kubectl(pod.namespace, "describe", "pod", pod.name) if pod.gate and pod.gate.reason else right
+        yield Finding(Code.GATE_WAITING, f"Pod {pod.reference}", f"its gate is closed: {said}", remedy)
+
+
+def unregistered_pods(cluster: ClusterFacts, operators: OperatorFacts) -> frozenset[str]:
+    """Return the UIDs of ready Pods without keys."""
+    return frozenset(pod.uid for _, pods in _lacking(cluster, operators) for pod in pods)
+
+
+def _unregistered(cluster: ClusterFacts, operators: OperatorFacts, among: frozenset[str] | None) -> Iterator[Finding]:
+    for service, pods in _lacking(cluster, operators):
+        if lacking := [pod for pod in pods if among is None or pod.uid in among]:
+            names = list_names(pod.name for pod in lacking)
+            why, remedy = _reason(service, lacking, cluster, operators)
+            problem = f"{count(len(lacking), 'ready Pod')} not registered ({names}): {why}"
+            yield Finding(Code.NOT_REGISTERED, subject_of(service), problem, remedy)
+
+
+def _lacking(cluster: ClusterFacts, operators: OperatorFacts) -> Iterator[tuple[ServiceFacts, list[PodFacts]]]:
+    """Return the ready Pods of each GrpcService that have no keys in this etcd and ought to."""
+    keys = {(each.uid, service) for each in operators.owned if each.keys for service in each.services}
+    for service in cluster.services:
+        is_here = bool(operators.names_of(cluster) & {*service.registries})
+        if service.enable and is_here and service.condition("Accepted").status != "False":
+            yield service, [pod for pod in _wanted(service, cluster) if (pod.uid, service.reference) not in keys]
+
+
+def _wanted(service: ServiceFacts, cluster: ClusterFacts) -> list[PodFacts]:
+    pods = cluster.selected(service)
+    return [
+        pod
+        for pod in pods
+        if pod.is_serving(publish_not_ready=service.publish_not_ready)
+        and find_port(pod.ports, service.port) is not None
+    ]
+
+
+def _reason(
+    service: ServiceFacts, lacking: Sequence[PodFacts], cluster: ClusterFacts, operators: OperatorFacts
+) -> tuple[str, str]:
+    """Return why Pods are not registered, as far as anything says so, and what to do."""
+    if not operators.leaders_of(cluster):
+        return "no operator leads", start_operator(cluster)
+    describe = kubectl(service.namespace, "describe", "grpcservice", service.name)
+    programmed = service.condition("Programmed")
+    if programmed.status in {"False", "Unknown"}:
+        code = CODES.get(programmed.reason)
+        return (f"{programmed.reason}, see {code.value}" if code else write_condition(programmed)), describe
+    gates = [pod.gate for pod in lacking if pod.gate and pod.gate.message]
+    if gates:
+        return write_condition(gates[0]), kubectl(service.namespace, "describe", "pod", lacking[0].name)
+    if selectors := [each.selector for each in operators.leaders_of(cluster) if each.selector]:
+        compare = kubectl(service.namespace, "get", "pods", "--show-labels")
+        return f"the operator sees only Pods with {selectors[0]} (its podSelector)", compare
+    return "no reason is recorded; an operator that works registers a Pod within a second", OPERATOR_LOG
+
+
+def _left_over(cluster: ClusterFacts, operators: OperatorFacts) -> Iterator[Finding]:
+    """Report Pods with keys that ought to have none."""
+    ours = operators.clusters_of(cluster)
+    pods = {pod.uid: pod for pod in cluster.pods}
+    services = {service.reference: service for service in cluster.services}
+    for owned in operators.owned:
+        known = [services[each] for each in owned.services if each in services]
+        is_ours = owned.cluster in ours and known and cluster.may_read("pods", owned.namespace)
+        if is_ours and owned.keys:
+            yield from _judge_keys(owned, pods.get(owned.uid), known, cluster, operators)
+
+
+def _judge_keys(
+    owned: Owned,
+    pod: PodFacts | None,
+    services: Sequence[ServiceFacts],
+    cluster: ClusterFacts,
+    operators: OperatorFacts,
+) -> Iterator[Finding]:
+    remedy = OPERATOR_LOG if operators.leaders_of(cluster) else start_operator(cluster)
+    subject, keys = f"Pod {owned.namespace}/{owned.pod}", list_names(map(escape_bytes, owned.keys))
+    if pod is None:
+        yield Finding(Code.REGISTERED_GONE, subject, f"it is gone, and its keys are there: {keys}", remedy)
+    elif not _may_have_keys(pod, services):
+        state = "terminating" if pod.terminating else "not ready"
+        yield Finding(Code.REGISTERED_UNREADY, subject, f"it is {state}, and its keys are there: {keys}", remedy)
+
+
+def _may_have_keys(pod: PodFacts, services: Iterable[ServiceFacts]) -> bool:
+    return any(
+        pod.is_serving(publish_not_ready=each.publish_not_ready) or (pod.terminating and each.drains)
+        for each in services
+    )

@@ -1,0 +1,143 @@
+"""What is wrong with GrpcServices, from what Kubernetes shows of them: selectors, ports, conditions. Pure.
+
+What the operator says in conditions is taken over, with a code and a command. Selectors and ports are looked at here:
+the nearest labels and names are known only to who sees the Pods, and a manifest has no conditions yet.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from grpc_etcd.inspect.cluster import ClusterFacts, Condition, PodFacts, ServiceFacts, find_port, read_selector
+from grpc_etcd.inspect.codes import Code
+from grpc_etcd.inspect.conditions import condition_findings
+from grpc_etcd.inspect.findings import Finding, kubectl, patch_command
+from grpc_etcd.inspect.nearness import common_labels, near_labels, near_names, unmatched_labels, write_label
+
+UNSEEN_SECONDS = 30.0  # after which a change ought to have been seen. Arbitrary: it takes a fraction of a second
+MOST_SHOWN = 3  # arbitrary: a line is read by people
+Fix = Callable[[dict[str, Any]], str]  # writes how fields of a spec are changed
+
+
+def find_service_faults(cluster: ClusterFacts) -> Iterator[Finding]:
+    """Report what is wrong with the GrpcServices that were looked at."""
+    for service in cluster.services:
+        if cluster.may_read("pods", service.namespace):
+            yield from check_pods(service, cluster.pods)
+        yield from condition_findings(service, is_seen_here=cluster.may_read("pods", service.namespace))
+        yield from _unseen(service)
+
+
+def check_pods(service: ServiceFacts, pods: Sequence[PodFacts]) -> Iterator[Finding]:
+    """Report whether a selector and a port lead to what was meant."""
+    here = [pod for pod in pods if pod.namespace == service.namespace]
+    yield from check_spec(service, here, lambda spec: patch_command(service.namespace, service.name, spec))
+    selected = [pod for pod in here if service.selects(pod)]
+    if service.enable and selected and not any(pod.ready or service.publish_not_ready for pod in selected):
+        yield Finding(
+            Code.NO_READY_PODS,
+            subject_of(service),
+            f"none of its {len(selected)} Pods is ready: {list_names(pod.name for pod in selected)}",
+            kubectl(service.namespace, "describe", "pod", selected[0].name),
+        )
+
+
+def check_spec(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> Iterator[Finding]:
+    """Report what selector and port miss among the Pods of the namespace; `fix` writes the remedy."""
+    selected = [pod for pod in pods if service.selects(pod)]
+    if selected:
+        yield from _check_port(service, [pod for pod in selected if not (pod.terminating or pod.ended)], fix)
+    elif service.enable:
+        yield Finding(Code.NO_PODS, subject_of(service), *_explain_selector(service, pods, fix))
+
+
+def _explain_selector(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> tuple[str, str]:
+    """Return why a selector finds nothing, and what would."""
+    show = kubectl(service.namespace, "get", "pods", "--show-labels")
+    if not pods:
+        return f"there is no Pod in the namespace {service.namespace}", show
+    wanted, _ = read_selector(service.selector)
+    wrong = unmatched_labels(wanted, pods)
+    if not wrong:
+        return "no Pod meets all of its requirements at once, though each label is on some Pod", show
+    key, value = next(iter(wrong.items()))
+    near = near_labels(key, value, pods)
+    problem = f"no Pod has the label {write_label(key, value)}"
+    if not near:
+        return f"{problem}, nor one like it; Pods there have {', '.join(common_labels(pods)) or 'no labels'}", show
+    change = {near[0][0]: near[0][1]} | ({} if near[0][0] == key else {key: None})
+    shown = ", ".join(write_label(*each) for each in near)
+    return f"{problem}; the nearest is {shown}", fix({"selector": {"matchLabels": change}})
+
+
+def _check_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> Iterator[Finding]:
+    lacking = [pod for pod in pods if find_port(pod.ports, service.port) is None]
+    if lacking and len(lacking) == len(pods):
+        yield Finding(Code.NO_PORT, subject_of(service), *_explain_port(service, pods, fix))
+    elif lacking:
+        yield Finding(
+            Code.SOME_WITHOUT_PORT,
+            subject_of(service),
+            f"{len(lacking)} of {len(pods)} Pods have no port {service.port or 'grpc'!r}: "
+            f"{list_names(pod.name for pod in lacking)}",
+            kubectl(service.namespace, "get", "pod", lacking[0].name, "-o", "yaml"),
+        )
+    elif isinstance(service.port, int) and pods and not _is_declared(service.port, pods):
+        known = list_names(_write_ports(pods))
+        yield Finding(
+            Code.UNDECLARED_PORT,
+            subject_of(service),
+            f"no container declares the port {service.port}; declared are {known or 'none'}",
+            "Nothing, if the server listens there.",
+        )
+
+
+def _explain_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> tuple[str, str]:
+    shown = list_names(_write_ports(pods)) or "none"
+    named = [port.name for pod in pods for port in pod.ports]
+    near = near_names(str(service.port or "grpc"), named)
+    choice: str | int | None = near[0] if near else next((port.number for pod in pods for port in pod.ports), None)
+    what = f"has the port {service.port!r}" if service.port else "has a port that can be chosen"
+    remedy = fix({"port": choice}) if choice else kubectl(service.namespace, "edit", "grpcservice", service.name)
+    return f"none of its {len(pods)} Pods {what}; they have {shown}", remedy
+
+
+def _write_ports(pods: Iterable[PodFacts]) -> list[str]:
+    ports = dict.fromkeys(port for pod in pods for port in pod.ports)
+    return [f"{port.name or 'unnamed'} ({port.number})" for port in ports]
+
+
+def _is_declared(number: int, pods: Iterable[PodFacts]) -> bool:
+    return any(port.number == number for pod in pods for port in pod.ports)
+
+
+def _unseen(service: ServiceFacts) -> Iterator[Finding]:
+    if not service.is_seen and service.age_seconds > UNSEEN_SECONDS:
+        seen = "has no status" if service.observed < 0 else f"has the status of generation {service.observed}"
+        yield Finding(
+            Code.NOT_SEEN,
+            subject_of(service),
+            f"it {seen}, though its generation {service.generation} is {service.age_seconds:.0f} s old",
+            "kubectl get pods --all-namespaces -l app.kubernetes.io/component=operator",
+        )
+
+
+def subject_of(service: ServiceFacts) -> str:
+    """Name a GrpcService in a finding."""
+    return f"GrpcService {service.reference}"
+
+
+def count(number: int, noun: str) -> str:
+    """Write of how many things something is said."""
+    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
+
+
+def list_names(names: Iterable[str]) -> str:
+    """Write some names, the first of many."""
+    found = list(names)
+    more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    return ", ".join(found[:MOST_SHOWN]) + more
+
+
+def write_condition(condition: Condition) -> str:
+    """Write what a condition says."""
+    return f"{condition.reason}: {condition.message}" if condition.message else condition.reason

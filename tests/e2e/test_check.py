@@ -1,0 +1,454 @@
+"""`grpc-etcd check` sees both sides: each planted mistake has its code, and the command that it names mends it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from grpc_etcd.registry.own import leader_key
+from testbed.apiserver import ApiServer
+from testbed.build import binary
+from testbed.conditions import free_port, wait_until
+from testbed.etcd import EtcdServer
+from testbed.kubelet import Pod
+from testbed.kubernetes_api import ApiError
+from tests.e2e.conftest import MakeScene, Scene
+
+BIN = Path(sys.executable).parent
+GATE = "grpc-etcd.dev/registered"
+RBAC = "rbac.authorization.k8s.io"
+Found = dict[str, str]
+REFUSED_CODES = {"GE0801", "GE0802"}
+
+
+class Checker:
+    """Runs the command as somebody with a kubeconfig and etcd's endpoints, and types the commands that it names."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        tools = {str(Path(binary(each)).parent) for each in ("kubectl", "etcdctl")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_ETCD_")}
+        self.environ = kept | {
+            "PATH": os.pathsep.join([str(BIN), *tools, os.environ["PATH"]]),
+            "KUBECONFIG": str(scene.api.kubeconfig),
+            "GRPC_ETCD_ENDPOINTS": scene.etcd.endpoints,
+            "ETCDCTL_ENDPOINTS": scene.etcd.endpoints,
+        }
+
+    def run(self, *arguments: str, program: str = "grpc-etcd", **environ: str) -> tuple[int, str, str]:
+        """Run `check` and return its exit code, its output and its errors."""
+        ended = subprocess.run(
+            [*program.split(), "check", *arguments],
+            env=self.environ | environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "Traceback" not in ended.stderr
+        return ended.returncode, ended.stdout, ended.stderr
+
+    def look(self, *arguments: str, **environ: str) -> dict[str, Found]:
+        """Return what is found in the scene's namespace, by code; the code of exit fits."""
+        where = () if "-A" in arguments or "-n" in arguments else ("-n", self.scene.namespace)
+        code, output, _ = self.run(*arguments, *where, "-o", "json", **environ)
+        findings: list[Found] = json.loads(output)
+        assert code == int(any(each["severity"] == "error" for each in findings)), output
+        return {each["code"]: each for each in findings}
+
+    def wait(self, code: str, *words: str) -> Found:
+        """Wait until something is found, with some words; return it."""
+
+        def find() -> Found:
+            found = self.look().get(code, {})
+            return found if all(word in found.get("problem", "") for word in words) else {}
+
+        return wait_until(find, f"{code} with {words}")
+
+    def type(self, command: str, **environ: str) -> None:
+        """Carry out a command as it was named."""
+        subprocess.run(["bash", "-c", command], env=self.environ | environ, check=True, timeout=120)
+
+
+@pytest.fixture
+def checker(scene: Scene) -> Checker:
+    return Checker(scene)
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "words"),
+    [
+        ({"selector": {"matchLabels": {"app": "gretter"}}}, "GE0101", "the nearest is app=greeter"),
+        ({"selector": {"matchLabels": {"name": "greeter"}}}, "GE0101", "the nearest is app=greeter"),
+        ({"port": "grcp"}, "GE0201", "has the port 'grcp'; they have grpc (50051)"),
+        ({"prefix": "elsewhere"}, "GE0302", "PrefixNotAllowed (stalled"),
+        ({"registries": ["nowhere"]}, "GE0304", "this operator knows default"),
+    ],
+    ids=["a label misspelt", "another key", "a port misspelt", "a prefix", "a registry"],
+)
+def test_the_command_of_a_finding_mends_the_spec(
+    scene: Scene, checker: Checker, spec: dict[str, Any], code: str, words: str
+) -> None:
+    scene.start().wait_leading()
+    pod = scene.pod()
+    scene.apply(**spec)
+    found = checker.wait(code, words)
+    assert (found["severity"], found["page"]) == ("error", f"docs/checks.md#{code.lower()}")
+    checker.type(found["remedy"])
+    scene.registry.wait_addresses(pod.address)
+    wait_until(lambda: not {code, "GE0103"} & checker.look().keys(), "it is mended")
+
+
+def test_a_name_of_another_namespace(scene: Scene, checker: Checker) -> None:
+    other = f"{scene.namespace}-other"
+    scene.api.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
+    scene.start(f"--namespace={other}").wait_leading()
+    scene.apply("greeter", other)
+    scene.wait_condition("Accepted", "True", "Accepted", "greeter", other)
+    pod = scene.pod()
+    scene.apply("greeter")
+    found = checker.wait("GE0301", f"belongs to the GrpcService {other}/greeter")
+    checker.type(found["remedy"])
+    scene.registry.wait_addresses(pod.address, name=f"{scene.namespace}-greeter")
+
+
+def test_what_a_layout_cannot_store_is_stalled(scene: Scene, checker: Checker) -> None:
+    scene.start().wait_leading()
+    scene.apply(layouts=["kitex"], weight=0)
+    scene.pod()
+    found = checker.wait("GE0307", "Unwritable (stalled: waiting does not help)")
+    assert "kubectl -n" in found["remedy"]
+
+
+def test_a_key_that_another_writer_holds(scene: Scene, checker: Checker) -> None:
+    pod = scene.pod(ready=False)
+    key = f"/jupiter/greeter/providers/grpc://{pod.address}".encode()
+    scene.client.put(key, b"{}")
+    scene.start().wait_leading()
+    scene.apply()
+    scene.kubelet.ready(pod)
+    found = checker.wait("GE0305", "KeyTaken")
+    assert found["remedy"] == "grpc-etcd get greeter"
+
+
+def test_a_missing_grant_is_the_very_command_that_heals(
+    apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene, tmp_path: Path
+) -> None:
+    scene = make_scene(apiserver, own_etcd)
+    admin = own_etcd.enable_auth("root-secret")
+    own_etcd.add_user("operator", "secret", ["/grpc-etcd/"], admin=admin)
+    password = tmp_path / "password"
+    password.write_text("secret")
+    scene.start("--etcd-user=operator", f"--etcd-password-file={password}").wait_leading()
+    pod = scene.pod()
+    scene.apply()
+    checker = Checker(scene)
+    root = tmp_path / "root"
+    root.write_text("root-secret")
+    checker.environ |= {"GRPC_ETCD_USER": "root", "GRPC_ETCD_PASSWORD_FILE": str(root)}
+    found = checker.wait("GE0405", "PermissionDenied")
+    assert found["remedy"] == "etcdctl role grant-permission ROLE --prefix=true readwrite /jupiter/greeter/"
+    assert "PermissionDenied" in checker.look()["GE0103"]["problem"]
+    checker.type(found["remedy"].replace("ROLE", "operator"), ETCDCTL_USER=admin)
+    scene.client.close()
+    wait_until(lambda: not {"GE0405", "GE0103"} & checker.look().keys(), "it is healed")
+    assert pod.address in own_etcd.etcdctl("get", "--prefix", "--keys-only", "/jupiter/", user=admin)
+
+
+def test_gates_without_an_operator_and_its_deployment(scene: Scene, checker: Checker) -> None:
+    scene.apply()
+    scene.pod(gates=[GATE])
+    found = checker.look()
+    assert "1 Pod is waiting at grpc-etcd.dev/registered and nobody leads" in found["GE0601"]["problem"]
+    assert "leads in this etcd" in found["GE0501"]["problem"]
+    assert found["GE0501"]["remedy"].startswith("helm install grpc-etcd-operator")
+    assert "no operator leads" in found["GE0103"]["problem"]
+    scene.api.client.create(operator_deployment(scene.namespace))
+    found = checker.look()
+    scale = f"kubectl -n {scene.namespace} scale deploy/grpc-etcd-operator --replicas 2"
+    assert {found[code]["remedy"] for code in ("GE0501", "GE0502", "GE0601")} == {scale}
+    checker.type(scale)
+    assert "none of 2 replicas is ready" in checker.look()["GE0502"]["problem"]
+    scene.start().wait_leading()
+    wait_until(lambda: not {"GE0501", "GE0601", "GE0602", "GE0103"} & checker.look().keys(), "the gate is open")
+
+
+def operator_deployment(namespace: str) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/name": "grpc-etcd-operator", "app.kubernetes.io/component": "operator"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "operator", "image": "x"}]}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "grpc-etcd-operator", "namespace": namespace, "labels": labels},
+        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+    }
+
+
+def test_a_dead_leader_and_what_differs_since(scene: Scene, checker: Checker) -> None:
+    replica = scene.start("--leader-ttl=3", "--lease-ttl=600").wait_leading()
+    scene.apply()
+    unready, gone = scene.pod(), scene.pod()
+    scene.registry.wait_addresses(unready.address, gone.address)
+    assert not {"GE0501", "GE0103", "GE0104", "GE0105"} & checker.look().keys()
+    replica.process.kill()
+    wait_until(lambda: scene.client.get(leader_key(scene.cluster)) is None, "its lease has ended")
+    scene.kubelet.unready(unready)
+    scene.api.client.delete(gone.item, grace_seconds=0)
+    late = scene.pod()
+    found = checker.look()
+    assert late.name in found["GE0103"]["problem"]
+    assert unready.address in found["GE0104"]["problem"]
+    assert (found["GE0105"]["subject"], gone.address in found["GE0105"]["problem"]) == (pod_subject(scene, gone), True)
+    assert found["GE0501"]["subject"] == "registry default"
+    scene.start().wait_leading()
+    scene.registry.wait_addresses(late.address)
+    wait_until(lambda: not {"GE0501", "GE0103", "GE0104", "GE0105"} & checker.look().keys(), "all is well again")
+
+
+def pod_subject(scene: Scene, pod: Pod) -> str:
+    return f"Pod {scene.namespace}/{pod.name}"
+
+
+def test_a_namespace_that_whoever_leads_does_not_serve(scene: Scene, checker: Checker) -> None:
+    scene.start().wait_leading()
+    other = f"{scene.namespace}-unserved"
+    scene.api.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
+    scene.apply("lonely", other)
+    found = checker.look("-n", other)["GE0511"]
+    assert f"serves {scene.namespace} only" in found["problem"]
+    assert f"'watchNamespaces={{{scene.namespace},{other}}}'" in found["remedy"]
+    assert "GE0511" not in checker.look()
+
+
+@pytest.fixture
+def nobody(scene: Scene) -> str:
+    """A ServiceAccount without any right, as its kubeconfig."""
+    metadata = {"name": "nobody", "namespace": scene.namespace}
+    scene.api.client.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    return str(scene.api.service_account_kubeconfig(scene.namespace, "nobody"))
+
+
+def test_what_the_caller_may_not_read_is_named_with_the_role_that_allows_it(
+    scene: Scene, checker: Checker, nobody: str
+) -> None:
+    scene.start().wait_leading()
+    scene.apply(port="grcp")
+    scene.pod()
+    scene.wait_condition("Accepted", "False", "PortNotFound")
+    user = f"system:serviceaccount:{scene.namespace}:nobody"
+    _, output, _ = checker.run("-o", "json", KUBECONFIG=nobody)
+    denied = [each for each in json.loads(output) if each["code"] == "GE0903"]
+    assert sorted(each["problem"] for each in denied) == [
+        "the caller may not list grpcservices there",
+        "the caller may not list pods there",
+    ]
+    services, pods = sorted(denied, key=lambda each: each["problem"])
+    checker.type(services["remedy"].replace("USER", user))
+    found = wait_until(lambda: checker.look(KUBECONFIG=nobody).get("GE0201", {}), "the operator's word is seen")
+    assert found["problem"].startswith("PortNotFound"), "the Pods may not be read: it is the operator's word"
+    checker.type(pods["remedy"].replace("USER", user))
+    wait_until(lambda: "they have grpc" in checker.look(KUBECONFIG=nobody)["GE0201"]["problem"], "it sees the Pods")
+    assert "GE0904" in checker.look(KUBECONFIG=nobody)
+
+
+def test_manifests_are_checked_before_they_are_applied(scene: Scene, checker: Checker, tmp_path: Path) -> None:
+    other = f"{scene.namespace}-first"
+    scene.api.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
+    scene.apply("greeter", other)
+    scene.pod()
+    spec = {
+        "selector": {"matchLabels": {"app": "gretter"}},
+        "port": "GRPC",
+        "wieght": 5,
+        "drain": {"mode": "Disabel"},
+    }
+    service = {"apiVersion": "grpc-etcd.dev/v1alpha1", "kind": "GrpcService", "metadata": {"name": "greeter"}}
+    file = tmp_path / "greeter.yaml"
+    file.write_text(yaml.safe_dump({**service, "spec": spec}))
+    found = checker.look("-f", str(file))
+    assert found.keys() == {"GE0101", "GE0308", "GE0801", "GE0802"}
+    assert found["GE0101"]["remedy"] == f"In {file}: set spec.selector.matchLabels.app to greeter"
+    assert found["GE0802"]["remedy"] == f"In {file}: write weight for wieght"
+    good = {"selector": {"matchLabels": {"app": "greeter"}}, "name": "mine"}
+    file.write_text(yaml.safe_dump({**service, "spec": good}))
+    assert checker.look("-f", str(file)) == {}
+    scene.api.kubectl("apply", "--dry-run=server", "-n", scene.namespace, "-f", str(file))
+    file.write_text(yaml.safe_dump_all([{**service, "spec": {**good, "port": "http"}}, deployment("rpc")]))
+    found = checker.look("-f", str(file), KUBECONFIG="no.kubeconfig")
+    assert found["GE0201"]["remedy"] == f"In {file}: set spec.port to rpc"
+
+
+# Changes of a manifest: what the API server refuses has an error, what it takes has none.
+REFUSED: list[Any] = [
+    {"selector": {}},
+    *({"port": each} for each in (0, 65_536, "GRPC", "80", "", "-a", True, 1.5, "a" * 16)),
+    *({"weight": each} for each in (-1, 10_001, "5", True)),
+    {"selector": {"matchLabels": {}}},
+    {"selector": {"matchLabels": {"a": 1}}},
+    {"selector": []},
+    {"selector": "app"},
+    {"selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+    {"selector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}},
+    {"selector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}},
+    *({"layouts": each.split()} for each in ("", "jupitr", "jupiter jupiter")),
+    {"layouts": "jupiter"},
+    *({"registries": each.split()} for each in ("", "A", "a a")),
+    *({"drain": {"mode": each}} for each in ("delete", 1)),
+    *({"name": each} for each in ("", "a/b", "a b", 7)),
+    {"policy": {"loadBalancing": {"type": "Random"}}},
+    {"policy": {"loadBalancing": {"type": "RoundRobin", "hashHeader": "x"}}},
+    {"policy": {"retry": {"attempts": 6}}},
+    {"metadata": {"a": 1}},
+    {"enable": "yes"},
+    {"scheme": "GRPC"},
+    {"routes": [{"id": "r"}]},
+    {"routes": [{"id": "r", "method": "/a.B/C"}]},
+    {"routes": [{"id": "r", "method": "/a.B/C", "groups": {"g": 1}}] * 2},
+    {"routes": [{"id": "r", "method": "/a.B/C", "groups": {"g": 1}}], "layouts": ["kratos"]},
+    {"unknown": 1},
+]
+TAKEN: list[Any] = [
+    *({"port": each} for each in (1, 65_535, "grpc", "a-1", "1a")),
+    *({"weight": each} for each in (0, 10_000)),
+    {"selector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["greeter"]}]}},
+    {"layouts": ["jupiter", "kratos"], "registries": ["a-1"], "drain": {"mode": "Disable"}},
+    {"policy": {"loadBalancing": {"type": "RingHash", "hashHeader": "x-user"}, "retry": {"attempts": 3}}},
+    {"routes": [{"id": "r", "method": "/a.B/C", "groups": {"g": 1}}]},
+    {"metadata": {"a": "1"}, "enable": False, "publishNotReady": True, "metricsPort": "metrics"},
+]
+
+
+def test_manifests_are_judged_as_the_api_server_judges_them(scene: Scene, checker: Checker, tmp_path: Path) -> None:
+    specs = {f"x-{number}": spec for number, spec in enumerate([*REFUSED, *TAKEN])}
+    items = [manifest(name, scene.namespace, spec) for name, spec in specs.items()]
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps({"kind": "List", "items": items}))
+    _, output, _ = checker.run("-f", str(file), "--no-kubernetes", "-o", "json")
+    found = {each["subject"].rpartition(" ")[2] for each in json.loads(output) if each["code"] in REFUSED_CODES}
+    refused = {name for name, item in zip(specs, items, strict=True) if is_refused(scene, item)}
+    assert {name: specs[name] for name in found ^ refused} == {}
+    assert len(refused) == len(REFUSED)
+
+
+def manifest(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    whole = {"selector": {"matchLabels": {"app": "greeter"}}} | spec
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "grpc-etcd.dev/v1alpha1", "kind": "GrpcService", "metadata": metadata, "spec": whole}
+
+
+def is_refused(scene: Scene, item: dict[str, Any]) -> bool:
+    where = f"/apis/grpc-etcd.dev/v1alpha1/namespaces/{scene.namespace}/grpcservices"
+    try:
+        scene.api.client.call("POST", f"{where}?dryRun=All&fieldValidation=Strict", item)
+    except ApiError as error:
+        return error.status in {400, 422}
+    return False
+
+
+def deployment(port: str) -> dict[str, Any]:
+    container = {"name": "greeter", "image": "x", "ports": [{"name": port, "containerPort": 50051}]}
+    template = {"metadata": {"labels": {"app": "greeter"}}, "spec": {"containers": [container]}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}, "spec": {"template": template}}
+
+
+def test_a_service_in_order_gives_no_error_but_that_pods_here_have_loopback_addresses(
+    scene: Scene, checker: Checker
+) -> None:
+    scene.start().wait_leading()
+    pod = scene.pod()
+    scene.apply()
+    scene.registry.wait_addresses(pod.address)
+    found = checker.look("greeter")
+    assert [each["code"] for each in found.values() if each["severity"] != "note"] == ["GE0706"]
+    assert "GE0905" in checker.look("nobody")
+
+
+def test_it_waits_until_there_is_no_error_and_no_longer_than_it_may(scene: Scene, checker: Checker) -> None:
+    scene.apply(enable=False)  # so that its Pods' loopback addresses are no error
+    where = ("-n", scene.namespace, "--wait")
+    code, output, errors = checker.run(*where, "--timeout", "1")
+    assert (code, "error GE0501" in output) == (1, True)
+    assert errors.startswith("waiting: GE"), "what it waits for is reported on standard error"
+    with subprocess.Popen(
+        [str(BIN / "grpc-etcd"), "check", *where, "--timeout", "100"],
+        env=checker.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as waiting:
+        scene.start().wait_leading()
+        output, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0, output
+    assert "No error found." in output
+
+
+def test_it_is_a_plugin_of_kubectl(scene: Scene, checker: Checker) -> None:
+    assert shutil.which("kubectl-grpc_etcd", path=str(BIN))
+    scene.apply(selector={"matchLabels": {"app": "gretter"}})
+    scene.pod()
+    code, output, _ = checker.run("-n", scene.namespace, program="kubectl grpc-etcd")
+    assert (code, "error GE0101: GrpcService" in output) == (1, True)
+
+
+# As in a container: the token, the authority and the namespace are mounted, and two variables name the server.
+IN_A_POD = """
+mount -t tmpfs none /var/run
+mkdir -p /var/run/secrets/kubernetes.io/serviceaccount
+cp token ca.crt namespace /var/run/secrets/kubernetes.io/serviceaccount
+exec grpc-etcd check -o json
+"""
+
+
+def test_in_a_pod_the_service_account_is_used(scene: Scene, checker: Checker, nobody: str, tmp_path: Path) -> None:
+    scene.apply(selector={"matchLabels": {"app": "gretter"}})
+    config = json.loads(Path(nobody).read_text())
+    (tmp_path / "token").write_text(config["users"][0]["user"]["token"])
+    (tmp_path / "ca.crt").write_text(scene.api.authority.ca.read_text())
+    (tmp_path / "namespace").write_text(scene.namespace)
+    server = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(scene.api.port), "KUBECONFIG": ""}
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", IN_A_POD]
+    ended = subprocess.run(
+        command, env=checker.environ | server, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    if "unshare" in ended.stderr:
+        pytest.skip("no namespaces may be made here")
+    found = {each["subject"] for each in json.loads(ended.stdout) if each["code"] == "GE0903"}
+    assert found == {f"namespace {scene.namespace}"}, "it is the account without any right, in its own namespace"
+
+
+def test_standard_input_and_files_that_are_none(scene: Scene, checker: Checker, tmp_path: Path) -> None:
+    item = json.dumps(manifest("greeter", scene.namespace, {"wieght": 1}))
+    ended = subprocess.run(
+        ["grpc-etcd", "check", "-f", "-"], env=checker.environ, input=item, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, "spec.wieght: there is no such field" in ended.stdout) == (1, True)
+    for text in ("a: [", "kind: Deployment", ""):
+        (tmp_path / "x.yaml").write_text(text)
+        assert "GE0803" in checker.look("-f", str(tmp_path / "x.yaml"))
+
+
+def test_either_side_alone_and_neither(scene: Scene, checker: Checker, tmp_path: Path) -> None:
+    scene.apply(selector={"matchLabels": {"app": "gretter"}})
+    scene.pod()
+    alone = checker.look(GRPC_ETCD_ENDPOINTS="")
+    assert {"GE0906", "GE0101"} <= alone.keys()
+    nobody = f"127.0.0.1:{free_port()}"
+    assert {"GE0401", "GE0101"} <= checker.look(GRPC_ETCD_ENDPOINTS=nobody).keys()
+    config = json.loads(scene.api.kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
+    away = tmp_path / "away.kubeconfig"
+    away.write_text(json.dumps(config))
+    code, output, _ = checker.run("-o", "json", KUBECONFIG=str(away))
+    assert (code, "GE0901" in output) == (1, True), "nothing is registered, which etcd shows"
+    code, output, _ = checker.run("-o", "json", KUBECONFIG=str(away), GRPC_ETCD_ENDPOINTS=nobody)
+    assert (code, "GE0901" in output, "GE0401" in output) == (3, True, True)
+    code, output, _ = checker.run("-A", "-o", "json", KUBECONFIG=str(away), GRPC_ETCD_ENDPOINTS=nobody)
+    assert (code, "GE0902" in output) == (3, True)
+    code, _, errors = checker.run(KUBECONFIG="no.kubeconfig", GRPC_ETCD_ENDPOINTS="")
+    assert (code, "GRPC_ETCD_ENDPOINTS is not set" in errors) == (2, True)

@@ -1,0 +1,210 @@
+"""How the API server and the identity are found, on an HTTPS server that reports who asks and what its clock says."""
+
+import base64
+import json
+import re
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from testbed.certificates import Authority
+from testbed.conditions import free_port
+
+from .conftest import COMMAND, CommandLine
+
+
+class Asked(BaseHTTPRequestHandler):
+    """Answers every list as an empty one, and notes by whom it was asked."""
+
+    server: "ClusterServer"
+
+    def do_GET(self) -> None:
+        certificate: Any = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+        subject = dict(field for part in (certificate or {}).get("subject", ()) for field in part)
+        who = self.headers.get("Authorization", ""), subject.get("commonName", "")
+        self.server.asked.append((self.path.partition("?")[0], *who))
+        body = json.dumps({"metadata": {"uid": "k"}, "items": []}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((timestamp or time.time()) + self.server.ahead_seconds)
+
+
+class ClusterServer(ThreadingHTTPServer):
+    """An HTTPS server that a kubeconfig may name."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", free_port()), Asked)
+        self.asked: list[tuple[str, str, str]] = []
+        self.ahead_seconds = 0.0
+        self.authority = Authority(folder / "pki")
+        certificate = self.authority.issue("cluster.example", ("cluster.example",))
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.authority.ca))
+        context.load_cert_chain(certificate.cert, certificate.key)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+
+    @property
+    def users(self) -> set[tuple[str, str]]:
+        """Who has asked: the header and the names in the client certificate."""
+        return {each[1:] for each in self.asked}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ClusterServer]:
+    with ClusterServer(tmp_path) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def write_config(server: ClusterServer, path: Path, user: dict[str, Any], **cluster: Any) -> str:
+    ca = base64.b64encode(server.authority.ca.read_bytes()).decode()
+    reached = {"server": f"https://127.0.0.1:{server.server_port}", "certificate-authority-data": ca}
+    named = {"tls-server-name": "cluster.example", **reached, **cluster}
+    contexts = [
+        {"name": name, "context": {"cluster": "c", "user": "u", "namespace": name}} for name in ("shop", "team")
+    ]
+    config = {
+        "current-context": "shop",
+        "clusters": [{"name": "c", "cluster": named}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": contexts,
+    }
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def check(shell: CommandLine, config: str, *arguments: str) -> dict[str, Any]:
+    ended = subprocess.run(
+        [*COMMAND, "check", "-o", "json", *arguments],
+        env=shell.environ(KUBECONFIG=config),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in ended.stderr
+    return {each["code"]: each for each in json.loads(ended.stdout)}
+
+
+@pytest.mark.parametrize(
+    ("user", "header"),
+    [
+        ({"token": "secret"}, "Bearer secret"),
+        ({"tokenFile": "token"}, "Bearer from-a-file"),
+        ({"username": "me", "password": "p"}, f"Basic {base64.b64encode(b'me:p').decode()}"),
+        ({"exec": {"command": "sh", "args": ["plugin"], "env": [{"name": "WHO", "value": "me"}]}}, "Bearer me-v1"),
+    ],
+    ids=["token", "file", "password", "program"],
+)
+def test_identities(
+    shell: CommandLine, server: ClusterServer, tmp_path: Path, user: dict[str, Any], header: str
+) -> None:
+    (tmp_path / "token").write_text("from-a-file\n")
+    plugin = tmp_path / "plugin"
+    plugin.write_text(
+        'case "$KUBERNETES_EXEC_INFO" in *client.authentication.k8s.io/v1\\"*) version=v1;; esac\n'
+        'echo "{\\"status\\": {\\"token\\": \\"$WHO-$version\\"}}"\n'
+    )
+    if "exec" in user:
+        user["exec"] |= {"args": [str(plugin)], "apiVersion": "client.authentication.k8s.io/v1"}
+    found = check(shell, write_config(server, tmp_path / "config", user))
+    assert server.users == {(header, "")}
+    assert not {"GE0901", "GE0512", "GE0513"} & found.keys()
+
+
+@pytest.mark.parametrize("is_inline", [True, False])
+def test_client_certificates(
+    shell: CommandLine,
+    server: ClusterServer,
+    tmp_path: Path,
+    is_inline: bool,  # noqa: FBT001  the parameter
+) -> None:
+    issued = server.authority.issue("somebody")
+    files = {"client-certificate": Path(issued.cert), "client-key": Path(issued.key)}
+    user = (
+        {f"{name}-data": base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
+        if is_inline
+        else {name: str(path) for name, path in files.items()}
+    )
+    check(shell, write_config(server, tmp_path / "config", user))
+    assert server.users == {("", "somebody")}
+
+
+def test_contexts_namespaces_and_several_files(shell: CommandLine, server: ClusterServer, tmp_path: Path) -> None:
+    config = write_config(server, tmp_path / "config", {"token": "t"})
+    empty = tmp_path / "first"
+    empty.write_text("current-context: team\n")
+    check(shell, config)
+    assert "/api/v1/namespaces/shop/pods" in {path for path, _, _ in server.asked}
+    for arguments, path in (
+        (("--context", "team"), "/api/v1/namespaces/team/pods"),
+        (("-n", "own"), "/api/v1/namespaces/own/pods"),
+        (("-A",), "/api/v1/pods"),
+    ):
+        server.asked.clear()
+        check(shell, config, *arguments)
+        assert path in {each for each, _, _ in server.asked}
+    server.asked.clear()
+    check(shell, f"{empty}:nowhere:{config}")
+    assert "/api/v1/namespaces/team/pods" in {path for path, _, _ in server.asked}
+    assert "there are shop, team" in check(shell, config, "--context", "other")["GE0902"]["problem"]
+
+
+def test_clocks_that_differ(shell: CommandLine, server: ClusterServer, tmp_path: Path) -> None:
+    config = write_config(server, tmp_path / "config", {"token": "t"})
+    server.ahead_seconds = 90.0
+    problem = check(shell, config)["GE0512"]["problem"]
+    assert re.fullmatch(r"the API server's clock is (8\d|90) s ahead of that of this machine", problem)
+    server.ahead_seconds = -90.0
+    assert check(shell, config)["GE0512"]["problem"].endswith("s behind that of this machine")
+
+
+@pytest.mark.parametrize(
+    ("user", "cluster", "words"),
+    [
+        ({"token": "t"}, {"tls-server-name": "other.example"}, "not valid for 'other.example'"),
+        ({"token": "t"}, {"certificate-authority-data": ""}, "certificate verify failed"),
+        (
+            {"exec": {"command": "false", "apiVersion": "client.authentication.k8s.io/v1"}},
+            {},
+            "false, which the kubeconfig",
+        ),
+        ({"tokenFile": "absent"}, {}, "FileNotFoundError"),
+    ],
+    ids=["name", "authority", "program", "file"],
+)
+def test_what_is_wrong_is_named(  # noqa: PLR0917  the table's columns among them
+    shell: CommandLine,
+    server: ClusterServer,
+    tmp_path: Path,
+    user: dict[str, Any],
+    cluster: dict[str, Any],
+    words: str,
+) -> None:
+    config = write_config(server, tmp_path / "config", user, **cluster)
+    assert words in check(shell, config)["GE0901"]["problem"]
+    assert words in check(shell, config, "-A")["GE0902"]["problem"]
+
+
+def test_a_kubeconfig_that_is_none(shell: CommandLine, tmp_path: Path) -> None:
+    for text in ("[1]", "{", "clusters: 5", "current-context: x\ncontexts: [{name: x, context: {cluster: c}}]"):
+        (tmp_path / "config").write_text(text)
+        found = check(shell, str(tmp_path / "config"))
+        assert "GE0901" in found, text
+    (tmp_path / "config").write_text("current-context: ''\n")
+    assert "GE0907" in check(shell, str(tmp_path / "config")), "no cluster is meant"

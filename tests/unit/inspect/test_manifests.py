@@ -1,0 +1,130 @@
+"""What is wrong with manifests, by the copy of the CRD's schema; tests/e2e/test_check.py asks the API server, too."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpc_etcd.inspect.cluster import PodFacts, ServiceFacts
+from grpc_etcd.inspect.codes import Code
+from grpc_etcd.inspect.findings import Finding
+from grpc_etcd.inspect.manifest_checks import Manifest, find_manifest_faults, flatten
+from grpc_etcd.inspect.rules import RULES
+from grpc_etcd.inspect.schema import find_mistakes
+from testbed.build import ROOT
+from testbed.references import SCHEMA
+
+SCHEMA_OF_CRD = json.loads(SCHEMA.read_text())
+SELECTOR = {"matchLabels": {"app": "greeter"}}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = sorted(SCHEMA_OF_CRD["properties"]["spec"]["properties"])
+
+
+def service(**spec: Any) -> dict[str, Any]:
+    metadata = {"name": "greeter"}
+    return {
+        "apiVersion": "grpc-etcd.dev/v1alpha1",
+        "kind": "GrpcService",
+        "metadata": metadata,
+        "spec": {"selector": SELECTOR, **spec},
+    }
+
+
+def check(*items: Any, pods: list[PodFacts] | None = None, services: tuple[ServiceFacts, ...] = ()) -> list[Finding]:
+    manifests = [Manifest("x.yaml", each) for each in items]
+    return list(find_manifest_faults(manifests, SCHEMA_OF_CRD, "shop", pods, services))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_is_without_fault(path: Any) -> None:
+    assert check(*(each.item for each in flatten("x.yaml", yaml.safe_load_all(path.read_text())))) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "words", "remedy"),
+    [
+        ({"wieght": 1}, "spec.wieght: there is no such field; weight may be meant", "write weight for wieght"),
+        ({"layouts": ["jupitr"]}, "jupiter may be meant", "write jupiter"),
+        ({"weight": True}, "True is no integer", "kubectl explain grpcservice.spec"),
+        ({"weight": 10_001}, "10001 is more than 10000", "kubectl explain"),
+        ({"port": "80"}, "a port is a number from 1 to 65535", "kubectl explain"),
+        ({"port": 0}, "0: a port is a number", "kubectl explain"),
+        ({"selector": {}}, "an empty selector", "kubectl explain"),
+        ({"registries": ["a", "a"]}, "an entry is there twice", "kubectl explain"),
+        ({"metadata": {"a": 1}}, "spec.metadata.a: 1 is no string", "kubectl explain grpcservice.spec.metadata"),
+        ({"x; touch y": 1}, "there is no such field", "kubectl explain grpcservice.spec"),
+        (
+            {"policy": {"retry": {"x; touch y": {"z": 1}}}},
+            "no such field",
+            "kubectl explain grpcservice.spec.policy.retry",
+        ),
+    ],
+)
+def test_mistakes(spec: dict[str, Any], words: str, remedy: str) -> None:
+    (found,) = check(service(**spec))
+    assert words in found.problem
+    assert remedy in found.remedy
+
+
+def test_what_is_required() -> None:
+    item = service()
+    del item["spec"]["selector"]
+    assert "spec.selector: it is required and missing" in check(item)[0].problem
+    assert "metadata.name" in check({**service(), "metadata": {}})[0].problem
+
+
+def messages(schema: Any) -> Iterator[str]:
+    for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from messages(each)
+    if isinstance(schema, dict):
+        yield from (rule["message"] for rule in schema.get("x-kubernetes-validations", ()))
+
+
+def test_every_rule_of_the_crd_has_a_function() -> None:
+    assert set(messages(SCHEMA_OF_CRD)) == RULES.keys()
+
+
+@given(st.sampled_from(FIELDS), JSON)
+def test_whatever_stands_in_a_field_there_is_an_answer(field: str, value: Any) -> None:
+    item = service(**{field: value})
+    check(item, pods=[PodFacts(namespace="shop", name="p", labels={"app": "greeter"})])
+    list(find_mistakes(SCHEMA_OF_CRD, item))
+
+
+@given(JSON)
+def test_whatever_a_document_is_there_is_an_answer(value: Any) -> None:
+    check(*(each.item for each in flatten("x.yaml", [value])))
+    check({"apiVersion": "grpc-etcd.dev/v1alpha1", "kind": "GrpcService", "metadata": value, "spec": value})
+
+
+def test_templates_of_the_same_files_count_as_pods() -> None:
+    container = {"name": "c", "ports": [{"name": "rpc", "containerPort": 1}]}
+    template = {"metadata": {"labels": {"app": "greeter"}}, "spec": {"containers": [container]}}
+    workload = {"kind": "Deployment", "metadata": {"name": "d"}, "spec": {"template": template}}
+    (found,) = check(service(port="grpc"), workload)
+    assert (found.code, found.remedy) == (Code.NO_PORT, "In x.yaml: set spec.port to rpc")
+    assert check(service(port="rpc"), workload) == []
+    assert check(service(port="any")) == [], "no Pods are known"
+    assert check(service(), pods=[])[0].code is Code.NO_PODS
+
+
+def test_a_name_that_another_namespace_uses() -> None:
+    other = ServiceFacts(namespace="team", name="x", registry_name="greeter")
+    assert [each.code for each in check(service(), services=(other,))] == [Code.NAME_IN_USE]
+    assert check(service(layouts=["kratos"]), services=(other,)) == []
+    assert check(service(), services=(replace(other, namespace="shop"),)) == [], "it may be the one that is changed"
+
+
+def test_objects_in_lists_are_found() -> None:
+    assert [each.item["kind"] for each in flatten("x", [{"kind": "List", "items": [service()]}, None, "text"])] == [
+        "GrpcService"
+    ]
