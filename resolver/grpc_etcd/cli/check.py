@@ -79,8 +79,8 @@ class Options:
     "--filename",
     "files",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="Check the GrpcServices of this manifest instead, before they are applied; repeatable, - is standard input.",
+    type=click.Path(exists=True, allow_dash=True),
+    help="Check the GrpcServices of this manifest, or folder of manifests, instead, before they are applied; repeatable, - is standard input.",
 )
 @click.option("--wait", is_flag=True, help="Check again until there is no error.")
 @click.option(

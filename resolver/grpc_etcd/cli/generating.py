@@ -1,18 +1,13 @@
 """`grpc-etcd generate`: GrpcServices for manifests that are there already. It reads files, and asks no server."""
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import click
-import yaml
 
+from grpc_etcd.cli.files import UnreadableError, read_documents
 from grpc_etcd.cli.printing import Failure, print_documents, print_line
 from grpc_etcd.inspect.generation import generate as generate_manifests
 from grpc_etcd.layouts.index import LAYOUT_NAMES
 
-SUFFIXES = {".yaml", ".yml", ".json"}
-HINT = "; render templates first, as in: helm template . | grpc-etcd generate -f -"
+HINT = ". Render templates first, as in: helm template . | grpc-etcd generate -f -"
 EXAMPLES = """\b
 Examples:
   grpc-etcd generate -f k8s/
@@ -45,33 +40,13 @@ def generate(paths: tuple[str, ...], namespace: str, layouts: tuple[str, ...]) -
     A port is gRPC's if its name or appProtocol says so, or a gRPC probe uses it.
     What is left out is reported on standard error with the reason. Exits with 1 if nothing is generated.
     """
-    made = generate_manifests([each for path in paths for each in read(path)], namespace, layouts)
+    try:
+        documents = [each for path in paths for _, file in read_documents(path) for each in file]
+    except UnreadableError as error:
+        raise Failure(f"cannot read {error.file}: {error}{HINT}") from error
+    made = generate_manifests(documents, namespace, layouts)
     for what, why in made.left_out.items():
         print_line(f"left out: {what}: {why}", error=True)
     if not made.manifests:
         raise Failure("no GrpcService generated: no Service or workload with a port that is known to be gRPC's")
     print_documents(made.manifests)
-
-
-def read(path: str) -> Iterator[object]:
-    """Read all documents of a file, of the files of a folder and its folders, or of standard input."""
-    found = Path(path)
-    files = [found]
-    if path != "-" and found.is_dir():
-        files = sorted(each for each in found.rglob("*") if each.suffix in SUFFIXES)
-    if not files:
-        raise Failure(f"{path} contains no file that ends in {', '.join(sorted(SUFFIXES))}")
-    for each in files:
-        try:
-            text = sys.stdin.read() if path == "-" else each.read_text()
-        except (OSError, ValueError) as error:
-            raise Failure(f"cannot read {each}: {error}") from error
-        yield from parse(text, "standard input" if path == "-" else str(each))
-
-
-def parse(text: str, name: str) -> Iterator[object]:
-    """Parse YAML, of which JSON is a part."""
-    try:
-        yield from yaml.safe_load_all(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise Failure(f"{name} is no YAML: {' '.join(str(error).split())}{HINT}") from error

@@ -1,14 +1,11 @@
 """Read manifests, and what they are judged by: the copy of the CRD's schema, and the Pods of their namespaces."""
 
 import json
-import sys
 from collections.abc import Iterable
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from grpc_etcd.cli.files import UnreadableError, read_documents
 from grpc_etcd.cli.sides import Look, Sides, look_at_cluster
 from grpc_etcd.inspect.cluster import PodFacts
 from grpc_etcd.inspect.codes import Code
@@ -22,10 +19,10 @@ def check_manifests(sides: Sides, files: Iterable[str]) -> Look:
     manifests, findings = [], []
     for file in dict.fromkeys(files):
         try:
-            manifests += _read(file)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            problem = " ".join(str(error).split())
-            findings.append(Finding(Code.BAD_FILE, file, problem, f"kubectl apply --dry-run=client -f {file}"))
+            manifests += [each for name, documents in read_documents(file) for each in flatten(name, documents)]
+        except UnreadableError as error:
+            remedy = f"kubectl apply --dry-run=client -f {error.file}"
+            findings.append(Finding(Code.BAD_FILE, error.file, str(error), remedy))
     if not findings and not any(is_grpc_service(each.item) for each in manifests):
         findings.append(Finding(Code.BAD_FILE, ", ".join(files), "there is no GrpcService in it", "Give another file."))
     cluster, faults = look_at_cluster(sides)
@@ -36,11 +33,6 @@ def check_manifests(sides: Sides, files: Iterable[str]) -> Look:
 
 
 UNREAD = (Code.KUBERNETES_FAILED, Code.KUBERNETES_UNREACHABLE, Code.CLOCK_SKEW)
-
-
-def _read(file: str) -> list[Manifest]:
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    return list(flatten(file, yaml.safe_load_all(text)))
 
 
 def _pods(sides: Sides, manifests: Iterable[Manifest]) -> list[PodFacts] | None:

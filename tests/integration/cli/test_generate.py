@@ -53,4 +53,4 @@ def test_why_nothing_is_generated_is_said(
 
 def test_a_file_that_is_missing_is_named(shell: CommandLine, tmp_path: Path) -> None:
     assert "cannot read" in shell.run("generate", "-f", str(tmp_path / "nothing.yaml"), code=1)
-    assert "contains no file" in shell.run("generate", "-f", str(tmp_path), code=1)
+    assert "it contains no file" in shell.run("generate", "-f", str(tmp_path), code=1)
