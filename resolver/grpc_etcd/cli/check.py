@@ -80,7 +80,7 @@ class Options:
     "files",
     multiple=True,
     type=click.Path(exists=True, allow_dash=True),
-    help="Check the GrpcServices of this manifest, or folder of manifests, instead, before they are applied; repeatable, - is standard input.",
+    help="Check the GrpcServices of this manifest or folder, before they are applied; repeatable, - is standard input.",
 )
 @click.option("--wait", is_flag=True, help="Check again until there is no error.")
 @click.option(

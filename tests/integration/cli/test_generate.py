@@ -40,7 +40,7 @@ def test_folders_files_and_lists_are_read(shell: CommandLine, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("chart.yaml", "name: {{ .Values.name }}\n", "render templates first"),
+        ("chart.yaml", "name: {{ .Values.name }}\n", "Render templates first"),
         ("web.yaml", SERVICE.replace("grpc", "http").replace("NAME", "web"), "left out: Service web: no sign of gRPC"),
         ("empty.yaml", "", "no GrpcService generated"),
     ],
