@@ -55,8 +55,14 @@ class Drills:
         return self._world.kubelet.add(name, seconds=seconds)
 
     def _choose_service(self) -> str:
-        services = [item for item in self._world.services if item["spec"].get("enable", True)]
-        return str(self._world.chance.choice(services)["metadata"]["name"]) if services else ""
+        names = self._shuffled_services()
+        return names[0] if names else ""
+
+    def _shuffled_services(self) -> list[str]:
+        """Give the services that are switched on, in any order."""
+        names = [str(each["metadata"]["name"]) for each in self._world.services if each["spec"].get("enable", True)]
+        self._world.chance.shuffle(names)
+        return names
 
     def _find_leader(self) -> Replica | None:
         name = self._world.checks.leader
@@ -195,14 +201,19 @@ class Drills:
         self._world.checks.demand_synced(when)
 
     async def drill_write_is_refused(self) -> None:
-        """Let etcd refuse to write what may be read, just when several Pods turn ready together."""
-        if not (name := self._choose_service()) or not self._world.asks_for_users:
+        """Let etcd refuse to write what may be read, in transactions that have Pods of another service, too."""
+        names, leader = self._shuffled_services(), self._find_leader()
+        if not names or leader is None or not self._world.asks_for_users:
             return
         self._world.grant_reading(OTHER_PREFIX)
         layouts = {"layouts": ["jupiter", "kratos"]}
-        self._world.api.update(SERVICES, NAMESPACE, name, lambda item: item["spec"].update(layouts))
-        for _ in range(6):
-            self._add_pod(seconds=1.0)
+        leader.etcd_wire.fastest = leader.etcd_wire.slowest = 0.5  # what comes meanwhile goes together
+        for number in range(6):
+            self._world.kubelet.add(names[number % len(names)], seconds=1.0 + number / 10)
+        await asyncio.sleep(1.2)
+        self._world.api.update(SERVICES, NAMESPACE, names[0], lambda item: item["spec"].update(layouts))
+        await asyncio.sleep(5.0)
+        leader.etcd_wire.heal()
         await asyncio.sleep(OVERDUE_SECONDS)
         self._world.checks.demand_keys(f"{OVERDUE_SECONDS:g} s after etcd refused one GrpcService's writes")
         self._world.revoke_reading(OTHER_PREFIX)
