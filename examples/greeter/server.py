@@ -40,7 +40,8 @@ def main() -> None:
     server.start()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    stop.wait()
+    while not stop.wait(1):  # without an end, a signal that comes just before it would wake nobody
+        pass
     server.stop(GRACE_SECONDS).wait()
 
 

@@ -424,7 +424,8 @@ def ads(connection: Connection, listen: str) -> None:
         raise Failure(f"cannot listen on {listen}: {error}") from error
     is_unix = listen.startswith("unix")
     print_line(f"serving on {listen}" if is_unix else f"serving on {listen.rpartition(':')[0]}:{server.port}")
-    over.wait()
+    while not over.wait(LOOK_SECONDS):  # without an end, a signal that comes just before it would wake nobody
+        pass
     server.stop()
 
 
