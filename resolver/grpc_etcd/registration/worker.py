@@ -113,7 +113,7 @@ class Worker:
         self._left: list[Any] = []  # watches to be closed, which may take as long as a call to etcd
         self._keep_alive: Any = None
         self._kept = LeaseId(0)
-        self._granted_at = 0.0
+        self._lives_at = 0.0
         self._watch_fault: EtcdError | None = None
         self._write_fault: EtcdError | None = None
         self._refused: Write | None = None  # the last step, if etcd has refused it
@@ -133,8 +133,13 @@ class Worker:
     def may_have_expired(self) -> bool:
         """Whether the lease has not been renewed for its time to live, by this process's own clock."""
         with self._changed:
-            renewed_at = self._keep_alive.renewed_at(self._kept) if self._keep_alive is not None else 0.0
-            return bool(self._kept) and time.monotonic() > max(self._granted_at, renewed_at) + self._ttl_seconds
+            lease = self._reconciler.leases.current
+            return bool(lease) and time.monotonic() > self._find_renewed_at() + self._ttl_seconds
+
+    def _find_renewed_at(self) -> float:
+        """Return when (monotonic) the lease was last known to live."""
+        renewed_at = self._keep_alive.renewed_at(self._kept) if self._keep_alive is not None else 0.0
+        return max(self._lives_at, float(renewed_at))
 
     def claim(self, claims: Iterable[Claim]) -> None:
         """Keep these records from now on."""
@@ -310,7 +315,7 @@ class Worker:
                 asked_at = time.monotonic()
                 lease = self._etcd.lease(self._ttl_seconds)
                 with self._changed:
-                    self._granted_at = asked_at
+                    self._lives_at = asked_at
                     self._reconciler.granted(lease)
             case Write():
                 self._write(step)
@@ -448,6 +453,7 @@ class Worker:
 
     def _hang_up(self) -> None:
         with self._changed:
+            self._lives_at = self._find_renewed_at()  # the next keep-alive knows nothing of this one's
             watch, self._watch = self._watch, None
             keep_alive, self._keep_alive, self._kept = self._keep_alive, None, LeaseId(0)
         for stream in (watch, keep_alive):
