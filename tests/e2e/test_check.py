@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,16 @@ def test_a_missing_grant_is_the_very_command_that_heals(
     assert pod.address in own_etcd.etcdctl("get", "--prefix", "--keys-only", "/jupiter/", user=admin)
 
 
-def test_gates_without_an_operator_and_its_deployment(scene: Scene, checker: Checker) -> None:
+@pytest.fixture
+def deploy(scene: Scene) -> Iterator[Callable[[], object]]:
+    """Create the operator's Deployment, scaled to zero, which the other tests on this API server are not to see."""
+    yield lambda: scene.api.client.create(operator_deployment(scene.namespace))
+    scene.api.kubectl("delete", "deployments", "-n", scene.namespace, "--all")
+
+
+def test_gates_without_an_operator_and_its_deployment(
+    scene: Scene, checker: Checker, deploy: Callable[[], object]
+) -> None:
     scene.apply()
     scene.pod(gates=[GATE])
     found = checker.look()
@@ -169,7 +179,7 @@ def test_gates_without_an_operator_and_its_deployment(scene: Scene, checker: Che
     assert "leads in this etcd" in found["GE0501"]["problem"]
     assert found["GE0501"]["remedy"].startswith("helm install grpc-etcd-operator")
     assert "no operator leads" in found["GE0103"]["problem"]
-    scene.api.client.create(operator_deployment(scene.namespace))
+    deploy()
     found = checker.look()
     scale = f"kubectl -n {scene.namespace} scale deploy/grpc-etcd-operator --replicas 2"
     assert {found[code]["remedy"] for code in ("GE0501", "GE0502", "GE0601")} == {scale}
