@@ -41,7 +41,7 @@ def test_a_client_that_is_cut_off_is_seen_on_the_dashboard_and_by_the_alerts(etc
             before = generate_latest(exposed).decode()
             proxy.black_hole()  # which keeps its port, so that nobody else's etcd is there
             wait_until(lambda: not registry.stats()[SERVICE].connected, "it is seen")
-            wait_until(lambda: value(exposed, "registered") == 0, "the lease has run out")
+            wait_until(lambda: registered(exposed, registry.name) == 0, "the lease has run out")
             after = generate_latest(exposed).decode()
             proxy.heal()
     assert answered(panels(), scraped(before, after), tmp_path) == panels().keys()
@@ -55,6 +55,5 @@ def test_a_client_that_is_cut_off_is_seen_on_the_dashboard_and_by_the_alerts(etc
     assert firing(clients, series, tmp_path, 30) == {"GrpcEtcdClientDisconnected", "GrpcEtcdRegistrationLost"}
 
 
-def value(exposed: CollectorRegistry, name: str) -> float | None:
-    labels = {"registry": "default", "service": SERVICE}
-    return exposed.get_sample_value(f"grpc_etcd_client_{name}", labels)
+def registered(exposed: CollectorRegistry, registry: str) -> float | None:
+    return exposed.get_sample_value("grpc_etcd_client_registered", {"registry": registry, "service": SERVICE})
