@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from testbed.conditions import wait_until
 from tests.e2e.conftest import Scene
 
@@ -14,13 +16,16 @@ def wait_for(seconds: float) -> None:
     wait_until(lambda: time.time() > until, "time has passed")
 
 
-def test_a_deregistration_that_comes_late_is_measured_late_whatever_the_grace_period(scene: Scene) -> None:
+@pytest.mark.parametrize("grace_seconds", [30, 0])  # by 0 the end is all that is heard of it
+def test_a_deregistration_that_comes_late_is_measured_late_whatever_the_grace_period(
+    scene: Scene, grace_seconds: int
+) -> None:
     replica = scene.start("--leader-ttl=60").wait_leading()
     scene.apply()
     pod = scene.pod()
     scene.registry.wait_addresses(pod.address)
     replica.process.pause()
-    scene.kubelet.terminate(pod, grace_seconds=30)
+    scene.kubelet.terminate(pod, grace_seconds)
     wait_for(LATE_SECONDS)
     replica.process.resume()
     scene.registry.wait_addresses()

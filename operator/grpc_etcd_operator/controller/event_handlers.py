@@ -73,7 +73,7 @@ class EventHandlers:
         """Take a Pod's watch event. One that is older than what a sweep has read since says nothing new."""
         uid, version = message.metadata.uid, message.metadata.resourceVersion
         if kind == "DELETED":
-            self.forget_pod(uid)
+            self._note_end(message)
             return
         if kind is not None and self.has_newer_pod(uid, version):
             return
@@ -96,6 +96,13 @@ class EventHandlers:
         if self.cluster_cache.note_pod(pod):
             self._timings.observe(known, pod)
             self._pod_changed(pod)
+
+    def _note_end(self, message: PodMessage) -> None:
+        """Record that a Pod is gone for good, perhaps without news before that it was to end."""
+        known = self.cluster_cache.pods.get(message.metadata.uid)
+        if known and (last := self._parse_pod(message)) and last.terminating:
+            self._timings.observe(known, last)
+        self.forget_pod(message.metadata.uid)
 
     def _parse_pod(self, message: PodMessage) -> Pod | None:
         try:
@@ -410,7 +417,7 @@ class EventHandlers:
         if pod:
             self._consider_gate(pod)
         if outcome.plan:
-            if pod or outcome.plan.gone:
+            if pod or outcome.plan.gone or uid in self.cluster_cache.gone:  # it may go while its keys are deleted
                 is_gone = pod is None or pod.terminating
                 self._timings.note(registry, uid, outcome.plan, outcome.waited_seconds, gone=is_gone)
             _log_change(registry, self.cluster_cache, outcome)
