@@ -15,7 +15,7 @@ from grpc_etcd.etcd import compare, ops
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, PermissionDenied
-from grpc_etcd.registry.own import OwnerRecord, cluster_key, owner_prefix, standby_prefix, synced_key
+from grpc_etcd.registry.own import OwnerRecord, clock_key, cluster_key, owner_prefix, standby_prefix, synced_key
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, read_fingerprint
 from grpc_etcd_operator.kube.cluster import find_fingerprint
@@ -99,16 +99,17 @@ async def deregister_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, lea
         refused = set[bytes]()
         for record in listing.records:
             refused |= await _deregister(etcd, cluster, record.key, record.value, fence)
-        last = [] if refused else [ops.delete(cluster_key(cluster))]
-        await _commit(etcd, fence, ops.delete(synced_key(cluster)), *last)
-        await _revoke(etcd, lease_id(cluster, SETTLED))
-        await etcd.delete_prefix(standby_prefix(cluster))
-        if refused:
-            raise RefusedError(_report(refused))
-        log.info("All keys deleted", extra={"event": "cleanup_done", "fields": {"units": len(listing.records)}})
     finally:
         campaign.cancel()
         await asyncio.gather(campaign, return_exceptions=True)
+    # Nobody takes part in elections here any more, who would put the cluster's key again.
+    last = [] if refused else [ops.delete(cluster_key(cluster)), ops.delete(clock_key(cluster))]
+    await _commit(etcd, fence, ops.delete(synced_key(cluster)), *last)
+    await _revoke(etcd, lease_id(cluster, SETTLED))
+    await etcd.delete_prefix(standby_prefix(cluster))
+    if refused:
+        raise RefusedError(_report(refused))
+    log.info("All keys deleted", extra={"event": "cleanup_done", "fields": {"units": len(listing.records)}})
 
 
 async def _wait(elected: asyncio.Event, election: Election) -> None:

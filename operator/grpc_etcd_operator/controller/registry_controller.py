@@ -32,6 +32,7 @@ from grpc_etcd_operator.core.standing import Complaint, Lead, Sight, Standing, S
 from grpc_etcd_operator.isolation import Isolation, supervise
 from grpc_etcd_operator.registry.audit import Audit
 from grpc_etcd_operator.registry.cache import RegistryCache
+from grpc_etcd_operator.registry.clock_key import ClockKey
 from grpc_etcd_operator.registry.election import REPORT_SECONDS, RESIGN_SECONDS, SILENT_SECONDS, Election, Outlook
 from grpc_etcd_operator.registry.leases import Leases
 from grpc_etcd_operator.registry.prefixes import Streams
@@ -130,6 +131,7 @@ class RegistryController:
         self._known_since = math.inf  # when all of Kubernetes and of the owner records was known, in this term
         self._new: dict[bytes, float] = {}  # prefixes that were not listed yet, and since when they are followed
         self.synced_key = SyncedKey(etcd, cluster, self.election, self.is_in_step, self._is_same_history)
+        self.clock_key = ClockKey(etcd, cluster, self.election)
         self.feed.follow([*self.election.prefixes, self._owners, self.streams.learn_plain(POLICY_PREFIX)])
 
     # -- what is known ------------------------------------------------------------------------------------------------
@@ -389,6 +391,7 @@ class RegistryController:
             "lease": self.leases.run,
             "writer": self.writer.run,
             "mark": self.synced_key.run,
+            "clock": self.clock_key.run,
             "audit": self.audit.run,
             "station": self._look,
         }
@@ -457,10 +460,11 @@ class RegistryController:
                     self.election.take(prefix, news)
                     return
                 self._take_listing(prefixes, records, revision)
-            case WatchEvents(events=events):
+            case WatchEvents(events=events, revision=revision):
                 if prefix in self.election.prefixes:
                     self.election.take(prefix, news)
                     return
+                self.clock_key.note(revision)
                 self.writer.note_events(events)
                 changed = self.registry_cache.apply(events)
                 if changed:

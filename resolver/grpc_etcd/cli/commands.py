@@ -16,6 +16,7 @@ from grpc_etcd.cli.connecting import Connection, before_commands, connected, out
 from grpc_etcd.cli.editing import edit_endpoint
 from grpc_etcd.cli.following import follow_all
 from grpc_etcd.cli.generating import generate
+from grpc_etcd.cli.history import history
 from grpc_etcd.cli.printing import (
     BadUsage,
     Failure,
@@ -95,6 +96,7 @@ def cli() -> None:
 
 
 cli.add_command(generate)
+cli.add_command(history)
 
 
 def run() -> None:

@@ -7,6 +7,7 @@ watch the synced key and the policy, and the command line names the Pod behind a
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from grpc_etcd.registry.layout import Rejected
@@ -18,6 +19,7 @@ OWNER_PREFIX = ROOT + b"owner/"
 POLICY_PREFIX = ROOT + b"policy/"
 CLUSTER_PREFIX = ROOT + b"cluster/"
 STANDBY_PREFIX = ROOT + b"standby/"
+CLOCK_PREFIX = ROOT + b"clock/"
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -35,6 +37,11 @@ def synced_key(cluster: str) -> bytes:
 def cluster_key(cluster: str) -> bytes:
     """Return the key that says which Kubernetes cluster `cluster` is the id of; it has no lease."""
     return CLUSTER_PREFIX + cluster.encode()
+
+
+def clock_key(cluster: str) -> bytes:
+    """Return the key in which the operator of `cluster` records when revisions were committed; it has no lease."""
+    return CLOCK_PREFIX + cluster.encode()
 
 
 def standby_prefix(cluster: str) -> bytes:
@@ -55,6 +62,27 @@ def owner_key(cluster: str, uid: str) -> bytes:
 def policy_key(prefix: str, service: str) -> bytes:
     """Return the key of a service's client policy; `prefix` is the one that its layout writes under."""
     return POLICY_PREFIX + f"{prefix.strip('/')}/{service}".encode()
+
+
+class ClockReading(NamedTuple):
+    """At this time (Unix seconds) a revision was there already; those after it came later, as far as is known."""
+
+    revision: int
+    time: float
+
+    def to_json(self) -> bytes:
+        """Write the reading."""
+        at = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return _ENCODE({"revision": self.revision, "time": at}).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes) -> "ClockReading | Rejected":
+        """Read a reading; fields that a later version may add are passed over."""
+        try:
+            parsed: Any = json.loads(value)
+            return cls(int(parsed["revision"]), datetime.fromisoformat(_text(parsed["time"])).timestamp())
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            return Rejected(f"the value is no clock reading: {type(error).__name__}: {error}")
 
 
 class Adjustment(NamedTuple):

@@ -1,0 +1,112 @@
+"""`grpc-etcd history` on a real etcd: what it tells, what etcd has forgotten, and what may not be read."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from grpc_etcd.registry.own import ClockReading, OwnerRecord, clock_key, owner_key
+from testbed.conditions import existing
+from testbed.etcd import EtcdServer
+
+from .conftest import CommandLine
+
+ADDRESS, OTHER = "10.0.0.7:9000", "10.0.0.8:9000"
+HOUR = 3600.0
+
+
+@pytest.fixture
+def shell(own_etcd: EtcdServer) -> Iterator[CommandLine]:
+    """Run commands on an etcd that remembers nothing else."""
+    shell = CommandLine(own_etcd)
+    yield shell
+    shell.close()
+
+
+def record(shell: CommandLine, ago_seconds: float = 0.0) -> int:
+    """Put the clock key as an operator does; return the revision that it speaks of."""
+    revision = shell.etcd.status().revision
+    reading = ClockReading(revision, time.time() - ago_seconds)
+    shell.etcd.put(clock_key("c1"), reading.to_json())
+    return revision
+
+
+def test_what_came_changed_and_went_is_told_with_times_and_pods(shell: CommandLine) -> None:
+    key = shell.put(ADDRESS, weight=100)
+    owner = OwnerRecord(namespace="shop", pod="greeter-0", keys=(key,))
+    shell.etcd.put(owner_key("c1", "uid-1"), owner.to_json())
+    record(shell, ago_seconds=2 * HOUR)  # all that is before this is older than what is asked for
+    shell.put(ADDRESS, weight=50)
+    changed = record(shell, ago_seconds=60)
+    shell.put(OTHER)
+    shell.put(OTHER, service="other")
+    added = record(shell, ago_seconds=30)
+    shell.etcd.delete(key)
+    record(shell, ago_seconds=20)
+    shell.put(ADDRESS)  # of which nothing has been recorded yet
+    found = shell.run_json("history", "greeter")
+    assert [(each["change"], each["pod"], each["endpoints"]) for each in found] == [
+        ("changed", "shop/greeter-0", 1),
+        ("added", None, 2),
+        ("removed", "shop/greeter-0", 1),
+        ("added", "shop/greeter-0", 2),
+    ]
+    assert [each["revision"] for each in found[:2]] == [changed, added - 1]
+    assert found[0]["time"] == pytest.approx(time.time() - 60, abs=30)
+    assert found[1]["time"] == pytest.approx(time.time() - 30, abs=25)
+    assert found[3]["time"] is None
+    table = shell.run("history", "greeter")
+    assert "weight 100.0 -> 50.0" in table or "weight 100 -> 50" in table
+    assert [line.split()[2] for line in table.splitlines()[1:3]] == ["changed", "added"]
+    assert len(shell.run_json("history", "greeter", "--since", "3h")) == 5
+    assert [each["change"] for each in shell.run_json("history", "greeter", "--since", "5s")] == ["added"]
+    record(shell, ago_seconds=6)
+    assert "Nothing has changed of greeter since revision" in shell.run("history", "greeter", "--since", "5s")
+
+
+def test_the_endpoints_of_a_moment_are_told_by_time_and_by_revision(shell: CommandLine) -> None:
+    key = shell.put(ADDRESS)
+    then = record(shell, ago_seconds=60)
+    shell.etcd.delete(key)
+    shell.put(OTHER)
+    record(shell, ago_seconds=20)
+    at_time = shell.run_json("history", "greeter", "--at", "40s")
+    assert [each["address"] for each in at_time["endpoints"]] == [ADDRESS]
+    at_revision = shell.run_json("history", "greeter", "--at", str(then))
+    assert at_revision == {"revision": then, "endpoints": at_time["endpoints"]}
+    assert ADDRESS in shell.run("history", "greeter", "--at", str(then))
+    assert "no revision is known" in shell.run("history", "greeter", "--at", "2h", code=1)
+    assert "has no revision" in shell.run("history", "greeter", "--at", "999999999", code=1)
+
+
+def test_what_etcd_has_forgotten_is_said(shell: CommandLine) -> None:
+    shell.put(ADDRESS)
+    old = record(shell, ago_seconds=100)
+    shell.put(OTHER)
+    kept = record(shell, ago_seconds=50)
+    shell.etcd.compact(kept)
+    told = shell.run("history", "greeter", "--since", "1d")
+    assert f"etcd remembers nothing before revision {kept}" in told
+    assert "compacted" in shell.run("history", "greeter", "--at", str(old), code=1)
+    assert "compacted" in shell.run("history", "greeter", "--at", "90s", code=1)
+
+
+def test_without_a_clock_all_that_etcd_has_is_told_without_times(shell: CommandLine) -> None:
+    shell.put(ADDRESS)
+    found = shell.run_json("history", "greeter", "--since", "1s")
+    assert [(each["change"], each["time"]) for each in found] == [("added", None)]
+    assert "There are no times" in shell.run("history", "greeter")
+
+
+@pytest.mark.parametrize("moment", ["", "yesterday", "-5m", "5", "1e9d", "99999999999d", "2026-13-01", "0001-01-01"])
+def test_a_moment_that_is_none_is_refused(shell: CommandLine, moment: str) -> None:
+    assert "is no time" in shell.run("history", "greeter", "--since", moment, code=2)
+
+
+def test_a_long_history_is_told_completely(shell: CommandLine) -> None:
+    for number in range(1500):  # more than etcd sends at once
+        shell.put(ADDRESS, weight=number % 7)
+    assert existing(shell.etcd.get(shell.put(ADDRESS, weight=9))).version > 1500
+    found = shell.run_json("history", "greeter")
+    assert len(found) == 1501
+    assert [each["after"]["weight"] for each in found[:8]] == [0, 1, 2, 3, 4, 5, 6, 0]
