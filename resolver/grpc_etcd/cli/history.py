@@ -137,7 +137,7 @@ def read_moment(connection: Connection, name: str, at: float) -> tuple[list[Entr
     revision = at if isinstance(at, int) else find_moment(etcd, layouts, name, at)
     if revision is None:
         raise Failure(
-            "no revision is known to be of that time: no operator had recorded times yet, or etcd has been compacted since"
+            "no revision is known to be of that time: no operator had recorded times yet, or etcd was compacted since"
         )
     try:
         return read_at(etcd, layouts, name, revision), revision
