@@ -8,7 +8,7 @@ LIBRARY := $(addprefix tests/integration/,etcd client registration coexistence c
 QUICK := not faults and not interop and not matrix
 
 .DEFAULT_GOAL := help
-.PHONY: help dev gen lint check fmt test test-unit test-library test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-simulation test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
+.PHONY: help dev gen lint docs check fmt test test-unit test-library test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-simulation test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: dev ## Lint, types, import rules, dependencies, dead code, freshness of ge
 	$(BIN)/deptry testbed bench examples tests --ignore DEP002,DEP004
 	$(BIN)/vulture
 	$(RUN) -m testbed.generate --check
+
+docs: dev ## Build the documentation as a site, in dist/site; warnings are errors
+	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going --builder html --conf-dir docs . dist/site
 
 check: lint ## The same, the links and lines of the pages, and the fast tests (under two minutes)
 	$(RUN) -m pytest -q tests/unit tests/docs/test_links.py
