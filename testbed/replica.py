@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from grpc_etcd.etcd import DeadlineExceeded, Etcd, Unavailable
 from grpc_etcd.etcd.model import Record
+from grpc_etcd.registry.own import CLOCK_PREFIX
 from grpc_etcd_operator.telemetry.metrics import REGISTRATION
 from grpc_etcd_operator.telemetry.samples import DECLARATIONS
 from testbed.conditions import wait_until
@@ -118,6 +119,11 @@ class RegistryView:
             return False
 
         wait_until(has_them, f"{name} has exactly {wanted}")
+
+    def count_changes(self) -> int:
+        """Count etcd's revisions, but those in which an operator only put its clock key."""
+        listing = self.client.get_prefix(CLOCK_PREFIX)
+        return listing.revision - sum(record.version for record in listing.records)
 
     def revision(self) -> int:
         """Give etcd's revision."""
