@@ -16,7 +16,7 @@ from testbed.conditions import wait_until
 from testbed.greeter import say_hello
 
 from .conftest import Load, MemoryStore, World, answers, follows, opened
-from .test_processes import run
+from .programs import run
 
 SERVICES = 60
 
