@@ -102,6 +102,7 @@ def test_the_command_of_a_finding_mends_the_spec(
     scene.apply(**spec)
     found = checker.wait(code, words)
     assert (found["severity"], found["page"]) == ("error", f"docs/checks.md#{code.lower()}")
+    assert next(iter(checker.look("greeter"))) == code, "the cause comes before what is missing in etcd"
     checker.type(found["remedy"])
     scene.registry.wait_addresses(pod.address)
     wait_until(lambda: not {code, "GE0103"} & checker.look().keys(), "it is mended")

@@ -49,6 +49,7 @@ class Code(StrEnum):
     NO_PORT = "GE0201", ERROR, "No selected Pod has the port"
     SOME_WITHOUT_PORT = "GE0202", WARNING, "Some selected Pods lack the port"
     UNDECLARED_PORT = "GE0203", NOTE, "The port number is declared by no container"
+    NOTHING_LISTENS = "GE0204", ERROR, "Nothing listens at the port number"
     NAME_TAKEN = "GE0301", ERROR, "The name belongs to another namespace"
     PREFIX_NOT_ALLOWED = "GE0302", ERROR, "The prefix is not allowed"
     NAME_RESERVED = "GE0303", ERROR, "The name is reserved"

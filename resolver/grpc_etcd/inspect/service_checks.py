@@ -82,12 +82,12 @@ def _check_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> It
             kubectl(service.namespace, "get", "pod", lacking[0].name, "-o", "yaml"),
         )
     elif isinstance(service.port, int) and pods and not _is_declared(service.port, pods):
-        known = list_names(_write_ports(pods))
+        known, choice = list_names(_write_ports(pods)), choose_port(pods)
         yield Finding(
             Code.UNDECLARED_PORT,
             subject_of(service),
             f"no container declares the port {service.port}; declared are {known or 'none'}",
-            "Nothing, if the server listens there.",
+            "Nothing, if the server listens there" + (f"; else: {fix({'port': choice})}" if choice else "."),
         )
 
 
@@ -99,6 +99,14 @@ def _explain_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> 
     what = f"has the port {service.port!r}" if service.port else "has a port that can be chosen"
     remedy = fix({"port": choice}) if choice else kubectl(service.namespace, "edit", "grpcservice", service.name)
     return f"none of its {len(pods)} Pods {what}; they have {shown}", remedy
+
+
+def choose_port(pods: Iterable[PodFacts]) -> str | int | None:
+    """Return the port that is most likely gRPC's, by its name if it has one: what a gRPC probe uses, or is named so."""
+    ports = [port for pod in pods for port in pod.ports]
+    best = next((port for port in ports if port.is_probed), None)
+    best = best or next((port for port in ports if port.name == "grpc"), next(iter(ports), None))
+    return (best.name or best.number) if best else None
 
 
 def _write_ports(pods: Iterable[PodFacts]) -> list[str]:
