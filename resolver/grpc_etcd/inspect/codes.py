@@ -46,6 +46,7 @@ class Code(StrEnum):
     REGISTERED_UNREADY = "GE0104", ERROR, "A Pod that is not ready is registered"
     REGISTERED_GONE = "GE0105", ERROR, "A Pod that is gone is registered"
     BAD_WEIGHT = "GE0106", WARNING, "A Pod's weight annotation is not usable"
+    DISABLED = "GE0107", NOTE, "The GrpcService is disabled"
     NO_PORT = "GE0201", ERROR, "No selected Pod has the port"
     SOME_WITHOUT_PORT = "GE0202", WARNING, "Some selected Pods lack the port"
     UNDECLARED_PORT = "GE0203", NOTE, "The port number is declared by no container"

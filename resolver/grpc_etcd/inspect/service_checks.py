@@ -25,6 +25,7 @@ def find_service_faults(cluster: ClusterFacts) -> Iterator[Finding]:
             yield from check_pods(service, cluster.pods)
         yield from condition_findings(service, is_seen_here=cluster.may_read("pods", service.namespace))
         yield from _unseen(service)
+        yield from _disabled(service)
 
 
 def check_pods(service: ServiceFacts, pods: Sequence[PodFacts]) -> Iterator[Finding]:
@@ -127,6 +128,12 @@ def _unseen(service: ServiceFacts) -> Iterator[Finding]:
             f"it {seen}, though its generation {service.generation} is {service.age_seconds:.0f} s old",
             "kubectl get pods --all-namespaces -l app.kubernetes.io/component=operator",
         )
+
+
+def _disabled(service: ServiceFacts) -> Iterator[Finding]:
+    if not service.enable:
+        remedy = f"Nothing, if that is meant; else: {patch_command(service.namespace, service.name, {'enable': True})}"
+        yield Finding(Code.DISABLED, subject_of(service), "spec.enable is false, so it has no endpoints", remedy)
 
 
 def subject_of(service: ServiceFacts) -> str:

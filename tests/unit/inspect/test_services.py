@@ -334,7 +334,9 @@ def test_records_that_are_missing_though_all_is_well_are_elsewhere_and_not_missp
 
 
 def test_records_that_are_missing_on_purpose_are_no_fault() -> None:
-    assert ordered(NO_RECORDS, enable=False) == []
+    (found,) = ordered(NO_RECORDS, enable=False)
+    assert (found.code, found.is_error) == (Code.DISABLED, False)
+    assert '{"enable": true}' in found.remedy
 
 
 def test_a_synced_key_that_is_missing_has_the_remedy_of_the_operator_that_is() -> None:
