@@ -3,7 +3,7 @@
 #   IMAGE=name:tag         what to call it (default grpc-etcd-operator:VERSION)
 #   PYTHON_IMAGE=name:tag  the base (default: the Dockerfile's own)
 #   CONTAINER_TOOL=...     the tool, with options where it needs some, e.g. "buildah --root /somewhere"
-# All further arguments go to the tool's build command.
+#   BUILD_OPTIONS=...      options of the tool's build command, as all further arguments are
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,5 +25,8 @@ tool=${CONTAINER_TOOL:-$(choose_tool)}
 options=(--build-arg "VERSION=$version" --build-arg "REVISION=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)")
 [ -z "${PYTHON_IMAGE:-}" ] || options+=(--build-arg "PYTHON_IMAGE=$PYTHON_IMAGE")
 # shellcheck disable=SC2086  # the tool may carry options of its own
-$tool build "${options[@]}" --tag "$image" "$@" .
+if ! $tool build "${options[@]}" --tag "$image" ${BUILD_OPTIONS:-} "$@" .; then
+  echo "docs/operations.md, \"Install\", says what to set where Docker Hub or PyPI cannot be reached" >&2
+  exit 1
+fi
 echo "built $image with ${tool%% *}"

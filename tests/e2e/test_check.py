@@ -17,6 +17,7 @@ from testbed.apiserver import ApiServer
 from testbed.build import binary
 from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
+from testbed.helm import find, render
 from testbed.kubelet import Pod
 from testbed.kubernetes_api import ApiError
 from tests.e2e.conftest import MakeScene, Scene
@@ -101,6 +102,7 @@ def test_the_command_of_a_finding_mends_the_spec(
     scene.apply(**spec)
     found = checker.wait(code, words)
     assert (found["severity"], found["page"]) == ("error", f"docs/checks.md#{code.lower()}")
+    assert next(iter(checker.look("greeter"))) == code, "the cause comes before what is missing in etcd"
     checker.type(found["remedy"])
     scene.registry.wait_addresses(pod.address)
     wait_until(lambda: not {code, "GE0103"} & checker.look().keys(), "it is mended")
@@ -163,14 +165,19 @@ def test_a_missing_grant_is_the_very_command_that_heals(
 
 
 @pytest.fixture
-def deploy(scene: Scene) -> Iterator[Callable[[], object]]:
-    """Create the operator's Deployment, scaled to zero, which the other tests on this API server are not to see."""
-    yield lambda: scene.api.client.create(operator_deployment(scene.namespace))
+def deploy(scene: Scene) -> Iterator[Callable[..., object]]:
+    """Create the chart's Deployment, which the other tests on this API server are not to see."""
+    given = {"etcd": {"endpoints": [scene.etcd.endpoints]}, "clusterId": "c"}
+
+    def create(**values: object) -> object:
+        return scene.api.client.create(find(render(given | values, namespace=scene.namespace), "Deployment"))
+
+    yield create
     scene.api.kubectl("delete", "deployments", "-n", scene.namespace, "--all")
 
 
 def test_gates_without_an_operator_and_its_deployment(
-    scene: Scene, checker: Checker, deploy: Callable[[], object]
+    scene: Scene, checker: Checker, deploy: Callable[..., object]
 ) -> None:
     scene.apply()
     scene.pod(gates=[GATE])
@@ -180,6 +187,7 @@ def test_gates_without_an_operator_and_its_deployment(
     assert found["GE0501"]["remedy"].startswith("helm install grpc-etcd-operator")
     assert "no operator leads" in found["GE0103"]["problem"]
     deploy()
+    scene.api.kubectl("scale", "deploy/grpc-etcd-operator", "-n", scene.namespace, "--replicas", "0")
     found = checker.look()
     scale = f"kubectl -n {scene.namespace} scale deploy/grpc-etcd-operator --replicas 2"
     assert {found[code]["remedy"] for code in ("GE0501", "GE0502", "GE0601")} == {scale}
@@ -189,15 +197,17 @@ def test_gates_without_an_operator_and_its_deployment(
     wait_until(lambda: not {"GE0501", "GE0601", "GE0602", "GE0103"} & checker.look().keys(), "the gate is open")
 
 
-def operator_deployment(namespace: str) -> dict[str, Any]:
-    labels = {"app.kubernetes.io/name": "grpc-etcd-operator", "app.kubernetes.io/component": "operator"}
-    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "operator", "image": "x"}]}}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "grpc-etcd-operator", "namespace": namespace, "labels": labels},
-        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
-    }
+def test_an_operator_in_a_dry_run_is_named(scene: Scene, checker: Checker, deploy: Callable[..., object]) -> None:
+    scene.apply()
+    scene.pod(gates=[GATE])
+    deploy(dryRun=True)
+    ready = {"status": {"replicas": 2, "readyReplicas": 2}}
+    patch = ("--subresource=status", "--type=merge", "-p", json.dumps(ready))
+    scene.api.kubectl("patch", "deploy/grpc-etcd-operator", "-n", scene.namespace, *patch)
+    found = checker.look()
+    assert found["GE0501"]["problem"].endswith("it runs with dryRun=true, and so writes nothing")
+    assert {found[code]["remedy"].split(" --set ")[1] for code in ("GE0501", "GE0601")} == {"dryRun=false"}
+    assert not {"GE0502", "GE0904"} & found.keys()
 
 
 def test_a_dead_leader_and_what_differs_since(scene: Scene, checker: Checker) -> None:

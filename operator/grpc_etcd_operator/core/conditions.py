@@ -232,7 +232,7 @@ def judge_registrations(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple
         return Reason.REGISTERED, f"{now} of {new['endpoints']['ready']} ready Pods are registered"
     programmed = next(each for each in new["conditions"] if each["type"] == "Programmed")
     is_gone = programmed["status"] == "True" or programmed["reason"] == Reason.NO_PODS
-    return (Reason.DEREGISTERED, "no Pod is registered any more") if is_gone else None
+    return (Reason.DEREGISTERED, f"no Pod is registered any more: {programmed['message']}") if is_gone else None
 
 
 def is_vacant(service: GrpcService, verdict: Verdict, counts: Counts) -> bool:

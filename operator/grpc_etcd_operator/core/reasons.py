@@ -148,8 +148,8 @@ class Reason(StrEnum):
     DEREGISTERED = (
         "Deregistered",
         OF_AN_EVENT,
-        "No Pod of the GrpcService is registered any more.",
-        "If that is unexpected, find out why no Pod is ready: `kubectl describe pod`.",
+        "No Pod of the GrpcService is registered any more; the message has the reason.",
+        "If that is unexpected, find out why: `grpc-etcd check NAME`, `kubectl describe pod`.",
     )
     REGISTERING = (
         "Registering",

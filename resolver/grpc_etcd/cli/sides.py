@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from grpc_etcd.cli.connecting import Connection
 from grpc_etcd.etcd import EtcdError, PermissionDenied
+from grpc_etcd.inspect.causes import put_causes_first
 from grpc_etcd.inspect.checks import find_faults
 from grpc_etcd.inspect.cluster import ClusterFacts
 from grpc_etcd.inspect.cluster_checks import find_cluster_faults
@@ -47,6 +48,7 @@ def look(sides: Sides, among: frozenset[str] | None = None) -> Look:
     findings = [*in_cluster, *in_etcd]
     if cluster is not None:
         findings += [*find_service_faults(cluster), *find_registration_faults(cluster, operators, among)]
+        findings = put_causes_first(findings, cluster, sides.name)
     lacking = unregistered_pods(cluster, operators) if cluster and operators else frozenset()
     return Look(findings, cluster is not None or is_etcd_read, lacking)
 

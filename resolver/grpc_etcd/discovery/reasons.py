@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from grpc_etcd.discovery.state import ResolverState, Source
+from grpc_etcd.etcd.errors import UNKNOWN_HOST
 from grpc_etcd.registry.escaping import quote_argument
 from grpc_etcd.registry.snapshot import Snapshot
 
@@ -32,6 +33,7 @@ _MOST_NAMES = 3  # arbitrary
 _CERTIFICATE = ("certificate", "handshake", "ssl", "tls", "tsi_")
 _NAME = (
     "dns resolution failed",
+    "errors resolving",
     "name resolution",
     "name or service not known",
     "domain name",
@@ -178,7 +180,7 @@ _WORDS = {
 
 _REMEDIES = {
     Cause.TLS: "Check whether etcd speaks TLS, then the CA, the client's certificate and key, and the server name",
-    Cause.UNKNOWN_HOST: "Check the names in etcd's endpoints (some hold in one namespace only), and the name server",
+    Cause.UNKNOWN_HOST: UNKNOWN_HOST,
 }
 
 

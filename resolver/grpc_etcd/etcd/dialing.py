@@ -48,14 +48,14 @@ class Dialer:
 
     def sync_channel(self, target: str, facts: Facts) -> grpc.Channel:
         """Make a channel for threads."""
-        options = endpoints.make_options(self.tls)
+        options = endpoints.make_options(self.tls, target)
         if self.tls is None:
             return grpc.insecure_channel(target, options)
         return grpc.secure_channel(target, make_credentials(facts), options)
 
     def aio_channel(self, target: str, facts: Facts) -> grpc.aio.Channel:
         """Make a channel for asyncio."""
-        options = endpoints.make_options(self.tls)
+        options = endpoints.make_options(self.tls, target)
         if self.tls is None:
             return grpc.aio.insecure_channel(target, options)
         return grpc.aio.secure_channel(target, make_credentials(facts), options)

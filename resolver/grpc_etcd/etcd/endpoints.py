@@ -135,8 +135,19 @@ def make_target(endpoint: HostPort) -> str:
     return f"ipv{address.version}:{host}:{endpoint.port}"
 
 
-def make_options(tls: Tls | None) -> tuple[tuple[str, int | str], ...]:
-    """Return the options of every channel."""
+def make_options(tls: Tls | None, target: str = "") -> tuple[tuple[str, int | str], ...]:
+    """Return the options of every channel, and the name by which the server of this target is known.
+
+    A name that ends with a dot is looked up as it is, in no search domain; certificates have it without the dot, and
+    servers written in Go refuse a connection that names them with one.
+    """
     balancing = (("grpc.lb_policy_name", "round_robin"),)
-    name = tls.server_name if tls else ""
+    name = (tls.server_name or _name_without_dot(target)) if tls else ""
     return OPTIONS + balancing + ((("grpc.ssl_target_name_override", name),) if name else ())
+
+
+def _name_without_dot(target: str) -> str:
+    """Return the host of a target whose name ends with a dot, without it; empty where there is no such dot."""
+    scheme, _, rest = target.partition(":")
+    host = rest.rpartition("/")[2].partition(":")[0]
+    return host.rstrip(".") if scheme == "dns" and host.endswith(".") else ""

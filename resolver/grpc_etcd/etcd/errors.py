@@ -261,6 +261,7 @@ NEEDS_ETCD = (
     "Give the client URLs of etcd's members: an etcd grpc-proxy supports neither the watch IDs that clients request "
     "nor progress requests, so clients cannot watch through it."
 )
+UNKNOWN_HOST = "Check the names in etcd's endpoints (some hold in one namespace only), and the name server."
 LACKS_TLS = "Does etcd speak TLS at all? If not, leave out the CA and https://."
 UNUSABLE_FILES = "Check the CA, the certificate and the key: one of them holds no PEM, or they do not belong together."
 DISTRUSTED = (
@@ -274,6 +275,8 @@ REFUSES_CERTIFICATE = (
 # Words that say more than the class of the error: etcd's, and gRPC's own about TLS; the first that fits wins.
 REMEDIES: tuple[tuple[type[EtcdError], str, str], ...] = (
     (TokenRefused, "user name is empty", ASKS_FOR_USER),
+    (Unavailable, "errors resolving", UNKNOWN_HOST),
+    (Unavailable, "DNS resolution failed", UNKNOWN_HOST),
     (Unavailable, "WRONG_VERSION_NUMBER", LACKS_TLS),
     (Unavailable, "Failed to create security handshaker", UNUSABLE_FILES),
     (Unavailable, "CERTIFICATE_VERIFY_FAILED", DISTRUSTED),

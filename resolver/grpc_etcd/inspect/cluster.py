@@ -107,6 +107,7 @@ class Deployment(NamedTuple):
     name: str
     wanted: int
     ready: int
+    dry_run: bool = False  # it writes nothing
 
 
 class Denied(NamedTuple):
@@ -259,8 +260,14 @@ def parse_deployment(item: Mapping[str, Any]) -> Deployment:
     """Read a Deployment."""
     metadata, spec, status = (_mapping(item.get(part)) for part in ("metadata", "spec", "status"))
     wanted = spec.get("replicas")
-    ready = int(status.get("readyReplicas") or 0)
-    return Deployment(str(metadata["namespace"]), str(metadata["name"]), 1 if wanted is None else int(wanted), ready)
+    containers = _list(_mapping(_mapping(spec.get("template")).get("spec")).get("containers"))
+    return Deployment(
+        str(metadata["namespace"]),
+        str(metadata["name"]),
+        wanted=1 if wanted is None else int(wanted),
+        ready=int(status.get("readyReplicas") or 0),
+        dry_run=any("--dry-run" in _list(_mapping(each).get("args")) for each in containers),
+    )
 
 
 def parse_conditions(status: Mapping[str, Any]) -> dict[str, Condition]:

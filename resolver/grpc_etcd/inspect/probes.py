@@ -12,6 +12,7 @@ from typing import NamedTuple
 from grpc_etcd.etcd import AuthFailed, DeadlineExceeded, Etcd, EtcdError, PermissionDenied, Unavailable, UnreadableFile
 from grpc_etcd.etcd.dialing import PEM
 from grpc_etcd.etcd.endpoints import is_target, parse_endpoint, split
+from grpc_etcd.etcd.errors import UNKNOWN_HOST
 from grpc_etcd.inspect.checks import Facts, number
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.entries import Entry, make_entries
@@ -217,8 +218,9 @@ def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError)
     try:
         socket.create_connection(parts, KNOCK_SECONDS).close()
     except OSError as failure:
-        return Code.ETCD_UNREACHABLE, f"nobody answers there: {failure.strerror or failure}", error.remedy
-    speaks, complaint = _try_tls(parts, settings.ca if uses_tls else "", settings.server_name or parts[0])
+        remedy = UNKNOWN_HOST if isinstance(failure, socket.gaierror) else error.remedy
+        return Code.ETCD_UNREACHABLE, f"nobody answers there: {failure.strerror or failure}", remedy
+    speaks, complaint = _try_tls(parts, settings.ca if uses_tls else "", settings.server_name or parts[0].rstrip("."))
     if speaks and not uses_tls:
         return Code.ETCD_TLS, "the server speaks TLS, the client does not", NEEDS_TLS
     if uses_tls and complaint:

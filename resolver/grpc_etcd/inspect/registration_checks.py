@@ -17,10 +17,12 @@ from grpc_etcd.registry.escaping import escape_bytes
 PASSING = frozenset(
     {Code.NOT_REGISTERED, Code.REGISTERED_UNREADY, Code.REGISTERED_GONE, Code.GATE_WAITING, Code.MISSING_KEY}
 )
-UPGRADE = "helm upgrade grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --reuse-values --set "
+UPGRADE = (
+    "helm upgrade grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --reset-then-reuse-values --set "
+)
 INSTALL = (
     "helm install grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --create-namespace "
-    "--set 'etcd.endpoints={HOST:PORT}'"
+    "--set image.repository=REGISTRY/grpc-etcd-operator --set 'etcd.endpoints={HOST:PORT}'"
 )
 
 
@@ -49,7 +51,7 @@ def is_led(cluster: ClusterFacts, operators: OperatorFacts | None) -> bool:
     """Return whether an operator works, as far as can be seen."""
     if operators is not None:
         return bool(operators.leaders_of(cluster))
-    return cluster.deployments is None or any(each.ready for each in cluster.deployments)
+    return cluster.deployments is None or any(each.ready and not each.dry_run for each in cluster.deployments)
 
 
 def _deployments(cluster: ClusterFacts) -> Iterator[Finding]:
@@ -59,8 +61,10 @@ def _deployments(cluster: ClusterFacts) -> Iterator[Finding]:
             subject = f"Deployment {each.namespace}/{each.name}"
             yield Finding(Code.OPERATOR_DOWN, subject, problem, _revive(each))
     if not cluster.deployments:
-        seen = "may not be listed" if cluster.deployments is None else "is not there with the chart's labels"
-        yield Finding(Code.OPERATOR_UNSEEN, "operator", f"its Deployment {seen}", "Nothing; an admin may see more.")
+        seen, remedy = "is not there with the chart's labels", "Nothing, if it was not installed with its chart."
+        if cluster.deployments is None:
+            seen, remedy = "may not be listed", "Nothing; an admin may see more."
+        yield Finding(Code.OPERATOR_UNSEEN, "operator", f"its Deployment {seen}", remedy)
 
 
 def _leaders(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator[Finding]:
@@ -81,6 +85,8 @@ def _leaders(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator
 
 
 def _hint(cluster: ClusterFacts, operators: OperatorFacts) -> str:
+    if any(each.dry_run for each in cluster.deployments or ()):
+        return ": it runs with dryRun=true, and so writes nothing"
     if any(each.ready for each in cluster.deployments or ()):
         return ", though replicas are ready: is it the etcd of the operator's settings?"
     return f"; others lead for {list_names(each.cluster for each in operators.leaders)}" if operators.leaders else ""
@@ -96,10 +102,12 @@ def start_operator(cluster: ClusterFacts) -> str:
 
 
 def _revive(deployment: Deployment) -> str:
-    """Write the command that scales a Deployment up, or shows why none of its Pods is ready."""
+    """Write the command that scales a Deployment up, ends its dry run, or shows why none of its Pods is ready."""
     name = f"deploy/{deployment.name}"
     if not deployment.wanted:
         return kubectl(deployment.namespace, "scale", name, "--replicas", "2")
+    if deployment.dry_run and deployment.ready:
+        return f"{UPGRADE}dryRun=false"
     return kubectl(deployment.namespace, "logs", name, "--tail", "50")
 
 

@@ -25,6 +25,7 @@ def find_service_faults(cluster: ClusterFacts) -> Iterator[Finding]:
             yield from check_pods(service, cluster.pods)
         yield from condition_findings(service, is_seen_here=cluster.may_read("pods", service.namespace))
         yield from _unseen(service)
+        yield from _disabled(service)
 
 
 def check_pods(service: ServiceFacts, pods: Sequence[PodFacts]) -> Iterator[Finding]:
@@ -82,12 +83,12 @@ def _check_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> It
             kubectl(service.namespace, "get", "pod", lacking[0].name, "-o", "yaml"),
         )
     elif isinstance(service.port, int) and pods and not _is_declared(service.port, pods):
-        known = list_names(_write_ports(pods))
+        known, choice = list_names(_write_ports(pods)), choose_port(pods)
         yield Finding(
             Code.UNDECLARED_PORT,
             subject_of(service),
             f"no container declares the port {service.port}; declared are {known or 'none'}",
-            "Nothing, if the server listens there.",
+            "Nothing, if the server listens there" + (f"; else: {fix({'port': choice})}" if choice else "."),
         )
 
 
@@ -99,6 +100,14 @@ def _explain_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> 
     what = f"has the port {service.port!r}" if service.port else "has a port that can be chosen"
     remedy = fix({"port": choice}) if choice else kubectl(service.namespace, "edit", "grpcservice", service.name)
     return f"none of its {len(pods)} Pods {what}; they have {shown}", remedy
+
+
+def choose_port(pods: Iterable[PodFacts]) -> str | int | None:
+    """Return the port that is most likely gRPC's, by its name if it has one: what a gRPC probe uses, or is named so."""
+    ports = [port for pod in pods for port in pod.ports]
+    best = next((port for port in ports if port.is_probed), None)
+    best = best or next((port for port in ports if port.name == "grpc"), next(iter(ports), None))
+    return (best.name or best.number) if best else None
 
 
 def _write_ports(pods: Iterable[PodFacts]) -> list[str]:
@@ -119,6 +128,12 @@ def _unseen(service: ServiceFacts) -> Iterator[Finding]:
             f"it {seen}, though its generation {service.generation} is {service.age_seconds:.0f} s old",
             "kubectl get pods --all-namespaces -l app.kubernetes.io/component=operator",
         )
+
+
+def _disabled(service: ServiceFacts) -> Iterator[Finding]:
+    if not service.enable:
+        remedy = f"Nothing, if that is meant; else: {patch_command(service.namespace, service.name, {'enable': True})}"
+        yield Finding(Code.DISABLED, subject_of(service), "spec.enable is false, so it has no endpoints", remedy)
 
 
 def subject_of(service: ServiceFacts) -> str:

@@ -215,6 +215,19 @@ def test_a_name_that_changes_its_address_is_followed_soon(
     wait_until(lambda: works(client), "the name's new address", 25)  # by default gRPC asks again after 30 s
 
 
+def test_a_name_that_ends_with_a_dot_is_that_of_the_certificate(
+    named: EtcdServer, opened: Opened, closing: contextlib.ExitStack
+) -> None:
+    names = closing.enter_context(NameServer("127.0.0.1"))
+    rooted = f"dns://127.0.0.1:{names.port}/{named.members[0].endpoint.replace('localhost', 'localhost.')}"
+    tls = Tls(ca=existing(named.authority).ca)
+    client = opened(rooted, tls=tls)
+    client.put(b"k", b"v")
+    assert existing(client.get(b"k")).value == b"v"
+    with pytest.raises(Unavailable, match=r"Hostname Verification Check failed|Peer name"):
+        opened(rooted, tls=Tls(ca=tls.ca, server_name="other")).get(b"k")
+
+
 @contextlib.contextmanager
 def grpc_proxy(server: EtcdServer) -> Iterator[str]:
     """Start etcd's own proxy in front of it; give its address."""

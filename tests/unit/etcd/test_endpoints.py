@@ -55,5 +55,21 @@ def test_a_name_is_overridden_only_where_one_is_given() -> None:
     assert dict(make_options(Tls(server_name="etcd")))["grpc.ssl_target_name_override"] == "etcd"
 
 
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("dns:///etcd.infra.:2379", "etcd.infra"),
+        ("dns:etcd.", "etcd"),
+        ("dns://10.0.0.1/etcd.:1", "etcd"),
+        ("dns:///etcd:2379", ""),
+        ("ipv6:[::1]:1", ""),
+    ],
+)
+def test_a_name_that_ends_with_a_dot_is_known_without_it(target: str, name: str) -> None:
+    assert dict(make_options(Tls(), target)).get("grpc.ssl_target_name_override", "") == name
+    assert "grpc.ssl_target_name_override" not in dict(make_options(None, target))
+    assert dict(make_options(Tls(server_name="a"), target))["grpc.ssl_target_name_override"] == "a"
+
+
 def test_names_are_looked_up_again_within_two_seconds() -> None:
     assert dict(make_options(None))["grpc.dns_min_time_between_resolutions_ms"] == 2_000

@@ -39,6 +39,8 @@ CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
         ("UNAVAILABLE", "Stream removed (Socket closed)", Unavailable, "broke while the call"),
         ("DEADLINE_EXCEEDED", "Stream removed (Deadline Exceeded)", DeadlineExceeded, "read back"),
         ("UNAVAILABLE", "connection refused", Unavailable, "Check that etcd runs"),
+        ("UNAVAILABLE", "errors resolving etcd:2379: [Domain name not found]", Unavailable, "and the name server"),
+        ("UNAVAILABLE", "DNS resolution failed for etcd:2379", Unavailable, "and the name server"),
         ("FAILED_PRECONDITION", "etcdserver: rpc not supported for learner", NotServing, "member promote"),
         ("FAILED_PRECONDITION", "etcdserver: not capable", NotServing, "client URL"),
         ("DATA_LOSS", "etcdserver: corrupt cluster", NotServing, "alarm list"),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpc_etcd.inspect.causes import REFUSED, put_causes_first
 from grpc_etcd.inspect.cluster import (
     ClusterFacts,
     Condition,
@@ -23,8 +24,10 @@ from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding
 from grpc_etcd.inspect.kubernetes import read_skew
 from grpc_etcd.inspect.operators import Leader, OperatorFacts, Owned
+from grpc_etcd.inspect.probes import knock
 from grpc_etcd.inspect.registration_checks import find_registration_faults, settled, unregistered_pods
 from grpc_etcd.inspect.service_checks import find_service_faults
+from testbed.conditions import free_port
 
 GRPC = ContainerPort("grpc", 50051)
 POD = PodFacts(
@@ -287,3 +290,57 @@ def test_a_skew_is_never_reported_as_larger_than_it_is(skew: float, took: float)
     assert abs(found) <= abs(skew) + 1e-6
     assert abs(skew) - abs(found) <= took + 1.01
     assert read_skew(None, before, before + took) == read_skew("x", before, before + took) == 0
+
+
+REFUSES = Finding(Code.NOT_FROM_HERE, "10.0.0.1:9", f"greeter does not answer this machine ({REFUSED})", "")
+NO_RECORDS = Finding(Code.NO_RECORDS, "service 'greeter'", "there are no records", "Check the name.")
+NOT_SYNCED = Finding(Code.NOT_SYNCED, "synced key", "there is none", "Check that the operator runs.")
+
+
+def ordered(*in_etcd: Finding, name: str | None = "greeter", **fields: Any) -> list[Finding]:
+    cluster = replace(CLUSTER, services=(replace(SERVICE, **fields),))
+    return put_causes_first([*in_etcd, *find_service_faults(cluster)], cluster, name)
+
+
+def test_a_port_at_which_nothing_listens_is_an_error() -> None:
+    (found,) = ordered(REFUSES, port=9)
+    assert (found.code, found.is_error) == (Code.NOTHING_LISTENS, True)
+    assert "every ready Pod refuses a connection to it (10.0.0.1:9)" in found.problem
+    assert '{"port": "grpc"}' in found.remedy
+
+
+def test_a_port_that_does_not_answer_here_and_may_be_right_is_none() -> None:
+    silent = replace(REFUSES, problem="timed out")
+    assert [each.code for each in ordered(silent, port=9)] == [Code.NOT_FROM_HERE, Code.UNDECLARED_PORT]
+    declared = replace(REFUSES, subject="10.0.0.1:50051")
+    assert ordered(declared, port=50051) == [declared]
+
+
+def test_a_port_that_is_refused_is_known_by_what_a_real_connection_says() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    assert knock({address}) == {address: REFUSED}
+
+
+def test_a_grpcservice_that_finds_no_pod_is_named_before_what_is_missing_in_etcd() -> None:
+    cause, effect = ordered(NO_RECORDS, selector={"matchLabels": {"app": "gretter"}})
+    assert (cause.code, effect.code) == (Code.NO_PODS, Code.NO_RECORDS)
+    assert effect.remedy == "Mend first what is wrong with the GrpcService: GE0101."
+
+
+def test_records_that_are_missing_though_all_is_well_are_elsewhere_and_not_misspelt() -> None:
+    (found,) = ordered(NO_RECORDS)
+    assert found.remedy.startswith("GrpcService shop/greeter is there: compare etcd's endpoints, prefix and layout")
+    assert ordered(NO_RECORDS, name=None) == [NO_RECORDS]
+
+
+def test_records_that_are_missing_on_purpose_are_no_fault() -> None:
+    (found,) = ordered(NO_RECORDS, enable=False)
+    assert (found.code, found.is_error) == (Code.DISABLED, False)
+    assert '{"enable": true}' in found.remedy
+
+
+def test_a_synced_key_that_is_missing_has_the_remedy_of_the_operator_that_is() -> None:
+    away = Finding(Code.NO_LEADER, "registry default", "nobody leads", "kubectl scale")
+    cause, effect = put_causes_first([NOT_SYNCED, away], CLUSTER, None)
+    assert (cause, effect) == (away, replace(NOT_SYNCED, remedy="kubectl scale"))
+    assert put_causes_first([NOT_SYNCED], CLUSTER, None) == [NOT_SYNCED]
