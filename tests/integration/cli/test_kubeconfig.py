@@ -201,6 +201,70 @@ def test_what_is_wrong_is_named(  # noqa: PLR0917  the table's columns among the
     assert words in check(shell, config, "-A")["GE0902"]["problem"]
 
 
+SECRET = "s3cr3t"  # noqa: S105  nobody's
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        f"{{token: '{SECRET}', password: {SECRET}: x}}",
+        f'{{token: "{SECRET}\\nmore"}}',
+        "{exec: {command: 'false', apiVersion: v1, args: [--client-secret, s3cr3t]}}",
+        "{exec: {command: echo, apiVersion: v1, args: [s3cr3t]}}",
+        '{exec: {command: echo, apiVersion: v1, args: [\'{"status": {"token": "s3cr3t\\u0007"}}\']}}',
+    ],
+    ids=["no YAML", "a line break", "a program that fails", "a program that prints it", "a control character"],
+)
+@pytest.mark.parametrize("output", ["json", "table"])
+def test_no_finding_has_a_secret(shell: CommandLine, tmp_path: Path, user: str, output: str) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "current-context: a\n"
+        "contexts: [{name: a, context: {cluster: a, user: a}}]\n"
+        "clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}]\n"
+        f"users:\n- name: a\n  user: {user}\n"
+    )
+    said = shell.run("check", "-A", "-o", output, code=1, KUBECONFIG=str(config))
+    assert "GE0902" in said
+    assert SECRET not in said
+
+
+def test_a_token_may_end_with_its_line(shell: CommandLine, server: ClusterServer, tmp_path: Path) -> None:
+    printed = json.dumps({"status": {"token": "secret\n"}})
+    plugin = {"command": "echo", "args": [printed], "apiVersion": "client.authentication.k8s.io/v1"}
+    for user in ({"token": "secret\n"}, {"exec": plugin}):
+        check(shell, write_config(server, tmp_path / "config", user))
+    assert server.users == {("Bearer secret", "")}
+
+
+def test_manifests_on_standard_input_are_left_to_the_command_and_judged_each_time(
+    shell: CommandLine, server: ClusterServer, tmp_path: Path
+) -> None:
+    plugin = {"command": "cat", "apiVersion": "client.authentication.k8s.io/v1"}
+    config = write_config(server, tmp_path / "config", {"exec": plugin})
+    ended = subprocess.run(
+        [*COMMAND, "check", "-f", "-", "-o", "json", "--wait", "--timeout", "1.5"],
+        env=shell.environ(KUBECONFIG=config),
+        input=json.dumps({"apiVersion": "grpc-etcd.dev/v1alpha1", "kind": "GrpcService", "metadata": {"name": "x"}}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    found = {each["code"]: each for each in json.loads(ended.stdout)}
+    assert "cat, which the kubeconfig names, printed no ExecCredential" in found["GE0901"]["problem"]
+    assert "spec: it is required" in found["GE0801"]["problem"], found
+    assert "GE0803" not in found
+
+
+@pytest.mark.parametrize("url", ["", "file:///etc/passwd", "127.0.0.1:1"])
+def test_a_server_that_is_no_url(shell: CommandLine, server: ClusterServer, tmp_path: Path, url: str) -> None:
+    config = Path(write_config(server, tmp_path / "config", {"token": "t"}))
+    config.write_text(config.read_text().replace(f"https://127.0.0.1:{server.server_port}", repr(url)))
+    problem = check(shell, str(config))["GE0901"]["problem"]
+    assert problem == f"the server '{url}' of the kubeconfig does not begin with https://"
+
+
 def test_a_kubeconfig_that_is_none(shell: CommandLine, tmp_path: Path) -> None:
     for text in ("[1]", "{", "clusters: 5", "current-context: x\ncontexts: [{name: x, context: {cluster: c}}]"):
         (tmp_path / "config").write_text(text)
