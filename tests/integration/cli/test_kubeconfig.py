@@ -31,8 +31,12 @@ class Asked(BaseHTTPRequestHandler):
         subject = dict(field for part in (certificate or {}).get("subject", ()) for field in part)
         who = self.headers.get("Authorization", ""), subject.get("commonName", "")
         self.server.asked.append((self.path.partition("?")[0], *who))
-        body = json.dumps({"metadata": {"uid": "k"}, "items": []}).encode()
-        self.send_response(200)
+        body = json.dumps(self.server.answer).encode()
+        if self.server.other:
+            self.send_response(302)
+            self.send_header("Location", self.server.other)
+        else:
+            self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -48,6 +52,8 @@ class ClusterServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", free_port()), Asked)
         self.asked: list[tuple[str, str, str]] = []
         self.ahead_seconds = 0.0
+        self.answer: Any = {"metadata": {"uid": "k"}, "items": []}
+        self.other = ""  # where it redirects to
         self.authority = Authority(folder / "pki")
         certificate = self.authority.issue("cluster.example", ("cluster.example",))
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.authority.ca))
@@ -199,6 +205,30 @@ def test_what_is_wrong_is_named(  # noqa: PLR0917  the table's columns among the
     config = write_config(server, tmp_path / "config", user, **cluster)
     assert words in check(shell, config)["GE0901"]["problem"]
     assert words in check(shell, config, "-A")["GE0902"]["problem"]
+
+
+def test_no_identity_goes_where_a_server_redirects_to(
+    shell: CommandLine, server: ClusterServer, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    with ClusterServer(tmp_path / "other") as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        server.other = f"https://127.0.0.1:{other.server_port}/login"
+        config = write_config(server, tmp_path / "config", {"token": "t"}, **{"insecure-skip-tls-verify": True})
+        assert check(shell, config)["GE0901"]["problem"].startswith("302 ")
+        other.shutdown()
+        thread.join()
+    assert (server.users, other.users) == ({("Bearer t", "")}, set())
+
+
+@pytest.mark.parametrize("answer", [{"items": 5}, {"items": ["x"]}, {"metadata": 5}, {"items": [{"metadata": []}]}, []])
+def test_what_answers_may_be_no_api_server(
+    shell: CommandLine, server: ClusterServer, tmp_path: Path, answer: object
+) -> None:
+    server.answer = answer
+    problem = check(shell, write_config(server, tmp_path / "config", {"token": "t"}))["GE0901"]["problem"]
+    assert problem.endswith("answers, but not as an API server does")
 
 
 SECRET = "s3cr3t"  # noqa: S105  nobody's
