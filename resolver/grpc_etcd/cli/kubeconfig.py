@@ -6,6 +6,7 @@ these (exec). Whatever is wrong is an AccessError, whose text says what.
 
 import base64
 import json
+import re
 import ssl
 import subprocess
 import tempfile
@@ -19,6 +20,8 @@ from grpc_etcd.inspect.kubernetes import Access
 from grpc_etcd.settings import in_cluster_server, named_kubeconfigs
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SCHEMES = ("https://", "http://")
+HEADER = re.compile(r"[\x20-\x7e]*")  # what may be in one
 EXEC_SECONDS = 60.0  # a program may open a browser, in which somebody logs in
 Entry = dict[str, Any]
 
@@ -42,7 +45,13 @@ def find_access(context: str | None) -> Access | None:
         return _from_kubeconfig(_merge(files), context)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         names = ", ".join(map(str, files))
-        raise AccessError(f"{names} cannot be used: {type(error).__name__}: {error}") from error
+        raise AccessError(f"{names} cannot be used: {type(error).__name__}: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    """Return what is wrong with a kubeconfig, without any of its text, which may be a secret."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    return f"line {mark.line + 1} is no YAML" if mark else str(error)
 
 
 def _in_cluster(server: str) -> Access:
@@ -82,6 +91,8 @@ def _from_kubeconfig(config: dict[str, Any], wanted: str | None) -> Access | Non
     )
     _load_certificate(context, credentials)
     server, proxy = str(cluster["server"]).rstrip("/"), str(cluster.get("proxy-url") or "")
+    if not server.startswith(SCHEMES):
+        raise AccessError(f"the server {server!r} of the kubeconfig does not begin with https://")
     return Access(server, context, _headers(credentials), chosen.get("namespace") or "default", proxy)
 
 
@@ -135,10 +146,12 @@ def _data(entry: Mapping[str, Any], name: str) -> str:
 
 
 def _headers(user: Mapping[str, Any]) -> dict[str, str]:
-    token = user.get("token") or ""
+    token = str(user.get("token") or "")
     if not token and (path := _path(user, "tokenFile")):
-        token = Path(path).read_text(encoding="utf-8").strip()
-    if token:
+        token = Path(path).read_text(encoding="utf-8")
+    if token := token.strip():
+        if not HEADER.fullmatch(token):
+            raise AccessError("the token has a line break, or another character that no token may have")
         return {"Authorization": f"Bearer {token}"}
     if user.get("username"):
         pair = f"{user['username']}:{user.get('password') or ''}".encode()
@@ -153,17 +166,28 @@ def _run_plugin(plugin: Mapping[str, Any] | None) -> dict[str, Any]:
     request = {"apiVersion": plugin["apiVersion"], "kind": "ExecCredential", "spec": {"interactive": False}}
     pairs = [f"{each['name']}={each['value']}" for each in plugin.get("env") or ()]
     program = [plugin["command"], *(plugin.get("args") or ())]
+    who = f"{plugin['command']}, which the kubeconfig names,"
     try:
         ended = subprocess.run(  # noqa: S603  the program is the kubeconfig's, which is its user's own
             ["env", f"KUBERNETES_EXEC_INFO={json.dumps(request)}", *pairs, *program],  # noqa: S607  as kubectl does
+            stdin=subprocess.DEVNULL,  # what is there may be the manifests
             capture_output=True,
             check=True,
             timeout=EXEC_SECONDS,
         )
-    except subprocess.SubprocessError as error:
-        said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()
-        raise AccessError(f"{plugin['command']}, which the kubeconfig names, has failed: {said or error}") from error
-    status = json.loads(ended.stdout)["status"]
+    except subprocess.TimeoutExpired as error:  # its own text has the arguments, of which one may be a secret
+        raise AccessError(f"{who} has not ended within {EXEC_SECONDS:g} s") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip()
+        raise AccessError(f"{who} has failed: {said or f'it ended with {error.returncode}'}") from error
+    try:
+        return _read_credentials(json.loads(ended.stdout)["status"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise AccessError(f"{who} printed no ExecCredential with a status") from error
+
+
+def _read_credentials(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a program has printed as a kubeconfig would have it."""
     names = {"clientCertificateData": "client-certificate-data", "clientKeyData": "client-key-data"}
     found = {names[name]: base64.b64encode(text.encode()).decode() for name, text in status.items() if name in names}
     return found | ({"token": status["token"]} if status.get("token") else {})

@@ -54,13 +54,21 @@ class Access:
     proxy: str = ""
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: lists have none, and the identity would go along to whichever server is named."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Leave the answer an error."""
+
+
 class Kubernetes:
     """Asks one API server; `skew_seconds` is by how much its clock was ahead at the last answer."""
 
     def __init__(self, access: Access) -> None:
         self.access, self.skew_seconds = access, 0.0
         proxies = [urllib.request.ProxyHandler({"https": access.proxy})] if access.proxy else []
-        self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=access.context), *proxies)
+        tls = urllib.request.HTTPSHandler(context=access.context)
+        self._opener = urllib.request.build_opener(tls, _NoRedirects, *proxies)
 
     @property
     def now(self) -> float:
@@ -87,10 +95,17 @@ class Kubernetes:
         more = ""
         while True:
             page = self.get(path, limit=PAGE_ITEMS, **query, **({"continue": more} if more else {}))
-            yield from page.get("items") or ()
-            more = (page.get("metadata") or {}).get("continue") or ""
+            items = page.get("items") or []
+            if not (isinstance(items, list) and all(map(_is_object, (page, *items)))):
+                raise KubernetesError(f"{self.access.server} answers, but not as an API server does")
+            yield from items
+            more = page["metadata"].get("continue") or ""
             if not more:
                 return
+
+
+def _is_object(item: object) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("metadata"), dict)
 
 
 def _explain(error: urllib.error.HTTPError) -> str:
@@ -187,7 +202,7 @@ def _is_charts(item: Mapping[str, Any]) -> bool:
 
 def _cluster_uid(kubernetes: Kubernetes) -> str:
     found = _allowed(lambda: kubernetes.get("/api/v1/namespaces/kube-system"), "namespaces", "", [])
-    return str(found["metadata"]["uid"]) if found else ""
+    return str(found["metadata"].get("uid") or "") if _is_object(found) else ""
 
 
 def changed_at(item: Mapping[str, Any]) -> float:

@@ -16,6 +16,21 @@ from grpc_etcd.inspect.schema import Mistake, find_mistakes
 from grpc_etcd.inspect.service_checks import check_spec
 
 GROUP = "grpc-etcd.dev/"
+DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
+# What the API server asks of every object; a schema of a CRD has nothing of it.
+METADATA: Mapping[str, Any] = {
+    "properties": {
+        "name": {"type": "string", "maxLength": 253, "pattern": rf"^{DNS_LABEL}(\.{DNS_LABEL})*$"},
+        "namespace": {"type": "string", "maxLength": 63, "pattern": f"^{DNS_LABEL}$"},
+        "labels": {
+            "type": "object",
+            "additionalProperties": {"type": "string", "maxLength": 63, "pattern": f"^{LABEL_VALUE}$"},
+        },
+        "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+    "additionalProperties": {"description": "anything"},
+}
 
 
 class Manifest(NamedTuple):
@@ -66,7 +81,8 @@ def _check(
 ) -> Iterator[Finding]:
     subject = f"{manifest.file}: GrpcService {_name(manifest.item)}"
     unnamed = [] if _name(manifest.item) else [Mistake("metadata.name", "it is required and missing")]
-    mistakes = [*unnamed, *find_mistakes(schema, manifest.item)]
+    metadata = manifest.item.get("metadata")
+    mistakes = [*unnamed, *find_mistakes(schema, manifest.item), *find_mistakes(METADATA, metadata, "metadata")]
     yield from (_finding(manifest.file, subject, each) for each in mistakes)
     service = parse_service(manifest.item)
     service = replace(service, namespace=service.namespace or namespace)

@@ -76,12 +76,13 @@ def _leaders(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator
         problem = f"no replica of this cluster's operator leads in this etcd{_hint(cluster, operators)}"
         yield Finding(Code.NO_LEADER, f"registry {operators.registry}", problem, start_operator(cluster))
         return
-    for namespace in dict.fromkeys(service.namespace for service in cluster.services):
-        if not any(leader.serves(namespace) for leader in leaders):
-            served = [each for leader in leaders for each in leader.namespaces]
-            remedy = f"{UPGRADE}'watchNamespaces={{{','.join((*served, namespace))}}}'"
-            problem = f"whoever leads serves {list_names(served)} only"
-            yield Finding(Code.NOT_SERVED, f"namespace {namespace}", problem, remedy)
+    named = dict.fromkeys(service.namespace for service in cluster.services)
+    missing = [each for each in named if not any(leader.serves(each) for leader in leaders)]
+    served = list(dict.fromkeys(each for leader in leaders for each in leader.namespaces))
+    remedy = f"{UPGRADE}'watchNamespaces={{{','.join((*served, *missing))}}}'"  # for all: each sets the whole list
+    for namespace in missing:
+        problem = f"whoever leads serves {list_names(served)} only"
+        yield Finding(Code.NOT_SERVED, f"namespace {namespace}", problem, remedy)
 
 
 def _hint(cluster: ClusterFacts, operators: OperatorFacts) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -117,6 +118,42 @@ def test_hostile_manifests_reach_nobodys_terminal(name: str, kind: str, selector
     result = CliRunner().invoke(cli, ["generate", "-f", "-"], input=manifest, prog_name="grpc-etcd")
     assert_harmless(result, "")
     list(yaml.safe_load_all(result.stdout))
+
+
+def repeat_lists(levels: int) -> str:
+    lists = ["- &l0 {items: [1]}"] + [
+        f"- &l{level} {{items: [{', '.join([f'*l{level - 1}'] * 9)}]}}" for level in range(1, levels)
+    ]
+    return "\n".join(["items:", *lists])
+
+
+@pytest.mark.parametrize("command", [("check", "--no-kubernetes"), ("generate",)], ids=["check", "generate"])
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        (repeat_lists(12), "its aliases repeat too much"),
+        ("&list\nkind: List\nitems: [*list]\n", "an anchor contains itself"),
+        ("{items: [" * 200 + "]}" * 200, "nested too deeply"),
+        ("[" * 5000, "depth"),
+    ],
+    ids=["aliases of aliases", "a list in itself", "two hundred lists", "thousands of brackets"],
+)
+def test_manifests_that_never_end_are_refused(
+    shell: CommandLine, tmp_path: Path, command: tuple[str, ...], manifest: str, words: str
+) -> None:
+    (tmp_path / "some.yaml").write_text(manifest)
+    assert words in shell.run(*command, "-f", str(tmp_path), code=1)
+
+
+def test_aliases_are_read_and_folders_may_be_called_as_files(shell: CommandLine, tmp_path: Path) -> None:
+    greeter = """\ufeffapiVersion: grpc-etcd.dev/v1alpha1
+kind: GrpcService
+metadata: {name: greeter, labels: &labels {app: greeter}}
+spec: {selector: {matchLabels: *labels}, metadata: *labels}
+"""
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "folder.yaml" / "some.yaml").write_text(greeter, encoding="utf-8")
+    assert "No error found" in shell.run("check", "--no-kubernetes", "-f", str(tmp_path))
 
 
 def test_programs_get_back_what_stands_in_etcd(shell: CommandLine) -> None:

@@ -31,8 +31,12 @@ class Asked(BaseHTTPRequestHandler):
         subject = dict(field for part in (certificate or {}).get("subject", ()) for field in part)
         who = self.headers.get("Authorization", ""), subject.get("commonName", "")
         self.server.asked.append((self.path.partition("?")[0], *who))
-        body = json.dumps({"metadata": {"uid": "k"}, "items": []}).encode()
-        self.send_response(200)
+        body = json.dumps(self.server.answer).encode()
+        if self.server.other:
+            self.send_response(302)
+            self.send_header("Location", self.server.other)
+        else:
+            self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -48,6 +52,8 @@ class ClusterServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", free_port()), Asked)
         self.asked: list[tuple[str, str, str]] = []
         self.ahead_seconds = 0.0
+        self.answer: Any = {"metadata": {"uid": "k"}, "items": []}
+        self.other = ""  # where it redirects to
         self.authority = Authority(folder / "pki")
         certificate = self.authority.issue("cluster.example", ("cluster.example",))
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.authority.ca))
@@ -199,6 +205,94 @@ def test_what_is_wrong_is_named(  # noqa: PLR0917  the table's columns among the
     config = write_config(server, tmp_path / "config", user, **cluster)
     assert words in check(shell, config)["GE0901"]["problem"]
     assert words in check(shell, config, "-A")["GE0902"]["problem"]
+
+
+def test_no_identity_goes_where_a_server_redirects_to(
+    shell: CommandLine, server: ClusterServer, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    with ClusterServer(tmp_path / "other") as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        server.other = f"https://127.0.0.1:{other.server_port}/login"
+        config = write_config(server, tmp_path / "config", {"token": "t"}, **{"insecure-skip-tls-verify": True})
+        assert check(shell, config)["GE0901"]["problem"].startswith("302 ")
+        other.shutdown()
+        thread.join()
+    assert (server.users, other.users) == ({("Bearer t", "")}, set())
+
+
+@pytest.mark.parametrize("answer", [{"items": 5}, {"items": ["x"]}, {"metadata": 5}, {"items": [{"metadata": []}]}, []])
+def test_what_answers_may_be_no_api_server(
+    shell: CommandLine, server: ClusterServer, tmp_path: Path, answer: object
+) -> None:
+    server.answer = answer
+    problem = check(shell, write_config(server, tmp_path / "config", {"token": "t"}))["GE0901"]["problem"]
+    assert problem.endswith("answers, but not as an API server does")
+
+
+SECRET = "s3cr3t"  # noqa: S105  nobody's
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        f"{{token: '{SECRET}', password: {SECRET}: x}}",
+        f'{{token: "{SECRET}\\nmore"}}',
+        "{exec: {command: 'false', apiVersion: v1, args: [--client-secret, s3cr3t]}}",
+        "{exec: {command: echo, apiVersion: v1, args: [s3cr3t]}}",
+        '{exec: {command: echo, apiVersion: v1, args: [\'{"status": {"token": "s3cr3t\\u0007"}}\']}}',
+    ],
+    ids=["no YAML", "a line break", "a program that fails", "a program that prints it", "a control character"],
+)
+@pytest.mark.parametrize("output", ["json", "table"])
+def test_no_finding_has_a_secret(shell: CommandLine, tmp_path: Path, user: str, output: str) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "current-context: a\n"
+        "contexts: [{name: a, context: {cluster: a, user: a}}]\n"
+        "clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}]\n"
+        f"users:\n- name: a\n  user: {user}\n"
+    )
+    said = shell.run("check", "-A", "-o", output, code=1, KUBECONFIG=str(config))
+    assert "GE0902" in said
+    assert SECRET not in said
+
+
+def test_a_token_may_end_with_its_line(shell: CommandLine, server: ClusterServer, tmp_path: Path) -> None:
+    printed = json.dumps({"status": {"token": "secret\n"}})
+    plugin = {"command": "echo", "args": [printed], "apiVersion": "client.authentication.k8s.io/v1"}
+    for user in ({"token": "secret\n"}, {"exec": plugin}):
+        check(shell, write_config(server, tmp_path / "config", user))
+    assert server.users == {("Bearer secret", "")}
+
+
+def test_manifests_on_standard_input_are_left_to_the_command_and_judged_each_time(
+    shell: CommandLine, server: ClusterServer, tmp_path: Path
+) -> None:
+    plugin = {"command": "cat", "apiVersion": "client.authentication.k8s.io/v1"}
+    config = write_config(server, tmp_path / "config", {"exec": plugin})
+    ended = subprocess.run(
+        [*COMMAND, "check", "-f", "-", "-o", "json", "--wait", "--timeout", "1.5"],
+        env=shell.environ(KUBECONFIG=config),
+        input=json.dumps({"apiVersion": "grpc-etcd.dev/v1alpha1", "kind": "GrpcService", "metadata": {"name": "x"}}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    found = {each["code"]: each for each in json.loads(ended.stdout)}
+    assert "cat, which the kubeconfig names, printed no ExecCredential" in found["GE0901"]["problem"]
+    assert "spec: it is required" in found["GE0801"]["problem"], found
+    assert "GE0803" not in found
+
+
+@pytest.mark.parametrize("url", ["", "file:///etc/passwd", "127.0.0.1:1"])
+def test_a_server_that_is_no_url(shell: CommandLine, server: ClusterServer, tmp_path: Path, url: str) -> None:
+    config = Path(write_config(server, tmp_path / "config", {"token": "t"}))
+    config.write_text(config.read_text().replace(f"https://127.0.0.1:{server.server_port}", repr(url)))
+    problem = check(shell, str(config))["GE0901"]["problem"]
+    assert problem == f"the server '{url}' of the kubeconfig does not begin with https://"
 
 
 def test_a_kubeconfig_that_is_none(shell: CommandLine, tmp_path: Path) -> None:

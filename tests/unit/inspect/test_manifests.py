@@ -82,6 +82,23 @@ def test_what_is_required() -> None:
     assert "metadata.name" in check({**service(), "metadata": {}})[0].problem
 
 
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"name": "My_Greeter"}, "metadata.name: 'My_Greeter' does not match"),
+        ({"name": 5}, "metadata.name: 5 is no string"),
+        ({"name": "greeter", "namespace": "a.b"}, "metadata.namespace: 'a.b' does not match"),
+        ({"name": "greeter", "labels": {"on": True}}, "metadata.labels.on: True is no string"),
+        ({"name": "greeter", "labels": {"team": "a b"}}, "metadata.labels.team: 'a b' does not match"),
+        ({"name": "greeter", "annotations": {"since": 1}}, "metadata.annotations.since: 1 is no string"),
+    ],
+)
+def test_mistakes_in_metadata(metadata: dict[str, Any], words: str) -> None:
+    (found,) = check({**service(), "metadata": metadata})
+    assert (found.code, words in found.problem) == (Code.BAD_FIELD, True), found
+    assert check({**service(), "metadata": {"name": "a.b-c", "labels": {"a": "", "b": "B_1.c"}, "uid": "u"}}) == []
+
+
 def messages(schema: Any) -> Iterator[str]:
     for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
         yield from messages(each)

@@ -229,6 +229,9 @@ def test_nobody_leads_or_not_this_namespace() -> None:
     assert Code.NO_LEADER not in find(elsewhere, replace(OPERATORS, leaders=())), "it needs nobody in this registry"
     narrow = replace(OPERATORS, leaders=(Leader("c1", namespaces=("team",)),))
     assert find(CLUSTER, narrow)[Code.NOT_SERVED].remedy.endswith("'watchNamespaces={team,shop}'")
+    two = replace(CLUSTER, services=(SERVICE, replace(SERVICE, namespace="bank")))
+    remedies = {each.remedy for each in find_registration_faults(two, narrow) if each.code is Code.NOT_SERVED}
+    assert [each.rpartition("=")[2] for each in remedies] == ["{team,shop,bank}'"], "the one command serves both"
 
 
 def test_gates() -> None:
