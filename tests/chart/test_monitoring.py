@@ -204,6 +204,22 @@ def test_a_leader_that_only_its_own_replica_believes_in_is_none(rules: dict[str,
     }
 
 
+def test_a_replica_that_alone_does_not_reach_a_registry_raises_no_alert(rules: dict[str, Any], tmp_path: Path) -> None:
+    """It fails each second, and one that has never reached it knows of no leader, and of no key."""
+    alone = {
+        "grpc_etcd_operator_leader": "0x60",
+        "grpc_etcd_operator_synced": "0x60",
+        "grpc_etcd_operator_registry_up": "0x60",
+        "grpc_etcd_operator_ready_not_registered": "3x60",
+        "grpc_etcd_operator_no_leader_seconds": "1+60x60",
+        'grpc_etcd_operator_campaign_errors_total{code="Unavailable"}': "1+60x60",
+        'grpc_etcd_operator_campaign_errors_total{code="DeadlineExceeded"}': "1+12x60",
+    }
+    both = series(HEALTHY) + series(alone, PLACE.replace("x2k4z", "b7f3q"))
+    assert promtool.firing(rules, both, tmp_path, 30) == set()
+    assert firing(rules, alone, tmp_path) >= {"GrpcEtcdReadyNotRegistered", "GrpcEtcdNoLeader"}
+
+
 def test_every_alert_has_its_situation_its_runbook_and_its_section(rules: dict[str, Any]) -> None:
     all_rules = [rule for group in rules["groups"] for rule in group["rules"]]
     names = {rule["alert"] for rule in all_rules}

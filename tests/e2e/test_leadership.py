@@ -14,8 +14,8 @@ from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
 from grpc_etcd.etcd.model import LeaseId, Listing, Record, TransactionResult
 from grpc_etcd.registry.own import standby_prefix
-from grpc_etcd_operator.core.scope import Candidate
-from grpc_etcd_operator.registry.election import Election
+from grpc_etcd_operator.core.scope import Candidate, Scope
+from grpc_etcd_operator.registry.election import WAIT_TTLS, Election
 from testbed.conditions import existing, until, wait_until
 from testbed.etcd import EtcdServer
 from testbed.replica import Replica
@@ -93,6 +93,28 @@ async def test_who_has_resigned_does_not_campaign_again(etcd: EtcdServer, turn: 
         await until(lambda: second.is_leader_known)
         await first.resign()
         await until(lambda: second.is_leading)
+        for run in runs:
+            run.cancel()
+
+
+async def test_who_refuses_to_lead_beside_another_installation_leaves_its_other_replicas_the_time_to_take_over(
+    etcd: EtcdServer,
+) -> None:
+    """However long it has refused: each rollout of the other one hands over, and would be a race with it."""
+    async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
+        cluster, waits_seconds = f"patient-{uuid.uuid4()}", WAIT_TTLS * LEADER_TTL_SECONDS
+        leader = Election(client, cluster, Candidate("a", Scope(("shop",))), LONG_LEADER_TTL_SECONDS, lambda: None)
+        runs = [group.create_task(leader.run_alone())]
+        await until(lambda: leader.is_leading)
+        stranger = Election(client, cluster, Candidate("b"), LEADER_TTL_SECONDS, lambda: None)
+        runs.append(group.create_task(stranger.run_alone()))
+        await until(lambda: stranger.refuses)
+        refused_at = time.monotonic()
+        await until(lambda: time.monotonic() - refused_at > waits_seconds + 1)
+        resigned_at = time.monotonic()
+        await leader.resign()
+        await until(lambda: stranger.is_leading)
+        assert time.monotonic() - resigned_at > waits_seconds
         for run in runs:
             run.cancel()
 

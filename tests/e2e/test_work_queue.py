@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -35,6 +36,7 @@ from testbed.etcd import EtcdServer
 
 CLUSTER = "queue"
 PREFIX = b"/jupiter/greeter/providers/"
+NAMES = (b"/jupiter/stays/providers/%d" % number for number in itertools.count(10))
 MANY = 300  # keys of one unit: more than a transaction holds
 
 
@@ -67,6 +69,17 @@ class HeldEtcd(Etcd):
         result = await super().transaction(compare, success, failure)
         self.conflicts += bool(success) and not result.succeeded
         return result
+
+
+class SometimesBlind(Election):
+    """Counts how often it is asked whether this replica may write, which one that took over blind may not."""
+
+    is_blind, asked = False, 0
+
+    @property
+    def may_write(self) -> bool:
+        self.asked += 1
+        return super().may_write and not self.is_blind
 
 
 @dataclass
@@ -106,8 +119,10 @@ class Wishes:
 @dataclass
 class Parts:
     writer: Reconciler
+    election: SometimesBlind
     client: HeldEtcd
     wishes: Wishes
+    streams: Streams
     isolation: Isolation
     outcomes: list[Outcome]
     troubles: list[bool]
@@ -144,14 +159,15 @@ class Parts:
 
 
 @asynccontextmanager
-async def work(etcd: EtcdServer) -> AsyncIterator[Parts]:
+async def work(etcd: EtcdServer, services: Sequence[str] = ("greeter",)) -> AsyncIterator[Parts]:
     outcomes: list[Outcome] = []
     troubles: list[bool] = []
     wishes, isolation = Wishes(), Isolation()
     async with HeldEtcd(etcd.endpoints) as client:
-        election = Election(client, CLUSTER, Candidate("test"), 60, lambda: None)
+        election = SometimesBlind(client, CLUSTER, Candidate("test"), 60, lambda: None)
         streams = Streams(lambda _prefixes: True)
-        streams.learn(Jupiter(), "greeter")
+        for service in services:
+            streams.learn(Jupiter(), service)
         parts = WriterParts(
             "default",
             CLUSTER,
@@ -164,8 +180,10 @@ async def work(etcd: EtcdServer) -> AsyncIterator[Parts]:
             Refusing(client, election, streams, owner_prefix(CLUSTER)),
             isolation,
         )
-        writer = Reconciler(parts, outcomes.append, lambda: troubles.append(writer.trouble.error is not None))
-        made = Parts(writer, client, wishes, isolation, outcomes, troubles, [])
+        writer = Reconciler(
+            parts, outcomes.append, lambda: troubles.append(writer.trouble.error is not None), tidy_seconds=0.2
+        )
+        made = Parts(writer, election, client, wishes, streams, isolation, outcomes, troubles, [])
         campaign = asyncio.create_task(election.run_alone())
         await until(lambda: election.is_leading)
         made.start()
@@ -327,3 +345,41 @@ async def test_two_pods_that_want_hundreds_of_keys_alike_are_compared_once_and_n
             while not await has_all():  # noqa: ASYNC110  etcd decides
                 await asyncio.sleep(0.02)
         assert made.wishes.asked["old"] < MANY // 10
+
+
+async def test_the_flush_key_of_a_service_that_is_gone_is_deleted_and_others_stay(etcd: EtcdServer) -> None:
+    """All are under one lease, which is kept alive for those that stay."""
+    flush_keys = {name: f"/jupiter/{name}/settled/{CLUSTER}".encode() for name in ("gone", "stays")}
+
+    async def find_flush_keys(made: Parts) -> list[str]:
+        return [name for name, key in flush_keys.items() if await made.client.get(key)]
+
+    async with work(etcd, tuple(flush_keys)) as made, asyncio.timeout(60):
+        for turn in range(3):
+            for name in flush_keys:
+                made.wish(f"{name}-{turn}", f"/jupiter/{name}/providers/{turn}".encode())
+        while await find_flush_keys(made) != ["gone", "stays"]:  # noqa: ASYNC110  etcd decides
+            await asyncio.sleep(0.02)
+        for turn in range(3):
+            made.wish(f"gone-{turn}")
+        await until(made.writer.may_settle)
+        made.streams.forget(Jupiter().prefix("gone"))
+        while await find_flush_keys(made) != ["stays"]:
+            made.wish("pod", next(NAMES))
+            await asyncio.sleep(0.02)
+
+
+async def test_who_leads_and_may_not_write_yet_does_not_look_again_and_again_whether_it_may(etcd: EtcdServer) -> None:
+    async with work(etcd) as made:
+        keys = [key_of(f"{number}") for number in range(3)]
+        for key in keys:
+            made.wish(key.decode(), key)
+        await made.wait_keys(keys)  # a burst, after which clients are owed a flush key
+        made.election.is_blind = True
+        made.wish("more", key_of("more"))
+        blind_at, made.election.asked = time.monotonic(), 0
+        await until(lambda: time.monotonic() - blind_at > 2)
+        assert made.election.asked < 20
+        made.election.is_blind = False
+        made.writer.wake()
+        await made.wait_keys([*keys, key_of("more")])

@@ -110,7 +110,12 @@ groups:
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdCertificateExpiring") .) | nindent 10 }}
 {{- if not .Values.dryRun }}
       - alert: GrpcEtcdReadyNotRegistered
-        expr: max by (namespace, registry) (grpc_etcd_operator_ready_not_registered{ {{- $of -}} }) > 0
+        # What the leader counts. One that has never reached the registry knows of no leader, and counts them all.
+        expr: >-
+          max by (namespace, registry) (grpc_etcd_operator_ready_not_registered{ {{- $of -}} }
+          and on (namespace, pod, registry) grpc_etcd_operator_leader{ {{- $of -}} } == 1) > 0
+          or max by (namespace, registry) (grpc_etcd_operator_ready_not_registered{ {{- $of -}} }) > 0
+          unless on (namespace, registry) grpc_etcd_operator_leader{ {{- $of -}} } == 1
         for: 2m
         labels: {severity: critical}
         annotations:
@@ -136,11 +141,14 @@ groups:
           description: They get no traffic and their rollouts stall, until their keys can be written and the operator may open the gate.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdGatesWaiting") .) | nindent 10 }}
       - alert: GrpcEtcdCampaignFailing
-        expr: sum by (namespace, registry, code) (rate(grpc_etcd_operator_campaign_errors_total{ {{- $of -}} }[2m])) > 0
+        # A replica that alone does not reach etcd fails as well, whoever leads; GrpcEtcdNoLeader says whether nobody does.
+        expr: >-
+          sum by (namespace, registry, code) (
+          rate(grpc_etcd_operator_campaign_errors_total{ {{- $of -}}, code!~"Unavailable|DeadlineExceeded"}[2m])) > 0
         for: 3m
         labels: {severity: critical}
         annotations:
-          summary: 'No replica can become the leader of the registry {{`{{ $labels.registry }}`}}: {{`{{ $labels.code }}`}}'
+          summary: 'etcd rejects attempts to become the leader of the registry {{`{{ $labels.registry }}`}}: {{`{{ $labels.code }}`}}'
           description: >-
             While there is no leader nothing is written, and keys begin to expire {{ include "grpc-etcd.expirySeconds" . }} s after the last leader was lost. The log has the remedy.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdCampaignFailing") .) | nindent 10 }}

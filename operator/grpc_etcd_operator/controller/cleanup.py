@@ -20,7 +20,7 @@ from grpc_etcd_operator.core.leases import SETTLED, lease_id
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, read_fingerprint
 from grpc_etcd_operator.kube.cluster import find_fingerprint
 from grpc_etcd_operator.registry.connect import distinct, open_etcd
-from grpc_etcd_operator.registry.election import Election, Outlook
+from grpc_etcd_operator.registry.election import WAIT_TTLS, Election, Outlook
 from grpc_etcd_operator.registry.refusals import grant
 from grpc_etcd_operator.settings import RegistrySettings, Settings, UnusableError
 from grpc_etcd_operator.telemetry.remedies import remedy
@@ -92,7 +92,7 @@ async def deregister_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, lea
     election = Election(etcd, cluster, candidate, leader_ttl_seconds, elected.set, outlook)
     campaign = asyncio.create_task(election.run_alone())
     try:
-        await _wait(elected, election)
+        await _wait(elected, election, max(PATIENCE_SECONDS, (WAIT_TTLS + 2) * leader_ttl_seconds))
         fence = election.fence(election.revision)
         await _keep_mark(etcd, cluster, fence, election.lease)
         listing = await etcd.get_prefix(owner_prefix(cluster))
@@ -112,9 +112,9 @@ async def deregister_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, lea
     log.info("All keys deleted", extra={"event": "cleanup_done", "fields": {"units": len(listing.records)}})
 
 
-async def _wait(elected: asyncio.Event, election: Election) -> None:
+async def _wait(elected: asyncio.Event, election: Election, patience_seconds: float) -> None:
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(patience_seconds):
             await elected.wait()
     except TimeoutError:
         raise election.error or TimeoutError from None

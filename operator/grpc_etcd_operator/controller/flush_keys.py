@@ -1,16 +1,18 @@
 """Puts the flush keys of one registry: after a burst they make its readers publish all of it (registry.pace).
 
-One that etcd refuses stays owed: retrying after pauses that grow, and as soon as a right turns out to be back.
+One that etcd refuses stays owed: retrying after pauses that grow, and as soon as a right turns out to be back. Those of
+services that are gone are deleted now and then: the lease that all share lives as long as anybody leads.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from grpc_etcd.etcd import ops
+from grpc_etcd.etcd import compare, ops
 from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, Unavailable
 from grpc_etcd.etcd.model import Event
 from grpc_etcd.layouts.rate_limits import RateLimitedQueue
@@ -24,6 +26,7 @@ from grpc_etcd_operator.registry.trouble import Trouble
 log = logging.getLogger(__name__)
 BACKOFF = Backoff((5.0, 10.0, 20.0, 40.0, 60.0))  # before one that was refused is tried again. Arbitrary
 REFUSED_AT_ONCE = 16  # that are tried again together, each by itself. Arbitrary
+TIDY_SECONDS = 300.0  # between two looks for those of services that are gone. Arbitrary
 
 
 @dataclass(slots=True)
@@ -38,9 +41,16 @@ class FlushKeys:
     """The flush keys of all streams; `queue` knows when each is due."""
 
     def __init__(
-        self, parts: Parts, queue: RateLimitedQueue[bytes, str], trouble: Trouble, wake: Callable[[], None]
+        self,
+        parts: Parts,
+        queue: RateLimitedQueue[bytes, str],
+        trouble: Trouble,
+        wake: Callable[[], None],
+        *,
+        tidy_seconds: float = TIDY_SECONDS,
     ) -> None:
         self._parts, self._queue, self._trouble, self._wake = parts, queue, trouble, wake
+        self._tidy_seconds, self._tidy_at = tidy_seconds, time.monotonic() + tidy_seconds
         self._under_way: set[bytes] = set()
         self._refused: dict[bytes, Refused] = {}
         self._ended = 0  # how many refusals of other keys have ended
@@ -73,6 +83,9 @@ class FlushKeys:
     def start(self, group: asyncio.TaskGroup, term: int) -> bool:
         """Start the flush keys that are due; return whether there are any."""
         now = time.monotonic()
+        if now >= self._tidy_at and self._parts.facts.has_seen_all():
+            self._tidy_at = now + self._tidy_seconds
+            group.create_task(self._delete_left(term))
         due = [stream for stream in self._queue.flushes_due(now) if stream not in self._refused]
         flushes = {stream: self._flush_of(stream) for stream in (*due, *self._take_refused(now))}
         records = {stream: record for stream, record in flushes.items() if record}
@@ -192,6 +205,22 @@ class FlushKeys:
         if not result.succeeded:
             raise Unavailable("the term is over, clients still wait for the flush key")
         return True
+
+    async def _delete_left(self, term: int) -> None:
+        """Delete the flush keys of services that are gone. What fails is tried again with the next look."""
+        shared = lease_id(self._parts.cluster, SETTLED)
+        with contextlib.suppress(EtcdError):
+            found = await self._parts.etcd.time_to_live(shared, keys=True)
+            for key in filter(self._is_left, found.keys if found else ()):
+                fence = *self._parts.election.fence(term), compare.lease(key, "==", shared)
+                with contextlib.suppress(*REFUSED):  # which keeps none of the others
+                    await self._parts.etcd.transaction(fence, [ops.delete(key)])
+
+    def _is_left(self, key: bytes) -> bool:
+        """Return whether a flush key is of no stream that is written, or may be."""
+        stream = self._parts.streams.find(key)
+        flush = self._flush_of(stream) if stream else None
+        return flush is None or flush[0] != key
 
     def _flush_of(self, stream: bytes) -> tuple[bytes, bytes] | None:
         return self._parts.streams.flush(stream, self._parts.cluster)

@@ -20,7 +20,7 @@ from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.model import Listing
 from grpc_etcd.layouts.rate_limits import RateLimitedQueue
 from grpc_etcd_operator.controller.applier import OPERATIONS, Applier
-from grpc_etcd_operator.controller.flush_keys import FlushKeys
+from grpc_etcd_operator.controller.flush_keys import TIDY_SECONDS, FlushKeys
 from grpc_etcd_operator.controller.outcomes import Outcome, Outcomes
 from grpc_etcd_operator.controller.parts import Parts
 from grpc_etcd_operator.core.desired import Desired
@@ -41,7 +41,14 @@ RESUME_SECONDS = 0.25  # between two looks whether a term goes on; arbitrary
 class Reconciler:
     """Writes to one registry. `on_outcome` is called with each owner that was planned or written."""
 
-    def __init__(self, parts: Parts, on_outcome: Callable[[Outcome], None], on_trouble: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        on_outcome: Callable[[Outcome], None],
+        on_trouble: Callable[[], None],
+        *,
+        tidy_seconds: float = TIDY_SECONDS,
+    ) -> None:
         self._parts = parts
         self._term = 0
         self._queue: RateLimitedQueue[bytes, str] = RateLimitedQueue(parts.streams.limits)
@@ -50,7 +57,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self.trouble = Trouble(on_trouble)
         self._outcomes = Outcomes(parts.facts, parts.isolation, self._work, on_outcome, self._wake.set)
-        self._flush_keys = FlushKeys(parts, self._queue, self.trouble, self._wake.set)
+        self._flush_keys = FlushKeys(parts, self._queue, self.trouble, self._wake.set, tidy_seconds=tidy_seconds)
         self._applier = Applier(parts, self._work, self._outcomes, self.trouble, self.enqueue, self._wake.set)
         self.note_events = self._flush_keys.note_events
 
@@ -350,7 +357,7 @@ class Reconciler:
             # The leader's lease seemed to have run out, by its own clock. It may turn out to live, which nobody
             # reports.
             times.append(now + RESUME_SECONDS)
-        if leads:
+        if self._parts.election.may_write:
             times += [self._flush_keys.next_at(), *(at for at in (self._queue.ask_again_at(),) if at is not None)]
         # Whoever is under way calls when it ends: to look before that would be to look in vain, again and again.
         # Who lost the leadership while a write was under way asks too: what it could not write is another's now.

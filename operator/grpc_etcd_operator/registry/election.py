@@ -198,6 +198,7 @@ class Election(LeaderView):
         """Take who leads, as far as is known."""
         if record is None and self._leader is not None:
             self._vacant_since = time.monotonic()
+        did_refuse = self.refuses
         self._leader, self._silent_until = record, -math.inf
         if record is not None:
             self.last_leader = record.value
@@ -205,6 +206,7 @@ class Election(LeaderView):
             self._reported.clear()
         if self.refuses:
             self._say_refusal()
+        if did_refuse or self.refuses:
             # Its other replicas come first: two times to live give them the time to notice that their leader is gone.
             self._not_before = time.monotonic() + WAIT_TTLS * self._ttl
         if self.revision and (record is None or record.create_revision != self.revision):
