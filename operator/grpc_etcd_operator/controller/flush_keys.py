@@ -85,7 +85,7 @@ class FlushKeys:
         now = time.monotonic()
         if now >= self._tidy_at and self._parts.facts.has_seen_all():
             self._tidy_at = now + self._tidy_seconds
-            group.create_task(self._delete_left(term))
+            group.create_task(self._tidy(term))
         due = [stream for stream in self._queue.flushes_due(now) if stream not in self._refused]
         flushes = {stream: self._flush_of(stream) for stream in (*due, *self._take_refused(now))}
         records = {stream: record for stream, record in flushes.items() if record}
@@ -206,15 +206,23 @@ class FlushKeys:
             raise Unavailable("the term is over, clients still wait for the flush key")
         return True
 
+    async def _tidy(self, term: int) -> None:
+        """Delete what is left. What fails is tried again with the next look."""
+        try:
+            await self._delete_left(term)
+        except EtcdError:
+            pass
+        except Exception as error:  # noqa: BLE001  nobody foresaw it; no other flush key is to wait for it
+            self._parts.isolation.caught("touch", "", error)
+
     async def _delete_left(self, term: int) -> None:
-        """Delete the flush keys of services that are gone. What fails is tried again with the next look."""
+        """Delete the flush keys of services that are gone."""
         shared = lease_id(self._parts.cluster, SETTLED)
-        with contextlib.suppress(EtcdError):
-            found = await self._parts.etcd.time_to_live(shared, keys=True)
-            for key in filter(self._is_left, found.keys if found else ()):
-                fence = *self._parts.election.fence(term), compare.lease(key, "==", shared)
-                with contextlib.suppress(*REFUSED):  # which keeps none of the others
-                    await self._parts.etcd.transaction(fence, [ops.delete(key)])
+        found = await self._parts.etcd.time_to_live(shared, keys=True)
+        for key in filter(self._is_left, found.keys if found else ()):
+            fence = *self._parts.election.fence(term), compare.lease(key, "==", shared)
+            with contextlib.suppress(*REFUSED):  # which keeps none of the others
+                await self._parts.etcd.transaction(fence, [ops.delete(key)])
 
     def _is_left(self, key: bytes) -> bool:
         """Return whether a flush key is of no stream that is written, or may be."""
