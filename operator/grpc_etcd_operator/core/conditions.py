@@ -73,10 +73,16 @@ def make_status(  # noqa: PLR0913, PLR0917  all that a status is made of
 
 
 def renew_status(status: Mapping[str, Any], service: GrpcService) -> dict[str, Any]:
-    """Return a status with the conditions that others have set by now, which stay as they are."""
-    conditions = [each for each in status["conditions"] if each["type"] in OURS]
-    foreign = [each for each in service.status.get("conditions") or () if each.get("type") not in OURS]
-    return {**status, "conditions": [*conditions, *foreign][:MOST_CONDITIONS]}
+    """Return a status with the conditions that others have set by now, which stay as they are, and all where they are.
+
+    To put them in another order would be a change, which who sorts them would undo again and again.
+    """
+    known = service.status.get("conditions") or ()
+    ours = [each for each in status["conditions"] if each["type"] in OURS]
+    foreign = [each for each in known if each.get("type") not in OURS]
+    places = {each.get("type"): place for place, each in enumerate(known)}
+    kept = [*ours, *foreign][:MOST_CONDITIONS]
+    return {**status, "conditions": sorted(kept, key=lambda each: places.get(each.get("type"), len(places)))}
 
 
 def _summarize(

@@ -99,11 +99,20 @@ def test_conditions_of_others_stay_as_they_are(service: Make) -> None:
     foreign = [{"type": f"Audited{each}", "status": "True"} for each in range(9)]
     made = replace(service(), status={"conditions": [*foreign[:1], {"type": "Stalled", "status": "True"}]})
     status = make_status(made, ACCEPTED, Counts(1, 1, 1), {}, EARLY)
-    assert [each["type"] for each in status["conditions"]] == ["Accepted", "Programmed", "Ready", "Audited0"]
-    assert status["conditions"][-1:] == foreign[:1]
+    assert [each["type"] for each in status["conditions"]] == ["Audited0", "Accepted", "Programmed", "Ready"]
+    assert status["conditions"][:1] == foreign[:1]
     renewed = renew_status(status, replace(service(), status={"conditions": foreign}))
-    assert [each["type"] for each in renewed["conditions"][:4]] == ["Accepted", "Programmed", "Ready", "Audited0"]
+    assert [each["type"] for each in renewed["conditions"][-3:]] == ["Accepted", "Programmed", "Ready"]
     assert len(renewed["conditions"]) == MOST_CONDITIONS
+
+
+def test_another_order_of_conditions_is_no_reason_to_write(service: Make) -> None:
+    """Else the operator and a controller that sorts them would write in turn for ever."""
+    status = make_status(service(), ACCEPTED, Counts(1, 1, 1), {}, EARLY)
+    mixed = [{"type": "Audited", "status": "True"}, *reversed(status["conditions"])]
+    sorted_by_another = {**status, "conditions": mixed}
+    held = replace(service(), status=sorted_by_another)
+    assert is_same_status(sorted_by_another, make_status(held, ACCEPTED, Counts(1, 1, 1), {}, LATE))
 
 
 numbers = st.integers(0, 3)
