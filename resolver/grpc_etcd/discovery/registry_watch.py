@@ -23,6 +23,7 @@ from grpc_etcd.etcd import (
     WatchSnapshot,
     WatchUpdate,
 )
+from grpc_etcd.etcd.faults import Faults
 
 _LOG = logging.getLogger("grpc_etcd")
 _MOST_KEYS = 1000  # arbitrary: what is read at most to find names like one that cannot be found
@@ -150,6 +151,7 @@ class RegistryWatch:
         self._hub: Hub = etcd.watch_hub()
         self._shared: dict[Range, SharedRange] = {}
         self._outage: EtcdError | None = None
+        self._faults = Faults()
         self.last_seen_at = -math.inf  # when a feed has learned of etcd last, by `time.monotonic()`
         self.lost_at = -math.inf  # when the last outage was noticed, by the same clock
 
@@ -182,7 +184,7 @@ class RegistryWatch:
         """Log once that etcd is unavailable, however many services learn of it."""
         if self._outage is None:
             self.lost_at = time.monotonic()
-        if type(self._outage) is not type(error):
+        if self._faults.is_news(error):
             _LOG.warning(
                 "Lost the watch on etcd (%s): %s. %s",
                 self.whereabouts,
@@ -197,6 +199,7 @@ class RegistryWatch:
         if self._outage:
             _LOG.info("Watching etcd (%s) again", self.whereabouts, extra={"event": "etcd_available"})
         self._outage = None
+        self._faults.clear()
 
     def close(self) -> None:
         """Follow nothing any more."""

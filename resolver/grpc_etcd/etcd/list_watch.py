@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 from grpc_etcd.etcd import calls, errors, model
 from grpc_etcd.etcd.calls import Call
 from grpc_etcd.etcd.errors import EtcdError
+from grpc_etcd.etcd.faults import Faults
 from grpc_etcd.etcd.messages import message
 from grpc_etcd.etcd.model import Disconnected, Progress, Record, Revision, WatchEvents, WatchSnapshot, WatchUpdate
 
@@ -92,6 +93,7 @@ class ListWatchLoop:
         self._opened_at = 0
         self._witness: tuple[bytes, Record | None] | None = None
         self._failures = Failures()
+        self._faults = Faults()
         self._late = 0  # how often in a row a listing did not come in time
         self.state = model.State(connected=False, stale_since=clock())
 
@@ -172,10 +174,11 @@ class ListWatchLoop:
         known = self.state
         since = self._clock() if known.stale_since is None else known.stale_since
         self.state = model.State(connected=False, stale_since=since, error=error, revision=known.revision)
-        return None if type(known.error) is type(error) else Disconnected(error, since)
+        return Disconnected(error, since) if self._faults.is_news(error) else None
 
     def _connect(self) -> None:
         self._failures = Failures()
+        self._faults.clear()
         self.state = model.State(connected=True, stale_since=None, revision=self._revision())
 
     def _receive(self, reply: Any) -> Sequence[WatchUpdate]:

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from grpc_etcd import Registry
 from grpc_etcd.etcd import DeadlineExceeded, Tls, Unavailable
 from testbed.certificates import Authority, Certificate
 from testbed.conditions import existing, wait_until
@@ -90,6 +91,27 @@ def test_server_and_client_certificates_replaced_under_a_running_watch(
     follower.wait_connected()
     client.put(b"k/1", b"")
     follower.wait_events(2)
+
+
+def test_an_outage_is_called_by_what_keeps_it_up_not_by_how_it_began(
+    closing: contextlib.ExitStack, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = closing.enter_context(EtcdServer.start(tls=True))
+    proxy = closing.enter_context(TcpProxy.start(server.endpoints))
+    ca = tmp_path / "ca.pem"
+    shutil.copy(existing(server.authority).ca, ca)
+    registry = closing.enter_context(Registry(f"https://{proxy.address}", ca=str(ca)))
+    closing.enter_context(registry.on_change("greeter", lambda _: None))
+    wait_until(lambda: registry.stats()["greeter"].cause == "no such service", "it is followed")
+    trust(server, Authority(tmp_path / "other"))  # etcd reads its files again for each connection
+    proxy.cut()
+    wait_until(lambda: "CERTIFICATE_VERIFY_FAILED" in registry.stats()["greeter"].error, "it is named")
+    assert registry.stats()["greeter"].cause == "TLS to etcd failed"
+    reported = [each.getMessage() for each in caplog.records if getattr(each, "event", "") == "etcd_unavailable"]
+    assert any("Give the CA that signed etcd's certificate" in each for each in reported)
+    assert len(reported) == len(set(reported)), "each once"
+    shutil.copy(existing(server.authority).ca, ca)
+    wait_until(lambda: registry.stats()["greeter"].connected, "it is followed again")
 
 
 def test_whoever_keeps_errors_keeps_no_channel_with_files_of_before(

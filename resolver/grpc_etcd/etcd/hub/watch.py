@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from grpc_etcd.etcd import calls, model
 from grpc_etcd.etcd.errors import EtcdError
+from grpc_etcd.etcd.faults import Faults
 from grpc_etcd.etcd.messages import message
 from grpc_etcd.etcd.model import Disconnected, Listing, Record, Revision, State, WatchEvents, WatchUpdate
 
@@ -60,6 +61,7 @@ class Watch:
         self.faulted = -CALM_SECONDS
         self.due = 0.0
         self._state = State(connected=False, stale_since=since)
+        self._faults = Faults()
 
     def __repr__(self) -> str:
         return f"<Watch {self.key!r} {self.stage.name} next={self.next}>"
@@ -77,6 +79,7 @@ class Watch:
 
     def connect(self) -> None:
         """Record that the range is synced."""
+        self._faults.clear()
         if not self._state.connected:
             self._state = State(connected=True, stale_since=None)
 
@@ -85,7 +88,7 @@ class Watch:
         known = self._state
         since = now if known.stale_since is None else known.stale_since
         self._state = State(connected=False, stale_since=since, error=error)
-        return None if type(known.error) is type(error) else Disconnected(error, since)
+        return Disconnected(error, since) if self._faults.is_news(error) else None
 
     def note_listing(self, listing: Listing, epoch: int) -> None:
         """Take a listing."""
