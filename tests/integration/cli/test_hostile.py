@@ -1,6 +1,7 @@
 """Whoever may write to etcd cannot reach the terminal, or the parser, of whoever looks at it."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from grpc_etcd.cli.commands import cli
 from grpc_etcd.etcd import Etcd
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.layout import KeyValue
-from grpc_etcd.registry.own import OWNER_PREFIX, SYNCED_PREFIX
+from grpc_etcd.registry.own import CLOCK_PREFIX, OWNER_PREFIX, SYNCED_PREFIX, ClockReading, clock_key
 from testbed.etcd import EtcdServer
 from testbed.examples import examples
 
@@ -60,6 +61,9 @@ def write(etcd: Etcd, record: dict[str, Any]) -> bytes:
     """Put an endpoint, a record that is none, an owner and a synced key; return the endpoint's key."""
     for prefix in (b"/jupiter/", b"/grpc-etcd/"):
         etcd.delete_prefix(prefix)
+    reading = ClockReading(etcd.status().revision, time.time())  # so that `history` begins here
+    etcd.put(clock_key("c1"), reading.to_json())
+    etcd.put(CLOCK_PREFIX + record["cluster"] + b"/", record["value"])
     layout = make_layout("jupiter")
     made = layout.encode(SERVICE, Endpoint(name=SERVICE, address="127.0.9.9:9", **record["endpoint"]))
     if not isinstance(made, KeyValue):  # a lone surrogate: a Go writer cannot say it, but bytes in etcd can
@@ -104,6 +108,8 @@ def test_hostile_records_reach_nobodys_terminal(
         ("check",),
         ("watch", SERVICE, "--changes", "1"),
         ("watch", "--changes", "1"),
+        ("history", SERVICE, "--since", "0s"),
+        ("history", SERVICE, "--at", str(etcd_client.status().revision)),
     ):
         assert_harmless(run(etcd, *arguments, "-o", output), output)
 
@@ -178,6 +184,6 @@ def test_another_encoding_of_the_terminal_is_no_traceback(shell: CommandLine) ->
 def test_every_command_prints_through_the_one_place() -> None:
     """A new command that printed by itself would be left out of the tests above."""
     known = {"ls", "get", "watch", "owner", "register", "check", "ads", "completion", "drain", "undrain", "set-weight"}
-    known |= {"generate"}
+    known |= {"generate", "history"}
     assert set(cli.commands) == known
     assert isinstance(cli, click.Group)

@@ -2,11 +2,12 @@
 
 import shlex
 import subprocess
+import time
 from collections.abc import Sequence
 
 import pytest
 
-from grpc_etcd.registry.own import OwnerRecord, owner_key
+from grpc_etcd.registry.own import ClockReading, OwnerRecord, clock_key, owner_key
 
 from .conftest import COMMAND, CommandLine
 
@@ -27,12 +28,15 @@ def fill(shell: CommandLine, count: int) -> bytes:
     key = shell.put("127.0.9.2:1")
     record = OwnerRecord(namespace="n" * 200_000, keys=(key,))
     shell.etcd.put(owner_key("c", "u"), record.to_json())
+    shell.etcd.put(clock_key("c"), ClockReading(shell.etcd.status().revision, time.time()).to_json())
     return key
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])
 @pytest.mark.parametrize("reader", ["head -1", "true"])
-@pytest.mark.parametrize("command", [("ls",), ("get", "greeter"), ("check", "greeter"), ("owner",)])
+@pytest.mark.parametrize(
+    "command", [("ls",), ("get", "greeter"), ("check", "greeter"), ("owner",), ("history", "greeter")]
+)
 def test_a_reader_that_leaves_is_no_fault(shell: CommandLine, command: Sequence[str], reader: str, output: str) -> None:
     key = fill(shell, 60)
     arguments = (*command, key.decode()) if command == ("owner",) else command

@@ -92,12 +92,13 @@ def test_the_documented_viewer_may_use_every_command_that_reads(
     assert "may not read" not in run(user, "check", "greeter", code=1)
     assert "no operator owns" in run(user, "owner", "/jupiter/greeter/nobody", code=1)
     assert "greeter" in run(user, "watch", "greeter", "--changes", "1", "-o", "json")
+    assert "added" in run(user, "history", "greeter")
 
 
 def test_what_may_not_be_read_is_told_with_user_prefix_and_no_more_than_is_needed(
     run: Callable[..., str],
 ) -> None:
-    for arguments in (("ls",), ("get", "greeter"), ("watch", "greeter"), ("watch",)):
+    for arguments in (("ls",), ("get", "greeter"), ("watch", "greeter"), ("watch",), ("history", "greeter")):
         denied = run("grpc-client-user", *arguments, "--prefix", "other", code=1)
         assert "the user 'grpc-client-user' may not read /other/" in denied, arguments
         assert "role grant-permission ROLE --prefix=true read /other/" in denied
