@@ -25,7 +25,6 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from grpc_etcd.discovery.state import ResolverState, Source
-from grpc_etcd.etcd.errors import UNKNOWN_HOST
 from grpc_etcd.registry.escaping import quote_argument
 from grpc_etcd.registry.snapshot import Snapshot
 
@@ -180,7 +179,7 @@ _WORDS = {
 
 _REMEDIES = {
     Cause.TLS: "Check whether etcd speaks TLS, then the CA, the client's certificate and key, and the server name",
-    Cause.UNKNOWN_HOST: UNKNOWN_HOST,
+    Cause.UNKNOWN_HOST: "Check the names in etcd's endpoints (some hold in one namespace only), and the name server",
 }
 
 
