@@ -197,6 +197,25 @@ def test_gates_without_an_operator_and_its_deployment(
     wait_until(lambda: not {"GE0501", "GE0601", "GE0602", "GE0103"} & checker.look().keys(), "the gate is open")
 
 
+def test_keys_that_a_cluster_of_before_has_left_are_named(scene: Scene, checker: Checker) -> None:
+    old = f"{scene.cluster}-old"
+    before = scene.start(f"--cluster-id={old}", "--leader-ttl=3", "--lease-ttl=600").wait_leading()
+    scene.apply()
+    gone = scene.pod()
+    scene.registry.wait_addresses(gone.address)
+    before.process.kill()
+    scene.api.client.delete(gone.item, grace_seconds=0)
+    scene.start().wait_leading()
+    pod = scene.pod()
+    scene.registry.wait_addresses(gone.address, pod.address)
+    found = checker.wait("GE0515", "1 Pod is registered under this id, and no operator leads for it", gone.name)
+    assert (found["severity"], found["subject"]) == ("warning", f"cluster id {old}")
+    assert f"cleanup --cluster-id {old} " in found["remedy"]
+    checker.type(f"grpc-etcd-operator cleanup --cluster-id {old} --etcd-endpoints {scene.etcd.endpoints}")
+    scene.registry.wait_addresses(pod.address)
+    assert "GE0515" not in checker.look()
+
+
 def test_an_operator_in_a_dry_run_is_named(scene: Scene, checker: Checker, deploy: Callable[..., object]) -> None:
     scene.apply()
     scene.pod(gates=[GATE])

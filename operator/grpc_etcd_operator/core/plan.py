@@ -213,7 +213,8 @@ class _Planner:
         key = wanted.key.decode(errors="replace")
         self.contested.append(wanted.key)
         if wins is None:
-            message = f"{key} is registered by the server itself or by another tool: stop that, or delete the key once"
+            writer = "the server itself, another tool or the operator of another cluster id"
+            message = f"{key} is registered by {writer}: stop that, or delete the key once"
         else:
             message = f"{key} is owned by another Pod or GrpcService, which takes precedence"
         self.faults.append(Fault(wanted.source, Reason.KEY_TAKEN, message))

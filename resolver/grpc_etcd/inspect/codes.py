@@ -83,6 +83,7 @@ class Code(StrEnum):
     CLOCK_SKEW = "GE0512", WARNING, "Clocks differ"
     NO_CRD = "GE0513", WARNING, "The CRD is not installed"
     UNKNOWN_SYNC = "GE0514", WARNING, "It is unknown whether the registry should be synced"
+    LEFT_BEHIND = "GE0515", WARNING, "Keys of another cluster id, for which no operator leads"
     GATE_WITHOUT_OPERATOR = "GE0601", ERROR, "Pods wait at the readiness gate, and no operator leads"
     GATE_WAITING = "GE0602", ERROR, "Pods wait at the readiness gate"
     NO_RECORDS = "GE0701", ERROR, "There are no records"

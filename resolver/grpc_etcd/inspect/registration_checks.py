@@ -12,7 +12,7 @@ from grpc_etcd.inspect.conditions import CODES, OPERATOR_LOG
 from grpc_etcd.inspect.findings import Finding, kubectl
 from grpc_etcd.inspect.operators import OperatorFacts, Owned
 from grpc_etcd.inspect.service_checks import count, list_names, subject_of, write_condition
-from grpc_etcd.registry.escaping import escape_bytes
+from grpc_etcd.registry.escaping import escape_bytes, quote_argument
 
 PASSING = frozenset(
     {Code.NOT_REGISTERED, Code.REGISTERED_UNREADY, Code.REGISTERED_GONE, Code.GATE_WAITING, Code.MISSING_KEY}
@@ -45,6 +45,7 @@ def find_registration_faults(
     if operators is not None:
         yield from _unregistered(cluster, operators, among)
         yield from _left_over(cluster, operators)
+        yield from _left_behind(cluster, operators)
 
 
 def is_led(cluster: ClusterFacts, operators: OperatorFacts | None) -> bool:
@@ -212,3 +213,19 @@ def _may_have_keys(pod: PodFacts, services: Iterable[ServiceFacts]) -> bool:
         pod.is_serving(publish_not_ready=each.publish_not_ready) or (pod.terminating and each.drains)
         for each in services
     )
+
+
+def _left_behind(cluster: ClusterFacts, operators: OperatorFacts) -> Iterator[Finding]:
+    """Report keys of the same GrpcServices under another cluster id than that of who leads, for which nobody leads."""
+    led = {each.cluster for each in operators.leaders}
+    looked_at = {each.reference for each in cluster.services}
+    behind = [each for each in operators.owned if each.keys and looked_at.intersection(each.services)]
+    for gone in sorted({each.cluster for each in behind} - led) if operators.leaders_of(cluster) else ():
+        pods = [each for each in behind if each.cluster == gone]
+        what = f"{count(len(pods), 'Pod')} registered under this id, and no operator leads for it"
+        remedy = (
+            "Wait until their leases end (leaseTtlSeconds); sooner, if that cluster is gone for good: "
+            f"grpc-etcd-operator cleanup --cluster-id {quote_argument(gone)} with the flags of `run`."
+        )
+        problem = f"{what}: {list_names(f'{each.namespace}/{each.pod}' for each in pods)}"
+        yield Finding(Code.LEFT_BEHIND, f"cluster id {gone}", problem, remedy)

@@ -178,7 +178,9 @@ def test_keys_of_pods_that_ought_to_have_none() -> None:
     draining = replace(CLUSTER, services=(replace(SERVICE, drains=True),), pods=(replace(POD, terminating=True),))
     assert Code.REGISTERED_UNREADY not in find(draining)
     anothers = replace(OPERATORS, owned=(OWNED._replace(cluster="c2", uid="other"), OWNED))
-    assert find(CLUSTER, anothers) == {}, "the keys of another Kubernetes cluster"
+    assert find(CLUSTER, anothers).keys() == {Code.LEFT_BEHIND}, "the keys of a Kubernetes cluster without an operator"
+    led = replace(anothers, leaders=(*anothers.leaders, Leader("c2", kube_system="k2")))
+    assert find(CLUSTER, led) == {}, "the keys of another Kubernetes cluster"
     unread = replace(CLUSTER, pods=(), denied=(Denied("pods", "shop"),))
     assert Code.REGISTERED_GONE not in find(unread)
 
