@@ -121,6 +121,14 @@ def test_a_name_of_another_namespace(scene: Scene, checker: Checker) -> None:
     scene.registry.wait_addresses(pod.address, name=f"{scene.namespace}-greeter")
 
 
+def test_a_namespace_that_does_not_exist(scene: Scene, checker: Checker) -> None:
+    scene.start().wait_leading()
+    assert "GE0908" not in checker.look(), "it is empty"
+    found = checker.look("-n", "misspelt")
+    assert found["GE0908"]["problem"] == "there is no namespace 'misspelt'"
+    assert found.keys().isdisjoint({"GE0901", "GE0902"})
+
+
 def test_what_a_layout_cannot_store_is_stalled(scene: Scene, checker: Checker) -> None:
     scene.start().wait_leading()
     scene.apply(layouts=["kitex"], weight=0)

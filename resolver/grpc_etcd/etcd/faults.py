@@ -1,4 +1,4 @@
-"""Which errors of an outage are news to whoever has heard of it."""
+"""Which errors of an outage are news to whoever knows of it."""
 
 from grpc_etcd.etcd.errors import DISTRUSTED, NEEDS_CERTIFICATE, REFUSES_CERTIFICATE, UNUSABLE_FILES, EtcdError
 

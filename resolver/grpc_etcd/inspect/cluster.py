@@ -128,6 +128,7 @@ class ClusterFacts:
     deployments: tuple[Deployment, ...] | None = None  # None: may not be listed
     denied: tuple[Denied, ...] = ()
     has_crd: bool = True
+    has_namespace: bool = True  # also where that may not be read
     uid: str = ""  # kube-system's; empty where it may not be read
     skew_seconds: float = 0.0  # by how much the API server's clock is ahead of this machine's
 

@@ -12,6 +12,9 @@ SKEW_SECONDS = 5.0  # arbitrary; tokens and certificates are usually given some 
 
 def find_cluster_faults(cluster: ClusterFacts, name: str | None, found: Sequence[ServiceFacts]) -> Iterator[Finding]:
     """Report what is wrong; `found` are the GrpcServices that have the name that was asked for, if one was."""
+    if not cluster.has_namespace:
+        problem = f"there is no namespace {cluster.namespace!r}"
+        yield Finding(Code.NO_NAMESPACE, "Kubernetes", problem, "kubectl get namespaces, or choose another: -n NAME")
     if not cluster.has_crd:
         install = "kubectl apply -f crds/grpcservices.yaml, or choose another cluster: --context NAME"
         yield Finding(Code.NO_CRD, "Kubernetes", "it has no GrpcServices: the CRD is not installed", install)

@@ -110,3 +110,4 @@ class Code(StrEnum):
     NO_SUCH_GRPCSERVICE = "GE0905", NOTE, "No GrpcService has this name here"
     ONLY_KUBERNETES = "GE0906", NOTE, "etcd was not checked"
     ONLY_ETCD = "GE0907", NOTE, "Kubernetes was not checked"
+    NO_NAMESPACE = "GE0908", ERROR, "The namespace does not exist"

@@ -141,6 +141,7 @@ def observe(kubernetes: Kubernetes, namespace: str) -> ClusterFacts:
         deployments=_deployments(kubernetes),
         denied=tuple(denied),
         has_crd=has_crd,
+        has_namespace=not namespace or bool(pods) or _has_namespace(kubernetes, namespace),
         uid=_cluster_uid(kubernetes),
         skew_seconds=kubernetes.skew_seconds,
     )
@@ -198,6 +199,17 @@ def _is_charts(item: Mapping[str, Any]) -> bool:
     labels = item["metadata"].get("labels") or {}
     is_named = labels.get("app.kubernetes.io/name") == CHART
     return is_named or str(labels.get("helm.sh/chart")).startswith(f"{CHART}-")
+
+
+def _has_namespace(kubernetes: Kubernetes, namespace: str) -> bool:
+    """Return whether a namespace is there, as far as the caller may know."""
+    try:
+        _allowed(lambda: kubernetes.get(f"/api/v1/namespaces/{namespace}"), "namespaces", "", [])
+    except KubernetesError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 def _cluster_uid(kubernetes: Kubernetes) -> str:
