@@ -153,9 +153,23 @@ async def test_who_waits_for_the_crd_is_not_deaf() -> None:
     limits = {"deaf_seconds": LIMIT_SECONDS, "gap_seconds": LIMIT_SECONDS}
     freshness = Freshness(_ignore, [("pods", ""), ("grpcservices", "")], lambda _: None, **limits)
     await until(freshness.is_deaf)
-    freshness.note_attempt("grpcservices")
-    freshness.note_attempt("pods")
+    for stream in freshness.streams:
+        stream.note_attempt()
     assert not freshness.is_deaf()
+
+
+async def test_who_waits_for_the_crd_in_one_namespace_is_no_sign_of_life_of_anothers_watch() -> None:
+    expected = [("grpcservices", "shop"), ("grpcservices", "till")]
+    freshness = Freshness(_ignore, expected, deaf_seconds=LIMIT_SECONDS, gap_seconds=LIMIT_SECONDS)
+    shop, till = freshness.stream(*expected[0]), freshness.stream(*expected[1])
+    began = till.attempted_at
+
+    def wait_on() -> bool:
+        shop.note_attempt()
+        return freshness.is_deaf()
+
+    await until(wait_on)
+    assert till.attempted_at == began
 
 
 async def test_blind_is_who_sees_no_namespace_and_one_that_is_refused_blinds_nobody() -> None:

@@ -19,7 +19,7 @@ from grpc_etcd_operator.isolation import Isolation, supervise
 from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client
 from grpc_etcd_operator.kube.cluster import log_unreachable
 from grpc_etcd_operator.kube.connecting import Connection
-from grpc_etcd_operator.kube.freshness import Freshness
+from grpc_etcd_operator.kube.freshness import Freshness, Stream
 from grpc_etcd_operator.kube.probing import Prober
 from grpc_etcd_operator.settings import DIRECT, Settings
 from grpc_etcd_operator.sources.json_pods import read_pod
@@ -120,13 +120,13 @@ class Watches:
             rests=True,
         )
         stream, connection = self._freshness.stream(SERVICES, namespace), self._connection
-        prepare, isolation = self._wait_until_served, self._isolation
+        prepare, isolation = partial(self._wait_until_served, stream), self._isolation
         return KopfSource(how, stream, connection, self._freshness, isolation, prepare, self._on_signal)
 
-    async def _wait_until_served(self, _: Receiver[GrpcService]) -> str:
+    async def _wait_until_served(self, stream: Stream, _: Receiver[GrpcService]) -> str:
         """Wait for the API server and our CRD: waiting can help, so nothing else is done about it. Kopf lists."""
         for attempt in itertools.count():
-            self._freshness.note_attempt(SERVICES)
+            stream.note_attempt()  # that one: what is heard of it says nothing of another namespace's
             try:
                 state = await self._client.crd_state()
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:

@@ -78,6 +78,10 @@ class Stream:
         """Return whether a watch is open."""
         return self.response is not None and not self.response.closed
 
+    def note_attempt(self) -> None:
+        """Record that whoever watches is alive: it has asked, or waits for its turn, as while the CRD is away."""
+        self.attempted_at = time.monotonic()
+
     def note_seen(self, verb: str = LIST) -> None:
         """Record that the API server has answered, and allows this: who may watch may list, and not the reverse."""
         self.note_answer()
@@ -244,14 +248,8 @@ class Freshness:
         if not found:
             return None
         stream = self.stream(found[2], found[1] or "")
-        stream.attempted_at = time.monotonic()
+        stream.note_attempt()
         return stream
-
-    def note_attempt(self, resource: str) -> None:
-        """Record that whoever watches a resource is alive and waits for its turn, as while the CRD is away."""
-        for stream in self._streams.values():
-            if stream.resource == resource:
-                stream.attempted_at = time.monotonic()
 
     # -- what is concluded from it ----------------------------------------------------------------------------------
 
