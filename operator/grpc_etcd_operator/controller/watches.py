@@ -126,7 +126,7 @@ class Watches:
     async def _wait_until_served(self, stream: Stream, _: Receiver[GrpcService]) -> str:
         """Wait for the API server and our CRD: waiting can help, so nothing else is done about it. Kopf lists."""
         for attempt in itertools.count():
-            stream.note_attempt()  # that one: what is heard of it says nothing of another namespace's
+            stream.note_attempt()  # that one: it says nothing of another namespace's
             try:
                 state = await self._client.crd_state()
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
