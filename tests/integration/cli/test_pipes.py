@@ -23,19 +23,19 @@ def pipe(shell: CommandLine, reader: str, *arguments: str) -> tuple[int, str]:
 
 def fill(shell: CommandLine, count: int) -> bytes:
     """Register so much that no pipe takes it at once."""
+    shell.etcd.put(clock_key("c"), ClockReading(shell.etcd.status().revision, time.time()).to_json())
     for number in range(count):
         shell.put(f"127.0.9.1:{number + 1}", leased=False, zone="z" * 2000)
     key = shell.put("127.0.9.2:1")
     record = OwnerRecord(namespace="n" * 200_000, keys=(key,))
     shell.etcd.put(owner_key("c", "u"), record.to_json())
-    shell.etcd.put(clock_key("c"), ClockReading(shell.etcd.status().revision, time.time()).to_json())
     return key
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])
 @pytest.mark.parametrize("reader", ["head -1", "true"])
 @pytest.mark.parametrize(
-    "command", [("ls",), ("get", "greeter"), ("check", "greeter"), ("owner",), ("history", "greeter")]
+    "command", [("ls",), ("get", "greeter"), ("check", "greeter"), ("owner",), ("history", "greeter", "--since", "0s")]
 )
 def test_a_reader_that_leaves_is_no_fault(shell: CommandLine, command: Sequence[str], reader: str, output: str) -> None:
     key = fill(shell, 60)
