@@ -14,6 +14,7 @@ from click.shell_completion import get_completion_class
 from grpc_etcd.cli.check import check
 from grpc_etcd.cli.connecting import Connection, before_commands, connected, output_option, valid_name
 from grpc_etcd.cli.editing import edit_endpoint
+from grpc_etcd.cli.endpoints import print_entries
 from grpc_etcd.cli.following import follow_all
 from grpc_etcd.cli.generating import generate
 from grpc_etcd.cli.history import history
@@ -156,25 +157,12 @@ def get(connection: Connection, name: str, output: str) -> None:
     if output != "table":
         print_data([entry_json(entry) for entry in entries], output)
     elif entries:
-        columns = ("address", "weight", "state", "zone", "group", "layout", "lease", "owner")
-        print_table(columns, [endpoint_row(entry) for entry in entries])
+        print_entries(entries)
     if not all(entry.is_owner_known for entry in entries):
         print_line(f"Owners are unknown: {UNREADABLE_OWNERS} {GRANT_OWNERS}", error=True)
     if not any(isinstance(entry.read, Endpoint) for entry in entries):
         absence = "" if entries else f": {describe_absence(connection.etcd, connection.layouts, name)}"
         raise Failure(f"{name} has no endpoints here{absence}; `grpc-etcd check {name}` says more")
-
-
-def endpoint_row(entry: Entry) -> list[Any]:
-    """Write an entry for people."""
-    lease = f"{entry.lease:x}" if entry.lease else "none"
-    if isinstance(entry.read, Rejected):
-        return [escape_bytes(entry.key), "", entry.read.reason, "", "", entry.layout, lease, ""]
-    state = "disabled" if not entry.read.enable else "enabled" if entry.read.healthy else "unhealthy"
-    nobody = "self-registered" if entry.is_owner_known else "unknown"
-    owner = f"{entry.owner.namespace}/{entry.owner.pod}" if entry.owner else nobody
-    weight = f"{entry.read.weight:g}"
-    return [entry.read.address, weight, state, entry.read.zone, entry.read.group, entry.layout, lease, owner]
 
 
 @cli.command(

@@ -2,19 +2,22 @@
 
 import re
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
 from grpc_etcd.cli.connecting import Connection, connected, output_option, valid_name
+from grpc_etcd.cli.endpoints import print_entries
 from grpc_etcd.cli.printing import Failure, print_data, print_line, print_table
 from grpc_etcd.etcd import Compacted, FutureRevision
 from grpc_etcd.inspect.entries import Entry, entry_json
 from grpc_etcd.inspect.history import Change, change_json, differences
-from grpc_etcd.inspect.past import History, find_moment, read_at, read_history
+from grpc_etcd.inspect.past import History, find_moment, read_history
+from grpc_etcd.inspect.reading import read_service
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Rejected
+from grpc_etcd.registry.own import format_time
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 NOT_KEPT = "etcd no longer has that revision: it has been compacted (etcd's --auto-compaction-retention)"
@@ -116,18 +119,13 @@ def describe(change: Change) -> str:
     return ", ".join(changed) or f"weight {read.weight:g}{state}" if isinstance(read, Endpoint) else ""
 
 
-def format_time(seconds: float) -> str:
-    """Write a time as RFC 3339, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def print_moment(connection: Connection, name: str, at: float, output: str) -> None:
     """Print the endpoints of a moment."""
     entries, revision = read_moment(connection, name, at)
     if output != "table":
         print_data({"revision": revision, "endpoints": [entry_json(entry) for entry in entries]}, output)
     elif entries:
-        print_table(("address", "weight", "state", "layout", "pod"), [moment_row(entry) for entry in entries])
+        print_entries(entries)
     print_line(f"{name} at revision {revision}: {len(entries)} endpoints.", error=True)
 
 
@@ -140,17 +138,8 @@ def read_moment(connection: Connection, name: str, at: float) -> tuple[list[Entr
             "no revision is known to be of that time: no operator had recorded times yet, or etcd was compacted since"
         )
     try:
-        return read_at(etcd, layouts, name, revision), revision
+        return read_service(etcd, layouts, name, revision=revision), revision
     except Compacted as error:
         raise Failure(NOT_KEPT) from error
     except FutureRevision as error:
         raise Failure(f"etcd has no revision {revision} yet") from error
-
-
-def moment_row(entry: Entry) -> list[Any]:
-    """Write an entry for people."""
-    pod = f"{entry.owner.namespace}/{entry.owner.pod}" if entry.owner else ""
-    if isinstance(entry.read, Rejected):
-        return [entry.key.decode(errors="replace"), "", entry.read.reason, entry.layout, pod]
-    state = "enabled" if entry.read.enable else "disabled"
-    return [entry.read.address, f"{entry.read.weight:g}", state, entry.layout, pod]

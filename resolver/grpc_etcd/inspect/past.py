@@ -1,4 +1,4 @@
-"""Read etcd as it was: a service's records at a revision, and all events since."""
+"""Read what happened in etcd: which revision was there by a time, and all events since."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,10 @@ from grpc_etcd.etcd import (
     Progress,
     WatchEvents,
 )
-from grpc_etcd.inspect.entries import Entry, make_entries
 from grpc_etcd.inspect.history import Change, Past, Times, read_clock, readings_of
-from grpc_etcd.inspect.reading import granted_prefix, list_prefix
+from grpc_etcd.inspect.reading import list_service
 from grpc_etcd.registry.layout import Layout
-from grpc_etcd.registry.own import CLOCK_PREFIX, OWNER_PREFIX, ClockReading, OwnerRecord
+from grpc_etcd.registry.own import CLOCK_PREFIX, OWNER_PREFIX, ClockReading
 
 PROGRESS_SECONDS = 0.1  # how soon it is known that there is nothing more
 
@@ -33,47 +32,33 @@ class History:
 
 def read_history(etcd: Etcd, layouts: Sequence[Layout], service: str, since: float) -> History:
     """Read what happened to a service since a time (Unix seconds); all that etcd has where it has no clock key."""
-    for layout in layouts:
-        list_prefix(etcd, layout.prefix(service), granted_prefix(layout, service))
+    now = max(list_service(etcd, layout, service).revision for layout in layouts)
     prefixes = [layout.prefix(service) for layout in layouts]
-    known, now = prefixes[0], _now(etcd, prefixes[0])
-    start, is_cut = find_past(etcd, known, since)
-    prefixes += [OWNER_PREFIX] if _may_read(etcd, OWNER_PREFIX) else []
+    start, is_cut = find_past(etcd, prefixes[0], now, since)
     records = [record for prefix in prefixes for record in etcd.get_prefix(prefix, revision=start).records]
+    try:
+        records += etcd.get_prefix(OWNER_PREFIX, revision=start).records
+        prefixes.append(OWNER_PREFIX)
+    except PermissionDenied:
+        pass  # Pods are not named then
     events = [event for prefix in prefixes for event in read_events(etcd, prefix, start + 1, now)]
     is_timed = bool(_read_clock(etcd))
-    clock = list(read_events(etcd, CLOCK_PREFIX, start + 1, _now(etcd, known))) if is_timed else []
-    changes = Past(service, layouts, records).changes(events, Times(readings_of(clock)))
-    return History(start, tuple(changes), is_cut, is_timed)
-
-
-def read_at(etcd: Etcd, layouts: Sequence[Layout], service: str, revision: int) -> list[Entry]:
-    """Read all records of a service as they were at a revision; Compacted where etcd no longer has it."""
-    owners = None
-    if _may_read(etcd, OWNER_PREFIX):
-        records = etcd.get_prefix(OWNER_PREFIX, revision=revision).records
-        read = [OwnerRecord.from_json(record.value) for record in records]
-        owners = {key: each for each in read if isinstance(each, OwnerRecord) for key in each.keys}
-    found = []
-    for layout in layouts:
-        list_prefix(etcd, layout.prefix(service), granted_prefix(layout, service))
-        listing = etcd.get_prefix(layout.prefix(service), revision=revision)
-        found += [each for each in make_entries(layout, listing.records, owners) if each.service == service]
-    return found
+    last = etcd.get_prefix(CLOCK_PREFIX).revision if is_timed else 0
+    times = Times(readings_of(read_events(etcd, CLOCK_PREFIX, start + 1, last)))
+    return History(start, tuple(Past(service, layouts, records).changes(events, times)), is_cut, is_timed)
 
 
 def find_moment(etcd: Etcd, layouts: Sequence[Layout], service: str, time: float) -> int | None:
     """Return the last revision that is known to have been there by a time (Unix seconds); None where none is."""
-    prefix = layouts[0].prefix(service)
-    return _find_known(etcd, prefix, _now(etcd, prefix), time) or None
+    now = list_service(etcd, layouts[0], service).revision
+    return _find_known(etcd, layouts[0].prefix(service), now, time) or None
 
 
-def find_past(etcd: Etcd, prefix: bytes, time: float) -> tuple[int, bool]:
+def find_past(etcd: Etcd, prefix: bytes, now: int, time: float) -> tuple[int, bool]:
     """Return the last revision that is known to have been there by a time, or the oldest that etcd has.
 
     The second says that etcd no longer has what was asked for.
     """
-    now = _now(etcd, prefix)
     oldest, _ = find_revision(etcd, prefix, now, lambda _: False)
     known = _find_known(etcd, prefix, now, time)
     return max(known, oldest), known < oldest and oldest > 1
@@ -135,15 +120,3 @@ def _read_clock(etcd: Etcd, revision: int = 0) -> list[ClockReading]:
     except PermissionDenied:
         return []
     return read_clock(record.value for record in records)
-
-
-def _may_read(etcd: Etcd, prefix: bytes) -> bool:
-    try:
-        etcd.get_prefix(prefix, keys_only=True)
-    except PermissionDenied:
-        return False
-    return True
-
-
-def _now(etcd: Etcd, prefix: bytes) -> int:
-    return etcd.get_prefix(prefix, keys_only=True).revision

@@ -31,23 +31,26 @@ def granted_prefix(layout: Layout, service: str) -> bytes:
     return list_root(layout) or layout.prefix(service)
 
 
-def list_prefix(etcd: Etcd, prefix: bytes, granted: bytes | None = None) -> Listing:
-    """Read a prefix; may raise ReadDenied, which advises to grant `granted`."""
+def list_prefix(etcd: Etcd, prefix: bytes, granted: bytes | None = None, *, revision: int = 0) -> Listing:
+    """Read a prefix, now or at a revision; may raise ReadDenied, which advises to grant `granted`."""
     try:
-        return etcd.get_prefix(prefix)
+        return etcd.get_prefix(prefix, revision=revision)
     except PermissionDenied as error:
         raise ReadDenied(prefix, prefix if granted is None else granted, error) from error
 
 
-def read_service(etcd: Etcd, layouts: Sequence[Layout], service: str) -> list[Entry]:
-    """Read all records of one service."""
-    owners = read_owners(etcd)
+def list_service(etcd: Etcd, layout: Layout, service: str, *, revision: int = 0) -> Listing:
+    """Read the keys of one service in one layout, now or at a revision."""
+    return list_prefix(etcd, layout.prefix(service), granted_prefix(layout, service), revision=revision)
+
+
+def read_service(etcd: Etcd, layouts: Sequence[Layout], service: str, *, revision: int = 0) -> list[Entry]:
+    """Read all records of one service, now or at a revision."""
+    owners = read_owners(etcd, revision=revision)
     return [
         entry
         for layout in layouts
-        for entry in make_entries(
-            layout, list_prefix(etcd, layout.prefix(service), granted_prefix(layout, service)).records, owners
-        )
+        for entry in make_entries(layout, list_service(etcd, layout, service, revision=revision).records, owners)
         if entry.service == service
     ]
 
@@ -57,10 +60,10 @@ def read_all(etcd: Etcd, layouts: Sequence[Layout]) -> list[Entry]:
     return [entry for layout in layouts for entry in make_entries(layout, list_prefix(etcd, list_root(layout)).records)]
 
 
-def read_owners(etcd: Etcd) -> dict[bytes, OwnerRecord] | None:
-    """Read which key belongs to whom; None where that may not be read."""
+def read_owners(etcd: Etcd, *, revision: int = 0) -> dict[bytes, OwnerRecord] | None:
+    """Read which key belongs to whom, now or at a revision; None where that may not be read."""
     try:
-        records = etcd.get_prefix(OWNER_PREFIX).records
+        records = etcd.get_prefix(OWNER_PREFIX, revision=revision).records
     except PermissionDenied:
         return None
     owners = [OwnerRecord.from_json(record.value) for record in records]

@@ -64,6 +64,11 @@ def policy_key(prefix: str, service: str) -> bytes:
     return POLICY_PREFIX + f"{prefix.strip('/')}/{service}".encode()
 
 
+def format_time(seconds: float) -> str:
+    """Write a time (Unix seconds) as RFC 3339, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class ClockReading(NamedTuple):
     """At this time (Unix seconds) a revision was there already; those after it came later, as far as is known."""
 
@@ -72,8 +77,7 @@ class ClockReading(NamedTuple):
 
     def to_json(self) -> bytes:
         """Write the reading."""
-        at = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return _ENCODE({"revision": self.revision, "time": at}).encode()
+        return _ENCODE({"revision": self.revision, "time": format_time(self.time)}).encode()
 
     @classmethod
     def from_json(cls, value: bytes) -> "ClockReading | Rejected":

@@ -104,13 +104,20 @@ def test_a_watch_of_all_services_is_over_in_a_child_though_a_thread_of_the_paren
     assert lines(world, program) == ["over", "0"]
 
 
-def test_the_parent_follows_on_after_a_fork(world: World) -> None:
+CLEANED = """
+import shutil, tempfile, pathlib
+for folder in pathlib.Path(tempfile.gettempdir()).glob("grpc-etcd-*"):
+    shutil.rmtree(folder)
+"""
+
+
+def assert_parent_follows(world: World, before: str = "", environment: dict[str, str] | None = None) -> None:
+    """Fork, once something has happened `before`, and let the parent find an endpoint that comes then."""
     first = world.serve(1)[0]
     second = world.greeter()
     record = world.record(second.address)
+    calls = 'channel = registry.insecure_channel("greeter")\ncall(channel)\n'
     program = f"""
-    channel = registry.insecure_channel("greeter")
-    call(channel)
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -121,7 +128,11 @@ def test_the_parent_follows_on_after_a_fork(world: World) -> None:
         pass
     print(call(channel), call(channel))
     """
-    assert set(lines(world, program)) == {first.address, second.address}
+    assert set(lines(world, calls + before + textwrap.dedent(program), environment)) == {first.address, second.address}
+
+
+def test_the_parent_follows_on_after_a_fork(world: World) -> None:
+    assert_parent_follows(world)
 
 
 def test_two_threads_may_fork_at_once(world: World) -> None:
@@ -224,26 +235,7 @@ def test_no_ended_stream_is_left_to_the_garbage_collector_of_a_forked_child(worl
 
 
 def test_a_fork_after_temporary_folders_were_cleaned_up_leaves_the_parent_hearing(world: World, tmp_path: Path) -> None:
-    first = world.serve(1)[0]
-    second = world.greeter()
-    record = world.record(second.address)
-    program = f"""
-    import shutil, tempfile, pathlib
-    channel = registry.insecure_channel("greeter")
-    call(channel)
-    for folder in pathlib.Path(tempfile.gettempdir()).glob("grpc-etcd-*"):
-        shutil.rmtree(folder)
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    registry.etcd.put({record.key!r}, {record.value!r})
-    deadline = time.monotonic() + 60
-    while call(channel) != {second.address!r} and time.monotonic() < deadline:
-        pass
-    print(call(channel), call(channel))
-    """
-    assert set(lines(world, program, {"TMPDIR": str(tmp_path)})) == {first.address, second.address}
+    assert_parent_follows(world, CLEANED, {"TMPDIR": str(tmp_path)})
 
 
 def test_multiprocessing_children_call_on(world: World) -> None:
