@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 SOON_SECONDS = 15.0  # within which keys are right after a short fault of etcd; it is asked again each second
-BLIND_SECONDS = 20.0  # more than until a replica knows that it sees nothing
+UNSEEN_SECONDS = 20.0  # more than until a replica knows that it sees nothing
 STEADY_SECONDS = 50.0  # more than what a Pod's readiness may be older than a deletion of its key (checks.py)
 TAKEOVER_SECONDS = 60.0  # far more than until a replica leads that sees nothing: others come first
 CUT_OFF_SECONDS = 100.0  # far more than until a leader resigns and another has done its work
@@ -75,8 +75,8 @@ class Drills:
         self._world.chance.choice([leader.kube_wire.silence, leader.kube_wire.refuse])()
         if pod := self._add_pod(seconds=1.0):
             self._world.kubelet.turn(pod, 50.0, is_ready=False)
-        self._world.pod_turns_unready()
-        self._world.pod_vanishes()
+        self._world.incidents.pod_turns_unready()
+        self._world.incidents.pod_vanishes()
         await asyncio.sleep(CUT_OFF_SECONDS)
         leader.kube_wire.heal()
 
@@ -87,11 +87,11 @@ class Drills:
         if leader is None or blind is None:
             return
         for _ in range(2):  # which it knows, and not that they become ready
-            self._add_pod(seconds=BLIND_SECONDS + 5.0)
+            self._add_pod(seconds=UNSEEN_SECONDS + 5.0)
         await asyncio.sleep(2.0)
         self._world.chance.choice([blind.kube_wire.silence, blind.kube_wire.refuse])()
-        await asyncio.sleep(BLIND_SECONDS)
-        self._world.pod_vanishes()
+        await asyncio.sleep(UNSEEN_SECONDS)
+        self._world.incidents.pod_vanishes()
         await asyncio.sleep(STEADY_SECONDS)
         await leader.kill()
         await asyncio.sleep(TAKEOVER_SECONDS)
@@ -157,7 +157,7 @@ class Drills:
             await replica.end()
             for resource in (PODS, SERVICES):
                 self._world.api.forbid(replica.name, "list", resource)
-        self._world.pod_vanishes()
+        self._world.incidents.pod_vanishes()
         self._add_pod(seconds=1.0)
         for replica in self._world.replicas:
             replica.start()
@@ -225,7 +225,7 @@ class Drills:
         for slip in SLIPS:
             self._world.api.update(SERVICES, NAMESPACE, name, lambda item, slip=slip: item["spec"].update(slip))  # type: ignore[misc]  # mypy sees no default
             await asyncio.sleep(self._world.chance.choice([1.0, 10.0]))
-        await self._world.operator_is_restarted()
+        await self._world.incidents.operator_is_restarted()
         await asyncio.sleep(SOON_SECONDS)
 
     async def drill_tenant_attacks(self) -> None:
@@ -312,7 +312,7 @@ class Drills:
             await asyncio.sleep(1.0)
 
     async def _lose_history(self, keys: dict[bytes, bytes]) -> None:
-        self._world.etcd_loses_all()
+        self._world.incidents.etcd_loses_all()
         await asyncio.sleep(3.0)
         first, *_ = keys
         self._world.etcd.put(first, keys[first])
@@ -353,7 +353,7 @@ class Drills:
         self._world.api.unanswered = WATCHES * len(self._world.replicas)
         self._world.api.end_watches()
         self._add_pod(seconds=1.0)
-        self._world.pod_vanishes()
+        self._world.incidents.pod_vanishes()
         await asyncio.sleep(1.0)
         self._world.api.unanswered = 0
         await asyncio.sleep(HEAD_SECONDS)
@@ -363,7 +363,7 @@ class Drills:
 
     async def _lose_history_unseen(self, keys: dict[bytes, bytes]) -> None:
         self._world.reader.wire.refuse()
-        self._world.etcd_loses_all()
+        self._world.incidents.etcd_loses_all()
         first, *_ = keys
         self._world.etcd.put(first, keys[first])
         await asyncio.sleep(1.0)
@@ -374,6 +374,6 @@ class Drills:
 
     async def drill_leaves_the_scope(self) -> None:
         """Let a Pod lose the label by which the operator finds it, and get it back soon."""
-        await self._world.pod_leaves_the_scope()
+        await self._world.incidents.pod_leaves_the_scope()
         await asyncio.sleep(SOON_SECONDS)
         self._world.checks.demand_keys(f"{SOON_SECONDS:g} s after a Pod's label was put back")

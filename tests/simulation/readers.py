@@ -25,6 +25,7 @@ from tests.simulation.virtual_time import OWNER, tasks_of
 
 SYNCED = b"/grpc-etcd/synced/simulated"
 SYNCED_SECONDS = 10.0  # within which a synced key of a backup has run out
+OPERATOR = "operator"
 READER = "reader"
 RIGHTS = (b"/jupiter/", b"/grpc-etcd/")  # the prefixes that a client must be allowed to read
 STRANGER = b"{}"  # the value of what no client takes for an endpoint

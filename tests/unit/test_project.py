@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -182,6 +183,27 @@ def test_no_test_lets_kubectl_wait_for_what_has_no_status_yet() -> None:
     assert [
         str(path.relative_to(ROOT)) for path in tests if path != Path(__file__) and pattern.search(path.read_text())
     ] == []
+
+
+def test_no_constant_is_given_a_value_twice() -> None:
+    """The later one would count for whoever reads the earlier one, and no linter says so."""
+    found = []
+    for path in tracked_files():
+        if path.suffix != ".py":
+            continue
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef):
+                names = Counter(name for each in node.body for name in assigned(each))
+                found += [f"{path.relative_to(ROOT)}: {name}" for name, count in names.items() if count > 1]
+    assert found == []
+
+
+def assigned(statement: ast.stmt) -> list[str]:
+    """Name what a statement gives a value."""
+    if not isinstance(statement, ast.Assign | ast.AnnAssign):
+        return []
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    return [each.id for each in targets if isinstance(each, ast.Name)]
 
 
 def test_every_type_that_is_ignored_has_its_reason_beside_it() -> None:
