@@ -52,6 +52,10 @@ MATRIX = {
         "commonLabels": {"owner": "y"},
         "priorityClassName": "system-cluster-critical",
         "nodeSelector": {"kubernetes.io/os": "linux"},
+        "dnsConfig": {"options": [{"name": "ndots", "value": "2"}]},
+        "revisionHistoryLimit": 3,
+        "global": {"imageRegistry": "mirror.example:5000/"},
+        "namespaceOverride": "registry",
         "tolerations": [{"operator": "Exists"}],
         "affinity": {"nodeAffinity": {}},
         "topologySpreadConstraints": [
@@ -314,6 +318,38 @@ def test_a_dry_run_which_opens_no_gate_has_none_injected(*, dry_run: bool) -> No
     assert policies == ([] if dry_run else ["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"])
 
 
+@pytest.mark.parametrize(
+    ("repository", "expected"),
+    {
+        "grpc-etcd-operator": "mirror.example:5000/grpc-etcd-operator",
+        "team/grpc-etcd-operator": "mirror.example:5000/team/grpc-etcd-operator",
+        "quay.example/team/grpc-etcd-operator": "mirror.example:5000/team/grpc-etcd-operator",
+        "localhost:5000/grpc-etcd-operator": "mirror.example:5000/grpc-etcd-operator",
+    }.items(),
+)
+def test_a_registry_for_all_images_takes_the_place_of_each_ones_own(repository: str, expected: str) -> None:
+    given = BUNDLED | {"image": {"repository": repository, "tag": "1"}}
+    items = render(given | {"global": {"imageRegistry": "mirror.example:5000"}})
+    assert container(items)["image"] == f"{expected}:1"
+    assert container(items, "StatefulSet")["image"].startswith("mirror.example:5000/coreos/etcd:")
+    assert container(render(given))["image"] == f"{repository}:1"
+
+
+def test_objects_can_be_put_into_another_namespace() -> None:
+    everything = ALL | {"etcd": BUNDLED["etcd"], "cleanup": {"enabled": False}, "namespaceOverride": "registry"}
+    items = render(everything, namespace="platform")
+    assert {item["metadata"].get("namespace", "registry") for item in items} == {"registry"}
+    assert "platform" not in json.dumps(items)
+
+
+def test_further_objects_are_installed_as_they_are_given() -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "{{ .Release.Name }}-etcd"}}
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}-more\n"
+    items = render(ETCD | {"extraObjects": [secret, text]})
+    names = {(item["kind"], item["metadata"]["name"]) for item in items}
+    assert {("Secret", "grpc-etcd-operator-etcd"), ("ConfigMap", "grpc-etcd-operator-more")} <= names
+
+
 def test_client_settings_can_be_copied_to_the_clients_namespaces() -> None:
     items = render(ETCD | {"clientConfig": {"namespaces": ["a", "b"], "extra": {"GRPC_ETCD_CA": "/ca"}}})
     copies = [item for item in items if item["metadata"]["name"].endswith("-client")]
@@ -570,7 +606,8 @@ def _leaves(values: dict[str, Any], schema: dict[str, Any], at: str = "") -> lis
         assert name in schema["properties"], f"{at}{name} is not in the schema"
         inner = schema["properties"][name]
         if isinstance(value, dict) and "properties" in inner:
-            assert inner["additionalProperties"] is False
+            # Under `global` other charts have theirs.
+            assert inner["additionalProperties"] is False if name != "global" else "additionalProperties" not in inner
             found += _leaves(value, inner, f"{at}{name}.")
         else:
             found.append(f"{at}{name}")

@@ -7,7 +7,7 @@ runbook_url: {{ . }}{{ lower $.alert }}
 
 {{/* The replicas of this installation, as labels: others may be in the same Prometheus, even in the same namespace. */}}
 {{- define "grpc-etcd.replicas" -}}
-namespace="{{ .Release.Namespace }}", pod=~"{{ include "grpc-etcd.fullname" . }}-[a-z0-9]+-[a-z0-9]+"
+namespace="{{ include "grpc-etcd.namespace" . }}", pod=~"{{ include "grpc-etcd.fullname" . }}-[a-z0-9]+-[a-z0-9]+"
 {{- end }}
 
 {{- /* Leases are renewed each third of their time to live: one that was about to be has two thirds left. */ -}}

@@ -13,12 +13,12 @@ StatefulSet (`etcd-0.etcd`, `etcd-0.etcd-headless`). `etcd.infra` resolves every
 {{- $isMember := and (eq (len $labels) 2) (regexMatch "-[0-9]+$" (first $labels)) -}}
 {{- $set := regexReplaceAll "-[0-9]+$" (first $labels) "" -}}
 {{- $isOfSet := and $isMember (or (eq $set (last $labels)) (hasPrefix (printf "%s-" $set) (last $labels))) -}}
-{{- if or (eq .namespace .root.Release.Namespace) (hasPrefix "[" $host) (eq $host "localhost") -}}
+{{- if or (eq .namespace (include "grpc-etcd.namespace" .root)) (hasPrefix "[" $host) (eq $host "localhost") -}}
 {{- .endpoint -}}
 {{- else if or (eq (len $labels) 1) $isOfSet -}}
-{{- printf "%s%s.%s.svc.%s%s" $scheme $host .root.Release.Namespace .root.Values.clusterDomain $port -}}
+{{- printf "%s%s.%s.svc.%s%s" $scheme $host (include "grpc-etcd.namespace" .root) .root.Values.clusterDomain $port -}}
 {{- else if $isMember -}}
-{{- fail (printf "clientConfig.namespaces: %s may be a name of the namespace %s alone, so clients in %s would not reach it: write the full name in etcd.endpoints or clientConfig.endpoints, as in %s.%s.svc.%s%s" .endpoint .root.Release.Namespace .namespace $host .root.Release.Namespace .root.Values.clusterDomain $port) -}}
+{{- fail (printf "clientConfig.namespaces: %s may be a name of the namespace %s alone, so clients in %s would not reach it: write the full name in etcd.endpoints or clientConfig.endpoints, as in %s.%s.svc.%s%s" .endpoint (include "grpc-etcd.namespace" .root) .namespace $host (include "grpc-etcd.namespace" .root) .root.Values.clusterDomain $port) -}}
 {{- else -}}
 {{- .endpoint -}}
 {{- end -}}
@@ -45,10 +45,10 @@ StatefulSet (`etcd-0.etcd`, `etcd-0.etcd-headless`). `etcd.infra` resolves every
 {{- if .Values.clientConfig.ca -}}
 {{- .Values.clientConfig.ca -}}
 {{- else if and $tls.secretName (include "grpc-etcd.caKey" $tls) (not $isPlain) (not (hasKey (.Values.clientConfig.extra | default dict) "GRPC_ETCD_CA")) -}}
-{{- $secret := lookup "v1" "Secret" .Release.Namespace $tls.secretName | default dict -}}
+{{- $secret := lookup "v1" "Secret" (include "grpc-etcd.namespace" .) $tls.secretName | default dict -}}
 {{- $found := get ($secret.data | default dict) (include "grpc-etcd.caKey" $tls) -}}
 {{- if not $found -}}
-{{- fail (printf "clientConfig.ca is empty, and the CA's certificate cannot be read from the Secret %s (key %s) in %s: create it first, or give clients the certificate with --set-file clientConfig.ca=ca.crt (as with `helm template`, which does not see the cluster), or a path with clientConfig.extra.GRPC_ETCD_CA, or set clientConfig.enabled=false" $tls.secretName (include "grpc-etcd.caKey" $tls) .Release.Namespace) -}}
+{{- fail (printf "clientConfig.ca is empty, and the CA's certificate cannot be read from the Secret %s (key %s) in %s: create it first, or give clients the certificate with --set-file clientConfig.ca=ca.crt (as with `helm template`, which does not see the cluster), or a path with clientConfig.extra.GRPC_ETCD_CA, or set clientConfig.enabled=false" $tls.secretName (include "grpc-etcd.caKey" $tls) (include "grpc-etcd.namespace" .)) -}}
 {{- end -}}
 {{- b64dec $found -}}
 {{- end -}}

@@ -11,6 +11,11 @@
 {{- end }}
 {{- end }}
 
+{{/* Where the objects live; a chart that contains this one may put them elsewhere than its own. */}}
+{{- define "grpc-etcd.namespace" -}}
+{{ .Values.namespaceOverride | default .Release.Namespace }}
+{{- end }}
+
 {{- define "grpc-etcd.selector" -}}
 app.kubernetes.io/name: {{ include "grpc-etcd.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -30,6 +35,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ .Values.serviceAccount.name | default (ternary (include "grpc-etcd.fullname" .) "default" .Values.serviceAccount.create) }}
 {{- end }}
 
+{{/* From (dict "image" "version" "root"): a registry for all images of a release goes before the repository. */}}
 {{- define "grpc-etcd.image" -}}
-{{- if .image.digest }}{{ .image.repository }}@{{ .image.digest }}{{ else }}{{ .image.repository }}:{{ .image.tag | default .version }}{{ end }}
+{{- $registry := (.root.Values.global | default dict).imageRegistry | default "" | trimSuffix "/" -}}
+{{- $repository := .image.repository -}}
+{{- if $registry }}{{ $repository = printf "%s/%s" $registry (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") }}{{ end -}}
+{{- if .image.digest }}{{ $repository }}@{{ .image.digest }}{{ else }}{{ $repository }}:{{ .image.tag | default .version }}{{ end }}
 {{- end }}

@@ -4,7 +4,7 @@
 {{- define "grpc-etcd.registries" -}}
 {{- $default := omit .Values.etcd "bundled" -}}
 {{- if .Values.etcd.bundled.enabled -}}
-{{- $default = dict "endpoints" (list (printf "%s-etcd.%s:2379" (include "grpc-etcd.fullname" .) .Release.Namespace)) -}}
+{{- $default = dict "endpoints" (list (printf "%s-etcd.%s:2379" (include "grpc-etcd.fullname" .) (include "grpc-etcd.namespace" .))) -}}
 {{- end -}}
 {{- merge (dict "default" $default) (.Values.registries | default dict) | toJson -}}
 {{- end }}
