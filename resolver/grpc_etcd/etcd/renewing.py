@@ -77,7 +77,8 @@ class Renewals:
         self._added += 1
         self._note_period(period)
         request: bytes = message("LeaseKeepAliveRequest")(ID=lease_id).SerializeToString()
-        share = self._added * GOLDEN % 1.0
+        # Whoever begins again and again, and soon ends, is not to renew the same leases first each time.
+        share = (now + self._added * GOLDEN) % 1.0
         # What is adopted is asked for soon, and only then spread over the period, though never within one step.
         then = period if first == period else period * (1 + (STEPS_PER_PERIOD - 1) * share) / STEPS_PER_PERIOD
         renewal = Renewal(request, period, now + first * share, then)

@@ -145,3 +145,16 @@ def test_an_answer_that_is_late_renews_from_when_it_was_asked_for() -> None:
     assert asked(renewals, 4.0) == [1]
     renewals.receive(LeaseId(1), 6, 4.5)
     assert renewals.renewed_at(LeaseId(1)) == 2.0, "it answers the second, which the third says nothing of"
+
+
+def test_whoever_begins_again_and_again_for_a_short_time_renews_all_leases_by_and_by() -> None:
+    """As the replicas of an operator that crashes soon after each takeover: each adopts all, in the same order."""
+    leases, renewed, now = [LeaseId(number) for number in range(1, 301)], set[bytes](), 1_000.0
+    for _ in range(20):
+        renewals = Renewals()
+        for lease in leases:
+            renewals.add(lease, 300, now, remaining_seconds=9.0)
+        for step in range(10):
+            renewed.update(renewals.due(now + step / 10 - STEP_SECONDS))
+        now += 60.37
+    assert len(renewed) == len(leases)
