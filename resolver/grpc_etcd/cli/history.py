@@ -11,13 +11,14 @@ from grpc_etcd.cli.connecting import Connection, connected, output_option, valid
 from grpc_etcd.cli.endpoints import print_entries
 from grpc_etcd.cli.printing import Failure, print_data, print_line, print_table
 from grpc_etcd.etcd import Compacted, FutureRevision
+from grpc_etcd.inspect.checks import GRANT_OWNERS, UNREADABLE_OWNERS
 from grpc_etcd.inspect.entries import Entry, entry_json
-from grpc_etcd.inspect.history import Change, change_json, differences
+from grpc_etcd.inspect.history import Change, change_json, count_endpoints, differences
 from grpc_etcd.inspect.past import History, find_moment, read_history
 from grpc_etcd.inspect.reading import read_service
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Rejected
-from grpc_etcd.registry.own import format_time
+from grpc_etcd.registry.own import ClockReading, format_time
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 NOT_KEPT = "etcd no longer has that revision: it has been compacted (etcd's --auto-compaction-retention)"
@@ -48,7 +49,7 @@ def valid_since(_context: click.Context, _parameter: click.Parameter, value: str
 
 def valid_at(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
     """Read a time, or a revision, which is an int."""
-    if value is not None and re.fullmatch(r"[0-9]{1,18}", value):
+    if value is not None and re.fullmatch(r"[1-9][0-9]{0,17}", value):
         return int(value)
     return None if value is None else read_time(value)
 
@@ -90,6 +91,8 @@ def remarks(found: History, name: str) -> list[str]:
         said.append(f"Nothing has changed of {name} since revision {found.since}.")
     if not found.is_timed:
         said.append("There are no times: no operator has recorded any here, or /grpc-etcd/clock/ may not be read.")
+    if not found.is_owner_known:
+        said.append(f"Owners are unknown: {UNREADABLE_OWNERS} {GRANT_OWNERS}")
     if found.is_cut:
         said.append(f"etcd remembers nothing before revision {found.since}: it has been compacted.")
     return said
@@ -121,25 +124,33 @@ def describe(change: Change) -> str:
 
 def print_moment(connection: Connection, name: str, at: float, output: str) -> None:
     """Print the endpoints of a moment."""
-    entries, revision = read_moment(connection, name, at)
+    entries, revision, recorded = read_moment(connection, name, at)
     if output != "table":
-        print_data({"revision": revision, "endpoints": [entry_json(entry) for entry in entries]}, output)
+        found = [entry_json(entry) for entry in entries]
+        print_data({"revision": revision, "time": recorded, "endpoints": found}, output)
     elif entries:
         print_entries(entries)
-    print_line(f"{name} at revision {revision}: {len(entries)} endpoints.", error=True)
+    when = "" if recorded is None else f", recorded at {format_time(recorded)}"
+    endpoints = count_endpoints(entry.read for entry in entries)
+    print_line(f"{name} at revision {revision}{when}: {endpoints} endpoints.", error=True)
 
 
-def read_moment(connection: Connection, name: str, at: float) -> tuple[list[Entry], int]:
-    """Read the endpoints of a moment, and find its revision."""
+def read_moment(connection: Connection, name: str, at: float) -> tuple[list[Entry], int, float | None]:
+    """Read the endpoints of a moment, its revision, and when that was recorded where a time was asked for.
+
+    What came after the last reading has no time, so that may be long before the moment.
+    """
     etcd, layouts = connection.etcd, connection.layouts
-    revision = at if isinstance(at, int) else find_moment(etcd, layouts, name, at)
-    if revision is None:
+    reading = ClockReading(at, at) if isinstance(at, int) else find_moment(etcd, layouts, name, at)
+    if reading is None:
         raise Failure(
-            "no revision is known to be of that time: no operator had recorded times yet, or etcd was compacted since"
+            "no revision is known to be of that time: no operator had recorded times yet, etcd was compacted since, "
+            "or /grpc-etcd/clock/ may not be read"
         )
     try:
-        return read_service(etcd, layouts, name, revision=revision), revision
+        entries = read_service(etcd, layouts, name, revision=reading.revision)
     except Compacted as error:
         raise Failure(NOT_KEPT) from error
     except FutureRevision as error:
-        raise Failure(f"etcd has no revision {revision} yet") from error
+        raise Failure(f"etcd has no revision {reading.revision} yet") from error
+    return entries, reading.revision, None if isinstance(at, int) else reading.time

@@ -23,12 +23,11 @@ class _Default:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._registry: Registry | None = None
-        self._stands_in = False
 
     def get(self) -> Registry:
         this_process().hand_down(self)
         with self._lock:
-            if self._registry is None or (self._registry.closed and not self._stands_in):
+            if self._registry is None or self._registry.closed:
                 self._registry = Registry.from_environ()
             return self._registry
 
@@ -36,10 +35,9 @@ class _Default:
         """Be a forked child's: a thread that is not there may have held the lock."""
         self._lock = threading.Lock()
 
-    def exchange(self, registry: Registry | None, *, stands_in: bool) -> tuple[Registry | None, bool]:
+    def exchange(self, registry: Registry | None) -> Registry | None:
         with self._lock:
-            former = self._registry, self._stands_in
-            self._registry, self._stands_in = registry, stands_in
+            former, self._registry = self._registry, registry
             return former
 
 
@@ -49,12 +47,14 @@ _default = _Default()
 @contextmanager
 def standing_in(registry: Registry) -> Iterator[None]:
     """Let a registry be the default one, and what `Registry.from_environ` follows, for as long as the block runs."""
-    former, stood_in = _default.exchange(registry, stands_in=True)
+    former = _default.exchange(registry)
     try:
         with settings.standing_in(registry):
             yield
     finally:
-        _default.exchange(former, stands_in=stood_in)
+        last = _default.exchange(former)
+        if last is not None and last is not registry:
+            last.close()  # it was made in place of one that had been closed
 
 
 def default_registry() -> Registry:

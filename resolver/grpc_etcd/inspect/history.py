@@ -85,7 +85,7 @@ class Past:
                 old, left = self._take(event.key, event.record.value if isinstance(event, Put) else None)
                 before = old | before
                 gone |= left
-            endpoints = sum(isinstance(read, Endpoint) for read in self._known.values()) if before else 0
+            endpoints = count_endpoints(self._known.values()) if before else 0
             time = times.find(revision)
             for (layout, key), old_read in sorted(before.items()):
                 new, pod = self._known.get((layout, key)), self._pods.get(key) or gone.get(key, "")
@@ -120,15 +120,21 @@ class Past:
         return any(service_of(layout, key) == self._service for layout in self._layouts)
 
 
-def read_clock(values: Iterable[bytes]) -> list[ClockReading]:
-    """Read the values of clock keys; what cannot be read is left out."""
-    return [each for each in map(ClockReading.from_json, values) if isinstance(each, ClockReading)]
+def count_endpoints(reads: Iterable[Read]) -> int:
+    """Count the endpoints of some records: one address is one, however many records have it."""
+    return len({read.address for read in reads if isinstance(read, Endpoint)})
 
 
-def readings_of(events: Iterable[Event]) -> list[ClockReading]:
+def read_clock(record: Record) -> ClockReading | None:
+    """Read a clock key; None where it speaks of what was not there yet when it was put, as after a copy to here."""
+    reading = ClockReading.from_json(record.value)
+    return reading if isinstance(reading, ClockReading) and 0 < reading.revision < record.mod_revision else None
+
+
+def readings_of(events: Iterable[Event]) -> Iterator[ClockReading]:
     """Read the clock keys' events."""
     puts = (event.record for event in events if isinstance(event, Put))
-    return read_clock(record.value for record in puts if record.key.startswith(CLOCK_PREFIX))
+    return filter(None, (read_clock(record) for record in puts if record.key.startswith(CLOCK_PREFIX)))
 
 
 def differences(change: Change) -> Mapping[str, tuple[Any, Any]]:

@@ -22,12 +22,16 @@ PROGRESS_SECONDS = 0.1  # how soon it is known that there is nothing more
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Changes since a revision. `is_cut`: etcd no longer has all that was asked for; `is_timed`: it has a clock key."""
+    """Changes since a revision. `is_cut`: etcd no longer has all that was asked for; `is_timed`: it has a clock key.
+
+    `is_owner_known`: False where the owner records may not be read, so that no Pod is named.
+    """
 
     since: int
     changes: tuple[Change, ...]
     is_cut: bool
     is_timed: bool
+    is_owner_known: bool
 
 
 def read_history(etcd: Etcd, layouts: Sequence[Layout], service: str, since: float) -> History:
@@ -39,19 +43,21 @@ def read_history(etcd: Etcd, layouts: Sequence[Layout], service: str, since: flo
     try:
         records += etcd.get_prefix(OWNER_PREFIX, revision=start).records
         prefixes.append(OWNER_PREFIX)
+        is_owner_known = True
     except PermissionDenied:
-        pass  # Pods are not named then
+        is_owner_known = False
     events = [event for prefix in prefixes for event in read_events(etcd, prefix, start + 1, now)]
-    is_timed = bool(_read_clock(etcd))
+    is_timed = bool(_clock_keys(etcd))
     last = etcd.get_prefix(CLOCK_PREFIX).revision if is_timed else 0
     times = Times(readings_of(read_events(etcd, CLOCK_PREFIX, start + 1, last)))
-    return History(start, tuple(Past(service, layouts, records).changes(events, times)), is_cut, is_timed)
+    changes = tuple(Past(service, layouts, records).changes(events, times))
+    return History(start, changes, is_cut, is_timed, is_owner_known)
 
 
-def find_moment(etcd: Etcd, layouts: Sequence[Layout], service: str, time: float) -> int | None:
-    """Return the last revision that is known to have been there by a time (Unix seconds); None where none is."""
+def find_moment(etcd: Etcd, layouts: Sequence[Layout], service: str, time: float) -> ClockReading | None:
+    """Return the last reading by a time (Unix seconds), so that its revision was there by then; None: there is none."""
     now = list_service(etcd, layouts[0], service).revision
-    return _find_known(etcd, layouts[0].prefix(service), now, time) or None
+    return _find_known(etcd, layouts[0].prefix(service), now, time)
 
 
 def find_past(etcd: Etcd, prefix: bytes, now: int, time: float) -> tuple[int, bool]:
@@ -60,17 +66,29 @@ def find_past(etcd: Etcd, prefix: bytes, now: int, time: float) -> tuple[int, bo
     The second says that etcd no longer has what was asked for.
     """
     oldest, _ = find_revision(etcd, prefix, now, lambda _: False)
-    known = _find_known(etcd, prefix, now, time)
+    reading = _find_known(etcd, prefix, now, time)
+    known = reading.revision if reading else 0
     return max(known, oldest), known < oldest and oldest > 1
 
 
-def _find_known(etcd: Etcd, prefix: bytes, now: int, time: float) -> int:
-    """Return the last revision that a clock key says was there by a time; 0: none says so.
+def _find_known(etcd: Etcd, prefix: bytes, now: int, time: float) -> ClockReading | None:
+    """Return the last reading that a clock key held by a time; None: none did.
 
-    What etcd had when a reading was the last may have come since: the key is put after what it speaks of.
+    What etcd had when a reading was the last may have come since: the key is put after what it speaks of. Each key is
+    looked at by itself, since a cluster whose clock runs ahead would hide the others'.
     """
-    revision, _ = find_revision(etcd, prefix, now, lambda each: all(at.time <= time for at in _read_clock(etcd, each)))
-    return max((reading.revision for reading in _read_clock(etcd, revision) if reading.time <= time), default=0)
+    found = []
+    for key in _clock_keys(etcd):
+
+        def is_past(revision: int, key: bytes = key) -> bool:
+            reading = _read_clock(etcd, key, revision)
+            return reading is None or reading.time <= time
+
+        revision, _ = find_revision(etcd, prefix, now, is_past)
+        reading = _read_clock(etcd, key, revision)
+        if reading and reading.time <= time:
+            found.append(reading)
+    return max(found, default=None)
 
 
 def find_revision(etcd: Etcd, prefix: bytes, last: int, is_past: Callable[[int], bool]) -> tuple[int, bool]:
@@ -113,10 +131,15 @@ def read_events(etcd: Etcd, prefix: bytes, first: int, last: int) -> Iterator[Ev
         watch.close()
 
 
-def _read_clock(etcd: Etcd, revision: int = 0) -> list[ClockReading]:
-    """Read the clock keys as they were at a revision; 0 is now."""
+def _clock_keys(etcd: Etcd) -> list[bytes]:
+    """Return the clock keys; none where they may not be read."""
     try:
-        records = etcd.get_prefix(CLOCK_PREFIX, revision=revision).records
+        return [record.key for record in etcd.get_prefix(CLOCK_PREFIX, keys_only=True).records]
     except PermissionDenied:
         return []
-    return read_clock(record.value for record in records)
+
+
+def _read_clock(etcd: Etcd, key: bytes, revision: int) -> ClockReading | None:
+    """Read a clock key as it was at a revision; None where it says nothing of use."""
+    record = etcd.get(key, revision=revision)
+    return record and read_clock(record)

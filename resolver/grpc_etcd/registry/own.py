@@ -84,7 +84,9 @@ class ClockReading(NamedTuple):
         """Read a reading; fields that a later version may add are passed over."""
         try:
             parsed: Any = json.loads(value)
-            return cls(int(parsed["revision"]), datetime.fromisoformat(_text(parsed["time"])).timestamp())
+            time = datetime.fromisoformat(_text(parsed["time"])).timestamp()
+            format_time(time)  # raises where no calendar year has it
+            return cls(int(parsed["revision"]), time)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             return Rejected(f"the value is no clock reading: {type(error).__name__}: {error}")
 

@@ -7,7 +7,8 @@ from typing import Unpack
 from grpc_etcd.client import default
 from grpc_etcd.client.registry import Registry, RegistryOptions
 from grpc_etcd.client.targets import service_name
-from grpc_etcd.etcd import ops
+from grpc_etcd.etcd import Op, ops
+from grpc_etcd.memory.keyspace import MOST_OPERATIONS
 from grpc_etcd.memory.store import MemoryEtcd
 from grpc_etcd.options import taking
 from grpc_etcd.registry.endpoint import Endpoint
@@ -41,7 +42,9 @@ class MemoryRegistry(Registry):
         there = {record.key: record for record in self.memory.get_prefix(self.layouts[0].prefix(service)).records}
         gone = [ops.delete(key) for key, record in there.items() if key not in wanted and not record.lease]
         new = [ops.put(key, value) for key, value in wanted.items() if key not in there or there[key].value != value]
-        self.memory.transaction((), [*gone, *new])
+        changes: list[Op] = [*new, *gone]  # in this order, since a large service must not be empty in between
+        for first in range(0, len(changes), MOST_OPERATIONS):
+            self.memory.transaction((), changes[first : first + MOST_OPERATIONS])
 
     def _encode(self, service: str, endpoint: Endpoint | str) -> tuple[bytes, bytes]:
         if isinstance(endpoint, str):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from grpc_etcd.registry.own import ClockReading, OwnerRecord, clock_key, owner_key
+from grpc_etcd.registry.own import ClockReading, OwnerRecord, clock_key, format_time, owner_key
 from testbed.conditions import existing
 from testbed.etcd import EtcdServer
 
@@ -73,7 +73,8 @@ def test_the_endpoints_of_a_moment_are_told_by_time_and_by_revision(shell: Comma
     at_time = shell.run_json("history", "greeter", "--at", "40s")
     assert [each["address"] for each in at_time["endpoints"]] == [ADDRESS]
     at_revision = shell.run_json("history", "greeter", "--at", str(then))
-    assert at_revision == {"revision": then, "endpoints": at_time["endpoints"]}
+    assert at_revision == at_time | {"time": None}
+    assert at_revision["revision"] == then
     assert ADDRESS in shell.run("history", "greeter", "--at", str(then))
     assert "no revision is known" in shell.run("history", "greeter", "--at", "2h", code=1)
     assert "has no revision" in shell.run("history", "greeter", "--at", "999999999", code=1)
@@ -81,14 +82,14 @@ def test_the_endpoints_of_a_moment_are_told_by_time_and_by_revision(shell: Comma
 
 def test_what_etcd_has_forgotten_is_said(shell: CommandLine) -> None:
     shell.put(ADDRESS)
-    old = record(shell, ago_seconds=100)
+    old = record(shell, ago_seconds=3 * HOUR)
     shell.put(OTHER)
-    kept = record(shell, ago_seconds=50)
+    kept = record(shell, ago_seconds=2 * HOUR)
     shell.etcd.compact(kept)
     told = shell.run("history", "greeter", "--since", "1d")
     assert f"etcd remembers nothing before revision {kept}" in told
     assert "compacted" in shell.run("history", "greeter", "--at", str(old), code=1)
-    assert "compacted" in shell.run("history", "greeter", "--at", "90s", code=1)
+    assert "compacted" in shell.run("history", "greeter", "--at", "150m", code=1)
 
 
 def test_without_a_clock_all_that_etcd_has_is_told_without_times(shell: CommandLine) -> None:
@@ -96,6 +97,59 @@ def test_without_a_clock_all_that_etcd_has_is_told_without_times(shell: CommandL
     found = shell.run_json("history", "greeter", "--since", "1s")
     assert [(each["change"], each["time"]) for each in found] == [("added", None)]
     assert "There are no times" in shell.run("history", "greeter")
+
+
+def test_what_no_clock_can_say_changes_nothing(shell: CommandLine) -> None:
+    """A key of a cluster that is gone, or copied from another etcd, must not hide what the others say."""
+    shell.put(ADDRESS)
+    known = record(shell, ago_seconds=3 * HOUR)
+    shell.put(OTHER)
+    record(shell, ago_seconds=2 * HOUR)
+    told, at = (
+        shell.run_json("history", "greeter", "--since", "4h"),
+        shell.run_json("history", "greeter", "--at", "150m"),
+    )
+    assert at["revision"] == known
+    for value in (
+        b'{"revision":900000,"time":"2026-01-01T00:00:00Z"}',  # of another etcd
+        b'{"revision":1000000000000000000000000000000,"time":"2026-01-01T00:00:00Z"}',
+        b'{"revision":-5,"time":"2026-01-01T00:00:00Z"}',
+        b'{"revision":5,"time":"0001-01-01T00:00:00+23:59"}',
+        b'{"revision":5,"time":"9999-12-31T23:59:59.999999Z"}',
+    ):
+        shell.etcd.put(clock_key("gone"), value)
+        assert shell.run_json("history", "greeter", "--since", "4h") == told
+        assert shell.run_json("history", "greeter", "--at", "150m") == at
+        shell.run("history", "greeter", "--since", "4h")
+
+
+def test_a_cluster_whose_clock_runs_ahead_hides_no_other(shell: CommandLine) -> None:
+    shell.put(ADDRESS)
+    then = record(shell, ago_seconds=3 * HOUR)
+    ahead = ClockReading(then, time.time() + HOUR)
+    shell.etcd.put(clock_key("ahead"), ahead.to_json())
+    shell.put(OTHER)
+    shown = record(shell, ago_seconds=2 * HOUR)
+    assert shell.run_json("history", "greeter", "--at", "90m")["revision"] == shown
+
+
+def test_when_a_moment_was_recorded_is_told(shell: CommandLine) -> None:
+    """What came after the last reading has no time: who asks for a later moment must see that."""
+    shell.put(ADDRESS)
+    shell.etcd.put(b"/jupiter/greeter/providers/grpc://10.0.0.9:9000", b"rubbish")
+    revision = record(shell, ago_seconds=HOUR)
+    shell.put(OTHER)
+    recorded = shell.run_json("history", "greeter", "--at", "5s")["time"]
+    assert recorded == pytest.approx(time.time() - HOUR, abs=60)
+    told = shell.run("history", "greeter", "--at", "5s")
+    assert f"greeter at revision {revision}, recorded at {format_time(recorded)}: 1 endpoints." in told
+    assert shell.run_json("history", "greeter", "--at", str(revision))["time"] is None
+
+
+@pytest.mark.parametrize("moment", ["0", "00", "007"])
+def test_a_revision_that_no_etcd_has_is_refused(shell: CommandLine, moment: str) -> None:
+    """To etcd, 0 means "now"."""
+    assert "is no time" in shell.run("history", "greeter", "--at", moment, code=2)
 
 
 @pytest.mark.parametrize("moment", ["", "yesterday", "-5m", "5", "1e9d", "99999999999d", "2026-13-01", "0001-01-01"])

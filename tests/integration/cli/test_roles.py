@@ -60,6 +60,9 @@ def test_the_documented_client_may_read_endpoints_and_is_told_what_it_may_not(
     assert "unknown" in got
     assert "may not read /grpc-etcd/owner/" in got
     assert '"ownerKnown": false' in run(user, "get", "greeter", "-o", "json")
+    past = run(user, "history", "greeter")
+    assert "may not read /grpc-etcd/owner/" in past
+    assert "may not be read" in run(user, "history", "greeter", "--at", "1s", code=1)
     asked = run(user, "owner", key, code=1)
     assert "unknown: this user may not read /grpc-etcd/owner/" in asked
     assert "grant-permission" in asked
@@ -67,7 +70,7 @@ def test_the_documented_client_may_read_endpoints_and_is_told_what_it_may_not(
     checked = run(user, "check", "greeter", code=1)
     assert "unknown: this user may not read /grpc-etcd/owner/" in checked
     assert "an outage" not in checked, "it may read the synced key, and so may its clients"
-    for text in (got, asked, checked):
+    for text in (got, past, asked, checked):
         assert not [words for words in FALSE_IF_UNKNOWN if words in text]
 
 

@@ -382,3 +382,13 @@ def test_what_stands_in_for_the_default_one_stands_in_for_the_environment_too(wo
                 assert answers(world.channel(registry), 1).keys() == {server.address}
         assert original.read_endpoints(SERVICE)[0].address == server.address
         assert not original.closed
+
+
+def test_what_stands_in_for_the_default_one_is_made_again_too(world: World) -> None:
+    (server,) = world.serve()
+    with as_default(world.registry()):
+        for _ in range(2):  # as an application's lifespan does with the default registry, once per test client
+            with grpc_etcd.default_registry() as registry:
+                assert answers(world.channel(registry), 1).keys() == {server.address}
+        left = grpc_etcd.default_registry()
+    assert left.closed

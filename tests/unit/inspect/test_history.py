@@ -45,6 +45,7 @@ events = st.lists(
 @given(events, st.integers(0, 30))
 def test_the_changes_add_up_to_what_is_there(drawn: list[tuple[str, int, object, str, int]], begun: int) -> None:
     revision, happened, now = 2, list[Event](), dict[tuple[int, bytes], object]()
+    addresses = dict[bytes, str]()
     for address, layout, weight, service, later in drawn:
         revision += later
         key, value = encode(address, weight if isinstance(weight, float) else 1.0, layout, service)
@@ -54,6 +55,7 @@ def test_the_changes_add_up_to_what_is_there(drawn: list[tuple[str, int, object,
             now.pop((layout, key), None)
         elif service == SERVICE:
             now[layout, key] = weight
+            addresses[key] = address
     split = next((place for place, each in enumerate(happened) if each.revision > begun), len(happened))
     earlier = {event.key: event.record if isinstance(event, Put) else None for event in happened[:split]}
     changes = told(happened[split:], records=tuple(filter(None, earlier.values())))
@@ -63,7 +65,13 @@ def test_the_changes_add_up_to_what_is_there(drawn: list[tuple[str, int, object,
         state = state - {change.key} if change.after is None else state | {change.key}
     assert state == {key for _, key in now}
     if changes:
-        assert changes[-1].endpoints == sum(isinstance(weight, float) for weight in now.values())
+        readable = {addresses[key] for (_, key), weight in now.items() if isinstance(weight, float)}
+        assert changes[-1].endpoints == len(readable)  # one address is one endpoint
+
+
+def test_an_address_in_two_layouts_is_one_endpoint() -> None:
+    both: list[Event] = [put(*encode("10.0.0.1:9000", 1, layout), 5 + layout) for layout in (0, 1)]
+    assert [each.endpoints for each in told(both)] == [1, 1]
 
 
 def test_a_pod_is_named_when_it_comes_and_when_it_goes_with_its_owner_record() -> None:
