@@ -120,15 +120,19 @@ class Past:
         return any(service_of(layout, key) == self._service for layout in self._layouts)
 
 
-def read_clock(values: Iterable[bytes]) -> list[ClockReading]:
-    """Read the values of clock keys; what cannot be read is left out."""
-    return [each for each in map(ClockReading.from_json, values) if isinstance(each, ClockReading)]
+def read_clock(records: Iterable[Record]) -> list[ClockReading]:
+    """Read clock keys; what cannot be read is left out.
+
+    So is what speaks of a revision that was not there yet when it was put: it was copied from another etcd.
+    """
+    readings = ((ClockReading.from_json(record.value), record.mod_revision) for record in records)
+    return [each for each, put_at in readings if isinstance(each, ClockReading) and 0 < each.revision < put_at]
 
 
 def readings_of(events: Iterable[Event]) -> list[ClockReading]:
     """Read the clock keys' events."""
     puts = (event.record for event in events if isinstance(event, Put))
-    return read_clock(record.value for record in puts if record.key.startswith(CLOCK_PREFIX))
+    return read_clock(record for record in puts if record.key.startswith(CLOCK_PREFIX))
 
 
 def differences(change: Change) -> Mapping[str, tuple[Any, Any]]:

@@ -119,4 +119,4 @@ def _read_clock(etcd: Etcd, revision: int = 0) -> list[ClockReading]:
         records = etcd.get_prefix(CLOCK_PREFIX, revision=revision).records
     except PermissionDenied:
         return []
-    return read_clock(record.value for record in records)
+    return read_clock(records)
