@@ -108,6 +108,17 @@ def test_the_command_of_a_finding_mends_the_spec(
     wait_until(lambda: not {code, "GE0103"} & checker.look().keys(), "it is mended")
 
 
+def test_a_grpcservice_that_registers_another_name_is_found_by_its_own(scene: Scene, checker: Checker) -> None:
+    scene.start().wait_leading()
+    pod = scene.pod()
+    scene.apply("backend", name="greeter")
+    scene.registry.wait_addresses(pod.address)
+    assert checker.look("backend").keys() == checker.look("greeter").keys()
+    scene.apply("backend", name="greeter", selector={"matchLabels": {"app": "gretter"}})
+    scene.registry.wait_addresses()
+    assert "service 'greeter'" in checker.look("backend")["GE0701"]["subject"]
+
+
 def test_a_name_of_another_namespace(scene: Scene, checker: Checker) -> None:
     other = f"{scene.namespace}-other"
     scene.api.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})

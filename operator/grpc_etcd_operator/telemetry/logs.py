@@ -33,6 +33,15 @@ def is_reported_by_us(record: logging.LogRecord) -> bool:
     return record.name.startswith("kopf") and bool(_REPORTED_BY_US.match(record.getMessage()))
 
 
+def is_of_a_closed_connection(record: logging.LogRecord) -> bool:
+    """Return whether a record is what uvloop logs of a TLS connection that was closed while something came in.
+
+    Whoever closed it, as after a timeout, has reported that; a hundred connections would be a hundred tracebacks.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return record.name == "asyncio" and isinstance(error, RuntimeError) and "the handler is closed" in str(error)
+
+
 _ENCODE = json.JSONEncoder(default=str, ensure_ascii=False).encode
 
 
@@ -61,7 +70,7 @@ def set_up(level: str) -> None:
     logging._srcfile = None  # noqa: SLF001  that page's way to look up no caller
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    handler.addFilter(lambda record: not is_reported_by_us(record))
+    handler.addFilter(lambda record: not (is_reported_by_us(record) or is_of_a_closed_connection(record)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

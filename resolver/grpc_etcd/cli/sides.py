@@ -70,15 +70,21 @@ def _look_at_etcd(sides: Sides, cluster: ClusterFacts | None) -> tuple[list[Find
     """Return what is wrong with the registry, what operators have recorded there, and whether etcd answered."""
     if sides.connection is None:
         return list(_unset()), None, False
-    connection = sides.connection
+    connection, name = sides.connection, _registry_name(sides.name, cluster)
     ready = frozenset(pod.ip for pod in cluster.pods if pod.ready) if cluster else frozenset()
     try:
         operators = read_operators(connection.etcd, sides.registry)
-        facts = gather_facts(connection.etcd, connection.layouts, sides.name, _part(sides, cluster), ready)
+        facts = gather_facts(connection.etcd, connection.layouts, name, _part(sides, cluster), ready)
     except EtcdError as error:
         is_answering = isinstance(error, PermissionDenied)
         return list(explain_failure(connection.settings, error)), None, is_answering
     return find_faults(facts), operators, True
+
+
+def _registry_name(name: str | None, cluster: ClusterFacts | None) -> str | None:
+    """Return the name to look for in etcd: where a GrpcService was asked for by its own, the one that it registers."""
+    registered = {each.registry_name for each in cluster.services} if name and cluster else set()
+    return registered.pop() if len(registered) == 1 else name
 
 
 def _part(sides: Sides, cluster: ClusterFacts | None) -> Part | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from grpc_etcd.inspect.cluster import ClusterFacts, ServiceFacts
-from grpc_etcd.inspect.codes import Code, Severity
+from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding, patch_command
 from grpc_etcd.inspect.service_checks import choose_port, list_names, subject_of
 from grpc_etcd.registry.endpoint import join_address
@@ -39,9 +39,12 @@ def _explain(effect: Finding, causes: Iterable[Finding], services: Sequence[Serv
     if not any(each.enable for each in services):
         return None
     subjects = {subject_of(each) for each in services}
-    grave = [each for each in causes if each.subject in subjects and each.severity is not Severity.NOTE]
-    if grave:
-        return replace(effect, remedy=f"Mend first what is wrong with the GrpcService: {grave[0].code}.")
+    of_service = [each for each in causes if each.subject in subjects]
+    if error := next((each for each in of_service if each.is_error), None):
+        return replace(effect, remedy=f"Mend first what is wrong with the GrpcService: {error.code}.")
+    if unready := next((each for each in of_service if each.code is Code.NO_READY_PODS), None):
+        # As a warning it comes behind the error that it leads to.
+        return replace(effect, problem=f"{effect.problem}, since {unready.problem}", remedy=unready.remedy)
     there = f"{next(iter(subjects))} is there: compare etcd's endpoints, prefix and layout with the operator's."
     return replace(effect, remedy=there)
 

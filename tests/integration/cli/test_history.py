@@ -92,6 +92,18 @@ def test_what_etcd_has_forgotten_is_said(shell: CommandLine) -> None:
     assert "compacted" in shell.run("history", "greeter", "--at", "150m", code=1)
 
 
+def test_a_clock_that_was_copied_from_another_etcd_says_nothing_of_this_one(shell: CommandLine) -> None:
+    shell.put(ADDRESS)
+    for revision in (500_000, 10**30, 0, -7):  # as `etcdctl make-mirror` copies it, and what nobody writes
+        shell.etcd.put(clock_key("c1"), ClockReading(revision, time.time() - HOUR).to_json())
+        assert "no revision is known" in shell.run("history", "greeter", "--at", "60s", code=1)
+        assert [each["time"] for each in shell.run_json("history", "greeter", "--since", "60s")] == [None]
+    shell.put(OTHER)
+    kept = record(shell, ago_seconds=30)
+    assert shell.run_json("history", "greeter", "--at", "20s")["revision"] == kept
+    assert len(shell.run_json("history", "greeter", "--since", "60s")) == 2
+
+
 def test_without_a_clock_all_that_etcd_has_is_told_without_times(shell: CommandLine) -> None:
     shell.put(ADDRESS)
     found = shell.run_json("history", "greeter", "--since", "1s")

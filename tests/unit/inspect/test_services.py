@@ -332,6 +332,21 @@ def test_a_grpcservice_that_finds_no_pod_is_named_before_what_is_missing_in_etcd
     assert effect.remedy == "Mend first what is wrong with the GrpcService: GE0101."
 
 
+def test_records_that_are_missing_since_no_pod_is_ready_say_so_at_once() -> None:
+    cluster = replace(CLUSTER, services=(SERVICE,), pods=(replace(POD, ready=False),))
+    warning, effect = put_causes_first([NO_RECORDS, *find_service_faults(cluster)], cluster, "greeter")
+    assert (warning.code, effect.code) == (Code.NO_READY_PODS, Code.NO_RECORDS)
+    assert effect.problem == f"there are no records, since {warning.problem}"
+    assert effect.remedy == warning.remedy
+
+
+def test_records_that_are_missing_have_no_cause_in_what_takes_none_away() -> None:
+    cluster = replace(CLUSTER, services=(SERVICE,), pods=(POD, replace(POD, ports=())))
+    warning, effect = put_causes_first([NO_RECORDS, *find_service_faults(cluster)], cluster, "greeter")
+    assert warning.code is Code.SOME_WITHOUT_PORT
+    assert "compare etcd's endpoints" in effect.remedy
+
+
 def test_records_that_are_missing_though_all_is_well_are_elsewhere_and_not_misspelt() -> None:
     (found,) = ordered(NO_RECORDS)
     assert found.remedy.startswith("GrpcService shop/greeter is there: compare etcd's endpoints, prefix and layout")
