@@ -43,6 +43,8 @@ class Front:
         self.hangs: Matches = lambda _: False
         self.refuses: Matches = lambda _: False
         self.refusal: tuple[int, Mapping[str, str]] = (401, {})
+        self.loses: Callable[[web.Request, bytes], bool] = lambda _request, _body: False  # the answer, not the request
+        self.withholds: Matches = lambda _: False  # what is still to come of an answer
         self.kubeconfig = folder / "front.kubeconfig"
         config = json.loads(api.kubeconfig.read_text())
         config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{self._port}"}
@@ -118,15 +120,21 @@ class Front:
             for name, value in request.headers.items()
             if name in {"Authorization", "Accept", "Content-Type"}
         }
+        body = await request.read()
+        is_lost = self.loses(request, body)
         async with self._session.request(
-            request.method, self._api.url + request.path_qs, headers=kept, data=await request.read() or None
+            request.method, self._api.url + request.path_qs, headers=kept, data=body or None
         ) as reply:
             self._note(request, reply.status)
+            if is_lost and request.transport is not None:
+                request.transport.abort()
             response = web.StreamResponse(status=reply.status, headers={"Content-Type": reply.headers["Content-Type"]})
             try:
                 with contextlib.suppress(aiohttp.ClientError, ConnectionError):  # either end may be gone by now
                     await response.prepare(request)
                     async for chunk in reply.content.iter_any():
+                        if self.withholds(request):
+                            await self._is_closing.wait()
                         await response.write(chunk)
             finally:
                 if reply.connection is not None and reply.connection.transport is not None:

@@ -1,6 +1,6 @@
 """The comparison of what is remembered with what a real etcd holds finds what a watch has missed, and nothing else."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -83,6 +83,38 @@ async def test_a_prefix_that_may_not_be_read_any_more_keeps_no_other_from_being_
         audit = Audit(client, registry_cache, lambda: prefixes, concerned.update, grace_seconds=0.0)
         await audit.compare()
     assert (audit.missed, concerned) == (1, {"p1"})
+
+
+class Watched(Etcd):
+    """Calls `on_listing` before each listing."""
+
+    on_listing: Callable[[bytes], None]
+
+    async def get_prefix(self, prefix: bytes, *, revision: int = 0, keys_only: bool = False) -> Listing:
+        self.on_listing(prefix)
+        return await super().get_prefix(prefix, revision=revision, keys_only=keys_only)
+
+
+@pytest.mark.parametrize("during", [owner_prefix(CLUSTER), PREFIX])
+async def test_a_prefix_that_is_let_go_during_the_comparison_has_missed_nothing(
+    etcd: EtcdServer, during: bytes
+) -> None:
+    """Its GrpcService is deleted, and below it stand keys of servers that have registered themselves."""
+    prefixes, registry_cache = [owner_prefix(CLUSTER), PREFIX], RegistryCache(CLUSTER)
+
+    def let_go(listed: bytes) -> None:
+        if listed == during and PREFIX in prefixes:
+            prefixes.remove(PREFIX)
+            registry_cache.forget([PREFIX])
+
+    async with Watched(etcd.endpoints) as client:
+        client.on_listing = lambda _: None
+        await client.put(KEYS[0], b"foreign")
+        await list_all(client, registry_cache)
+        client.on_listing = let_go
+        audit = Audit(client, registry_cache, lambda: prefixes, lambda _: None, grace_seconds=0.0)
+        await audit.compare()
+    assert (audit.missed, dict(registry_cache.records)) == (0, {})
 
 
 async def test_a_prefix_that_cannot_be_listed_just_then_keeps_no_other_from_being_compared(etcd: EtcdServer) -> None:

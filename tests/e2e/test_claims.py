@@ -1,9 +1,12 @@
 """A name belongs to whoever claimed it first; nothing that another namespace applies reaches what stands below it."""
 
 import json
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from grpc_etcd.layouts.index import LAYOUT_NAMES
 from testbed.apiserver import ApiServer
@@ -12,6 +15,7 @@ from testbed.etcd import EtcdServer
 from testbed.kubelet import Pod
 from testbed.replica import Replica
 from tests.e2e.conftest import MakeScene, Scene
+from tests.e2e.front import Front, is_watch
 
 LEADER_TTL_SECONDS = 3
 MOST_CLAIMS = 512  # that the CRD has room for
@@ -96,6 +100,34 @@ def test_a_claim_outlives_the_registry(apiserver: ApiServer, own_etcd: EtcdServe
     scene.start(f"--namespace={evil}").wait_leading()
     assert_still_shops(scene, mine)
     assert list(provider_keys(scene)) == [f"/jupiter/payments/providers/grpc://{mine.address}"]
+
+
+@pytest.mark.faults
+def test_a_claim_whose_answer_is_lost_is_nobody_elses(scene: Scene, evil: str, tmp_path: Path) -> None:
+    """The API server writes it, and neither its answers nor the watch say so to whoever has asked for it."""
+    is_written = Event()
+    granted: list[str] = []
+
+    def loses(request: web.Request, body: bytes) -> bool:
+        if b'"prefix"' in body:
+            granted.append(request.path)
+        is_shops = request.method == "PATCH" and f"/{scene.namespace}/" in request.path
+        if is_shops:
+            is_written.set()
+        return is_shops
+
+    with Front(scene.api, tmp_path) as front:
+        front.loses = loses
+        watched = f"/namespaces/{scene.namespace}/grpcservices"
+        front.withholds = lambda request: is_written.is_set() and is_watch(request) and request.path.endswith(watched)
+        scene.start(f"--namespace={evil}", kubeconfig=front.kubeconfig).wait_leading()
+        scene.apply("payments")
+        wait_until(lambda: claims(scene, "payments"), "the claim is written")
+        scene.apply("parked", evil, name="payments")
+        scene.wait_condition("Accepted", "False", "NameTaken", "parked", evil)
+        scene.wait_condition("Accepted", "True", "Accepted", "payments")
+        scene.close()
+    assert not [path for path in granted if f"/{evil}/" in path]
 
 
 @pytest.mark.parametrize(

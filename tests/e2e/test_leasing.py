@@ -16,7 +16,8 @@ from grpc_etcd_operator.registry.leases import AT_ONCE, Leases
 from testbed.conditions import PATIENCE_SECONDS, POLL_SECONDS, existing, until, wait_until
 from testbed.etcd import EtcdServer
 from tests.e2e.conftest import Scene
-from tests.e2e.test_seams import parts
+from tests.e2e.test_seams import note_pod, parts, wait_addresses
+from tests.unit.operator_core.conftest import make_raw_service
 
 TTL_SECONDS = 300
 
@@ -116,6 +117,33 @@ async def test_what_a_leader_wrote_last_is_kept_alive_by_the_next_that_hears_of_
         record = OwnerRecord(namespace="shop", pod="pod", keys=(b"/jupiter/greeter/providers/x",)).to_json()
         await made.client.put(owner_key("c1", "unknown"), record, lease=lease)
         await until(lambda: lease in made.controller.leases._kept)
+
+
+@pytest.mark.parametrize("ready", [True, False])
+async def test_the_lease_of_a_pod_that_nobody_selects_any_more_is_left_to_run_out(
+    etcd: EtcdServer, *, ready: bool
+) -> None:
+    async with parts(etcd) as made:
+        lease = lease_id("c1", "p1")
+        note_pod(made.reconciler, "p1", ready=ready)
+        await until(lambda: lease in made.controller.leases._kept)
+        await wait_addresses(made, *([b"10.0.0.1:9000"] if ready else []))
+        note_pod(made.reconciler, "p1", ready=ready, labels={})
+        await until(lambda: lease not in made.controller.leases._kept)
+        await wait_addresses(made)
+        note_pod(made.reconciler, "p1")
+        await wait_addresses(made, b"10.0.0.1:9000")
+        assert lease in made.controller.leases._kept
+
+
+async def test_the_leases_of_a_grpcservices_pods_are_left_to_run_out_with_it(etcd: EtcdServer) -> None:
+    async with parts(etcd) as made:
+        for number in range(1, 4):
+            note_pod(made.reconciler, f"p{number}", ip=f"10.0.0.{number}")
+        await wait_addresses(made, *(b"10.0.0.%d:9000" % number for number in range(1, 4)))
+        made.reconciler.note_service("MODIFIED", make_raw_service("s1", selector={"matchLabels": {"app": "other"}}))
+        await wait_addresses(made)
+        await until(lambda: len(made.controller.leases) == 0)
 
 
 def test_keys_stay_for_two_thirds_of_their_time_when_the_last_replica_has_ended(scene: Scene) -> None:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.compare import Compare
+from grpc_etcd.etcd.errors import PermissionDenied
 from grpc_etcd.etcd.model import LeaseId, TransactionResult
 from grpc_etcd.layouts.index import LAYOUT_NAMES
 from grpc_etcd.layouts.jupiter import Jupiter
@@ -46,17 +47,21 @@ ROOT_WORD, WORD = "secret", "word"
 class SlowEtcd(Etcd):
     """A real client that sends what puts a Pod's key only while `sending` is set, as before an etcd that is frozen.
 
-    The same is true of flush keys and `touching`.
+    The same is true of flush keys and `touching`. Those under a lease in `bound` are refused, as where that has a key
+    which may not be written.
     """
 
     sending: asyncio.Event
     touching: asyncio.Event
+    bound: frozenset[int] = frozenset()
     waiting = flushes = 0
 
     async def transaction(
         self, compare: Sequence[Compare], success: Sequence[ops.Op], failure: Sequence[ops.Op] = ()
     ) -> TransactionResult:
         if any(isinstance(each, ops.PutOp) and SETTLED in each.key for each in success):
+            if any(isinstance(each, ops.PutOp) and each.lease in self.bound for each in success):
+                raise PermissionDenied("etcdserver: permission denied")
             self.flushes += 1
             try:
                 await self.touching.wait()
@@ -163,6 +168,19 @@ async def test_a_pod_that_nobody_selects_any_more_while_its_key_is_on_its_way_is
         made.client.sending.set()
         note_pod(made.reconciler, "p2", ip="10.0.0.2")
         await wait_addresses(made, b"10.0.0.2:9000")
+
+
+async def test_a_flush_key_under_a_lease_of_its_own_goes_with_its_service(etcd: EtcdServer) -> None:
+    shared, own = (lease_id("c1", each) for each in ("settled", f"settled {b'/jupiter/greeter/'.hex()}"))
+    async with parts(etcd) as made:
+        made.client.bound = frozenset([shared])
+        for number in range(3):  # a burst, after which clients are owed a flush key
+            note_pod(made.reconciler, f"p{number}", ip=f"10.0.0.{number}")
+        await until(lambda: own in made.controller.leases._kept)
+        made.controller.writer._flush_keys._tidy_at = 0.0
+        made.controller.writer._flush_keys._tidy_seconds = 0.0
+        made.reconciler.forget_service("s1")
+        await until(lambda: own not in made.controller.leases._kept)
 
 
 class Unhurried(Jupiter):

@@ -199,8 +199,7 @@ class Applier:
 
     def _committed(self, plan: Plan) -> None:
         waited = self._work.commit(plan, time.monotonic())
-        if plan.gone:
-            self._parts.leases.revoke(plan.lease)
+        self._parts.leases.end(plan.lease, is_gone=plan.gone, is_over=plan.is_over)
         if plan.puts and not plan.gone and self._parts.election.is_leading:
             self._parts.leases.adopt(plan.lease)  # let go meanwhile, if the term was in doubt and goes on
         self._outcomes.report(Outcome(plan.uid, plan.written, plan.faults, plan, waited))

@@ -5,7 +5,8 @@ asks for something else meanwhile is judged again. A claim is dropped when nothi
 while.
 
 Clocks of replicas differ. Who holds a claim is safe from that: nobody who knows of it grants another that conflicts,
-and no grant is given an earlier time than one that is known. Who hands over waits for what it is writing.
+and no grant is given an earlier time than one that is known. Who hands over waits for what it is writing. Where it is
+not known whether a claim was written, as when the answer is lost, what it asks for stays reserved until it is.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -161,6 +163,8 @@ class Granter:
         stands = False
         try:
             stands = await self._write(service, claims)
+            if not stands:
+                await self._find_out(service)
         finally:
             stands = self._end(service) and stands
         if stands:
@@ -211,6 +215,28 @@ class Granter:
         if not stands:
             self._sparing.write("", OLD_CRD, "crd_outdated", {}, logging.ERROR)
         return stands
+
+    async def _find_out(self, service: GrpcService) -> None:
+        """Read what has become of a GrpcService to which claims could not be written, as far as anybody can answer.
+
+        They may have been written all the same, or others before them, of which the watch has yet to report.
+        """
+        for failures in itertools.count(1):
+            if service.uid not in self._reconciler.cluster_cache.services or not self._is_to_grant():
+                return
+            try:
+                found = await self._client.read(SERVICES, service.namespace, service.name)
+                if found and found["metadata"]["uid"] == service.uid:
+                    self._reconciler.note_service("MODIFIED", found)
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                if isinstance(error, ApiError) and error.status == HTTPStatus.FORBIDDEN:
+                    return
+                await asyncio.sleep(min(BACKOFF.after(failures), LONGEST_PAUSE))
+            except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
+                self._isolation.caught(PART, service.reference, error)
+                return
+            else:
+                return
 
     def _renew(self, service: GrpcService, status: Mapping[str, Any], found: GrpcService) -> Mapping[str, Any] | None:
         """Return the claims again if what has changed of a GrpcService is nothing that they were judged by."""

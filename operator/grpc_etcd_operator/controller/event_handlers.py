@@ -453,7 +453,7 @@ class EventHandlers:
 
     def conflicts(self, registry: str) -> int:
         """Count keys and names that somebody else holds."""
-        return self.cluster_cache.taken + self.endpoint_counts.count_faults(registry, Reason.KEY_TAKEN)
+        return self.cluster_cache.count_taken(registry) + self.endpoint_counts.count_faults(registry, Reason.KEY_TAKEN)
 
     def services_behind(self, uids: Iterable[str]) -> list[GrpcService]:
         """Find the GrpcServices that units have records of, in any registry."""

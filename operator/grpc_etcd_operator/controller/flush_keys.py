@@ -53,6 +53,7 @@ class FlushKeys:
         self._tidy_seconds, self._tidy_at = tidy_seconds, time.monotonic() + tidy_seconds
         self._under_way: set[bytes] = set()
         self._refused: dict[bytes, Refused] = {}
+        self._own: dict[bytes, int] = {}  # leases of streams whose touch is not taken under that which all share
         self._ended = 0  # how many refusals of other keys have ended
 
     @property
@@ -144,6 +145,7 @@ class FlushKeys:
                     break  # of a term that is over; readers wait for it still, should this replica lead again
                 self._trouble.end()
                 self._take_as_put(some)
+                self._let_go(some)
                 del waiting[:OPERATIONS]
         except LeaseNotFound:  # one that was adopted on trust
             self._parts.leases.forget(lease)
@@ -181,7 +183,10 @@ class FlushKeys:
         for stream in streams:
             own = lease_id(self._parts.cluster, f"{SETTLED} {stream.hex()}")
             try:
-                if not await self._is_taken(records[stream], shared, term):
+                if await self._is_taken(records[stream], shared, term):
+                    self._let_go([stream])
+                else:
+                    self._own[stream] = own
                     await self._parts.leases.ensure([own])
                     if not await self._is_taken(records[stream], own, term):
                         self._refuse(stream)
@@ -194,6 +199,11 @@ class FlushKeys:
             except EtcdError:
                 again.append(stream)
         return again
+
+    def _let_go(self, streams: Iterable[bytes]) -> None:
+        """Keep leases of some streams' own alive no longer: nothing more comes under them, and what is there goes."""
+        for lease in filter(None, [self._own.pop(stream, None) for stream in streams]):
+            self._parts.leases.let_run_out(lease)
 
     async def _is_taken(self, record: tuple[bytes, bytes], lease: int, term: int) -> bool:
         """Put one touch; return whether etcd takes it."""
@@ -217,6 +227,7 @@ class FlushKeys:
 
     async def _delete_left(self, term: int) -> None:
         """Delete the flush keys of services that are gone."""
+        self._let_go([stream for stream in self._own if not self._flush_of(stream)])
         shared = lease_id(self._parts.cluster, SETTLED)
         found = await self._parts.etcd.time_to_live(shared, keys=True)
         for key in filter(self._is_left, found.keys if found else ()):

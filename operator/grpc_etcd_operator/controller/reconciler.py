@@ -270,8 +270,7 @@ class Reconciler:
             self._work.forget_plan(uid)
         if plan.is_empty:
             self._work.settle(uid)
-            if plan.gone:
-                self._parts.leases.revoke(plan.lease)
+            self._parts.leases.end(plan.lease, is_gone=plan.gone, is_over=plan.is_over)
             self._outcomes.report(Outcome(uid, plan.written, plan.faults))
             return
         if not self._parts.election.is_leading:

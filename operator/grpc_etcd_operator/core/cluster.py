@@ -22,11 +22,12 @@ Index = dict[str, dict[Label | None, dict[tuple[str, int], GrpcService]]]  # by 
 
 
 class Verdict(NamedTuple):
-    """Whether a GrpcService is accepted; if not, why."""
+    """Whether a GrpcService is accepted; if not, why, and in which registry another's claim is in its way, if any."""
 
     accepted: bool
     reason: Reason = Reason.ACCEPTED
     message: str = "the spec is valid and its claims are granted"
+    registry: str = ""
 
 
 ACCEPTED = Verdict(accepted=True)
@@ -67,7 +68,6 @@ class ClusterCache:
         self._by_reference: dict[str, dict[str, None]] = {}
         self._indexed: dict[str, tuple[GrpcService, ...]] = {}
         self._verdicts: dict[str, Verdict] = {}
-        self._taken: dict[str, None] = {}
         self._wishes: dict[str, Wish] = {}
         self._standing: dict[str, GrpcService] = {}
         self._kept: dict[str, dict[str, frozenset[str]]] = {}
@@ -215,10 +215,9 @@ class ClusterCache:
         """Return whether a GrpcService is accepted."""
         return self._verdicts.get(uid, ACCEPTED)
 
-    @property
-    def taken(self) -> int:
-        """Count the GrpcServices that another one's claim is in the way of."""
-        return len(self._taken)
+    def count_taken(self, registry: str) -> int:
+        """Count the GrpcServices that another one's claim in a registry is in the way of."""
+        return sum(verdict.registry == registry for verdict in self._verdicts.values())
 
     def asks_for(self, registry: str) -> bool:
         """Return whether a GrpcService names a registry, be it one of the settings or not."""
@@ -421,7 +420,8 @@ class ClusterCache:
         message = (
             f"the name {spec.registry_name} belongs to {whose}: in registry {blocked.claim.registry} its claim is, "
         )
-        return _refuse(Reason.NAME_TAKEN, f"{message}contains or lies within {prefix}; choose another spec.name")
+        text = f"{message}contains or lies within {prefix}; choose another spec.name"
+        return _refuse(Reason.NAME_TAKEN, text)._replace(registry=blocked.claim.registry)
 
     def _take(self, service: GrpcService, verdict: Verdict, wish: Wish) -> None:
         uid = service.uid
@@ -430,11 +430,7 @@ class ClusterCache:
             self._standing[uid] = service
         elif (standing := self._standing.get(uid)) and not self._still_holds(standing, service):
             del self._standing[uid]
-        for members, belongs in (
-            (self._taken, verdict.reason == Reason.NAME_TAKEN),
-            (self.releasing, bool(self._spare(service))),  # after it is known what exists
-        ):
-            _set_member(members, uid, belongs=belongs)
+        _set_member(self.releasing, uid, belongs=bool(self._spare(service)))  # after it is known what exists
         if verdict is ASKING:
             self.asking.note(service)
         else:
@@ -455,7 +451,7 @@ class ClusterCache:
             self._note_kept(service, frozenset())
         self._inherited.pop(uid, None)
         self.asking.forget(uid)
-        for known in (self._verdicts, self._wishes, self._standing, self._taken, self.releasing):
+        for known in (self._verdicts, self._wishes, self._standing, self.releasing):
             known.pop(uid, None)
 
     def _note_kept(self, service: GrpcService, registries: frozenset[str]) -> None:

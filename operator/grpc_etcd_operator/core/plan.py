@@ -101,7 +101,7 @@ class Plan:
     `releases` are the keys that the owner record names no longer though they are not deleted.
 
     `written` are the GrpcServices (by UID) that have all their keys once it is applied; `is_part`: another plan has to
-    follow it.
+    follow it. `is_over`: once it is applied nothing is under the unit's lease, nor awaited there.
     """
 
     uid: str
@@ -115,6 +115,7 @@ class Plan:
     written: frozenset[str] = frozenset()
     gone: bool = False
     is_part: bool = False
+    is_over: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -325,6 +326,7 @@ class _Planner:
             frozenset(self.written.values()) - self.late - {fault.source for fault in self.faults},
             self.desired.gone and not self.is_part,
             self.is_part,
+            not (self.is_part or self.written or self.kept or self.desired.is_awaited),
         )
 
 

@@ -9,7 +9,7 @@ import bisect
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.errors import EtcdError
@@ -31,7 +31,7 @@ class Audit:
         self,
         etcd: Etcd,
         registry_cache: RegistryCache,
-        prefixes: Callable[[], Iterable[bytes]],
+        prefixes: Callable[[], Collection[bytes]],
         on_missed: Callable[[set[str]], None],
         *,
         every_seconds: float = EVERY_SECONDS,
@@ -59,7 +59,7 @@ class Audit:
             await asyncio.sleep(self._grace_seconds)
             lasting = suspects & await self._find_differing(prefix, known)
             for key, _ in sorted(lasting):
-                await self._correct(key)
+                await self._correct(prefix, key)
 
     async def _find_differing(self, prefix: bytes, known: Sequence[bytes]) -> set[tuple[bytes, int]]:
         """Return keys that differ, with the revision at which they stand in etcd (0: they are not there)."""
@@ -71,11 +71,13 @@ class Audit:
         )
         return differing | {(key, 0) for key in remembered if key not in held and record(key)}
 
-    async def _correct(self, key: bytes) -> None:
+    async def _correct(self, prefix: bytes, key: bytes) -> None:
         before = self._registry_cache.record(key)
         record = await self._etcd.get(key)
         if self._registry_cache.record(key) != before or record == before:
             return  # the news have come meanwhile
+        if prefix not in self._prefixes():
+            return  # nobody follows it any more, nor is anything of it to be remembered
         self.missed += 1
         log.error(
             "Watch missed a change",

@@ -1,7 +1,8 @@
 """The leases of one registry's units: granted by deterministic ids, kept alive while we lead, revoked for the dead.
 
 Leases are granted ahead, before there is anything to put under them: a Pod that turns ready waits for one round trip
-less. A revoke cannot be fenced, so it is used only for units that are gone for good: their UID never comes back.
+less. A revoke cannot be fenced, so it is used only for units that are gone for good: their UID never comes back. What
+is needed no longer for any other reason is left to run out.
 """
 
 import asyncio
@@ -65,6 +66,20 @@ class Leases:
         self._kept.discard(lease)
         self._keep_alive.remove(LeaseId(lease))
 
+    def end(self, lease: int, *, is_gone: bool, is_over: bool) -> None:
+        """Let go of a unit's lease if the unit is gone, or nothing is under the lease any more, nor awaited there."""
+        if is_gone:
+            self.revoke(lease)
+        elif is_over:
+            self.let_run_out(lease)
+
+    def let_run_out(self, lease: int) -> None:
+        """Keep a lease alive no longer; whoever needs it before it has run out adopts it."""
+        self._ahead.pop(lease, None)
+        self._granting.pop(lease, None)
+        if lease in self._kept:
+            self.forget(lease)
+
     def revoke(self, lease: int) -> None:
         """Revoke a lease soon, whose unit is gone for good and whose keys are deleted."""
         self._ahead.pop(lease, None)
@@ -125,7 +140,7 @@ class Leases:
         try:
             await self._etcd.lease(self._ttl, lease)
         except LeaseExists:
-            remaining_seconds = ADOPTED_REMAINING_SECONDS
+            remaining_seconds = 0.0  # it may have been left to run out, and keys come under it now
         except EtcdError:
             is_to_come = True
             raise

@@ -97,9 +97,9 @@ class Refusing:
         sources = dict.fromkeys(wanted.source for wanted in desired.wanted if wanted.key in late)
         message = f"{BOUND}: {refusal.message}" if refusal.binds_leases else refusal.message
         faults = [Fault(source, refusal.reason, message) for source in sources]
-        is_gone = plan.gone and len(deletes) == len(plan.deletes)
-        faults_of_all = (*plan.faults, *faults)
-        return replace(plan, puts=(), deletes=deletes, requires=(), releases=(), faults=faults_of_all, gone=is_gone)
+        is_whole, faults_of_all = len(deletes) == len(plan.deletes), (*plan.faults, *faults)
+        rest = replace(plan, puts=(), deletes=deletes, requires=(), releases=(), faults=faults_of_all)
+        return replace(rest, gone=plan.gone and is_whole, is_over=plan.is_over and is_whole)
 
     def _find_binding(self, uid: str, held: Iterable[bytes]) -> Refusal | None:
         """Return why etcd takes no put under a unit's lease."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Rejected
 
 ROOT = b"/grpc-etcd/"
@@ -146,10 +147,12 @@ class OwnerRecord:
                 node=_text(parsed.get("node", "")),
                 grpc_services=tuple(_text(name) for name in parsed.get("grpcServices", ())),
                 keys=tuple(map(_read_key, parsed.get("keys", ()))),
-                adjustments={_read_key(key): Adjustment(*made) for key, made in parsed.get("adjustments", {}).items()},
+                adjustments={
+                    _read_key(of): _read_adjustment(made) for of, made in parsed.get("adjustments", {}).items()
+                },
                 sources={_text(of): tuple(map(_read_key, keys)) for of, keys in parsed.get("sources", {}).items()},
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             return Rejected(f"the value is no owner record: {type(error).__name__}: {error}")
 
 
@@ -160,6 +163,16 @@ def _write_key(key: bytes) -> str:
 
 def _read_key(item: object) -> bytes:
     return _text(item).encode(errors="surrogateescape")
+
+
+def _read_adjustment(made: object) -> Adjustment:
+    if not isinstance(made, list):
+        raise TypeError(f"{made!r} is no list")
+    found = Adjustment(*made)
+    for enable, weight in ((found.enable, found.weight), (found.was_enable, found.was_weight)):
+        Endpoint(name="any", address="", enable=enable, weight=weight)  # raises where these can be no endpoint's
+        float(weight)
+    return found
 
 
 def _text(item: object) -> str:

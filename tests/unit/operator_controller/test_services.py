@@ -19,7 +19,7 @@ from grpc_etcd_operator.core.services import parse_service
 from grpc_etcd_operator.kube.messages import message_class
 from grpc_etcd_operator.registry.cache import Announcement, RegistryCache
 from grpc_etcd_operator.telemetry.metrics import Timings
-from tests.unit.operator_core.conftest import make_raw_pod
+from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service
 
 
 def raw_service(uid: str) -> dict[str, Any]:
@@ -249,3 +249,15 @@ def test_a_change_of_a_pod_that_is_older_than_what_a_sweep_has_read_is_passed_ov
     assert not is_ready()
     handlers.note_pod(None, make_pod(5, ready=True))
     assert is_ready()
+
+
+def test_a_name_that_is_taken_is_a_conflict_of_the_registry_in_which_it_is() -> None:
+    registries = {"default": None, "second": None}
+    handlers = EventHandlers(ClusterCache(registries), registries, Timings(CollectorRegistry()))
+    handlers.mark_complete(SERVICES)
+    handlers.grants_in_memory = True
+    handlers.note_service("ADDED", make_raw_service("s1", registries=["second"]))
+    handlers.note_service("ADDED", make_raw_service("s2", namespace="till", registries=["second"]))
+    assert {name: handlers.conflicts(name) for name in registries} == {"default": 0, "second": 1}
+    handlers.forget_service("s1")
+    assert handlers.conflicts("second") == 0

@@ -55,6 +55,25 @@ def test_what_is_no_owner_record_is_rejected(value: bytes) -> None:
     assert isinstance(own.OwnerRecord.from_json(value), Rejected)
 
 
+HUGE = "1" + "0" * 400
+
+
+def adjusted(made: str) -> bytes:
+    return f'{{"namespace":"shop","keys":["a"],"adjustments":{{"a":{made}}}}}'.encode()
+
+
+@pytest.mark.parametrize("weight", ['"9"', "-9", "NaN", "Infinity", "null", "true", HUGE])
+def test_an_owner_record_whose_adjustment_has_no_weight_is_rejected(weight: str) -> None:
+    made = f"[true,{weight},true,9]"
+    assert isinstance(own.OwnerRecord.from_json(adjusted(made)), Rejected)
+
+
+@pytest.mark.parametrize("made", ['"abcd"', "[true]", "[1,9,true,9]", "[true,9,null,9]", '{"enable":true}'])
+def test_an_owner_record_whose_adjustment_no_endpoint_can_have_is_rejected(made: str) -> None:
+    """Else its Pod could never be planned, and nobody would ever repair it."""
+    assert isinstance(own.OwnerRecord.from_json(adjusted(made)), Rejected)
+
+
 @given(st.binary(max_size=60))
 def test_reading_bears_any_bytes(value: bytes) -> None:
     own.OwnerRecord.from_json(value)
