@@ -308,7 +308,7 @@ def repair_rows(found: Collected) -> list[Row]:
 def takeover_rows(found: Collected) -> list[Row]:
     """The goals for the leader's end."""
     made = []
-    for name, limit in (("SIGKILL", 15.0), ("SIGTERM", 1.0)):
+    for name, limit in (("SIGKILL", 6.0), ("SIGTERM", 1.0)):
         seconds = found.median(name, OPERATOR.name, "takeover")
         touched = found.median(name, OPERATOR.name, "keys touched")
         note = f"{touched:.0f} other keys written or lost"

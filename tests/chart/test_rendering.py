@@ -93,6 +93,8 @@ def test_every_pod_is_hardened_and_bounded(values: dict[str, Any]) -> None:
             continue
         spec = item["spec"]["template"]["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == 65532
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for one in spec["containers"]:
             assert one["securityContext"]["readOnlyRootFilesystem"] is True
             assert one["securityContext"]["allowPrivilegeEscalation"] is False

@@ -273,6 +273,21 @@ def pod_subject(scene: Scene, pod: Pod) -> str:
     return f"Pod {scene.namespace}/{pod.name}"
 
 
+def test_a_gated_pod_that_whoever_leads_does_not_see(scene: Scene, checker: Checker) -> None:
+    scene.start("--pod-selector=tier=grpc").wait_leading()
+    pod = scene.pod(gates=[GATE])
+    found = checker.wait("GE0602", "tier=grpc", "podSelector")
+    assert "--show-labels" in found["remedy"]
+    scene.api.client.patch(pod.item, {"metadata": {"labels": {"tier": "grpc"}}})
+    wait_until(lambda: "GE0602" not in checker.look(), "its gate is open")
+    other = f"{scene.namespace}-unserved"
+    scene.api.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
+    scene.pod(namespace=other, gates=[GATE])
+    found = wait_until(lambda: checker.look("-n", other).get("GE0602", {}), "it is found")
+    assert f"serves {scene.namespace} only" in found["problem"]
+    assert f"'watchNamespaces={{{scene.namespace},{other}}}'" in found["remedy"]
+
+
 def test_a_namespace_that_whoever_leads_does_not_serve(scene: Scene, checker: Checker) -> None:
     scene.start().wait_leading()
     other = f"{scene.namespace}-unserved"

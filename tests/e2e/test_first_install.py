@@ -38,5 +38,5 @@ def test_a_role_that_comes_after_the_operator_is_told_in_our_words(
         }
     )
     scene.apply()
-    wait_until(lambda: scene.condition("Programmed"), "it is served")
+    wait_until(lambda: scene.condition("Programmed")[0], "it is served")
     assert loggers(replica) == {"grpc_etcd_operator"}

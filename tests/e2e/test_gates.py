@@ -1,7 +1,9 @@
 """A Pod's gate waits for what can be written, says why it is not open, and is tried again after a conflict."""
 
+import json
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +94,41 @@ def test_a_gate_that_waits_for_a_registry_says_so(
     )
     own_etcd.restart()
     wait_gate(scene, pod, "True", "Registered")
+
+
+def test_a_gate_whose_key_somebody_else_holds_says_so(scene: Scene) -> None:
+    scene.start().wait_leading()
+    scene.apply()
+    scene.wait_condition("Accepted", "True", "Accepted")
+    pod = scene.pod(gates=[GATE], ready=False)
+    key = f"/jupiter/greeter/providers/grpc://{pod.address}".encode()
+    scene.client.put(key, b"{}")
+    scene.kubelet.ready(pod)
+    wait_gate(scene, pod, "False", "KeyTaken")
+    assert key.decode() in read_gate(scene, pod)["message"]
+    scene.client.delete(key)
+    wait_gate(scene, pod, "True", "Registered")
+
+
+@pytest.mark.faults
+def test_a_gate_waits_for_the_registries_of_its_own_grpcservices_alone(
+    scene: Scene, own_etcd: EtcdServer, tmp_path: Path
+) -> None:
+    config = tmp_path / "registries.yaml"
+    config.write_text(json.dumps({"registries": {"second": {"endpoints": own_etcd.endpoints}}}))
+    scene.start(f"--config={config}").wait_leading()
+    wishes = {"first": ["default"], "second": ["second"], "both": ["default", "second"]}
+    for name, registries in wishes.items():
+        scene.apply(name, selector={"matchLabels": {"app": name}}, registries=registries)
+        scene.wait_condition("Programmed", "False", "NoPods", name)
+    own_etcd.kill()
+    pods = {name: scene.pod(labels={"app": name}, gates=[GATE]) for name in wishes}
+    wait_gate(scene, pods["first"], "True", "Registered")
+    for name in ("second", "both"):
+        wait_gate(scene, pods[name], "False", "RegistryUnavailable")
+    own_etcd.restart()
+    for name in ("second", "both"):
+        wait_gate(scene, pods[name], "True", "Registered")
 
 
 def test_the_gate_opens_while_others_write_the_pods_status(scene: Scene) -> None:

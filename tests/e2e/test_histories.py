@@ -1,6 +1,7 @@
 """etcd loses its data, or is restored from an older backup: soon every key is as wanted, and then the mark says so."""
 
 import contextlib
+import json
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,35 @@ def test_an_etcd_that_has_lost_its_data_is_filled_again(
     wait_until(lambda: look(scene)[0] == sorted(pod.address for pod in pods[1:]), "it works on")
     for replica in started:
         wait_until(lambda replica=replica: replica.get("/readyz")[0] == 200, "ready again")
+
+
+@pytest.mark.parametrize("lost", ["default", "second"])
+def test_one_of_two_registries_that_has_lost_its_data_gets_back_every_kind_of_key(
+    apiserver: ApiServer, etcd: EtcdServer, own_etcd: EtcdServer, make_scene: MakeScene, tmp_path: Path, *, lost: str
+) -> None:
+    first, second = (own_etcd, etcd) if lost == "default" else (etcd, own_etcd)
+    scene, config = make_scene(apiserver, first), tmp_path / "registries.yaml"
+    config.write_text(json.dumps({"registries": {"second": {"endpoints": second.endpoints}}}))
+    replica = scene.start(f"--config={config}", "--leader-ttl=3").wait_leading()
+    routes = [{"id": "some", "method": "/shop.Greeter/Greet", "groups": {"blue": 1}}]
+    both = ["default", "second"]
+    scene.apply(registries=both, policy={"timeout": "5s"}, routes=routes, metricsPort=9100)
+    pod = scene.pod()
+
+    def keys() -> set[str]:
+        kinds = ("/leader/", "/cluster/", "/synced/", "/owner/", "/policy/", "/configurators/", "/providers/", "/job/")
+        with contextlib.suppress(EtcdError), Etcd(own_etcd.endpoints) as client:
+            found = (record.key.decode() for record in client.get_prefix(b"/").records)
+            return {key for key in found if any(kind in key for kind in kinds)}
+        return set()
+
+    wait_until(lambda: len(keys()) == 9, "each kind, and an owner record of the Pod and of the GrpcService")
+    before = keys()
+    assert any(pod.address in key for key in before)
+    own_etcd.restart(fresh=True)
+    wait_until(lambda: keys() == before, "all is there again")
+    scene.wait_condition("Programmed", "True", "Programmed")
+    wait_until(lambda: replica.get("/readyz")[0] == 200, "ready again")
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

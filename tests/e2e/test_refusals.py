@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from testbed.etcd import EtcdServer
 from testbed.replica import RegistryView, Replica
 from tests.e2e.conftest import MakeScene, Scene
 from tests.e2e.test_commands import run
+from tests.e2e.test_gates import GATE, wait_gate
 
 pytestmark = pytest.mark.faults
 USER, ROOT_WORD = "operator", "root-password"
@@ -91,6 +93,39 @@ def test_a_prefix_that_may_not_be_read_concerns_one_grpcservice_and_heals(guarde
     scene.wait_condition("Programmed", "True", "Programmed", "moved")
     assert len(guarded.registry.keys("/microservices/moved/")) == 2
     assert again.get("/readyz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [{"metricsPort": 9100}, {"prefix": "elsewhere"}, {"layouts": ["go-zero"]}, {"layouts": ["jupiter-v2"]}],
+    ids=["a target", "a prefix of its own", "a name alone", "a layout with colons"],
+)
+def test_whatever_may_not_be_written_concerns_its_grpcservice_alone_and_its_grant_heals(
+    guarded: Guarded, wish: dict[str, Any]
+) -> None:
+    scene, flag = guarded.scene, "--allowed-prefix=elsewhere"
+    replica = guarded.start(flag).wait_leading()
+    scene.apply()
+    scene.wait_condition("Accepted", "True", "Accepted")
+    scene.apply("moved", **wish)
+    scene.apply("alone", selector={"matchLabels": {"app": "alone"}}, **wish)
+    scene.wait_condition("Accepted", "True", "Accepted", "alone")
+    both, alone = (scene.pod(labels={"app": app}, gates=[GATE]) for app in ("greeter", "alone"))
+    guarded.registry.wait_addresses(both.address)
+    wait_gate(scene, both, "True", "Registered")
+    wait_gate(scene, alone, "False", "PermissionDenied")
+    replica.process.kill()
+    replica = guarded.start(flag).wait_leading()
+    late = scene.pod()
+    guarded.registry.wait_addresses(both.address, late.address)
+    scene.wait_condition("Programmed", "True", "Programmed")
+    assert replica.get("/readyz")[0] == 200
+    for name in ("moved", "alone"):
+        scene.wait_condition("Programmed", "False", "PermissionDenied", name)
+        access, prefix = guarded.message(name).partition("--prefix=true ")[2].split()[:2]
+        guarded.allow(access, prefix)
+        scene.wait_condition("Programmed", "True", "Programmed", name)
+    wait_gate(scene, alone, "True", "Registered")
 
 
 def test_a_refused_grpcservice_that_is_deleted_leaves_nothing_behind(guarded: Guarded) -> None:

@@ -119,12 +119,13 @@ def test_an_identity_that_is_refused_for_a_while_is_tried_about_once_a_second_an
 
 
 @with_both
-def test_a_server_that_asks_for_patience_is_given_it(scene: Scene, front: Front) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_asks_for_patience_is_given_it(scene: Scene, front: Front, status: int) -> None:
     scene.start(kubeconfig=front.kubeconfig).wait_leading()
     scene.apply()
     pod = scene.pod()
     scene.registry.wait_addresses(pod.address)
-    front.refusal = 503, {"Retry-After": "4"}
+    front.refusal = status, {"Retry-After": "4"}
     front.refuses = is_watch
     scene.api.restart()
     wait_until(lambda: len(front.gaps()) > 3, "watches are refused again and again")
@@ -132,6 +133,24 @@ def test_a_server_that_asks_for_patience_is_given_it(scene: Scene, front: Front)
     front.refuses = lambda _: False
     late = scene.pod()
     scene.registry.wait_addresses(pod.address, late.address)
+
+
+@with_one()
+@pytest.mark.parametrize("status", [429, 503])
+def test_statuses_and_gates_are_not_written_before_the_server_asks_for_them(
+    scene: Scene, front: Front, status: int
+) -> None:
+    scene.start(kubeconfig=front.kubeconfig).wait_leading()
+    scene.apply()
+    scene.wait_condition("Accepted", "True", "Accepted")
+    front.refusal = status, {"Retry-After": "4"}
+    front.refuses = lambda request: request.method == "PATCH"
+    pod = scene.pod(gates=["grpc-etcd.dev/registered"])
+    wait_until(lambda: len(front.gaps()) > 1, "writes are refused again and again")
+    assert min(front.gaps()) >= 3.9, front.gaps()
+    front.refuses = lambda _: False
+    scene.wait_condition("Programmed", "True", "Programmed")
+    wait_until(lambda: pod.is_ready, "its gate is open")
 
 
 @with_both

@@ -20,6 +20,7 @@ SLIPS: dict[str, tuple[dict[str, Any], str]] = {
     "one registry of two": ({"registries": ["default", "second"]}, "UnknownRegistry"),
     "prefix": ({"prefix": "elsewhere"}, "PrefixNotAllowed"),
     "name": ({"name": "taken"}, "NameTaken"),
+    "a label that no Pod can have": ({"selector": {"matchLabels": {"app": "greeter "}}}, "InvalidSpec"),
     "reserved name": ({"name": "kitex", "layouts": ["etcd-naming"]}, "NameReserved"),
 }
 

@@ -255,8 +255,9 @@ def test_authentication_that_is_turned_on_is_told_with_its_remedy(
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("fault", ["refuse", "black_hole"])
 def test_a_leader_that_loses_the_api_server_lets_the_standby_lead(
-    scene: Scene, proxy: TcpProxy, tmp_path: Path
+    scene: Scene, proxy: TcpProxy, tmp_path: Path, fault: str
 ) -> None:
     blind = scene.make(kubeconfig=kubeconfig_through(proxy, scene, tmp_path))
     leader, standby = start_pair(scene, leader=blind)
@@ -264,7 +265,7 @@ def test_a_leader_that_loses_the_api_server_lets_the_standby_lead(
     pods = [scene.pod() for _ in range(2)]
     scene.registry.wait_addresses(*(pod.address for pod in pods))
     term = existing(leader_of(scene.client, scene)).create_revision
-    proxy.refuse()
+    getattr(proxy, fault)()
     scene.kubelet.unready(pods[0])
     scene.registry.wait_addresses(pods[1].address)
     assert existing(leader_of(scene.client, scene)).create_revision != term
@@ -365,6 +366,45 @@ def test_a_second_cluster_under_the_same_id_refuses_to_lead_and_deletes_nothing(
     assert scene.registry.addresses() == [pod.address]
 
 
+@pytest.mark.faults
+def test_a_cluster_that_was_cloned_from_a_backup_refuses_to_lead_though_its_uid_is_the_same(
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene, tmp_path: Path
+) -> None:
+    scene = make_scene(own_apiserver, etcd)
+    leader = scene.start().wait_leading()
+    scene.apply()
+    pod = scene.pod()
+    scene.registry.wait_addresses(pod.address)
+    own_apiserver.etcd.save(tmp_path / "backup")
+    own_apiserver.restart()
+    with ApiServer.start() as clone:
+        clone.kill()
+        clone.etcd.load(tmp_path / "backup")
+        clone.restart()
+        clone.client.delete(pod.item, grace_seconds=0)
+        assert uid_of(clone) == uid_of(own_apiserver)
+        stranger = scene.start(kubeconfig=clone.kubeconfig)
+        wait_until(lambda: "another Kubernetes cluster" in stranger.text(), "it says so")
+        wait_until(lambda: stranger.get("/readyz")[0] == 503, "it is not ready")
+        leader.process.kill()
+        wait_until(lambda: leader_of(scene.client, scene) is None, "no replica leads")
+        gone_at = time.monotonic()
+        wait_until(lambda: time.monotonic() - gone_at > 3, "it has had the time to take over")
+        assert not stranger.lines("leadership_acquired")
+        assert scene.registry.addresses() == [pod.address]
+        key = f"/grpc-etcd/cluster/{scene.cluster}"
+        assert f"etcdctl del {key}" in stranger.text(), "the way out, if the other cluster is gone for good"
+        scene.client.delete(key.encode())
+        stranger.wait_leading()
+        scene.registry.wait_addresses()
+        stranger.process.kill()
+
+
+def uid_of(api: ApiServer) -> str:
+    """Give the UID of the namespace by which a cluster is told from others."""
+    return str(api.client.get("v1", "Namespace", "kube-system")["metadata"]["uid"])
+
+
 def test_another_scope_of_the_same_installation_stands_by_and_takes_over(scene: Scene) -> None:
     installation = f"--installation=grpc-etcd/{scene.namespace}"
     leader = scene.start(installation, "--leader-ttl=60").wait_leading()
@@ -403,15 +443,19 @@ def test_an_outage_of_etcd_ends_though_what_failed_is_needed_no_longer(
 
 
 def test_a_healthy_standby_has_no_queue_and_nothing_overdue(scene: Scene) -> None:
-    leader, standby = start_pair(scene)
-    leader.process.pause()
+    leader, standby = start_pair(scene, "--leader-ttl=60")  # it leads on while it is frozen
     scene.apply()
+    scene.wait_condition("Accepted", "True", "Accepted")
+    leader.process.pause()
     pods = [scene.pod() for _ in range(3)]
     wait_until(lambda: standby.metric("grpc_etcd_operator_cached_pods") == len(pods), "the standby knows")
-    if not standby.metric("grpc_etcd_operator_leader", registry="default"):
-        assert standby.metric("grpc_etcd_operator_workqueue_longest_wait_seconds", registry="default") == 0
-        assert standby.metric("grpc_etcd_operator_workqueue_depth", registry="default") == 0
+    known_at = time.monotonic()
+    wait_until(lambda: time.monotonic() > known_at + 1, "the Pods have waited for the leader")
+    assert standby.metric("grpc_etcd_operator_workqueue_longest_wait_seconds", registry="default") == 0
+    assert standby.metric("grpc_etcd_operator_workqueue_depth", registry="default") == 0
+    assert standby.metric("grpc_etcd_operator_leader", registry="default") == 0
     leader.process.resume()
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
 
 
 @pytest.mark.faults

@@ -44,6 +44,7 @@ OLD_CRD = (
 )
 UNWRITTEN = "Claim not written, evaluating it again"
 REFUSED = "the API server refuses to write the claim to its status, and the operator retries: {}"
+UNEXPECTED = "the operator hit an unexpected error with this claim, retrying: {}; its log has the traceback"
 IN_DOUBT = (
     "a namespace whose GrpcServices the operator may not read may have claimed the name: keys are there. Restore the "
     "operator's Role and RoleBinding there, or take that namespace out of watchNamespaces"
@@ -132,12 +133,17 @@ class Granter:
             try:
                 claims = None if self._is_in_doubt(uid) else self._reconciler.begin_grant(uid, self._now())
             except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
-                self._isolation.caught(PART, service.reference, error)
+                self._isolate(service, error)
                 self._come_again(uid)
                 continue
             if claims:
                 found.append(Request(uid, service.namespace, partial(self._grant, service, claims)))
         return found
+
+    def _isolate(self, service: GrpcService, error: Exception) -> None:
+        """Report what nobody foresaw on the GrpcService that it is about."""
+        self._isolation.caught(PART, service.reference, error)
+        self._note_refused(service.uid, UNEXPECTED.format(type(error).__name__))
 
     def _is_in_doubt(self, uid: str) -> bool:
         """Return whether somebody who may not be read may hold what is asked for; then it is asked for again later."""
@@ -178,7 +184,7 @@ class Granter:
         try:
             self._reconciler.end_grant(service.uid)
         except Exception as error:  # noqa: BLE001  the same
-            self._isolation.caught(PART, service.reference, error)
+            self._isolate(service, error)
             return False
         return True
 
@@ -207,7 +213,7 @@ class Granter:
                 self._note_refused(service.uid, REFUSED.format(error))
             return False
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
-            self._isolation.caught(PART, service.reference, error)
+            self._isolate(service, error)
             return False
         finally:
             self._writing -= 1

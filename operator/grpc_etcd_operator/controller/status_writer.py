@@ -235,10 +235,14 @@ class StatusWriter:
         self._queue.failures[service.uid] += 1
         pause = BACKOFF.after(self._queue.failures[service.uid])
         self._queue.schedule.failed(service.uid, time.monotonic(), max(RETRY_SECONDS, pause))
-        what = f"the operator hit an unexpected error with this object: {type(error).__name__}; its log has the rest"
-        refused = f"the API server does not take this object's status, perhaps for want of this release's CRD: {error}"
-        message = refused if isinstance(error, ApiError) else what
-        self._report_soon(News(service, Reason.INTERNAL_ERROR, message, time.time()))
+        self._report_failure(service, error, "status, perhaps for want of this release's CRD")
+
+    def _report_failure(self, about: GrpcService | Pod, error: Exception, what: str) -> None:
+        """Report what nobody foresaw on the object that it is about; `what` of it the API server does not take."""
+        message = f"the operator hit an unexpected error with this object: {type(error).__name__}; its log has the rest"
+        if isinstance(error, ApiError):
+            message = f"the API server does not take this object's {what}: {error}"
+        self._report_soon(News(about, Reason.INTERNAL_ERROR, message, time.time()))
 
     def _make_status(self, service: GrpcService) -> dict[str, Any] | None:
         """Work out a status that is to be written now; None where nothing is new, or only counts that can wait."""
@@ -354,6 +358,7 @@ class StatusWriter:
         self._isolation.caught("gates", f"{pod.namespace}/{pod.name}", error)
         self._queue.failures[pod.uid] += 1
         self._queue.gates[pod.uid] = time.monotonic() + BACKOFF.after(self._queue.failures[pod.uid])
+        self._report_failure(pod, error, "readiness gate")
 
     def _pause_after(self, uid: str, error: Exception) -> float:
         """Return when to try again: what is refused about one object is asked for less and less often."""

@@ -1,10 +1,15 @@
 """Kubernetes label selectors, decided in memory: matchLabels and matchExpressions of metav1.LabelSelector."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
+# What the API server takes as a Pod's label; in a selector of ours it takes anything.
+_WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_KEY = re.compile(rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_WORD}")
+_VALUE = re.compile(rf"({_WORD})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,11 @@ class Selector:
 def parse_selector(raw: Mapping[str, Any], faults: list[str]) -> Selector:
     """Read `spec.selector`; what is wrong with it is appended to `faults`."""
     labels = tuple(sorted((str(k), str(v)) for k, v in (raw.get("matchLabels") or {}).items()))
+    faults += [
+        f"spec.selector.matchLabels: no Pod can have the label {key!r} with the value {value!r}"
+        for key, value in labels
+        if not (_KEY.fullmatch(key) and _VALUE.fullmatch(value))
+    ]
     requirements = tuple(_parse_requirement(entry, faults) for entry in raw.get("matchExpressions") or ())
     if not labels and not requirements:
         faults.append("spec.selector is empty; name the Pods with matchLabels or matchExpressions")

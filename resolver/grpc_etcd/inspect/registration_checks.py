@@ -10,7 +10,7 @@ from grpc_etcd.inspect.cluster import ClusterFacts, Deployment, PodFacts, Servic
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.conditions import CODES, OPERATOR_LOG
 from grpc_etcd.inspect.findings import Finding, kubectl
-from grpc_etcd.inspect.operators import OperatorFacts, Owned
+from grpc_etcd.inspect.operators import Leader, OperatorFacts, Owned
 from grpc_etcd.inspect.service_checks import count, list_names, subject_of, write_condition
 from grpc_etcd.registry.escaping import escape_bytes, quote_argument
 
@@ -41,7 +41,7 @@ def find_registration_faults(
     """
     yield from _deployments(cluster)
     yield from _leaders(cluster, operators)
-    yield from _gates(cluster, is_led=is_led(cluster, operators))
+    yield from _gates(cluster, operators)
     if operators is not None:
         yield from _unregistered(cluster, operators, among)
         yield from _left_over(cluster, operators)
@@ -77,13 +77,23 @@ def _leaders(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator
         problem = f"no replica of this cluster's operator leads in this etcd{_hint(cluster, operators)}"
         yield Finding(Code.NO_LEADER, f"registry {operators.registry}", problem, start_operator(cluster))
         return
-    named = dict.fromkeys(service.namespace for service in cluster.services)
-    missing = [each for each in named if not any(leader.serves(each) for leader in leaders)]
+    for namespace in dict.fromkeys(service.namespace for service in cluster.services):
+        if not _serves(leaders, namespace):
+            yield Finding(Code.NOT_SERVED, f"namespace {namespace}", *_explain_scope(cluster, leaders))
+
+
+def _serves(leaders: Sequence[Leader], namespace: str) -> bool:
+    return any(leader.serves(namespace) for leader in leaders)
+
+
+def _explain_scope(cluster: ClusterFacts, leaders: Sequence[Leader]) -> tuple[str, str]:
+    """Return which namespaces are served, and the one command that serves all others, too: it sets the whole list."""
     served = list(dict.fromkeys(each for leader in leaders for each in leader.namespaces))
-    remedy = f"{UPGRADE}'watchNamespaces={{{','.join((*served, *missing))}}}'"  # for all: each sets the whole list
-    for namespace in missing:
-        problem = f"whoever leads serves {list_names(served)} only"
-        yield Finding(Code.NOT_SERVED, f"namespace {namespace}", problem, remedy)
+    named = dict.fromkeys(service.namespace for service in cluster.services)
+    named |= dict.fromkeys(pod.namespace for pod in cluster.pods if pod.waits_at_gate)
+    missing = [each for each in named if not _serves(leaders, each)]
+    remedy = f"{UPGRADE}'watchNamespaces={{{','.join((*served, *missing))}}}'"
+    return f"whoever leads serves {list_names(served)} only", remedy
 
 
 def _hint(cluster: ClusterFacts, operators: OperatorFacts) -> str:
@@ -113,18 +123,33 @@ def _revive(deployment: Deployment) -> str:
     return kubectl(deployment.namespace, "logs", name, "--tail", "50")
 
 
-def _gates(cluster: ClusterFacts, *, is_led: bool) -> Iterator[Finding]:
+def _gates(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator[Finding]:
     waiting = [pod for pod in cluster.pods if pod.waits_at_gate]
-    if waiting and not is_led:
+    if waiting and not is_led(cluster, operators):
         names = list_names(pod.reference for pod in waiting)
         problem = f"{count(len(waiting), 'Pod')} waiting at grpc-etcd.dev/registered and nobody leads: {names}"
         yield Finding(Code.GATE_WITHOUT_OPERATOR, "readiness gate", problem, start_operator(cluster))
         return
+    leaders = operators.leaders_of(cluster) if operators else ()
     for pod in waiting:
-        said = write_condition(pod.gate) if pod.gate and pod.gate.reason else "the operator has not written it"
-        right = "kubectl auth can-i patch pods/status --as system:serviceaccount:grpc-etcd:grpc-etcd-operator"
-        remedy = kubectl(pod.namespace, "describe", "pod", pod.name) if pod.gate and pod.gate.reason else right
-        yield Finding(Code.GATE_WAITING, f"Pod {pod.reference}", f"its gate is closed: {said}", remedy)
+        why, remedy = _explain_gate(pod, cluster, leaders)
+        yield Finding(Code.GATE_WAITING, f"Pod {pod.reference}", f"its gate is closed: {why}", remedy)
+
+
+def _explain_gate(pod: PodFacts, cluster: ClusterFacts, leaders: Sequence[Leader]) -> tuple[str, str]:
+    if pod.gate and pod.gate.reason:
+        return write_condition(pod.gate), kubectl(pod.namespace, "describe", "pod", pod.name)
+    if leaders and not _serves(leaders, pod.namespace):
+        return _explain_scope(cluster, leaders)
+    right = "kubectl auth can-i patch pods/status --as system:serviceaccount:grpc-etcd:grpc-etcd-operator"
+    return _explain_selector(pod.namespace, leaders) or ("the operator has not written it", right)
+
+
+def _explain_selector(namespace: str, leaders: Sequence[Leader]) -> tuple[str, str] | None:
+    """Return that the operator may not see Pods by its own selector, where it has one, and how to compare."""
+    selector = next((each.selector for each in leaders if each.selector), "")
+    said = f"the operator sees only Pods with {selector} (its podSelector)"
+    return (said, kubectl(namespace, "get", "pods", "--show-labels")) if selector else None
 
 
 def unregistered_pods(cluster: ClusterFacts, operators: OperatorFacts) -> frozenset[str]:
@@ -174,10 +199,8 @@ def _reason(
     gates = [pod.gate for pod in lacking if pod.gate and pod.gate.message]
     if gates:
         return write_condition(gates[0]), kubectl(service.namespace, "describe", "pod", lacking[0].name)
-    if selectors := [each.selector for each in operators.leaders_of(cluster) if each.selector]:
-        compare = kubectl(service.namespace, "get", "pods", "--show-labels")
-        return f"the operator sees only Pods with {selectors[0]} (its podSelector)", compare
-    return "no reason is recorded; an operator that works registers a Pod within a second", OPERATOR_LOG
+    silence = "no reason is recorded; an operator that works registers a Pod within a second"
+    return _explain_selector(service.namespace, operators.leaders_of(cluster)) or (silence, OPERATOR_LOG)
 
 
 def _left_over(cluster: ClusterFacts, operators: OperatorFacts) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from grpc_etcd.etcd import Etcd, EtcdError
@@ -180,8 +181,15 @@ class World:
 
     def node_dies(self) -> None:
         """Do what the node lifecycle controller does: set the condition Ready, and nothing else."""
-        if (pod := self._any()) and not pod.gates:
+        if (pod := self._any()) and (not pod.gates or self._has_been_ready(pod)):
             self.scene.kubelet.die(pod)
+
+    def _has_been_ready(self, pod: Pod) -> bool:
+        """Say whether a Pod has been ready behind its gate for seconds: no node is given up sooner."""
+        found = self.api.client.get("v1", "Pod", pod.name, self.scene.namespace)["status"]["conditions"]
+        times = {each["type"]: each["lastTransitionTime"] for each in found if each["status"] == "True"}
+        before = (datetime.now(UTC) - timedelta(seconds=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return "Ready" in times and times.get(GATE, before) < before
 
     def service_changes(self) -> None:
         spec = {"enable": self.chance.random() < 0.8, "metadata": {"turn": str(self.chance.randrange(9))}}

@@ -65,6 +65,34 @@ class ScriptedGates(Gates):
         return self.gate
 
 
+class PoisonedGates(Gates):
+    """Meets something that nobody foresaw in one Pod."""
+
+    def judge(self, pod: Pod, down: Mapping[str, str]) -> Gate | None:
+        if pod.uid == "bad":
+            raise AttributeError(pod.name)
+        return super().judge(pod, down)
+
+
+@pytest.mark.parametrize("is_refused", [False, True], ids=["unexpected", "refused"])
+async def test_a_gate_that_fails_is_told_on_its_pod_and_the_others_open(
+    api: tuple[ApiServer, Client], *, is_refused: bool
+) -> None:
+    server, client = api
+    reconciler = make_reconciler()
+    gates = Gates(reconciler) if is_refused else PoisonedGates(reconciler)
+    reporter = StatusWriter(client, reconciler, reconciler.statuses, lambda: True, dict, gates=gates)
+    for uid in ("bad", "good"):
+        server.objects[f"pod-{uid}"] = make_gated_pod(uid)
+        reconciler.cluster_cache.note_pod(read_raw_pod(server.objects[f"pod-{uid}"]))
+    server.answers["/api/v1/namespaces/shop/pods/pod-bad/status"] = [422] * 9 if is_refused else []
+    reconciler.statuses.look_at_all()
+    await run(reporter, lambda: server.events and server.patches("pod-good"))
+    events = [body for _, path, body in server.requests if path.endswith("/events")]
+    assert {(each["reason"], each["regarding"]["name"]) for each in events} == {("InternalError", "pod-bad")}
+    assert ("as told" in events[0]["note"]) == is_refused
+
+
 async def test_a_gate_that_meets_a_conflict_is_tried_again(api: tuple[ApiServer, Client]) -> None:
     server, client = api
     reconciler = make_reconciler()

@@ -244,6 +244,14 @@ def test_gates() -> None:
         "can-i patch pods/status"
         in find(replace(CLUSTER, pods=(replace(POD, gate=Condition("")),)))[Code.GATE_WAITING].remedy
     )
+    unseen = replace(CLUSTER, pods=(replace(POD, gate=Condition("")),), services=())
+    picky, narrow = (
+        replace(OPERATORS, leaders=(leader,))
+        for leader in (Leader("c1", selector="a=b"), Leader("c1", namespaces=("team",)))
+    )
+    assert "sees only Pods with a=b (its podSelector)" in find(unseen, picky)[Code.GATE_WAITING].problem
+    assert "serves team only" in find(unseen, narrow)[Code.GATE_WAITING].problem
+    assert find(unseen, narrow)[Code.GATE_WAITING].remedy.endswith("'watchNamespaces={team,shop}'")
     assert Code.GATE_WITHOUT_OPERATOR in find(cluster, replace(OPERATORS, leaders=()))
     down = replace(cluster, deployments=(READY._replace(ready=0),))
     assert {Code.GATE_WITHOUT_OPERATOR, Code.OPERATOR_DOWN} <= find(down, None).keys()

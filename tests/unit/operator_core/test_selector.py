@@ -49,6 +49,10 @@ def test_all_parts_of_a_selector_must_match(raw: dict[str, Any], held: dict[str,
     ("raw", "said"),
     [
         ({}, "is empty"),
+        *(
+            ({"matchLabels": {key: value}}, f"no Pod can have the label {key!r} with the value {value!r}")
+            for key, value in (("a b", "c"), ("a", "b "), ("a", "-b"), ("/a", "b"), ("a/b/c", "d"), ("a" * 64, "b"))
+        ),
         ({"matchExpressions": [{"operator": "Exists"}]}, "has no key"),
         ({"matchExpressions": [{"key": "a", "operator": "Like", "values": ["b"]}]}, "'Like' is none of In, NotIn"),
         ({"matchExpressions": [{"key": "a", "operator": "In"}]}, "must have values"),
@@ -59,3 +63,11 @@ def test_what_is_wrong_is_said(raw: dict[str, Any], said: str) -> None:
     faults: list[str] = []
     parse_selector(raw, faults)
     assert any(said in fault for fault in faults), faults
+
+
+@pytest.mark.parametrize("key", ["a", "app.kubernetes.io/name", "x/A_b.c-9", "a" * 63, f"{'d' * 253}/k"])
+@pytest.mark.parametrize("value", ["", "b", "v1.2_3-x", "c" * 63])
+def test_labels_that_pods_can_have_are_no_fault(key: str, value: str) -> None:
+    faults: list[str] = []
+    assert parse_selector({"matchLabels": {key: value}}, faults).matches({key: value})
+    assert faults == []
