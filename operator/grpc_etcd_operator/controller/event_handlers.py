@@ -7,7 +7,8 @@ controllers                 ->  take_outcome  ->  Tally  ->  statuses and gates 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -60,6 +61,7 @@ class EventHandlers:
         self.complete: set[str] = set()
         self.unlisted: dict[str, frozenset[str]] = {}  # by resource: namespaces of which nothing is known
         self.broken_objects = 0
+        self._unfinished: dict[str, set[str]] = {}  # by UID: units concerned by what was taken and not passed on yet
         self.blindness = blindness
         self._prefixes, self._timings, self._etcds = prefixes, timings, etcds
         self.grants_in_memory = False  # for a dry run, which writes no status
@@ -93,9 +95,21 @@ class EventHandlers:
 
     def _note_pod(self, pod: Pod) -> None:
         known = self.cluster_cache.pods.get(pod.uid)
-        if self.cluster_cache.note_pod(pod):
-            self._timings.observe(known, pod)
-            self._pod_changed(pod)
+        if self.cluster_cache.note_pod(pod) or (known and pod.uid in self._unfinished):
+            with self._passing_on(pod.uid):
+                self._timings.observe(known, pod)
+                self._pod_changed(pod)
+
+    @contextmanager
+    def _passing_on(self, uid: str, concerned: Iterable[str] = ()) -> Iterator[set[str]]:
+        """Give the units that what was taken of an object concerns; they are kept until all of it has been passed on.
+
+        Where that fails the event is tried again, and nothing in it would be news any more.
+        """
+        units = self._unfinished.setdefault(uid, set())
+        units.update(concerned)
+        yield set(units)
+        self._unfinished.pop(uid, None)
 
     def _note_end(self, message: PodMessage) -> None:
         """Record that a Pod is gone for good, perhaps without news before that it was to end."""
@@ -115,16 +129,19 @@ class EventHandlers:
     def forget_pod(self, uid: str) -> None:
         """Record that a Pod is gone for good."""
         pod = self.cluster_cache.pods.get(uid)
-        if pod and self.cluster_cache.forget_pod(uid):
-            if pod.gated:
-                self.statuses.look_at_gate(uid)  # so that nothing is kept of it there
-            self.statuses.look_at(self.endpoint_counts.note_selected(uid, {}))
-            self._enqueue([uid], urgent=True)
+        if self.cluster_cache.forget_pod(uid) or uid in self._unfinished:
+            with self._passing_on(uid):
+                if pod is None or pod.gated:
+                    self.statuses.look_at_gate(uid)  # so that nothing is kept of it there
+                self.statuses.look_at(self.endpoint_counts.note_selected(uid, {}))
+                self._enqueue([uid], urgent=True)
 
     def has_pod(self, uid: str, version: str) -> bool:
         """Return whether a Pod is known in just this version, and as one that our selector finds."""
         known = self.cluster_cache.pods.get(uid)
-        return known is not None and bool(version) and known.resource_version == version and not known.outside
+        if known is None or known.outside or uid in self._unfinished:
+            return False
+        return bool(version) and known.resource_version == version
 
     def has_newer_pod(self, uid: str, version: str) -> bool:
         """Return whether a Pod is known in a later version: a watch that is late has still to report that."""
@@ -137,7 +154,9 @@ class EventHandlers:
         Parsing it again costs as much as a registration.
         """
         known = self.cluster_cache.services.get(uid)
-        return known is not None and bool(version) and known.resource_version == version
+        if known is None or uid in self._unfinished:
+            return False
+        return bool(version) and known.resource_version == version
 
     def read_service(self, raw: Mapping[str, Any]) -> GrpcService:
         """Read a GrpcService as the settings have it read."""
@@ -165,17 +184,17 @@ class EventHandlers:
             if service.uid in self.cluster_cache.services:
                 self.deletions.note(service)
             return
-        replaced = [] if service.uid in self.cluster_cache.services else self._find_replaced(service)
-        was = self.cluster_cache.services.get(service.uid)
-        concerned = self._take_service(service)
-        self._follow([service.uid])  # also where an earlier try has failed in here, and nothing is new any more
-        self._services_changed(concerned)
-        if was and was.status != service.status:  # a backup was restored, or somebody else has written it
-            self.statuses.look_at([service.uid])
-            if not (is_ours or is_same_judgement(was.status, service.status)):
-                self._note_other_status(service)
-        for uid in replaced:
-            self.forget_service(uid)
+        was = self.cluster_cache.services.get(uid)
+        replaced = self._find_replaced(service) if was is None or uid in self._unfinished else []
+        with self._passing_on(uid, self._take_service(service)) as concerned:
+            self._follow([uid])
+            self._services_changed(concerned)
+            if was and was.status != service.status:  # a backup was restored, or somebody else has written it
+                self.statuses.look_at([uid])
+                if not (is_ours or is_same_judgement(was.status, service.status)):
+                    self._note_other_status(service)
+            for each in replaced:
+                self.forget_service(each)
 
     def _note_other_status(self, service: GrpcService) -> None:
         """Record that a status has been written that this replica did not write: it may speak no longer."""
@@ -204,18 +223,19 @@ class EventHandlers:
 
     def _find_replaced(self, new: GrpcService) -> list[str]:
         """Find the GrpcService (by UID) in whose place a new one of the same name has come."""
-        return [each.uid for each in self.cluster_cache.named(new.reference)]
+        return [each.uid for each in self.cluster_cache.named(new.reference) if each.uid != new.uid]
 
     def forget_service(self, uid: str) -> None:
         """Record that a GrpcService is gone for good."""
         old = self.cluster_cache.services.get(uid)
         holders = self._find_holders(old) if old else set()
-        self._services_changed(self.cluster_cache.forget_service(uid) | holders)
-        self.open_claims.forget_refusal(uid)
-        self.endpoint_counts.forget_service(uid)
-        for controller in self.controllers.values():
-            controller.unlearn(uid)
-        self.statuses.look_at([uid])  # so that nothing is kept of it there
+        with self._passing_on(uid, self.cluster_cache.forget_service(uid) | holders) as concerned:
+            self._services_changed(concerned)
+            self.open_claims.forget_refusal(uid)
+            self.endpoint_counts.forget_service(uid)
+            for controller in self.controllers.values():
+                controller.unlearn(uid)
+            self.statuses.look_at([uid])  # so that nothing is kept of it there
 
     def forget_owner(self, seen: ObjectRef, controller: RegistryController) -> None:
         """Record that the unit behind an owner record is gone for good, which was never seen alive."""
