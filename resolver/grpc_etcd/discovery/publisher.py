@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from grpc_etcd.discovery.reasons import OUTAGES, Cause, Facts, Reason, explain
 from grpc_etcd.discovery.state import ResolverState
@@ -54,23 +55,42 @@ class Wishes:
     strict_removal: bool = False
 
 
+class Rendered(NamedTuple):
+    """What channels are sent: a view, and how many of its endpoints may be called and can be dialled."""
+
+    view: ResolverState
+    callables: int
+
+
 class SentState(StateSource):
     """The view that a service's channels have taken last: who waits in order to call waits for this one."""
+
+    callables = 0
 
     def start(self) -> None:
         """Do nothing: the publisher reports."""
 
-    def note_sent(self, view: ResolverState) -> None:
+    def note_sent(self, rendered: Rendered) -> None:
         """Record what channels have been sent."""
-        if view is not self.view:
-            self._announce(view)
+        if not self.is_as(rendered):
+            with self._changed:
+                self.callables = rendered.callables
+                self._announce(rendered.view)
+
+    def is_as(self, rendered: Rendered) -> bool:
+        """Return whether channels have taken just that."""
+        return rendered.view is self.view and rendered.callables == self.callables
+
+    def has_endpoints(self, at_least: int) -> bool:
+        """Return whether channels have so many endpoints that calls may go to."""
+        return self.view.snapshot is not None and self.callables >= at_least
 
 
 @dataclass(slots=True)
 class _Delivery:
     """What the channels to a service have been sent and may not have taken yet: `by` then, or when all is quiet."""
 
-    view: ResolverState
+    rendered: Rendered
     by: float
     quiet_at: float = math.inf
 
@@ -88,6 +108,7 @@ class FollowedService:
         self.wishes = Wishes()
         self.feed = make_feed(lambda: changed(self))
         self.sent = SentState()
+        self.rendered = Rendered(self.feed.view, 0)
         self.published: ServiceResources | None = None
         self.policy = Policy()
         self.unusable: Mapping[str, str] = {}
@@ -155,6 +176,7 @@ class FollowedService:
             self._give_reason()
             why = Gap.OUTAGE if self.reason.cause in _UNANSWERED else Gap.OWN
             unknown = ServiceResources(self.policy, clusters={}, reason=self.reason.text, gap=why)
+            self.rendered = Rendered(view, 0)
             return self._turns.note(unknown, time.monotonic())
         dialables, unusable, pending = _resolve(view.snapshot.endpoints, names)
         self._report(unusable)
@@ -169,6 +191,7 @@ class FollowedService:
         routes = map(_method_route, view.routes) if self.wishes.routes is None else self.wishes.routes
         made = make_service_resources(dialables, self.policy, routes, here, past, earlier=self._turns.known(now))
         self._failures = 0
+        self.rendered = Rendered(view, sum(is_callable(dialable.endpoint) for dialable in dialables))
         # What other registries have answered of other services is not to wait for the one that has not.
         gap = Gap.OWN if view.is_partial and not view.callables else None
         noted = self._turns.note(replace(made, reason=self.reason.text, gap=gap), now)
@@ -397,7 +420,7 @@ class Publisher:
             delivery.quiet_at = math.inf if answered is False else min(delivery.quiet_at, quiet_at)
             if now >= min(delivery.by, delivery.quiet_at):
                 del self._delivery[service]
-                service.sent.note_sent(delivery.view)
+                service.sent.note_sent(delivery.rendered)
 
     def _ask_whether_answered(self, service: FollowedService) -> bool | None:
         try:
@@ -451,23 +474,24 @@ class Publisher:
         self._note_hosts(service, service.hosts() if is_followed else set())
         if not is_followed:
             return  # nobody wants it any more: what was put up now would stay, and be sent to who comes later
-        begun, view = time.monotonic(), service.feed.view
+        begun = time.monotonic()
         resources = service.render(self._names, self._here)
         if service.due < math.inf:
             self._later[service] = service.due
         if resources is None:
             return
-        if view.callables <= service.sent.view.callables:  # nobody is to count on those that go
+        rendered = service.rendered
+        if rendered.callables <= service.sent.callables:  # nobody is to count on those that go
             self._delivery.pop(service, None)
-            service.sent.note_sent(view)
+            service.sent.note_sent(rendered)
         if resources != service.published:
             self._hand_on(service, resources)
         else:
             now = time.monotonic()
             service.not_before = now + service.pause_after_nothing(now - begun)
-        if view is not service.sent.view:
+        if not service.sent.is_as(rendered):
             before = self._delivery.get(service)
-            self._delivery[service] = _Delivery(view, before.by if before else time.monotonic() + _ANSWER_SECONDS)
+            self._delivery[service] = _Delivery(rendered, before.by if before else time.monotonic() + _ANSWER_SECONDS)
 
     def _hand_on(self, service: FollowedService, resources: ServiceResources) -> None:
         before, service.published = service.published, resources
