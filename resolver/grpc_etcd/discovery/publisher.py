@@ -170,7 +170,8 @@ class FollowedService:
         self.policy = self.wishes.policy.over(view.policy)
         if time.monotonic() < waits_until:
             self.due = waits_until
-            self._give_reason()
+            if self.feed.looking_since is None:  # else the names that are looked up belong in the log's line
+                self._give_reason()
             return None
         if view.snapshot is None:
             self._give_reason()
@@ -223,7 +224,7 @@ class FollowedService:
             fault=feed.fault or self._fault,
             unusable=self.unusable,
             names=feed.names,
-            is_waiting=feed.is_waiting,
+            is_waiting=feed.is_waiting and feed.looking_since is None,
             awaited=self._awaited,
         )
 
