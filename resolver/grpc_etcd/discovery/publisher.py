@@ -24,7 +24,14 @@ from grpc_etcd.xds.hosts import HostNames, read_socket
 from grpc_etcd.xds.localities import Dialable, Here, Past, is_callable
 from grpc_etcd.xds.resources import Socket
 from grpc_etcd.xds.rings import Rings
-from grpc_etcd.xds.service import Gap, MethodRoute, ServiceResources, Turns, make_service_resources
+from grpc_etcd.xds.service import (
+    Gap,
+    MethodRoute,
+    ServiceResources,
+    Turns,
+    make_service_resources,
+    route_faults,
+)
 from grpc_etcd.xds.warming import Warming
 
 _LOG = logging.getLogger("grpc_etcd")
@@ -112,6 +119,7 @@ class FollowedService:
         self.published: ServiceResources | None = None
         self.policy = Policy()
         self.unusable: Mapping[str, str] = {}
+        self.route_faults: tuple[str, ...] = ()
         self._awaited: tuple[str, ...] = ()
         self.updates = 0
         self.refusals = 0
@@ -189,7 +197,9 @@ class FollowedService:
         self._note_sockets(frozenset(socket for dialable in dialables for socket in dialable.sockets))
         now = time.monotonic()
         past = Past(self._generation, self._warm_up(view.snapshot.endpoints, now))
-        routes = map(_method_route, view.routes) if self.wishes.routes is None else self.wishes.routes
+        own = self.wishes.routes
+        routes = tuple(map(_method_route, view.routes)) if own is None else own
+        self.route_faults = route_faults(routes, view.snapshot.endpoints)
         made = make_service_resources(dialables, self.policy, routes, here, past, earlier=self._turns.known(now))
         self._failures = 0
         self.rendered = Rendered(view, sum(is_callable(dialable.endpoint) for dialable in dialables))

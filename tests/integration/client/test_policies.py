@@ -226,6 +226,31 @@ def test_a_route_to_a_group_without_endpoints_fails_no_call(world: World) -> Non
     assert set(answers(world.channel(registry))) == {server.address}
 
 
+def test_routes_that_lead_to_nobody_are_told(world: World) -> None:
+    world.put("10.0.0.1:1", group="blue", enable=False)
+    route = RouteConfig(id="1", uri="Get", groups={"blue": 1}, nodes={"10.0.0.2:1": 1, "10.0.0.3:1": 0})
+    record = encode_configurator("jupiter", SERVICE, route)
+    assert isinstance(record, KeyValue)
+    world.etcd.put(record.key, record.value)
+    registry = world.registry()
+    with registry.pinned(SERVICE):
+        registry.endpoints(SERVICE)
+
+        def told(*faults: str) -> None:
+            wait_until(lambda: registry.stats()[SERVICE].policy_faults == faults, str(faults))
+
+        told(
+            "the route of 'Get': no call has such a method",
+            "the route of 'Get': no endpoint has the address '10.0.0.2:1'",
+        )
+        registry.configure(SERVICE, routes=[MethodRoute(METHOD, groups={"canary": 1, "blue": 1, "green": 0})])
+        told(f"the route of {METHOD!r}: no endpoint is in the group 'canary'")
+        registry.configure(SERVICE, routes=[MethodRoute(groups={"g" * 5000: 1})])
+        told(f"the route of all methods: no endpoint is in the group '{'g' * 100}'...")
+        registry.configure(SERVICE, routes=[])
+        told()
+
+
 def test_a_route_by_address(world: World) -> None:
     chosen, _ = world.serve(2)
     registry = world.registry()
