@@ -121,10 +121,11 @@ class Following(abc.ABC):
         """Return the target for a channel that the program creates itself, such as `xds://etcd/default/greeter`.
 
         Over TLS such a channel also needs the option `("grpc.default_authority", service)`, and if an HTTP proxy is
-        configured `("grpc.enable_http_proxy", 0)`; the registry's own channels have both.
+        configured `("grpc.enable_http_proxy", 0)`; the registry's own channels have both. The service is followed until
+        the registry is closed, because the registry does not see whether such a channel is still open.
         """
         service = service_name(service)
-        self.follow(service)
+        self.follow(service).keep()
         self._process.control_plane.channel_options()
         return format_target(ServiceName(self._enter().address, service))
 

@@ -165,6 +165,10 @@ class FollowedService:
         self._holders[holder] = None
         return lambda: self._let_go(holder)
 
+    def keep(self) -> None:
+        """Have the service followed for as long as its registry is open."""
+        self._holders[self] = None
+
     def _let_go(self, holder: object) -> None:
         self.needed_at = time.monotonic()
         self._holders.pop(holder, None)
