@@ -189,11 +189,13 @@ def test_a_store_that_lost_its_data_and_has_overtaken_them_takes_nothing_away(ow
             proxy.heal()
             wait_until(lambda: registry.stats()[SERVICE].source == "stale", "the other history to be noticed", 90)
             assert set(answers(channel)) == {server.address for server in servers}
+            record = world.record(servers[0].address)
+            etcd.put(record.key, record.value)
+            wait_until(lambda: "1 endpoints are kept" in registry.stats()[SERVICE].reason, "the one to be confirmed")
+            assert set(answers(channel)) == {server.address for server in servers}
             etcd.put(MARK, b"")
-            for server in servers[:1]:
-                record = world.record(server.address)
-                etcd.put(record.key, record.value)
-            follows(channel, servers)  # no mark of an operator was ever seen before: this one confirms the set as it is
+            follows(channel, servers[:1])
+            assert registry.stats()[SERVICE].source == "registry"
 
 
 def test_rights_that_are_granted_later_are_used(own_etcd_world: World) -> None:
