@@ -196,7 +196,8 @@ class FollowedService:
         self._fault = ""
         self._awaited = _awaited(dialables, pending, self.policy.match_metadata or {})
         self._give_reason()
-        if self._awaited:
+        callables = sum(is_callable(dialable.endpoint) for dialable in dialables)
+        if self._awaited or (self.feed.is_more_awaited and not callables):
             return None
         self._note_sockets(frozenset(socket for dialable in dialables for socket in dialable.sockets))
         now = time.monotonic()
@@ -206,7 +207,7 @@ class FollowedService:
         self.route_faults = route_faults(routes, view.snapshot.endpoints)
         made = make_service_resources(dialables, self.policy, routes, here, past, earlier=self._turns.known(now))
         self._failures = 0
-        self.rendered = Rendered(view, sum(is_callable(dialable.endpoint) for dialable in dialables))
+        self.rendered = Rendered(view, callables)
         # What other registries have answered of other services is not to wait for the one that has not.
         gap = Gap.OWN if view.is_partial and not view.callables else None
         noted = self._turns.note(replace(made, reason=self.reason.text, gap=gap), now)

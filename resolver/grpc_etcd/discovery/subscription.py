@@ -55,6 +55,7 @@ class StateSource(abc.ABC):
         self.closed = False
         self.begun = time.monotonic()
         self.lost_at: float | None = None  # since when etcd cannot be watched, on the same clock
+        self.is_more_awaited = False  # whether another registry may yet say whom to call
         self.looking_since: float | None = None  # since when names are looked up, on the same clock
         self._has_waited = False
         self.names: tuple[str, ...] = ()  # of other services, where this one is nowhere to be found
