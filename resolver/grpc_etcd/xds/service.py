@@ -60,7 +60,7 @@ _LONGEST_METHOD = 8192  # gRPC refuses the headers of a call with a longer path
 _IDLE_SECONDS = 900.0  # how long gRPC itself keeps the connections of a cluster that nothing leads to
 _MOST_IDLE = 16  # arbitrary
 _ROOM_BYTES = 16 << 10  # arbitrary: of the 64 KiB that a virtual host may have; where routes take more, none is held
-_MOST_FAULTS = 20  # arbitrary: of routes, that are told
+_MOST_FAULTS = 20  # arbitrary: of routes, that are reported
 _LONGEST_SHOWN = 100  # characters of what a route names; arbitrary
 _SHARE_BYTES = 100  # about what a share of a route takes besides the name
 _Shares = tuple[tuple[Part, int], ...]
@@ -253,7 +253,7 @@ def make_service_resources(  # noqa: PLR0913 - each is decided elsewhere
 
 
 def route_faults(routes: Iterable[MethodRoute], endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
-    """Say which routes no call can match, and which of what they name is nobody."""
+    """Report which routes no call can match, and which of the groups and addresses that they name nobody has."""
     groups, addresses = set[str](), set[str]()
     for endpoint in endpoints:
         groups.add(endpoint.group)
