@@ -72,6 +72,29 @@ def test_own_zone_is_preferred_and_spilled_over_when_it_is_down(world: World) ->
     assert registry.endpoints(SERVICE).endpoints[0].address == near.address
 
 
+def test_several_registries_are_where_one_of_them_is(world: World) -> None:
+    near, far = world.greeter(), world.greeter()
+    world.put(near.address, zone="a", region="eu")
+    world.put(far.address, zone="b", region="eu")
+    world.etcd.put(policy_key("jupiter", SERVICE), write_policy(PREFER_ZONE))
+    parts = [world.registry(), world.registry(zone="a", region="eu")]
+    with grpc_etcd.CompoundRegistry(parts) as compound, compound.insecure_channel(SERVICE) as channel:
+        follows(channel, [near])
+        world.delete(near.address)
+        follows(channel, [far])
+
+
+def test_a_subset_is_of_the_own_region(world: World) -> None:
+    near, far = world.greeter(), world.greeter()
+    world.put(near.address, zone="a", region="eu")
+    world.put(far.address, zone="b", region="us")
+    wish = Policy(locality_preference=LocalityPreference(mode=ZonePreference.PREFER_ZONE), subset=1)
+    world.etcd.put(policy_key("jupiter", SERVICE), write_policy(wish))
+    for number in range(4):  # whatever a client's share of all would be
+        registry = world.registry(zone="c", region="eu", client_id=str(number))
+        follows(world.channel(registry), [near])
+
+
 def test_a_zone_with_too_few_endpoints_is_helped_before_the_last_one_dies(world: World) -> None:
     near, other, far = (world.greeter() for _ in range(3))
     world.put(near.address, zone="a", region="eu")
