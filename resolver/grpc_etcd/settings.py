@@ -98,6 +98,8 @@ def _read_texts(found: dict[str, Any]) -> list[str]:
     faults = []
     if isinstance(names := found.get("layouts"), str):
         found["layouts"] = tuple(name.strip() for name in names.split(",") if name.strip())
+    elif not isinstance(names, Iterable | None):
+        raise TypeError(f"layouts: {names!r} is neither a layout's name nor a sequence of names")
     for name, read in (("timeout", float), ("static", options.parse_static)):
         if isinstance(text := found.get(name), str):
             try:

@@ -269,7 +269,9 @@ class AioRegistry:
         """As `Registry.wait_for_endpoints`."""
         check_least(at_least)
         with self._registry.pinned(service) as followed:
-            return await _wait(followed, followed.sent, lambda view: view.has_endpoints(at_least), timeout_seconds)
+            return await _wait(
+                followed, followed.sent, lambda _: followed.sent.has_endpoints(at_least), timeout_seconds
+            )
 
     def watch_services(self, service: str) -> AsyncIterator[Snapshot]:
         """Do the same as `watch`, under its older name."""

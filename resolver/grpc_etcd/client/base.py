@@ -121,10 +121,11 @@ class Following(abc.ABC):
         """Return the target for a channel that the program creates itself, such as `xds://etcd/default/greeter`.
 
         Over TLS such a channel also needs the option `("grpc.default_authority", service)`, and if an HTTP proxy is
-        configured `("grpc.enable_http_proxy", 0)`; the registry's own channels have both.
+        configured `("grpc.enable_http_proxy", 0)`; the registry's own channels have both. The service is followed until
+        the registry is closed, because the registry does not see whether such a channel is still open.
         """
         service = service_name(service)
-        self.follow(service)
+        self.follow(service).keep()
         self._process.control_plane.channel_options()
         return format_target(ServiceName(self._enter().address, service))
 
@@ -190,12 +191,12 @@ class Following(abc.ABC):
     ) -> Snapshot:
         """Block until channels have `at_least` endpoints that can be called; the TimeoutError has the reason.
 
-        Endpoints that are disabled, unhealthy or have weight 0 are in the snapshot, but do not count. With a timeout of
-        None it waits forever; the default is 30 seconds.
+        Endpoints that are disabled, unhealthy, have weight 0 or an address that cannot be dialled are in the snapshot,
+        but do not count. With a timeout of None it waits forever; the default is 30 seconds.
         """
         check_least(at_least)
         with self.pinned(service) as followed:
-            return _wait(followed, followed.sent, lambda view: view.has_endpoints(at_least), timeout_seconds)
+            return _wait(followed, followed.sent, lambda _: followed.sent.has_endpoints(at_least), timeout_seconds)
 
     def on_change(self, service: str, callback: Callable[[Snapshot], object]) -> ChangeSubscription:
         """Call `callback` with the service's current snapshot, as soon as it is known, then with each newer one.

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpc_etcd.etcd.endpoints import Password, Tls, make_targets
+from grpc_etcd.etcd.endpoints import Password, Tls, make_targets, split
 from grpc_etcd.options import check_type
+from grpc_etcd.registry.endpoint import name_fault
 from grpc_etcd.settings import PREFIX, ClientSettings
 
 
@@ -32,22 +33,32 @@ def choose_tls(options: Mapping[str, Any]) -> Tls | None:
 
 def check_endpoints(etcd: str | Sequence[str]) -> None:
     """Refuse addresses of etcd that cannot be any."""
-    if fault := endpoints_fault(etcd):
-        raise ValueError(fault)
+    if faults := endpoints_faults(etcd):
+        raise ValueError("; ".join(faults))
 
 
-def endpoints_fault(etcd: str | Sequence[str]) -> str | None:
-    """Return which address of etcd cannot be one."""
-    for each in () if isinstance(etcd, str) else etcd:
+def endpoints_faults(etcd: str | Sequence[str]) -> list[str]:
+    """Return which addresses of etcd cannot be one, or why they cannot go together."""
+    if not isinstance(etcd, str | Sequence):
+        raise TypeError(f"{etcd!r} is neither etcd's endpoints, such as 'etcd:2379', nor a sequence of them")
+    listed = split(etcd) if isinstance(etcd, str) else etcd
+    for each in listed:
         check_type("etcd's endpoints", each, str, "a string such as 'etcd:2379'")
+    single = [fault for each in listed if each.strip() for fault in _fault((each,))]
+    return single or _fault(listed)
+
+
+def _fault(endpoints: Sequence[str]) -> list[str]:
     try:
-        make_targets(etcd)
+        make_targets(endpoints)
     except ValueError as error:
-        return str(error)
-    return None
+        return [str(error)]
+    return []
 
 
 def settings_faults(chosen: ClientSettings) -> Iterator[str]:
     """Return what is wrong with settings that read well."""
-    if chosen.endpoints and (fault := endpoints_fault(chosen.endpoints)):
+    for fault in endpoints_faults(chosen.endpoints) if chosen.endpoints else ():
         yield f"{PREFIX}ENDPOINTS: {fault}"
+    if chosen.name and (wrong := name_fault(chosen.name)):
+        yield f"{PREFIX}NAME: {wrong}"

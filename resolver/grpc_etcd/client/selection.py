@@ -97,7 +97,7 @@ class SelectedSubscription(StateSource):
         with self._narrowing:
             source = self._source
             self.freshness, self.last_seen_at, self.fault = source.freshness, source.last_seen_at, source.fault
-            self.begun, self.lost_at = source.begun, source.lost_at
+            self.begun, self.lost_at, self.looking_since = source.begun, source.lost_at, source.looking_since
             self._source_waits_until = source.waits_until
             wanted = ", ".join(f"{key}={value}" for key, value in sorted(self._metadata.items()))
             self.whereabouts = f"{source.whereabouts} with the metadata {wanted}"

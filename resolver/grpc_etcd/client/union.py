@@ -67,6 +67,7 @@ class UnionSubscription(StateSource):
             waiting = [feed.is_waiting for feed in feeds]  # before the views: whoever answers meanwhile calls again
             views = [feed.view for feed in feeds]
             self._is_waiting = is_waiting(views, waiting)
+            self.is_more_awaited = any(waiting)
             self._announce(merge_views(self._service, views, [not each for each in waiting]))
         self._on_change()
 

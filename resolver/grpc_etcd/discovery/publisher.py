@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from grpc_etcd.discovery.reasons import OUTAGES, Cause, Facts, Reason, explain
 from grpc_etcd.discovery.state import ResolverState
@@ -23,7 +24,14 @@ from grpc_etcd.xds.hosts import HostNames, read_socket
 from grpc_etcd.xds.localities import Dialable, Here, Past, is_callable
 from grpc_etcd.xds.resources import Socket
 from grpc_etcd.xds.rings import Rings
-from grpc_etcd.xds.service import Gap, MethodRoute, ServiceResources, Turns, make_service_resources
+from grpc_etcd.xds.service import (
+    Gap,
+    MethodRoute,
+    ServiceResources,
+    Turns,
+    make_service_resources,
+    route_faults,
+)
 from grpc_etcd.xds.warming import Warming
 
 _LOG = logging.getLogger("grpc_etcd")
@@ -54,23 +62,42 @@ class Wishes:
     strict_removal: bool = False
 
 
+class Rendered(NamedTuple):
+    """What channels are sent: a view, and how many of its endpoints may be called and can be dialled."""
+
+    view: ResolverState
+    callables: int
+
+
 class SentState(StateSource):
     """The view that a service's channels have taken last: who waits in order to call waits for this one."""
+
+    callables = 0
 
     def start(self) -> None:
         """Do nothing: the publisher reports."""
 
-    def note_sent(self, view: ResolverState) -> None:
+    def note_sent(self, rendered: Rendered) -> None:
         """Record what channels have been sent."""
-        if view is not self.view:
-            self._announce(view)
+        if not self.is_as(rendered):
+            with self._changed:
+                self.callables = rendered.callables
+                self._announce(rendered.view)
+
+    def is_as(self, rendered: Rendered) -> bool:
+        """Return whether channels have taken just that."""
+        return rendered.view is self.view and rendered.callables == self.callables
+
+    def has_endpoints(self, at_least: int) -> bool:
+        """Return whether channels have so many endpoints that calls may go to."""
+        return self.view.snapshot is not None and self.callables >= at_least
 
 
 @dataclass(slots=True)
 class _Delivery:
     """What the channels to a service have been sent and may not have taken yet: `by` then, or when all is quiet."""
 
-    view: ResolverState
+    rendered: Rendered
     by: float
     quiet_at: float = math.inf
 
@@ -88,9 +115,11 @@ class FollowedService:
         self.wishes = Wishes()
         self.feed = make_feed(lambda: changed(self))
         self.sent = SentState()
+        self.rendered = Rendered(self.feed.view, 0)
         self.published: ServiceResources | None = None
         self.policy = Policy()
         self.unusable: Mapping[str, str] = {}
+        self.route_faults: tuple[str, ...] = ()
         self._awaited: tuple[str, ...] = ()
         self.updates = 0
         self.refusals = 0
@@ -136,6 +165,10 @@ class FollowedService:
         self._holders[holder] = None
         return lambda: self._let_go(holder)
 
+    def keep(self) -> None:
+        """Have the service followed for as long as its registry is open."""
+        self._holders[self] = None
+
     def _let_go(self, holder: object) -> None:
         self.needed_at = time.monotonic()
         self._holders.pop(holder, None)
@@ -149,26 +182,32 @@ class FollowedService:
         self.policy = self.wishes.policy.over(view.policy)
         if time.monotonic() < waits_until:
             self.due = waits_until
-            self._give_reason()
+            if self.feed.looking_since is None:  # else the names that are looked up belong in the log's line
+                self._give_reason()
             return None
         if view.snapshot is None:
             self._give_reason()
             why = Gap.OUTAGE if self.reason.cause in _UNANSWERED else Gap.OWN
             unknown = ServiceResources(self.policy, clusters={}, reason=self.reason.text, gap=why)
+            self.rendered = Rendered(view, 0)
             return self._turns.note(unknown, time.monotonic())
         dialables, unusable, pending = _resolve(view.snapshot.endpoints, names)
         self._report(unusable)
         self._fault = ""
         self._awaited = _awaited(dialables, pending, self.policy.match_metadata or {})
         self._give_reason()
-        if self._awaited:
+        callables = sum(is_callable(dialable.endpoint) for dialable in dialables)
+        if self._awaited or (self.feed.is_more_awaited and not callables):
             return None
         self._note_sockets(frozenset(socket for dialable in dialables for socket in dialable.sockets))
         now = time.monotonic()
         past = Past(self._generation, self._warm_up(view.snapshot.endpoints, now))
-        routes = map(_method_route, view.routes) if self.wishes.routes is None else self.wishes.routes
+        own = self.wishes.routes
+        routes = tuple(map(_method_route, view.routes)) if own is None else own
+        self.route_faults = route_faults(routes, view.snapshot.endpoints)
         made = make_service_resources(dialables, self.policy, routes, here, past, earlier=self._turns.known(now))
         self._failures = 0
+        self.rendered = Rendered(view, callables)
         # What other registries have answered of other services is not to wait for the one that has not.
         gap = Gap.OWN if view.is_partial and not view.callables else None
         noted = self._turns.note(replace(made, reason=self.reason.text, gap=gap), now)
@@ -200,7 +239,7 @@ class FollowedService:
             fault=feed.fault or self._fault,
             unusable=self.unusable,
             names=feed.names,
-            is_waiting=feed.is_waiting,
+            is_waiting=feed.is_waiting and feed.looking_since is None,
             awaited=self._awaited,
         )
 
@@ -397,7 +436,7 @@ class Publisher:
             delivery.quiet_at = math.inf if answered is False else min(delivery.quiet_at, quiet_at)
             if now >= min(delivery.by, delivery.quiet_at):
                 del self._delivery[service]
-                service.sent.note_sent(delivery.view)
+                service.sent.note_sent(delivery.rendered)
 
     def _ask_whether_answered(self, service: FollowedService) -> bool | None:
         try:
@@ -451,23 +490,24 @@ class Publisher:
         self._note_hosts(service, service.hosts() if is_followed else set())
         if not is_followed:
             return  # nobody wants it any more: what was put up now would stay, and be sent to who comes later
-        begun, view = time.monotonic(), service.feed.view
+        begun = time.monotonic()
         resources = service.render(self._names, self._here)
         if service.due < math.inf:
             self._later[service] = service.due
         if resources is None:
             return
-        if view.callables <= service.sent.view.callables:  # nobody is to count on those that go
+        rendered = service.rendered
+        if rendered.callables <= service.sent.callables:  # nobody is to count on those that go
             self._delivery.pop(service, None)
-            service.sent.note_sent(view)
+            service.sent.note_sent(rendered)
         if resources != service.published:
             self._hand_on(service, resources)
         else:
             now = time.monotonic()
             service.not_before = now + service.pause_after_nothing(now - begun)
-        if view is not service.sent.view:
+        if not service.sent.is_as(rendered):
             before = self._delivery.get(service)
-            self._delivery[service] = _Delivery(view, before.by if before else time.monotonic() + _ANSWER_SECONDS)
+            self._delivery[service] = _Delivery(rendered, before.by if before else time.monotonic() + _ANSWER_SECONDS)
 
     def _hand_on(self, service: FollowedService, resources: ServiceResources) -> None:
         before, service.published = service.published, resources

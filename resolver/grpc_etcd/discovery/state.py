@@ -94,10 +94,6 @@ class ResolverState:
     is_denied: bool = False
     is_partial: bool = False
 
-    def has_endpoints(self, at_least: int) -> bool:
-        """Return whether so many endpoints are known that calls may go to."""
-        return self.snapshot is not None and self.callables >= at_least
-
     @property
     def callables(self) -> int:
         """Count the endpoints that calls may go to."""

@@ -55,6 +55,8 @@ class StateSource(abc.ABC):
         self.closed = False
         self.begun = time.monotonic()
         self.lost_at: float | None = None  # since when etcd cannot be watched, on the same clock
+        self.is_more_awaited = False  # whether another registry may yet say whom to call
+        self.looking_since: float | None = None  # since when names are looked up, on the same clock
         self._has_waited = False
         self.names: tuple[str, ...] = ()  # of other services, where this one is nowhere to be found
         self.whereabouts = ""  # where and under which prefixes the service is looked for
@@ -72,7 +74,7 @@ class StateSource(abc.ABC):
     @property
     def waits_until(self) -> float:
         """Until when the first answer is waited for, by `time.monotonic()`: channels are sent nothing before."""
-        return OVER if self.closed else waits_until(self.view, self.fault, self.begun, self.lost_at)
+        return OVER if self.closed else waits_until(self.view, self.fault, self.begun, self.lost_at, self.looking_since)
 
     @property
     def is_waiting(self) -> bool:
@@ -146,6 +148,7 @@ class ServiceSubscription(StateSource):
         self._gathered: dict[Range, list[WatchEvents]] = {}
         self._must_rejoin = False
         self._has_looked = False
+        self._asked = 0  # for names, without an answer so far
         self._settles_at = float("inf")
         if cache and (kept := cache.load()):
             self._announce(reader.take_cache(kept.records.items(), kept.revision))
@@ -256,8 +259,12 @@ class ServiceSubscription(StateSource):
                 view = self._reader.take_progress(which, revision, store)
             case Disconnected():
                 view = self._lose(which, news)
+        ranges = self._ranges_of_names(view)
+        if ranges and self.view.snapshot is None:  # only at first: what goes later is obeyed at once
+            self.looking_since = time.monotonic()
+            self._has_waited = False
         self._show(view)
-        self._look_for_names()
+        self._look_for_names(ranges)
         self._await_others()
         self._write_cache()
 
@@ -321,22 +328,27 @@ class ServiceSubscription(StateSource):
         elif self._settles_at == float("inf"):
             self._settles_at = time.monotonic() + SETTLE_SECONDS
 
-    def _look_for_names(self) -> None:
-        """Once, when the service is nowhere to be found, look which ones have names that begin like its own."""
-        snapshot = self.view.snapshot
+    def _ranges_of_names(self, view: ResolverState) -> tuple[bytes, ...]:
+        """Once, when the service is nowhere to be found, return the prefixes of names that begin like its own."""
+        snapshot = view.snapshot
         if self._has_looked or snapshot is None or snapshot.endpoints or snapshot.rejected:
-            return
+            return ()
         self._has_looked = True
         name = self.service.encode()
-        for prefix in self._reader.prefixes:
-            head, there, _ = prefix.rpartition(name)
-            if there:
-                self._watch.ask_keys(head + name[:2], self._note_names)
+        parts = (prefix.rpartition(name) for prefix in self._reader.prefixes)
+        return tuple(head + name[:2] for head, there, _ in parts if there)
+
+    def _look_for_names(self, prefixes: Sequence[bytes]) -> None:
+        self._asked += len(prefixes)
+        for prefix in prefixes:
+            self._watch.ask_keys(prefix, self._note_names)
 
     def _note_names(self, keys: Sequence[bytes]) -> None:
-        found = nearest(self.service, keys, self._reader.prefixes)
-        if found and not self.closed:
-            self.names = tuple(dict.fromkeys((*self.names, *found)))
+        self._asked -= 1
+        self.names = tuple(dict.fromkeys((*self.names, *nearest(self.service, keys, self._reader.prefixes))))
+        if not self._asked:
+            self.looking_since = None
+        if not self.closed:
             self._deliver()
 
     def _await_others(self) -> None:

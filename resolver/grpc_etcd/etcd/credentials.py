@@ -71,12 +71,24 @@ class Credentials:
                 return ask_password(source)
 
 
+class UselessFunction(UnreadableFile):
+    """The program's function gives no password: nobody was asked."""
+
+    remedy = "Mend the function that gives the password; it is called again at the next log-in."
+
+
 def ask_password(source: Callable[[], str]) -> str:
     """Call a program's function; one that gives up on the program ends no thread of ours, which would be deaf."""
     try:
-        return source()
+        found: object = source()
     except SystemExit as error:
-        raise UnreadableFile(f"the password's function ended with {error!r}") from error
+        raise UselessFunction(f"the password's function ended with {error!r}") from error
+    if not isinstance(found, str | bytes):
+        raise UselessFunction(f"the password's function gave no text but {type(found).__name__}")
+    try:
+        return found.decode() if isinstance(found, bytes) else found.encode().decode()
+    except UnicodeError as error:
+        raise UselessFunction("the password's function gave no text that can be sent") from error
 
 
 def read_password(path: Path) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
+from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.xds import resources
 from grpc_etcd.xds.localities import NO_PAST, Dialable, Here, Past, choose_localities, is_callable
@@ -59,6 +60,8 @@ _LONGEST_METHOD = 8192  # gRPC refuses the headers of a call with a longer path
 _IDLE_SECONDS = 900.0  # how long gRPC itself keeps the connections of a cluster that nothing leads to
 _MOST_IDLE = 16  # arbitrary
 _ROOM_BYTES = 16 << 10  # arbitrary: of the 64 KiB that a virtual host may have; where routes take more, none is held
+_MOST_FAULTS = 20  # arbitrary: of routes, that are reported
+_LONGEST_SHOWN = 100  # characters of what a route names; arbitrary
 _SHARE_BYTES = 100  # about what a share of a route takes besides the name
 _Shares = tuple[tuple[Part, int], ...]
 
@@ -247,6 +250,29 @@ def make_service_resources(  # noqa: PLR0913 - each is decided elsewhere
     parts = [ALL, *chosen, *idle]
     clusters = {part: choose_localities(filter(part.holds, callables), policy, here, past) for part in parts}
     return ServiceResources(policy, _exact_first(shares), MappingProxyType(clusters), idle=idle)
+
+
+def route_faults(routes: Iterable[MethodRoute], endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
+    """Report which routes no call can match, and which of the groups and addresses that they name nobody has."""
+    groups, addresses = set[str](), set[str]()
+    for endpoint in endpoints:
+        groups.add(endpoint.group)
+        addresses.add(endpoint.address)
+    found: list[str] = []
+    for route in routes:
+        faults = [] if _can_match(route.method) else ["no call has such a method"]
+        for text, weights, known in (
+            ("no endpoint is in the group", route.groups, groups),
+            ("no endpoint has the address", route.addresses, addresses),
+        ):
+            faults += [f"{text} {_shown(name)}" for name, weight in weights.items() if weight > 0 and name not in known]
+        method = _shown(route.method) if route.method else "all methods"
+        found += [f"the route of {method}: {fault}" for fault in faults[: _MOST_FAULTS - len(found)]]
+    return tuple(found)
+
+
+def _shown(text: str) -> str:
+    return f"{text[:_LONGEST_SHOWN]!r}{'...' if len(text) > _LONGEST_SHOWN else ''}"
 
 
 def _idle(earlier: Iterable[Part], callables: Sequence[Dialable], taken_bytes: int) -> tuple[Part, ...]:

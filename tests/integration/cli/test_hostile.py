@@ -72,6 +72,7 @@ def write(etcd: Etcd, record: dict[str, Any]) -> bytes:
     etcd.put(made.key, made.value)
     broken = layout.prefix(SERVICE) + b"providers/grpc://" + record["tail"]
     etcd.put(broken, record["value"])
+    etcd.put(made.key.replace(SERVICE.encode(), record["tail"].replace(b"/", b"")), made.value)  # a service's name
     owner = record["owner"] | {"keys": [made.key.decode(), "/jupiter/greeter/providers/grpc://" + TITLE]}
     etcd.put(OWNER_PREFIX + record["cluster"] + b"/uid", json.dumps(owner).encode())
     etcd.put(SYNCED_PREFIX + record["cluster"], b"")
@@ -112,6 +113,23 @@ def test_hostile_records_reach_nobodys_terminal(
         ("history", SERVICE, "--at", str(etcd_client.status().revision)),
     ):
         assert_harmless(run(etcd, *arguments, "-o", output), output)
+
+
+@given(record=records, is_owned=st.booleans())
+@settings(max_examples=examples(15), suppress_health_check=TOLERATED)
+def test_who_edits_hostile_records_is_not_reached_by_them(
+    etcd: EtcdServer,
+    etcd_client: Etcd,
+    record: dict[str, Any],
+    is_owned: bool,  # noqa: FBT001 - drawn
+) -> None:
+    key = write(etcd_client, record)
+    if not is_owned:
+        etcd_client.delete_prefix(OWNER_PREFIX)
+    for command, *weight in (("drain",), ("set-weight", "7"), ("undrain",)):
+        for address in ("127.0.9.9:9", TITLE):
+            assert_harmless(run(etcd, command, SERVICE, address, *weight), "")
+    assert etcd_client.get(key)
 
 
 @given(name=hostile, kind=st.sampled_from(["Service", "Deployment", TITLE]), selector=hostile, port=hostile)
@@ -181,7 +199,7 @@ def test_another_encoding_of_the_terminal_is_no_traceback(shell: CommandLine) ->
         shell.run("get", SERVICE, "-o", output, PYTHONIOENCODING="ascii")
 
 
-def test_every_command_prints_through_the_one_place() -> None:
+def test_every_command_is_known_here() -> None:
     """A new command that printed by itself would be left out of the tests above."""
     known = {"ls", "get", "watch", "owner", "register", "check", "ads", "completion", "drain", "undrain", "set-weight"}
     known |= {"generate", "history"}

@@ -114,6 +114,23 @@ def test_only_endpoints_that_may_be_called_are_waited_for(world: World) -> None:
     assert len(registry.wait_for_endpoints(SERVICE, DEADLINE).endpoints) == 4
 
 
+async def test_endpoints_that_nobody_can_dial_are_not_waited_for(world: World) -> None:
+    world.put("no-such-host.invalid:80")
+    registry = world.registry()
+    with registry.pinned(SERVICE), grpc_etcd.CompoundRegistry([registry]) as compound, compound.pinned(SERVICE):
+        for each in (registry, compound):
+            await until(lambda each=each: each.stats()[SERVICE].unusable)
+            with pytest.raises(TimeoutError, match=r"no-such-host\.invalid"):
+                each.wait_for_endpoints(SERVICE, 0.1)
+            with pytest.raises(TimeoutError, match=r"no-such-host\.invalid"):
+                await each.aio.wait_for_endpoints(SERVICE, 0.1)
+        waiting = asyncio.create_task(registry.aio.wait_for_endpoints(SERVICE, DEADLINE))
+        (server,) = world.serve()
+        assert server.address in [each.address for each in (await waiting).endpoints]
+        with pytest.raises(TimeoutError):
+            registry.wait_for_endpoints(SERVICE, 0.1, at_least=2)
+
+
 def test_who_has_waited_for_an_endpoint_can_call_it(world: World) -> None:
     """Channels are told a moment later than what is known, at most once in 10 ms: who waits, waits for that."""
     server = world.greeter()

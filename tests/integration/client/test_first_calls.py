@@ -126,6 +126,20 @@ def test_a_registry_that_knows_disabled_endpoints_only_is_no_answer_for_several(
         assert call.result() == server.address
 
 
+def test_a_registry_that_knows_only_what_nobody_can_dial_is_no_answer_for_several(
+    etcd_world: World, proxy: TcpProxy
+) -> None:
+    (server,) = etcd_world.serve()
+    proxy.black_hole()
+    here, there = MemoryRegistry(), grpc_etcd.Registry(proxy.address)
+    here.set_endpoints(SERVICE, "no-such-host.invalid:80")
+    with here, there, grpc_etcd.CompoundRegistry([here, there]) as both, both.insecure_channel(SERVICE) as channel:
+        call = say_hello(channel).future("x", timeout=60)
+        wait_until(lambda: both.stats()[SERVICE].unusable, "the fault of the name")
+        proxy.heal()
+        assert call.result() == server.address
+
+
 class Silent(MemoryEtcd):
     """Lets everybody wait, as an etcd that hangs and still answers pings."""
 

@@ -143,6 +143,26 @@ def test_keys_that_move_to_another_layout_in_one_transaction_are_never_missed(wo
         assert all(recorder.seen)
 
 
+def test_keys_that_move_to_another_layout_while_nobody_sees_it_are_never_missed(own_etcd_world: World) -> None:
+    world = own_etcd_world
+    endpoint = grpc_etcd.Endpoint(name=SERVICE, address="10.0.0.1:1")
+    records = [make_layout(name).encode(SERVICE, endpoint) for name in LAYOUTS]
+    old, new = (record for record in records if isinstance(record, KeyValue))
+    world.etcd.put(old.key, old.value)
+    with TcpProxy.start(world.server.endpoints) as proxy, recorders(proxy.address, layouts=LAYOUTS) as clients:
+        for _ in range(4):
+            proxy.refuse()
+            moved = world.etcd.transaction([], [ops.delete(old.key), ops.put(new.key, new.value)])
+            proxy.heal()
+            for client in clients:
+                wait_until(
+                    lambda client=client, revision=moved.revision: client.feed.view.snapshot.revision >= revision,
+                    "the move",
+                )
+            old, new = new, old
+        assert not [client.seen for client in clients if not all(client.seen)]
+
+
 class Moving(Etcd):
     """A client that is slow: after each listing the key has moved on to the other layout."""
 
@@ -189,11 +209,13 @@ def test_a_store_that_lost_its_data_and_has_overtaken_them_takes_nothing_away(ow
             proxy.heal()
             wait_until(lambda: registry.stats()[SERVICE].source == "stale", "the other history to be noticed", 90)
             assert set(answers(channel)) == {server.address for server in servers}
+            record = world.record(servers[0].address)
+            etcd.put(record.key, record.value)
+            wait_until(lambda: "1 endpoints are kept" in registry.stats()[SERVICE].reason, "the one to be confirmed")
+            assert set(answers(channel)) == {server.address for server in servers}
             etcd.put(MARK, b"")
-            for server in servers[:1]:
-                record = world.record(server.address)
-                etcd.put(record.key, record.value)
-            follows(channel, servers)  # no mark of an operator was ever seen before: this one confirms the set as it is
+            follows(channel, servers[:1])
+            assert registry.stats()[SERVICE].source == "registry"
 
 
 def test_rights_that_are_granted_later_are_used(own_etcd_world: World) -> None:

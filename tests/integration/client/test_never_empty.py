@@ -333,6 +333,22 @@ def test_a_service_is_followed_as_long_as_a_channel_to_it_is_open(world: World) 
     assert dict(registry.stats()) == {}
 
 
+def test_a_service_is_followed_as_long_as_a_channel_to_its_target_may_be_open(world: World) -> None:
+    """Which the registry does not see while gRPC lets that channel sleep."""
+    (server,) = world.serve(1)
+    registry = world.registry()
+    with grpc.insecure_channel(registry.target(SERVICE)) as channel:
+        registry.wait_for_endpoints(SERVICE, 60)
+        followed = registry.follow(SERVICE)
+        registry.target(SERVICE)
+        assert followed.pins == 1, "however often it is asked for"
+        inside = registry._inside
+        assert inside is not None
+        inside.let_go(followed, 0.0)
+        assert SERVICE in registry.stats()
+        assert say_hello(channel)("x", timeout=60) == server.address
+
+
 def test_a_channel_that_is_dropped_without_being_closed_holds_no_service(world: World) -> None:
     world.serve(1)
     registry = world.registry()
@@ -347,13 +363,18 @@ def test_a_channel_that_is_dropped_without_being_closed_holds_no_service(world: 
 def test_a_channel_that_was_idle_for_long_still_has_its_set_when_etcd_goes_away(own_world: World) -> None:
     world = own_world
     server = world.serve(1)[0]
-    registry = world.registry()
-    channel = world.channel(registry)
-    begun = time.monotonic()
-    wait_until(lambda: time.monotonic() > begun + 75, "a service that nobody wants to be let go", 90)
-    world.store.kill()
-    wait_until(lambda: registry.stats()[SERVICE].error, "the loss to be noticed")
-    assert say_hello(channel)("x", timeout=60) == server.address
+    registry, other = world.registry(), world.registry()
+    with (
+        grpc_etcd.CompoundRegistry([other]) as compound,
+        compound.insecure_channel(SERVICE) as joined,
+        grpc.insecure_channel(registry.target(SERVICE)) as own,
+    ):
+        channels = [world.channel(registry), joined, own]
+        begun = time.monotonic()
+        wait_until(lambda: time.monotonic() > begun + 75, "a service that nobody wants to be let go", 90)
+        world.store.kill()
+        wait_until(lambda: registry.stats()[SERVICE].error, "the loss to be noticed")
+        assert [say_hello(each)("x", timeout=60) for each in channels] == [server.address] * 3
 
 
 def test_nothing_is_left_of_a_closed_registry_when_another_takes_its_name(world: World) -> None:

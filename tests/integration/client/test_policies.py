@@ -72,6 +72,29 @@ def test_own_zone_is_preferred_and_spilled_over_when_it_is_down(world: World) ->
     assert registry.endpoints(SERVICE).endpoints[0].address == near.address
 
 
+def test_several_registries_are_where_one_of_them_is(world: World) -> None:
+    near, far = world.greeter(), world.greeter()
+    world.put(near.address, zone="a", region="eu")
+    world.put(far.address, zone="b", region="eu")
+    world.etcd.put(policy_key("jupiter", SERVICE), write_policy(PREFER_ZONE))
+    parts = [world.registry(), world.registry(zone="a", region="eu")]
+    with grpc_etcd.CompoundRegistry(parts) as compound, compound.insecure_channel(SERVICE) as channel:
+        follows(channel, [near])
+        world.delete(near.address)
+        follows(channel, [far])
+
+
+def test_a_subset_is_of_the_own_region(world: World) -> None:
+    near, far = world.greeter(), world.greeter()
+    world.put(near.address, zone="a", region="eu")
+    world.put(far.address, zone="b", region="us")
+    wish = Policy(locality_preference=LocalityPreference(mode=ZonePreference.PREFER_ZONE), subset=1)
+    world.etcd.put(policy_key("jupiter", SERVICE), write_policy(wish))
+    for number in range(4):  # whatever a client's share of all would be
+        registry = world.registry(zone="c", region="eu", client_id=str(number))
+        follows(world.channel(registry), [near])
+
+
 def test_a_zone_with_too_few_endpoints_is_helped_before_the_last_one_dies(world: World) -> None:
     near, other, far = (world.greeter() for _ in range(3))
     world.put(near.address, zone="a", region="eu")
@@ -224,6 +247,31 @@ def test_a_route_to_a_group_without_endpoints_fails_no_call(world: World) -> Non
     registry = world.registry()
     registry.configure(SERVICE, routes=[MethodRoute(METHOD, groups={"nobody": 1})])
     assert set(answers(world.channel(registry))) == {server.address}
+
+
+def test_routes_that_lead_to_nobody_are_told(world: World) -> None:
+    world.put("10.0.0.1:1", group="blue", enable=False)
+    route = RouteConfig(id="1", uri="Get", groups={"blue": 1}, nodes={"10.0.0.2:1": 1, "10.0.0.3:1": 0})
+    record = encode_configurator("jupiter", SERVICE, route)
+    assert isinstance(record, KeyValue)
+    world.etcd.put(record.key, record.value)
+    registry = world.registry()
+    with registry.pinned(SERVICE):
+        registry.endpoints(SERVICE)
+
+        def told(*faults: str) -> None:
+            wait_until(lambda: registry.stats()[SERVICE].policy_faults == faults, str(faults))
+
+        told(
+            "the route of 'Get': no call has such a method",
+            "the route of 'Get': no endpoint has the address '10.0.0.2:1'",
+        )
+        registry.configure(SERVICE, routes=[MethodRoute(METHOD, groups={"canary": 1, "blue": 1, "green": 0})])
+        told(f"the route of {METHOD!r}: no endpoint is in the group 'canary'")
+        registry.configure(SERVICE, routes=[MethodRoute(groups={"g" * 5000: 1})])
+        told(f"the route of all methods: no endpoint is in the group '{'g' * 100}'...")
+        registry.configure(SERVICE, routes=[])
+        told()
 
 
 def test_a_route_by_address(world: World) -> None:

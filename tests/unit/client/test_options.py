@@ -39,6 +39,8 @@ ETCD = "etcd:2379"
         (lambda: MemoryRegistry.from_environ(endpoints="etcd:2379"), TypeError, "takes a MemoryEtcd"),
         (lambda: StaticRegistry({}, prefxi="x"), TypeError, "StaticRegistry has no option 'prefxi'"),  # type: ignore[call-arg]  # a mistake, as is tested
         (lambda: Registry.from_environ(retries=3), TypeError, "Registry.from_environ has no option 'retries'"),
+        (lambda: Registry.from_environ(endpoints=3), TypeError, "3 is neither etcd's endpoints"),
+        (lambda: Registry.from_environ(endpoints=ETCD, layouts=3), TypeError, "layouts: 3 is neither"),
         (lambda: ANY(ETCD).bind(None, "x", weigth=5), TypeError, "Registry.bind has no option 'weigth'"),
         (lambda: ANY(ETCD).register(None, weigth=5), TypeError, "Registry.register has no option 'weigth'"),
         (lambda: ANY(ETCD, tls=True), TypeError, "tls: True is not grpc_etcd.Tls"),
@@ -123,7 +125,7 @@ def test_help_shows_every_option() -> None:
 def test_every_fault_of_the_environment_is_said_at_once() -> None:
     with pytest.raises(SettingsError) as refusal:
         Registry.from_environ(
-            endpoints="http//x, y:99999,", layouts=("jupyter",), user="u", timeout=0, pod_ip="x", cert="c"
+            endpoints="http//x, y:99999,", layouts=("jupyter",), user="u", timeout=0, pod_ip="x", cert="c", name="a/b"
         )
     assert [fault.partition(" ")[0].rstrip(":") for fault in refusal.value.faults] == [
         "GRPC_ETCD_TIMEOUT",
@@ -132,6 +134,8 @@ def test_every_fault_of_the_environment_is_said_at_once() -> None:
         "GRPC_ETCD_CERT",
         "GRPC_ETCD_USER",
         "GRPC_ETCD_ENDPOINTS",
+        "GRPC_ETCD_ENDPOINTS",
+        "GRPC_ETCD_NAME",
     ]
 
 

@@ -117,6 +117,22 @@ def test_an_endpoint_whose_name_server_is_away_is_used_and_not_told_to_be_left_o
     assert "left out" not in caplog.text
 
 
+def test_endpoints_are_waited_for_until_a_name_server_knows_them() -> None:
+    zone: dict[str, tuple[str, ...] | str] = {"greeter.internal": "no such name"}
+    published = Published()
+    publisher = published.publisher
+    publisher._names = HostNames(publisher._names_changed, zone.__getitem__, refresh_seconds=0.01)
+    service = published.service("greeter", "greeter.internal:80")
+    assert not service.sent.has_endpoints(0), "nothing is known yet"
+    publisher.changed(service)
+    wait_until(lambda: service.unusable, "the fault of the name")
+    wait_until(lambda: service.sent.has_endpoints(0), "the set to be sent")
+    assert not service.sent.has_endpoints(1)
+    zone["greeter.internal"] = ("10.0.0.1",)
+    assert service.sent.wait_until(lambda _: service.sent.has_endpoints(1), 30)
+    publisher.close()
+
+
 def test_a_slow_start_has_no_shorter_pauses_than_changes_have() -> None:
     """Each step of each endpoint is an update of the whole set, which costs gRPC time and, with ring hash, memory."""
     sent: list[tuple[float, int]] = []

@@ -74,7 +74,6 @@ def numbers(view: ResolverState) -> list[int]:
 def test_before_the_first_listing_everything_is_unknown() -> None:
     view = Reader("greeter", [LAYOUT], "jupiter").view
     assert (view.source, view.snapshot) == (Source.UNKNOWN, None)
-    assert not view.has_endpoints(0)
 
 
 def test_a_service_is_unknown_until_every_range_has_been_heard() -> None:

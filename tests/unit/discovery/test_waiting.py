@@ -5,7 +5,14 @@ import pytest
 from grpc_etcd.client.union import is_waiting, merge_views
 from grpc_etcd.discovery.reasons import Cause, Facts, explain
 from grpc_etcd.discovery.state import ResolverState, Source
-from grpc_etcd.discovery.waiting import CACHE_SECONDS, OVER, PATIENCE_SECONDS, SILENCE_SECONDS, waits_until
+from grpc_etcd.discovery.waiting import (
+    CACHE_SECONDS,
+    NAMES_SECONDS,
+    OVER,
+    PATIENCE_SECONDS,
+    SILENCE_SECONDS,
+    waits_until,
+)
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.snapshot import Snapshot
 
@@ -41,6 +48,13 @@ def test_a_set_on_disk_is_used_when_etcd_does_not_answer_soon() -> None:
 def test_an_answer_ends_the_wait(known: ResolverState) -> None:
     assert waits_until(known, "", BEGUN, None) == OVER
     assert waits_until(known, "", BEGUN, LOST) == OVER
+
+
+def test_names_like_one_that_cannot_be_found_are_waited_for() -> None:
+    looking = BEGUN + 5
+    assert waits_until(view(Source.REGISTRY), "", BEGUN, None, looking) == looking + NAMES_SECONDS
+    assert waits_until(view(Source.REGISTRY, enable=True), "", BEGUN, None, looking) == OVER, "it has come meanwhile"
+    assert waits_until(ResolverState(is_denied=True), "", BEGUN, None, looking) == OVER
 
 
 def test_what_goes_wrong_unforeseen_ends_the_wait() -> None:

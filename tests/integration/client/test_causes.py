@@ -1,0 +1,159 @@
+"""Whatever is wrong, a failed call, a wait, stats and one line of the log say which it is, and what to do."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import pytest
+
+import grpc_etcd
+from testbed.certificates import Authority
+from testbed.conditions import free_port, wait_until
+from testbed.etcd import EtcdServer
+from testbed.greeter import say_hello
+
+from .conftest import SERVICE, World
+
+
+class Fault(NamedTuple):
+    """What is wrong, what it is called, and what the sentence about it has to hold."""
+
+    arrange: Callable[[World], grpc_etcd.Registry]
+    cause: str
+    words: tuple[str, ...]
+
+
+def misspelt(world: World) -> grpc_etcd.Registry:
+    world.put("10.0.0.1:1", "greeters")
+    return world.registry()
+
+
+def unlike(world: World) -> grpc_etcd.Registry:
+    world.put("10.0.0.1:1", "orders")
+    return world.registry()
+
+
+def closed_to_calls(world: World) -> grpc_etcd.Registry:
+    world.put("10.0.0.1:1", enable=False)
+    world.put("10.0.0.2:1", healthy=False)
+    world.put("10.0.0.3:1", weight=0)
+    return world.registry()
+
+
+def broken(world: World) -> grpc_etcd.Registry:
+    world.etcd.put(world.record("10.0.0.1:1").key, b"no json")
+    return world.registry()
+
+
+def nowhere(world: World) -> grpc_etcd.Registry:
+    world.put("no-such-host.invalid:80")
+    return world.registry()
+
+
+def denied(world: World) -> grpc_etcd.Registry:
+    world.put("10.0.0.1:1")
+    world.server.etcdctl("user", "add", "nobody:secret")
+    world.server.enable_auth("rootpw")
+    return world.registry(user="nobody", password="secret")  # noqa: S106 - of this test alone
+
+
+def without_a_user(world: World) -> grpc_etcd.Registry:
+    world.server.enable_auth("rootpw")
+    return world.registry()
+
+
+def with_a_wrong_password(world: World) -> grpc_etcd.Registry:
+    world.server.etcdctl("user", "add", "nobody:secret")
+    world.server.enable_auth("rootpw")
+    return world.registry(user="nobody", password="wrong")  # noqa: S106 - of this test alone
+
+
+def without_a_right_to_names(world: World) -> grpc_etcd.Registry:
+    admin = world.server.enable_auth("rootpw")
+    world.server.add_user("narrow", "secret", ["/jupiter/greeter/", "/grpc-etcd/"], admin=admin, access="read")
+    return world.registry(user="narrow", password="secret")  # noqa: S106 - of this test alone
+
+
+def away(_: World) -> grpc_etcd.Registry:
+    return grpc_etcd.Registry(f"127.0.0.1:{free_port()}")
+
+
+def unknown_host(_: World) -> grpc_etcd.Registry:
+    return grpc_etcd.Registry("no-such-host.invalid:2379")
+
+
+FAULTS = {
+    "misspelt": Fault(misspelt, "no such service", ("/jupiter/greeter/", "did you mean greeters?")),
+    "unlike": Fault(unlike, "no such service", ("/jupiter/greeter/", "grpc-etcd check greeter")),
+    "narrow": Fault(without_a_right_to_names, "no such service", ("/jupiter/greeter/", "grpc-etcd check greeter")),
+    "closed to calls": Fault(closed_to_calls, "no endpoint accepts calls", ("all 3", "enable one")),
+    "broken": Fault(broken, "only broken records", ("10.0.0.1:1", "JSON")),
+    "nowhere": Fault(nowhere, "no endpoint can be dialled", ("no-such-host.invalid",)),
+    "denied": Fault(denied, "permission denied", ("/jupiter/greeter/", "grant-permission")),
+    "without a user": Fault(without_a_user, "log-in refused", ("user",)),
+    "wrong password": Fault(with_a_wrong_password, "log-in refused", ("password",)),
+    "away": Fault(away, "etcd unreachable", ("cannot be watched since", "UTC", "etcd")),
+    "unknown host": Fault(unknown_host, "unknown host name", ("no-such-host.invalid", "name server")),
+}
+
+
+def tell(registry: grpc_etcd.Registry | grpc_etcd.CompoundRegistry, fault: Fault) -> None:
+    """Look everywhere but in the log."""
+    with registry.insecure_channel(SERVICE) as channel:
+        with pytest.raises(grpc.RpcError) as failure:
+            say_hello(channel)("x", timeout=60)
+        wait_until(lambda: registry.stats()[SERVICE].cause == fault.cause, fault.cause)
+        with pytest.raises(TimeoutError) as waited:
+            registry.wait_for_endpoints(SERVICE, 0.5)
+        for text in (failure.value.details(), str(waited.value), registry.stats()[SERVICE].reason):
+            assert [word for word in fault.words if word not in str(text)] == [], text
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the log says of the service as such: single endpoints have lines of their own."""
+    lines = (each.getMessage() for each in caplog.records if each.name == "grpc_etcd")
+    return [line for line in lines if line.startswith(f"{SERVICE}: ") and "left out" not in line]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_is_wrong_is_named_wherever_somebody_looks(
+    own_etcd_world: World, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fault = FAULTS[name]
+    with fault.arrange(own_etcd_world) as registry:
+        tell(registry, fault)
+        (line,) = said(caplog)
+        assert all(word in line for word in fault.words), line
+        with grpc_etcd.CompoundRegistry([registry]) as compound:
+            tell(compound, fault)
+
+
+@pytest.mark.parametrize("kind", ["another authority", "no TLS"])
+def test_a_failure_of_tls_is_named_wherever_somebody_looks(kind: str, tmp_path: Path) -> None:
+    with EtcdServer.start(tls=True) as server:
+        if kind == "no TLS":  # of which gRPC says no more than that the socket was closed
+            registry, cause = grpc_etcd.Registry(server.endpoints), "etcd unreachable"
+        else:
+            ca = Authority(tmp_path / "other").issue("x").ca
+            registry, cause = grpc_etcd.Registry(server.endpoints, ca=ca), "TLS to etcd failed"
+        with registry:
+            tell(registry, Fault(away, cause, ("cannot be watched", "speak", "TLS", "CA")))
+
+
+def test_an_outage_is_told_with_the_time_of_the_set_that_is_used(
+    own_etcd_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = own_etcd_world
+    (server,) = world.serve()
+    registry = world.registry()
+    channel = world.channel(registry)
+    assert say_hello(channel)("x", timeout=60) == server.address
+    world.store.kill()
+    wait_until(lambda: registry.stats()[SERVICE].cause == "etcd unreachable", "the outage")
+    time = r"\d\d:\d\d:\d\d UTC"
+    used = rf"cannot be watched since {time}: .*the last known endpoints of {time} are used \(1 endpoints\)"
+    assert re.search(used, registry.stats()[SERVICE].reason)
+    assert say_hello(channel)("x", timeout=60) == server.address
+    assert len([line for line in caplog.messages if "Lost the watch on etcd" in line]) == 1
