@@ -18,11 +18,19 @@ class KeyValue(NamedTuple):
     value: bytes
 
 
+# A record may be as large as etcd allows, and why it is rejected is logged and counted in `stats()`. Arbitrary.
+MOST_CHARACTERS = 500
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Why something cannot be written or read: one sentence for the person who can mend it."""
+    """Why something cannot be written or read: one sentence for the person who can mend it, cut where it is long."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > MOST_CHARACTERS:
+            object.__setattr__(self, "reason", f"{self.reason[:MOST_CHARACTERS]}…")
 
 
 CANNOT_DISABLE = Rejected("this format cannot say that an endpoint is disabled; deregister the endpoint instead")

@@ -666,3 +666,12 @@ def test_who_awaited_a_range_when_etcd_froze_is_not_kept_waiting_when_it_is_back
     assert world.number == stream + 2, "hung up and opened again, and not stuck again"  # each of them counts
     assert all(watch.revision >= world.store.revision for watch in world.consumers)
     check(world)
+
+
+def test_who_asks_for_keys_that_cannot_be_read_is_told_of_none() -> None:
+    """A first call waits for the names that are like its own."""
+    world, told = World(), list[Sequence[bytes]]()
+    world.core.ask_keys(b"/jupiter/gr", 5, told.append)
+    (ask,) = (command for command in world.core.advance(world.now) if isinstance(command, commands.Ask))
+    ask.failed(errors.PermissionDenied("permission denied"), world.now)
+    assert told == [()]

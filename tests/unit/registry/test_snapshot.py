@@ -173,3 +173,11 @@ def test_changes_lead_to_what_a_listing_of_their_end_says(history: list[tuple[by
         for endpoint in removed:
             del state[endpoint.address]
         assert tuple(state[address] for address in sorted(state)) == new.endpoints
+
+
+def test_why_a_record_is_rejected_is_short_however_large_the_record_is() -> None:
+    """It is logged, and stands in `stats()`."""
+    record = _record("10.0.0.1:1")
+    large = record.value.replace(b"10.0.0.1:1", b"x" * 1_000_000)
+    (reason,) = _builder(KeyValue(record.key, large)).snapshot().rejected.values()
+    assert len(reason) < 1_000

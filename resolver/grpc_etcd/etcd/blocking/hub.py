@@ -94,10 +94,7 @@ class WatchHub(HubDriver[Connection]):
         self._inbox.put(lambda: note(self._core, time.monotonic()))
 
     def ask_keys(self, prefix: bytes, limit: int, on_keys: Callable[[Sequence[bytes]], None]) -> None:
-        """Read the first keys of a prefix once, for the thread that calls the consumers.
-
-        Nobody is notified of failures.
-        """
+        """Read the first keys of a prefix once, for the thread that calls the consumers; none where that fails."""
         self._inbox.put(lambda: self._core.ask_keys(prefix, limit, on_keys))
 
     def run(self, work: Callable[[], object]) -> None:

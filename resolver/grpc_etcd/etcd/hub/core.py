@@ -146,9 +146,9 @@ class Core:
         self._progress.wait_for(watch, revision, now)
 
     def ask_keys(self, prefix: bytes, limit: int, on_keys: Callable[[Sequence[bytes]], None]) -> None:
-        """Read the first keys of a prefix once; where that fails, nobody is notified."""
+        """Read the first keys of a prefix once; where that fails, there are none."""
         self._commands.append(
-            Ask(calls.one(calls.some_keys(prefix, limit)), lambda keys, _: on_keys(keys), lambda *_: None)
+            Ask(calls.one(calls.some_keys(prefix, limit)), lambda keys, _: on_keys(keys), lambda *_: on_keys(()))
         )
 
     def suspend(self) -> None:
