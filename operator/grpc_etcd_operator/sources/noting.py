@@ -94,10 +94,17 @@ class Noting(Generic[T]):
 
 
 class Resting:
-    """Passes events (kind and object) to `note`, of a namespace that rests later, and of each object the latest."""
+    """Passes events (kind and object) to `note`, of a namespace that rests later, and of each object the latest.
 
-    def __init__(self, note: Callable[[str | None, Mapping[str, Any]], None]) -> None:
-        self._note = note
+    `clock` gives the CPU time of this thread: that the machine is busy with other things is no namespace's doing.
+    """
+
+    def __init__(
+        self,
+        note: Callable[[str | None, Mapping[str, Any]], None],
+        clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._note, self._clock = note, clock
         self._waiting: dict[str, dict[str, tuple[str | None, Mapping[str, Any]]]] = {}  # by namespaces that rest
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -120,9 +127,9 @@ class Resting:
         return frozenset(self._waiting)
 
     def _pass(self, namespace: str, kind: str | None, raw: Mapping[str, Any]) -> None:
-        began = time.thread_time()  # that the machine is busy with other things is no namespace's doing
+        began = self._clock()
         self._note(kind, raw)
-        took = time.thread_time() - began
+        took = self._clock() - began
         if took > SHORT_SECONDS or namespace in self._waiting:
             self._waiting.setdefault(namespace, {})
             rest = min(LONGEST_REST_SECONDS, REST_FACTOR * took)

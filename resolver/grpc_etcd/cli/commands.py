@@ -132,8 +132,8 @@ def ls(connection: Connection, output: str) -> None:
         {
             "service": service,
             "layout": layout,
-            "endpoints": sum(isinstance(each.read, Endpoint) for each in entries),
-            "enabled": sum(isinstance(each.read, Endpoint) and each.read.enable for each in entries),
+            "endpoints": sum(each.provider is not None for each in entries),
+            "enabled": sum(each.provider is not None and each.provider.enable for each in entries),
             "rejected": sum(isinstance(each.read, Rejected) for each in entries),
         }
         for (service, layout), entries in sorted(services.items())
@@ -160,7 +160,7 @@ def get(connection: Connection, name: str, output: str) -> None:
         print_entries(entries)
     if not all(entry.is_owner_known for entry in entries):
         print_line(f"Owners are unknown: {UNREADABLE_OWNERS} {GRANT_OWNERS}", error=True)
-    if not any(isinstance(entry.read, Endpoint) for entry in entries):
+    if not any(entry.provider for entry in entries):
         absence = "" if entries else f": {describe_absence(connection.etcd, connection.layouts, name)}"
         raise Failure(f"{name} has no endpoints here{absence}; `grpc-etcd check {name}` says more")
 

@@ -22,6 +22,8 @@ def endpoint_row(entry: Entry) -> list[Any]:
     if isinstance(entry.read, Rejected):
         return [escape_bytes(entry.key), "", entry.read.reason, "", "", entry.layout, lease, ""]
     state = "disabled" if not entry.read.enable else "enabled" if entry.read.healthy else "unhealthy"
+    if entry.provider is None:  # as what Jupiter registers of an application beside its servers
+        state = f"{entry.read.kind.name.lower()}, not called"
     nobody = "self-registered" if entry.is_owner_known else "unknown"
     owner = f"{entry.owner.namespace}/{entry.owner.pod}" if entry.owner else nobody
     weight = f"{entry.read.weight:g}"

@@ -25,6 +25,7 @@ from rich.text import Text
 from grpc_etcd.registry.escaping import escape, escape_json, escape_lines
 
 OUTPUTS = ("table", "json", "yaml")
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # many times as fast, where libyaml is there
 WIDE = 250  # where there is no terminal, lines are not broken
 STANDARD_OUTPUT = 1
 
@@ -77,8 +78,15 @@ def print_documents(documents: Sequence[object]) -> None:
 
 def format_yaml(data: object) -> str:
     """Write YAML; as soon as it holds anything unprintable, all that is not ASCII is an escape."""
-    text = str(yaml.safe_dump(data, sort_keys=False, allow_unicode=_is_unicode()))
-    return text if escape_lines(text) == text else str(yaml.safe_dump(data, sort_keys=False, allow_unicode=False))
+    text = _dump(data, is_unicode=_is_unicode())
+    return text if escape_lines(text) == text else _dump(data, is_unicode=False)
+
+
+def _dump(data: object, *, is_unicode: bool) -> str:
+    try:
+        return str(yaml.dump(data, Dumper=DUMPER, sort_keys=False, allow_unicode=is_unicode))
+    except UnicodeEncodeError:  # libyaml cannot write a lone surrogate, which JSON in etcd may hold
+        return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=is_unicode))
 
 
 def _is_unicode() -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from grpc_etcd.registry.catalog import service_of
-from grpc_etcd.registry.endpoint import Endpoint, ServiceDescription
+from grpc_etcd.registry.endpoint import Endpoint, Kind, ServiceDescription
 from grpc_etcd.registry.layout import Layout, Rejected
 from grpc_etcd.registry.own import OwnerRecord
 from grpc_etcd.registry.snapshot import Snapshot
@@ -25,6 +25,11 @@ class Entry:
     read: Endpoint | Rejected
     owner: OwnerRecord | None = None
     is_owner_known: bool = True  # False where the owner records may not be read: `owner` says nothing then
+
+    @property
+    def provider(self) -> Endpoint | None:
+        """The endpoint that clients may call; None where it is rejected, or a governor or consumer."""
+        return self.read if isinstance(self.read, Endpoint) and self.read.kind is Kind.PROVIDER else None
 
 
 class LeasedRecord(Protocol):

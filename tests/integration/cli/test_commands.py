@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from grpc_etcd.registry.endpoint import Kind
 from grpc_etcd.registry.own import OwnerRecord, owner_key, synced_key
 from testbed.conditions import existing, free_port, wait_until
 
@@ -49,6 +50,17 @@ def test_get_shows_endpoints_with_leases_and_owners(shell: CommandLine) -> None:
     assert table[1].split() == [ADDRESS, "50", "enabled", "z1", "-", "jupiter", f"{lease:x}", "shop/greeter-0"]
     assert "shop" in shell.run("owner", key.decode())
     assert shell.run_json("owner", key.decode())["grpcServices"] == ["shop/greeter"]
+
+
+def test_what_no_client_calls_counts_for_no_endpoint(shell: CommandLine) -> None:
+    """Jupiter registers an application's governor beside its servers."""
+    key = shell.put(ADDRESS, kind=Kind.GOVERNOR)
+    assert "/governors/" in key.decode()
+    assert shell.run_json("ls")[0]["endpoints"] == 0
+    assert "governor, not called" in shell.run("get", "greeter", code=1)
+    shell.put("10.0.0.8:9000")
+    assert shell.run_json("ls")[0]["endpoints"] == 1
+    assert "enabled" in shell.run("get", "greeter")
 
 
 def test_a_service_may_be_named_by_its_target(shell: CommandLine) -> None:
