@@ -137,6 +137,30 @@ def test_install_upgrade_roll_back_uninstall(
     assert not etcd.etcdctl("get", "--prefix", "/grpc-etcd/owner/", "--keys-only").strip()
 
 
+def test_an_upgrade_restores_a_role_that_was_deleted_and_the_operator_goes_on(
+    release: Release, kubelet: Kubelet, etcd: EtcdServer, tmp_path: Path
+) -> None:
+    given, client = values(etcd), release.api.client
+    release.install(given)
+    greeter(release.api, "shop")
+
+    def registered() -> int:
+        status = client.get("grpc-etcd.dev/v1alpha1", "GrpcService", "greeter", "shop").get("status", {})
+        return int(status.get("endpoints", {}).get("registered", 0))
+
+    with OperatorPod(release.api, deployment(release), tmp_path) as operator:
+        operator.wait_ready()
+        wait_registered(etcd, kubelet.create_pod(namespace="shop", labels={"app": "greeter"}))
+        wait_until(lambda: registered() == 1, "the first Pod in the status")
+        release.api.kubectl("delete", "clusterrole", "grpc-etcd-operator")
+        kubelet.create_pod(namespace="shop", labels={"app": "greeter"})  # its watch may outlive the permission
+        wait_until(lambda: "orbidden" in operator.process.log.read_text(), "a refusal")
+        assert registered() == 1
+        release.install(given)
+        wait_until(lambda: registered() == 2, "both Pods in the status")
+        assert operator.process.is_running
+
+
 def test_the_api_server_adds_the_gate_where_the_namespace_asks_for_it_and_the_operator_opens_it(
     release: Release, kubelet: Kubelet, etcd: EtcdServer, tmp_path: Path
 ) -> None:

@@ -237,3 +237,18 @@ def test_pods_that_may_be_read_no_more_are_said_to_be_unknown(scene: Scene) -> N
         scene.registry.wait_addresses(name="theirs")
         wait_until(lambda: scene.condition("Programmed", "theirs", other)[1] == "NoPods", "it is seen again")
         assert replica.process.is_running
+
+
+def test_keys_of_a_namespace_that_is_no_longer_watched_expire_with_their_leases(scene: Scene) -> None:
+    other = make_other(scene)
+    replica = scene.start(f"--namespace={other}", "--lease-ttl=10").wait_leading()
+    scene.apply("mine")
+    scene.apply("theirs", other)
+    mine, theirs = scene.pod(), scene.pod(namespace=other)
+    scene.registry.wait_addresses(mine.address, name="mine")
+    scene.registry.wait_addresses(theirs.address, name="theirs")
+    replica.process.stop()
+    scene.start("--lease-ttl=10").wait_leading()
+    scene.registry.wait_addresses(name="theirs")
+    assert scene.registry.addresses("mine") == [mine.address]
+    assert scene.condition("Programmed", "theirs", other)[1] == "Programmed", "nobody updates it any more"

@@ -1,6 +1,8 @@
 """The state table: each row of docs/architecture.md, and that there is no other."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +39,38 @@ def test_each_row_says_what_is_told(
     assert mine
     for situation in mine:
         assert judge(*situation) == Standing(*row[3:]), situation
+
+
+# What the page calls the situations.
+SIGHTS = {"any": tuple(Sight), "current": (SEEING,), "never fully listed, or stale": NOT_SEEING}
+STORES = {
+    "any": tuple(Store),
+    "unreachable, or it refuses the owner records or the log-in": (UNREACHABLE,),
+    "answers": (RELISTING, LISTED),
+    "being listed, for the first time or after its history changed": (RELISTING,),
+    "fully listed": (LISTED,),
+}
+LEADS = {
+    "any": tuple(Lead),
+    "the cluster id belongs to another cluster": (CLUSTER,),
+    "no leader for longer than a leader's TTL": (VACANT,),
+    "another installation leads": (INSTALLATION,),
+    "leader or standby": (LEADING, STANDBY),
+    "leader": (LEADING,),
+    "standby": (STANDBY,),
+}
+
+
+def test_the_page_has_the_same_rows() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/architecture.md").read_text()
+    table = page.partition("| Kubernetes | etcd | leadership |")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    found = []
+    for sight, store, lead, mark, ready, programmed in cells:
+        reason = re.match(r"`False`, `(\w+)`", programmed)
+        written = mark.startswith("written once")
+        found.append((SIGHTS[sight], STORES[store], LEADS[lead], written, ready == "yes", reason and reason[1]))
+    assert found == [(*row[:5], row[5] and row[5].value) for row in ROWS]
 
 
 def test_the_rows_are_all_there_is() -> None:
