@@ -158,3 +158,18 @@ def test_the_gate_opens_while_others_write_the_pods_status(scene: Scene) -> None
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_statuses_and_open_gates_stay_as_they_were_when_nobody_updates_them(scene: Scene) -> None:
+    """As after an uninstall, when the leases have expired."""
+    replica = scene.start("--lease-ttl=10").wait_leading()
+    scene.apply()
+    pod = scene.pod(gates=[GATE])
+    scene.registry.wait_addresses(pod.address)
+    wait_gate(scene, pod, "True", "Registered")
+    scene.wait_condition("Programmed", "True", "Programmed")
+    replica.process.stop()
+    before = scene.status()
+    scene.registry.wait_addresses()
+    wait_gate(scene, pod, "True", "Registered")
+    assert scene.status() == before

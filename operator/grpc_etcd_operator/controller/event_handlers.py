@@ -102,7 +102,7 @@ class EventHandlers:
 
     @contextmanager
     def _passing_on(self, uid: str, concerned: Iterable[str] = ()) -> Iterator[set[str]]:
-        """Give the units that what was taken of an object concerns; they are kept until all of it has been passed on.
+        """Yield the units that what was taken of an object concerns; they are kept until all of it has been passed on.
 
         Where that fails the event is tried again, and nothing in it would be news any more.
         """

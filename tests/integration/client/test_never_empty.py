@@ -155,6 +155,28 @@ def test_a_client_that_may_read_its_service_alone_does_without_policy_and_mark(o
     assert say_hello(world.channel(registry))("x", timeout=20) == server.address, "the first call needs no second try"
 
 
+def test_a_password_that_was_changed_leaves_a_client_what_it_knows_when_etcd_has_restarted(
+    own_etcd_world: World,
+) -> None:
+    """A password in a variable stays what it was when the process began."""
+    world = own_etcd_world
+    server = world.serve(1)[0]
+    admin = world.server.enable_auth("rootpw")
+    world.server.add_user("reader", "first", ["/jupiter/", "/grpc-etcd/"], admin=admin, access="read")
+    registry = world.registry(user="reader", password="first")  # noqa: S106 - of this test alone
+    channel = world.channel(registry)
+    follows(channel, [server])
+    world.server.etcdctl("user", "delete", "reader", user=admin)
+    world.server.etcdctl("user", "add", "reader:second", user=admin)
+    world.server.etcdctl("user", "grant-role", "reader", "reader", user=admin)
+    world.server.kill()
+    world.server.restart()  # it forgets the tokens that it gave for the old password
+    wait_until(lambda: "password" in registry.stats()[SERVICE].reason, "the refusal")
+    world.server.etcdctl("put", world.record("10.0.0.1:1").key.decode(), "{}", user=admin)
+    assert say_hello(channel)("x", timeout=20) == server.address
+    assert [each.address for each in registry.endpoints(SERVICE).endpoints] == [server.address]
+
+
 def test_a_prefix_without_permission_is_said_and_nothing_is_invented(own_etcd_world: World) -> None:
     world = own_etcd_world
     world.serve(1)
