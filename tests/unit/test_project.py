@@ -192,8 +192,9 @@ def test_no_constant_is_given_a_value_twice() -> None:
         if path.suffix != ".py":
             continue
         module = ast.parse(path.read_bytes())
-        for node in (module, *(each for each in module.body if isinstance(each, ast.ClassDef))):
-            names = Counter(name for each in node.body for name in assigned(each))
+        classes = [each.body for each in module.body if isinstance(each, ast.ClassDef)]
+        for body in (module.body, *classes):
+            names = Counter(name for each in body for name in assigned(each))
             found += [f"{path.relative_to(ROOT)}: {name}" for name, count in names.items() if count > 1]
     assert found == []
 
