@@ -6,8 +6,10 @@ from typing import NoReturn
 import grpc
 import pytest
 
+from grpc_etcd.etcd.aio.streams import name_loss
 from grpc_etcd.etcd.blocking.streams import Reading, Requests
-from grpc_etcd.etcd.errors import DeadlineExceeded, EtcdError, Unavailable
+from grpc_etcd.etcd.errors import DeadlineExceeded, EtcdError, Unavailable, make_error
+from grpc_etcd.etcd.renewing import may_be_refusal
 
 
 class Ended(grpc.RpcError):
@@ -39,3 +41,12 @@ def test_an_ended_stream_lives_on_neither_by_itself_nor_with_the_fault(fault: Et
         reading.read()
     assert stream.__traceback__ is None, "it leads to itself"
     assert caught.value.__context__ is None
+
+
+def test_a_stream_that_is_lost_while_a_request_is_written_is_a_connection_that_is_lost() -> None:
+    """The asyncio of grpcio says then that something inside it has failed, as if etcd or the library were broken."""
+    error = name_loss(make_error("INTERNAL", "Internal error from Core"))
+    assert isinstance(error, Unavailable)
+    assert may_be_refusal(error), "it may have ended because a lease may not be renewed"
+    other = make_error("INTERNAL", "stream terminated by RST_STREAM")
+    assert name_loss(other) is other

@@ -21,6 +21,7 @@ from grpc_etcd.etcd.translating import translate
 
 STREAM_ENDED = "etcd ended the stream"
 STREAM_STUCK = "the stream is stuck"
+LOST_WHILE_WRITING = "Internal error from Core"  # grpcio's words where a request was just being written
 
 
 class ListWatch(AsyncIterator[WatchUpdate]):
@@ -191,10 +192,15 @@ async def read(stream: Any, fault: Callable[[], errors.EtcdError | None]) -> Any
             raise
         raise fault() or errors.Unavailable(STREAM_ENDED) from error
     except grpc.RpcError as error:
-        raise translate(error) from error
+        raise name_loss(translate(error)) from error
     if reply is grpc.aio.EOF:
         raise errors.Unavailable(STREAM_ENDED)
     return reply
+
+
+def name_loss(error: errors.EtcdError) -> errors.EtcdError:
+    """Return that a stream has ended, where grpcio says only that a request could not be written to it."""
+    return errors.Unavailable(STREAM_ENDED, error.code) if error.details == LOST_WHILE_WRITING else error
 
 
 async def expect(answer: asyncio.Future[Any]) -> None:
