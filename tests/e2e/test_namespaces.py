@@ -247,6 +247,7 @@ def test_keys_of_a_namespace_that_is_no_longer_watched_expire_with_their_leases(
     mine, theirs = scene.pod(), scene.pod(namespace=other)
     scene.registry.wait_addresses(mine.address, name="mine")
     scene.registry.wait_addresses(theirs.address, name="theirs")
+    scene.wait_condition("Programmed", "True", "Programmed", "theirs", other)
     replica.process.stop()
     scene.start("--lease-ttl=10").wait_leading()
     scene.registry.wait_addresses(name="theirs")
