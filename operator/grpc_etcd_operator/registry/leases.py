@@ -30,6 +30,7 @@ class Leases:
     def __init__(self, etcd: Etcd, ttl_seconds: int, on_lost: Callable[[int], None]) -> None:
         self._etcd, self._ttl, self._on_lost = etcd, ttl_seconds, on_lost
         self._kept: set[int] = set()
+        self._running_out: set[int] = set()
         self._doomed: list[int] = []
         self._ahead: dict[int, None] = {}
         self._granting: dict[int, asyncio.Task[None]] = {}
@@ -76,16 +77,18 @@ class Leases:
     def let_run_out(self, lease: int) -> None:
         """Keep a lease alive no longer; whoever needs it before it has run out adopts it."""
         self._ahead.pop(lease, None)
-        self._granting.pop(lease, None)
-        if lease in self._kept:
+        if lease in self._kept or lease in self._granting:
+            self._granting.pop(lease, None)
             self.forget(lease)
+            self._running_out.add(lease)
 
     def revoke(self, lease: int) -> None:
         """Revoke a lease soon, whose unit is gone for good and whose keys are deleted."""
         self._ahead.pop(lease, None)
-        if lease in self._kept or lease in self._granting:
+        if lease in self._kept or lease in self._granting or lease in self._running_out:
             self._granting.pop(lease, None)
             self.forget(lease)
+            self._running_out.discard(lease)
             self._doomed.append(lease)
             self._wake.set()
 
@@ -94,6 +97,7 @@ class Leases:
         for lease in list(self._kept):
             self.forget(lease)
         self._doomed.clear()
+        self._running_out.clear()
         self._ahead.clear()
         self._granting.clear()
 
@@ -154,6 +158,7 @@ class Leases:
             self._keep(lease, remaining_seconds)
 
     def _keep(self, lease: int, remaining_seconds: float | None) -> None:
+        self._running_out.discard(lease)
         if lease not in self._kept:
             self._kept.add(lease)
             self._keep_alive.add(LeaseId(lease), self._ttl, remaining_seconds=remaining_seconds)
