@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from testbed.conditions import wait_until
+from testbed.kubelet import Pod
 from testbed.proxy import TcpProxy
 from testbed.replica import PROGRAM
 from tests.e2e.conftest import Scene
@@ -51,15 +52,21 @@ def allow(scene: Scene, namespace: str) -> None:
     scene.api.client.create(binding(scene, namespace))
 
 
-def test_a_namespace_that_may_no_longer_be_read_stays_as_it_is_and_holds_up_no_other(scene: Scene) -> None:
-    other = make_other(scene)
-    kubeconfig = make_account(scene, scene.namespace, other)
-    replica = scene.start(f"--namespace={other}", kubeconfig=kubeconfig).wait_leading()
+def serve_both(scene: Scene, other: str) -> tuple[Pod, Pod]:
+    """Have a registered Pod in each namespace."""
     scene.apply("mine")
     scene.apply("theirs", other)
     mine, theirs = scene.pod(), scene.pod(namespace=other)
     scene.registry.wait_addresses(mine.address, name="mine")
     scene.registry.wait_addresses(theirs.address, name="theirs")
+    return mine, theirs
+
+
+def test_a_namespace_that_may_no_longer_be_read_stays_as_it_is_and_holds_up_no_other(scene: Scene) -> None:
+    other = make_other(scene)
+    kubeconfig = make_account(scene, scene.namespace, other)
+    replica = scene.start(f"--namespace={other}", kubeconfig=kubeconfig).wait_leading()
+    mine, theirs = serve_both(scene, other)
     replica.process.stop()  # a watch that is open outlives the permission
     scene.api.client.delete(binding(scene, other))
     scene.kubelet.unready(theirs)
@@ -106,11 +113,7 @@ def test_a_permission_that_goes_while_the_operator_runs_ends_nothing_elsewhere(s
     other = make_other(scene)
     kubeconfig = make_account(scene, scene.namespace, other)
     replica = scene.start(f"--namespace={other}", kubeconfig=kubeconfig).wait_leading()
-    scene.apply("mine")
-    scene.apply("theirs", other)
-    mine, theirs = scene.pod(), scene.pod(namespace=other)
-    scene.registry.wait_addresses(mine.address, name="mine")
-    scene.registry.wait_addresses(theirs.address, name="theirs")
+    mine, theirs = serve_both(scene, other)
     scene.api.client.delete(binding(scene, other))
     wait_until(lambda: replica.metric("grpc_etcd_operator_unreadable_namespaces") == 1, "it is told")
     scene.apply("new", name="new")
@@ -168,11 +171,7 @@ def test_where_pods_may_not_be_read_nothing_is_said_of_them_and_nothing_is_dereg
     other = make_other(scene)
     kubeconfig = make_account(scene, scene.namespace, other, podless=other)
     first = scene.start(f"--namespace={other}").wait_leading()  # by an admin's account, which may read all
-    scene.apply("mine")
-    scene.apply("theirs", other)
-    mine, theirs = scene.pod(), scene.pod(namespace=other)
-    scene.registry.wait_addresses(mine.address, name="mine")
-    scene.registry.wait_addresses(theirs.address, name="theirs")
+    _, theirs = serve_both(scene, other)
     scene.wait_condition("Programmed", "True", "Programmed", "theirs", other)
     first.process.stop()
     scene.start(f"--namespace={other}", kubeconfig=kubeconfig).wait_leading()
@@ -242,11 +241,7 @@ def test_pods_that_may_be_read_no_more_are_said_to_be_unknown(scene: Scene) -> N
 def test_keys_of_a_namespace_that_is_no_longer_watched_expire_with_their_leases(scene: Scene) -> None:
     other = make_other(scene)
     replica = scene.start(f"--namespace={other}", "--lease-ttl=10").wait_leading()
-    scene.apply("mine")
-    scene.apply("theirs", other)
-    mine, theirs = scene.pod(), scene.pod(namespace=other)
-    scene.registry.wait_addresses(mine.address, name="mine")
-    scene.registry.wait_addresses(theirs.address, name="theirs")
+    mine, _ = serve_both(scene, other)
     scene.wait_condition("Programmed", "True", "Programmed", "theirs", other)
     replica.process.stop()
     scene.start("--lease-ttl=10").wait_leading()

@@ -26,7 +26,7 @@ from testbed.process import Process
 Say = Callable[[str], None]
 MEBIBYTE = 1 << 20
 LARGEST_BYTES = 250 * MEBIBYTE
-LONGEST_END_SECONDS = 5.0
+LONGEST_END_SECONDS = 2.0
 # Building the base and the image happens inside, once on a machine.
 pytestmark = pytest.mark.timeout(900)
 

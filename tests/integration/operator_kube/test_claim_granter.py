@@ -61,7 +61,7 @@ async def test_a_claim_is_granted_to_a_grpcservice_that_somebody_changes_faster_
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param({"metadata": {"generation": 9}}, id="it asks for something else"),
+        pytest.param({"metadata": {"generation": 9}, "spec": {"name": "other"}}, id="it asks for something else"),
         pytest.param({"metadata": {"uid": "s2"}}, id="it is another"),
         pytest.param(
             {"status": {"claims": [{"registry": "default", "prefix": "/a/", "since": "2026-01-01T00:00:00.000000Z"}]}},
@@ -79,12 +79,17 @@ async def test_no_claim_is_granted_to_what_was_not_judged(api: tuple[ApiServer, 
     server.objects["greeter"] = {**raw, **changed}
     before = json.dumps(changed["status"])
     await run(granter, lambda: len(server.patches("greeter")) > 1)
-    asked = [(method, (body or {}).get("metadata", {}).get("resourceVersion")) for method, _, body in server.requests]
-    for place, (_, version) in enumerate(asked):
-        # After a refusal it is read, and judged again, as long as it is the same one.
-        assert version in (None, "7") or ("GET", None) in asked[:place]
-        assert version in (None, "7") or raw["metadata"]["uid"] == changed["metadata"]["uid"]
-    if {version for _, version in asked} <= {None, "7"}:
+    # After a refusal it is read, and judged again as what it is then, as long as it is the same one.
+    later = [each for each in server.patches("greeter") if each["metadata"]["resourceVersion"] != "7"]
+    assert not later or raw["metadata"]["uid"] == changed["metadata"]["uid"]
+    name, held = (
+        changed["spec"].get("name", "greeter"),
+        {each["prefix"] for each in json.loads(before).get("claims", ())},
+    )
+    for patch in later:
+        prefixes = {claim["prefix"] for claim in patch["status"]["claims"]}
+        assert prefixes == held | {f"/jupiter/{name}/", f"/grpc-etcd/policy/jupiter/{name}/"}
+    if not later:
         assert json.dumps(server.objects["greeter"]["status"]) == before
 
 
