@@ -1,5 +1,6 @@
 """Events say what has happened to an object once, in the form of today's API, and under the operator's name."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ def events(scene: Scene, reason: str) -> list[dict[str, Any]]:
     """Read the Events of one reason, as the API has them today."""
     found = scene.api.client.list("events.k8s.io/v1", "Event", scene.namespace)["items"]
     return [each for each in found if each["reason"] == reason]
+
+
+def status_managers(item: dict[str, Any]) -> set[str]:
+    """Return who has written to the status of an object."""
+    return {each["manager"] for each in item["metadata"]["managedFields"] if each.get("subresource") == "status"}
 
 
 def test_the_first_registration_and_the_last_deregistration_are_events_and_no_flap_in_between(scene: Scene) -> None:
@@ -48,10 +54,13 @@ def test_what_the_operator_writes_bears_its_name(scene: Scene) -> None:
     scene.apply()
     pod = scene.pod(gates=[GATE])
     scene.registry.wait_addresses(pod.address)
-    wait_until(lambda: "conditions" in scene.status(), "the status is written")
     for api_version, kind, name in ((API_VERSION, "GrpcService", "greeter"), ("v1", "Pod", pod.name)):
-        fields = scene.api.client.get(api_version, kind, name, scene.namespace)["metadata"]["managedFields"]
-        assert "grpc-etcd-operator" in {each["manager"] for each in fields if each.get("subresource") == "status"}
+        read = partial(scene.api.client.get, api_version, kind, name, scene.namespace)
+        # The gate is opened after the key is there.
+        wait_until(
+            lambda read=read: "grpc-etcd-operator" in status_managers(read()),
+            f"the status of the {kind} bears the operator's name",
+        )
 
 
 def test_a_registry_that_is_added_and_away_makes_no_event_of_a_last_deregistration(
