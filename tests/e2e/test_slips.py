@@ -21,6 +21,10 @@ SLIPS: dict[str, tuple[dict[str, Any], str]] = {
     "prefix": ({"prefix": "elsewhere"}, "PrefixNotAllowed"),
     "name": ({"name": "taken"}, "NameTaken"),
     "a label that no Pod can have": ({"selector": {"matchLabels": {"app": "greeter "}}}, "InvalidSpec"),
+    "a label of an expression that no Pod can have": (
+        {"selector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["x "]}]}},
+        "InvalidSpec",
+    ),
     "reserved name": ({"name": "kitex", "layouts": ["etcd-naming"]}, "NameReserved"),
 }
 

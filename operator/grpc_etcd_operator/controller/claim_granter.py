@@ -6,7 +6,8 @@ while.
 
 Clocks of replicas differ. Who holds a claim is safe from that: nobody who knows of it grants another that conflicts,
 and no grant is given an earlier time than one that is known. Who hands over waits for what it is writing. Where it is
-not known whether a claim was written, as when the answer is lost, what it asks for stays reserved until it is.
+not known whether a claim was written, as when the answer is lost, it is written again until it is known, and what it
+asks for stays reserved: what a late write finds is another version then.
 """
 
 import asyncio
@@ -168,9 +169,7 @@ class Granter:
     async def _grant(self, service: GrpcService, claims: list[dict[str, str]]) -> None:
         stands = False
         try:
-            stands = await self._write(service, claims)
-            if not stands:
-                await self._find_out(service)
+            stands = await self._write_for_certain(service, claims)
         finally:
             stands = self._end(service) and stands
         if stands:
@@ -196,8 +195,26 @@ class Granter:
         self._failures[uid] += 1
         self._later[uid] = time.monotonic() + min(BACKOFF.after(self._failures[uid]), LONGEST_PAUSE)
 
-    async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> bool:
-        """Write claims; return whether they stand. What is unexpected about one object is that object's alone."""
+    async def _write_for_certain(self, service: GrpcService, claims: list[dict[str, str]]) -> bool:
+        """Write claims until it is known whether they stand; return whether they do.
+
+        A write without an answer may take effect after a read that shows nothing of it. Each try names the version that
+        was judged, so that only one of them can.
+        """
+        while not (stands := await self._write(service, claims)):
+            await self._find_out(service)
+            known = self._reconciler.cluster_cache.services.get(service.uid)
+            if stands is False or known is None or self._renew(service, {}, known) is None:
+                return False
+            self._failures[service.uid] += 1
+            await asyncio.sleep(min(BACKOFF.after(self._failures[service.uid]), LONGEST_PAUSE))
+        return True
+
+    async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> bool | None:
+        """Write claims; return whether they stand, None where there was no answer.
+
+        What is unexpected about one object is that object's alone.
+        """
         self._writing += 1
         try:
             renew = partial(self._renew, service, {"claims": claims})
@@ -211,7 +228,7 @@ class Granter:
                 self._sparing.write(kind_of(service.namespace, error), UNWRITTEN, "claim_refused", fields)
             if isinstance(error, ApiError) and self._failures[service.uid] >= REFUSALS:
                 self._note_refused(service.uid, REFUSED.format(error))
-            return False
+            return None if _is_unanswered(error) else False
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._isolate(service, error)
             return False
@@ -289,3 +306,8 @@ def _parse_time(text: str) -> datetime:
 def _is_expected(error: Exception) -> bool:
     """Return whether a refusal is as it should be: the object has changed meanwhile, or is gone."""
     return isinstance(error, ApiError) and error.status in {404, 409}
+
+
+def _is_unanswered(error: Exception) -> bool:
+    """Return whether a write may yet take effect: nobody has answered, or only what stands before the API server."""
+    return not isinstance(error, ApiError) or error.status in {HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}

@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -32,6 +32,41 @@ from grpc_etcd_operator.telemetry.metrics import Timings
 
 log = logging.getLogger(__name__)
 PODS, SERVICES = "pods", "grpcservices"
+
+
+@dataclass(slots=True)
+class Left:
+    """The units that an object's news concern, and what a GrpcService was before the first of them."""
+
+    was: GrpcService | None = None
+    units: set[str] = field(default_factory=set)
+
+
+class Unfinished:
+    """What was taken of objects (by UID) and not passed on to the end, because something unforeseen failed in between.
+
+    The event is tried again by whoever has reported it, and else by the next resync. Nothing in it is news to the cache
+    any more then.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[str, Left] = {}
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._left
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._left))
+
+    def was_service(self, uid: str) -> bool:
+        """Return whether what is left is of a GrpcService that had been there before."""
+        return uid in self._left and self._left[uid].was is not None
+
+    @contextmanager
+    def passing_on(self, uid: str, was: GrpcService | None = None) -> Iterator[Left]:
+        """Yield what concerns an object, with what is left of earlier tries; all of it is kept if the block fails."""
+        yield self._left.setdefault(uid, Left(was))
+        self._left.pop(uid, None)
 
 
 class EventHandlers:
@@ -61,7 +96,7 @@ class EventHandlers:
         self.complete: set[str] = set()
         self.unlisted: dict[str, frozenset[str]] = {}  # by resource: namespaces of which nothing is known
         self.broken_objects = 0
-        self._unfinished: dict[str, set[str]] = {}  # by UID: units concerned by what was taken and not passed on yet
+        self.unfinished = Unfinished()
         self.blindness = blindness
         self._prefixes, self._timings, self._etcds = prefixes, timings, etcds
         self.grants_in_memory = False  # for a dry run, which writes no status
@@ -95,21 +130,10 @@ class EventHandlers:
 
     def _note_pod(self, pod: Pod) -> None:
         known = self.cluster_cache.pods.get(pod.uid)
-        if self.cluster_cache.note_pod(pod) or (known and pod.uid in self._unfinished):
-            with self._passing_on(pod.uid):
+        if self.cluster_cache.note_pod(pod) or (known and pod.uid in self.unfinished):
+            with self.unfinished.passing_on(pod.uid):
                 self._timings.observe(known, pod)
                 self._pod_changed(pod)
-
-    @contextmanager
-    def _passing_on(self, uid: str, concerned: Iterable[str] = ()) -> Iterator[set[str]]:
-        """Yield the units that what was taken of an object concerns; they are kept until all of it has been passed on.
-
-        Where that fails the event is tried again, and nothing in it would be news any more.
-        """
-        units = self._unfinished.setdefault(uid, set())
-        units.update(concerned)
-        yield set(units)
-        self._unfinished.pop(uid, None)
 
     def _note_end(self, message: PodMessage) -> None:
         """Record that a Pod is gone for good, perhaps without news before that it was to end."""
@@ -129,8 +153,8 @@ class EventHandlers:
     def forget_pod(self, uid: str) -> None:
         """Record that a Pod is gone for good."""
         pod = self.cluster_cache.pods.get(uid)
-        if self.cluster_cache.forget_pod(uid) or uid in self._unfinished:
-            with self._passing_on(uid):
+        if self.cluster_cache.forget_pod(uid) or uid in self.unfinished:
+            with self.unfinished.passing_on(uid):
                 if pod is None or pod.gated:
                     self.statuses.look_at_gate(uid)  # so that nothing is kept of it there
                 self.statuses.look_at(self.endpoint_counts.note_selected(uid, {}))
@@ -139,7 +163,7 @@ class EventHandlers:
     def has_pod(self, uid: str, version: str) -> bool:
         """Return whether a Pod is known in just this version, and as one that our selector finds."""
         known = self.cluster_cache.pods.get(uid)
-        if known is None or known.outside or uid in self._unfinished:
+        if known is None or known.outside or uid in self.unfinished:
             return False
         return bool(version) and known.resource_version == version
 
@@ -154,7 +178,7 @@ class EventHandlers:
         Parsing it again costs as much as a registration.
         """
         known = self.cluster_cache.services.get(uid)
-        if known is None or uid in self._unfinished:
+        if known is None or uid in self.unfinished:
             return False
         return bool(version) and known.resource_version == version
 
@@ -184,17 +208,21 @@ class EventHandlers:
             if service.uid in self.cluster_cache.services:
                 self.deletions.note(service)
             return
-        was = self.cluster_cache.services.get(uid)
-        replaced = self._find_replaced(service) if was is None or uid in self._unfinished else []
-        with self._passing_on(uid, self._take_service(service)) as concerned:
+        self._pass_on_service(service, is_ours=is_ours)
+
+    def _pass_on_service(self, service: GrpcService, *, is_ours: bool = False) -> None:
+        uid = service.uid
+        with self.unfinished.passing_on(uid, self.cluster_cache.services.get(uid)) as left:
+            left.units |= self._take_service(service)
             self._follow([uid])
-            self._services_changed(concerned)
-            if was and was.status != service.status:  # a backup was restored, or somebody else has written it
+            self._services_changed(left.units)
+            if left.was is None:
+                for each in self._find_replaced(service):
+                    self.forget_service(each)
+            elif left.was.status != service.status:  # a backup was restored, or somebody else has written it
                 self.statuses.look_at([uid])
-                if not (is_ours or is_same_judgement(was.status, service.status)):
+                if not (is_ours or is_same_judgement(left.was.status, service.status)):
                     self._note_other_status(service)
-            for each in replaced:
-                self.forget_service(each)
 
     def _note_other_status(self, service: GrpcService) -> None:
         """Record that a status has been written that this replica did not write: it may speak no longer."""
@@ -228,9 +256,10 @@ class EventHandlers:
     def forget_service(self, uid: str) -> None:
         """Record that a GrpcService is gone for good."""
         old = self.cluster_cache.services.get(uid)
-        holders = self._find_holders(old) if old else set()
-        with self._passing_on(uid, self.cluster_cache.forget_service(uid) | holders) as concerned:
-            self._services_changed(concerned)
+        with self.unfinished.passing_on(uid, old) as left:
+            left.units |= self._find_holders(old) if old else set()
+            left.units |= self.cluster_cache.forget_service(uid)
+            self._services_changed(left.units)
             self.open_claims.forget_refusal(uid)
             self.endpoint_counts.forget_service(uid)
             for controller in self.controllers.values():
@@ -239,8 +268,21 @@ class EventHandlers:
 
     def forget_owner(self, seen: ObjectRef, controller: RegistryController) -> None:
         """Record that the unit behind an owner record is gone for good, which was never seen alive."""
-        self.cluster_cache.mark_gone(_unit_of(seen, controller))
-        self._enqueue([seen.uid], urgent=True)
+        with self.unfinished.passing_on(seen.uid):
+            self.cluster_cache.mark_gone(_unit_of(seen, controller))
+            self._enqueue([seen.uid], urgent=True)
+
+    def finish(self, uid: str) -> None:
+        """Pass on what is left of an object's news."""
+        if pod := self.cluster_cache.pods.get(uid):
+            with self.unfinished.passing_on(uid):
+                self._pod_changed(pod)
+        elif service := self.cluster_cache.services.get(uid):
+            self._pass_on_service(service)
+        elif self.unfinished.was_service(uid):
+            self.forget_service(uid)
+        else:
+            self.forget_pod(uid)
 
     def mark_complete(self, resource: str, unlisted: Iterable[str] = ()) -> None:
         """Record that everything of a resource has been seen once, but in namespaces that may not be read.

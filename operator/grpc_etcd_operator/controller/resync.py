@@ -7,7 +7,8 @@ has reported since, is read again. So an API server that was restored from a bac
 versions have passed the old ones.
 
 Each namespace is swept by itself. What may not be read is unknown: nothing is concluded about it, and what else there
-is does not wait for it. An object that makes unexpected trouble is left for the next resync.
+is does not wait for it. An object that makes unexpected trouble is left for the next resync, which begins with what is
+left of the news of such.
 """
 
 import asyncio
@@ -183,6 +184,9 @@ class ResyncController:
         return EVERY_SECONDS
 
     async def _do(self, task: Task) -> None:
+        for uid in self._reconciler.unfinished:
+            with self._isolated(ObjectRef(uid, self._reconciler.namespace_of(uid), "")):
+                self._reconciler.finish(uid)
         what, namespace = task
         if what == OWNERS:
             await self._resync_owners()
@@ -491,7 +495,8 @@ class ResyncController:
     def _take_judgement(self, service: GrpcService, *, is_gone: bool | None) -> None:
         self._deletions.waiting.pop(service.uid)
         if is_gone:
-            self._reconciler.forget_service(service.uid)
+            with self._isolated(ObjectRef(service.uid, service.namespace, service.name)):
+                self._reconciler.forget_service(service.uid)
         elif is_gone is None and service.uid in self._reconciler.cluster_cache.services:
             self._deletions.waiting[service.uid] = (time.monotonic() + RETRY_SECONDS, service)
 

@@ -7,6 +7,7 @@ unknown UID is not the same as one that is gone: only what is known to be gone m
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from grpc_etcd_operator.core.asking import Asking
@@ -34,6 +35,14 @@ ACCEPTED = Verdict(accepted=True)
 ASKING = Verdict(
     accepted=False, reason=Reason.PENDING, message="waiting for the claim to be written to its status; no action needed"
 )
+
+
+@dataclass(slots=True)
+class _Unjudged:
+    """What is left of a change: the GrpcServices to be judged for it, and the units that it concerns so far."""
+
+    services: dict[str, None]
+    units: set[str]
 
 
 class ClusterCache:
@@ -67,6 +76,7 @@ class ClusterCache:
         self._refused: Index = {}
         self._by_reference: dict[str, dict[str, None]] = {}
         self._indexed: dict[str, tuple[GrpcService, ...]] = {}
+        self._unjudged: dict[str, _Unjudged] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._wishes: dict[str, Wish] = {}
         self._standing: dict[str, GrpcService] = {}
@@ -103,7 +113,7 @@ class ClusterCache:
         old = self.services.get(service.uid)
         self.services[service.uid] = service
         self._by_reference.setdefault(service.reference, {})[service.uid] = None
-        same = old is not None and old.asks_the_same_as(service)
+        same = old is not None and old.asks_the_same_as(service) and service.uid not in self._unjudged
         if old and same and old.status.get("claims") == service.status.get("claims"):
             if self._standing.get(service.uid) is old:
                 self._standing[service.uid] = service
@@ -118,9 +128,9 @@ class ClusterCache:
             return set()
         self.gone[uid] = Owner(uid, old.namespace)
         self._reserved.pop(uid, None)
-        self._by_reference[old.reference].pop(uid)
-        if not self._by_reference[old.reference]:
-            del self._by_reference[old.reference]
+        self._by_reference.get(old.reference, {}).pop(uid, None)  # an earlier try may have come as far as this
+        if not self._by_reference.get(old.reference):
+            self._by_reference.pop(old.reference, None)
         return self._bequeath(old) | self._changed(uid, old, None)
 
     def _bequeath(self, old: GrpcService) -> set[str]:
@@ -328,13 +338,21 @@ class ClusterCache:
     # -- judging ----------------------------------------------------------------------------------------------------
 
     def _changed(self, uid: str, old: GrpcService | None, new: GrpcService | None) -> set[str]:
-        """Judge a changed GrpcService again, and whoever its claims concern; collect the owners of all of them."""
-        service = new or old
-        again = self._hold(service, is_gone=new is None) if service else set()
-        units = {uid} | self._judge(uid)
-        for other in again - {uid}:
-            units |= self._judge(other)
-        return units
+        """Judge a changed GrpcService again, and whoever its claims concern; collect the owners of all of them.
+
+        Where that fails it goes on with the next try, for which nothing has changed any more.
+        """
+        service, is_again = new or old, uid in self._unjudged
+        left = self._unjudged.setdefault(uid, _Unjudged({}, {uid}))
+        if service and is_again:  # what it selected before is not known any more
+            left.units.update(pod.uid for pod in self.pods_in(service.namespace))
+        left.services[uid] = None
+        left.services |= dict.fromkeys(self._hold(service, is_gone=new is None) if service else ())
+        for each in tuple(left.services):
+            left.units |= self._judge(each)
+            del left.services[each]
+        del self._unjudged[uid]
+        return left.units
 
     def judge_again(self, uid: str) -> set[str]:
         """Judge a GrpcService again; return all owners that this may concern."""

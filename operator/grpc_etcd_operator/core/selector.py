@@ -67,6 +67,11 @@ def _parse_requirement(raw: Mapping[str, Any], faults: list[str]) -> Requirement
     key, operator, values = str(raw.get("key", "")), str(raw.get("operator", "")), frozenset(raw.get("values") or ())
     if not key:
         faults.append("an entry of spec.selector.matchExpressions has no key")
+    elif not _KEY.fullmatch(key):
+        faults.append(f"spec.selector.matchExpressions: no Pod can have a label with the key {key!r}")
+    # For NotIn, too, as Kubernetes does it: who misspells what is left out would register just that.
+    elif wrong := sorted(value for value in map(str, values) if not _VALUE.fullmatch(value)):
+        faults.append(f"spec.selector.matchExpressions: no Pod can have the label {key!r} with the value {wrong[0]!r}")
     if operator not in OPERATORS:
         faults.append(f"spec.selector.matchExpressions: the operator {operator!r} is none of {', '.join(OPERATORS)}")
     elif (operator in ("In", "NotIn")) != bool(values):

@@ -35,12 +35,25 @@ class ApiServer:
         self.events: set[str] = set()
         self.refused_parts: set[str] = set()
         self.held: asyncio.Event | None = None
+        self.late: asyncio.Event | None = None  # when the next write takes effect, whose answer is lost before that
+        self.has_been_late = asyncio.Event()
         self.held_events = asyncio.Event()
         self.held_events.set()
 
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else {}
         self.requests.append((request.method, request.path, body))
+        late, transport = self.late, request.transport
+        if late is None or transport is None or request.method != "PATCH":
+            return await self._answer(request, body)
+        self.late = None
+        transport.abort()
+        await late.wait()
+        answer = await self._answer(request, body)
+        self.has_been_late.set()
+        return answer
+
+    async def _answer(self, request: web.Request, body: Raw) -> web.Response:
         if self.held:
             await self.held.wait()
         if codes := self.answers.get(request.path):

@@ -1,6 +1,7 @@
 """Claims are granted by what was judged, and one object's trouble is its own."""
 
 import asyncio
+import copy
 import json
 from typing import Any
 
@@ -91,6 +92,30 @@ async def test_no_claim_is_granted_to_what_was_not_judged(api: tuple[ApiServer, 
         assert prefixes == held | {f"/jupiter/{name}/", f"/grpc-etcd/policy/jupiter/{name}/"}
     if not later:
         assert json.dumps(server.objects["greeter"]["status"]) == before
+
+
+async def test_a_write_that_takes_effect_long_after_its_connection_was_lost_gives_nobody_a_name_of_anothers(
+    api: tuple[ApiServer, Client],
+) -> None:
+    """Whatever is read before that shows nothing of it; a second write of the same version shuts it out."""
+    server, client = api
+    reconciler, late = make_reconciler(), asyncio.Event()
+    server.late = late
+    mine = versioned(make_raw_service("s1"), 5)
+    theirs = versioned(make_raw_service("s2", name="parked", namespace="evil"), 5)
+    theirs["spec"]["name"] = "greeter"
+    server.objects |= {"greeter": copy.deepcopy(mine), "parked": copy.deepcopy(theirs)}
+    reconciler.note_service("ADDED", mine)
+    granting = asyncio.create_task(make_granter(client, reconciler).run())
+    await until(lambda: server.patches("greeter"))
+    reconciler.note_service("ADDED", theirs)
+    await until(lambda: any(each.accepted for each in map(reconciler.cluster_cache.verdict, ("s1", "s2"))))
+    late.set()
+    await server.has_been_late.wait()
+    holders = [name for name, each in server.objects.items() if each.get("status", {}).get("claims")]
+    assert holders == ["greeter"]
+    granting.cancel()
+    await asyncio.gather(granting, return_exceptions=True)
 
 
 async def test_an_event_that_an_answer_has_overtaken_takes_no_claim_back(api: tuple[ApiServer, Client]) -> None:

@@ -1,18 +1,27 @@
 """An event that could not be passed on is tried again, though nothing in it is news to the cache any more."""
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import Any
 
+import aiohttp
 import pytest
 from google.protobuf import json_format
 from prometheus_client import CollectorRegistry
 
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
-from grpc_etcd_operator.core.cluster import ClusterCache
+from grpc_etcd_operator.controller.resync import ResyncController
+from grpc_etcd_operator.core.cluster import ClusterCache, Verdict
 from grpc_etcd_operator.core.pods import PodMessage
+from grpc_etcd_operator.core.resync import ObjectRef
+from grpc_etcd_operator.core.scope import Scope
+from grpc_etcd_operator.core.services import GrpcService
+from grpc_etcd_operator.isolation import Isolation
+from grpc_etcd_operator.kube.client import Client
 from grpc_etcd_operator.kube.messages import message_class
 from grpc_etcd_operator.registry.cache import RegistryCache
 from grpc_etcd_operator.telemetry.metrics import Timings
+from testbed.conditions import until
 from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service
 
 VERSION = "7"
@@ -24,32 +33,64 @@ CLAIMS = [
 
 
 class Registry:
-    """A registry's controller that fails as often as it is told to, at the last thing that is done for an event."""
+    """A registry's controller that fails as often as it is told to: at the last thing that is done for an event.
+
+    Or at the first or the one in the middle, where `fails_at` names it.
+    """
 
     name, is_listed = "default", True
 
     def __init__(self) -> None:
         self.registry_cache = RegistryCache("c1")
         self.failures = 0
+        self.fails_at = "enqueue"
         self.enqueued: list[str] = []
+        self.followed: set[str] = set()
+        self.other_statuses: list[str] = []
 
     def enqueue(self, uids: Collection[str], *, urgent: bool = False) -> None:
         del urgent
-        if self.failures:
-            self.failures -= 1
-            raise RuntimeError("nobody foresaw this")
+        self._fail("enqueue")
         self.enqueued += uids
 
     def learn(self, uid: str, forms: object) -> None:
         """Follow what a GrpcService writes under."""
+        del forms
+        self._fail("learn")
+        self.followed.add(uid)
 
     def unlearn(self, uid: str) -> None:
         """Follow it no longer."""
+        self._fail("unlearn")
+        self.followed.discard(uid)
+
+    def note_other_status(self, service: GrpcService, *, reaches: bool | None) -> None:
+        """Take a status of another replica."""
+        del reaches
+        self.other_statuses.append(service.uid)
+
+    def _fail(self, at: str) -> None:
+        if self.failures and at == self.fails_at:
+            self.failures -= 1
+            raise RuntimeError("nobody foresaw this")
 
 
-def make_handlers() -> tuple[EventHandlers, Registry]:
-    registries = {"default": None}
-    handlers, registry = EventHandlers(ClusterCache(registries), registries, Timings(CollectorRegistry())), Registry()
+class FailingCache(ClusterCache):
+    """Fails as often as it is told to while it judges a GrpcService."""
+
+    failures = 0
+
+    def verdict(self, uid: str) -> Verdict:
+        """Return whether a GrpcService is accepted."""
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("nobody foresaw this")
+        return super().verdict(uid)
+
+
+def make_handlers(cluster_cache: ClusterCache | None = None) -> tuple[EventHandlers, Registry]:
+    registries, registry = {"default": None}, Registry()
+    handlers = EventHandlers(cluster_cache or ClusterCache(registries), registries, Timings(CollectorRegistry()))
     handlers.controllers["default"] = registry  # type: ignore[assignment]  # what is asked of one
     handlers.complete |= {PODS, SERVICES}
     return handlers, registry
@@ -136,3 +177,112 @@ def test_a_grpc_service_that_goes() -> None:
     handlers.note_pod("ADDED", make_pod())
     (uid,) = handlers.cluster_cache.services
     assert set(twice(lambda: handlers.forget_service(uid), registry)) >= {"p1"}
+
+
+def test_a_grpc_service_whose_predecessor_cannot_be_forgotten_at_once() -> None:
+    handlers, registry = make_handlers()
+    handlers.note_service("ADDED", make_service())
+    handlers.note_pod("ADDED", make_pod())
+    (old,) = handlers.cluster_cache.services
+    new = make_service()
+    new["metadata"] = {**new["metadata"], "uid": "another"}
+    registry.failures, registry.fails_at = 1, "unlearn"
+    with pytest.raises(RuntimeError):
+        handlers.note_service("ADDED", new)
+    handlers.note_service("ADDED", new)
+    finish_all(handlers)
+    assert old not in registry.followed
+
+
+def test_a_status_of_another_replica() -> None:
+    handlers, registry = make_handlers()
+    handlers.note_service("ADDED", make_service())
+    changed = make_service()
+    changed["metadata"]["resourceVersion"] = "8"
+    condition = {"type": "Accepted", "status": "False", "reason": "NameTaken", "message": "it is another's"}
+    changed["status"] = {**changed["status"], "conditions": [condition]}
+    registry.failures, registry.fails_at = 1, "learn"
+    with pytest.raises(RuntimeError):
+        handlers.note_service("MODIFIED", changed)
+    handlers.note_service("MODIFIED", changed)
+    assert registry.other_statuses == ["s1"]
+
+
+@pytest.mark.parametrize("raw", [make_service(), {**make_service(), "spec": {"selector": {"matchLabels": {"a": "b"}}}}])
+def test_a_grpc_service_that_cannot_be_judged_at_once(raw: dict[str, Any]) -> None:
+    """New, or with a selector that finds the Pods no longer which it found before."""
+    cache = FailingCache({"default": None})
+    handlers, registry = make_handlers(cache)
+    handlers.note_pod("ADDED", make_pod())
+    if raw != make_service():
+        handlers.note_service("ADDED", make_service())
+        raw["metadata"]["resourceVersion"] = "8"
+    cache.failures, registry.enqueued = 1, []
+    with pytest.raises(RuntimeError):
+        handlers.note_service("ADDED", raw)
+    handlers.note_service("ADDED", raw)
+    assert set(registry.enqueued) >= {"p1", "s1"}
+    assert handlers.has_service("s1", raw["metadata"]["resourceVersion"])
+
+
+def test_a_grpc_service_that_goes_while_it_cannot_be_judged() -> None:
+    cache = FailingCache({"default": None})
+    handlers, registry = make_handlers(cache)
+    handlers.note_service("ADDED", make_service())
+    handlers.note_pod("ADDED", make_pod())
+    changed = make_service()
+    changed["metadata"]["resourceVersion"] = "8"
+    changed["spec"] = {**changed["spec"], "weight": 7}
+    cache.failures, registry.enqueued = 1, []
+    with pytest.raises(RuntimeError):
+        handlers.note_service("MODIFIED", changed)
+    handlers.forget_service("s1")
+    assert set(registry.enqueued) >= {"p1", "s1"}
+    assert not list(handlers.unfinished)
+
+
+def finish_all(handlers: EventHandlers) -> None:
+    """Do what each resync begins with."""
+    for uid in handlers.unfinished:
+        handlers.finish(uid)
+    assert not list(handlers.unfinished)
+
+
+@pytest.mark.parametrize("what", ["a Pod", "a lost Pod", "a GrpcService", "a lost GrpcService", "an owner"])
+def test_what_nobody_reports_a_second_time_is_passed_on_by_a_resync(what: str) -> None:
+    """A Pod that a resync has missed is known to be gone then, and no later one misses it."""
+    handlers, registry = make_handlers()
+    if what != "a GrpcService":
+        handlers.note_service("ADDED", make_service())
+    if what != "a Pod":
+        handlers.note_pod("ADDED", make_pod())
+    events: dict[str, Callable[[], None]] = {
+        "a Pod": lambda: handlers.note_listed_pod(make_pod()),
+        "a lost Pod": lambda: handlers.forget_pod("p1"),
+        "a GrpcService": lambda: handlers.note_service(None, make_service()),
+        "a lost GrpcService": lambda: handlers.forget_service("s1"),
+        "an owner": lambda: handlers.forget_owner(ObjectRef("p9", "shop", "old"), handlers.controllers["default"]),
+    }
+    registry.failures, registry.enqueued = 1, []
+    with pytest.raises(RuntimeError):
+        events[what]()
+    finish_all(handlers)
+    assert {"an owner": "p9"}.get(what, "p1") in registry.enqueued
+
+
+async def test_each_resync_begins_with_what_is_left() -> None:
+    handlers, registry = make_handlers()
+    handlers.note_service("ADDED", make_service())
+    handlers.note_pod("ADDED", make_pod())
+    registry.failures, registry.enqueued = 1, []
+    with pytest.raises(RuntimeError):
+        handlers.forget_pod("p1")
+    handlers.complete.clear()  # so that nothing else of a resync has anything to do
+    async with aiohttp.ClientSession() as session:
+        client = Client("http://127.0.0.1:1", session)
+        resync = ResyncController(client, handlers, Scope(), lambda *_: None, lambda _: {}, Isolation())
+        resync.check_owners()
+        running = asyncio.create_task(resync.run())
+        await until(lambda: registry.enqueued == ["p1"])
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

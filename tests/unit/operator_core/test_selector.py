@@ -53,6 +53,14 @@ def test_all_parts_of_a_selector_must_match(raw: dict[str, Any], held: dict[str,
             ({"matchLabels": {key: value}}, f"no Pod can have the label {key!r} with the value {value!r}")
             for key, value in (("a b", "c"), ("a", "b "), ("a", "-b"), ("/a", "b"), ("a/b/c", "d"), ("a" * 64, "b"))
         ),
+        *(
+            ({"matchExpressions": [{"key": "a ", "operator": operator, "values": some}]}, "with the key 'a '")
+            for operator, some in (("In", ["b"]), ("NotIn", ["b"]), ("Exists", []), ("DoesNotExist", []))
+        ),
+        *(
+            ({"matchExpressions": [{"key": "a", "operator": operator, "values": ["b", "c "]}]}, "with the value 'c '")
+            for operator in ("In", "NotIn")
+        ),
         ({"matchExpressions": [{"operator": "Exists"}]}, "has no key"),
         ({"matchExpressions": [{"key": "a", "operator": "Like", "values": ["b"]}]}, "'Like' is none of In, NotIn"),
         ({"matchExpressions": [{"key": "a", "operator": "In"}]}, "must have values"),
@@ -70,4 +78,6 @@ def test_what_is_wrong_is_said(raw: dict[str, Any], said: str) -> None:
 def test_labels_that_pods_can_have_are_no_fault(key: str, value: str) -> None:
     faults: list[str] = []
     assert parse_selector({"matchLabels": {key: value}}, faults).matches({key: value})
+    requirement = {"key": key, "operator": "In", "values": [value]}
+    assert parse_selector({"matchExpressions": [requirement]}, faults).matches({key: value})
     assert faults == []
