@@ -20,8 +20,9 @@ and no longer wants is deleted if it still carries L, unless it is to stay as it
 and stays named in the owner record. No key stays that leads to an address which its Pod no longer has. Each edit holds
 what must still be true: what is known may be old, and of keys and owner record one may be older than the other. An
 owner record never stops naming a key that still carries L: nobody would ever delete that key. What one transaction
-cannot hold is left for the next plan: deregistrations first, and nothing of it is said to be written. Applying a plan
-and planning again, for as long as plans say that they are a part only, gives an empty plan.
+cannot hold is left for the next plan: deregistrations first, then what was put longest ago, so that each key has its
+turn however often all of them change; and nothing of it is said to be written. Applying a plan and planning again, for
+as long as plans say that they are a part only, gives an empty plan.
 """
 
 import itertools
@@ -101,7 +102,8 @@ class Plan:
     `releases` are the keys that the owner record names no longer though they are not deleted.
 
     `written` are the GrpcServices (by UID) that have all their keys once it is applied; `is_part`: another plan has to
-    follow it. `is_over`: once it is applied nothing is under the unit's lease, nor awaited there.
+    follow it, for so many keys as are `left` (0: nobody has counted them). `is_over`: once it is applied nothing is
+    under the unit's lease, nor awaited there.
     """
 
     uid: str
@@ -116,6 +118,7 @@ class Plan:
     gone: bool = False
     is_part: bool = False
     is_over: bool = False
+    left: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -188,6 +191,7 @@ class _Planner:
         self.contested: list[bytes] = []
         self.late: set[str] = set()
         self.is_part = False
+        self.left = 0
 
     def want(self, wanted: DesiredRecord) -> None:
         key, current = wanted.key, self.registry.record(wanted.key)
@@ -272,7 +276,8 @@ class _Planner:
     def postpone(self, most: int) -> None:
         """Leave out what goes beyond a transaction; the owner record goes on naming what exists of it."""
         self.deletes, late_deletes = _divide(self.deletes, most)
-        self.puts, late_puts = _divide(self.puts, min(most - len(self.deletes), _count_fitting(self.puts)))
+        puts = sorted(self.puts, key=lambda put: put.mod_revision)
+        self.puts, late_puts = _divide(puts, min(most - len(self.deletes), _count_fitting(puts)))
         self.releases, late_releases = _divide(self.releases, most - len(self.deletes) - len(self.puts))
         for put in late_puts:
             self.late.add(self.written.pop(put.key))
@@ -280,7 +285,7 @@ class _Planner:
         late = [*map(_key, late_deletes), *map(_key, late_puts), *map(_key, late_releases)]
         for key in self.held.intersection(late):
             self._keep(key, self._behind(key))
-        self.is_part = bool(late)
+        self.is_part, self.left = bool(late), len(late)
 
     def keep_owner_record(self) -> None:
         current = self.registry.record(self.owner_key)
@@ -327,6 +332,7 @@ class _Planner:
             self.desired.gone and not self.is_part,
             self.is_part,
             not (self.is_part or self.written or self.kept or self.desired.is_awaited),
+            self.left,
         )
 
 

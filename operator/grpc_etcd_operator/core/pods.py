@@ -7,6 +7,7 @@ the same records, so an event that changes no fact is dropped at once.
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
 from grpc_etcd_operator.core.pod_message import Condition, Container, ObjectMeta, PodSpec, PodStatus
@@ -16,6 +17,10 @@ WEIGHT_ANNOTATION = "grpc-etcd.dev/weight"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 REGION_LABEL = "topology.kubernetes.io/region"
 MOST_SHARED = 4096  # lists of ports; beyond that they are of what is long gone, for the most part
+# Of a list that is shared, and so kept when its Pods are gone: those of templates are short. Arbitrary
+SHARED_PORTS = 32
+# Of a Pod: an object has room for a hundred thousand, which would take as much memory as thousands of Pods. Arbitrary
+MOST_PORTS = 1000
 
 
 class PodMessage(Protocol):
@@ -174,9 +179,12 @@ _PORTS: dict[tuple[Port, ...], tuple[Port, ...]] = {}
 
 
 def _parse_ports(containers: Iterable[Container], inits: Iterable[Container]) -> tuple[Port, ...]:
-    """Collect container ports, those of sidecars (init containers that restart) last."""
+    """Collect the first MOST_PORTS container ports, those of sidecars (init containers that restart) last."""
     sidecars = (container for container in inits if container.restartPolicy == "Always")
-    ports = tuple(port for container in (*containers, *sidecars) for port in _ports_of(container))
+    found = (port for container in (*containers, *sidecars) for port in _ports_of(container))
+    ports = tuple(islice(found, MOST_PORTS))
+    if len(ports) > SHARED_PORTS:
+        return ports
     if len(_PORTS) >= MOST_SHARED:
         _PORTS.clear()
     return _PORTS.setdefault(ports, ports)  # Pods of one Deployment share one tuple: 10,000 Pods stay small
@@ -185,7 +193,7 @@ def _parse_ports(containers: Iterable[Container], inits: Iterable[Container]) ->
 def _ports_of(container: Container) -> Iterator[Port]:
     probes = (container.readinessProbe, container.livenessProbe, container.startupProbe)
     probed = next((probe.handler.grpc.port for probe in probes if probe.handler.grpc.port), 0)
-    declared = [port for port in container.ports if port.protocol in ("", "TCP")]
+    declared = list(islice((port for port in container.ports if port.protocol in ("", "TCP")), MOST_PORTS))
     for port in declared:
         yield Port(sys.intern(port.name), port.containerPort, is_probed=port.containerPort == probed)
     if probed and not any(port.containerPort == probed for port in declared):

@@ -18,6 +18,9 @@ from grpc_etcd_operator.core.selector import Selector, parse_selector
 
 MAX_WEIGHT = 10_000
 MAX_PORT = 65_535
+# Characters of the keys of maps in a spec, as in the CRD: those of a label, of spec.group, and of a host with its port.
+MAX_METADATA_KEY, MAX_GROUP, MAX_ADDRESS = 317, 253, 259
+SHOWN_KEY = 40  # characters of a key that a message quotes; arbitrary
 DEFAULT_REGISTRY = "default"
 DEFAULT_PREFIX = "jupiter"
 NO_PREFIXES: Mapping[str, str | None] = MappingProxyType({})
@@ -170,7 +173,7 @@ def _parse_spec(
         port=_parse_port(raw.get("port"), "spec.port", faults),
         scheme=scheme,
         weight=_bounded(raw.get("weight", 100), MAX_WEIGHT, "spec.weight", faults),
-        metadata=MappingProxyType({str(k): str(v) for k, v in (raw.get("metadata") or {}).items()}),
+        metadata=MappingProxyType(_parse_metadata(raw.get("metadata") or {}, faults)),
         metadata_from_labels=tuple(raw.get("metadataFromLabels") or ()),
         group=str(raw.get("group", "")),
         region=str(raw.get("region", "")),
@@ -206,6 +209,23 @@ def _bounded(value: Any, largest: int, field: str, faults: list[str]) -> int:
     return value
 
 
+def _parse_metadata(raw: Mapping[str, Any], faults: list[str]) -> dict[str, str]:
+    _check_keys(raw, MAX_METADATA_KEY, "spec.metadata", faults)
+    return {str(key): str(value) for key, value in raw.items()}
+
+
+def _check_keys(found: Iterable[str], longest: int, field: str, faults: list[str]) -> None:
+    """Report keys that are too long: they are written for each Pod and layout, and an object has room for a megabyte.
+
+    CRDs of older releases do not bound them.
+    """
+    faults += [
+        f"{field}: the key {key[:SHOWN_KEY]!r}... has {len(key)} characters, of {longest} at most"
+        for key in found
+        if len(key) > longest
+    ]
+
+
 def _parse_port(value: Any, field: str, faults: list[str]) -> str | int | None:
     if value is None or value == "":
         return None
@@ -226,6 +246,7 @@ def _make_layouts(names: Iterable[str], prefix: str | None, scheme: str) -> tupl
 def _parse_policy(raw: Mapping[str, Any] | None, faults: list[str]) -> bytes:
     if not raw:
         return b""
+    _check_keys(raw.get("matchMetadata") or (), MAX_METADATA_KEY, "spec.policy.matchMetadata", faults)
     policy, policy_faults = parse_policy(raw)
     faults += [f"spec.policy.{fault}" for fault in policy_faults]
     return write_policy(policy)
@@ -242,6 +263,8 @@ def _parse_route(raw: Mapping[str, Any], faults: list[str]) -> Route:
         faults.append(f"spec.routes: an id is not usable: {fault}")
     if not route.method.startswith("/"):
         faults.append(f"spec.routes: the method {route.method!r} is not of the form /package.Service/Method")
+    _check_keys(route.groups, MAX_GROUP, f"spec.routes: groups of route {route.id!r}", faults)
+    _check_keys(route.addresses, MAX_ADDRESS, f"spec.routes: addresses of route {route.id!r}", faults)
     for weight in (*route.groups.values(), *route.addresses.values()):
         _bounded(weight, MAX_WEIGHT, f"spec.routes: a weight of route {route.id!r}", faults)
     return route

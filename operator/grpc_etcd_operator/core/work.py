@@ -33,6 +33,7 @@ class Work:
         self._plans: dict[str, Plan] = {}
         self._since: dict[str, float] = {}  # of what is planned or under way
         self._in_flight: set[str] = set()
+        self._owed: dict[str, int] = {}  # how many keys of units that are written in parts are as old as their wait
         self._stuck: dict[str, tuple[float, float]] = {}  # when units were first tried in vain, and when last
         self._moved_at = -math.inf  # when something was last written
         self._failures: Counter[str] = Counter()
@@ -148,6 +149,7 @@ class Work:
         self._plans.clear()
         self._since = {uid: since for uid, since in self._since.items() if uid in self._in_flight}
         self._stuck.clear()
+        self._owed.clear()
         self.release()
 
     def take(self, now: float, operations: int) -> list[Plan]:
@@ -186,12 +188,27 @@ class Work:
         self._failures.pop(plan.uid, None)
         self._stuck.pop(plan.uid, None)
         if plan.is_part:
-            self._mark_since(plan.uid, since)
+            self._mark_since(plan.uid, since if self._is_owed(plan) else now)
+        else:
+            self._owed.pop(plan.uid, None)
         return now - since
+
+    def _is_owed(self, plan: Plan) -> bool:
+        """Return whether keys that were to be written when a unit began to wait still are, after a part of it.
+
+        Plans put first what was put longest ago. So when as many have been written as there were, what is left has
+        changed since, and waits since then: a unit that changes faster than it is written would never have caught up.
+        """
+        keys = plan.size - 1  # but for the owner record
+        owed = self._owed.pop(plan.uid, keys + plan.left) - keys
+        if owed > 0:
+            self._owed[plan.uid] = owed
+        return owed > 0 or not plan.left
 
     def settle(self, uid: str) -> None:
         """Record that nothing is to be written of a unit."""
         self._stuck.pop(uid, None)
+        self._owed.pop(uid, None)
 
     def end_failures(self, uid: str) -> None:
         """Record that a unit was judged without a failure; where a plan has come of it, writing that may yet fail."""

@@ -1,6 +1,7 @@
 """JSON as Go has it; the expected bytes were printed by Go 1.26's encoding/json."""
 
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,28 @@ FIELDS = gojson.fold_names("appId", "name", "weight", "kind", "enable", "metadat
 )
 def test_strings_are_escaped_as_go_does(text: str, written: bytes) -> None:
     assert gojson.to_bytes(gojson.quoted(text)) == written
+
+
+@pytest.mark.parametrize("character", ["<", ">", "&", "\u2028", "\udcff", '"', "\x00", "\u4f60"])
+def test_escaping_takes_no_call_per_character(character: str) -> None:
+    """A GrpcService may hold a megabyte of them, which is written for each of its Pods and layouts."""
+
+    def count_calls(length: int) -> int:
+        calls = 0
+
+        def note(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(note)
+        try:
+            gojson.to_bytes(gojson.quoted(character * length))
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    count_calls(1)  # compiles what is kept from then on
+    assert count_calls(1000) == count_calls(1)
 
 
 @pytest.mark.parametrize(

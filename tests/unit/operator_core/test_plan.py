@@ -369,6 +369,18 @@ def test_what_one_transaction_cannot_hold_is_written_in_several_that_lead_to_the
     }
 
 
+def test_each_key_has_its_turn_though_all_of_them_change_before_the_last_is_written() -> None:
+    wanted, store = [make_wanted(9000 + number) for number in range(10)], Store()
+    found = set[bytes]()
+    for turn in range(3):
+        values = tuple(replace(each, value=b"%d" % turn) for each in wanted)
+        plan = store.plan(Desired(UNIT, values, ("shop/greeter",)), 5)
+        found.update(put.key for put in plan.puts)
+        assert (plan.is_part, plan.left) == (True, 6)
+        store.apply(plan)
+    assert found >= {each.key for each in wanted}
+
+
 def test_a_service_is_written_and_a_unit_gone_only_with_the_last_part() -> None:
     wanted = tuple(make_wanted(9000 + number) for number in range(10))
     store = Store()

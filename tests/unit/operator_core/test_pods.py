@@ -1,5 +1,7 @@
 """Ready means: condition Ready is True, no deletionTimestamp, phase Running, a podIP; our own gate does not count."""
 
+import gc
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd_operator.core.pods import GATE, Pod, Port, find_port, take_out_of_scope
+from grpc_etcd_operator.core.pods import GATE, MOST_PORTS, Pod, Port, find_port, take_out_of_scope
 
 RawPod = Callable[..., dict[str, Any]]
 ReadPod = Callable[..., Pod]
@@ -138,6 +140,31 @@ def test_ports_of_sidecars_count_and_those_of_other_init_containers_and_protocol
     ]
     pod = read_pod(raw)
     assert (find_port(pod.ports, None), find_port(pod.ports, "admin")) == (3, None)
+
+
+def read_many_ports(raw_pod: RawPod, read_pod: ReadPod, count: int, first: int = 1) -> Pod:
+    raw = raw_pod(f"many-{first}")
+    raw["spec"]["containers"][0]["ports"] += [{"containerPort": number} for number in range(first, first + count)]
+    return read_pod(raw)
+
+
+def test_a_pod_takes_little_memory_however_many_ports_it_declares(raw_pod: RawPod, read_pod: ReadPod) -> None:
+    pod = read_many_ports(raw_pod, read_pod, 100_000)
+    assert (len(pod.ports), find_port(pod.ports, None)) == (MOST_PORTS, 9000)
+
+
+def test_pods_with_many_ports_leave_nothing_behind(raw_pod: RawPod, read_pod: ReadPod) -> None:
+    """A namespace may hold one Pod at a time, and each another list of ports."""
+    read_many_ports(raw_pod, read_pod, MOST_PORTS, 0)
+    tracemalloc.start()
+    try:
+        for first in range(1, 20):
+            read_many_ports(raw_pod, read_pod, MOST_PORTS, first)
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
 
 
 @pytest.mark.parametrize(

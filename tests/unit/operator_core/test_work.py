@@ -317,3 +317,34 @@ def test_what_was_written_has_no_failures_behind_it() -> None:
     work.end([plan])
     work.postpone("p1", 6.0)
     assert work.next_at() == 11.0
+
+
+def write_part(work: Work, now: float, keys: int, left: int) -> None:
+    """Write a part of a unit, of which all changes once more meanwhile."""
+    puts = tuple(PutEdit(STREAM + b"%d" % number, b"value", 0) for number in range(keys + 1))  # with the owner record
+    ((uid, since),) = work.take_due(1, urgent=False)
+    work.plan(Plan(uid, 1, puts, is_part=left > 0, left=left), since, {})
+    (plan,) = work.take(now, 120)
+    work.mark([uid], now)
+    work.commit(plan, now)
+    work.end([plan])
+
+
+def test_a_unit_that_changes_faster_than_its_parts_are_written_catches_up() -> None:
+    work = make_work(WriteLimits())
+    work.mark(["p1"], 1.0)
+    for now in (2.0, 3.0):
+        write_part(work, now, 40, 80)
+        assert not work.has_caught_up(1.0)
+    write_part(work, 4.0, 40, 80)
+    assert work.has_caught_up(1.0)
+    assert not work.has_caught_up(4.0)
+
+
+def test_a_unit_whose_parts_were_written_begins_to_count_anew() -> None:
+    work = make_work(WriteLimits())
+    work.mark(["p1"], 1.0)
+    write_part(work, 2.0, 40, 80)
+    write_part(work, 3.0, 80, 0)
+    write_part(work, 4.0, 80, 40)
+    assert not work.has_caught_up(3.0)
