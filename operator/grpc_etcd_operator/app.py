@@ -189,7 +189,6 @@ class Operator:
     ) -> None:
         self._settings, self._cluster, self._connection, self._client = settings, cluster, connection, client
         self._open_registry = open_registry
-        self._isolation = Isolation()
         self._collector = CollectorRegistry(auto_describe=False)
         scope = Scope(settings.namespaces, settings.pod_selector)
         nonce = uuid.uuid4().hex
@@ -209,6 +208,7 @@ class Operator:
         self._registries = distinct(settings)
         self._controllers: dict[str, RegistryController] = {}
         self._statuses, self._claims, self._deletions = StatusQueue(cluster_cache), asyncio.Event(), Deletions()
+        self._isolation = Isolation(self._statuses.wake.set)
         self._reconciler = EventHandlers(
             cluster_cache,
             prefixes,

@@ -1,8 +1,9 @@
 """Keeps one object's trouble from becoming another's, and one part's from becoming the process's.
 
 An exception that nobody foresaw is logged with its traceback and counted under the part that it happened in; whoever
-caught it goes on with the next object and looks at this one again after a pause. A part whose own loop fails is started
-again by `supervise`, after a pause that grows while it keeps failing. For a request that hangs nobody waits for long.
+caught it goes on with the next object and looks at this one again after a pause. What is about one object is reported
+on that object, too. A part whose own loop fails is started again by `supervise`, after a pause that grows while it
+keeps failing. For a request that hangs nobody waits for long.
 """
 
 import asyncio
@@ -19,24 +20,85 @@ BACKOFF = Backoff((0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0))
 CALM_SECONDS = 60.0  # a part that ran for so long starts with the shortest pause again. Arbitrary
 PATIENCE_SECONDS = 1.0  # so long is waited for requests before others overtake them. Arbitrary
 EVERY_SECONDS = 60.0  # between two lines of one kind in the log. Arbitrary
+REPORT_SECONDS = 600.0  # between two reports of one object's unexpected errors. Arbitrary
 MOST_LATE = 4  # of one namespace; a hundred that hang would else be waited for one after the other. Arbitrary
+
+UNEXPECTED = "the operator hit an unexpected error with this object: {}; its log has the rest"
+
+
+class Subject(NamedTuple):
+    """The object that an exception is about, as far as it is known: all but its UID may be empty.
+
+    `resource` is as Kubernetes' URLs have it ("pods").
+    """
+
+    uid: str
+    resource: str = ""
+    namespace: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.name else self.uid
+
+
+class ObjectFaults:
+    """What nobody foresaw about single objects, until it is taken to be reported on them. Times are monotonic seconds.
+
+    Whoever catches it tries again, every half minute at last, and catches it again: of each object one is taken in ten
+    minutes.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[Subject, str] = {}
+        self._taken: dict[Subject, float] = {}  # the earliest first
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._taken)
+
+    def note(self, subject: Subject, error: BaseException) -> None:
+        """Take an exception about an object."""
+        self._waiting[subject] = UNEXPECTED.format(type(error).__name__)
+
+    def take(self, now: float) -> list[tuple[Subject, str]]:
+        """Return what is to be reported now, and on which objects."""
+        while self._taken and now - self._taken[first := next(iter(self._taken))] >= REPORT_SECONDS:
+            del self._taken[first]
+        waiting, self._waiting = self._waiting, {}
+        found = [(subject, words) for subject, words in waiting.items() if subject not in self._taken]
+        self._taken |= {subject: now for subject, _ in found}
+        return found
+
+    def clear(self) -> None:
+        """Keep nothing: another replica reports, which catches the same."""
+        self._waiting.clear()
+        self._taken.clear()
 
 
 class Isolation:
-    """Counts unexpected exceptions by part; `counts` is what the metric shows."""
+    """Counts unexpected exceptions by part; `counts` is what the metric shows.
 
-    def __init__(self) -> None:
+    `faults` are those about one object, which are to be reported on it; `wake` is called when there is another.
+    """
+
+    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
         self.counts: Counter[str] = Counter()
+        self.faults, self._wake = ObjectFaults(), wake
 
-    def caught(self, part: str, of: str, error: BaseException) -> None:
-        """Log and count an exception that nobody foresaw; `of` names the object that it is about, if any."""
+    def caught(self, part: str, of: str | Subject, error: BaseException) -> None:
+        """Log and count an exception that nobody foresaw, and report it on the object that it is about (`of`), if any.
+
+        A text is only logged: that object does not exist any more, or whoever caught the exception reports it there.
+        """
         self.counts[part] += 1
-        fields = {"part": part, "of": of, "error": f"{type(error).__name__}: {error}"}
+        fields = {"part": part, "of": str(of), "error": f"{type(error).__name__}: {error}"}
         log.error(
             "Unexpected error, everything else continues",
             exc_info=error,
             extra={"event": "unexpected_error", "fields": fields},
         )
+        if isinstance(of, Subject) and of.uid:
+            self.faults.note(of, error)
+            self._wake()
 
 
 class Sparing:

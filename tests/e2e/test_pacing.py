@@ -75,6 +75,24 @@ def test_a_burst_is_split_as_the_layouts_readers_bear_it_and_settled(scene: Scen
         assert reader.is_settled() == layout.limits.flush_key
 
 
+def test_a_reader_that_misses_the_flush_key_gets_another_one_and_no_more(scene: Scene) -> None:
+    scene.start("--leader-ttl=60").wait_leading()
+    scene.apply()
+    scene.apply("other", selector={"matchLabels": {"app": "other"}})
+    with reading(scene, b"/jupiter/greeter/") as reader, ThreadPoolExecutor(4) as workers:
+        pods = list(workers.map(lambda _: scene.pod(), range(4)))
+        scene.registry.wait_addresses(*(pod.address for pod in pods))
+        wait_until(reader.is_settled, "the flush key after the burst")
+        first = len(reader.flushes)
+        wait_until(lambda: len(reader.flushes) > first, "the second one, for readers that were held up")
+        # A burst of another service has its second one later than a third of ours would have come.
+        others = list(workers.map(lambda _: scene.pod(labels={"app": "other"}), range(4)))
+        scene.registry.wait_addresses(*(pod.address for pod in others), name="other")
+        flush = f"/jupiter/other/settled/{scene.cluster}".encode()
+        wait_until(lambda: (found := scene.client.get(flush)) and found.version > 1, "the other's second flush key")
+        assert len(reader.flushes) == first + 1
+
+
 def test_a_single_change_gets_no_touch(scene: Scene) -> None:
     scene.start().wait_leading()
     scene.apply()

@@ -49,6 +49,14 @@ class Patient:
         """Count the unexpected errors of a part."""
         return self.replica.metric("grpc_etcd_operator_unexpected_errors_total", part=part)
 
+    def is_told(self, name: str) -> bool:
+        """Return whether an unexpected error is told on an object of that name: by an Event, or by a condition."""
+        told = [each for each in self.scene.events() if each["involvedObject"]["name"] == name]
+        conditions = self.scene.status(name).get("conditions", ())
+        return any(each["reason"] == "InternalError" for each in told) or any(
+            "unexpected error" in each["message"] for each in conditions
+        )
+
     def addresses(self, name: str) -> list[str]:
         """Give the addresses of a service."""
         return list(self.scene.registry.addresses(name))
@@ -86,6 +94,8 @@ def test_an_unexpected_exception_at_each_edge_in_turn_disturbs_nobody_else(scene
         pod = scene.pod(poison, labels={"app": poison}, gates=(GATE,))
         patient.check_good(turn)
         wait_until(lambda part=part, before=before: patient.errors(part) > before, f"{edge} has failed", 150)
+        if edge in ONES_OWN:
+            wait_until(lambda poison=poison: patient.is_told(poison), f"it is told on {poison} that {edge} has failed")
         patient.poison.write_text("")
         scene.registry.wait_addresses(pod.address, name=poison)
         scene.wait_condition("Programmed", "True", "Programmed", poison)

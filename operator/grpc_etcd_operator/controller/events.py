@@ -12,11 +12,12 @@ import aiohttp
 from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.isolation import Sparing
+from grpc_etcd_operator.isolation import Sparing, Subject
 from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client, kind_of
 
 log = logging.getLogger(__name__)
 CONTROLLER = f"{GROUP}/operator"
+PODS = "pods"
 # No right to post any, no namespace any more, or something wrong with it.
 NEVER_TAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 SAME_EVENT_SECONDS = 600  # two Events of one kind within such a stretch of time are one. Arbitrary
@@ -30,7 +31,7 @@ class News(NamedTuple):
     Where `since` is empty, those of one stretch of time.
     """
 
-    about: GrpcService | Pod
+    about: GrpcService | Pod | Subject
     reason: str
     note: str
     at: float
@@ -66,7 +67,7 @@ class EventPoster:
 def make_event(news: News, instance: str) -> dict[str, Any]:
     """Write an Event as the API takes it (events.k8s.io/v1)."""
     about, now = news.about, datetime.fromtimestamp(time.time(), UTC)
-    is_pod = isinstance(about, Pod)
+    is_pod = isinstance(about, Pod) or (isinstance(about, Subject) and about.resource == PODS)
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
@@ -74,7 +75,7 @@ def make_event(news: News, instance: str) -> dict[str, Any]:
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "type": "Warning" if news.is_warning else "Normal",
         "reason": news.reason,
-        "action": "OpenReadinessGate" if is_pod else "Reconcile",
+        "action": "OpenReadinessGate" if isinstance(about, Pod) else "Reconcile",
         "note": shorten(news.note),
         "reportingController": CONTROLLER,
         "reportingInstance": instance,

@@ -58,8 +58,8 @@ class FlushKeys:
 
     @property
     def are_owed(self) -> bool:
-        """Return whether readers wait for a touch of this replica that etcd has not refused."""
-        is_any = bool(self._under_way) or self._queue.flush_at() is not None
+        """Return whether readers wait for a touch of this replica that etcd has not refused, the first of a burst."""
+        is_any = bool(self._under_way) or self._queue.has_bursts
         return is_any and self._parts.election.is_leading
 
     def note_events(self, events: Iterable[Event]) -> None:

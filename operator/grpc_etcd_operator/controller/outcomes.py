@@ -9,7 +9,7 @@ from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.plan import Plan
 from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.work import Work
-from grpc_etcd_operator.isolation import Isolation
+from grpc_etcd_operator.isolation import Isolation, Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Outcome:
 class Outcomes:
     """Reports `on_outcome`.
 
-    What fails on the way is that owner's own affair: it is logged, counted, and tried again.
+    What fails on the way is that owner's own affair: it is logged, counted, reported on it, and tried again.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Outcomes:
         try:
             sources = tuple(self._facts.sources(uid))
         except Exception as another:  # noqa: BLE001  what fails for the unit may fail here as well
-            self._isolation.caught(part, uid, another)
+            self._isolation.caught(part, Subject(uid), another)
             return
         self.report(Outcome(uid, frozenset(), tuple(Fault(source, Reason.INTERNAL_ERROR, text) for source in sources)))
 
@@ -62,7 +62,7 @@ class Outcomes:
         try:
             self._on_outcome(outcome)
         except Exception as error:  # noqa: BLE001  what was written is written
-            self._isolation.caught("outcome", uid, error)
+            self._isolation.caught("outcome", Subject(uid), error)
             self._work.postpone_reporting(uid, time.monotonic())
             self._wake()
         else:

@@ -29,7 +29,7 @@ from grpc_etcd_operator.core.pods import Pod, PodMessage
 from grpc_etcd_operator.core.resync import SAFEGUARD_COUNT, ObjectRef, find_vanished, is_delivered, needs_safeguard
 from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.isolation import BACKOFF, Isolation
+from grpc_etcd_operator.isolation import BACKOFF, Isolation, Subject
 from grpc_etcd_operator.kube.client import ApiError, Client
 
 log = logging.getLogger(__name__)
@@ -320,19 +320,20 @@ class ResyncController:
         is_current = raw is not None and raw["metadata"]["uid"] == seen.uid
         if raw is None or not is_current or self._objects(resource).get(seen.uid) is not known:
             return False  # gone, or the watch has reported something newer meanwhile
-        with self._isolated(seen):
+        with self._isolated(seen, SERVICES):
             self._reconciler.note_service(None, raw)
         return self._objects(resource).get(seen.uid) is not known
 
     @contextlib.contextmanager
-    def _isolated(self, seen: ObjectRef) -> Iterator[None]:
+    def _isolated(self, seen: ObjectRef, resource: str) -> Iterator[None]:
         """Let nothing unexpected about one object end what is done for the others; the next resync tries again."""
         try:
             yield
         except _EXPECTED:
             raise  # what the API server cannot answer now concerns the whole resync
         except Exception as error:  # noqa: BLE001  one object's trouble
-            self._isolation.caught(PART, f"{seen.namespace}/{seen.name}", error)
+            subject = Subject(seen.uid if resource else "", resource, seen.namespace, seen.name)
+            self._isolation.caught(PART, subject, error)
 
     async def _look_up_pod(self, seen: ObjectRef) -> bool:
         """Read a Pod that a list or an event has left in doubt, and note it; return whether it is gone for good."""
@@ -345,7 +346,7 @@ class ResyncController:
         if (
             self._reconciler.cluster_cache.pods.get(seen.uid) is known
         ):  # else the watch has reported something newer meanwhile
-            with self._isolated(seen):
+            with self._isolated(seen, PODS):
                 note = self._reconciler.note_listed_pod if is_selected else self._left_out.note
                 note(message)
         return False
@@ -381,7 +382,7 @@ class ResyncController:
 
     async def _try_confirming(self, resource: str, seen: ObjectRef) -> bool:
         """Return whether an object is gone; not so where that cannot be found out for a reason that is its own."""
-        with self._isolated(seen):
+        with self._isolated(seen, resource):
             if await self._is_gone(resource, seen):
                 return True
         return False
@@ -407,7 +408,7 @@ class ResyncController:
             total = len(controller.registry_cache.owners)
             self._left_out.begin(pods)
             for seen in await self._confirm(PODS, pods, total) + await self._confirm(SERVICES, services, total):
-                with self._isolated(seen):
+                with self._isolated(seen, ""):  # on what is gone nothing is reported
                     self._reconciler.forget_owner(seen, controller)
             self._judge_left_out(sum(bool(owner.pod) for owner in controller.registry_cache.owners.values()), total)
         self._prune_gone()
@@ -418,7 +419,8 @@ class ResyncController:
         if found and self._left_out.held:
             self._on_left_out(list(self._left_out.held.values()))
         for message in found:
-            with self._isolated(ObjectRef(message.metadata.uid, message.metadata.namespace, message.metadata.name)):
+            metadata = message.metadata
+            with self._isolated(ObjectRef(metadata.uid, metadata.namespace, metadata.name), PODS):
                 self._left_out.note(message)
 
     def _strangers(self, controller: RegistryController) -> tuple[list[ObjectRef], list[ObjectRef]]:

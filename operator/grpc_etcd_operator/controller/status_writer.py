@@ -26,11 +26,13 @@ from grpc_etcd_operator.controller.gate_refusals import GateRefusals
 from grpc_etcd_operator.controller.gates import Gates
 from grpc_etcd_operator.controller.status_queue import StatusQueue, WrittenGate
 from grpc_etcd_operator.core.conditions import (
+    has_condition,
     is_same_judgement,
     is_same_status,
     is_vacant,
     judge_registrations,
     make_status,
+    programmed_since,
     renew_status,
     was_reported_vacant,
     write_vacancy,
@@ -39,7 +41,7 @@ from grpc_etcd_operator.core.pods import GATE, Pod
 from grpc_etcd_operator.core.reasons import WITHOUT_EVENT, Reason
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.status_schedule import RETRY_SECONDS
-from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request, Sparing
+from grpc_etcd_operator.isolation import BACKOFF, UNEXPECTED, Isolation, Overtaking, Request, Sparing, Subject
 from grpc_etcd_operator.kube.client import ApiError, Client, kind_of
 
 log = logging.getLogger(__name__)
@@ -119,6 +121,8 @@ class StatusWriter:
         if not self._may_report():
             self._vacancies.clear()
             self._queue.reported_gates.clear()  # another says now what a gate waits for, perhaps something else
+            self._isolation.faults.clear()
+            self._news = {key: news for key, news in self._news.items() if not news.is_old}
             return
         await self._report_vacancies()
         await self._open_gates()
@@ -164,7 +168,7 @@ class StatusWriter:
     async def _report_vacancy(self, service: GrpcService) -> None:
         is_reported, words = False, write_vacancy(self._pod_selector)
         try:
-            news = News(service, Reason.NO_PODS, words, time.time(), since=_programmed_since(service))
+            news = News(service, Reason.NO_PODS, words, time.time(), since=programmed_since(service))
             is_reported = await self._events.post(news)
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._isolation.caught("statuses", service.reference, error)
@@ -239,9 +243,8 @@ class StatusWriter:
 
     def _report_failure(self, about: GrpcService | Pod, error: Exception, what: str) -> None:
         """Report what nobody foresaw on the object that it is about; `what` of it the API server does not take."""
-        message = f"the operator hit an unexpected error with this object: {type(error).__name__}; its log has the rest"
-        if isinstance(error, ApiError):
-            message = f"the API server does not take this object's {what}: {error}"
+        refusal = f"the API server does not take this object's {what}: {error}"
+        message = refusal if isinstance(error, ApiError) else UNEXPECTED.format(type(error).__name__)
         self._report_soon(News(about, Reason.INTERNAL_ERROR, message, time.time()))
 
     def _make_status(self, service: GrpcService) -> dict[str, Any] | None:
@@ -390,7 +393,7 @@ class StatusWriter:
             written = await self._client.open_gate(pod.namespace, pod.name, pod.uid, condition)
             self.refusals.end(pod.namespace)
             fields = {"namespace": pod.namespace, "pod": pod.name, "reason": gate.reason, "why": gate.message}
-            self._log_gate(fields, is_open=gate.is_open, has_stood=_has_condition(written, condition))
+            self._log_gate(fields, is_open=gate.is_open, has_stood=has_condition(written, condition))
             if not gate.is_open:  # `kubectl describe pod` shows no condition's message
                 is_warning = gate.reason != Reason.REGISTERING
                 self._report_soon(News(pod, gate.reason, gate.message, time.time(), is_warning))
@@ -417,7 +420,7 @@ class StatusWriter:
     ) -> bool:
         """Return whether another replica, or we before a restart, have said just this."""
         found = await self._client.read("pods", pod.namespace, pod.name) or {}
-        return _has_condition(found, condition, parts)
+        return has_condition(found, condition, parts)
 
     def _is_worth_trying_again(self, namespace: str, error: Exception) -> bool:
         """Return whether a report that was not taken is to be tried again, and log that it is."""
@@ -442,12 +445,24 @@ class StatusWriter:
 
     async def _post_news(self) -> None:
         """Post the Events that have to wait for nothing that hangs; neither gates nor statuses wait for them."""
+        for subject, words in self._isolation.faults.take(time.monotonic()):
+            for about in self._find_subjects(subject):
+                self._report_soon(News(about, Reason.INTERNAL_ERROR, words, time.time()))
         posts = self._take_news()
         while some := list(itertools.islice(posts, STATUSES_AT_ONCE)):
             await asyncio.gather(self._open_gates(), self._requests.run(some))
             if self._news and self._queue.schedule.next_pass_at() <= time.monotonic():
                 self._queue.wake.set()
                 return
+
+    def _find_subjects(self, subject: Subject) -> list[Subject | GrpcService]:
+        """Find whom an unexpected error is reported on: where keys of a Pod are concerned, also its GrpcServices."""
+        uid, cluster_cache = subject.uid, self._reconciler.cluster_cache
+        if subject.name:  # perhaps it could not be read, so that nothing else is known of it
+            return [subject]
+        if pod := cluster_cache.pods.get(uid):
+            return [Subject(uid, PODS, pod.namespace, pod.name), *cluster_cache.selecting(pod)]
+        return [cluster_cache.services[uid]] if uid in cluster_cache.services else []
 
     def _take_news(self) -> Iterator[Request]:
         for key, news in list(self._news.items()):
@@ -470,19 +485,6 @@ class StatusWriter:
             await self._events.post(news)
         except Exception as error:  # noqa: BLE001  whatever it is, the others go on
             self._isolation.caught("statuses", f"{news.about.namespace}/{news.about.name}", error)
-
-
-def _has_condition(
-    pod: Mapping[str, Any], wanted: Mapping[str, str], parts: Sequence[str] = ("type", "status")
-) -> bool:
-    """Return whether a Pod has a condition, as far as these parts of it go."""
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(all(each.get(part, "") == wanted[part] for part in parts) for each in conditions)
-
-
-def _programmed_since(service: GrpcService) -> str:
-    conditions = service.status.get("conditions") or ()
-    return next((str(each.get("lastTransitionTime")) for each in conditions if each.get("type") == "Programmed"), "")
 
 
 def _rfc3339() -> str:

@@ -5,7 +5,7 @@
 `observedGeneration` kstatus, and with it Flux and Helm, computes whether an object is current, in progress or failed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grpc_etcd.registry.escaping import escape
@@ -300,3 +300,14 @@ def _condition(kind: str, verdict: Verdict, service: GrpcService, now: str) -> d
         "observedGeneration": service.generation,
         "lastTransitionTime": since or now,
     }
+
+
+def has_condition(pod: Mapping[str, Any], wanted: Mapping[str, str], parts: Iterable[str] = ("type", "status")) -> bool:
+    """Return whether a Pod has a condition, as far as these parts of it go."""
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(all(each.get(part, "") == wanted[part] for part in parts) for each in conditions)
+
+
+def programmed_since(service: GrpcService) -> str:
+    """Return since when the condition Programmed is what it is, as Kubernetes writes it; empty where there is none."""
+    return str(_find_condition(service, "Programmed").get("lastTransitionTime") or "")

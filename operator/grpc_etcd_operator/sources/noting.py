@@ -1,7 +1,7 @@
 """Stands between a watch and whoever notes its events, so that an event that cannot be noted ends nothing.
 
-What is unexpected about one object is logged and counted, and its latest event is tried again with a growing pause,
-while all others go on. Nothing is kept of objects that make no trouble.
+What is unexpected about one object is logged, counted and reported on it, and its latest event is tried again with a
+growing pause, while all others go on. Nothing is kept of objects that make no trouble.
 
 Nor is a namespace to hold up others. A change of a GrpcService takes as long as it has Pods, and whoever may edit it
 may do so a hundred times a second: so after a change the namespace rests for some times as long as that took.
@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.isolation import BACKOFF, Isolation
+from grpc_etcd_operator.isolation import BACKOFF, Isolation, Subject
 
 T = TypeVar("T")
 REST_FACTOR = 4  # a namespace takes a fifth of the time at most. Arbitrary
@@ -23,33 +23,34 @@ LONGEST_REST_SECONDS = 5.0  # arbitrary: how long a change may wait for the one 
 AT_ONCE = (None, "DELETED")  # what a list reports, and what nothing long follows at once
 
 
-def identify_pod(pod: PodMessage) -> tuple[str, str]:
-    """Report a Pod's UID and name."""
-    return pod.metadata.uid, f"{pod.metadata.namespace}/{pod.metadata.name}"
+def identify_pod(pod: PodMessage) -> Subject:
+    """Report which Pod it is."""
+    return Subject(pod.metadata.uid, namespace=pod.metadata.namespace, name=pod.metadata.name)
 
 
-def identify_service(service: GrpcService) -> tuple[str, str]:
-    """Report a GrpcService's UID and name."""
-    return service.uid, service.reference
+def identify_service(service: GrpcService) -> Subject:
+    """Report which GrpcService it is."""
+    return Subject(service.uid, namespace=service.namespace, name=service.name)
 
 
-def identify_raw(raw: Mapping[str, Any]) -> tuple[str, str]:
-    """Report UID and name of an object that has not been read yet."""
+def identify_raw(raw: Mapping[str, Any]) -> Subject:
+    """Report which object it is that has not been read yet."""
     metadata = raw["metadata"]
-    return str(metadata["uid"]), f"{metadata.get('namespace')}/{metadata.get('name')}"
+    namespace, name = str(metadata.get("namespace", "")), str(metadata.get("name", ""))
+    return Subject(str(metadata["uid"]), namespace=namespace, name=name)
 
 
 class Noting(Generic[T]):
-    """Passes events (kind and object) to `note`; `name_of` reports UID and name of an event's object."""
+    """Passes events (kind and object) to `note`; `name_of` reports what an event is about."""
 
     def __init__(
         self,
-        part: str,
+        resource: str,
         note: Callable[[str | None, T], None],
-        name_of: Callable[[T], tuple[str, str]],
+        name_of: Callable[[T], Subject],
         isolation: Isolation,
     ) -> None:
-        self._part, self._note, self._name_of, self._isolation = part, note, name_of, isolation
+        self._resource, self._note, self._name_of, self._isolation = resource, note, name_of, isolation
         self._waiting: dict[str, tuple[int, asyncio.TimerHandle]] = {}
 
     def __call__(self, kind: str | None, item: T) -> None:
@@ -60,7 +61,7 @@ class Noting(Generic[T]):
             self._fail(kind, item, error)
         else:
             if self._waiting:
-                self._forget(self._name_of(item)[0])
+                self._forget(self._name_of(item).uid)
 
     def _forget(self, uid: str) -> int:
         """Stop waiting for an object; return how often it has failed."""
@@ -70,17 +71,17 @@ class Noting(Generic[T]):
         return failures
 
     def _fail(self, kind: str | None, item: T, error: Exception) -> None:
-        uid, name = self._name(item)
-        failures = self._forget(uid) + 1
-        self._isolation.caught(self._part, name, error)
+        subject = self._name(item)
+        failures = self._forget(subject.uid) + 1
+        self._isolation.caught(self._resource, subject, error)
         timer = asyncio.get_running_loop().call_later(BACKOFF.after(failures), self, kind, item)
-        self._waiting[uid] = failures, timer
+        self._waiting[subject.uid] = failures, timer
 
-    def _name(self, item: T) -> tuple[str, str]:
+    def _name(self, item: T) -> Subject:
         try:
-            return self._name_of(item)
+            return self._name_of(item)._replace(resource=self._resource)
         except Exception:  # noqa: BLE001  not even that can be read
-            return "", "?"
+            return Subject("", name="?")
 
     @property
     def waiting(self) -> set[str]:

@@ -5,17 +5,18 @@ service in one layout of one registry: what one reader watches. `WriteHistory` i
 `RateLimitedQueue` holds what waits and gives out what may go into the next transaction. Rules: keys of different
 streams share a transaction freely; deregistrations go first, but what has not fitted beside others is the first of the
 next transaction; groups of changes take turns, and so do streams; a change is never split; after a burst that has been
-quiet for `SETTLE_SECONDS` the flush key is due. No clock is read: `now` is an argument, any monotonic clock's seconds.
+quiet for `SETTLE_SECONDS` the flush key is due, and once more when all has been quiet for `HEAL_SECONDS` after that. No
+clock is read: `now` is an argument, any monotonic clock's seconds.
 """
 
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Generic, TypeVar
 
-from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, WriteLimits
+from grpc_etcd.registry.layout import BURST_SECONDS, FLUSHES, HEAL_SECONDS, SETTLE_SECONDS, WriteLimits
 
 LONG_AGO = -math.inf
 # etcd's own limit on the operations of a transaction (--max-txn-ops).
@@ -31,30 +32,43 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class WriteHistory:
-    """What has lately been written to one stream: when the next may go, and whether a burst waits for its flush key."""
+    """What has lately been written to one stream: when the next may go, and how many flush keys readers wait for."""
 
     next_at: float = LONG_AGO
     last_at: float = LONG_AGO
-    is_burst: bool = False
+    flushes: int = 0
 
     def wrote(self, limits: WriteLimits, keys: int, now: float) -> "WriteHistory":
         """Record that `keys` puts and deletes of this stream went out in one transaction.
 
-        If it is a little late, the next ones make that up: the pace is an average.
+        If it is a little late, the next ones make that up: the pace is an average. However long a burst is, the same
+        few flush keys follow; any change that follows a burst puts off those that are still to come.
         """
         rate = limits.keys_per_second or math.inf
         is_burst = limits.flush_key and (self.is_burst or keys > 1 or now - self.last_at <= BURST_SECONDS)
         is_on_time = now - self.next_at <= CATCH_UP * limits.keys_per_transaction / rate
-        return WriteHistory((self.next_at if is_on_time else now) + keys / rate, now, is_burst)
+        next_at = (self.next_at if is_on_time else now) + keys / rate
+        return WriteHistory(next_at, now, FLUSHES if is_burst else self.flushes if limits.flush_key else 0)
 
     def flushed(self, now: float) -> "WriteHistory":
-        """Record that the flush key went out: readers have published their full set."""
-        return WriteHistory(self.next_at, now, is_burst=False)
+        """Record that a flush key went out: readers have published their full set, but for those that were held up."""
+        return WriteHistory(self.next_at, now, max(0, self.flushes - 1))
+
+    def unflushed(self, now: float) -> "WriteHistory":
+        """Record that a flush key did not go out after all: it is due once more when all has been quiet."""
+        return WriteHistory(self.next_at, now, min(FLUSHES, self.flushes + 1))
+
+    @property
+    def is_burst(self) -> bool:
+        """Return whether a burst waits for its first flush key."""
+        return self.flushes == FLUSHES
 
     @property
     def flush_at(self) -> float | None:
         """When the flush key is due; None means that no reader waits for one."""
-        return self.last_at + SETTLE_SECONDS if self.is_burst else None
+        if not self.flushes:
+            return None
+        return self.last_at + (SETTLE_SECONDS if self.is_burst else HEAL_SECONDS)
 
     def is_flush_due(self, now: float) -> bool:
         """Return whether readers wait for the flush key, and all has been quiet for long enough."""
@@ -66,7 +80,7 @@ class WriteHistory:
 
     def is_forgettable(self, now: float) -> bool:
         """Return whether this rhythm no longer decides anything."""
-        return not self.is_burst and self.next_at <= now and self.is_past_burst(now)
+        return not self.flushes and self.next_at <= now and self.is_past_burst(now)
 
 
 NEVER_WRITTEN = WriteHistory()
@@ -93,9 +107,8 @@ class RateLimitedQueue(Generic[S, T]):
     def __init__(self, limits_of: Callable[[S], WriteLimits]) -> None:
         """Take a function that says the client limits of a stream."""
         self._limits_of = limits_of
-        # Both in the order of the last writes, so that looking for what is due ends soon.
-        self._histories: dict[S, WriteHistory] = {}
-        self._bursts: dict[S, WriteHistory] = {}  # those that wait for their flush key
+        # By how many flush keys they wait for, in the order of the last writes: looking for what is due ends soon.
+        self._histories: tuple[dict[S, WriteHistory], ...] = tuple({} for _ in range(FLUSHES + 1))
         # A group's changes that need the same streams, deregistrations apart: the first of a lane speaks for all of it.
         self._lanes: dict[tuple[bool, str, frozenset[S]], dict[T, Change[S, T]]] = {}
         self._lane_of: dict[T, tuple[bool, str, frozenset[S]]] = {}
@@ -105,7 +118,9 @@ class RateLimitedQueue(Generic[S, T]):
         return len(self._lane_of)
 
     def __repr__(self) -> str:
-        return f"<RateLimitedQueue waiting={len(self)} lanes={len(self._lanes)} streams={len(self._histories)}>"
+        return (
+            f"<RateLimitedQueue waiting={len(self)} lanes={len(self._lanes)} streams={sum(map(len, self._histories))}>"
+        )
 
     def push(self, change: Change[S, T]) -> None:
         """Let a change wait, in place of an earlier one of the same `of`: whoever changes on and on keeps its turn."""
@@ -159,32 +174,42 @@ class RateLimitedQueue(Generic[S, T]):
 
     def flushes_due(self, now: float) -> list[S]:
         """Return the streams whose flush key is due, and note it as written."""
-        due = [stream for stream, _ in takewhile(lambda each: each[1].is_flush_due(now), self._bursts.items())]
+        waiting = (histories.items() for histories in self._histories[1:])
+        due = [stream for each in waiting for stream, _ in takewhile(lambda item: item[1].is_flush_due(now), each)]
         for stream in due:
             self.note_flush(stream, now)
-        for stream, history in list(takewhile(lambda each: each[1].is_past_burst(now), self._histories.items())):
+        at_rest = self._histories[0]
+        for stream, history in list(takewhile(lambda each: each[1].is_past_burst(now), at_rest.items())):
             if history.is_forgettable(now):
-                del self._histories[stream]
+                del at_rest[stream]
         return due
 
     def flush_again(self, stream: S, now: float) -> None:
-        """Record that a stream's touch was not written after all: it is due once more when all has been quiet."""
-        self._keep(stream, replace(self._history_of(stream), last_at=now, is_burst=True))
+        """Record that a stream's flush key was not written after all."""
+        self._keep(stream, self._history_of(stream).unflushed(now))
 
     def flush_at(self) -> float | None:
         """Return when the next flush key is due; None means that no stream waits for one."""
-        return next((history.flush_at for history in self._bursts.values()), None)
+        first = (next(iter(histories.values()), NEVER_WRITTEN).flush_at for histories in self._histories[1:])
+        return min((at for at in first if at is not None), default=None)
+
+    @property
+    def has_bursts(self) -> bool:
+        """Return whether a stream waits for the first flush key after a burst."""
+        return bool(self._histories[FLUSHES])
+
+    def forget(self, stream: S) -> None:
+        """Forget a stream that nobody reads any more."""
+        for histories in self._histories:
+            histories.pop(stream, None)
 
     def _history_of(self, stream: S) -> WriteHistory:
-        return self._histories.get(stream, NEVER_WRITTEN)
+        return next((found for each in self._histories if (found := each.get(stream))), NEVER_WRITTEN)
 
     def _keep(self, stream: S, history: WriteHistory) -> None:
         """Keep the rhythm of a stream that has been written just now, as the last of all."""
-        self._histories.pop(stream, None)
-        self._histories[stream] = history
-        self._bursts.pop(stream, None)
-        if history.is_burst:
-            self._bursts[stream] = history
+        self.forget(stream)
+        self._histories[history.flushes][stream] = history
 
     def _candidates(self) -> Iterator[Change[S, T]]:
         """Return deregistrations first, then the rest; from each lane no more than one transaction can hold."""

@@ -3,7 +3,7 @@
 Rule 1: nothing is written before one complete listing of the claimed keys.
 Rule 2: every write compares the mod revisions that it was decided on; a refused write brings what is there instead.
 Rule 3: deregistrations go first, and never by revoking a lease that still has keys: readers lose events in such bursts.
-Rule 4: each write keeps to the client limits of its group; a burst is followed by one flush key.
+Rule 4: each write keeps to the client limits of its group; a burst is followed by its flush keys.
 Rule 5: what other processes register too is handed over and not deleted (`claims`). A key is deleted only where no
         process key but our own is there: whoever has not learned of another one yet is refused, and reads it then.
 Rule 6: an answer to a write or a read is newer than news of the watch from before its revision, which are passed over.
@@ -243,9 +243,11 @@ class RegistrationReconciler:
         self._forget_left(write.revisions)
         self._count(write.group, len(write.puts) + len(write.deletes) + len(write.handovers), now)
 
-    def flushed(self, flush: Flush) -> None:
-        """Record that a burst has been settled."""
-        self._histories.pop(flush.group, None)
+    def flushed(self, flush: Flush, now: float) -> None:
+        """Record that a flush key was put after a burst."""
+        history = self._histories.pop(flush.group, NEVER_WRITTEN).flushed(now)
+        if history.flushes:
+            self._histories[flush.group] = history
 
     def standing(self, key: bytes) -> KeyState:
         """Report where a key stands."""
@@ -526,16 +528,16 @@ class RegistrationReconciler:
             self._histories[group] = self._histories.get(group, NEVER_WRITTEN).wrote(group.limits, events, now)
 
     def _is_unsettled(self, group: Group) -> bool:
-        """Return whether a group's readers need a flush key: after two or more events close together."""
+        """Return whether a group's readers wait for the first flush key after two or more events close together."""
         return group.settled is not None and self._histories[group].is_burst
 
     def _settle(self, now: float, waits: list[float]) -> Step:
         """Touch a group whose burst has been quiet for long enough, or rest until one is due."""
         for group, history in self._histories.items():
-            if not self._is_unsettled(group) or history.flush_at is None:
+            if group.settled is None or history.flush_at is None:
                 continue
             if not history.is_flush_due(now):
                 waits.append(history.flush_at)
-            elif group.settled is not None and self.leases.current:
+            elif self.leases.current:
                 return Flush(group, group.settled, self.leases.current)
         return Idle(min(waits, default=None))

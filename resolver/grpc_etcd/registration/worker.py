@@ -326,7 +326,7 @@ class Worker:
             case Flush(_, record, lease):
                 self._with_lease(lease, lambda: self._etcd.put(record.key, record.value, lease=lease))
                 with self._changed:
-                    self._reconciler.flushed(step)
+                    self._reconciler.flushed(step, time.monotonic())
             case Idle():
                 raise AssertionError(step)
             case _:

@@ -41,7 +41,8 @@ class WriteLimits:
     """The client limits of a layout: writers keep to it, per service.
 
     `keys_per_second` of None is no limit. With `flush_key`, a writer puts the key of `Layout.settled` once a burst
-    (two or more events of a service within `BURST_SECONDS`) has been quiet for `SETTLE_SECONDS`.
+    (two or more events of a service within `BURST_SECONDS`) has been quiet for `SETTLE_SECONDS`, and once more when it
+    has been quiet for `HEAL_SECONDS` after that.
     """
 
     keys_per_transaction: int = 128
@@ -51,6 +52,10 @@ class WriteLimits:
 
 BURST_SECONDS = 1.0
 SETTLE_SECONDS = 0.5
+# A client that gets no CPU time just when the flush key is written drops that event as well, and keeps an older state
+# until the next (seen with Jupiter 0.2.7). Arbitrary: longer than a busy machine holds up a process.
+HEAL_SECONDS = 5.0
+FLUSHES = 2  # flush keys after a burst
 
 
 class Layout(Protocol):

@@ -10,7 +10,7 @@ from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHa
 from grpc_etcd_operator.controller.status_writer import StatusWriter
 from grpc_etcd_operator.core.counts import Counts, EndpointCounts
 from grpc_etcd_operator.core.reasons import Reason
-from grpc_etcd_operator.isolation import Isolation
+from grpc_etcd_operator.isolation import Isolation, Subject
 from grpc_etcd_operator.kube.client import Client
 from tests.integration.operator_kube.scene import (
     ApiServer,
@@ -52,6 +52,25 @@ async def test_an_unexpected_error_about_one_object_is_told_on_it_and_the_others
     await run(reporter, lambda: server.patches("good") and server.events and isolation.counts["statuses"] > 1)
     assert not server.patches("bad")
     assert {name.partition(".")[0] for name in server.events} == {"bad"}  # two where ten minutes end just then
+
+
+async def test_what_cannot_be_read_or_reported_is_told_on_its_object_once_in_a_while(
+    api: tuple[ApiServer, Client],
+) -> None:
+    server, client = api
+    reconciler = make_reconciler()
+    isolation = Isolation(reconciler.statuses.wake.set)
+    server.objects["greeter"] = make_raw_service("s1")
+    reconciler.note_service("ADDED", server.objects["greeter"])
+    reporter = make_reporter(client, reconciler, isolation)
+    for _ in range(3):
+        isolation.caught("pods", Subject("p1", "pods", "shop", "unread"), ValueError())
+        isolation.caught("outcome", Subject("s1"), ValueError())
+        isolation.caught("outcome", Subject("gone"), ValueError())
+        await run(reporter, lambda: len(server.events) > 1 and not isolation.faults._waiting)
+    posted = [body for _, path, body in server.requests if path.endswith("/events")]
+    told = sorted((each["regarding"]["kind"], each["regarding"]["name"], each["reason"]) for each in posted)
+    assert told == [("GrpcService", "greeter", "InternalError"), ("Pod", "unread", "InternalError")]
 
 
 async def test_a_selector_that_matches_nothing_is_warned_of_once_it_has_lasted(api: tuple[ApiServer, Client]) -> None:

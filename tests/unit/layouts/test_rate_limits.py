@@ -1,12 +1,13 @@
 """Pacing on a clock of our own: what clients tolerate is kept to, nothing waits longer than that needs."""
 
 import math
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grpc_etcd.layouts.rate_limits import CATCH_UP, OPERATIONS_PER_TRANSACTION, Change, RateLimitedQueue, interleave
-from grpc_etcd.registry.layout import BURST_SECONDS, SETTLE_SECONDS, WriteLimits
+from grpc_etcd.registry.layout import BURST_SECONDS, FLUSHES, HEAL_SECONDS, SETTLE_SECONDS, WriteLimits
 
 JUPITER = WriteLimits(keys_per_transaction=8, keys_per_second=500, flush_key=True)
 MICRO = WriteLimits(keys_per_transaction=1, keys_per_second=500)
@@ -143,7 +144,19 @@ def test_the_touch_is_due_once_a_burst_is_over() -> None:
     assert due == end + SETTLE_SECONDS
     assert queue.flushes_due(due - 0.01) == []
     assert queue.flushes_due(due) == ["jupiter/a"]
-    assert queue.flushes_due(due + 10) == []
+    assert queue.flushes_due(due + HEAL_SECONDS - 0.01) == []
+    assert not queue.has_bursts
+
+
+def test_the_touch_is_due_once_more_for_readers_that_were_held_up() -> None:
+    queue = _queue()
+    queue.note("jupiter/a", 2, 10.0)
+    assert queue.flushes_due(20.0) == ["jupiter/a"]
+    assert queue.flush_at() == 20.0 + HEAL_SECONDS
+    queue.note("jupiter/a", 1, 20.0 + BURST_SECONDS * 1.5)  # which makes them publish, too
+    again = 20.0 + BURST_SECONDS * 1.5 + HEAL_SECONDS
+    assert queue.flush_at() == again
+    assert queue.flushes_due(again) == ["jupiter/a"]
     assert queue.flush_at() is None
 
 
@@ -154,6 +167,10 @@ def test_a_touch_that_failed_is_due_again_when_all_has_been_quiet() -> None:
     queue.flush_again("jupiter/a", 20.0)
     assert queue.flush_at() == 20.0 + SETTLE_SECONDS
     assert queue.flushes_due(20.0 + SETTLE_SECONDS) == ["jupiter/a"]
+    assert queue.flushes_due(40.0) == ["jupiter/a"]
+    queue.flush_again("jupiter/a", 40.0)
+    assert queue.flush_at() == 40.0 + HEAL_SECONDS
+    assert queue.flushes_due(40.0 + HEAL_SECONDS) == ["jupiter/a"]
     assert queue.flush_at() is None
 
 
@@ -199,6 +216,29 @@ def test_readers_that_lose_nothing_get_no_touch() -> None:
     queue = _queue(*_pods("free/a", 200))
     _drain(queue)
     assert queue.flush_at() is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["jupiter/a", "jupiter/b"]), st.integers(1, 200), st.floats(0.0, 3 * HEAL_SECONDS)),
+        max_size=60,
+    )
+)
+def test_touches_are_few_however_many_changes_there_are(changes: list[tuple[str, int, float]]) -> None:
+    """At most two for each quiet stretch of a service, and none is left once all has been quiet for long."""
+    queue, now, stretches, touches, last = _queue(), 0.0, Counter[str](), Counter[str](), dict[str, float]()
+    for stream, keys, pause in changes:
+        now += pause
+        touches.update(queue.flushes_due(now))
+        if now - last.get(stream, -math.inf) > SETTLE_SECONDS:
+            stretches[stream] += 1
+        last[stream] = now
+        queue.note(stream, keys, now)
+    while (at := queue.flush_at()) is not None:
+        touches.update(queue.flushes_due(at))
+    assert all(touches[stream] <= FLUSHES * stretches[stream] for stream in stretches)
+    queue.flushes_due(now + 1000.0)
+    assert "streams=0" in repr(queue)
 
 
 streams = st.sampled_from(["jupiter/a", "jupiter/b", "micro/a", "free/a"])

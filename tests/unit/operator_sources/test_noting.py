@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from grpc_etcd_operator.isolation import Isolation
+from grpc_etcd_operator.isolation import Isolation, Subject
 from grpc_etcd_operator.sources.noting import Noting, identify_raw
 from testbed.conditions import until
 
@@ -49,3 +49,13 @@ async def test_an_event_that_heals_ends_the_trying_again() -> None:
     assert noting.waiting == {""}, "an object without a name is poison, too"
     noting.close()
     assert not noting.waiting
+
+
+async def test_an_object_that_cannot_be_read_is_reported_by_what_it_is() -> None:
+    book, isolation = Notebook(), Isolation()
+    noting = Noting("pods", book.note, identify_raw, isolation)
+    noting("ADDED", item("poison", "1"))
+    noting("ADDED", {})
+    reported = [subject for subject, _ in isolation.faults.take(0.0)]
+    assert reported == [Subject("1", "pods", "shop", "poison")], "what has no name can be reported nowhere"
+    noting.close()

@@ -11,6 +11,7 @@ from grpc_etcd.registration.reconciler import RegistrationReconciler
 from grpc_etcd.registration.records import Claim, Group, Held, Leases, Values, Verdict, make_claim, verdict
 from grpc_etcd.registration.steps import Flush, Grant, Idle, Read, Write
 from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.layout import FLUSHES, HEAL_SECONDS
 
 JUPITER = make_layout("jupiter")
 OURS, FORMER, THEIRS = 7, 6, 9
@@ -127,14 +128,31 @@ def registered(count: int, now: float = 100.0) -> RegistrationReconciler:
     return reconciler
 
 
-def test_one_change_gets_no_touch_and_a_burst_gets_one() -> None:
+def test_one_change_gets_no_touch_and_a_burst_gets_two() -> None:
     single = registered(1)
     assert single.next_step(1e6) == Idle()
     many = registered(20)
-    step = many.next_step(1e6)
-    assert isinstance(step, Flush)
-    many.flushed(step)
-    assert many.next_step(1e6) == Idle()
+    now = 1e6
+    for _ in range(FLUSHES):
+        step = many.next_step(now)
+        assert isinstance(step, Flush)
+        many.flushed(step, now)
+        assert many.next_step(now) == Idle(None if not many._histories else now + HEAL_SECONDS)
+        now += HEAL_SECONDS
+    assert many.next_step(now) == Idle()
+
+
+def test_whoever_leaves_waits_for_the_first_touch_only() -> None:
+    reconciler = registered(20)
+    reconciler.release(list(reconciler.keys))
+    now = 1e6
+    while not isinstance(step := reconciler.next_step(now), Flush):
+        assert isinstance(step, Write)
+        reconciler.wrote(step, 100, now)
+        now += 1
+    assert not reconciler.is_done
+    reconciler.flushed(step, now)
+    assert reconciler.is_done
 
 
 def test_deregistrations_go_first_and_touch_only_what_is_ours() -> None:

@@ -248,7 +248,7 @@ class SharedAddress(RuleBasedStateMachine):
             case Read() as read:
                 process.request, process.answer = read, None
             case Flush() as flush:
-                process.reconciler.flushed(flush)
+                process.reconciler.flushed(flush, self.now)
             case Idle():
                 pass
 
