@@ -63,7 +63,7 @@ def imported(folder: Path) -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names.add(node.module.partition(".")[0])
-    foreign = names - sys.stdlib_module_names - {"grpc_etcd", "grpc_etcd_operator"}
+    foreign = names - sys.stdlib_module_names - {"grpc_etcd", "grpc_etcd_entry", "grpc_etcd_operator"}
     return {DISTRIBUTIONS.get(name, name) for name in foreign}
 
 
