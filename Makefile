@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 PODS := $(addprefix tests/e2e/test_,seeing.py faults.py histories.py namespaces.py rights.py selectors.py)
-LIBRARY := $(addprefix tests/integration/,etcd client registration coexistence cli)
+LIBRARY := $(addprefix tests/integration/,etcd client registration coexistence)
+CLI := tests/integration/cli
 QUICK := not faults and not interop and not matrix
 
 .DEFAULT_GOAL := help
-.PHONY: help dev gen lint docs check fmt test test-unit test-library test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-simulation test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
+.PHONY: help dev gen lint docs check fmt test test-unit test-library test-cli test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-simulation test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +46,7 @@ fmt: dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: test-unit test-library test-parts test-e2e ## Run every test but the slow ones, on a real etcd and a real API server
+test: test-unit test-library test-cli test-parts test-e2e ## Run every test but the slow ones, on a real etcd and a real API server
 
 test-unit: dev ## Run the tests of the pure code
 	$(RUN) -m pytest tests/unit
@@ -54,9 +55,13 @@ test-library: dev ## Run the tests of the library's parts
 	$(RUN) -m testbed.build
 	$(RUN) -m pytest -m '$(QUICK)' $(LIBRARY)
 
+test-cli: dev ## Run the tests of the command line
+	$(RUN) -m testbed.build
+	$(RUN) -m pytest -m '$(QUICK)' $(CLI)
+
 test-parts: dev ## Run the tests of all other parts
 	$(RUN) -m testbed.build
-	$(RUN) -m pytest -m '$(QUICK)' $(addprefix --ignore ,tests/unit tests/e2e $(LIBRARY)) tests
+	$(RUN) -m pytest -m '$(QUICK)' $(addprefix --ignore ,tests/unit tests/e2e $(LIBRARY) $(CLI)) tests
 
 test-e2e: dev ## Run the tests of the whole on an API server and an etcd
 	$(RUN) -m testbed.build

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -63,7 +64,7 @@ def imported(folder: Path) -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names.add(node.module.partition(".")[0])
-    foreign = names - sys.stdlib_module_names - {"grpc_etcd", "grpc_etcd_operator"}
+    foreign = names - sys.stdlib_module_names - {"grpc_etcd", "grpc_etcd_entry", "grpc_etcd_operator"}
     return {DISTRIBUTIONS.get(name, name) for name in foreign}
 
 
@@ -119,6 +120,22 @@ def test_ci_runs_nothing_but_make_targets() -> None:
     assert steps == script
     called = {word for step in steps for word in step.split()[1:] if not word.startswith("-")}
     assert {"lint", "test", "test-faults", "test-interop", "test-matrix", "test-simulation"} <= called <= targets
+
+
+def selected(arguments: list[str]) -> set[Path]:
+    """Return the test files below the paths that a pytest command names, but for those that it ignores."""
+    ignored = {arguments[place + 1] for place, each in enumerate(arguments) if each == "--ignore"}
+    named = [each for each in arguments if each.startswith("tests") and each not in ignored]
+    found = {path for each in named for path in (ROOT / each).rglob("test_*.py")}
+    return {path for path in found if not any(path.is_relative_to(ROOT / each) for each in ignored)}
+
+
+def test_each_quick_test_is_run_by_just_one_of_the_suites_of_make_test() -> None:
+    planned = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    suites = [selected(shlex.split(line)) for line in planned.splitlines() if "-m pytest" in line]
+    assert len(suites) > 1
+    runs = Counter(path for suite in suites for path in suite)
+    assert runs == dict.fromkeys((ROOT / "tests").rglob("test_*.py"), 1)
 
 
 def test_a_check_draws_the_same_examples_every_time() -> None:

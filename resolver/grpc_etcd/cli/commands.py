@@ -34,7 +34,16 @@ from grpc_etcd.etcd import PermissionDenied
 from grpc_etcd.inspect.checks import GRANT_OWNERS, UNREADABLE_OWNERS
 from grpc_etcd.inspect.entries import Entry, entry_json, snapshot_json
 from grpc_etcd.inspect.probes import describe_absence
-from grpc_etcd.inspect.reading import grant, granted_prefix, list_prefix, read_all, read_owners, read_service
+from grpc_etcd.inspect.reading import (
+    ReadDenied,
+    grant,
+    granted_prefix,
+    list_prefix,
+    read_all,
+    read_key,
+    read_owners,
+    read_service,
+)
 from grpc_etcd.inspect.remedies import explain
 from grpc_etcd.registration.registrar import Registration, State, Status
 from grpc_etcd.registry.catalog import list_root
@@ -239,8 +248,12 @@ def describe_state(endpoint: Endpoint) -> str:
 def owner(connection: Connection, record_key: str, output: str) -> None:
     """Show the Pod and the GrpcServices that own a key. Exits with 1 if no operator owns it."""
     key = os.fsencode(record_key)  # what is no UTF-8 comes as surrogates
-    record = connection.etcd.get(key)
     owners = read_owners(connection.etcd)
+    try:
+        record = read_key(connection.etcd, connection.layouts, key)
+    except ReadDenied as error:
+        remedies = [GRANT_OWNERS] if owners is None else []  # both at once
+        raise Failure(*explain(error, connection.settings), *remedies) from error
     if owners is None:
         raise Failure(f"unknown: {UNREADABLE_OWNERS}", GRANT_OWNERS)
     if (found := owners.get(key)) is None:

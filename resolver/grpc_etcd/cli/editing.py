@@ -10,10 +10,10 @@ from typing import Any
 
 from grpc_etcd.cli.connecting import Connection
 from grpc_etcd.cli.printing import Failure
-from grpc_etcd.etcd import LeaseNotFound, compare, ops
+from grpc_etcd.etcd import LeaseNotFound, PermissionDenied, compare, ops
 from grpc_etcd.inspect.checks import GRANT_OWNERS, UNREADABLE_OWNERS
 from grpc_etcd.inspect.entries import Entry
-from grpc_etcd.inspect.reading import read_service
+from grpc_etcd.inspect.reading import WriteDenied, granted_prefix, read_service
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.escaping import escape_bytes
 from grpc_etcd.registry.layout import Layout, Rejected
@@ -85,5 +85,7 @@ def _put(connection: Connection, layout: Layout, entry: Entry, value: bytes) -> 
         result = connection.etcd.transaction(guard, [ops.put(entry.key, value, lease=record.lease)])
     except LeaseNotFound as error:
         raise gone from error
+    except PermissionDenied as error:
+        raise WriteDenied(entry.key, granted_prefix(layout, entry.service), error) from error
     if not result.succeeded:
         raise gone

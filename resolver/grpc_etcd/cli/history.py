@@ -14,7 +14,7 @@ from grpc_etcd.etcd import Compacted, FutureRevision
 from grpc_etcd.inspect.checks import GRANT_OWNERS, UNREADABLE_OWNERS
 from grpc_etcd.inspect.entries import Entry, entry_json
 from grpc_etcd.inspect.history import Change, change_json, count_endpoints, differences
-from grpc_etcd.inspect.past import History, find_moment, read_history
+from grpc_etcd.inspect.past import History, find_moment, may_read_times, read_history
 from grpc_etcd.inspect.reading import read_service
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Rejected
@@ -145,7 +145,8 @@ def read_moment(connection: Connection, name: str, at: float) -> tuple[list[Entr
     if reading is None:
         raise Failure(
             "no revision is known to be of that time: no operator had recorded times yet, etcd was compacted since, "
-            "or /grpc-etcd/clock/ may not be read"
+            "or /grpc-etcd/clock/ may not be read",
+            *([] if may_read_times(etcd) else [GRANT_OWNERS]),
         )
     try:
         entries = read_service(etcd, layouts, name, revision=reading.revision)

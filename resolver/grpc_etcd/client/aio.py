@@ -269,9 +269,8 @@ class AioRegistry:
         """As `Registry.wait_for_endpoints`."""
         check_least(at_least)
         with self._registry.pinned(service) as followed:
-            return await _wait(
-                followed, followed.sent, lambda _: followed.sent.has_endpoints(at_least), timeout_seconds
-            )
+            source = followed.sent
+            return await _wait(followed, source, lambda _: source.has_endpoints(at_least), timeout_seconds, at_least)
 
     def watch_services(self, service: str) -> AsyncIterator[Snapshot]:
         """Do the same as `watch`, under its older name."""
@@ -292,6 +291,7 @@ async def _wait(
     source: StateSource,
     is_enough: Callable[[ResolverState], bool],
     timeout_seconds: float | None,
+    at_least: int = 1,
 ) -> Snapshot:
     try:
         async with asyncio.timeout(read_wait(timeout_seconds)):
@@ -300,7 +300,7 @@ async def _wait(
                     return view.snapshot
     except TimeoutError:
         pass
-    raise TimeoutError(followed.explain(timeout_seconds))
+    raise TimeoutError(followed.explain(timeout_seconds, at_least))
 
 
 async def _views(feed: StateSource) -> AsyncIterator[ResolverState]:

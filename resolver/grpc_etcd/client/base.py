@@ -196,7 +196,8 @@ class Following(abc.ABC):
         """
         check_least(at_least)
         with self.pinned(service) as followed:
-            return _wait(followed, followed.sent, lambda _: followed.sent.has_endpoints(at_least), timeout_seconds)
+            source = followed.sent
+            return _wait(followed, source, lambda _: source.has_endpoints(at_least), timeout_seconds, at_least)
 
     def on_change(self, service: str, callback: Callable[[Snapshot], object]) -> ChangeSubscription:
         """Call `callback` with the service's current snapshot, as soon as it is known, then with each newer one.
@@ -350,9 +351,10 @@ def _wait(
     source: StateSource,
     is_enough: Callable[[ResolverState], bool],
     timeout_seconds: float | None,
+    at_least: int = 1,
 ) -> Snapshot:
     in_time = source.wait_until(is_enough, read_wait(timeout_seconds))
     snapshot = source.view.snapshot
     if in_time and snapshot:
         return snapshot
-    raise TimeoutError(followed.explain(timeout_seconds))
+    raise TimeoutError(followed.explain(timeout_seconds, at_least))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from grpc_etcd.discovery.reasons import OUTAGES, Cause, Facts, Reason, explain
+from grpc_etcd.discovery.reasons import OUTAGES, Cause, Facts, Reason, describe_shortfall, explain
 from grpc_etcd.discovery.state import ResolverState
 from grpc_etcd.discovery.subscription import StateSource
 from grpc_etcd.layouts.configurators import RouteConfig
@@ -277,11 +277,15 @@ class FollowedService:
         leaves_something = is_ring or self._turns.has_departed
         return max(usual, self._rings.pause_seconds(sent, time.monotonic())) if leaves_something else usual
 
-    def explain(self, timeout_seconds: float | None) -> str:
-        """Return why the service is not there, to somebody who has waited for it."""
+    def explain(self, timeout_seconds: float | None, at_least: int = 1) -> str:
+        """Return why the service, or so many endpoints of it, is not there, to somebody who has waited for that."""
         if self.feed.closed:
             return f"{self.name!r} cannot become ready: the registry has been closed meanwhile"
-        reason = explain(self.name, self.facts()).text or f"it has {self.feed.view.callables} endpoints"
+        facts = self.facts()
+        reason = explain(self.name, facts).text
+        if at_least > 1 or not reason:
+            shortfall = describe_shortfall(facts, at_least, self.sent.callables)
+            reason = f"{shortfall}; {reason}" if reason else shortfall
         return f"{self.name!r} is not ready after {timeout_seconds} s: {reason}"
 
     def note_refusal(self, reason: str) -> None:

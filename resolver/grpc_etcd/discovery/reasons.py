@@ -19,12 +19,13 @@ The first row that fits counts:
 
 import difflib
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from grpc_etcd.discovery.state import ResolverState, Source
+from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.escaping import quote_argument
 from grpc_etcd.registry.snapshot import Snapshot
 
@@ -105,6 +106,38 @@ def explain(service: str, facts: Facts) -> Reason:
     if facts.is_waiting or view.snapshot is None:
         return _pending(service, facts)
     return _lacking(service, facts, view.snapshot) or _half_denied(view)
+
+
+def describe_shortfall(facts: Facts, at_least: int, usable: int) -> str:
+    """Return how many endpoints were waited for, how many channels have, and what keeps the others out.
+
+    Names at most three of the others: those that cannot be dialled or decoded before those that accept no calls.
+    """
+    out = list(_left_out(facts))
+    names = [f"{name} ({why})" for name, why in out[:_MOST_NAMES]]
+    if more := len(out) - len(names):
+        names.append(f"{more} more")
+    tail = f"; not counted: {', '.join(names)}" if names else ""
+    under_way = facts.callables - usable
+    late = f" ({under_way} more not passed on to channels yet)" if under_way > 0 else ""
+    return f"calls can go to {usable} of at least {at_least} endpoints that were waited for{late}{tail}"
+
+
+def _left_out(facts: Facts) -> Iterator[tuple[str, str]]:
+    snapshot, unusable = facts.view.snapshot, facts.unusable or {}
+    if snapshot is None:
+        return
+    yield from ((each.address, unusable[each.address]) for each in snapshot.endpoints if each.address in unusable)
+    yield from ((key.decode(errors="replace"), why) for key, why in sorted(snapshot.rejected.items()))
+    for each in snapshot.endpoints:
+        if not each.is_callable and each.address not in unusable:
+            yield each.address, _why_no_calls(each)
+
+
+def _why_no_calls(endpoint: Endpoint) -> str:
+    if not endpoint.enable:
+        return "disabled"
+    return "weight 0" if endpoint.healthy else "not healthy"
 
 
 def _pending(service: str, facts: Facts) -> Reason:

@@ -60,6 +60,15 @@ def find_moment(etcd: Etcd, layouts: Sequence[Layout], service: str, time: float
     return _find_known(etcd, layouts[0].prefix(service), now, time)
 
 
+def may_read_times(etcd: Etcd) -> bool:
+    """Return whether this user may read the times that operators have recorded."""
+    try:
+        etcd.get_prefix(CLOCK_PREFIX, keys_only=True)
+    except PermissionDenied:
+        return False
+    return True
+
+
 def find_past(etcd: Etcd, prefix: bytes, now: int, time: float) -> tuple[int, bool]:
     """Return the last revision that is known to have been there by a time, or the oldest that etcd has.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from grpc_etcd.etcd import Etcd, Listing, PermissionDenied
+from grpc_etcd.etcd import Etcd, Listing, PermissionDenied, Record
 from grpc_etcd.inspect.entries import Entry, make_entries
 from grpc_etcd.inspect.operators import OperatorFacts, owned_keys, parse_operators
 from grpc_etcd.registry.catalog import list_root
@@ -19,6 +19,14 @@ class ReadDenied(PermissionDenied):
         self.remedy = grant("read", granted)
 
 
+class WriteDenied(PermissionDenied):
+    """A key may not be written; `remedy` is the command that grants it."""
+
+    def __init__(self, key: bytes, granted: bytes, error: PermissionDenied) -> None:
+        super().__init__(f"may not write {escape_bytes(key)}: {error.details}", error.code)
+        self.remedy = grant("readwrite", granted)
+
+
 def grant(right: str, *prefixes: bytes) -> str:
     """Write the commands that give a role a right."""
     arguments = (quote_argument(escape_bytes(each)) for each in prefixes)
@@ -29,6 +37,15 @@ def grant(right: str, *prefixes: bytes) -> str:
 def granted_prefix(layout: Layout, service: str) -> bytes:
     """Return what a role is granted for a service: all services of its layout, where they have a prefix."""
     return list_root(layout) or layout.prefix(service)
+
+
+def read_key(etcd: Etcd, layouts: Sequence[Layout], key: bytes) -> Record | None:
+    """Read one key; may raise ReadDenied, which advises to grant all services of the key's layout, or the key alone."""
+    try:
+        return etcd.get(key)
+    except PermissionDenied as error:
+        roots = (root for root in map(list_root, layouts) if root and key.startswith(root))
+        raise ReadDenied(key, next(roots, key), error) from error
 
 
 def list_prefix(etcd: Etcd, prefix: bytes, granted: bytes | None = None, *, revision: int = 0) -> Listing:

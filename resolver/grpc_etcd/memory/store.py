@@ -9,7 +9,8 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 from grpc_etcd.etcd import (
@@ -48,6 +49,7 @@ class MemoryEtcd:
         self._hubs: tuple[MemoryHub, ...] = ()
         self._history = 0
         self._away: EtcdError | None = None
+        self._outages: set[object] = set()  # that have begun and not ended
         self._forget()
 
     def __repr__(self) -> str:
@@ -59,19 +61,39 @@ class MemoryEtcd:
     # Outages
 
     def stop(self) -> None:
-        """Begin an outage: respond to no request."""
-        with self._lock:
-            self._away = Unavailable("the etcd in memory has been stopped", "UNAVAILABLE")
-            self._introduce_all()
+        """Begin an outage: respond to no request until `start`."""
+        self._begin(self)
 
     def start(self, *, fresh: bool = False) -> None:
-        """End an outage, with all records, or with `fresh` without any, as an etcd that has lost its data."""
+        """End all outages, with all records, or with `fresh` without any, as an etcd that has lost its data."""
+        self._end(tuple(self._outages), fresh=fresh)
+
+    @contextmanager
+    def outage(self, *, loses_data: bool = False) -> Iterator[None]:
+        """Respond to no request while the block runs, nor while another such block does that began meanwhile."""
+        one = object()
+        self._begin(one)
+        try:
+            yield
+        finally:
+            self._end((one,), fresh=loses_data)
+
+    def _begin(self, outage: object) -> None:
         with self._lock:
-            self._away = None
+            self._outages.add(outage)
+            if not self._away:
+                self._away = Unavailable("the etcd in memory has been stopped", "UNAVAILABLE")
+                self._introduce_all()
+
+    def _end(self, outages: Iterable[object], *, fresh: bool) -> None:
+        with self._lock:
+            self._outages.difference_update(outages)
             if fresh:
                 self._forget()
                 self._history += 1
-            self._introduce_all()
+            if not self._outages:
+                self._away = None
+                self._introduce_all()
 
     def _introduce_all(self) -> None:
         for watch in self._watches:

@@ -58,12 +58,12 @@ class MemoryRegistry(Registry):
 
     @contextmanager
     def outage(self, *, loses_data: bool = False) -> Iterator[None]:
-        """Simulate an etcd outage while the block runs; afterwards etcd may be empty."""
-        self.memory.stop()
-        try:
+        """Simulate an etcd outage while the block runs; afterwards etcd may be empty.
+
+        Blocks may be nested, and run at the same time in several threads: etcd is there again after the last of them.
+        """
+        with self.memory.outage(loses_data=loses_data):
             yield
-        finally:
-            self.memory.start(fresh=loses_data)
 
 
 def as_default(registry: Registry) -> AbstractContextManager[None]:

@@ -30,6 +30,7 @@ def owned(own_etcd: EtcdServer) -> Iterator[tuple[CommandLine, str]]:
         shell.etcd.put(record, b"", lease=lease)
     for line in re.findall(r"^etcdctl (role .*)$", PAGE.read_text(), re.MULTILINE):
         own_etcd.etcdctl(*line.split())
+    own_etcd.etcdctl("user", "add", "nobody:secret")
     for role in ("grpc-client", "grpc-viewer"):
         own_etcd.etcdctl("user", "add", f"{role}-user:secret")
         own_etcd.etcdctl("user", "grant-role", f"{role}-user", role)
@@ -106,6 +107,49 @@ def test_what_may_not_be_read_is_told_with_user_prefix_and_no_more_than_is_neede
         assert "the user 'grpc-client-user' may not read /other/" in denied, arguments
         assert "role grant-permission ROLE --prefix=true read /other/" in denied
         assert "readwrite" not in denied
+
+
+GRANT = "etcdctl role grant-permission ROLE --prefix=true"
+
+
+def test_a_user_without_any_right_learns_from_each_command_what_to_grant(
+    owned: tuple[CommandLine, str], run: Callable[..., str]
+) -> None:
+    _, key = owned
+    edits = (("drain", "greeter", "127.0.9.1:9000"), ("set-weight", "greeter", "127.0.9.1:9000", "5"))
+    reads = (("ls",), ("get", "greeter"), ("watch",), ("watch", "greeter"), ("history", "greeter"), ("check",))
+    for arguments in (("owner", key), *reads, *edits, ("history", "greeter", "--at", "1s"), ("check", "greeter")):
+        denied = run("nobody", *arguments, code=1)
+        assert "the user 'nobody' may not read /jupiter/" in denied, arguments
+        assert f"{GRANT} read /jupiter/\n" in denied
+        assert "PREFIX" not in denied
+
+
+def test_whose_key_it_is_needs_the_key_and_the_owner_records_and_no_more(
+    owned: tuple[CommandLine, str], run: Callable[..., str]
+) -> None:
+    _, key = owned
+    denied = run("nobody", "owner", key, code=1)
+    assert f"may not read {key}: " in denied
+    assert f"{GRANT} read /grpc-etcd/\n" in denied
+    elsewhere = run("grpc-viewer-user", "owner", "/other/key", code=1)
+    assert "the user 'grpc-viewer-user' may not read /other/key: " in elsewhere
+    assert f"{GRANT} read /other/key\n" in elsewhere
+    assert "/grpc-etcd/" not in elsewhere, "it may read these"
+
+
+def test_times_that_may_not_be_read_are_told_with_the_right(run: Callable[..., str]) -> None:
+    assert f"{GRANT} read /grpc-etcd/\n" in run("grpc-client-user", "history", "greeter", "--at", "1s", code=1)
+
+
+def test_who_may_read_and_not_write_learns_what_to_grant_for_an_edit(
+    owned: tuple[CommandLine, str], own_etcd: EtcdServer, run: Callable[..., str]
+) -> None:
+    own_etcd.etcdctl("del", "--prefix", "/grpc-etcd/owner/", user="root:rootpass")  # now it has registered itself
+    denied = run("grpc-viewer-user", "drain", "greeter", "127.0.9.1:9000", code=1)
+    assert f"the user 'grpc-viewer-user' may not write {owned[1]}: " in denied
+    assert f"{GRANT} readwrite /jupiter/\n" in denied
+    assert "/grpc-etcd/" not in run("grpc-viewer-user", "owner", "/other/key", code=1), "it may read those"
 
 
 def test_who_gives_no_user_is_told_that_etcd_asks_for_one(owned: tuple[CommandLine, str]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from grpc_etcd.discovery.reasons import Cause, Facts, explain, nearest
+from grpc_etcd.discovery.reasons import Cause, Facts, describe_shortfall, explain, nearest
 from grpc_etcd.discovery.state import ResolverState, Source
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.snapshot import Snapshot
@@ -84,3 +84,25 @@ def test_names_are_found_where_the_layout_has_them() -> None:
     keys = [b"/jupiter/greeters/providers/x", b"/jupiter/users/providers/y", b"/else/where/z", b"/jupiter/stray"]
     assert nearest("greeter", keys, [b"/jupiter/greeter/"]) == ("greeters", "users")
     assert nearest("greeter", keys, [b"/no/such/layout"]) == ()
+
+
+def test_a_shortfall_names_what_does_not_count_and_why_the_worst_first() -> None:
+    endpoints = (endpoint(1), endpoint(2, enable=False), endpoint(3, healthy=False), endpoint(4, weight=0), endpoint(5))
+    facts = Facts(view(*endpoints), unusable={"10.0.0.5:1": "no such host"})
+    assert describe_shortfall(facts, 3, 1) == (
+        "calls can go to 1 of at least 3 endpoints that were waited for; not counted: 10.0.0.5:1 (no such host), "
+        "10.0.0.2:1 (disabled), 10.0.0.3:1 (not healthy), 1 more"
+    )
+    broken = Facts(view(endpoint(1, weight=0), rejected={b"/jupiter/greeter/x": "no JSON"}))
+    assert describe_shortfall(broken, 2, 0) == (
+        "calls can go to 0 of at least 2 endpoints that were waited for; not counted: /jupiter/greeter/x (no JSON), "
+        "10.0.0.1:1 (weight 0)"
+    )
+
+
+def test_a_shortfall_counts_what_channels_are_not_told_yet_and_needs_no_snapshot() -> None:
+    late = describe_shortfall(Facts(view(endpoint(), endpoint(2))), 2, 1)
+    assert late == (
+        "calls can go to 1 of at least 2 endpoints that were waited for (1 more not passed on to channels yet)"
+    )
+    assert "0 of at least 2" in describe_shortfall(Facts(ResolverState()), 2, 0)

@@ -158,6 +158,24 @@ def test_a_selection_that_nothing_matches_says_what_it_asks_for() -> None:
             selection.wait_for_endpoints("greeter", 0.1)
 
 
+async def test_who_waited_for_several_learns_how_many_there_are_and_what_keeps_the_others_out() -> None:
+    disabled = Endpoint(name="greeter", address="10.0.0.2:1", enable=False)
+    with MemoryRegistry() as registry:
+        registry.set_endpoints("greeter", "10.0.0.1:1", disabled)
+        registry.memory.put(b"/jupiter/greeter/providers/grpc://10.0.0.3:1", b"no JSON")
+        registry.wait_for_endpoints("greeter", 30)
+        wait_until(lambda: registry.stats()["greeter"].rejected, "the broken record is known")
+        said = r"calls can go to 1 of at least 3 endpoints .*//10\.0\.0\.3:1 \(.*JSON.*10\.0\.0\.2:1 \(disabled\)"
+        with pytest.raises(TimeoutError, match=said):
+            registry.wait_for_endpoints("greeter", 0.1, at_least=3)
+        with pytest.raises(TimeoutError, match=said):
+            await registry.aio.wait_for_endpoints("greeter", 0.1, at_least=3)
+        with registry.outage():
+            wait_until(lambda: registry.stats()["greeter"].reason, "the outage is known")
+            with pytest.raises(TimeoutError, match=r"1 of at least 3 .*last known endpoints"):
+                registry.wait_for_endpoints("greeter", 0.1, at_least=3)
+
+
 def test_several_registries_name_what_is_nearly_the_same_in_one_of_them() -> None:
     with MemoryRegistry() as here, MemoryRegistry() as there, CompoundRegistry([here, there]) as both:
         there.set_endpoints("greeters", "10.0.0.1:1")

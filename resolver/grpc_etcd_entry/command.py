@@ -1,0 +1,11 @@
+"""Where the command `grpc-etcd` begins: with the signals, before anything that takes long to import."""
+
+from grpc_etcd_entry.signals import end_on_signals
+
+
+def main() -> None:
+    """Run the command line `grpc-etcd`."""
+    end_on_signals()
+    from grpc_etcd.cli import main as run  # noqa: PLC0415  signals come first
+
+    run()
