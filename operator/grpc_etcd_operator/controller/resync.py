@@ -185,7 +185,7 @@ class ResyncController:
 
     async def _do(self, task: Task) -> None:
         for uid in self._reconciler.unfinished:
-            with self._isolated(ObjectRef(uid, self._reconciler.namespace_of(uid), "")):
+            with self._isolated(*self._find(uid)):
                 self._reconciler.finish(uid)
         what, namespace = task
         if what == OWNERS:
@@ -323,6 +323,13 @@ class ResyncController:
         with self._isolated(seen, SERVICES):
             self._reconciler.note_service(None, raw)
         return self._objects(resource).get(seen.uid) is not known
+
+    def _find(self, uid: str) -> tuple[ObjectRef, str]:
+        """Return an object that is known, and its resource; the latter is empty for what is gone."""
+        cache = self._reconciler.cluster_cache
+        if known := cache.pods.get(uid) or cache.services.get(uid):
+            return ObjectRef(uid, known.namespace, known.name), PODS if uid in cache.pods else SERVICES
+        return ObjectRef(uid, self._reconciler.namespace_of(uid), ""), ""
 
     @contextlib.contextmanager
     def _isolated(self, seen: ObjectRef, resource: str) -> Iterator[None]:
@@ -497,7 +504,7 @@ class ResyncController:
     def _take_judgement(self, service: GrpcService, *, is_gone: bool | None) -> None:
         self._deletions.waiting.pop(service.uid)
         if is_gone:
-            with self._isolated(ObjectRef(service.uid, service.namespace, service.name)):
+            with self._isolated(ObjectRef(service.uid, service.namespace, service.name), ""):
                 self._reconciler.forget_service(service.uid)
         elif is_gone is None and service.uid in self._reconciler.cluster_cache.services:
             self._deletions.waiting[service.uid] = (time.monotonic() + RETRY_SECONDS, service)
