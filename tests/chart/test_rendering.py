@@ -357,7 +357,7 @@ def test_further_objects_may_have_long_templates_and_anything_else_that_yaml_has
     words = " ".join(["word"] * 30)
     long = f'{{{{ printf "%s, %s" "{words}" .Release.Name }}}}'
     data = {"long": long, '{{ "key" }}': 'a: "b" # {{ 1 }}\n', "empty": ""}
-    spec = {
+    spec: dict[str, Any] = {
         "number": 8080,
         "none": None,
         "yes": True,
