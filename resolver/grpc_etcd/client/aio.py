@@ -270,7 +270,7 @@ class AioRegistry:
         check_least(at_least)
         with self._registry.pinned(service) as followed:
             return await _wait(
-                followed, followed.sent, lambda _: followed.sent.has_endpoints(at_least), timeout_seconds
+                followed, followed.sent, lambda view: followed.sent.has_endpoints(view, at_least), timeout_seconds
             )
 
     def watch_services(self, service: str) -> AsyncIterator[Snapshot]:

@@ -196,7 +196,9 @@ class Following(abc.ABC):
         """
         check_least(at_least)
         with self.pinned(service) as followed:
-            return _wait(followed, followed.sent, lambda _: followed.sent.has_endpoints(at_least), timeout_seconds)
+            return _wait(
+                followed, followed.sent, lambda view: followed.sent.has_endpoints(view, at_least), timeout_seconds
+            )
 
     def on_change(self, service: str, callback: Callable[[Snapshot], object]) -> ChangeSubscription:
         """Call `callback` with the service's current snapshot, as soon as it is known, then with each newer one.
