@@ -352,6 +352,24 @@ def test_further_objects_are_installed_as_they_are_given() -> None:
     assert {("Secret", "grpc-etcd-operator-etcd"), ("ConfigMap", "grpc-etcd-operator-more")} <= names
 
 
+def test_further_objects_may_have_long_templates_and_anything_else_that_yaml_has() -> None:
+    """Helm's toYaml breaks lines after 80 characters, also between the quotes of a template."""
+    words = " ".join(["word"] * 30)
+    long = f'{{{{ printf "%s, %s" "{words}" .Release.Name }}}}'
+    data = {"long": long, '{{ "key" }}': 'a: "b" # {{ 1 }}\n', "empty": ""}
+    spec: dict[str, Any] = {
+        "number": 8080,
+        "none": None,
+        "yes": True,
+        "map": {},
+        "list": [1, "{{ .Release.Name }}", {"a": ["{{ 2 }}"]}],
+    }
+    given = {"apiVersion": "example.com/v1", "kind": "Extra", "metadata": {"name": "x"}, "data": data, "spec": spec}
+    (made,) = [item for item in render(ETCD | {"extraObjects": [given]}) if item["kind"] == "Extra"]
+    assert made["data"] == {"long": f"{words}, grpc-etcd-operator", "key": 'a: "b" # 1\n', "empty": ""}
+    assert made["spec"] == spec | {"list": [1, "grpc-etcd-operator", {"a": ["2"]}]}
+
+
 def test_client_settings_can_be_copied_to_the_clients_namespaces() -> None:
     items = render(ETCD | {"clientConfig": {"namespaces": ["a", "b"], "extra": {"GRPC_ETCD_CA": "/ca"}}})
     copies = [item for item in items if item["metadata"]["name"].endswith("-client")]

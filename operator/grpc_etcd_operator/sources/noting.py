@@ -74,7 +74,8 @@ class Noting(Generic[T]):
         subject = self._name(item)
         failures = self._forget(subject.uid) + 1
         self._isolation.caught(self._resource, subject, error)
-        timer = asyncio.get_running_loop().call_later(BACKOFF.after(failures), self, kind, item)
+        # A list counts whatever is known, but only when it is made: what has been found out since counts more by then.
+        timer = asyncio.get_running_loop().call_later(BACKOFF.after(failures), self, kind or "MODIFIED", item)
         self._waiting[subject.uid] = failures, timer
 
     def _name(self, item: T) -> Subject:

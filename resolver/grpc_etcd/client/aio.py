@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Self
 
 import grpc
@@ -270,7 +271,8 @@ class AioRegistry:
         check_least(at_least)
         with self._registry.pinned(service) as followed:
             source = followed.sent
-            return await _wait(followed, source, lambda _: source.has_endpoints(at_least), timeout_seconds, at_least)
+            enough = partial(source.has_endpoints, at_least=at_least)
+            return await _wait(followed, source, enough, timeout_seconds, at_least)
 
     def watch_services(self, service: str) -> AsyncIterator[Snapshot]:
         """Do the same as `watch`, under its older name."""

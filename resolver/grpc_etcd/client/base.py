@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Self
 
 import grpc
@@ -197,7 +198,8 @@ class Following(abc.ABC):
         check_least(at_least)
         with self.pinned(service) as followed:
             source = followed.sent
-            return _wait(followed, source, lambda _: source.has_endpoints(at_least), timeout_seconds, at_least)
+            enough = partial(source.has_endpoints, at_least=at_least)
+            return _wait(followed, source, enough, timeout_seconds, at_least)
 
     def on_change(self, service: str, callback: Callable[[Snapshot], object]) -> ChangeSubscription:
         """Call `callback` with the service's current snapshot, as soon as it is known, then with each newer one.

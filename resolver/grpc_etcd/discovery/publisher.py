@@ -72,7 +72,14 @@ class Rendered(NamedTuple):
 class SentState(StateSource):
     """The view that a service's channels have taken last: who waits in order to call waits for this one."""
 
-    callables = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self._rendered = Rendered(self.view, 0)
+
+    @property
+    def callables(self) -> int:
+        """Count the endpoints that may be called and can be dialled."""
+        return self._rendered.callables
 
     def start(self) -> None:
         """Do nothing: the publisher reports."""
@@ -81,16 +88,20 @@ class SentState(StateSource):
         """Record what channels have been sent."""
         if not self.is_as(rendered):
             with self._changed:
-                self.callables = rendered.callables
+                self._rendered = rendered
                 self._announce(rendered.view)
 
     def is_as(self, rendered: Rendered) -> bool:
         """Return whether channels have taken just that."""
-        return rendered.view is self.view and rendered.callables == self.callables
+        return rendered.view is self._rendered.view and rendered.callables == self.callables
 
-    def has_endpoints(self, at_least: int) -> bool:
-        """Return whether channels have so many endpoints that calls may go to."""
-        return self.view.snapshot is not None and self.callables >= at_least
+    def has_endpoints(self, view: ResolverState, at_least: int) -> bool:
+        """Return whether a view is what channels have, with so many endpoints that calls may go to.
+
+        Whoever looks at a view without a lock may be late: what is known by then is of the next one.
+        """
+        sent = self._rendered
+        return sent.view is view and view.snapshot is not None and sent.callables >= at_least
 
 
 @dataclass(slots=True)

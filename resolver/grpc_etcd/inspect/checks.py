@@ -94,7 +94,8 @@ def read_version(version: str) -> tuple[int, ...]:
 
 
 def _absence(facts: Facts) -> Iterator[Finding]:
-    if facts.entries or facts.is_part:
+    is_any = any(entry.provider or isinstance(entry.read, Rejected) for entry in facts.entries)
+    if is_any or facts.is_part or (facts.entries and not facts.service):
         return
     what = f"service {facts.service!r}" if facts.service else "registry"
     where = ", ".join(facts.sought)
@@ -123,7 +124,8 @@ def _absence(facts: Facts) -> Iterator[Finding]:
     else:
         meant = f" (did you mean {' or '.join(map(repr, facts.near))}?)" if facts.near else ""
         remedy = f"Check the name{meant}, the prefix and that servers run."
-        yield Finding(Code.NO_RECORDS, what, f"there are no records at {where}", remedy)
+        there = f"only governors or consumers are at {where}" if facts.entries else f"there are no records at {where}"
+        yield Finding(Code.NO_RECORDS, what, there, remedy)
 
 
 def number(count: int, noun: str) -> str:
@@ -194,8 +196,9 @@ def _leases(entries: Sequence[Entry]) -> Iterator[Finding]:
 
 def _drained(facts: Facts) -> Iterator[Finding]:
     services: dict[str, list[Endpoint]] = {}
-    for endpoint, entry in _endpoints(facts.entries):
-        services.setdefault(entry.service, []).append(endpoint)
+    for entry in facts.entries:
+        if entry.provider:
+            services.setdefault(entry.service, []).append(entry.provider)
     for service, endpoints in services.items():
         if not any(each.is_callable for each in endpoints):
             yield Finding(

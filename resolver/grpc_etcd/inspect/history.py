@@ -13,7 +13,7 @@ from typing import Any
 from grpc_etcd.etcd import Event, Put, Record
 from grpc_etcd.inspect.entries import endpoint_json
 from grpc_etcd.registry.catalog import service_of
-from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.endpoint import Endpoint, Kind
 from grpc_etcd.registry.layout import Layout, Rejected
 from grpc_etcd.registry.own import CLOCK_PREFIX, OWNER_PREFIX, ClockReading, OwnerRecord
 
@@ -121,8 +121,8 @@ class Past:
 
 
 def count_endpoints(reads: Iterable[Read]) -> int:
-    """Count the endpoints of some records: one address is one, however many records have it."""
-    return len({read.address for read in reads if isinstance(read, Endpoint)})
+    """Count the endpoints that clients may call: one address is one, however many records have it."""
+    return len({read.address for read in reads if isinstance(read, Endpoint) and read.kind is Kind.PROVIDER})
 
 
 def read_clock(record: Record) -> ClockReading | None:

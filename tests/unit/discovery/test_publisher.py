@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from grpc_etcd.client.stats import make_service_stats
-from grpc_etcd.discovery.publisher import FollowedService, Publisher, Wishes
+from grpc_etcd.discovery.publisher import FollowedService, Publisher, Rendered, SentState, Wishes
 from grpc_etcd.discovery.state import ResolverState, Source
 from grpc_etcd.discovery.subscription import StateSource
 from grpc_etcd.registry.endpoint import Endpoint
@@ -123,14 +123,23 @@ def test_endpoints_are_waited_for_until_a_name_server_knows_them() -> None:
     publisher = published.publisher
     publisher._names = HostNames(publisher._names_changed, zone.__getitem__, refresh_seconds=0.01)
     service = published.service("greeter", "greeter.internal:80")
-    assert not service.sent.has_endpoints(0), "nothing is known yet"
+    assert not service.sent.has_endpoints(service.sent.view, 0), "nothing is known yet"
     publisher.changed(service)
     wait_until(lambda: service.unusable, "the fault of the name")
-    wait_until(lambda: service.sent.has_endpoints(0), "the set to be sent")
-    assert not service.sent.has_endpoints(1)
+    wait_until(lambda: service.sent.has_endpoints(service.sent.view, 0), "the set to be sent")
+    assert not service.sent.has_endpoints(service.sent.view, 1)
     zone["greeter.internal"] = ("10.0.0.1",)
-    assert service.sent.wait_until(lambda _: service.sent.has_endpoints(1), 30)
+    assert service.sent.wait_until(lambda view: service.sent.has_endpoints(view, 1), 30)
     publisher.close()
+
+
+def test_who_looks_at_an_older_view_than_channels_have_has_no_endpoints_yet() -> None:
+    """On asyncio nobody holds a lock: `wait_for_endpoints` returned a snapshot without the endpoints it waited for."""
+    sent, older, newer = SentState(), *(ResolverState(Source.REGISTRY, Snapshot("x", each)) for each in (1, 2))
+    sent.note_sent(Rendered(older, 0))
+    sent.note_sent(Rendered(newer, 1))
+    assert not sent.has_endpoints(older, 1)
+    assert sent.has_endpoints(newer, 1)
 
 
 def test_a_slow_start_has_no_shorter_pauses_than_changes_have() -> None:

@@ -1,14 +1,17 @@
 """An ended stream goes at once: what only the garbage collector would find, a forked child might wait in for ever."""
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 import pytest
 
-from grpc_etcd.etcd.aio.streams import name_loss
+from grpc_etcd.etcd.aio.streams import ListWatch, name_loss
 from grpc_etcd.etcd.blocking.streams import Reading, Requests
+from grpc_etcd.etcd.calls import Call, Method
 from grpc_etcd.etcd.errors import DeadlineExceeded, EtcdError, Unavailable, make_error
+from grpc_etcd.etcd.messages import message
+from grpc_etcd.etcd.model import Disconnected
 from grpc_etcd.etcd.renewing import may_be_refusal
 
 
@@ -50,3 +53,39 @@ def test_a_stream_that_is_lost_while_a_request_is_written_is_a_connection_that_i
     assert may_be_refusal(error), "it may have ended because a lease may not be renewed"
     other = make_error("INTERNAL", "stream terminated by RST_STREAM")
     assert name_loss(other) is other
+
+
+class Lost(Ended):
+    """A stream that is lost while the first request is written, as grpcio's asyncio reports it."""
+
+    async def write(self, request: object) -> NoReturn:
+        """Fail."""
+        del request
+        raise self
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.INTERNAL
+
+    def details(self) -> str:
+        return "Internal error from Core"
+
+
+class Line:
+    """The way to an etcd that lists nothing, and whose streams get lost."""
+
+    async def call(self, call: Call[Any]) -> Any:
+        """Answer a listing."""
+        del call
+        return message("RangeResponse")(header={"revision": 3})
+
+    async def stream(self, method: Method) -> Lost:
+        """Open a stream."""
+        del method
+        return Lost()
+
+
+async def test_so_is_a_watch_that_is_lost_while_it_is_asked_for() -> None:
+    async with ListWatch(Line(), [b"/a/"], 10.0, 0) as watch:  # type: ignore[arg-type]  # what is asked of one
+        news = [await anext(watch) for _ in range(2)]
+    assert isinstance(news[1], Disconnected)
+    assert isinstance(news[1].error, Unavailable), news[1].error

@@ -11,7 +11,7 @@ from grpc_etcd.inspect.entries import Entry
 from grpc_etcd.inspect.findings import Finding
 from grpc_etcd.inspect.probes import fold
 from grpc_etcd.layouts.index import make_layout
-from grpc_etcd.registry.endpoint import Endpoint, unroutable
+from grpc_etcd.registry.endpoint import Endpoint, Kind, unroutable
 from grpc_etcd.registry.layout import KeyValue, Rejected
 
 JUPITER = make_layout("jupiter")
@@ -98,6 +98,14 @@ def test_a_service_is_drained_only_when_no_endpoint_is_left(fields: dict[str, An
     out = entry("10.0.0.8:9000", **fields)
     assert "all 1 endpoints are disabled, not healthy or have weight 0" in only(out).problem
     assert findings(entry(), out) == []
+
+
+def test_a_governor_replaces_no_server() -> None:
+    governor = entry("10.0.0.9:9990", kind=Kind.GOVERNOR)
+    assert only(entry(enable=False), governor).code is Code.ALL_OUT
+    assert only(governor).problem.startswith("only governors or consumers are at")
+    assert findings(governor, service=None) == [], "as of an application that only calls others"
+    assert findings(entry(), entry("10.0.0.9:9990", kind=Kind.GOVERNOR, enable=False)) == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from grpc_etcd.etcd import Deleted, Event, LeaseId, Put, Record, Revision
 from grpc_etcd.inspect.history import Change, Past, Times, differences
 from grpc_etcd.layouts.index import make_layout
-from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.endpoint import Endpoint, Kind
 from grpc_etcd.registry.layout import KeyValue, Rejected
 from grpc_etcd.registry.own import ClockReading, OwnerRecord, owner_key
 
@@ -72,6 +72,15 @@ def test_the_changes_add_up_to_what_is_there(drawn: list[tuple[str, int, object,
 def test_an_address_in_two_layouts_is_one_endpoint() -> None:
     both: list[Event] = [put(*encode("10.0.0.1:9000", 1, layout), 5 + layout) for layout in (0, 1)]
     assert [each.endpoints for each in told(both)] == [1, 1]
+
+
+def test_a_governor_is_shown_and_is_no_endpoint() -> None:
+    """Jupiter registers an application's beside its servers, and no client calls it."""
+    governor = Endpoint(name=SERVICE, address="10.0.0.9:9990", kind=Kind.GOVERNOR)
+    encoded = LAYOUTS[0].encode(SERVICE, governor)
+    assert isinstance(encoded, KeyValue)
+    changes = told([put(*encode("10.0.0.1:9000", 1, 0), 3), put(encoded.key, encoded.value, 4)])
+    assert [(change.address, change.endpoints) for change in changes] == [("10.0.0.1:9000", 1), ("10.0.0.9:9990", 1)]
 
 
 def test_a_pod_is_named_when_it_comes_and_when_it_goes_with_its_owner_record() -> None:

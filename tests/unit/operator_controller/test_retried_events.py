@@ -20,6 +20,7 @@ from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.kube.client import Client
 from grpc_etcd_operator.kube.messages import message_class
 from grpc_etcd_operator.registry.cache import RegistryCache
+from grpc_etcd_operator.sources.noting import Noting, identify_pod
 from grpc_etcd_operator.telemetry.metrics import Timings
 from testbed.conditions import until
 from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service
@@ -286,3 +287,26 @@ async def test_each_resync_begins_with_what_is_left() -> None:
         await until(lambda: registry.enqueued == ["p1"])
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_list_that_is_tried_again_brings_nobody_back_who_is_gone_since() -> None:
+    """Else a Pod that is dead would be registered, until the next resync."""
+    handlers, registry = make_handlers()
+    handlers.note_service("ADDED", make_service())
+    noting = Noting("pods", handlers.note_pod, identify_pod, Isolation())
+    registry.failures, registry.enqueued = 1, []
+    noting(None, make_pod())
+    assert noting.waiting == {"p1"}
+    handlers.forget_pod("p1")  # as a resync does it
+    await until(lambda: not noting.waiting)
+    assert not handlers.cluster_cache.pods
+
+
+async def test_a_list_that_is_tried_again_is_passed_on() -> None:
+    handlers, registry = make_handlers()
+    handlers.note_service("ADDED", make_service())
+    noting = Noting("pods", handlers.note_pod, identify_pod, Isolation())
+    registry.failures, registry.enqueued = 1, []
+    noting(None, make_pod())
+    await until(lambda: not noting.waiting)
+    assert registry.enqueued == ["p1"]

@@ -122,7 +122,7 @@ class ListWatch(AsyncIterator[WatchUpdate]):
         try:
             writing.result()
         except grpc.RpcError as error:
-            raise translate(error) from error
+            raise name_loss(translate(error)) from error
         except asyncio.InvalidStateError as error:  # grpcio's answer on a stream that has ended
             raise errors.Unavailable(STREAM_ENDED) from error
 
