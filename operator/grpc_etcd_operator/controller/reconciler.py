@@ -67,6 +67,10 @@ class Reconciler:
         if self._work.due or self._queue:
             self._wake.set()
 
+    def forget(self, stream: bytes) -> None:
+        """Forget what was written to a stream that is followed no longer; a standby has nobody else to do it."""
+        self._queue.forget(stream)
+
     def wake(self) -> None:
         """Look again at what was held back: something outside has changed."""
         self._work.release()
