@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.errors import EtcdError
@@ -25,7 +26,7 @@ from grpc_etcd_operator.controller.outcomes import Outcome, Outcomes
 from grpc_etcd_operator.controller.parts import Parts
 from grpc_etcd_operator.core.desired import Desired
 from grpc_etcd_operator.core.leases import lease_id
-from grpc_etcd_operator.core.plan import Contest, Plan, make_plan
+from grpc_etcd_operator.core.plan import Contest, Disputes, Plan, make_plan
 from grpc_etcd_operator.core.reasons import DENIED
 from grpc_etcd_operator.core.work import Work
 from grpc_etcd_operator.isolation import BACKOFF
@@ -54,6 +55,7 @@ class Reconciler:
         self._queue: RateLimitedQueue[bytes, str] = RateLimitedQueue(parts.streams.limits)
         self._work = Work(self._queue, BACKOFF, parts.facts.namespace_of)
         self._strangers: set[bytes] = set()
+        self._disputes = Disputes()
         self._wake = asyncio.Event()
         self.trouble = Trouble(on_trouble)
         self._outcomes = Outcomes(parts.facts, parts.isolation, self._work, on_outcome, self._wake.set)
@@ -259,7 +261,9 @@ class Reconciler:
 
     def _make_plan(self, desired: Desired, most: int | None, held: Iterable[bytes] = ()) -> Plan:
         contest = self._make_contest(desired.unit.uid)
-        plan = make_plan(desired, self._parts.cluster, self._parts.registry_cache, contest, most)
+        ours, now = lease_id(self._parts.cluster, desired.unit.uid), time.monotonic()
+        is_lost = partial(self._disputes.is_lost, ours=ours, now=now)
+        plan = make_plan(desired, self._parts.cluster, self._parts.registry_cache, contest, most, is_lost)
         if not self._parts.refusing.refusals:
             return plan
         plan = self._parts.refusing.leave_out_puts(desired, plan, held)
