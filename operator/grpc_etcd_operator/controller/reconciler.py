@@ -241,7 +241,7 @@ class Reconciler:
             return
         held = (*(owner.keys if owner else ()), *nameless)
         spared = self._parts.refusing.spare(desired, held) if refusals else desired
-        plan = self._make_plan(spared, self._applier.operations, held)
+        plan = self._make_plan(spared, self._applier.most_of(uid), held)
         self._parts.registry_cache.contest(uid, self._find_awaited(plan))
         if plan.deletes and not self._parts.facts.has_seen_all():
             self._work.hold_back(uid, since)
