@@ -1,5 +1,6 @@
 """What etcd refuses is the fault of the GrpcService that wants it, which is told the way out; all others go on."""
 
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -424,6 +425,32 @@ def test_a_record_that_etcd_finds_too_large_is_alone_with_its_fault(
         assert replica.get("/readyz")[0] == 200
         scene.apply("large", metadata={"text": "x"})
         scene.registry.wait_addresses(*(pod.address for pod in pods), name="large")
+
+
+@pytest.mark.parametrize("too_large", [False, True])
+def test_records_that_are_too_large_together_are_written_in_parts_and_only_one_too_large_itself_is_blamed(
+    apiserver: ApiServer, make_scene: MakeScene, *, too_large: bool
+) -> None:
+    with EtcdServer.start(flags=["--max-request-bytes=6000"]) as small:
+        scene = make_scene(apiserver, small)
+        replica = scene.start("--leader-ttl=60").wait_leading()
+        routes = [{"id": f"r-{number:02}", "method": "/shop.Greeter/Hello", "groups": {"a": 1}} for number in range(30)]
+        large = {f"{'x' * 200}{number}": 1 for number in range(40)}
+        culprit = {"id": "r-15-large", "method": "/shop.Greeter/Hello", "groups": large}
+        scene.apply(policy={"timeout": "5s"}, routes=routes + [culprit] * too_large)
+        pod = scene.pod()
+        wait_until(lambda: len(scene.registry.keys("/jupiter/greeter/configurators/")) == len(routes), "all routes")
+        scene.registry.wait_addresses(pod.address)
+        if too_large:
+            scene.wait_condition("Programmed", "False", "Unwritable")
+        else:
+            scene.wait_condition("Programmed", "True", "Programmed")
+        blamed = {line["refused"].partition(": ")[0] for line in replica.lines("key_refused")}
+        assert all("r-15-large" in each for each in blamed), blamed
+        assert bool(blamed) == too_large
+        tries = replica.metric("grpc_etcd_operator_etcd_errors_total", code="RequestTooLarge")
+        # What is too large by itself is tried again and again.
+        assert 0 < tries <= (math.inf if too_large else 2 * math.log2(len(routes))), tries
 
 
 def test_an_etcd_that_takes_few_operations_at_a_time_is_written_to_all_the_same(

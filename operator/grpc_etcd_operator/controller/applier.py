@@ -1,7 +1,9 @@
 """Applies plans to one registry: plan -> lease -> one transaction for several owners -> cache and outcome.
 
 A transaction that etcd refuses, or that fails unexpectedly, is divided until the culprit is alone; its keys are then
-left out (core.refusals), or its owner is reported. Whatever else fails comes back to the work queue.
+left out (core.refusals), or its owner is reported. An owner whose records are together too large for etcd is written in
+parts, each half as large as the last that was refused: no record of it is to blame that goes by itself. Whatever else
+fails comes back to the work queue.
 """
 
 import asyncio
@@ -10,7 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from grpc_etcd.etcd import ops
-from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, NoSpace, PermissionDenied, TooManyOperations
+from grpc_etcd.etcd.errors import (
+    EtcdError,
+    LeaseNotFound,
+    NoSpace,
+    PermissionDenied,
+    RequestTooLarge,
+    TooManyOperations,
+)
 from grpc_etcd.etcd.model import LeaseId, Listing, Record, Revision, TransactionResult
 from grpc_etcd.registry.own import ROOT, owner_prefix
 from grpc_etcd_operator.controller.outcomes import Outcome, Outcomes
@@ -27,6 +36,8 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2  # more in flight makes smaller batches and more CPU (measured)
 OPERATIONS = 120  # of etcd's 128 (--max-txn-ops), less the fence's two and some air
 LEAST_OPERATIONS = 8  # of a transaction, whatever etcd says; arbitrary
+LEAST_PART = 2  # one key and the owner record
+MOST_IN_PARTS = 1000  # owners of which it is remembered; others are tried as a whole again. Arbitrary
 
 
 class Applier:
@@ -46,7 +57,12 @@ class Applier:
         self._owners = owner_prefix(parts.cluster)
         self._history = 0
         self.operations = OPERATIONS
+        self._parts_of: dict[str, int] = {}  # how large a part may be, of owners that are too large as a whole
         self.slots = asyncio.Semaphore(IN_FLIGHT)
+
+    def most_of(self, uid: str) -> int:
+        """Return how many operations a transaction may have that is of one owner alone."""
+        return min(self.operations, self._parts_of.get(uid, self.operations))
 
     def free_slots(self) -> None:
         """Record that a run which failed took its transactions down with it."""
@@ -75,7 +91,7 @@ class Applier:
                 return
             is_too_much = isinstance(error, TooManyOperations) and self._take_smaller_steps(plans)
             if not await self._divide(plans, term):
-                if is_too_much:
+                if is_too_much or (isinstance(error, RequestTooLarge) and self._take_smaller_parts(plans[0])):
                     self._come_again(plans)
                 else:
                     await self._refused(plans[0], error)
@@ -120,6 +136,15 @@ class Applier:
             return True
         self.operations = max(LEAST_OPERATIONS, size // 2)
         return self.operations < before
+
+    def _take_smaller_parts(self, plan: Plan) -> bool:
+        """Record that a plan is too large for etcd as a whole; return whether there is a smaller part of it."""
+        if plan.size <= LEAST_PART:
+            return False
+        self._parts_of[plan.uid] = max(LEAST_PART, plan.size // 2)
+        if len(self._parts_of) > MOST_IN_PARTS:
+            del self._parts_of[next(iter(self._parts_of))]
+        return True
 
     async def _divide(self, plans: Sequence[Plan], term: int) -> bool:
         """Send both halves of a batch; return whether there were two."""
@@ -199,6 +224,8 @@ class Applier:
 
     def _committed(self, plan: Plan) -> None:
         waited = self._work.commit(plan, time.monotonic())
+        if not plan.is_part:
+            self._parts_of.pop(plan.uid, None)
         self._parts.leases.end(plan.lease, is_gone=plan.gone, is_over=plan.is_over)
         if plan.puts and not plan.gone and self._parts.election.is_leading:
             self._parts.leases.adopt(plan.lease)  # let go meanwhile, if the term was in doubt and goes on

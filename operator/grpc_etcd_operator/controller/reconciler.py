@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from grpc_etcd.etcd import ops
 from grpc_etcd.etcd.errors import EtcdError
@@ -25,7 +26,7 @@ from grpc_etcd_operator.controller.outcomes import Outcome, Outcomes
 from grpc_etcd_operator.controller.parts import Parts
 from grpc_etcd_operator.core.desired import Desired
 from grpc_etcd_operator.core.leases import lease_id
-from grpc_etcd_operator.core.plan import Contest, Plan, make_plan
+from grpc_etcd_operator.core.plan import Contest, Disputes, Plan, make_plan
 from grpc_etcd_operator.core.reasons import DENIED
 from grpc_etcd_operator.core.work import Work
 from grpc_etcd_operator.isolation import BACKOFF
@@ -54,6 +55,7 @@ class Reconciler:
         self._queue: RateLimitedQueue[bytes, str] = RateLimitedQueue(parts.streams.limits)
         self._work = Work(self._queue, BACKOFF, parts.facts.namespace_of)
         self._strangers: set[bytes] = set()
+        self._disputes = Disputes()
         self._wake = asyncio.Event()
         self.trouble = Trouble(on_trouble)
         self._outcomes = Outcomes(parts.facts, parts.isolation, self._work, on_outcome, self._wake.set)
@@ -66,6 +68,10 @@ class Reconciler:
         self._work.mark(uids, time.monotonic(), urgent=urgent)
         if self._work.due or self._queue:
             self._wake.set()
+
+    def forget(self, stream: bytes) -> None:
+        """Forget what was written to a stream that is followed no longer; a standby has nobody else to do it."""
+        self._queue.forget(stream)
 
     def wake(self) -> None:
         """Look again at what was held back: something outside has changed."""
@@ -235,7 +241,7 @@ class Reconciler:
             return
         held = (*(owner.keys if owner else ()), *nameless)
         spared = self._parts.refusing.spare(desired, held) if refusals else desired
-        plan = self._make_plan(spared, self._applier.operations, held)
+        plan = self._make_plan(spared, self._applier.most_of(uid), held)
         self._parts.registry_cache.contest(uid, self._find_awaited(plan))
         if plan.deletes and not self._parts.facts.has_seen_all():
             self._work.hold_back(uid, since)
@@ -255,7 +261,9 @@ class Reconciler:
 
     def _make_plan(self, desired: Desired, most: int | None, held: Iterable[bytes] = ()) -> Plan:
         contest = self._make_contest(desired.unit.uid)
-        plan = make_plan(desired, self._parts.cluster, self._parts.registry_cache, contest, most)
+        ours, now = lease_id(self._parts.cluster, desired.unit.uid), time.monotonic()
+        is_lost = partial(self._disputes.is_lost, ours=ours, now=now)
+        plan = make_plan(desired, self._parts.cluster, self._parts.registry_cache, contest, most, is_lost)
         if not self._parts.refusing.refusals:
             return plan
         plan = self._parts.refusing.leave_out_puts(desired, plan, held)

@@ -366,6 +366,7 @@ class RegistryController:
         self._new.pop(prefix, None)
         self.feed.unfollow([prefix])
         self.streams.forget(prefix)
+        self.writer.forget(prefix)
         self.writer.enqueue(self.registry_cache.forget([prefix]) | self.refusing.refusals.end(prefix))
         self.writer.wake()
 

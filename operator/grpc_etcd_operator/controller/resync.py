@@ -44,6 +44,9 @@ CRD_GRACE_SECONDS = 300.0
 OWNERS, OWNERS_DELAY_SECONDS = "owners", 1.0
 OUTSIDE = "Pods out of scope"
 LISTED = "listed Pods"
+# Of those that are gone so many are remembered while a registry has not been listed, which may have records of them;
+# what it turns out to have of others is confirmed by a read each. Arbitrary.
+MOST_GONE = 10_000
 PART = "resync"
 Task = tuple[str, str]  # what to do, and in which namespace (empty: in all)
 _EXPECTED = (ApiError, aiohttp.ClientError, TimeoutError)
@@ -449,16 +452,17 @@ class ResyncController:
         return pods, services
 
     def _prune_gone(self) -> None:
-        """Forget the dead whom no registry remembers, nor has still to learn of.
+        """Forget the dead whom no registry remembers, nor has still to learn of, but for the latest.
 
         What was said of them is taken back.
         """
-        cluster_cache, controllers = self._reconciler.cluster_cache, self._reconciler.controllers.values()
-        if all(controller.is_listed for controller in controllers):
-            for uid in [
-                uid for uid in cluster_cache.gone if not any(controller.remembers(uid) for controller in controllers)
-            ]:
-                del cluster_cache.gone[uid]
+        gone, controllers = self._reconciler.cluster_cache.gone, self._reconciler.controllers.values()
+        spare = 0 if all(controller.is_listed for controller in controllers) else MOST_GONE
+        if len(gone) <= spare:
+            return
+        forgettable = [uid for uid in gone if not any(controller.remembers(uid) for controller in controllers)]
+        for uid in forgettable[: max(0, len(forgettable) - spare)]:
+            del gone[uid]
 
     async def judge_deletions(self) -> None:
         """Judge GrpcServices that were reported deleted, whatever a sweep waits for. Until cancelled."""

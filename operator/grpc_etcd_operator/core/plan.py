@@ -13,6 +13,7 @@ For each key that an owner wants, against what etcd holds (`L` is the owner's le
     another owner of ours, that does  | put: the address has moved
       not want it (any more)         |
     a foreign lease, our owner record| put: a foreign overwrite is repaired
+    the same for the nth time         | nothing: somebody else claims it as we do (`Disputes`)
     anything else                    | nothing: a process registered itself; respect it and say so
 
 An owner holds what its owner record names, and what carries L though that was deleted or damaged. A key that it holds
@@ -38,6 +39,9 @@ from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.reasons import Reason
 
 ABSENT = 0
+# Within this time so often a foreign overwrite of one key by one lease is repaired. Arbitrary.
+DISPUTE_SECONDS, REPAIRS, MOST_REPAIRS = 60.0, 5, 20
+MOST_DISPUTES = 10_000  # that are remembered. Arbitrary
 MOST_BYTES = 500_000  # of a unit's puts in one transaction, of etcd's 1.5 MiB (--max-request-bytes)
 
 
@@ -154,9 +158,63 @@ class Registry(Protocol):
 Contest = Callable[[bytes, int], bool | None]
 
 
-def make_plan(desired: Desired, cluster: str, registry: Registry, contest: Contest, most: int | None = None) -> Plan:
-    """Work out the edits that bring a unit's records from current to desired; `most` is the largest size of a plan."""
-    planner = _Planner(desired, cluster, registry, contest)
+class Disputes:
+    """Counts how often somebody else has overwritten a key that an owner record of ours names. `now` is monotonic.
+
+    Where the operator of another cluster id has an owner record with the same key, each would repair what the other has
+    written, for ever. Both count, and the one whose lease is the larger gives way; were that a writer which does not,
+    the other does so as well, later. What is given up is another's key like any other.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[bytes, int], _Dispute] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def is_lost(self, key: bytes, current: Held, ours: int, now: float) -> bool:
+        """Take that a key of ours is found under another's lease; return whether it is to be left there."""
+        self._forget(now)
+        if not current.lease:
+            return False
+        dispute = self._found.setdefault((key, current.lease), _Dispute(now))
+        dispute.overwrites += current.mod_revision != dispute.revision
+        dispute.revision = current.mod_revision
+        return dispute.overwrites > (REPAIRS if current.lease < ours else MOST_REPAIRS)
+
+    def _forget(self, now: float) -> None:
+        """Forget what is over; the earliest come first."""
+        while self._found:
+            first = next(iter(self._found))
+            if len(self._found) <= MOST_DISPUTES and now - self._found[first].since <= DISPUTE_SECONDS:
+                return
+            del self._found[first]
+
+
+@dataclass(slots=True)
+class _Dispute:
+    since: float
+    overwrites: int = 0
+    revision: int = ABSENT
+
+
+def _never(_key: bytes, _current: Held) -> bool:
+    return False
+
+
+def make_plan(  # noqa: PLR0913, PLR0917  what is wanted and held, and who else wants it
+    desired: Desired,
+    cluster: str,
+    registry: Registry,
+    contest: Contest,
+    most: int | None = None,
+    is_lost: Callable[[bytes, Held], bool] = _never,
+) -> Plan:
+    """Work out the edits that bring a unit's records from current to desired; `most` is the largest size of a plan.
+
+    `is_lost` says whether a key that the unit holds is to be left to the foreign lease that it is found under.
+    """
+    planner = _Planner(desired, cluster, registry, contest, is_lost)
     for wanted in desired.wanted:
         planner.want(wanted)
     planner.deregister_the_rest()
@@ -169,8 +227,15 @@ def make_plan(desired: Desired, cluster: str, registry: Registry, contest: Conte
 class _Planner:
     """Collects the edits of one unit; lives for one call of `make_plan`."""
 
-    def __init__(self, desired: Desired, cluster: str, registry: Registry, contest: Contest) -> None:
-        self.desired, self.registry, self.contest = desired, registry, contest
+    def __init__(
+        self,
+        desired: Desired,
+        cluster: str,
+        registry: Registry,
+        contest: Contest,
+        is_lost: Callable[[bytes, Held], bool],
+    ) -> None:
+        self.desired, self.registry, self.contest, self.is_lost = desired, registry, contest, is_lost
         self.uid = desired.unit.uid
         self.lease = lease_id(cluster, self.uid)
         self.owner_key = owner_key(cluster, self.uid)
@@ -213,7 +278,7 @@ class _Planner:
         if current.lease == self.lease:
             return True
         wins = self.contest(wanted.key, current.lease) if current.lease else None
-        if wins or (wins is None and wanted.key in self.held):
+        if wins or (wins is None and wanted.key in self.held and not self.is_lost(wanted.key, current)):
             return True
         key = wanted.key.decode(errors="replace")
         self.contested.append(wanted.key)
