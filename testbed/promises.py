@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = tuple(ROOT / name for name in ("docs/operations.md", "SECURITY.md"))
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _COMMENT = re.compile(r"<!--\s*test:(?P<names>[^>]*)-->")
 

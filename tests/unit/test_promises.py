@@ -1,12 +1,20 @@
 """Every promise of a page that names a test names one that exists."""
 
+import subprocess
 from pathlib import Path
 
-from testbed.promises import PAGES, find_tests, find_unkept, named, unkept
+from testbed.promises import PAGES, ROOT, find_tests, find_unkept, named, unkept
 
 
 def test_each_test_that_a_page_names_exists() -> None:
     assert find_unkept() == []
+
+
+def test_every_page_that_names_tests_is_held_to_it() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    naming = {path for name in listed.splitlines() if list(named((path := ROOT / name).read_text()))}
+    assert naming <= set(PAGES)
+    assert {"README.md", "SECURITY.md", "client.md", "limits.md"} <= {path.name for path in naming}
 
 
 def test_the_operations_page_names_tests() -> None:

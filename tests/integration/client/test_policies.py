@@ -1,6 +1,7 @@
 """Weights, zones, routes, retry, ejection, stickiness and timeouts: from the registry, and from the program."""
 
 import time
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -351,6 +352,61 @@ def test_a_metadata_key_sticks_to_its_endpoint(world: World) -> None:
     wait_until(lambda: gone.address not in homes().values(), "the removal")
     moved = {user for user, home in homes().items() if home != first[user] and first[user] != gone.address}
     assert len(moved) < 15
+
+
+def test_calls_without_the_key_of_a_ring_go_to_all(world: World) -> None:
+    servers = world.serve(4)
+    registry = world.registry()
+    registry.configure(SERVICE, Policy(load_balancing=LoadBalancing(type=Balancing.RING_HASH, hash_header="x-user")))
+    channel = world.channel(registry)
+    follows(channel, servers)
+    assert min(answers(channel, 400)[server.address] for server in servers) > 20  # of 100 each, as rings have it
+
+
+def test_retries_stay_at_the_endpoint_of_their_key_until_it_is_ejected(world: World) -> None:
+    servers = {server.address: server for server in world.serve(3)}
+    registry = world.registry()
+    ring = LoadBalancing(type=Balancing.RING_HASH, hash_header="x-user")
+    retrying = Policy(load_balancing=ring, retry=Retry(attempts=3, base_interval_seconds=0.01))
+    registry.configure(SERVICE, retrying)
+    channel = world.channel(registry)
+    follows(channel, list(servers.values()))
+    hello, key = say_hello(channel), (("x-user", "somebody"),)
+    home = servers[hello("x", timeout=20, metadata=key)]
+    home.fail_with(grpc.StatusCode.UNAVAILABLE)
+    before = {address: server.calls for address, server in servers.items()}
+    with pytest.raises(grpc.RpcError, match=home.address):
+        hello("x", timeout=20, metadata=key)
+    attempts = {address: server.calls - before[address] for address, server in servers.items()}
+    assert attempts == dict.fromkeys(servers, 0) | {home.address: 3}
+    ejection = OutlierDetection(
+        interval_seconds=0.5, failure_percentage=50, minimum_hosts=1, request_volume=5, max_ejection_percent=50
+    )
+    registry.configure(SERVICE, replace(retrying, outlier_detection=ejection))
+
+    def found() -> str:
+        try:
+            return hello("x", timeout=20, metadata=key)
+        except grpc.RpcError:
+            return home.address
+
+    wait_until(lambda: {found() for _ in range(10)} < servers.keys() - {home.address}, "another home")
+
+
+def test_the_default_timeout_of_a_policy_is_not_for_streams(world: World) -> None:
+    server = world.serve(1)[0]
+    world.etcd.put(policy_key("jupiter", SERVICE), b'{"timeout":"300ms"}')
+    registry = world.registry()
+    channel = world.channel(registry)
+    follows(channel, [server])
+    wait_until(lambda: registry.default_timeout(SERVICE) == 0.3, "the policy")
+    slow = ((DELAY_HEADER, "1"),)
+    with pytest.raises(grpc.RpcError, match="Deadline Exceeded"):
+        say_hello(channel)("x", metadata=slow)
+    many: grpc.UnaryStreamMultiCallable[str, str] = channel.unary_stream(METHOD, encode_text, decode_text)
+    assert list(many("x", metadata=slow)) == [server.address]
+    both: grpc.StreamStreamMultiCallable[str, str] = channel.stream_stream(METHOD, encode_text, decode_text)
+    assert list(both(iter(["x"]), metadata=slow)) == [server.address]
 
 
 def test_the_default_timeout_of_a_channel_outlives_its_registry(world: World) -> None:
