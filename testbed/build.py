@@ -76,6 +76,7 @@ UPSTREAM = (
         {name: f"k8s.io/kubernetes/cmd/{name}" for name in ("kube-apiserver", "kubectl", "kube-controller-manager")},
         ldflags=f"{STRIP} {STAMP}",
     ),
+    Module(ROOT / "testbed/go/node-streams", {"node-streams": "."}),
     Module(ROOT / "testbed/go/helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
     Module(ROOT / "testbed/go/kube-score", {"kube-score": "github.com/zegl/kube-score/cmd/kube-score"}),
     # Without the tag promtool brings in the client of every cloud, and builds for nine minutes instead of four.

@@ -102,7 +102,14 @@ class EtcdServer:
     """An etcd of one or more members; `endpoints` is what clients are given, host:port separated by commas."""
 
     def __init__(
-        self, members: int, flags: Sequence[str], *, tls: bool, client_certificates: bool, own_names: bool
+        self,
+        members: int,
+        flags: Sequence[str],
+        *,
+        tls: bool,
+        client_certificates: bool,
+        own_names: bool,
+        names: tuple[str, ...],
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="grpc-etcd-"))
         self.authority = Authority(self.folder / "certificates") if tls or client_certificates else None
@@ -113,7 +120,7 @@ class EtcdServer:
         elections = CALM_ELECTIONS if len(self.members) > 1 else ()
         self._cluster = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
         for member in self.members:
-            hosts = (member.host,) if own_names else LOOPBACK_NAMES
+            hosts = (member.host,) if own_names else names or LOOPBACK_NAMES
             security = self._security_flags(member.name, hosts, client_certificates=client_certificates)
             member.configure(self._cluster, [*security, *elections, *flags])
 
@@ -126,12 +133,14 @@ class EtcdServer:
         tls: bool = False,
         client_certificates: bool = False,
         own_names: bool = False,
+        names: tuple[str, ...] = (),
     ) -> Self:
         """Start etcd and wait until every member serves; `client_certificates` demands them (mTLS).
 
-        With `own_names` there are three members, each with a certificate for its own name alone.
+        With `own_names` there are three members, each with a certificate for its own name alone. `names` are those in
+        the certificate, instead of the ones of loopback.
         """
-        server = cls(members, flags, tls=tls, client_certificates=client_certificates, own_names=own_names)
+        server = cls(members, flags, tls=tls, client_certificates=client_certificates, own_names=own_names, names=names)
         try:
             server._start()
         except BaseException:

@@ -4,16 +4,26 @@ What is wrong is decided in `inspect`, without I/O; what is looked at, and in wh
 """
 
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
-from grpc_etcd.cli.connecting import Connection, connected_if_set, output_option, valid_name
+from grpc_etcd.cli.connecting import (
+    Connection,
+    EtcdOptions,
+    connecting_later,
+    context_option,
+    output_option,
+    valid_name,
+)
+from grpc_etcd.cli.etcd_search import UnreachedError
 from grpc_etcd.cli.kubeconfig import AccessError, find_access
 from grpc_etcd.cli.manifests import check_manifests
 from grpc_etcd.cli.printing import BadUsage, print_data, print_label, print_line
-from grpc_etcd.cli.sides import Look, Sides, look
+from grpc_etcd.cli.reaching import Search
+from grpc_etcd.cli.sides import Look, Sides, look, unreached
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding, finding_json, sort_findings
 from grpc_etcd.inspect.kubernetes import Kubernetes
@@ -53,9 +63,9 @@ class Options:
 
     name: str | None
     output: str
-    registry: str
     context: str | None
     namespace: str | None
+    operator_namespace: str | None
     all_namespaces: bool
     no_kubernetes: bool
     files: tuple[str, ...]
@@ -70,7 +80,7 @@ class Options:
 
 @click.command(epilog=EPILOG)
 @click.argument("name", callback=valid_name, required=False)
-@click.option("--context", metavar="NAME", help="Context of the kubeconfig. Default: its current context.")
+@context_option
 @click.option("-n", "--namespace", help="Namespace of the GrpcServices. Default: that of the context.")
 @click.option("-A", "--all-namespaces", is_flag=True, help="Look at the GrpcServices of all namespaces.")
 @click.option("--no-kubernetes", is_flag=True, help="Look at etcd only.")
@@ -86,25 +96,56 @@ class Options:
 @click.option(
     "--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds for which --wait waits."
 )
-@connected_if_set
+@connecting_later
 @output_option
-def check(connection: Connection | None, **given: Any) -> None:
+def check(etcd: EtcdOptions, **given: Any) -> None:
     """Report what is wrong with the registry, or with one service, and the command that mends it.
 
     Looks at etcd and, where there is a kubeconfig or a service account, at Kubernetes: connection, rights, leader,
     names, selectors, ports, Pods and their keys, readiness gates, records and addresses.
+    Where no endpoints are set, etcd is reached through kubectl, as far as the caller's rights allow.
     docs/checks.md explains each code.
     """
     options = Options(**given)
     if options.namespace and options.all_namespaces:
         raise BadUsage("--namespace and --all-namespaces exclude each other")
     kubernetes, fault = _open_kubernetes(options)
-    if connection is None and kubernetes is None and not options.files and not fault:
+    if not (etcd.is_named or kubernetes or options.files or fault):
         raise BadUsage(ENDPOINTS_FAULT, "Nor is there a kubeconfig (KUBECONFIG) or a service account.")
-    sides = _make_sides(connection, kubernetes, options)
-    found = _wait(sides, options) if options.wait else _look(sides, options)
+    with ExitStack() as stack:
+        looker = Looker(etcd, _make_sides(kubernetes, etcd, options), options, stack)
+        found = _wait(looker, options) if options.wait else looker.look()
     missing = [] if fault or kubernetes or options.no_kubernetes else [NO_CLUSTER]
     _end(Look([*fault, *missing, *found.findings], was_read=found.was_read), options.output)
+
+
+class Looker:
+    """Looks at both sides; connects to etcd as soon as it can, and stays connected until the stack is closed."""
+
+    def __init__(self, etcd: EtcdOptions, sides: Sides, options: Options, stack: ExitStack) -> None:
+        self._etcd, self._sides, self._options, self._stack = etcd, sides, options, stack
+        if etcd.is_named:
+            self._connect(stack.enter_context(etcd.connect()))
+
+    def look(self) -> Look:
+        """Look once."""
+        if self._sides.connection is None and not self._options.files:
+            self._reach()
+        return check_manifests(self._sides, self._options.files) if self._options.files else _look_twice(self._sides)
+
+    def _reach(self) -> None:
+        """Connect through kubectl, where there is a kubeconfig."""
+        kubernetes = self._sides.kubernetes
+        if kubernetes is None or kubernetes.access.is_in_cluster:
+            return
+        search = Search(self._options.context, self._sides.namespace or None, self._options.operator_namespace)
+        try:
+            self._connect(self._stack.enter_context(self._etcd.reach(kubernetes, search)))
+        except UnreachedError as error:
+            self._sides = replace(self._sides, unreached=unreached(error))
+
+    def _connect(self, connection: Connection) -> None:
+        self._sides = replace(self._sides, connection=connection)
 
 
 def _open_kubernetes(options: Options) -> tuple[Kubernetes | None, list[Finding]]:
@@ -119,21 +160,17 @@ def _open_kubernetes(options: Options) -> tuple[Kubernetes | None, list[Finding]
     return Kubernetes(access) if access else None, []
 
 
-def _make_sides(connection: Connection | None, kubernetes: Kubernetes | None, options: Options) -> Sides:
+def _make_sides(kubernetes: Kubernetes | None, etcd: EtcdOptions, options: Options) -> Sides:
     own = kubernetes.access.namespace if kubernetes else "default"
     return Sides(
-        connection=connection,
+        connection=None,
         kubernetes=kubernetes,
         namespace="" if options.all_namespaces else options.namespace or own,
         name=options.name,
-        registry=options.registry,
+        registry=etcd.label,
         is_asked_for=options.is_cluster_asked_for,
         is_namespace_asked_for=bool(options.namespace),
     )
-
-
-def _look(sides: Sides, options: Options) -> Look:
-    return check_manifests(sides, options.files) if options.files else _look_twice(sides)
 
 
 def _look_twice(sides: Sides) -> Look:
@@ -146,12 +183,12 @@ def _look_twice(sides: Sides) -> Look:
     return Look(settled(second.findings, first.findings), second.was_read)
 
 
-def _wait(sides: Sides, options: Options) -> Look:
+def _wait(looker: Looker, options: Options) -> Look:
     """Look until there is no error, or until time is up; return the last look."""
     deadline = time.monotonic() + options.timeout
     said = ""
     while True:
-        found = _look(sides, options)
+        found = looker.look()
         codes = ", ".join(dict.fromkeys(each.code.value for each in found.findings if each.is_error))
         if found.was_read and not codes:
             return found

@@ -12,7 +12,14 @@ import click
 from click.shell_completion import get_completion_class
 
 from grpc_etcd.cli.check import check
-from grpc_etcd.cli.connecting import Connection, before_commands, connected, output_option, valid_name
+from grpc_etcd.cli.connecting import (
+    Connection,
+    before_commands,
+    connected,
+    connected_to_read,
+    output_option,
+    valid_name,
+)
 from grpc_etcd.cli.editing import edit_endpoint
 from grpc_etcd.cli.endpoints import print_entries
 from grpc_etcd.cli.following import follow_all
@@ -130,7 +137,7 @@ def valid_listen(_context: click.Context, _parameter: click.Parameter, value: st
 
 
 @cli.command(epilog="\b\nExamples:\n  grpc-etcd ls\n  grpc-etcd ls --layout kratos -o json")
-@connected
+@connected_to_read
 @output_option
 def ls(connection: Connection, output: str) -> None:
     """List the services of the registry."""
@@ -158,7 +165,7 @@ def ls(connection: Connection, output: str) -> None:
 
 @cli.command(epilog="\b\nExamples:\n  grpc-etcd get greeter\n  grpc-etcd get greeter -o yaml")
 @click.argument("name", callback=valid_name)
-@connected
+@connected_to_read
 @output_option
 def get(connection: Connection, name: str, output: str) -> None:
     """Show the endpoints of a service. Exits with 1 if it has none."""
@@ -179,7 +186,7 @@ def get(connection: Connection, name: str, output: str) -> None:
 )
 @click.argument("name", callback=valid_name, required=False)
 @click.option("--changes", type=click.IntRange(1), help="Exit after this number of snapshots. Default: never.")
-@connected
+@connected_to_read
 @output_option
 def watch(connection: Connection, name: str | None, changes: int | None, output: str) -> None:
     """Print the changes of one service, or of all services.
@@ -243,7 +250,7 @@ def describe_state(endpoint: Endpoint) -> str:
 
 @cli.command(epilog="\b\nExample:\n  grpc-etcd owner /jupiter/greeter/providers/grpc://10.0.0.7:9000")
 @click.argument("record_key", metavar="KEY")  # `--key` is the client certificate's
-@connected
+@connected_to_read
 @output_option
 def owner(connection: Connection, record_key: str, output: str) -> None:
     """Show the Pod and the GrpcServices that own a key. Exits with 1 if no operator owns it."""

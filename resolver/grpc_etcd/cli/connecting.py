@@ -4,8 +4,8 @@
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,16 @@ import click
 import yaml
 from click.core import ParameterSource
 
+from grpc_etcd.cli.etcd_search import UnreachedError
+from grpc_etcd.cli.kubeconfig import AccessError, find_access
+from grpc_etcd.cli.operators_file import OPERATORS_KEYS, parse_operators_file
 from grpc_etcd.cli.printing import OUTPUTS, BadUsage, Failure
+from grpc_etcd.cli.reaching import Reach, Search, reaching
+from grpc_etcd.cli.tunnels import LOOPBACK
 from grpc_etcd.client.registry import Registry
 from grpc_etcd.client.targets import service_name
 from grpc_etcd.etcd import Etcd, EtcdError
+from grpc_etcd.inspect.kubernetes import Kubernetes
 from grpc_etcd.inspect.remedies import explain
 from grpc_etcd.layouts.index import LAYOUT_NAMES
 from grpc_etcd.registry.endpoint import name_fault
@@ -56,20 +62,24 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
             "help": "The operator's settings file; options and variables override it [GRPC_ETCD_OPERATOR_CONFIG].",
         },
     ),
-    (("--registry",), {"help": "Registry in that file; if given, variables for etcd are ignored. Default: `default`."}),
+    (
+        ("--registry",),
+        {"help": "Registry in the operator's settings; if given, variables for etcd are ignored. Default: `default`."},
+    ),
 )
 DEFAULT_REGISTRY = "default"
-# What the operator's settings file says of a registry, and how it is called here.
-OPERATORS_KEYS = {
-    "endpoints": "endpoints",
-    "ca": "ca",
-    "cert": "cert",
-    "key": "key",
-    "serverName": "server_name",
-    "user": "user",
-    "passwordFile": "password_file",
-}
-
+context_option = click.option("--context", metavar="NAME", help="Context of the kubeconfig. Default: its current one.")
+namespace_option = click.option(
+    "-n",
+    "--namespace",
+    metavar="NAME",
+    help="Namespace in which the chart's ConfigMap for clients is looked for, too. Default: that of the context.",
+)
+operator_namespace_option = click.option(
+    "--operator-namespace",
+    metavar="NAME",
+    help="Namespace of the operator, for etcd through kubectl. Default: wherever there is one.",
+)
 # How the options are called in ClientSettings.
 NAMES = ("endpoints", "prefix", "layouts", "user", "password_file", "ca", "cert", "key", "server_name")
 
@@ -105,10 +115,11 @@ output_option = click.option(
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where a command works."""
+    """Where a command works; `reach` is the way through kubectl, where etcd is reached by one."""
 
     settings: ClientSettings
     registry: Registry
+    reach: Reach | None = None
 
     @property
     def etcd(self) -> Etcd:
@@ -122,42 +133,112 @@ class Connection:
         return self.registry.layouts
 
 
+@dataclass(frozen=True, slots=True)
+class EtcdOptions:
+    """What a command line says of etcd."""
+
+    config: str | None
+    registry: str | None
+    chosen: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Return how the operator's settings call this etcd."""
+        return self.registry or DEFAULT_REGISTRY
+
+    @property
+    def is_named(self) -> bool:
+        """Return whether any setting says where etcd is; whatever else is wrong with them is found later."""
+        if self.config or self.chosen.get("endpoints"):
+            return True
+        try:
+            return bool(_settings(None, None, self.chosen).endpoints)
+        except SettingsError as error:
+            return ENDPOINTS_FAULT not in error.faults
+
+    def connect(self) -> AbstractContextManager[Connection]:
+        """Open the registry that is named."""
+        return connect(self.config, self.registry, **self.chosen)
+
+    @contextmanager
+    def reach(self, kubernetes: Kubernetes, search: Search) -> Iterator[Connection]:
+        """Open the registry of the operator of a cluster, through kubectl; raises UnreachedError."""
+        # As with the settings file: what the environment says of another registry is not for this one.
+        nothing = dict.fromkeys(OPERATORS_KEYS.values(), "") if self.registry else {}
+        given = nothing | {name: value for name, value in self.chosen.items() if value} | {"endpoints": LOOPBACK}
+        with _refusing():
+            settings = _settings(None, None, given)
+        with reaching(kubernetes, search, self.label, settings) as (learned, reach):
+            with _refusing():
+                connection = Connection(learned, Registry.from_settings(learned), reach)
+                _ = connection.etcd
+            with _explaining(connection):
+                yield connection
+
+
+def _take_options(options: dict[str, Any]) -> EtcdOptions:
+    chosen = {name: options.pop(name) or None for name in NAMES}
+    return EtcdOptions(options.pop("config"), options.pop("registry"), chosen)
+
+
 def connected(command: Command) -> Command:
     """Provide a command the shared options; it gets a `Connection` in their place."""
 
     @functools.wraps(command)
     def run(**options: Any) -> Any:
-        chosen = {name: options.pop(name) or None for name in NAMES}
-        with connect(options.pop("config"), options.pop("registry"), **chosen) as connection:
+        with _take_options(options).connect() as connection:
             return command(connection, **options)
 
     return _with_options(run, callback=_before_the_command)
 
 
-def connected_if_set(command: Command) -> Command:
-    """Provide a command the shared options; it gets a `Connection`, or None where no etcd is named anywhere."""
+def connected_to_read(command: Command) -> Command:
+    """Provide a command that only reads as `connected` does; where no etcd is named, through kubectl."""
 
     @functools.wraps(command)
     def run(**options: Any) -> Any:
-        chosen = {name: options.pop(name) or None for name in NAMES}
-        config, registry = options.pop("config"), options.pop("registry")
-        label = registry or DEFAULT_REGISTRY
-        if not _is_etcd_named(config, registry, chosen):
-            return command(None, registry=label, **options)
-        with connect(config, registry, **chosen) as connection:
-            return command(connection, registry=label, **options)
+        etcd = _take_options(options)
+        search = Search(*(options.pop(name) for name in Search._fields))
+        with _connect_anyhow(etcd, search) as connection:
+            return command(connection, **options)
 
+    for option in (operator_namespace_option, namespace_option, context_option):
+        run = option(run)
     return _with_options(run, callback=_before_the_command)
 
 
-def _is_etcd_named(config: str | None, registry: str | None, chosen: dict[str, Any]) -> bool:
-    """Return whether any setting says which etcd is meant; whatever else is wrong with them is found later."""
-    if config or registry or any(value for name, value in chosen.items() if name not in {"prefix", "layouts"}):
-        return True
+def _connect_anyhow(etcd: EtcdOptions, search: Search) -> AbstractContextManager[Connection]:
+    kubernetes = None if etcd.is_named else _find_kubernetes(search.context)
+    return etcd.connect() if kubernetes is None else _reach_or_fail(etcd, kubernetes, search)
+
+
+def _find_kubernetes(context: str | None) -> Kubernetes | None:
+    """Return the cluster of the kubeconfig; None in a Pod, which needs no kubectl to reach etcd."""
     try:
-        return bool(_settings(None, None, chosen).endpoints)
-    except SettingsError as error:
-        return error.faults != (ENDPOINTS_FAULT,)
+        access = find_access(context)
+    except AccessError as error:
+        raise BadUsage(ENDPOINTS_FAULT, f"Nor can etcd be reached through kubectl: {error}") from error
+    return Kubernetes(access) if access and not access.is_in_cluster else None
+
+
+@contextmanager
+def _reach_or_fail(etcd: EtcdOptions, kubernetes: Kubernetes, search: Search) -> Iterator[Connection]:
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(etcd.reach(kubernetes, search))
+        except UnreachedError as error:
+            raise BadUsage(ENDPOINTS_FAULT, f"Nor is it reached through kubectl: {error}", error.remedy) from error
+        yield connection
+
+
+def connecting_later(command: Command) -> Command:
+    """Provide a command the shared options; it gets `EtcdOptions` in their place, and connects as far as it can."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> Any:
+        return command(_take_options(options), **options)
+
+    return _with_options(operator_namespace_option(run), callback=_before_the_command)
 
 
 def before_commands(group: Command) -> Command:
@@ -178,20 +259,10 @@ def _with_options(command: Command, **more: Any) -> Command:
 
 def read_operators_file(path: str, name: str) -> dict[str, Any]:
     """Read what the operator's settings file says of one registry."""
-    document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    registries = document.get("registries") if isinstance(document, dict) else None
-    if not isinstance(registries, dict) or not isinstance(registries.get(name), dict):
-        raise ValueError(f"{path} has no registry {name!r}: it is not in the mapping `registries`")  # noqa: TRY004
-    named = {OPERATORS_KEYS[key]: value for key, value in registries[name].items() if key in OPERATORS_KEYS}
-    found = named | {"prefix": document.get("prefix")}
-    return {key: _text(value) for key, value in found.items() if value}
+    return parse_operators_file(Path(path).read_text(encoding="utf-8"), name, path)
 
 
-def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _settings(config: str | None, registry: str | None, options: dict[str, Any]) -> ClientSettings:
+def _settings(config: str | None, registry: str | None, options: Mapping[str, Any]) -> ClientSettings:
     """Read the options, the environment, the operator's variables and its file; the first that names a setting wins.
 
     A registry that is named is read from the file alone, but for the prefix, which the operator has one of.
@@ -217,26 +288,35 @@ def _with_etcd(settings: ClientSettings) -> ClientSettings:
 @contextmanager
 def connect(config: str | None = None, name: str | None = None, **overrides: Any) -> Iterator[Connection]:
     """Open a registry; whatever goes wrong is one sentence and a remedy on standard error."""
-    connection = _open(config, name, overrides)
+    with _refusing():  # nothing is sent yet, so what fails is a setting
+        settings = _with_etcd(_settings(config, name, overrides))
+        connection = Connection(settings, Registry.from_settings(settings))
+        _ = connection.etcd
+    with _explaining(connection):
+        yield connection
+
+
+@contextmanager
+def _explaining(connection: Connection) -> Iterator[None]:
+    """Make errors sentences, and close the registry."""
+    way = [connection.reach] if connection.reach else []
     with connection.registry:
         try:
-            yield connection
+            yield
         except EtcdError as error:
-            raise Failure(*explain(error, connection.settings)) from error
+            raise Failure(*explain(error, connection.settings), *(each.describe() for each in way)) from error
         except BrokenPipeError:
             raise  # nobody reads the output any more: no fault, see `printing`
         except OSError as error:
             raise Failure(str(error)) from error
 
 
-def _open(config: str | None, name: str | None, overrides: dict[str, Any]) -> Connection:
-    """Make the clients; nothing is sent yet, so what fails is a setting."""
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Make what is wrong with settings sentences."""
     try:
-        settings = _with_etcd(_settings(config, name, overrides))
-        connection = Connection(settings, Registry.from_settings(settings))
-        _ = connection.etcd
+        yield
     except SettingsError as error:
         raise BadUsage(*error.faults) from error
     except (ValueError, yaml.YAMLError, OSError) as error:
         raise BadUsage(str(error)) from error
-    return connection

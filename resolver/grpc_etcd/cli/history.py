@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from grpc_etcd.cli.connecting import Connection, connected, output_option, valid_name
+from grpc_etcd.cli.connecting import Connection, connected_to_read, output_option, valid_name
 from grpc_etcd.cli.endpoints import print_entries
 from grpc_etcd.cli.printing import Failure, print_data, print_line, print_table
 from grpc_etcd.etcd import Compacted, FutureRevision
@@ -60,7 +60,7 @@ def valid_at(_context: click.Context, _parameter: click.Parameter, value: str | 
 @click.option(
     "--at", metavar="TIME|AGO|REVISION", callback=valid_at, help="Show the endpoints at that moment, not changes."
 )
-@connected
+@connected_to_read
 @output_option
 def history(connection: Connection, name: str, since: float | None, at: float | None, output: str) -> None:
     """Show what happened to a service, with times and Pods, or the endpoints that it had at a moment.

@@ -58,7 +58,7 @@ def _in_cluster(server: str) -> Access:
     token = (SERVICE_ACCOUNT / "token").read_text(encoding="utf-8").strip()
     context = _make_context(str(SERVICE_ACCOUNT / "ca.crt"))
     namespace = (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
-    return Access(server, context, {"Authorization": f"Bearer {token}"}, namespace or "default")
+    return Access(server, context, {"Authorization": f"Bearer {token}"}, namespace or "default", is_in_cluster=True)
 
 
 def _merge(files: list[Path]) -> dict[str, Any]:

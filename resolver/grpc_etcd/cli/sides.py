@@ -1,10 +1,10 @@
 """Look at both sides once: Kubernetes first, then etcd, so that what a Pod has just become can have been written."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from grpc_etcd.cli.connecting import Connection
+from grpc_etcd.cli.etcd_search import UnreachedError
 from grpc_etcd.etcd import EtcdError, PermissionDenied
 from grpc_etcd.inspect.causes import put_causes_first
 from grpc_etcd.inspect.checks import find_faults
@@ -31,6 +31,7 @@ class Sides:
     registry: str
     is_asked_for: bool  # that Kubernetes is looked at, by an option
     is_namespace_asked_for: bool
+    unreached: Finding | None = None  # why there is no connection, where one through kubectl was tried
 
 
 class Look(NamedTuple):
@@ -69,7 +70,7 @@ def look_at_cluster(sides: Sides) -> tuple[ClusterFacts | None, list[Finding]]:
 def _look_at_etcd(sides: Sides, cluster: ClusterFacts | None) -> tuple[list[Finding], OperatorFacts | None, bool]:
     """Return what is wrong with the registry, what operators have recorded there, and whether etcd answered."""
     if sides.connection is None:
-        return list(_unset()), None, False
+        return [sides.unreached or UNSET], None, False
     connection, name = sides.connection, _registry_name(sides.name, cluster)
     ready = frozenset(pod.ip for pod in cluster.pods if pod.ready) if cluster else frozenset()
     try:
@@ -77,8 +78,16 @@ def _look_at_etcd(sides: Sides, cluster: ClusterFacts | None) -> tuple[list[Find
         facts = gather_facts(connection.etcd, connection.layouts, name, _part(sides, cluster), ready)
     except EtcdError as error:
         is_answering = isinstance(error, PermissionDenied)
-        return list(explain_failure(connection.settings, error)), None, is_answering
+        return _explain(connection, error), None, is_answering
     return find_faults(facts), operators, True
+
+
+def _explain(connection: Connection, error: EtcdError) -> list[Finding]:
+    """Return why etcd cannot be read; where it is reached through kubectl, by its own name and with the way to it."""
+    found = list(explain_failure(connection.settings, error))
+    if (reach := connection.reach) is None:
+        return found
+    return [replace(each, subject="etcd", problem=f"{each.problem}; {reach.describe()}") for each in found]
 
 
 def _registry_name(name: str | None, cluster: ClusterFacts | None) -> str | None:
@@ -94,6 +103,12 @@ def _part(sides: Sides, cluster: ClusterFacts | None) -> Part | None:
     return Part(sides.namespace, frozenset(each.registry_name for each in cluster.services))
 
 
-def _unset() -> Iterator[Finding]:
-    run = "kubectl --namespace grpc-etcd exec deploy/grpc-etcd-operator -- grpc-etcd check -A"
-    yield Finding(Code.ONLY_KUBERNETES, "etcd", "it was not checked: no endpoints are set", run)
+RUN_IN_POD = "kubectl --namespace grpc-etcd exec deploy/grpc-etcd-operator -- grpc-etcd check -A"
+UNSET = Finding(Code.ONLY_KUBERNETES, "etcd", "it was not checked: no endpoints are set", RUN_IN_POD)
+
+
+def unreached(error: UnreachedError) -> Finding:
+    """Report that there is no way to etcd through kubectl: worth a warning where it is known where etcd is."""
+    if error.is_visible:
+        return Finding(Code.NOT_REACHED, "etcd", f"it was not checked: {error}", error.remedy)
+    return replace(UNSET, problem=f"{UNSET.problem}, and {error}", remedy=error.remedy)

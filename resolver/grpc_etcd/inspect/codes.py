@@ -111,3 +111,4 @@ class Code(StrEnum):
     ONLY_KUBERNETES = "GE0906", NOTE, "etcd was not checked"
     ONLY_ETCD = "GE0907", NOTE, "Kubernetes was not checked"
     NO_NAMESPACE = "GE0908", ERROR, "The namespace does not exist"
+    NOT_REACHED = "GE0909", WARNING, "etcd is not reached through kubectl"

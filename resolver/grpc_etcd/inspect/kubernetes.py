@@ -52,6 +52,7 @@ class Access:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     namespace: str = "default"
     proxy: str = ""
+    is_in_cluster: bool = False  # it is a Pod's service account
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -192,10 +193,11 @@ def _deployments(kubernetes: Kubernetes) -> tuple[Deployment, ...] | None:
     selector = "app.kubernetes.io/component=operator"
     path = "/apis/apps/v1/deployments"
     found = _allowed(lambda: list(kubernetes.items(path, labelSelector=selector)), "deployments", "", [])
-    return None if found is None else tuple(parse_deployment(each) for each in found if _is_charts(each))
+    return None if found is None else tuple(parse_deployment(each) for each in found if is_charts(each))
 
 
-def _is_charts(item: Mapping[str, Any]) -> bool:
+def is_charts(item: Mapping[str, Any]) -> bool:
+    """Return whether an object is the chart's."""
     labels = item["metadata"].get("labels") or {}
     is_named = labels.get("app.kubernetes.io/name") == CHART
     return is_named or str(labels.get("helm.sh/chart")).startswith(f"{CHART}-")

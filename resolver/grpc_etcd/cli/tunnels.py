@@ -1,0 +1,240 @@
+"""Ways into a cluster through kubectl, each a port of this machine's loopback: `port-forward`, or a relay by `exec`.
+
+Both are child processes that end with the command, by their own ids: with `close()`, and where the command is ended by
+SIGTERM or SIGHUP too. Whoever is logged in to this machine can connect to such a port, as with `kubectl port-forward`
+by hand; etcd still asks for what it asks for.
+"""
+
+import contextlib
+import io
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+LOOPBACK = "127.0.0.1"
+OPEN_SECONDS = 30.0  # until kubectl has logged in and is connected. Arbitrary
+AGAIN_SECONDS = 1.0  # after which a forward that has ended is opened again. Arbitrary
+END_SECONDS = 5.0
+CHUNK_BYTES = 1 << 16
+OPENED = re.compile(rf"Forwarding from {re.escape(LOOPBACK)}:(\d+) ")
+# What runs in the operator's Pod: it connects, and copies both ways. With nothing to send it ends at once.
+RELAY = """
+import os, socket, sys, threading
+peer = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
+peer.settimeout(None)
+def send():
+    while data := os.read(0, 65536):
+        peer.sendall(data)
+    peer.shutdown(socket.SHUT_WR)
+threading.Thread(target=send, daemon=True).start()
+while data := peer.recv(65536):
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+"""
+
+
+class TunnelError(Exception):
+    """A way into the cluster does not open; the text is kubectl's own."""
+
+
+class Tunnel(Protocol):
+    """A way to one address inside of the cluster."""
+
+    port: int
+
+    def complaint(self) -> str:
+        """Return what kubectl last complained about; empty where it did not."""
+
+    def close(self) -> None:
+        """End it, with all of its processes."""
+
+
+class PortForward:
+    """`kubectl port-forward`, which is started again on the same port when it ends, as with its Pod.
+
+    Raises TunnelError when it does not open.
+    """
+
+    def __init__(self, kubectl: Sequence[str], reference: str, port: int) -> None:
+        self._kubectl, self._target = (*kubectl, "port-forward", "--address", LOOPBACK, reference), port
+        self.port = 0
+        self._errors = tempfile.NamedTemporaryFile()  # noqa: SIM115  it is closed with the tunnel
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._is_decided = threading.Event()
+        self._process = self._start()
+        self._follower = threading.Thread(target=self._follow, name="port-forward", daemon=True)
+        self._follower.start()
+        try:
+            self._wait_until_open()
+        except BaseException:  # a signal too
+            self.close()
+            raise
+
+    def _wait_until_open(self) -> None:
+        self._is_decided.wait(OPEN_SECONDS)
+        if not self.port:
+            raise TunnelError(self.complaint() or f"it has not opened within {OPEN_SECONDS:g} s")
+
+    def _start(self) -> "subprocess.Popen[str]":
+        ports = f"{self.port or ''}:{self._target}"
+        return subprocess.Popen(  # noqa: S603  no shell; what is named is from the caller's own cluster
+            [*self._kubectl, ports],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            errors="replace",
+        )
+
+    def _follow(self) -> None:
+        """Read what kubectl prints, lest it waits for a reader, and start it again when it has ended."""
+        while True:
+            with self._process as process:
+                for line in process.stdout or ():
+                    self._note(line)
+            if not self.port or self._closing.wait(AGAIN_SECONDS):
+                self._is_decided.set()
+                return
+            with self._lock:
+                if self._closing.is_set():
+                    return
+                self._process = self._start()
+
+    def _note(self, line: str) -> None:
+        if found := OPENED.match(line):
+            self.port = int(found[1])
+            self._is_decided.set()
+
+    def complaint(self) -> str:
+        """Return kubectl's last line on standard error."""
+        return _last_line(self._errors)
+
+    def close(self) -> None:
+        """End kubectl."""
+        with self._lock:
+            self._closing.set()
+            _end(self._process)
+        self._follower.join()
+        self._errors.close()
+
+
+class ExecRelay:
+    """A port of this machine; each connection to it goes through a `kubectl exec` of its own into the operator's Pod.
+
+    Raises TunnelError when the Pod cannot be entered, or does not reach the address.
+    """
+
+    def __init__(self, kubectl: Sequence[str], deployment: str, address: tuple[str, int]) -> None:
+        relay = ("python3", "-c", RELAY, address[0], str(address[1]))
+        self._command = (*kubectl, "exec", "-i", f"deploy/{deployment}", "-c", "operator", "--", *relay)
+        self._errors = tempfile.NamedTemporaryFile()  # noqa: SIM115  it is closed with the tunnel
+        self._try()
+        self._lock = threading.Lock()
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._threads: list[threading.Thread] = []
+        self._is_closed = False
+        self._listener = socket.create_server((LOOPBACK, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._accepting = threading.Thread(target=self._accept, name="exec relay", daemon=True)
+        self._accepting.start()
+
+    def _try(self) -> None:
+        """Connect once, with nothing to send."""
+        try:
+            subprocess.run(  # noqa: S603  as above
+                self._command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=OPEN_SECONDS
+            )
+        except subprocess.CalledProcessError as error:
+            self._errors.close()
+            raise TunnelError(_explain(error.stderr)) from error
+        except subprocess.TimeoutExpired as error:
+            self._errors.close()
+            raise TunnelError(f"it has not answered within {OPEN_SECONDS:g} s") from error
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # it is closed
+            with self._lock:
+                if self._is_closed:
+                    connection.close()
+                    return
+                child = subprocess.Popen(  # noqa: S603  as above
+                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+                )
+                self._children.add(child)
+                both = [
+                    threading.Thread(target=work, args=(connection, child), daemon=True) for work in (_send, _receive)
+                ]
+                for thread in both:
+                    thread.start()
+                self._threads += both
+
+    def complaint(self) -> str:
+        """Return the last line that a relay printed on standard error."""
+        return _last_line(self._errors)
+
+    def close(self) -> None:
+        """End every connection."""
+        with self._lock:
+            self._is_closed = True
+            children, threads = tuple(self._children), tuple(self._threads)
+        with contextlib.suppress(OSError):  # whoever accepts wakes up
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for child in children:
+            _end(child)
+        for thread in (self._accepting, *threads):
+            thread.join(END_SECONDS)
+        self._errors.close()
+
+
+def _send(connection: socket.socket, child: "subprocess.Popen[bytes]") -> None:
+    """Copy what the client sends; its end is the end of the child's input."""
+    with contextlib.suppress(OSError, ValueError), contextlib.closing(child.stdin or io.BytesIO()) as pipe:
+        while data := connection.recv(CHUNK_BYTES):
+            pipe.write(data)
+            pipe.flush()
+
+
+def _receive(connection: socket.socket, child: "subprocess.Popen[bytes]") -> None:
+    """Copy what comes back; with the child ends the connection."""
+    with contextlib.suppress(OSError, ValueError), contextlib.closing(child.stdout or io.BytesIO()) as pipe:
+        while data := os.read(pipe.fileno(), CHUNK_BYTES):  # a buffered read would wait for the whole chunk
+            connection.sendall(data)
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    child.wait()
+
+
+def _end(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
+    """End a child, by its id; one that does not end is killed."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _last_line(errors: "tempfile._TemporaryFileWrapper[bytes]") -> str:
+    """Return what says most in a file to which children still write, and whose position is theirs too."""
+    path = Path(errors.name)
+    return _explain(path.read_bytes()) if path.exists() else ""
+
+
+def _explain(errors: bytes) -> str:
+    """Return the line that says most: kubectl's own refusal or error, else the last one."""
+    lines = [each.strip() for each in errors.decode(errors="replace").splitlines() if each.strip()]
+    own = [each for each in lines if each.lower().startswith("error")]
+    return (own or lines or [""])[-1]
