@@ -1,4 +1,4 @@
-"""Write what the chart repeats from elsewhere: the version, the CRD, and the README's table of values.
+"""Write what the chart repeats from elsewhere: version, CRD, Artifact Hub's annotations, the README's table of values.
 
 The version stands in pyproject.toml, the CRD in crds/, each value's comment in values.yaml; nothing is kept twice by
 hand. The comments are read as lines, since YAML parsers drop them: a comment stands right above its value.
@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "charts/grpc-etcd-operator"
 CRD = ROOT / "crds/grpcservices.yaml"
+EXAMPLE = ROOT / "examples/greeter/grpcservice.yaml"
 _VALUE = re.compile(r"( *)([A-Za-z]+):(?: |$)")
 
 HEAD = """<!-- Made by `make gen` from values.yaml; edit that. -->
@@ -47,11 +48,51 @@ def outputs() -> Mapping[Path, str]:
     chart = (CHART / "Chart.yaml").read_text()
     chart = re.sub(r"^version: .*$", f"version: {version()}", chart, flags=re.MULTILINE)
     chart = re.sub(r"^appVersion: .*$", f'appVersion: "{version()}"', chart, flags=re.MULTILINE)
+    chart = chart.partition("annotations:\n")[0] + write_yaml({"annotations": annotations()})
     return {
         CHART / "Chart.yaml": chart,
         CHART / "files/grpcservices.yaml": CRD.read_text(),
         CHART / "README.md": HEAD + "".join(_rows()),
     }
+
+
+def annotations() -> dict[str, str]:
+    """Give what Artifact Hub shows of the chart beside its README; a release adds its changes (testbed.release)."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    crd = yaml.safe_load(CRD.read_text())
+    kind, (served,) = crd["spec"]["names"]["kind"], crd["spec"]["versions"]
+    shown = {"kind": kind, "version": served["name"], "name": crd["metadata"]["name"], "displayName": kind}
+    etcd = values["etcd"]["bundled"]["image"]
+    images = [
+        {"name": "operator", "image": f"{values['image']['repository']}:{version()}"},
+        {"name": "etcd", "image": f"{etcd['repository']}:{etcd['tag']}"},
+    ]
+    return {
+        "artifacthub.io/category": "networking",
+        "artifacthub.io/crds": write_yaml(
+            [{**shown, "description": served["schema"]["openAPIV3Schema"]["description"]}]
+        ),
+        "artifacthub.io/crdsExamples": write_yaml([yaml.safe_load(EXAMPLE.read_text())]),
+        "artifacthub.io/images": write_yaml(images),
+        "artifacthub.io/license": "Apache-2.0",
+        "artifacthub.io/operator": "true",
+    }
+
+
+class _Blocks(yaml.SafeDumper):
+    """Writes texts of several lines as blocks."""
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Blocks.add_representer(str, _write_text)
+
+
+def write_yaml(document: Any) -> str:
+    """Write YAML in the order that is given, with texts of several lines as blocks."""
+    return yaml.dump(document, Dumper=_Blocks, sort_keys=False, width=1000)
 
 
 def documented_values() -> Iterator[tuple[str, str]]:

@@ -55,6 +55,18 @@ def find(items: Sequence[Object], kind: str, suffix: str = "") -> Object:
     return found[0]
 
 
+WORKLOADS = ("Deployment", "StatefulSet", "Job")
+
+
+def pod_templates(items: Sequence[Object]) -> list[Object]:
+    """Give metadata and spec of every Pod that the objects make, be it by a workload or as it is."""
+    return [
+        item["spec"]["template"] if item["kind"] in WORKLOADS else item
+        for item in items
+        if item["kind"] in (*WORKLOADS, "Pod")
+    ]
+
+
 class Release:
     """The chart, installed in one namespace of a real API server."""
 
@@ -76,11 +88,12 @@ class Release:
 
 
 class OperatorPod:
-    """The operator's process, as the kubelet would start one Pod of a rendered Deployment or Job."""
+    """The operator's process, as the kubelet would start one Pod of a rendered Deployment or Job, or a Pod."""
 
     def __init__(self, api: ApiServer, workload: Object, folder: Path) -> None:
         self.namespace = workload["metadata"]["namespace"]
-        spec = workload["spec"]["template"]["spec"]
+        (template,) = pod_templates([workload])
+        spec = template["spec"]
         container = spec["containers"][0]
         self._materialize(api, spec, container, folder)
         arguments = [argument.replace(MOUNTS, f"{folder}{MOUNTS}") for argument in container["args"]]

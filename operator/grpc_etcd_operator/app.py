@@ -36,6 +36,7 @@ from grpc_etcd_operator.controller.safeguard import Safeguard
 from grpc_etcd_operator.controller.status_leader import StatusLeader
 from grpc_etcd_operator.controller.status_queue import StatusQueue
 from grpc_etcd_operator.controller.status_writer import StatusWriter
+from grpc_etcd_operator.controller.verify import wait_synced
 from grpc_etcd_operator.controller.watches import Watches
 from grpc_etcd_operator.core.claims import Rules, parse_etcds
 from grpc_etcd_operator.core.cluster import ClusterCache
@@ -86,6 +87,12 @@ def cleanup(settings: Settings) -> int:
     """Deregister all that this cluster id owns; return the exit code."""
     logs.set_up(settings.log_level)
     return _until_ended(clean_up(settings))
+
+
+def verify(settings: Settings) -> int:
+    """Wait until every registry has a leader and is synced; return the exit code."""
+    logs.set_up(settings.log_level)
+    return _until_ended(wait_synced(settings))
 
 
 def raise_file_limit(namespaces: int) -> None:

@@ -17,6 +17,10 @@ PLAN_HELP = (
     "Print once what `run` would write, and exit without writing anything. If it makes no progress for a minute, it "
     "reports what it waits for and exits with code 2."
 )
+VERIFY_HELP = (
+    "Wait for a minute at most until every registry has a leader of this cluster id and is synced, and exit, with code "
+    "2 and what is missing if one is not. It writes nothing; `helm test` runs it."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,6 +84,13 @@ def _cleanup(settings: Settings) -> int:
     return app.cleanup(settings)
 
 
+def _verify(settings: Settings) -> int:
+    from grpc_etcd_operator import app  # noqa: PLC0415  as in _run
+
+    return app.verify(settings)
+
+
 main.add_command(_command("run", "Watch Pods and GrpcServices, and keep the registries in sync.", _run))
 main.add_command(_command("plan", PLAN_HELP, _plan))
 main.add_command(_command("cleanup", "Delete all keys of this cluster id from the registries.", _cleanup))
+main.add_command(_command("verify", VERIFY_HELP, _verify))

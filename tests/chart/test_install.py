@@ -137,6 +137,22 @@ def test_install_upgrade_roll_back_uninstall(
     assert not etcd.etcdctl("get", "--prefix", "/grpc-etcd/owner/", "--keys-only").strip()
 
 
+def test_helm_test_passes_on_what_the_chart_has_installed(
+    release: Release, kubelet: Kubelet, etcd: EtcdServer, tmp_path: Path
+) -> None:
+    """Its Pod is played as the operator's is, with the rights of its ServiceAccount alone."""
+    release.install(values(etcd))
+    hooks = [item for item in yaml.safe_load_all(release.helm("get", "hooks", release.name)) if item]
+    pod = find(hooks, "Pod")
+    greeter(release.api, "shop")
+    with OperatorPod(release.api, deployment(release), tmp_path / "operator") as operator:
+        operator.wait_ready()
+        wait_registered(etcd, kubelet.create_pod(namespace="shop", labels={"app": "greeter"}))
+        with OperatorPod(release.api, pod, tmp_path / "test") as test:
+            wait_until(lambda: not test.process.is_running, "the end of the test")
+            assert test.process.returncode == 0, test.process.log.read_text()
+
+
 def test_an_upgrade_restores_a_role_that_was_deleted_and_the_operator_goes_on(
     release: Release, kubelet: Kubelet, etcd: EtcdServer, tmp_path: Path
 ) -> None:

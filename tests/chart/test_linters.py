@@ -14,7 +14,7 @@ import yaml
 
 from testbed.build import binary
 from testbed.chart import CHART
-from testbed.helm import render
+from testbed.helm import pod_templates, render
 
 OLDEST = "1.28"
 NEWEST = "1.37"
@@ -84,8 +84,8 @@ def workloads(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [item for item in items if item["kind"] in ("Deployment", "StatefulSet", "Job")]
 
 
-def pod(workload: dict[str, Any]) -> dict[str, Any]:
-    return dict(workload["spec"]["template"]["spec"])
+def pod(template: dict[str, Any]) -> dict[str, Any]:
+    return dict(template["spec"])
 
 
 @pytest.fixture(params=[PRODUCTION, TRIAL], ids=["production", "trial"])
@@ -94,14 +94,14 @@ def items(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 def test_no_pod_shares_anything_of_its_node(items: list[dict[str, Any]]) -> None:
-    for spec in map(pod, workloads(items)):
+    for spec in map(pod, pod_templates(items)):
         assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccount"} & spec.keys()
         assert not [volume for volume in spec.get("volumes", ()) if "hostPath" in volume]
         assert "sysctls" not in spec["securityContext"]
 
 
 def test_no_container_has_a_moving_tag_or_a_secret_in_its_environment(items: list[dict[str, Any]]) -> None:
-    for spec in map(pod, workloads(items)):
+    for spec in map(pod, pod_templates(items)):
         for container in spec["containers"]:
             assert container["image"].rpartition(":")[2] not in ("", "latest")
             names = [entry["name"] for entry in container.get("env", ())]
@@ -111,7 +111,7 @@ def test_no_container_has_a_moving_tag_or_a_secret_in_its_environment(items: lis
 
 
 def test_selectors_select_and_ports_exist(items: list[dict[str, Any]]) -> None:
-    templates = [workload["spec"]["template"] for workload in workloads(items)]
+    templates = pod_templates(items)
     for workload in workloads(items):
         if workload["kind"] != "Job":
             labels = workload["spec"]["template"]["metadata"]["labels"].items()
@@ -131,9 +131,10 @@ def test_selectors_select_and_ports_exist(items: list[dict[str, Any]]) -> None:
 
 def test_every_service_account_is_the_charts_own_and_replicas_spread(items: list[dict[str, Any]]) -> None:
     accounts = {item["metadata"]["name"] for item in items if item["kind"] == "ServiceAccount"}
-    for workload in workloads(items):
-        spec = pod(workload)
+    for spec in map(pod, pod_templates(items)):
         assert spec.get("serviceAccountName") in accounts or not spec["automountServiceAccountToken"]
+    for workload in workloads(items):
         if workload["kind"] == "Deployment":
+            spec = pod(workload["spec"]["template"])
             assert spec["affinity"]["podAntiAffinity"]
             assert {each["topologyKey"] for each in spec["topologySpreadConstraints"]} >= {"kubernetes.io/hostname"}

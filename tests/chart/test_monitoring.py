@@ -15,7 +15,7 @@ import yaml
 from grpc_etcd import RegistryStats
 from grpc_etcd_operator.telemetry.metrics import REGISTRATION
 from grpc_etcd_operator.telemetry.samples import DECLARATIONS
-from testbed import chart, promtool
+from testbed import alerts, chart, promtool
 from testbed.build import binary
 from testbed.helm import find, render
 
@@ -146,6 +146,49 @@ def test_that_no_replica_runs_is_told_before_keys_begin_to_expire(rules: dict[st
     assert promtool.firing(rules, series(ended), tmp_path, minutes) == {"GrpcEtcdOperatorDown"}
     told = next(rule for group in rules["groups"] for rule in group["rules"] if rule["alert"] == "GrpcEtcdOperatorDown")
     assert f"begin to expire {lease_seconds * 2 // 3} s after" in told["annotations"]["description"]
+
+
+def plain_rules() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(alerts.FILE.read_text())
+    return found
+
+
+def of_cluster(name: str, values: dict[str, str]) -> list[dict[str, str]]:
+    return series(values, f'{PLACE}, cluster="{name}"')
+
+
+def test_the_plain_file_is_fresh(rules: dict[str, Any]) -> None:
+    assert alerts.FILE.read_text() == alerts.text(), "run: python -m testbed.alerts"
+    names, plain = (
+        [rule["alert"] for group in each["groups"] for rule in group["rules"]] for each in (rules, plain_rules())
+    )
+    assert plain == names
+
+
+@pytest.mark.parametrize("alert", SITUATIONS)
+def test_each_alert_of_the_plain_file_fires_in_its_cluster_alone(alert: str, tmp_path: Path) -> None:
+    """Another cluster, in whose operator's namespace and Pod nothing differs, neither hides it nor has it."""
+    change = SITUATIONS[alert]
+    sick = {"grpc_etcd_operator_leader": "1x10 stale"} if change is None else HEALTHY | change
+    both = of_cluster("east", sick) + of_cluster("west", HEALTHY)
+    assert promtool.firing(plain_rules(), both, tmp_path, 30) == {alert}
+    (summary,) = promtool.summaries(plain_rules(), both, tmp_path, 30)
+    assert summary.endswith(", cluster east")
+
+
+def test_the_plain_file_is_silent_in_health(tmp_path: Path) -> None:
+    both = of_cluster("east", HEALTHY) + of_cluster("west", HEALTHY)
+    assert promtool.firing(plain_rules(), both, tmp_path, 30) == set()
+
+
+def test_the_plain_file_misses_an_operator_in_one_of_several_clusters(tmp_path: Path) -> None:
+    assert promtool.firing(plain_rules(), [], tmp_path, 30) == {"GrpcEtcdOperatorDown"}
+    gone = of_cluster("east", {"grpc_etcd_operator_leader": "1x10 stale"})
+    assert promtool.firing(plain_rules(), gone, tmp_path, 30) == {"GrpcEtcdOperatorDown"}
+    long_gone = of_cluster("east", {"grpc_etcd_operator_leader": "1x10 stale"}) + of_cluster(
+        "west", {name: values.replace("x60", "x1600") for name, values in HEALTHY.items() if "leader" in name}
+    )
+    assert promtool.firing(plain_rules(), long_gone, tmp_path, 26 * 60) == set()
 
 
 def test_another_installation_neither_hides_a_fault_nor_is_taken_for_one(rules: dict[str, Any], tmp_path: Path) -> None:

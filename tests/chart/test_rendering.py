@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from testbed import chart
-from testbed.helm import HelmError, find, render, run_helm
+from testbed.helm import HelmError, find, pod_templates, render, run_helm
 
 ETCD = {"etcd": {"endpoints": ["etcd-0.etcd:2379", "etcd-1.etcd:2379"]}}
 BUNDLED = {"etcd": {"bundled": {"enabled": True}}}
@@ -88,10 +88,8 @@ def test_helm_lint_is_strict_and_silent(values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
 def test_every_pod_is_hardened_and_bounded(values: dict[str, Any]) -> None:
-    for item in render(values):
-        if item["kind"] not in ("Deployment", "StatefulSet", "Job"):
-            continue
-        spec = item["spec"]["template"]["spec"]
+    for template in pod_templates(render(values)):
+        spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["runAsUser"] == 65532
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -196,11 +194,11 @@ def test_a_single_replica_has_no_disruption_budget_that_would_block_a_drain() ->
 
 def test_the_network_policy_opens_the_ports_of_every_registry() -> None:
     values = SEVERAL | {"networkPolicy": {"enabled": True}, "registries": {"dr": {"endpoints": ["dr:12379"]}}}
-    egress = find(render(values), "NetworkPolicy")["spec"]["egress"]
+    egress = find(render(values), "NetworkPolicy", "etcd-operator")["spec"]["egress"]
     assert {port["port"] for rule in egress for port in rule["ports"]} == {53, 5353, 443, 6443, 2379, 12379}
     assert {port["protocol"] for port in egress[0]["ports"]} == {"UDP", "TCP"}
     asked = {"networkPolicy": {"enabled": True, "dnsPorts": [1053]}, "etcd": {"endpoints": ["https://e:1/", "[::1]:2"]}}
-    egress = find(render(asked), "NetworkPolicy")["spec"]["egress"]
+    egress = find(render(asked), "NetworkPolicy", "etcd-operator")["spec"]["egress"]
     assert {port["port"] for rule in egress for port in rule["ports"]} == {1053, 443, 6443, 1, 2}
 
 
@@ -219,12 +217,8 @@ def test_every_pod_of_the_chart_has_its_policy() -> None:
     """Where the namespace denies what no policy allows, and where others would allow more than is needed."""
     items = render(BUNDLED | SEVERAL_CLEANED)
     selected = [item["spec"]["podSelector"]["matchLabels"].items() for item in items if item["kind"] == "NetworkPolicy"]
-    pods = [
-        item["spec"]["template"]["metadata"]["labels"].items()
-        for item in items
-        if item["kind"] in ("Deployment", "StatefulSet", "Job")
-    ]
-    assert len(pods) == len(selected) == 3
+    pods = [template["metadata"]["labels"].items() for template in pod_templates(items)]
+    assert len(pods) == len(selected) == 4
     assert all(any(one <= labels for one in selected) for labels in pods)
 
 
@@ -459,6 +453,70 @@ def test_cleanup_leaves_a_bundled_etcd_out_that_goes_with_the_release() -> None:
     items = render(values)
     configs = [yaml.safe_load(find(items, "ConfigMap", end)["data"]["config.yaml"]) for end in ("operator", "-cleanup")]
     assert [sorted(each["registries"]) for each in configs] == [["default", "dr"], ["dr"]]
+
+
+def test_helm_test_asks_with_the_settings_and_the_account_of_the_operator() -> None:
+    for values in (ALL, SECURED, SEVERAL, NAMESPACED, BUNDLED):
+        items = render(values)
+        pod, workload = find(items, "Pod"), find(items, "Deployment")["spec"]["template"]
+        assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+        (asking,), (running,) = pod["spec"]["containers"], workload["spec"]["containers"]
+        assert asking["args"][0] == "verify"
+        assert set(asking["args"][1:]) < set(running["args"])
+        assert asking["image"] == running["image"]
+        assert asking["volumeMounts"] == running["volumeMounts"]
+        assert [each for each in running["env"] if each["name"].endswith("_INSTALLATION")] == asking["env"]
+        for shared in ("serviceAccountName", "volumes", "securityContext"):
+            assert pod["spec"][shared] == workload["spec"][shared]
+        # What the account is for is the cluster's identity alone.
+        assert pod["spec"]["automountServiceAccountToken"] is not bool(values.get("clusterId"))
+
+
+def test_the_pod_of_helm_test_may_connect_to_what_the_operator_may() -> None:
+    items = render(ALL)
+    own, pod = find(items, "NetworkPolicy", "-test"), find(items, "Pod")
+    assert own["metadata"]["annotations"].items() >= pod["metadata"]["annotations"].items()
+    assert own["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert own["spec"]["egress"] == find(items, "NetworkPolicy", "etcd-operator")["spec"]["egress"]
+
+
+def test_the_trial_needs_no_storage_class() -> None:
+    state = find(render(BUNDLED), "StatefulSet")["spec"]
+    assert "volumeClaimTemplates" not in state
+    assert state["template"]["spec"]["volumes"] == [{"name": "data", "emptyDir": {}}]
+    kept = render(
+        {"etcd": {"bundled": {"enabled": True, "persistence": {"enabled": True, "storageClassName": "fast"}}}}
+    )
+    (claim,) = find(kept, "StatefulSet")["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["storageClassName"] == "fast"
+
+
+def test_the_cluster_may_choose_the_user_of_every_pod() -> None:
+    """As OpenShift wants to: it refuses Pods that ask for a user outside of their namespace's range."""
+    free = {"podSecurityContext": dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))}
+    for values in (ALL | free, BUNDLED | free):
+        for template in pod_templates(render(values)):
+            contexts = [template["spec"]["securityContext"]]
+            contexts += [each["securityContext"] for each in template["spec"]["containers"]]
+            assert not [each for each in contexts if {"runAsUser", "runAsGroup", "fsGroup"} & each.keys()]
+            assert contexts[0]["runAsNonRoot"] is True
+
+
+def test_a_dry_run_which_never_leads_has_no_test() -> None:
+    assert not [item for item in render(ETCD | {"dryRun": True}) if item["kind"] == "Pod"]
+
+
+def test_annotations_of_artifact_hub_name_what_the_chart_brings() -> None:
+    annotations = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())["annotations"]
+    listed = {name.partition("/")[2]: yaml.safe_load(text) for name, text in annotations.items()}
+    rendered = [*pod_templates(render(BUNDLED))]
+    images = {container["image"] for template in rendered for container in template["spec"]["containers"]}
+    assert {each["image"] for each in listed["images"]} == images
+    (crd,) = [item for item in render(ETCD) if item["kind"] == "CustomResourceDefinition"]
+    (shown,) = listed["crds"]
+    assert (shown["name"], shown["kind"]) == (crd["metadata"]["name"], crd["spec"]["names"]["kind"])
+    assert [shown["version"]] == [version["name"] for version in crd["spec"]["versions"]]
+    assert {each["kind"] for each in listed["crdsExamples"]} == {shown["kind"]}
 
 
 @pytest.mark.parametrize("values", [{"registries": None}, {"clientConfig": {"extra": None}}])

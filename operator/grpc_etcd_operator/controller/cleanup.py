@@ -18,7 +18,7 @@ from grpc_etcd.etcd.errors import EtcdError, LeaseNotFound, PermissionDenied
 from grpc_etcd.registry.own import OwnerRecord, clock_key, cluster_key, owner_prefix, standby_prefix, synced_key
 from grpc_etcd_operator.core.leases import SETTLED, lease_id
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, read_fingerprint
-from grpc_etcd_operator.kube.cluster import find_fingerprint
+from grpc_etcd_operator.kube.cluster import find_identity
 from grpc_etcd_operator.registry.connect import distinct, open_etcd
 from grpc_etcd_operator.registry.election import WAIT_TTLS, Election, Outlook
 from grpc_etcd_operator.registry.refusals import grant
@@ -46,10 +46,7 @@ async def clean_up(settings: Settings) -> None:
     if settings.dry_run:
         log.info("Dry run: deleting nothing", extra={"event": "cleanup_skipped"})
         return
-    fingerprint = await find_fingerprint()
-    cluster = settings.cluster_id or fingerprint.kube_system
-    if not cluster:
-        raise UnusableError("--cluster-id is not set and the namespace kube-system cannot be read: set --cluster-id")
+    cluster, fingerprint = await find_identity(settings)
     deregistrations = (_deregister_from(registry, cluster, fingerprint, settings) for registry in distinct(settings))
     # Side by side: one that is unavailable, or gone for good, keeps nothing in another.
     if faults := list(filter(None, await asyncio.gather(*deregistrations))):

@@ -59,8 +59,20 @@ def log_unreachable(client: Client, error: Exception) -> None:
     )
 
 
-async def find_fingerprint() -> Fingerprint:
-    """Return what is known of the Kubernetes cluster that we are in; a cleanup needs none."""
+async def find_identity(settings: Settings) -> tuple[str, Fingerprint]:
+    """Return the cluster id, and what is known of the Kubernetes cluster that we are in.
+
+    Unlike `find_cluster` it waits for nothing: with a cluster id in the settings no Kubernetes is needed, else
+    UnusableError says so.
+    """
+    fingerprint = await _find_fingerprint()
+    cluster = settings.cluster_id or fingerprint.kube_system
+    if not cluster:
+        raise UnusableError("--cluster-id is not set and the namespace kube-system cannot be read: set --cluster-id")
+    return cluster, fingerprint
+
+
+async def _find_fingerprint() -> Fingerprint:
     try:
         connection = Connection()
     except NoClusterError:

@@ -63,7 +63,7 @@ LOOK_SECONDS = 0.2  # how soon a change of a registration is reported. Arbitrary
 PROGRAM = "grpc-etcd"
 EXAMPLES = """\b
 Examples:
-  export GRPC_ETCD_ENDPOINTS=etcd:2379
+  export GRPC_ETCD_ENDPOINTS=etcd.infra.svc.cluster.local:2379
   grpc-etcd ls
   grpc-etcd get greeter -o json
   grpc-etcd --prefix shop watch
