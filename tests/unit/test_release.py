@@ -121,8 +121,8 @@ FAULTS: dict[str, tuple[Callable[[], list[str]], str]] = {
         "no package URL of pyyaml",
     ),
     "an SBOM with a path": (
-        lambda: release.find_sbom_faults({**SBOM, "x": "file:///home/me/a.whl"}, "0.1.0", INSTALLED),
-        "file:///home/me/a.whl",
+        lambda: release.find_sbom_faults({**SBOM, "x": "file:///opt/build/a.whl"}, "0.1.0", INSTALLED),
+        "file:///opt/build/a.whl",
     ),
     "a chart without its schema": (
         lambda: release.find_chart_faults(
