@@ -84,3 +84,9 @@ def test_names_are_found_where_the_layout_has_them() -> None:
     keys = [b"/jupiter/greeters/providers/x", b"/jupiter/users/providers/y", b"/else/where/z", b"/jupiter/stray"]
     assert nearest("greeter", keys, [b"/jupiter/greeter/"]) == ("greeters", "users")
     assert nearest("greeter", keys, [b"/no/such/layout"]) == ()
+
+
+def test_a_reason_is_short_however_long_a_key_is() -> None:
+    reason = explain("greeter", Facts(view(rejected={b"/jupiter/greeter/" + b"x" * 1_000_000: "no URL"})))
+    assert reason.text.endswith("no URL")
+    assert len(reason.text) < 1000
