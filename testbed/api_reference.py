@@ -31,6 +31,7 @@ _FOR_PARTS = {
     "default_timeout",
     "deliver_progress",
     "exclusively",
+    "find_followed",
     "follow",
     "forked",
     "introduce",

@@ -130,8 +130,9 @@ def valid_weight(_context: click.Context, _parameter: click.Parameter, value: fl
 
 def valid_listen(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     """Refuse an address that gRPC takes for another: it counts ports beyond the last one from 0 again."""
+    path = next((value.removeprefix(each) for each in ("unix:", "unix-abstract:") if value.startswith(each)), None)
     port = value.rpartition(":")[2]
-    if not value.startswith(("unix:", "unix-abstract:")) and not (port.isdecimal() and int(port) <= MAX_PORT):
+    if not (path or (path is None and port.isdecimal() and int(port) <= MAX_PORT)):
         raise click.BadParameter(f"{value!r} is neither HOST:PORT, with a port up to {MAX_PORT}, nor unix:PATH")
     return value
 

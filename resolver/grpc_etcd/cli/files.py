@@ -30,7 +30,7 @@ def read_documents(path: str) -> Iterator[tuple[str, list[object]]]:
     found = Path(path)
     files = [found]
     if path != STANDARD_INPUT and found.is_dir():
-        files = sorted(each for each in found.rglob("*") if each.suffix in SUFFIXES and not each.is_dir())
+        files = list_files(found)
     if not files:
         raise UnreadableError(path, f"it contains no file that ends in {', '.join(sorted(SUFFIXES))}")
     for each in files:
@@ -38,6 +38,14 @@ def read_documents(path: str) -> Iterator[tuple[str, list[object]]]:
             yield str(each), _load(_read(sys.stdin) if path == STANDARD_INPUT else each.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UnreadableError(str(each), error) from error
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Return the files of a folder and its folders that may be manifests, sorted."""
+    try:
+        return sorted(each for each in folder.rglob("*") if each.suffix in SUFFIXES and not each.is_dir())
+    except OSError as error:  # such as a folder that goes while it is looked through
+        raise UnreadableError(str(folder), error) from error
 
 
 @functools.cache

@@ -32,7 +32,7 @@ def serve(listen: str, registry: Following) -> AdsServer:
         registry.leave_resource_cache(resource_cache)
 
     try:
-        return AdsServer(listen, resource_cache, spares_earlier=True, on_stop=leave)
+        return AdsServer(listen, resource_cache, serves_others=True, on_stop=leave)
     except BaseException:
         leave()
         raise

@@ -69,6 +69,8 @@ class StreamStream(StreamedAnswer, aio.StreamStreamMultiCallable):  # type: igno
 class AioChannel(Renewable[aio.Channel]):
     """A native channel, and the one for calls before the registry has answered, made when there is such a call."""
 
+    closed_error = aio.UsageError
+
     def __init__(
         self,
         registry: Following,
@@ -91,6 +93,7 @@ class AioChannel(Renewable[aio.Channel]):
 
     async def close(self, grace: float | None) -> None:
         """Close both; what was inherited through a fork is left to the process that made it."""
+        self.is_closed = True
         for channel in (self, self._first):
             if channel and channel.is_current:
                 await channel.native.close(grace)
@@ -120,10 +123,12 @@ class _Waiting:
         )
 
     async def _wait(self) -> None:
-        with self._registry.pinned(self._service) as followed:
-            async for _ in _views(followed.feed):
-                if self._registry.is_policy_known(self._service):
-                    return
+        followed = self._registry.find_followed(self._service)  # for as long as the channel is open
+        if followed is None:
+            return  # the registry has been closed since the call began
+        async for _ in _views(followed.feed):
+            if self._registry.is_policy_known(self._service):
+                return
 
 
 class _UnaryWaiting(_Waiting, aio.UnaryUnaryClientInterceptor):

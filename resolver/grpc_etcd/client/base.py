@@ -43,7 +43,7 @@ class Following(abc.ABC):
 
     def __init__(self, name: str | None, here: Here) -> None:
         self._process = control_plane.this_process()
-        self.name = name or self._process.free_name(DEFAULT_REGISTRY)
+        self.name = self._process.choose_name(name, DEFAULT_REGISTRY)
         self.here = here
         self._lock = threading.RLock()
         self._wishes: dict[str, Wishes] = {}
@@ -132,24 +132,25 @@ class Following(abc.ABC):
 
     def default_timeout(self, service: str) -> float | None:
         """Return the timeout in seconds of calls to the service that name none; None: they have none."""
-        followed = self._followed(service)
+        followed = self.find_followed(service)
         wished = (followed.wishes if followed else self._wishes.get(service, _NO_WISHES)).policy.timeout_seconds
         said = followed.feed.view.policy.timeout_seconds if followed else self._last_timeouts.get(service)
         timeout = said if wished is None else wished
         return None if timeout == math.inf else timeout  # gRPC takes an infinite timeout for one that is over
 
-    def _followed(self, service: str) -> FollowedService | None:
+    def find_followed(self, service: str) -> FollowedService | None:
+        """Return a service that is followed now; None: it is not, or the registry is closed."""
         inside = self._inside
         return inside.services.get(service) if inside else None
 
     def is_policy_known(self, service: str) -> bool:
         """Return whether the default timeout cannot be another one by what the registry's first answer may say."""
-        followed = self._followed(service)
+        followed = self.find_followed(service)
         return followed is None or followed.wishes.policy.timeout_seconds is not None or _is_followed(followed)
 
     def wait_for_policy(self, service: str, timeout_seconds: float) -> None:
         """Wait until the policy is known, or the registry is unavailable."""
-        if followed := self._followed(service):
+        if followed := self.find_followed(service):
             followed.feed.wait_until(lambda _: _is_followed(followed), timeout_seconds)
 
     def configure(
@@ -248,7 +249,8 @@ class Following(abc.ABC):
         inside = self._inside
         if inside is None:
             return RegistryStats(self.name, ())
-        services = tuple(make_service_stats(each, wanted=inside.wants(each)) for each in inside.services.values())
+        followed = tuple(inside.services.values())
+        services = tuple(make_service_stats(each, wanted=inside.wants(each)) for each in followed)
         return RegistryStats(self.name, services)
 
     def ready(self) -> bool:
@@ -292,7 +294,7 @@ class Following(abc.ABC):
 
     def refused(self, service: str, reason: str) -> None:
         """Record that gRPC refused what it was sent about the service."""
-        if followed := self._followed(service):
+        if followed := self.find_followed(service):
             followed.note_refusal(reason)
 
     def forked(self) -> None:
@@ -334,7 +336,7 @@ class Following(abc.ABC):
             self._closed = True
             inside = self._inside
             if inside:
-                said = ((name, each.feed.view.policy) for name, each in inside.services.items())
+                said = ((name, each.feed.view.policy) for name, each in tuple(inside.services.items()))
                 self._last_timeouts = {name: policy.timeout_seconds for name, policy in said}
             self._inside = None  # at last: calls take no lock
         self._changes.close()

@@ -10,7 +10,7 @@ of the child's own at the next call. Everything else is the native channel's.
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import grpc
 
@@ -42,6 +42,8 @@ class Origin(Protocol):
 class Renewable(Generic[NativeT]):
     """The native channel of this process; one that was inherited through a fork is put aside and never touched."""
 
+    closed_error: ClassVar[type[Exception]] = ValueError  # what gRPC raises for a call on a closed channel
+
     def __init__(self, origin: Origin, service: str, options: Options, make: Callable[[str, Options], NativeT]) -> None:
         self.process = this_process()
         self._origin = origin
@@ -49,11 +51,14 @@ class Renewable(Generic[NativeT]):
         self.config, self._options = split_options(options)
         self._make = make
         self._aside: list[object] = []
+        self.is_closed = False
         self._open()
 
     def current(self) -> NativeT:
-        """Return the native channel that this process may use."""
+        """Return the native channel that this process may use; a closed one stays so in forked children."""
         if not self.is_current:
+            if self.is_closed:
+                raise self.closed_error("Cannot invoke RPC on closed channel!")
             with self.process.channels_lock:
                 if not self.is_current:
                     self._aside.append(self.native)
@@ -79,9 +84,9 @@ class Renewable(Generic[NativeT]):
         return self.generation == self.process.forks
 
     def knows_timeout(self) -> bool:
-        """Return whether the default timeout is known; once it is, that is all that is asked."""
+        """Return whether the default timeout is known, or of no use; once it is, that is all that is asked."""
         if not self._is_known:
-            self._is_known = self._origin.is_policy_known(self.service)
+            self._is_known = self.is_closed or self._origin.is_policy_known(self.service)
         return self._is_known
 
     def timeout(self) -> float | None:
@@ -273,6 +278,7 @@ class FollowingChannel(Methods, grpc.Channel):
 
     def close(self) -> None:
         """As grpc.Channel; a channel inherited through a fork is left to the process that made it."""
+        self._channel.is_closed = True
         if self._channel.is_current:
             self._channel.native.close()
             self._channel.release()

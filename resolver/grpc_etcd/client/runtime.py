@@ -26,7 +26,10 @@ class Lockable(Followable, Protocol):
 
 
 class Running:
-    """Thread-safe. `services` is replaced, never changed."""
+    """Thread-safe. `services` changes while it is read: whoever goes through it takes a copy, which is one step.
+
+    A copy for each service that comes would cost the square of their number, and who asks decides on that.
+    """
 
     def __init__(self, name: str, registry: Lockable, opened: Any, here: Here) -> None:
         process = control_plane.this_process()
@@ -63,8 +66,8 @@ class Running:
     def add(self, followed: FollowedService) -> None:
         """Begin to follow a service."""
         with self._lock:
-            self.services = self.services | {followed.name: followed}
-            self.publisher.follow(self.services.values())
+            self.services[followed.name] = followed
+            self.publisher.follow(followed)
         try:
             followed.feed.start()
         except BaseException:  # such as a registry that is a part of this one and closed: it is asked again next time
@@ -77,7 +80,7 @@ class Running:
         resource_cache.add(name, registry)
         with self._lock:
             self._boards = (*self._boards, (name, resource_cache))
-        for followed in self.services.values():
+        for followed in tuple(self.services.values()):
             while published := followed.published:
                 resource_cache.publish(ServiceName(name, followed.name), published)
                 if followed.published is published:
@@ -94,7 +97,7 @@ class Running:
         for name, resource_cache in self._boards:
             resource_cache.remove(name)
         self.publisher.close()
-        for followed in self.services.values():
+        for followed in tuple(self.services.values()):
             followed.close()
             if not self.wants(followed):
                 self._forget(followed)
@@ -118,7 +121,7 @@ class Running:
 
     def _sweep(self) -> None:
         """Let go of services that nobody has wanted for a while, and see to it that channels find their server."""
-        for followed in self.services.values():
+        for followed in tuple(self.services.values()):
             followed.feed.look_after()
             self.let_go(followed, _LINGER_SECONDS)
         self._control_plane.look_after()
@@ -139,8 +142,9 @@ class Running:
 
     def _drop(self, followed: FollowedService) -> None:
         with self._lock:
-            self.services = {name: each for name, each in self.services.items() if each is not followed}
-            self.publisher.follow(self.services.values())
+            if self.services.get(followed.name) is followed:
+                del self.services[followed.name]
+            self.publisher.leave(followed)
         followed.close()
         self._forget(followed)
 

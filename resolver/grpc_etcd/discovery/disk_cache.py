@@ -1,14 +1,18 @@
 """Last good sets on disk, so that a client that starts while etcd is away still knows whom to call.
 
 One file per service: JSON with the records as they stand in etcd, so that a later version, or another layout, reads
-them again. Written whole beside the old file and renamed, readable by its owner only, at most once a second. A file
+them again. Written whole beside the old file and renamed, readable by its owner only, at most once a second; read only
+where it is of the process's own user, since whoever writes it says whom the process calls. A file
 that cannot be read or written is logged and passed over: the cache is never the reason for a failed call.
 """
 
 import base64
+import errno
 import json
 import logging
 import os
+import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +48,7 @@ class Cache:
     def load(self) -> CachedRecords | None:
         """Read what was kept; None when there is nothing that can be used."""
         try:
-            kept = json.loads(self._path.read_bytes())
+            kept = json.loads(_read_own(self._path))
             if {name: kept[name] for name in self._about} != self._about:
                 return None
             records = {_unpack(key): _unpack(value) for key, value in kept["records"]}
@@ -130,6 +134,18 @@ def _replace_file(path: Path, text: str) -> None:
     except OSError:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _read_own(path: Path) -> bytes:
+    """Read a file of this process's user: no other may say whom the process calls. OSError: it is another one's."""
+    # Nothing but a file is read: one might wait for the other end of a pipe for ever.
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:  # noqa: PTH123 - of a descriptor
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if sys.platform != "win32" and found.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "it belongs to another user")
+        return file.read()
 
 
 def _pack(data: bytes) -> str:

@@ -393,7 +393,7 @@ class Publisher:
         self._names = HostNames(self._names_changed)
         self._condition = threading.Condition()
         self._dirty: dict[FollowedService, None] = {}
-        self._services: Mapping[FollowedService, None] = {}
+        self._services: dict[FollowedService, None] = {}
         self._hosts: dict[FollowedService, set[str]] = {}  # the host names of those services that have some
         self._later: dict[FollowedService, float] = {}  # when to render again though nothing has changed
         self._closed = False
@@ -409,12 +409,15 @@ class Publisher:
             self._condition.notify()
         self._names.close()
 
-    def follow(self, services: Iterable[FollowedService]) -> None:
-        """Return which services there are now."""
-        self._services = followed = dict.fromkeys(services)
-        for service in tuple(self._hosts):
-            if service not in followed:
-                self.changed(service)  # so that its names are looked up no longer
+    def follow(self, service: FollowedService) -> None:
+        """Publish a service from now on, whenever it changes."""
+        self._services[service] = None
+
+    def leave(self, service: FollowedService) -> None:
+        """Publish a service no more."""
+        self._services.pop(service, None)
+        if service in self._hosts:
+            self.changed(service)  # so that its names are looked up no longer
 
     def changed(self, service: FollowedService) -> None:
         """Have a service published soon. Returns at once; any thread may call it."""

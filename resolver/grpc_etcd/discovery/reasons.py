@@ -27,6 +27,7 @@ from typing import NamedTuple
 from grpc_etcd.discovery.state import ResolverState, Source
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.escaping import quote_argument
+from grpc_etcd.registry.layout import Rejected
 from grpc_etcd.registry.snapshot import Snapshot
 
 _MOST_NAMES = 3  # arbitrary
@@ -178,7 +179,8 @@ def _missing(service: str, facts: Facts) -> Reason:
 def _broken(rejected: Mapping[bytes, str]) -> Reason:
     key, why = next(iter(sorted(rejected.items())))
     count = f"all {len(rejected)} records are" if len(rejected) > 1 else "the only record is"
-    return Reason(Cause.BROKEN, f"{count} broken; {key.decode(errors='replace')}: {why}")
+    name = Rejected(key.decode(errors="replace")).reason  # a key may be as long as a value
+    return Reason(Cause.BROKEN, f"{count} broken; {name}: {why}")
 
 
 def _denied(view: ResolverState, tail: str) -> Reason:

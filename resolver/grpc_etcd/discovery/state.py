@@ -49,6 +49,7 @@ from grpc_etcd.xds.localities import is_callable
 OTHER_HISTORY = "etcd has lost its data, or was restored from a backup"
 WAIT_SECONDS = 30.0  # arbitrary: longer than a rollout takes to show its first Pod, shorter than a human waits
 _NO_POLICY = b"{}"
+_MOST_FAULTS = 10  # arbitrary: of a policy; it may have as many as etcd takes bytes
 
 
 class Source(enum.StrEnum):
@@ -404,9 +405,11 @@ def _as_parsed(view: ResolverState) -> ParsedPolicy:
 def _read_policy(value: bytes) -> ParsedPolicy:
     """Read a policy; one that cannot even be parsed (nested too deeply) is a fault like any other."""
     try:
-        return read_policy(value)
+        policy, faults = read_policy(value)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        return ParsedPolicy(Policy(), (f"{type(error).__name__}: {error}",))
+        policy, faults = Policy(), (f"{type(error).__name__}: {error}",)
+    shown = [Rejected(each).reason for each in faults[:_MOST_FAULTS]]  # as long as why a record is rejected
+    return ParsedPolicy(policy, (*shown, *([f"{len(faults) - len(shown)} more"] if len(faults) > len(shown) else ())))
 
 
 def _disjoint(ranges: Sequence[Range]) -> list[Range]:

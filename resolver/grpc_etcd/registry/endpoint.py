@@ -114,7 +114,7 @@ def _check_metadata(metadata: object) -> None:
 
 
 _FORBIDDEN_IN_NAME = re.compile(r"[/\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_HOST = re.compile(r"[A-Za-z0-9._~-]+")
+_HOST = re.compile(r"[A-Za-z0-9._~-]{1,254}")  # RFC 1035 section 2.3.4, with a dot at the end
 _PORT = re.compile(r"[0-9]{1,5}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 MAX_PORT = 65535

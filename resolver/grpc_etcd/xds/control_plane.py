@@ -8,13 +8,12 @@ channel argument, at the price of an xDS client for each.
 """
 
 import atexit
-import itertools
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -249,8 +248,8 @@ class Process:
         self._inheritable: weakref.WeakSet[Inheritable] = weakref.WeakSet()
         self._is_hooked = False
         self._forking = threading.RLock()
-        self._names = itertools.count(2)
-        self._default_is_free = True
+        self._names: set[str] = set()
+        self._chosen = 0
         os.register_at_fork(after_in_child=self._begin_again)
 
     def take_along(self, forkable: Forkable) -> None:
@@ -271,16 +270,24 @@ class Process:
         with self.lock:
             self._inheritable.add(inheritable)
 
-    def free_name(self, name: str) -> str:
-        """Return `name` to the first who asks, `name-2` to the next, and so on.
+    def choose_name(self, wanted: str | None, default: str) -> str:
+        """Return what a registry is called: as is wanted, or else `default` the first one, `default-2` the next.
 
-        None is given twice, so that an open channel never comes under another registry.
+        None that is chosen here is chosen twice, so that an open channel never comes under another registry, nor was it
+        wanted by an earlier registry, which may be open.
         """
         with self.lock:
-            if self._default_is_free:
-                self._default_is_free = False
-                return name
-            return f"{name}-{next(self._names)}"
+            name = wanted or next(each for each in self._free_names(default) if each not in self._names)
+            self._names.add(name)
+            return name
+
+    def _free_names(self, default: str) -> Iterator[str]:
+        if not self._chosen:
+            self._chosen += 1
+            yield default
+        while True:
+            self._chosen += 1
+            yield f"{default}-{self._chosen}"
 
     def before_fork(self) -> None:
         """Take everything that has threads in gRPC out of it."""

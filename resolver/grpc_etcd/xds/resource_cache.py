@@ -154,8 +154,11 @@ class ResourceCache:
         with self._lock:
             return self._look_up_shared(owner) if owner.is_shared else self._look_up(owner)
 
-    def join(self, owner: ServiceName, listener: Listener) -> None:
-        """Wake `listener` when the service changes, and have its registry follow it."""
+    def join(self, owner: ServiceName, listener: Listener) -> bool:
+        """Wake `listener` when the service changes, and have its registry follow it.
+
+        Return whether nothing is put up about it yet: the registry will, whatever becomes of the service.
+        """
         with self._lock:
             self._listeners[owner].add(listener)
             registry = None if owner.is_shared else self._registries.get(owner.registry)
@@ -164,6 +167,8 @@ class ResourceCache:
                 registry.follow(owner.service)
             except Exception as error:  # noqa: BLE001 - a name that cannot be followed is answered, as every other is
                 self.publish(owner, ServiceResources(clusters={}, reason=str(error)))
+        with self._lock:
+            return registry is not None and owner not in self._resources
 
     def leave(self, owner: ServiceName, listener: Listener) -> None:
         """Undo `join`."""

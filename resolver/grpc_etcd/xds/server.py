@@ -6,10 +6,13 @@ resource cache who follows what.
 """
 
 import logging
+import math
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -25,6 +28,11 @@ _LOG = logging.getLogger("grpc_etcd")
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _METHOD = "StreamAggregatedResources"
 _LARGEST_REQUEST_BYTES = 64 << 20  # a client that follows 10,000 services names them all in each request
+# Arbitrary: for how long a stream begins to follow services before the others have their turn. Anybody may name any
+# number of them, and each takes a millisecond or more.
+_TURN_SECONDS = 0.01
+# Arbitrary: of how many services one of many clients awaits the first news: what others follow waits for all of that.
+_MOST_AWAITED = 50
 _STOP_SECONDS = 5.0  # arbitrary: how long a thread may take to end what it is at
 
 
@@ -34,8 +42,11 @@ class SharedCache(Protocol):
     def look_up(self, owner: ServiceName) -> Resources:
         """Return the present resources; those of an unknown service are empty."""
 
-    def join(self, owner: ServiceName, listener: "Listener") -> None:
-        """Report `listener` from now on when the service changes."""
+    def join(self, owner: ServiceName, listener: "Listener") -> bool:
+        """Report `listener` from now on when the service changes; return whether nothing is known of it yet.
+
+        The listener is woken then, soon, whatever becomes of the service.
+        """
 
     def leave(self, owner: ServiceName, listener: "Listener") -> None:
         """Undo `join`."""
@@ -58,7 +69,8 @@ class AdsServer:
     """A listening ADS server; `address` is a gRPC address such as `unix:/path` or `127.0.0.1:0`.
 
     `threads`: give each stream threads of its own, as must be where grpc does not allow anything better.
-    `spares_earlier`: clients keep what an earlier server has sent them until as much is known here.
+    `serves_others`: clients are other processes. They keep what an earlier server has sent them until as much is known
+    here, and each awaits the first news of a few services at a time; it asks for the others then.
     """
 
     def __init__(
@@ -67,13 +79,12 @@ class AdsServer:
         resource_cache: SharedCache,
         *,
         threads: bool | None = None,
-        spares_earlier: bool = False,
+        serves_others: bool = False,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        self._resource_cache = resource_cache
-        self._spares_earlier = spares_earlier
         self._on_stop = on_stop
         self._sender = _Sender()
+        self._make_stream = partial(_Stream, resource_cache, self._sender, serves_others=serves_others)
         try:
             self._server = self._make_server(
                 threads=not streams.can_do_without_threads() if threads is None else threads
@@ -110,14 +121,14 @@ class AdsServer:
 
     def _talker(self) -> Callable[..., None]:
         def talk(requests: Any, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            stream = _Stream(self._resource_cache, self._sender, spares_earlier=self._spares_earlier)
+            stream = self._make_stream()
             stream.begin(streams.BatchedMessages(requests, context, send, stream))
 
         talk.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio reads it
         return talk
 
     def _talk_in_threads(self, requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
-        stream = _Stream(self._resource_cache, self._sender, spares_earlier=self._spares_earlier)
+        stream = self._make_stream()
         messages = streams.ThreadedMessages(requests, stream)
         stream.begin(messages)
         return messages.sent()
@@ -126,10 +137,10 @@ class AdsServer:
 class _Stream:
     """One client. Everything but `wake`, `on_message`, `on_sent` and `on_end` is called by the speaker."""
 
-    def __init__(self, resource_cache: SharedCache, sender: "_Sender", *, spares_earlier: bool) -> None:
+    def __init__(self, resource_cache: SharedCache, sender: "_Sender", *, serves_others: bool) -> None:
         self._resource_cache = resource_cache
         self._sender = sender
-        self._state = AdsStream(resource_cache.look_up, spares_earlier=spares_earlier)
+        self._state = AdsStream(resource_cache.look_up, spares_earlier=serves_others)
         self._inbox: deque[bytes] = deque()
         self._messages: streams.Messages | None = None
         self._ended = False
@@ -137,7 +148,10 @@ class _Stream:
         self._changed: set[ServiceName] | None = set()  # None: any service
         self._is_held_back = False
         self.is_speaking = False
-        self._joined: frozenset[ServiceName] = frozenset()
+        self._owners: frozenset[ServiceName] = frozenset()
+        self._to_join: set[ServiceName] = set()  # those of them that are to be followed yet
+        self._most_awaited = _MOST_AWAITED if serves_others else math.inf
+        self._awaited: set[ServiceName] = set()  # those of them that are followed, and nothing was put up yet
         self.is_due = False
 
     def begin(self, messages: streams.Messages) -> None:
@@ -177,6 +191,7 @@ class _Stream:
             self._messages.read()
         self._follow(self._state.owners)
         self._take_changes()
+        self._join_for_a_turn()
         self._is_held_back = True  # before the look: what gets out in between wakes us
         if not self._messages.is_sending():
             self._is_held_back = False
@@ -189,9 +204,12 @@ class _Stream:
     def _take_changes(self) -> None:
         while self._woken:
             owner = self._woken.popleft()
-            if owner is None or self._changed is None:
+            if owner is None:
+                self._awaited.clear()
                 self._changed = None
-            else:
+                continue
+            self._awaited.discard(owner)
+            if self._changed is not None:
                 self._changed.add(owner)
 
     def fail(self) -> None:
@@ -205,14 +223,28 @@ class _Stream:
             self._messages.finish()
 
     def _follow(self, owners: frozenset[ServiceName]) -> None:
-        if owners is self._joined:  # what a client follows seldom changes, and may be thousands of services
+        """Record what the client follows now; what is new is followed in turns."""
+        if owners is self._owners:  # what a client follows seldom changes, and may be thousands of services
             return
-        gone, new = self._joined - owners, owners - self._joined
-        self._joined = owners
-        for owner in new:
-            self._resource_cache.join(owner, self)
-        for owner in gone:
+        gone, new = self._owners - owners, owners - self._owners
+        self._owners = owners
+        for owner in gone - self._to_join:
             self._resource_cache.leave(owner, self)
+        self._to_join = self._to_join - gone | new
+        self._awaited -= gone
+
+    def _join_for_a_turn(self) -> None:
+        """Begin to follow what is new, a part at a time: the rest waits for news, or behind the other streams."""
+        turn_ends_at = time.monotonic() + _TURN_SECONDS
+        while self._to_join and len(self._awaited) < self._most_awaited:
+            if time.monotonic() > turn_ends_at:
+                self._sender.give(self)
+                return
+            owner = self._to_join.pop()
+            if self._resource_cache.join(owner, self):
+                self._awaited.add(owner)
+            if self._changed is not None:
+                self._changed.add(owner)  # nobody woke us for what has become of it since it was looked up
 
 
 class _Sender:

@@ -97,6 +97,7 @@ def test_mistakes_on_the_command_line_are_one_sentence_and_exit_code_2(shell: Co
     assert "pass --allow-unroutable" in refused
     assert "neither host:port nor" in shell.run("register", "greeter", "nonsense", code=2)
     assert "finite number" in shell.run("register", "greeter", ADDRESS, "--weight", "inf", code=2)
+    assert "unix:PATH" in shell.run("ads", "--listen", "unix:", code=2)  # where no client could reach it
     user = shell.run("ls", "--user", "app", code=2)
     assert "GRPC_ETCD_USER is set, but no password" in user
     assert "--password-file" in user

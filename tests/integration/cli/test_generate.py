@@ -1,9 +1,12 @@
 """`grpc-etcd generate` reads what people have: files, folders, pipes, and files that are no manifests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+
+from grpc_etcd.cli.files import UnreadableError, list_files
 
 from .conftest import CommandLine
 
@@ -54,3 +57,16 @@ def test_why_nothing_is_generated_is_said(
 def test_a_file_that_is_missing_is_named(shell: CommandLine, tmp_path: Path) -> None:
     assert "cannot read" in shell.run("generate", "-f", str(tmp_path / "nothing.yaml"), code=1)
     assert "it contains no file" in shell.run("generate", "-f", str(tmp_path), code=1)
+
+
+class Vanishing(type(Path())):  # type: ignore[misc]  # the class of paths of this system
+    """A folder in which another one goes while it is looked through, as below /proc."""
+
+    def rglob(self, pattern: str) -> Iterator[Path]:
+        yield self / pattern
+        raise FileNotFoundError(2, "No such file or directory", "gone")
+
+
+def test_a_folder_that_goes_while_it_is_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="No such file or directory"):
+        list_files(Vanishing(tmp_path))

@@ -143,3 +143,23 @@ async def test_a_forgotten_watch_on_a_closed_loop_harms_nobody(world: World) -> 
     server = world.serve(1)[0]
     wait_until(lambda: registry.endpoints(SERVICE).endpoints, "the feed to go on")
     assert registry.endpoints(SERVICE).endpoints[0].address == server.address
+
+
+async def test_a_call_that_waits_for_a_registry_which_is_closed_fails_as_calls_do(own_world: World) -> None:
+    own_world.store.kill()
+    registry = own_world.registry()
+    async with registry.aio.insecure_channel(SERVICE) as channel:
+        call = say_hello(channel)("x")  # it begins with the next turn of the loop
+        registry.close()
+        with pytest.raises(aio.AioRpcError) as failed:
+            await call
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_closed_channel_makes_no_call_also_where_the_registry_has_not_answered(own_world: World) -> None:
+    own_world.store.kill()
+    channel = own_world.registry().aio.insecure_channel(SERVICE)
+    hello = say_hello(channel)
+    await channel.close()
+    with pytest.raises(aio.UsageError):
+        await hello("x")

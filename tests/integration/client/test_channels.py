@@ -104,6 +104,14 @@ def test_two_open_registries_cannot_have_one_name(world: World) -> None:
         world.registry(name="twin").target(SERVICE)
 
 
+def test_a_registry_without_a_name_gets_none_that_another_one_was_given(world: World) -> None:
+    world.registry()  # the first one of a process has no number
+    number = int(world.registry().name.rpartition("-")[2])
+    world.registry(name=f"default-{number + 1}").target(SERVICE)
+    unnamed = world.registry()
+    assert unnamed.target(SERVICE).startswith(f"xds://etcd/default-{number + 2}/")
+
+
 def test_a_hundred_services_in_one_process(world: World) -> None:
     server = world.greeter()
     registry = world.registry()

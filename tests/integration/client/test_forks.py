@@ -250,3 +250,25 @@ def test_multiprocessing_children_call_on(world: World) -> None:
         print(*set(pool.map(work, range(40))))
     """
     assert lines(world, program) == [server.address]
+
+
+CLOSED = """
+channel = registry.insecure_channel("greeter")
+hello = say_hello(channel)
+call(channel)
+channel.close()
+child = os.fork()
+if child == 0:
+    try:
+        hello("x", timeout=30)
+    except ValueError:
+        os._exit(7)
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_channel_that_was_closed_is_closed_in_a_child_too(world: World) -> None:
+    world.serve(1)
+    assert lines(world, CLOSED) == ["7"]

@@ -1,5 +1,6 @@
 """Last good sets on disk: whatever is wrong with a file, a client starts without it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,3 +53,19 @@ def test_an_empty_set_replaces_one_that_is_on_disk_and_makes_no_file_where_there
         cache.replace([], 8)
         cache.flush()
         assert load(folder) == kept
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In a folder that many may write to, as below /tmp, it would say whom this process calls."""
+    os.chown(written(tmp_path), 65534, -1)
+    assert load(tmp_path) is None
+    assert "it belongs to another user" in caplog.text
+
+
+def test_nothing_is_waited_for_that_is_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = written(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+    assert load(tmp_path) is None
+    assert "it is no regular file" in caplog.text

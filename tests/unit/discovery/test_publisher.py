@@ -51,18 +51,13 @@ class Published:
         self.found: dict[str, ServiceResources] = {}
         self.publisher = Publisher(Here(), lambda service, made: self.found.update({service.name: made}), lambda: None)
         self.publisher.start()
-        self.followed: list[FollowedService] = []
 
     def service(self, name: str, *addresses: str) -> "Counted":
         feed = Given()
         feed.show(*addresses)
         service = Counted(name, lambda _: feed, self.publisher.changed)
-        self.follow(*self.followed, service)
+        self.publisher.follow(service)
         return service
-
-    def follow(self, *services: FollowedService) -> None:
-        self.followed = list(services)
-        self.publisher.follow(services)
 
 
 def test_a_service_that_cannot_be_rendered_disturbs_no_other_and_is_tried_again(
@@ -150,7 +145,7 @@ def test_a_slow_start_has_no_shorter_pauses_than_changes_have() -> None:
     feed.show("10.0.0.0:1")
     service = FollowedService("greeter", lambda _: feed, publisher.changed)
     service.wishes = Wishes(Policy(slow_start=SlowStart(window_seconds=5)))
-    publisher.follow([service])
+    publisher.follow(service)
     publisher.start()
     for count in range(2, 42):
         publisher.changed(service)
@@ -185,7 +180,7 @@ def test_changes_that_change_nothing_take_no_more_than_a_fifth_of_a_core() -> No
     publisher, feed = Publisher(Here(), lambda *_: None, lambda: None), Given()
     feed.show("10.0.0.1:1")
     service = Restless(feed, publisher)
-    publisher.follow([service])
+    publisher.follow(service)
     publisher.start()
     publisher.changed(service)
     wait_until(lambda: len(service.looks) > 10, "some looks")
@@ -219,7 +214,7 @@ def test_a_service_is_held_by_whoever_holds_it_and_releasing_twice_is_once() -> 
 def test_what_nobody_wants_any_more_is_not_put_up_again() -> None:
     published = Published()
     gone, other = published.service("gone", "10.0.0.1:1"), published.service("other", "10.0.0.2:1")
-    published.follow(other)
+    published.publisher.leave(gone)
     published.publisher.changed(gone)
     published.publisher.changed(other)
     wait_until(lambda: "other" in published.found, "the other one")
@@ -255,6 +250,6 @@ def test_a_change_of_one_service_does_not_look_through_the_others_for_host_names
         published.publisher.changed(named)
         wait_until(lambda number=number: published.found["named"].size >= 2 and named.updates > number, "the change")
     assert other.looked_through == before
-    published.follow(other)
+    published.publisher.leave(named)
     published.publisher.changed(other)
     published.publisher.close()

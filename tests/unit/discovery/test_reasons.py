@@ -106,3 +106,9 @@ def test_a_shortfall_counts_what_channels_are_not_told_yet_and_needs_no_snapshot
         "calls can go to 1 of at least 2 endpoints that were waited for (1 more not passed on to channels yet)"
     )
     assert "0 of at least 2" in describe_shortfall(Facts(ResolverState()), 2, 0)
+
+
+def test_a_reason_is_short_however_long_a_key_is() -> None:
+    reason = explain("greeter", Facts(view(rejected={b"/jupiter/greeter/" + b"x" * 1_000_000: "no URL"})))
+    assert reason.text.endswith("no URL")
+    assert len(reason.text) < 1000

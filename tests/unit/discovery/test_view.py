@@ -424,3 +424,12 @@ def test_a_union_is_partial_while_a_part_has_not_answered() -> None:
     known, denied = make_reader(record(1)).view, ResolverState(is_denied=True)
     assert merge_views("greeter", [known, ResolverState()], [False, True]).is_partial
     assert not merge_views("greeter", [known, known, denied]).is_partial
+
+
+def test_faults_of_a_policy_are_cut_where_they_are_many_or_long() -> None:
+    reader = make_reader(record(1), MARK)
+    many = ",".join(f'"{number}{"x" * 1000}":1' for number in range(1000))
+    view = change(reader, [(policy_key("jupiter", "greeter"), f"{{{many}}}".encode())], 11)
+    assert view.policy_faults[0].startswith("0xxx")
+    assert view.policy_faults[-1] == "990 more"
+    assert len(str(view.policy_faults)) < 10_000

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator
 import grpc
 import pytest
 
+from grpc_etcd.client.ads import serve
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Policy
+from grpc_etcd.testing import MemoryRegistry
 from grpc_etcd.xds import wire
 from grpc_etcd.xds.ads_stream import Refusal
 from grpc_etcd.xds.localities import Dialable, Here
@@ -64,8 +66,9 @@ class Board:
     def look_up(self, owner: ServiceName) -> Numbered:
         return self._found[owner.service]
 
-    def join(self, owner: ServiceName, listener: Listener) -> None:
+    def join(self, owner: ServiceName, listener: Listener) -> bool:
         self.listeners[owner.service] = listener
+        return False
 
     def leave(self, owner: ServiceName, listener: Listener) -> None:
         pass
@@ -109,9 +112,9 @@ def test_a_client_that_does_not_read_is_told_the_newest_alone(threads: bool) -> 
     server.stop()
 
 
-def request(*names: str, nonce: str = "", refusal: str = "") -> bytes:
+def request(*names: str, nonce: str = "", refusal: str = "", type_url: str = LISTENER) -> bytes:
     status = wire.message(6, wire.text(2, refusal)) if refusal else b""
-    return b"".join(wire.text(3, name) for name in names) + wire.text(4, LISTENER) + wire.text(5, nonce) + status
+    return b"".join(wire.text(3, name) for name in names) + wire.text(4, type_url) + wire.text(5, nonce) + status
 
 
 class Client:
@@ -174,6 +177,42 @@ def test_a_client_that_says_what_none_should_keeps_no_other_waiting(messages: tu
     for client in (hostile, other):
         client.close()
     server.stop()
+
+
+def test_a_client_that_asks_for_services_without_end_keeps_no_other_waiting() -> None:
+    """Each is followed, which costs every thread something; what others follow must not wait until all are."""
+    names = [f"none-{number}" for number in range(20_000)]
+    with MemoryRegistry() as registry:
+        registry.set_endpoints("greeter", "127.0.7.1:1")
+        server = serve("127.0.0.1:0", registry)
+        hostile, other = Client(server.port), Client(server.port)
+        other.say(request("greeter", type_url=ASSIGNMENT))
+        wait_until(lambda: b"127.0.7.1" in b"".join(other.heard), "the first endpoint")
+        hostile.say(request(*names, type_url=ASSIGNMENT))
+        wait_until(lambda: len(registry.stats()) > 1, "the first of so many services to be followed")
+        registry.set_endpoints("greeter", "127.0.7.2:1")
+        wait_until(lambda: b"127.0.7.2" in b"".join(other.heard), "the next endpoint", 120)
+        assert len(registry.stats()) < len(names) / 2
+        hostile.say(request("greeter", "none-1", type_url=ASSIGNMENT))
+        wait_until(lambda: b"127.0.7.2" in b"".join(hostile.heard), "what it asks for instead")
+        for client in (hostile, other):
+            client.close()
+        server.stop()
+
+
+def test_all_services_are_followed_of_a_client_that_names_more_than_are_awaited_at_once() -> None:
+    names = [f"s-{number}." for number in range(200)]
+    with MemoryRegistry() as registry:
+        for name in names[::2]:
+            registry.set_endpoints(name, "127.0.7.1:1")
+        server = serve("127.0.0.1:0", registry)
+        client = Client(server.port)
+        client.say(request(*names, type_url=ASSIGNMENT))
+        wait_until(lambda: all(name.encode() in b"".join(client.heard) for name in names), "an answer about each")
+        registry.set_endpoints(names[-1], "127.0.7.2:1")
+        wait_until(lambda: b"127.0.7.2" in b"".join(client.heard), "news of one of them")
+        client.close()
+        server.stop()
 
 
 def test_retries_that_are_too_many_are_refused_where_they_are_given() -> None:
