@@ -54,7 +54,7 @@ def test_all_parts_of_a_selector_must_match(raw: dict[str, Any], held: dict[str,
             for key, value in (("a b", "c"), ("a", "b "), ("a", "-b"), ("/a", "b"), ("a/b/c", "d"), ("a" * 64, "b"))
         ),
         ({"matchExpressions": [{"operator": "Exists"}]}, "has no key"),
-        ({"matchExpressions": [{"key": "a", "operator": "Like", "values": ["b"]}]}, "'Like' is none of In, NotIn"),
+        ({"matchExpressions": [{"key": "a", "operator": "Like", "values": ["b"]}]}, "'Like' is not one of In, NotIn"),
         ({"matchExpressions": [{"key": "a", "operator": "In"}]}, "must have values"),
         ({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}, "must not have values"),
     ],
