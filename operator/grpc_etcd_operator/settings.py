@@ -288,9 +288,9 @@ SETTINGS: tuple[Setting, ...] = (
         name="identity",
         field="identity",
         read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without white space"),
-        help="Name of this replica that stays the same when its container restarts, such as the Pod's UID: a leader "
-        "that restarts then leads again at once. Must be unique. Default: a new name for each process; after a crash "
-        "of the leader its leadership must then expire first.",
+        help="Name of this replica that survives restarts of its container, such as the Pod's UID: a leader that "
+        "restarts then resumes leadership at once. Must be unique. Default: a new name for each process, so that "
+        "after a crash of the leader its lease must expire first.",
     ),
     Setting(
         name="installation",

@@ -118,9 +118,9 @@ def login_fault(user: str, password: object, password_file: str | Path | None) -
     if password and password_file:
         return "password and password_file exclude each other: give one of them"
     if (password or password_file) and not user:
-        return "a password is given and no user: give user too"
+        return "a password is given without a user: also give user"
     if user and not password and not password_file:
-        return f"the user {user!r} is given and no password: give password_file or password too"
+        return f"the user {user!r} is given without a password: also give password_file or password"
     return None
 
 
@@ -145,7 +145,7 @@ def choose_schemes(chosen: object) -> tuple[str, ...]:
     """Return the schemes that are taken; one stands for itself."""
     listed = (chosen,) if isinstance(chosen, str) else chosen
     if not isinstance(listed, Iterable) or not (schemes := tuple(listed)):
-        raise TypeError(f"schemes: {chosen!r} is neither a scheme nor a sequence of some")
+        raise TypeError(f"schemes: {chosen!r} is neither a scheme nor a sequence of schemes")
     for scheme in schemes:
         check_type("schemes", scheme, str, "a string")
     return schemes

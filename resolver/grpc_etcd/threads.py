@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 NO_THREAD = (
-    "this process may start no further thread, and {name} is one: raise the limit of processes and threads "
+    "this process cannot start the thread {name}: raise the limit of processes and threads "
     "(`ulimit -u`, the Pod's or container's PID limit) or of memory ({error})"
 )
 _SPARE = 2  # arbitrary: one that has ended counts for a moment longer

@@ -11,7 +11,7 @@ from testbed.build import ROOT
 from testbed.conditions import free_port
 from testbed.greeter import DELAY_HEADER, GreeterServer, say_hello
 
-SECTION = "## What a failed call says"
+SECTION = "## Error details of failed calls"
 EMPTY, UNNAMED, REFUSED, LATE = range(4)
 
 

@@ -86,8 +86,8 @@ def checker(scene: Scene) -> Checker:
 @pytest.mark.parametrize(
     ("spec", "code", "words"),
     [
-        ({"selector": {"matchLabels": {"app": "gretter"}}}, "GE0101", "the nearest is app=greeter"),
-        ({"selector": {"matchLabels": {"name": "greeter"}}}, "GE0101", "the nearest is app=greeter"),
+        ({"selector": {"matchLabels": {"app": "gretter"}}}, "GE0101", "the closest is app=greeter"),
+        ({"selector": {"matchLabels": {"name": "greeter"}}}, "GE0101", "the closest is app=greeter"),
         ({"port": "grcp"}, "GE0201", "has the port 'grcp'; they have grpc (50051)"),
         ({"prefix": "elsewhere"}, "GE0302", "PrefixNotAllowed (stalled"),
         ({"registries": ["nowhere"]}, "GE0304", "this operator knows default"),
@@ -201,10 +201,10 @@ def test_gates_without_an_operator_and_its_deployment(
     scene.apply()
     scene.pod(gates=[GATE])
     found = checker.look()
-    assert "1 Pod is waiting at grpc-etcd.dev/registered and nobody leads" in found["GE0601"]["problem"]
-    assert "leads in this etcd" in found["GE0501"]["problem"]
+    assert "1 Pod is waiting at grpc-etcd.dev/registered and there is no leader" in found["GE0601"]["problem"]
+    assert "is leader in this etcd" in found["GE0501"]["problem"]
     assert found["GE0501"]["remedy"].startswith("helm install grpc-etcd-operator")
-    assert "no operator leads" in found["GE0103"]["problem"]
+    assert "no leader" in found["GE0103"]["problem"]
     deploy()
     scene.api.kubectl("scale", "deploy/grpc-etcd-operator", "-n", scene.namespace, "--replicas", "0")
     found = checker.look()
@@ -227,7 +227,7 @@ def test_keys_that_a_cluster_of_before_has_left_are_named(scene: Scene, checker:
     scene.start().wait_leading()
     pod = scene.pod()
     scene.registry.wait_addresses(gone.address, pod.address)
-    found = checker.wait("GE0515", "1 Pod is registered under this id, and no operator leads for it", gone.name)
+    found = checker.wait("GE0515", "1 Pod is registered under this id, which has no leader", gone.name)
     assert (found["severity"], found["subject"]) == ("warning", f"cluster id {old}")
     assert f"cleanup --cluster-id {old} " in found["remedy"]
     checker.type(f"grpc-etcd-operator cleanup --cluster-id {old} --etcd-endpoints {scene.etcd.endpoints}")
@@ -243,7 +243,7 @@ def test_an_operator_in_a_dry_run_is_named(scene: Scene, checker: Checker, deplo
     patch = ("--subresource=status", "--type=merge", "-p", json.dumps(ready))
     scene.api.kubectl("patch", "deploy/grpc-etcd-operator", "-n", scene.namespace, *patch)
     found = checker.look()
-    assert found["GE0501"]["problem"].endswith("it runs with dryRun=true, and so writes nothing")
+    assert found["GE0501"]["problem"].endswith("it runs with dryRun=true, so it writes nothing")
     assert {found[code]["remedy"].split(" --set ")[1] for code in ("GE0501", "GE0601")} == {"dryRun=false"}
     assert not {"GE0502", "GE0904"} & found.keys()
 

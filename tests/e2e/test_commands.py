@@ -274,5 +274,5 @@ def test_cleanup_deregisters_nothing_of_another_cluster_under_the_same_id(scene:
     flags = [f"--cluster-id={scene.cluster}", f"--etcd-endpoints={scene.etcd.endpoints}"]
     answer = run("cleanup", *flags, kubeconfig=scene.api.kubeconfig)
     assert answer.returncode == 2
-    assert "another Kubernetes cluster's" in answer.stderr + answer.stdout
+    assert "another Kubernetes cluster" in answer.stderr + answer.stdout
     assert scene.registry.addresses() == [pod.address]

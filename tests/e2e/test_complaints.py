@@ -48,7 +48,7 @@ async def test_what_is_told_of_a_registry_changes_with_the_reason(etcd: EtcdServ
     reconciler.mark_complete(PODS)
     reconciler.mark_complete(SERVICES)
     running = asyncio.create_task(controller.run())
-    await until(lambda: any("no replica leads" in text and "permission denied" in text for text in told))
+    await until(lambda: any("no replica is leader" in text and "permission denied" in text for text in told))
     client.refusal = NoSpace("etcdserver: mvcc: database space exceeded")
     await until(lambda: any("database space exceeded" in text for text in told))
     running.cancel()

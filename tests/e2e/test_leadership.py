@@ -220,7 +220,7 @@ async def test_who_does_not_lead_has_no_fence_to_write_behind(etcd: EtcdServer) 
     async with Etcd(etcd.endpoints) as client:
         election = Election(client, "c1", Candidate("a"), 60, lambda: None)
         assert election.term == 0
-        with pytest.raises(ValueError, match="no term"):  # "no replica leads" would hold whenever nobody does
+        with pytest.raises(ValueError, match="not leader"):  # "no replica leads" would hold whenever nobody does
             election.fence(election.term)
 
 

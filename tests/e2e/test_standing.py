@@ -323,7 +323,7 @@ def test_a_registry_in_which_nobody_may_lead_is_told_everywhere_and_gets_no_leas
     scene.wait_condition("Programmed", "False", "NoLeader")
     wait_until(lambda: replica.get("/readyz")[0] == 503, "not ready")
     message = next(each["message"] for each in scene.status()["conditions"] if each["type"] == "Programmed")
-    assert "no replica leads" in message
+    assert "no replica is leader" in message
     assert "grant-permission" in message
     assert replica.metric("grpc_etcd_operator_registry_up", registry="default") == 0
     failed = wait_until(

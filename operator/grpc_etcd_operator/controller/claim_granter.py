@@ -40,15 +40,15 @@ LONGEST_PAUSE = 5.0  # seconds; a new GrpcService waits for it. Arbitrary
 HELD_UP_SECONDS = 1.0  # until it is looked again whether a claim has still to wait for others that hang. Arbitrary
 RELEASE_SECONDS = 1.0  # between two looks at whether keys still stand; two in a row must find none. Arbitrary
 OLD_CRD = (
-    "the API server does not keep status.claims, so nothing can be written: its CRD is of an older release. Install "
-    "that of this release (kubectl apply -f crds/grpcservices.yaml, or the chart with crds.enabled)"
+    "the API server drops status.claims, so nothing can be written: its CRD is from an older release. Install the "
+    "CRD of this release (kubectl apply -f crds/grpcservices.yaml, or the chart with crds.enabled)"
 )
 UNWRITTEN = "Claim not written, evaluating it again"
-REFUSED = "the API server refuses to write the claim to its status, and the operator retries: {}"
+REFUSED = "the API server rejects the claim in the status, retrying: {}"
 UNEXPECTED = "the operator hit an unexpected error with this claim, retrying: {}; its log has the traceback"
 IN_DOUBT = (
     "a namespace whose GrpcServices the operator may not read may have claimed the name: keys are there. Restore the "
-    "operator's Role and RoleBinding there, or take that namespace out of watchNamespaces"
+    "operator's Role and RoleBinding there, or remove that namespace from watchNamespaces"
 )
 
 

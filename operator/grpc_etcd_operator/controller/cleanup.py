@@ -64,8 +64,8 @@ async def _deregister_from(
         return f"{where}: {error}"
     except (TimeoutError, LeadLostError):
         return (
-            f"{where}: an operator still leads for cluster id {cluster}, or etcd is unavailable; "
-            "end the operator first (kubectl scale deployment --replicas=0), then run cleanup again"
+            f"{where}: an operator is still leader for cluster id {cluster}, or etcd is unavailable; "
+            "stop the operator first (kubectl scale deployment --replicas=0), then run cleanup again"
         )
     except EtcdError as error:
         return f"{where}: {error}. {remedy(error, registry)}"
@@ -79,8 +79,8 @@ async def deregister_all(etcd: Etcd, cluster: str, fingerprint: Fingerprint, lea
     holder = await etcd.get(cluster_key(cluster))
     if holder and not fingerprint.is_same(read_fingerprint(holder.value)):
         raise ForeignClusterError(
-            f"the cluster id {cluster} is another Kubernetes cluster's: nothing is deregistered; correct --cluster-id, "
-            f"or, if that cluster is gone for good: etcdctl del {holder.key.decode()}"
+            f"the cluster id {cluster} belongs to another Kubernetes cluster: nothing is deregistered; correct "
+            f"--cluster-id or, if that cluster is gone for good: etcdctl del {holder.key.decode()}"
         )
     elected = asyncio.Event()
     candidate = Candidate("cleanup", Scope(("cleanup",), "cleanup"), nonce=uuid.uuid4().hex)
@@ -124,12 +124,12 @@ async def _keep_mark(etcd: Etcd, cluster: str, fence: Sequence[Compare], lease: 
 
 async def _commit(etcd: Etcd, fence: Sequence[Compare], *operations: ops.Op) -> None:
     if not (await etcd.transaction(fence, operations)).succeeded:
-        raise LeadLostError("the leadership was lost")
+        raise LeadLostError("leadership was lost")
 
 
 def _report(refused: Iterable[bytes]) -> str:
     rights = "; ".join(map(grant, sorted(refused)))
-    return f"all is deregistered but what etcd does not let this user write: {rights}; then run cleanup again"
+    return f"all is deregistered except keys that this etcd user may not write: {rights}; then run cleanup again"
 
 
 async def _deregister(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Sequence[Compare]) -> set[bytes]:

@@ -29,7 +29,7 @@ PLAN_SECONDS = 60.0
 CRD_MISSING = "the CRD grpcservices.grpc-etcd.dev is not installed: kubectl apply -f crds/grpcservices.yaml"
 LOOK_SECONDS = 0.1
 PREVIEW_SHARE = 20  # a dry run works out its plans again for so small a part of the time. Arbitrary
-RIGHTS = "give the operator's account the rights that the chart's role has there"
+RIGHTS = "grant the operator's ServiceAccount the permissions of the chart's role there"
 
 
 class Standstill:
@@ -104,7 +104,7 @@ class Reading:
         for resource in (PODS, SERVICES):
             for namespace, said in self._unreadable(resource):
                 fields = {"namespace": namespace, "of": resource, "error": said, "remedy": RIGHTS}
-                message = "Namespace left out of the plan: the operator may not read all of it"
+                message = "Namespace omitted from the plan: the operator may not read all of it"
                 log.warning(message, extra={"event": "plan_incomplete", "fields": fields})
 
 
@@ -128,7 +128,7 @@ class DryRun:
             waiting, reading = Standstill(), self._reading
             while not (self._is_judged() or stop.is_set()):
                 if waiting.lasts(reading.find_missing()):
-                    raise UnusableError(f"no plan, since nothing has come for {PLAN_SECONDS:g} s: {reading.explain()}")
+                    raise UnusableError(f"no plan: no progress for {PLAN_SECONDS:g} s: {reading.explain()}")
                 await asyncio.sleep(LOOK_SECONDS)
             if self._is_judged():  # else it was interrupted, and half a plan is none
                 reading.warn()

@@ -213,7 +213,7 @@ class FlushKeys:
         except REFUSED:
             return False
         if not result.succeeded:
-            raise Unavailable("the term is over, clients still wait for the flush key")
+            raise Unavailable("leadership ended before the flush key was written")
         return True
 
     async def _tidy(self, term: int) -> None:

@@ -50,8 +50,8 @@ class LeftOut:
                 uid: ObjectRef(uid, each.metadata.namespace, each.metadata.name) for uid, each in found.items()
             }
             log.error(
-                "%d of %d registered Pods are not selected by --pod-selector; their keys stay. Set it back "
-                "(podSelector in the chart), or replace these Pods if they are to go",
+                "%d of %d registered Pods are not selected by --pod-selector; their keys stay. Restore it "
+                "(podSelector in the chart), or replace these Pods if they should be deregistered",
                 len(self.held),
                 pods,
                 extra={"event": "pods_out_of_scope"},

@@ -192,7 +192,7 @@ class RegistryController:
         elif reason == Reason.FOREIGN_LEADER:
             text = "another cluster or installation has the same cluster id; give one of them another --cluster-id"
         elif reason == Reason.NO_LEADER:
-            text = f"no replica leads there. {self._describe(self.election.error)}".rstrip()
+            text = f"no replica is leader there. {self._describe(self.election.error)}".rstrip()
         else:
             text = self._describe(self.error)
         return Complaint(text, reason)

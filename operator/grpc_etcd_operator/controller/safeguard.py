@@ -23,7 +23,9 @@ class Safeguard:
     def note_missing(self, missing: Sequence[ObjectRef], total: int) -> None:
         """Report that most of what is known has gone."""
         self.count += 1
-        message = f"{len(missing)} of {total} objects are missing from a list; each is looked for before its keys go"
+        message = (
+            f"{len(missing)} of {total} objects are missing from a list; each is confirmed before its keys are deleted"
+        )
         log.error(message, extra={"event": "deletion_safeguard", "fields": {"missing": len(missing), "of": total}})
         self._warn(self._find(seen.uid for seen in missing), Reason.MASS_DELETION, message)
 
@@ -32,6 +34,6 @@ class Safeguard:
         self.count += 1
         message = (
             f"{len(held)} registered Pods are not selected by the operator's podSelector; their keys stay until they "
-            "are replaced: set podSelector back, or replace these Pods if they are to go"
+            "are replaced: restore podSelector, or replace these Pods to deregister them"
         )
         self._warn(self._find(seen.uid for seen in held), Reason.MASS_DELETION, message)

@@ -57,7 +57,7 @@ LACKS_RIGHT = "cannot patch resource"  # the API server's words (apiserver's res
 GATE_PATIENCE_SECONDS = 2.0  # a gate that waits for so long says why; usually it opens within milliseconds
 HELD_UP_SECONDS = 0.5  # until it is looked again whether a gate has still to wait for others that hang. Arbitrary
 GATE_CHANGED = (
-    "Readiness gate written, but its condition is another now, retrying: an admission policy or webhook changes it"
+    "Readiness gate written, but its condition differs now, retrying: an admission policy or webhook changes it"
 )
 GATE_SPACING_SECONDS = 10.0  # between two messages of one gate for the same reason. Arbitrary
 
@@ -239,11 +239,11 @@ class StatusWriter:
         self._queue.failures[service.uid] += 1
         pause = BACKOFF.after(self._queue.failures[service.uid])
         self._queue.schedule.failed(service.uid, time.monotonic(), max(RETRY_SECONDS, pause))
-        self._report_failure(service, error, "status, perhaps for want of this release's CRD")
+        self._report_failure(service, error, "status, perhaps because this release's CRD is not installed")
 
     def _report_failure(self, about: GrpcService | Pod, error: Exception, what: str) -> None:
         """Report what nobody foresaw on the object that it is about; `what` of it the API server does not take."""
-        refusal = f"the API server does not take this object's {what}: {error}"
+        refusal = f"the API server rejects this object's {what}: {error}"
         message = refusal if isinstance(error, ApiError) else UNEXPECTED.format(type(error).__name__)
         self._report_soon(News(about, Reason.INTERNAL_ERROR, message, time.time()))
 

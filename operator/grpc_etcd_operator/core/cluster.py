@@ -436,7 +436,7 @@ class ClusterCache:
         whose = f"the GrpcService {holder.reference}" if holder else "another GrpcService"
         prefix = blocked.claim.prefix.decode(errors="replace")
         message = (
-            f"the name {spec.registry_name} belongs to {whose}: in registry {blocked.claim.registry} its claim is, "
+            f"the name {spec.registry_name} belongs to {whose}: its claim in registry {blocked.claim.registry} equals, "
         )
         text = f"{message}contains or lies within {prefix}; choose another spec.name"
         return _refuse(Reason.NAME_TAKEN, text)._replace(registry=blocked.claim.registry)

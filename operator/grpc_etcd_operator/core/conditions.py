@@ -20,8 +20,8 @@ from grpc_etcd_operator.core.standing import Complaint
 NO_PODS_WORDS = "the selector matches no Pod of this namespace"
 NO_PODS_REPORTED_WORDS = "the selector has matched no Pod of this namespace for a while"
 PODS_REMEDY = (
-    "give the operator's ServiceAccount the right to get, list and watch pods there (a Role with its RoleBinding, or "
-    "the ClusterRole where all namespaces are watched; the chart makes them), or take the namespace out of "
+    "allow the operator's ServiceAccount to get, list and watch pods there (a Role with its RoleBinding, or the "
+    "ClusterRole if all namespaces are watched; the chart creates them), or remove the namespace from "
     "watchNamespaces (--namespace)"
 )
 SHOWN_FAULTS = 3  # arbitrary: a message is read by people
@@ -195,7 +195,7 @@ def _not_accepted(accepted: Verdict, counts: Counts, written_to: Sequence[str]) 
     if written_to:
         done = f"{counts.registered} of {counts.ready} ready Pods are written to {', '.join(written_to)}"
         stands = stands if counts.standing else "existing keys stay"
-        message = f"{what}; {done}, by the applicable part of the spec or its last valid version; {stands}"
+        message = f"{what}; {done}, according to the applicable part of the spec or its last valid version; {stands}"
     elif counts.standing:
         message = f"{what}; {stands}"
     else:

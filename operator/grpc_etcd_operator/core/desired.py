@@ -181,7 +181,9 @@ def _shadowed(record: DesiredRecord, older: DesiredRecord) -> Fault:
     key = record.key.decode(errors="replace")
     if record.source == older.source and record.layout and older.layout:
         written, left_out = older.layout.name, record.layout.name
-        remedy = f"remove one of the two from spec.layouts, or write {left_out} by a GrpcService with another prefix"
+        remedy = (
+            f"remove one of the two from spec.layouts, or write {left_out} through a GrpcService with another prefix"
+        )
         message = f"the layouts {written} and {left_out} both write {key}, and {written} takes precedence; {remedy}"
         return Fault(record.source, Reason.KEY_SHARED, message)
     remedy = "give one of the two another spec.name, or delete one"
@@ -245,7 +247,7 @@ def _no_port(pod: Pod, service: GrpcService, port: str | int | None, field: str)
     shown = [f"{each.name or '(no name)'}={each.number}" for each in ports[:SHOWN_PORTS]]
     more = [f"and {len(ports) - SHOWN_PORTS} more"] if len(ports) > SHOWN_PORTS else []
     has = ", ".join([*shown, *more]) or "none"
-    want = f"named {port!r}" if port else "named 'grpc', more or less than one port, and no single port of gRPC probes"
+    want = f"named {port!r}" if port else "that is named 'grpc', the only one, or the only one with a gRPC probe"
     likely = next((each.name for each in ports if GRPC_NAMES.search(each.name)), "")
     remedy = f"set {field}" + (f", perhaps to {likely}" if likely and field == "spec.port" else "")
     return Fault(
@@ -294,6 +296,6 @@ def _weight(pod: Pod, service: GrpcService, spec: Spec, faults: list[Fault]) -> 
     if found and int(found[1]) <= MAX_WEIGHT:
         return int(found[1])
     shown = pod.weight if len(pod.weight) <= SHOWN_WEIGHT else f"{pod.weight[:SHOWN_WEIGHT]}..."
-    message = f"Pod {pod.name} has the weight annotation {shown!r}, which is no whole number from 0 to {MAX_WEIGHT}"
+    message = f"Pod {pod.name} has the weight annotation {shown!r}, which is not a whole number from 0 to {MAX_WEIGHT}"
     faults.append(Fault(service.uid, Reason.BAD_WEIGHT, f"{message}; the GrpcService's weight is used"))
     return spec.weight

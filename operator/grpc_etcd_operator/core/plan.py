@@ -284,7 +284,7 @@ class _Planner:
         self.contested.append(wanted.key)
         if wins is None:
             writer = "the server itself, another tool or the operator of another cluster id"
-            message = f"{key} is registered by {writer}: stop that, or delete the key once"
+            message = f"{key} is registered by {writer}: stop that writer, or delete the key once"
         else:
             message = f"{key} is owned by another Pod or GrpcService, which takes precedence"
         self.faults.append(Fault(wanted.source, Reason.KEY_TAKEN, message))

@@ -143,7 +143,7 @@ class Reason(StrEnum):
     REGISTERED = (
         "Registered",
         "readiness gate, Event",
-        "The Pod's keys are in etcd, or it needs none; of a GrpcService: its first Pods are registered.",
+        "The Pod's keys are in etcd, or it needs none; for a GrpcService: its first Pods are registered.",
     )
     DEREGISTERED = (
         "Deregistered",
@@ -181,5 +181,5 @@ WITHOUT_EVENT = (Reason.NOT_ACCEPTED, Reason.PENDING, Reason.NO_PODS)
 
 def reference() -> str:
     """Write the table of all reasons as Markdown."""
-    head = "| reason | of | meaning | what to do |\n| --- | --- | --- | --- |\n"
+    head = "| reason | used in | meaning | what to do |\n| --- | --- | --- | --- |\n"
     return head + "".join(f"| `{each}` | {each.place} | {each.meaning} | {each.remedy} |\n" for each in Reason)

@@ -210,9 +210,9 @@ def write_refusal(cluster_key: str, *, is_foreign: bool, twin: str) -> str:
     """Return why a replica does not lead beside whoever does: `twin` names another registry of the same etcd."""
     if is_foreign:
         return (
-            "this cluster id is another Kubernetes cluster's, whose keys this replica would delete; it does not lead: "
-            "give one of the two another --cluster-id, or, if this cluster's CA was replaced or the other cluster is "
-            f"gone for good: etcdctl del {cluster_key}"
+            "this cluster id belongs to another Kubernetes cluster, whose keys this replica would delete, so it does "
+            "not become leader: give one of the two another --cluster-id, or, if this cluster's CA was replaced or "
+            f"the other cluster is gone for good: etcdctl del {cluster_key}"
         )
     if twin:
         return (
@@ -220,6 +220,6 @@ def write_refusal(cluster_key: str, *, is_foreign: bool, twin: str) -> str:
             "its own; remove one of the two registries from the settings, or give both a common endpoint"
         )
     return (
-        "another installation leads under this cluster id, with other namespaces or another selector; this one does "
-        "not write: give one of them another --cluster-id"
+        "another installation is leader under this cluster id, with other namespaces or another selector; this one "
+        "does not write: give one of them another --cluster-id"
     )

@@ -59,7 +59,7 @@ def parse_selector(raw: Mapping[str, Any], faults: list[str]) -> Selector:
     ]
     requirements = tuple(_parse_requirement(entry, faults) for entry in raw.get("matchExpressions") or ())
     if not labels and not requirements:
-        faults.append("spec.selector is empty; name the Pods with matchLabels or matchExpressions")
+        faults.append("spec.selector is empty; select Pods with matchLabels or matchExpressions")
     return Selector(labels, requirements)
 
 
@@ -73,7 +73,7 @@ def _parse_requirement(raw: Mapping[str, Any], faults: list[str]) -> Requirement
     elif wrong := sorted(value for value in map(str, values) if not _VALUE.fullmatch(value)):
         faults.append(f"spec.selector.matchExpressions: no Pod can have the label {key!r} with the value {wrong[0]!r}")
     if operator not in OPERATORS:
-        faults.append(f"spec.selector.matchExpressions: the operator {operator!r} is none of {', '.join(OPERATORS)}")
+        faults.append(f"spec.selector.matchExpressions: the operator {operator!r} is not one of {', '.join(OPERATORS)}")
     elif (operator in ("In", "NotIn")) != bool(values):
         faults.append(
             f"spec.selector.matchExpressions: {operator} on {key!r} must {'have' if not values else 'not have'} values"

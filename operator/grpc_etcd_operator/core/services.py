@@ -159,7 +159,9 @@ def _parse_spec(
     prefixes = {registry: raw.get("prefix") or defaults.get(registry) for registry in registries}
     layouts = dict.fromkeys(raw.get("layouts") or ["jupiter"])
     faults += [
-        f"spec.layouts names {x!r}; the layouts are {', '.join(LAYOUT_NAMES)}" for x in layouts if x not in LAYOUT_NAMES
+        f"spec.layouts has an unknown layout {x!r}; the layouts are {', '.join(LAYOUT_NAMES)}"
+        for x in layouts
+        if x not in LAYOUT_NAMES
     ]
     drain = (raw.get("drain") or {}).get("mode", "Delete")
     scheme = str(raw.get("scheme", "grpc"))
@@ -260,7 +262,7 @@ def _parse_route(raw: Mapping[str, Any], faults: list[str]) -> Route:
         addresses=MappingProxyType(dict(raw.get("addresses") or {})),
     )
     if fault := name_fault(route.id):
-        faults.append(f"spec.routes: an id is not usable: {fault}")
+        faults.append(f"spec.routes: an id is invalid: {fault}")
     if not route.method.startswith("/"):
         faults.append(f"spec.routes: the method {route.method!r} is not of the form /package.Service/Method")
     _check_keys(route.groups, MAX_GROUP, f"spec.routes: groups of route {route.id!r}", faults)

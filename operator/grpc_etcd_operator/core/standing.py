@@ -86,5 +86,5 @@ def find_unready(sight: Sight, leads: Iterable[Lead], standings: Iterable[Standi
     if sight is Sight.BLIND:
         return "no connection to Kubernetes: its watches are silent or cannot be opened"
     if Lead.OTHER_CLUSTER in leads:
-        return "another Kubernetes cluster holds this cluster id: give one of them another --cluster-id"
+        return "another Kubernetes cluster uses this cluster id: give one of them another --cluster-id"
     return None if any(standing.is_serving for standing in standings) else "no registry can be served"

@@ -76,7 +76,7 @@ _FIELDS = {
 def read_object(name: str, body: bytes) -> Any:
     """Open the envelope that Kubernetes puts around each object, and read what is in it; ValueError: there is none."""
     if not body.startswith(MAGIC):
-        raise ValueError(f"no protobuf of Kubernetes: {body[:40]!r}")
+        raise ValueError(f"not a protobuf object of Kubernetes: {body[:40]!r}")
     return read(name, read("Unknown", body.removeprefix(MAGIC)).raw)
 
 
@@ -85,7 +85,7 @@ def read(name: str, body: bytes) -> Any:
     try:
         return message_class(name).FromString(body)
     except DecodeError as error:
-        raise ValueError(f"a broken {name}: {error}") from error
+        raise ValueError(f"an invalid {name}: {error}") from error
 
 
 @cache

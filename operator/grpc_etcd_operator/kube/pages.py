@@ -46,7 +46,7 @@ def read_pod(body: bytes) -> PodMessage:
     """Read a Pod; ValueError says that it is none."""
     pod: PodMessage = read_object("Pod", body)
     if not pod.metadata.uid:
-        raise ValueError("no Pod: it has no UID")
+        raise ValueError("not a Pod: it has no UID")
     return pod
 
 
@@ -54,7 +54,7 @@ def read_pods(body: bytes) -> Page[PodMessage]:
     """Read a page of Pods (messages); ValueError says that it is none."""
     page = read_object("PodList", body)
     if not page.metadata.resourceVersion:
-        raise ValueError("no list of Pods: it has no version")
+        raise ValueError("not a list of Pods: it has no resourceVersion")
     return Page(list(page.items), page.metadata.token, page.metadata.resourceVersion)
 
 
@@ -65,7 +65,7 @@ def split_frames(received: bytes) -> tuple[list[bytes], bytes]:
         begin = start + _LENGTH_BYTES
         length = int.from_bytes(received[start:begin], "big")
         if length > _LONGEST_FRAME:
-            raise ValueError(f"no event of a watch: {received[start : start + 40]!r}")
+            raise ValueError(f"not a watch event: {received[start : start + 40]!r}")
         if len(received) < begin + length:
             break
         start = begin + length
@@ -81,7 +81,7 @@ def read_event(frame: bytes) -> Event | Refusal:
         return Refusal(status.code, status.message or status.reason or "refused")
     pod = read_object("Pod", event.object.raw)
     if not event.type or not pod.metadata.resourceVersion:
-        raise ValueError("no event of a watch: it has no type or no version")
+        raise ValueError("not a watch event: it has no type or no resourceVersion")
     return Event(event.type, pod, pod.metadata.resourceVersion)
 
 

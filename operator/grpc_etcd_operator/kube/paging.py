@@ -47,7 +47,7 @@ class Paging:
                 self._most = max(1, size // CUT)
                 fields = {"of": request.url.path, "objects": size, "next": self._most}
                 log.warning(
-                    "a page of a list did not come in time; fewer objects are asked for",
+                    "A page of a list did not arrive in time, requesting fewer objects",
                     extra={"event": "page_cut", "fields": fields},
                 )
             else:

@@ -175,7 +175,7 @@ class Election(LeaderView):
 
     def _fence(self, term: int, lease: int) -> tuple[Compare, ...]:
         if term <= 0:
-            raise ValueError("no term: only a leader writes")
+            raise ValueError("not leader: only the leader writes")
         return compare.create_revision(self._key, "==", term), compare.lease(self._key, "==", lease)
 
     def never(self) -> Compare:

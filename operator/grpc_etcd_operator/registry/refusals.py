@@ -29,7 +29,7 @@ from grpc_etcd_operator.registry.prefixes import Streams
 log = logging.getLogger(__name__)
 REFUSED = (PermissionDenied, InvalidRequest)
 PROBE = b"grpc-etcd"
-BOUND = "etcd takes nothing more under a lease with keys that the operator may not write"
+BOUND = "etcd accepts no more keys under a lease with keys that the operator may not write"
 
 
 def grant(prefix: bytes) -> str:
@@ -214,7 +214,7 @@ class Refusing:
 
     def _report(self, key: bytes, reason: Reason, message: str, now: float) -> Refusal:
         if key not in self.refusals:
-            others = "nothing is put" if key == self._owners else "all others continue"
+            others = "no key is written" if key == self._owners else "all others continue"
             log.warning(
                 "etcd denies a key or prefix; %s",
                 others,

@@ -18,7 +18,7 @@ def read_pod(raw: Mapping[str, Any]) -> PodMessage:
     pod = message_class("Pod")()
     _fill(pod, raw)
     if not pod.metadata.uid:
-        raise ValueError("no Pod: it has no UID")
+        raise ValueError("not a Pod: it has no UID")
     read: PodMessage = pod
     return read
 

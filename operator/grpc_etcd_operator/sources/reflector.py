@@ -22,8 +22,8 @@ from grpc_etcd_operator.sources.source import Receiver
 log = logging.getLogger(__name__)
 FORGOTTEN = (HTTPStatus.GONE, HTTPStatus.BAD_REQUEST)  # of a version: too old, or none of this API server's
 SELECTOR_REMEDY = (
-    "If the API server cannot read the label selector {!r}, mend --pod-selector (podSelector in the chart's values): "
-    "`kubectl get pods --selector` takes the same."
+    "If the API server cannot read the label selector {!r}, fix --pod-selector (podSelector in the chart's values): "
+    "`kubectl get pods --selector` accepts the same syntax."
 )
 JITTER = 0.5  # so that many replicas do not come at once
 AGAIN, BACKOFF = Backoff((0.1,), JITTER), Backoff((0.2, 0.5, 1.0, 2.0), JITTER)

@@ -19,7 +19,7 @@ MOST_LATE = 10_000  # Pods of which it is remembered that news of them came late
 PREFIX = "grpc_etcd_operator_"
 REGISTRATION = (
     f"{PREFIX}registration_duration_seconds",
-    "From when a change could be known (by its event or the Pod's timestamps) to its commit in etcd.",
+    "Time from a change (its watch event, or the Pod's timestamps if earlier) to its commit in etcd.",
     ("registry", "change"),
 )
 

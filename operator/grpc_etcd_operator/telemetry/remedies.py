@@ -45,7 +45,7 @@ def remedy(error: EtcdError, registry: RegistrySettings) -> str:
         return error.remedy
     place = "etcd" if registry.name == DEFAULT_REGISTRY else f"registries.{registry.name}"
     values = [f"{place}.{value}" for field in fields for value in CHART[field]]
-    return f"{error.remedy} Look at {_list(_settings(fields, registry.name))} (in the chart {_list(values)})."
+    return f"{error.remedy} Check {_list(_settings(fields, registry.name))} (in the chart {_list(values)})."
 
 
 def suspects(  # noqa: PLR0911  one for each kind of error

@@ -142,4 +142,4 @@ def reference() -> str:
     rows += [(each.exposed, each.kind, each.labels, each.meaning) for each in DECLARATIONS]
     head = "| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n"
     lines = (f"| `{name}` | {kind} | {', '.join(labels)} | {meaning} |\n" for name, kind, labels, meaning in rows)
-    return head + "".join(lines) + "\nThe usual `process_*` metrics of CPU, memory and open files are there too.\n"
+    return head + "".join(lines) + "\nThe usual `process_*` metrics of CPU, memory and open files are exported too.\n"

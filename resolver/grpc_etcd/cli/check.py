@@ -36,7 +36,7 @@ NO_CLUSTER = Finding(
     Code.ONLY_ETCD,
     "Kubernetes",
     "it was not checked: there is neither a kubeconfig nor a service account",
-    "Nothing, or: export KUBECONFIG=FILE",
+    "No action is needed to check etcd alone; otherwise: export KUBECONFIG=FILE",
 )
 NOTHING_READ = 3  # the exit code
 EPILOG = """\b
@@ -50,7 +50,7 @@ Examples:
 
 \b
 Exit codes:
-  0  nothing is wrong, but for warnings and notes
+  0  there is no error; there may be warnings and notes
   1  there is a finding of severity error
   2  the command line or a setting is wrong
   3  neither etcd nor Kubernetes could be read
@@ -82,26 +82,26 @@ class Options:
 @click.argument("name", callback=valid_name, required=False)
 @context_option
 @click.option("-n", "--namespace", help="Namespace of the GrpcServices. Default: that of the context.")
-@click.option("-A", "--all-namespaces", is_flag=True, help="Look at the GrpcServices of all namespaces.")
-@click.option("--no-kubernetes", is_flag=True, help="Look at etcd only.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="Check the GrpcServices of all namespaces.")
+@click.option("--no-kubernetes", is_flag=True, help="Check only etcd.")
 @click.option(
     "-f",
     "--filename",
     "files",
     multiple=True,
     type=click.Path(exists=True, allow_dash=True),
-    help="Check the GrpcServices of this manifest or folder, before they are applied; repeatable, - is standard input.",
+    help="Check the GrpcServices in this manifest or directory before applying them; repeatable, - is standard input.",
 )
-@click.option("--wait", is_flag=True, help="Check again until there is no error.")
+@click.option("--wait", is_flag=True, help="Check again each second until there is no error.")
 @click.option(
-    "--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds for which --wait waits."
+    "--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Timeout of --wait in seconds."
 )
 @connecting_later
 @output_option
 def check(etcd: EtcdOptions, **given: Any) -> None:
-    """Report what is wrong with the registry, or with one service, and the command that mends it.
+    """Report the problems of the registry, or of one service, each with the command that fixes it.
 
-    Looks at etcd and, where there is a kubeconfig or a service account, at Kubernetes: connection, rights, leader,
+    Checks etcd and, given a kubeconfig or a service account, Kubernetes: connection, permissions, leader,
     names, selectors, ports, Pods and their keys, readiness gates, records and addresses.
     Where no endpoints are set, etcd is reached through kubectl, as far as the caller's rights allow.
     docs/checks.md explains each code.

@@ -124,7 +124,7 @@ def run() -> None:
 def valid_weight(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     """Refuse what can be no endpoint's weight."""
     if not 0 <= value < math.inf:
-        raise click.BadParameter(f"{value} is no finite number from 0 on")
+        raise click.BadParameter(f"{value} is not a finite number of at least 0")
     return value
 
 
@@ -161,7 +161,7 @@ def ls(connection: Connection, output: str) -> None:
         print_table(list(rows[0]), [list(row.values()) for row in rows])
     else:
         absence = describe_absence(connection.etcd, connection.layouts, None)
-        print_line(f"There are no services here: {absence}. `grpc-etcd check` says more.", error=True)
+        print_line(f"There are no services here: {absence}. `grpc-etcd check` has details.", error=True)
 
 
 @cli.command(epilog="\b\nExamples:\n  grpc-etcd get greeter\n  grpc-etcd get greeter -o yaml")
@@ -179,7 +179,7 @@ def get(connection: Connection, name: str, output: str) -> None:
         print_line(f"Owners are unknown: {UNREADABLE_OWNERS} {GRANT_OWNERS}", error=True)
     if not any(entry.provider for entry in entries):
         absence = "" if entries else f": {describe_absence(connection.etcd, connection.layouts, name)}"
-        raise Failure(f"{name} has no endpoints here{absence}; `grpc-etcd check {name}` says more")
+        raise Failure(f"{name} has no endpoints here{absence}; `grpc-etcd check {name}` has details")
 
 
 @cli.command(
@@ -227,7 +227,7 @@ def follow(connection: Connection, name: str | None) -> Iterator[Snapshot]:
         if isinstance(each, Snapshot):
             yield each
         else:
-            print_line(f"not followed now, trying again: {' '.join(explain(each, connection.settings))}", error=True)
+            print_line(f"watch interrupted, retrying: {' '.join(explain(each, connection.settings))}", error=True)
 
 
 def print_difference(old: Snapshot | None, new: Snapshot, *, named: bool = False) -> None:
@@ -265,7 +265,7 @@ def owner(connection: Connection, record_key: str, output: str) -> None:
     if owners is None:
         raise Failure(f"unknown: {UNREADABLE_OWNERS}", GRANT_OWNERS)
     if (found := owners.get(key)) is None:
-        known = "an endpoint that registered itself, or that an admin put" if record else "there is no such key"
+        known = "a server that registered itself, or an admin, has written it" if record else "there is no such key"
         raise Failure(f"no operator owns {record_key}: {known}")
     data = {
         "key": record_key,
@@ -322,7 +322,7 @@ def register(
         raise BadUsage(str(error).replace("allow_unroutable=True", "--allow-unroutable")) from error
     report_registration(connection, registration, over)
     if not registration.unregister():
-        raise Failure("etcd did not confirm the deregistration; the key goes with its lease")
+        raise Failure("etcd did not confirm the deregistration; the key expires with its lease")
     print_line(f"deregistered {name} at {registration.endpoint.address}")
 
 
@@ -357,7 +357,7 @@ def describe_registration(connection: Connection, registration: Registration, st
     if status.state is State.REGISTERED:
         return f"registered {endpoint.name} at {endpoint.address}"
     if status.state is State.TAKEN:
-        return f"not registered: another process has registered {endpoint.address}; waiting until it is gone"
+        return f"not registered: another process has registered {endpoint.address}; waiting until it is deregistered"
     if status.fault is None:
         return "not yet registered"
     problem, remedy = explain(status.fault, connection.settings)
@@ -365,7 +365,7 @@ def describe_registration(connection: Connection, registration: Registration, st
         prefixes = dict.fromkeys(granted_prefix(each, endpoint.name) for each in connection.layouts)
         metrics = [b"/prometheus/job/"] if any(key.startswith(b"/prometheus/") for key in registration.keys) else []
         remedy = grant("readwrite", *prefixes, *metrics)
-    return f"not yet registered, trying again: {problem}. {remedy}"
+    return f"not yet registered, retrying: {problem}. {remedy}"
 
 
 def edited(connection: Connection, name: str, address: str, what: str, **changes: Any) -> None:

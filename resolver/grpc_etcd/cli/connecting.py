@@ -268,7 +268,7 @@ def _settings(config: str | None, registry: str | None, options: Mapping[str, An
     A registry that is named is read from the file alone, but for the prefix, which the operator has one of.
     """
     if registry and not config:
-        raise ValueError("--registry names a registry of the operator's settings file: give that with --config")
+        raise ValueError("--registry names a registry in the operator's settings file: set the file with --config")
     if registry and config:
         given = {key: value for key, value in options.items() if value is not None}
         nothing = dict.fromkeys(OPERATORS_KEYS.values(), "")  # nor is what the environment says of another registry
@@ -281,7 +281,7 @@ def _settings(config: str | None, registry: str | None, options: Mapping[str, An
 def _with_etcd(settings: ClientSettings) -> ClientSettings:
     """Refuse settings that are enough for a program, and not for a command."""
     if not settings.endpoints:
-        raise ValueError("GRPC_ETCD_ENDPOINTS is not set: commands look at an etcd, never at GRPC_ETCD_STATIC")
+        raise ValueError("GRPC_ETCD_ENDPOINTS is not set: commands need an etcd and ignore GRPC_ETCD_STATIC")
     return settings
 
 

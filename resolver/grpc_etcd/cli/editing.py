@@ -33,7 +33,7 @@ def edit_endpoint(connection: Connection, name: str, address: str, **changes: An
         if isinstance(entry.read, Endpoint) and entry.read.address == address
     ]
     if not entries:
-        raise Failure(f"no endpoint of {name} is at {address}", f"`grpc-etcd get {name}` shows those that there are.")
+        raise Failure(f"no endpoint of {name} is at {address}", f"`grpc-etcd get {name}` lists its endpoints.")
     values = [_edited(layouts[entry.layout], entry, changes) for entry in entries]
     for entry, value in zip(entries, values, strict=True):
         _put(connection, layouts[entry.layout], entry, value)
@@ -45,7 +45,7 @@ def _edited(layout: Layout, entry: Entry, changes: dict[str, Any]) -> bytes:
     assert isinstance(entry.read, Endpoint)  # noqa: S101 - the others were left out
     key = escape_bytes(entry.key)
     if not entry.is_owner_known:
-        raise Failure(f"whether an operator keeps {key} is not known: {UNREADABLE_OWNERS}", GRANT_OWNERS)
+        raise Failure(f"it is unknown whether an operator owns {key}: {UNREADABLE_OWNERS}", GRANT_OWNERS)
     if entry.owner:
         pod = f"--namespace {shlex.quote(entry.owner.namespace)} {shlex.quote(entry.owner.pod)}"
         raise Failure(f"{key} is owned by the operator, which would restore it", _advise(pod, changes))
@@ -63,19 +63,19 @@ def _advise(pod: str, changes: dict[str, Any]) -> str:
     """Return the command that does for a Pod what was asked: what is typed as it stands must do nothing else."""
     if changes.get("enable"):
         annotation = "grpc-etcd.dev/weight-"
-        what = "Take the annotation from its Pod instead, so that the weight of its GrpcService counts again"
+        what = "Remove the annotation from its Pod instead, so that the weight of its GrpcService applies again"
     else:
         weight = changes.get("weight", 0)
         whole = min(max(round(weight), 1), MOST_WEIGHT) if weight else 0  # a small one is not to end all calls
         annotation = f"grpc-etcd.dev/weight={whole} --overwrite"
-        what = f"Set the weight of its Pod instead, a whole number from 0, for no calls, to {MOST_WEIGHT}"
+        what = f"Set the weight of its Pod instead: a whole number from 0 (no calls) to {MOST_WEIGHT}"
     return f"{what}: kubectl annotate pod {pod} {annotation}"
 
 
 def _put(connection: Connection, layout: Layout, entry: Entry, value: bytes) -> None:
     """Put a value under the lease that the key has, if the key is still as it was read."""
     record = connection.etcd.get(entry.key)
-    gone = Failure(f"{escape_bytes(entry.key)} has gone or changed meanwhile; try again")
+    gone = Failure(f"{escape_bytes(entry.key)} has been deleted or changed meanwhile; try again")
     if record is None or record.lease != entry.lease:
         raise gone
     if layout.decode(entry.service, entry.key, record.value) != entry.read:

@@ -22,10 +22,10 @@ Examples:
     "paths",
     required=True,
     multiple=True,
-    metavar="FILE|FOLDER|-",
-    help="Manifests in YAML or JSON, a folder of them, or - for standard input; repeatable.",
+    metavar="FILE|DIRECTORY|-",
+    help="Manifests in YAML or JSON, a directory of them, or - for standard input; repeatable.",
 )
-@click.option("-n", "--namespace", default="", help="Namespace of the objects that name none.")
+@click.option("-n", "--namespace", default="", help="Namespace of objects that do not set one.")
 @click.option(
     "--layout",
     "layouts",
@@ -37,8 +37,8 @@ def generate(paths: tuple[str, ...], namespace: str, layouts: tuple[str, ...]) -
     """Print GrpcServices for the gRPC servers that existing manifests run.
 
     Reads Services, and Deployments and other workloads without a Service.
-    A port is gRPC's if its name or appProtocol says so, or a gRPC probe uses it.
-    What is left out is reported on standard error with the reason. Exits with 1 if nothing is generated.
+    A port counts as gRPC if its name or appProtocol says so, or if a gRPC probe uses it.
+    Skipped objects are reported on standard error with the reason. Exits with 1 if nothing is generated.
     """
     try:
         documents = [each for path in paths for _, file in read_documents(path) for each in file]
@@ -46,7 +46,7 @@ def generate(paths: tuple[str, ...], namespace: str, layouts: tuple[str, ...]) -
         raise Failure(f"cannot read {error.file}: {error}{HINT}") from error
     made = generate_manifests(documents, namespace, layouts)
     for what, why in made.left_out.items():
-        print_line(f"left out: {what}: {why}", error=True)
+        print_line(f"skipped: {what}: {why}", error=True)
     if not made.manifests:
-        raise Failure("no GrpcService generated: no Service or workload with a port that is known to be gRPC's")
+        raise Failure("no GrpcService generated: no Service or workload has a port that is known to serve gRPC")
     print_documents(made.manifests)

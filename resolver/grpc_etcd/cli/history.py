@@ -39,7 +39,7 @@ def read_time(value: str) -> float:
         at = datetime.fromisoformat(value)
         return (at if at.tzinfo else at.astimezone()).timestamp()
     except (ValueError, OverflowError):
-        raise click.BadParameter(f"{value!r} is no time such as 2026-05-01T10:30:00Z, 15m (ago) or 2h") from None
+        raise click.BadParameter(f"{value!r} is not a time such as 2026-05-01T10:30:00Z, 15m (ago) or 2h") from None
 
 
 def valid_since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
@@ -58,15 +58,15 @@ def valid_at(_context: click.Context, _parameter: click.Parameter, value: str | 
 @click.argument("name", callback=valid_name)
 @click.option("--since", metavar="TIME|AGO", callback=valid_since, help="Show the changes since then. Default: 1h.")
 @click.option(
-    "--at", metavar="TIME|AGO|REVISION", callback=valid_at, help="Show the endpoints at that moment, not changes."
+    "--at", metavar="TIME|AGO|REVISION", callback=valid_at, help="Show the endpoints at that time instead of changes."
 )
 @connected_to_read
 @output_option
 def history(connection: Connection, name: str, since: float | None, at: float | None, output: str) -> None:
-    """Show what happened to a service, with times and Pods, or the endpoints that it had at a moment.
+    """Show what happened to a service, with times and Pods, or the endpoints that it had at a given time.
 
     Reads the revisions that etcd still has: nothing before its last compaction.
-    Times are known where an operator writes the registry, to the second.
+    Times are known only if an operator writes the registry, to the second.
     """
     if at is not None and since is not None:
         raise click.UsageError("--at and --since cannot be used together")
@@ -88,13 +88,13 @@ def remarks(found: History, name: str) -> list[str]:
     """Return what the table does not show."""
     said = []
     if not found.changes:
-        said.append(f"Nothing has changed of {name} since revision {found.since}.")
+        said.append(f"{name} has not changed since revision {found.since}.")
     if not found.is_timed:
         said.append("There are no times: no operator has recorded any here, or /grpc-etcd/clock/ may not be read.")
     if not found.is_owner_known:
         said.append(f"Owners are unknown: {UNREADABLE_OWNERS} {GRANT_OWNERS}")
     if found.is_cut:
-        said.append(f"etcd remembers nothing before revision {found.since}: it has been compacted.")
+        said.append(f"etcd has no history before revision {found.since}: it has been compacted.")
     return said
 
 
@@ -144,7 +144,7 @@ def read_moment(connection: Connection, name: str, at: float) -> tuple[list[Entr
     reading = ClockReading(at, at) if isinstance(at, int) else find_moment(etcd, layouts, name, at)
     if reading is None:
         raise Failure(
-            "no revision is known to be of that time: no operator had recorded times yet, etcd was compacted since, "
+            "no revision is known for that time: no operator had recorded times yet, etcd was compacted since, "
             "or /grpc-etcd/clock/ may not be read",
             *([] if may_read_times(etcd) else [GRANT_OWNERS]),
         )

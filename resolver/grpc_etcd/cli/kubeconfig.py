@@ -51,7 +51,7 @@ def find_access(context: str | None) -> Access | None:
 def _explain(error: Exception) -> str:
     """Return what is wrong with a kubeconfig, without any of its text, which may be a secret."""
     mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    return f"line {mark.line + 1} is no YAML" if mark else str(error)
+    return f"line {mark.line + 1} is not YAML" if mark else str(error)
 
 
 def _in_cluster(server: str) -> Access:
@@ -176,10 +176,10 @@ def _run_plugin(plugin: Mapping[str, Any] | None) -> dict[str, Any]:
             timeout=EXEC_SECONDS,
         )
     except subprocess.TimeoutExpired as error:  # its own text has the arguments, of which one may be a secret
-        raise AccessError(f"{who} has not ended within {EXEC_SECONDS:g} s") from error
+        raise AccessError(f"{who} did not finish within {EXEC_SECONDS:g} s") from error
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip()
-        raise AccessError(f"{who} has failed: {said or f'it ended with {error.returncode}'}") from error
+        raise AccessError(f"{who} has failed: {said or f'exit code {error.returncode}'}") from error
     try:
         return _read_credentials(json.loads(ended.stdout)["status"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -24,7 +24,7 @@ def check_manifests(sides: Sides, files: Iterable[str]) -> Look:
             remedy = f"kubectl apply --dry-run=client -f {error.file}"
             findings.append(Finding(Code.BAD_FILE, error.file, str(error), remedy))
     if not findings and not any(is_grpc_service(each.item) for each in manifests):
-        findings.append(Finding(Code.BAD_FILE, ", ".join(files), "there is no GrpcService in it", "Give another file."))
+        findings.append(Finding(Code.BAD_FILE, ", ".join(files), "it contains no GrpcService", "Pass another file."))
     cluster, faults = look_at_cluster(sides)
     services = (*cluster.services, *cluster.others) if cluster else ()
     pods = _pods(sides, manifests) if cluster else None

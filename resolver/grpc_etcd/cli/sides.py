@@ -62,7 +62,7 @@ def look_at_cluster(sides: Sides) -> tuple[ClusterFacts | None, list[Finding]]:
         seen = observe(sides.kubernetes, sides.namespace)
     except KubernetesError as error:
         code = Code.KUBERNETES_FAILED if sides.is_asked_for else Code.KUBERNETES_UNREACHABLE
-        return None, [Finding(code, "Kubernetes", str(error), "kubectl version, or leave it out: --no-kubernetes")]
+        return None, [Finding(code, "Kubernetes", str(error), "kubectl version, or skip Kubernetes: --no-kubernetes")]
     named = tuple(each for each in seen.services if sides.name in {None, each.registry_name, each.name})
     return replace(seen, services=named), list(find_cluster_faults(seen, sides.name, named))
 

@@ -44,7 +44,7 @@ class CompoundRegistry(WritableRegistry[tuple[Registration, ...]]):
         if not self.parts:
             raise ValueError("a compound registry needs at least one registry")
         if wrong := [part for part in self.parts if not callable(getattr(part, "all_registrars", None))]:
-            raise TypeError(f"{wrong[0]!r} is no Registry; a compound registry is made of some")
+            raise TypeError(f"{wrong[0]!r} is not a Registry; a compound registry consists of registries")
         sent = {"name": name, "zone": zone, "region": region, "cluster": cluster, "client_id": client_id}
         checks.check_options(sent)
         zone = zone or next((part.here.zone for part in self.parts if part.here.zone), "")

@@ -17,12 +17,12 @@ _HEAVIEST = 2**32 - 1  # the sum of a route's weights (envoy.config.route.v3.Wei
 def check_wishes(policy: object, routes: Iterable[object] | None, strict_removal: object) -> None:
     """Raise TypeError or ValueError for what no service can be given; the text names the field."""
     if policy is not None and not isinstance(policy, Policy):
-        raise TypeError(f"policy: {policy!r} is no Policy(...)")
+        raise TypeError(f"policy: {policy!r} is not a Policy(...)")
     if strict_removal is not None and not isinstance(strict_removal, bool):
         raise TypeError(f"strict_removal: {strict_removal!r} is neither True nor False")
     for route in routes or ():
         if not isinstance(route, MethodRoute):
-            raise TypeError(f"routes: {route!r} is no MethodRoute(...)")
+            raise TypeError(f"routes: {route!r} is not a MethodRoute(...)")
         _check_route(route)
 
 
@@ -31,16 +31,16 @@ def read_wait(timeout_seconds: object) -> float | None:
     if timeout_seconds is None:
         return None
     if isinstance(timeout_seconds, bool) or not isinstance(timeout_seconds, int | float):
-        raise TypeError(f"timeout_seconds: {timeout_seconds!r} is no number of seconds, nor None, which waits for ever")
+        raise TypeError(f"timeout_seconds: {timeout_seconds!r} is not a number of seconds or None (no timeout)")
     if math.isnan(timeout_seconds):
-        raise ValueError("timeout_seconds: nan is no number of seconds")
+        raise ValueError("timeout_seconds: nan is not a number of seconds")
     return None if timeout_seconds > threading.TIMEOUT_MAX else timeout_seconds
 
 
 def check_least(at_least: object) -> None:
     """Raise TypeError for what is no number of endpoints."""
     if isinstance(at_least, bool) or not isinstance(at_least, int):
-        raise TypeError(f"at_least: {at_least!r} is no whole number of endpoints")
+        raise TypeError(f"at_least: {at_least!r} is not a whole number of endpoints")
 
 
 def _check_route(route: MethodRoute) -> None:
@@ -55,12 +55,12 @@ def _check_route(route: MethodRoute) -> None:
         if fault := address_fault(address):
             raise ValueError(f"MethodRoute.addresses: {fault}")
     if not 0 < sum((*route.groups.values(), *route.addresses.values())) <= _HEAVIEST:
-        raise ValueError(f"MethodRoute: the weights of groups and addresses add up to 1 to {_HEAVIEST}")
+        raise ValueError(f"MethodRoute: the weights of groups and addresses must add up to 1 to {_HEAVIEST}")
 
 
 def _check_weights(name: str, weights: object) -> None:
     if not isinstance(weights, Mapping):
-        raise TypeError(f"MethodRoute.{name}: {weights!r} is no mapping such as {{'canary': 10}}")
+        raise TypeError(f"MethodRoute.{name}: {weights!r} is not a mapping such as {{'canary': 10}}")
     for key, weight in weights.items():
         if not isinstance(key, str) or isinstance(weight, bool) or not isinstance(weight, int):
             raise TypeError(f"MethodRoute.{name}: {key!r}: {weight!r} is not a string and a whole number")

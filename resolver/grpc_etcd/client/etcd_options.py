@@ -14,7 +14,7 @@ def choose_password(options: Mapping[str, Any]) -> Password:
     """Return how the password is found out at each log-in."""
     password = Path(file) if (file := options.get("password_file")) else options.get("password", "")
     if not isinstance(password, str | Path) and not callable(password):
-        raise TypeError("password: it is neither a string nor a Path nor a callable that gives a string")
+        raise TypeError("password: it must be a string, a Path, or a callable that returns a string")
     return password
 
 
@@ -27,7 +27,7 @@ def choose_tls(options: Mapping[str, Any]) -> Tls | None:
     if not isinstance(tls, Tls):
         raise TypeError(f"tls: {tls!r} is not grpc_etcd.Tls(ca=..., cert=..., key=...); Tls() trusts the public CAs")
     if single:
-        raise ValueError(f"tls={tls!r} excludes {', '.join(single)}: say everything in one of the two ways")
+        raise ValueError(f"tls={tls!r} excludes {', '.join(single)}: use only one of the two forms")
     return tls
 
 

@@ -37,10 +37,10 @@ _CODE_NAMES = {
     "UNAVAILABLE": RetryOn.UNAVAILABLE,
 }
 _INSTEAD = {
-    "loadBalancingConfig": "give registry.configure() a Policy(load_balancing=...)",
-    "loadBalancingPolicy": "give registry.configure() a Policy(load_balancing=...)",
-    "retryThrottling": "remove it; outlier detection takes endpoints that fail out of use",
-    "healthCheckConfig": "remove it; the registry says which endpoints are healthy",
+    "loadBalancingConfig": "pass a Policy(load_balancing=...) to registry.configure()",
+    "loadBalancingPolicy": "pass a Policy(load_balancing=...) to registry.configure()",
+    "retryThrottling": "remove it; outlier detection ejects failing endpoints",
+    "healthCheckConfig": "remove it; the registry has the health of each endpoint",
     "hedgingPolicy": "remove it; gRPC does not hedge calls of an xDS channel",
     "maxRequestMessageBytes": "use the channel option grpc.max_send_message_length",
     "maxResponseMessageBytes": "use the channel option grpc.max_receive_message_length",
@@ -98,7 +98,7 @@ def parse_service_config(text: str | bytes) -> ChannelConfig:
     for config in _list(known.get("methodConfig", []), "methodConfig"):
         for name, parsed in _read_method_config(config):
             if name in methods:
-                raise _fault(f"two of methodConfig have the name {name or '{}'!r}")
+                raise _fault(f"two entries of methodConfig have the name {name or '{}'!r}")
             methods[name] = parsed
     return ChannelConfig(methods)
 
@@ -112,7 +112,7 @@ def _members(raw: object, what: str, known: Sequence[str]) -> Mapping[str, Any]:
         raise _fault(f"{what} is {raw!r} instead of an object")
     for name in raw:
         if name in _INSTEAD:
-            raise _fault(f"{name} cannot be followed by a channel to a registry; {_INSTEAD[name]}")
+            raise _fault(f"{name} is not supported on a channel to a registry; {_INSTEAD[name]}")
         if name not in known:
             raise _fault(f"{what} has an unknown member {name!r}")
     return raw
@@ -154,7 +154,7 @@ def _read_retry(raw: object) -> Retry:
             raise _fault(f"retryPolicy lacks {name}")
     attempts, multiplier = known["maxAttempts"], known["backoffMultiplier"]
     if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < _LEAST_ATTEMPTS:
-        raise _fault(f"maxAttempts is {attempts!r}, which is not a whole number from {_LEAST_ATTEMPTS} on")
+        raise _fault(f"maxAttempts is {attempts!r}, which is not a whole number of at least {_LEAST_ATTEMPTS}")
     if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not 0 < multiplier < math.inf:
         raise _fault(f"backoffMultiplier is {multiplier!r}, which is not a number above 0")
     codes = _list(known["retryableStatusCodes"], "retryableStatusCodes")
@@ -175,7 +175,7 @@ def _read_code(raw: object) -> RetryOn:
     if isinstance(raw, int) and not isinstance(raw, bool):
         found = _CODES.get(raw)
     if found is None:
-        raise _fault(f"gRPC tries no call of an xDS channel again after {raw!r}, only after {', '.join(_CODE_NAMES)}")
+        raise _fault(f"gRPC retries calls of an xDS channel only after {', '.join(_CODE_NAMES)}, not after {raw!r}")
     return found
 
 

@@ -44,7 +44,7 @@ class StaticRegistry(Registry):
     def __init__(self, services: Mapping[str, str | Sequence[str]], **options: Unpack[RegistryOptions]) -> None:
         if given := [name for name in ABOUT_ETCD if options.get(name) is not None]:
             raise TypeError(
-                f"StaticRegistry has no option {given[0]!r}, which is about etcd: it has addresses and nothing else; "
+                f"StaticRegistry has no option {given[0]!r}, which is for etcd: it has only fixed addresses; "
                 "Registry('etcd:2379', static={...}) has both"
             )
         super().__init__(static_store(choose_static(services)), **options)

@@ -62,7 +62,7 @@ _METRICS: Mapping[str, tuple[str, bool, Callable[[ServiceStats], float]]] = {
         False,
         lambda of: of.since,
     ),
-    "stale": ("1 while stale endpoints are used that etcd no longer holds.", False, lambda of: of.source == "stale"),
+    "stale": ("1 while endpoints are used that are no longer in etcd.", False, lambda of: of.source == "stale"),
     "rejected_records": ("Records that cannot be parsed.", False, lambda of: len(of.rejected)),
     "unusable_endpoints": ("Endpoints that cannot be dialled.", False, lambda of: len(of.unusable)),
     "updates": ("Endpoint sets sent to channels.", True, lambda of: of.updates),

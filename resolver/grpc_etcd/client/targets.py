@@ -31,7 +31,7 @@ def service_name(target: str) -> str:
     if is_address(name):
         raise ValueError(
             f"{target!r} is an address, and a registry finds services by name: use grpc_etcd.insecure_channel({name!r})"
-            f" or grpc.insecure_channel, or let a name lead there: StaticRegistry({{'greeter': 'localhost:50051'}})"
+            f" or grpc.insecure_channel, or map a name to it: StaticRegistry({{'greeter': 'localhost:50051'}})"
             " or GRPC_ETCD_STATIC='greeter=localhost:50051'"
         )
     if fault := name_fault(name):
@@ -52,7 +52,7 @@ def _name_in(target: str) -> str:
         raise ValueError(f"the target {target!r} is not of the form etcd:///name, with three slashes and no host")
     if parts.query or parts.fragment or target.endswith(("?", "#")):
         raise ValueError(
-            f"the target {target!r} has something behind the name, which is not taken: a policy is given to"
-            " configure(), a '?' or '#' in a name is written as %3F or %23"
+            f"the target {target!r} has something after the name, which is not supported: pass a policy to"
+            " configure(), and write '?' or '#' in a name as %3F or %23"
         )
     return unquote(parts.path.removeprefix("/"))

@@ -317,7 +317,7 @@ class FollowedService:
     def _report(self, unusable: Mapping[str, str]) -> None:
         for address in unusable.keys() - self.unusable.keys():
             _LOG.warning(
-                "%s: the endpoint %s is left out: %s",
+                "%s: the endpoint %s is skipped: %s",
                 self.name,
                 address,
                 unusable[address],

@@ -52,7 +52,7 @@ class Cause(enum.StrEnum):
     UNREACHABLE = "etcd unreachable"
     TLS = "TLS to etcd failed"
     UNKNOWN_HOST = "unknown host name"
-    AUTHENTICATION = "log-in refused"
+    AUTHENTICATION = "login refused"
     PENDING = "not known yet"
     MISSING = "no such service"
     BROKEN = "only broken records"
@@ -157,7 +157,9 @@ def _lacking(service: str, facts: Facts, snapshot: Snapshot) -> Reason | None:
             f"all {count} registered endpoints are disabled, not healthy or have weight 0: enable one, or add another",
         )
     if facts.awaited:
-        return Reason(Cause.PENDING, f"no host name has been looked up yet of {', '.join(facts.awaited[:_MOST_NAMES])}")
+        return Reason(
+            Cause.PENDING, f"these host names have not been resolved yet: {', '.join(facts.awaited[:_MOST_NAMES])}"
+        )
     if facts.unusable and not facts.callables:
         address, why = next(iter(sorted(facts.unusable.items())))
         return Reason(Cause.UNUSABLE, f"no registered endpoint can be dialled; {address}: {why}")
@@ -190,7 +192,7 @@ def _denied(view: ResolverState, tail: str) -> Reason:
 
 
 def _half_denied(view: ResolverState) -> Reason:
-    return _denied(view, "; what else there is, is used") if view.refused else Reason(Cause.NONE, "")
+    return _denied(view, "; everything else is used") if view.refused else Reason(Cause.NONE, "")
 
 
 def _unreachable(facts: Facts) -> Reason:
@@ -208,13 +210,13 @@ _WORDS = {
     Cause.UNREACHABLE: "etcd cannot be watched",
     Cause.TLS: "etcd cannot be watched, because TLS to it fails,",
     Cause.UNKNOWN_HOST: "etcd cannot be watched, because its host name cannot be resolved,",
-    Cause.AUTHENTICATION: "etcd cannot be watched, because it refuses the log-in,",
+    Cause.AUTHENTICATION: "etcd cannot be watched, because it rejects the login,",
 }
 
 
 _REMEDIES = {
     Cause.TLS: "Check whether etcd speaks TLS, then the CA, the client's certificate and key, and the server name",
-    Cause.UNKNOWN_HOST: "Check the names in etcd's endpoints (some hold in one namespace only), and the name server",
+    Cause.UNKNOWN_HOST: "Check the names in etcd's endpoints (some resolve in one namespace only), and the DNS server",
 }
 
 

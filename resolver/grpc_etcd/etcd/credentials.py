@@ -46,7 +46,7 @@ class Credentials:
             self.token = None
 
     def is_refused(self, token: Metadata, error: EtcdError) -> bool:
-        """Return whether an error is about the token, so that a new log-in mends it.
+        """Return whether an error is about the token, so that a new login fixes it.
 
         An etcd that asked nobody for a user when this client logged in may do so by now. It then asks for a token,
         unless the connection has a client certificate: whoever shows one without a token is the user that its common
@@ -74,7 +74,7 @@ class Credentials:
 class UselessFunction(UnreadableFile):
     """The program's function gives no password: nobody was asked."""
 
-    remedy = "Mend the function that gives the password; it is called again at the next log-in."
+    remedy = "Fix the function that returns the password; it is called again at the next login."
 
 
 def ask_password(source: Callable[[], str]) -> str:
@@ -82,13 +82,13 @@ def ask_password(source: Callable[[], str]) -> str:
     try:
         found: object = source()
     except SystemExit as error:
-        raise UselessFunction(f"the password's function ended with {error!r}") from error
+        raise UselessFunction(f"the password function raised {error!r}") from error
     if not isinstance(found, str | bytes):
-        raise UselessFunction(f"the password's function gave no text but {type(found).__name__}")
+        raise UselessFunction(f"the password function returned {type(found).__name__}, not a string")
     try:
         return found.decode() if isinstance(found, bytes) else found.encode().decode()
     except UnicodeError as error:
-        raise UselessFunction("the password's function gave no text that can be sent") from error
+        raise UselessFunction("the password function returned a string that cannot be sent") from error
 
 
 def read_password(path: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 DEFAULT_PORT = 2379
-NO_CREDENTIALS = "an etcd endpoint holds no user and no password ('@'): they are settings of their own"
+NO_CREDENTIALS = "an etcd endpoint must not contain a user or password ('@'): they have their own settings"
 BOTH_SCHEMES = "some of etcd's endpoints begin with https:// and others with http://, but TLS is used for all or none"
 _IN_NO_HOST = frozenset("/;? ")
 
@@ -116,7 +116,7 @@ def parse_endpoint(endpoint: str) -> HostPort:
     host, colon, port = bare.rpartition(":") if not bare.endswith("]") else (bare, "", "")
     host = (host if colon else bare).removeprefix("[").removesuffix("]")
     if not host or _IN_NO_HOST & {*host} or (colon and not (port.isdecimal() and 0 < int(port) < 1 << 16)):
-        raise ValueError(f"{endpoint!r} is no etcd endpoint: host:port is expected")
+        raise ValueError(f"{endpoint!r} is not an etcd endpoint: host:port is expected")
     return HostPort(host, int(port) if colon else DEFAULT_PORT)
 
 

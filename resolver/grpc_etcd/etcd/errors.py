@@ -8,7 +8,7 @@
     ├── DeadlineExceeded       no answer in time: a write may or may not have happened
     ├── PermissionDenied       the user may not do this
     ├── AuthFailed             user or password is wrong or missing
-    │   ├── TokenRefused       the token has run out (a new log-in mends it)
+    │   ├── TokenRefused       the token has expired (a new login fixes it)
     │   └── AuthNotEnabled     etcd asks nobody for a password
     ├── LeaseNotFound          expired or revoked
     ├── LeaseExists            the chosen id is taken
@@ -70,20 +70,22 @@ class EtcdError(Exception):
 class Unavailable(EtcdError):
     """No member of the cluster answers."""
 
-    remedy = "Check that etcd runs, that the endpoints are right, and that network policies and TLS let this client in."
+    remedy = (
+        "Check that etcd runs, that the endpoints are correct, and that network policies and TLS admit this client."
+    )
 
 
 class NoLeader(Unavailable):
     """The member that answers has no leader: the cluster has lost its quorum."""
 
-    remedy = "Bring back the majority of etcd's members; until then it can neither be written nor read safely."
+    remedy = "Restore a majority of etcd's members; until then etcd accepts no writes and no consistent reads."
 
 
 class NotServing(Unavailable):
     """What answers serves no client: a learner, a member whose data are corrupt, or no etcd at all. Others may."""
 
     remedy = (
-        "Promote the learner (etcdctl member promote), or replace the member that is corrupt (etcdctl alarm list); "
+        "Promote the learner (etcdctl member promote), or replace the corrupt member (etcdctl alarm list); "
         "check that each endpoint is an etcd's client URL."
     )
 
@@ -91,7 +93,7 @@ class NotServing(Unavailable):
 class UnreadableFile(Unavailable):
     """A file of the client's own, for TLS or with a password, cannot be read: nobody was asked."""
 
-    remedy = "Check the file's path and that this process may read it; a new one is taken up without a restart."
+    remedy = "Check the file's path and that this process may read it; a changed file is read without a restart."
 
 
 class DeadlineExceeded(EtcdError):
@@ -106,7 +108,7 @@ class PermissionDenied(EtcdError):
     """The user may not do this."""
 
     remedy = (
-        "Grant the user's role the range: etcdctl role grant-permission ROLE --prefix=true read PREFIX, "
+        "Grant the user's role access to the range: etcdctl role grant-permission ROLE --prefix=true read PREFIX, "
         "or readwrite where this program registers."
     )
 
@@ -114,11 +116,11 @@ class PermissionDenied(EtcdError):
 class AuthFailed(EtcdError):
     """User or password is wrong or missing."""
 
-    remedy = "Give the right user and password; etcdctl user list shows who exists."
+    remedy = "Set the correct user and password; etcdctl user list shows the users."
 
 
 class TokenRefused(AuthFailed):
-    """The token is no longer valid; a new log-in mends it."""
+    """The token is no longer valid; a new login fixes it."""
 
     remedy = (
         "Log in, with a user if none is configured; otherwise compare the members' --auth-token settings and clocks."
@@ -146,7 +148,7 @@ class LeaseExists(EtcdError):
 class Compacted(EtcdError):
     """The revision asked for is no longer kept."""
 
-    remedy = "List again and go on from there."
+    remedy = "List again and continue from there."
 
     def __init__(self, details: str, code: str = "", revision: int = 0) -> None:
         super().__init__(details, code)
@@ -156,7 +158,7 @@ class Compacted(EtcdError):
 class FutureRevision(EtcdError):
     """The revision asked for does not exist yet."""
 
-    remedy = "List again: this etcd has another history than the one that was followed."
+    remedy = "List again: the history of this etcd differs from the one that was watched."
 
 
 class HistoryChanged(EtcdError):
@@ -248,29 +250,28 @@ UNSENT_WORDS = (
 UNSEEN_WORDS = ("not supported for learner", "etcdserver: not capable")
 UNSEEN_CODE = "UNIMPLEMENTED"
 
-ASKS_FOR_USER = "Give a user and its password: this etcd has authentication enabled and requires them."
+ASKS_FOR_USER = "Set a user and its password: this etcd has authentication enabled and requires them."
 ASKS_FOR_TLS = (
-    "Check that etcd runs there. Does etcd speak TLS? "
-    "Then give its CA certificate, or write https:// in front of the endpoints."
+    "Check that etcd runs there. If it uses TLS, set its CA certificate, or write https:// in front of the endpoints."
 )
 BROKEN_OFF = (
     "The connection broke while the call was under way, as when a member restarts or a proxy closes it; a write may or "
-    "may not have been carried out. If it happens often, check etcd's log and the network in between."
+    "may not have been carried out. If it happens often, check etcd's log and the network between them."
 )
 NEEDS_ETCD = (
-    "Give the client URLs of etcd's members: an etcd grpc-proxy supports neither the watch IDs that clients request "
+    "Use the client URLs of etcd's members: an etcd grpc-proxy supports neither the watch IDs that clients request "
     "nor progress requests, so clients cannot watch through it."
 )
-UNKNOWN_HOST = "Check the names in etcd's endpoints (some hold in one namespace only), and the name server."
-LACKS_TLS = "Does etcd speak TLS at all? If not, leave out the CA and https://."
-UNUSABLE_FILES = "Check the CA, the certificate and the key: one of them holds no PEM, or they do not belong together."
+UNKNOWN_HOST = "Check the names in etcd's endpoints (some resolve in one namespace only), and the DNS server."
+LACKS_TLS = "If etcd does not use TLS, remove the CA and https://."
+UNUSABLE_FILES = "Check the CA, the certificate and the key: one of them is not PEM, or they do not match."
 DISTRUSTED = (
-    "Give the CA that signed etcd's certificate; the certificate must contain this endpoint's host and be valid."
+    "Set the CA that signed etcd's certificate; the certificate must contain this endpoint's host and be valid."
 )
-NEEDS_CERTIFICATE = "Give a client certificate and its key: this etcd asks for one (--client-cert-auth)."
+NEEDS_CERTIFICATE = "Set a client certificate and its key: this etcd requires one (--client-cert-auth)."
 REFUSES_CERTIFICATE = (
-    "Does etcd ask for client certificates (--client-cert-auth)? Then give one and its key, which must be valid and "
-    "signed by a CA that etcd trusts."
+    "If etcd requires client certificates (--client-cert-auth), set one and its key; it must be valid and signed by "
+    "a CA that etcd trusts."
 )
 # Words that say more than the class of the error: etcd's, and gRPC's own about TLS; the first that fits wins.
 REMEDIES: tuple[tuple[type[EtcdError], str, str], ...] = (

@@ -41,11 +41,11 @@ def _explain(effect: Finding, causes: Iterable[Finding], services: Sequence[Serv
     subjects = {subject_of(each) for each in services}
     of_service = [each for each in causes if each.subject in subjects]
     if error := next((each for each in of_service if each.is_error), None):
-        return replace(effect, remedy=f"Mend first what is wrong with the GrpcService: {error.code}.")
+        return replace(effect, remedy=f"First fix the GrpcService: {error.code}.")
     if unready := next((each for each in of_service if each.code is Code.NO_READY_PODS), None):
         # As a warning it comes behind the error that it leads to.
         return replace(effect, problem=f"{effect.problem}, since {unready.problem}", remedy=unready.remedy)
-    there = f"{next(iter(subjects))} is there: compare etcd's endpoints, prefix and layout with the operator's."
+    there = f"{next(iter(subjects))} exists: compare etcd's endpoints, prefix and layout with the operator's."
     return replace(effect, remedy=there)
 
 

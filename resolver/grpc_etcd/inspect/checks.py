@@ -53,8 +53,8 @@ def _server(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Code.ETCD_ALARM,
             "etcd",
-            f"it raises the alarm {alarm}",
-            "Make room, then disarm it: etcdctl defrag --cluster; etcdctl alarm disarm",
+            f"it has the active alarm {alarm}",
+            "Free space, then disarm it: etcdctl defrag --cluster; etcdctl alarm disarm",
         )
     if facts.version and is_too_old(facts.version):
         problem = f"version {facts.version} lacks what the operator and the library depend on"
@@ -68,7 +68,7 @@ UNREADABLE_OWNERS = "this user may not read /grpc-etcd/owner/, where operators r
 GRANT_OWNERS = (
     "Grant it to users who inspect the registry: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/"
 )
-EMPTY = "If there should be some: kubectl get grpcservices --all-namespaces shows why no Pod is registered."
+EMPTY = "If Pods should be registered: kubectl get grpcservices --all-namespaces shows why none is."
 UPGRADE = "Upgrade to 3.5.33, 3.6.14 or newer."
 # etcd's change logs: lost events, leases renewed though revoked, permissions too wide; fixed in these.
 SOUND = {(3, 5): 33, (3, 6): 14}
@@ -76,7 +76,7 @@ OLDEST = (3, 4)  # whose watches report progress when they are asked, and whose 
 
 
 def is_outdated(version: str) -> bool:
-    """Return whether a release of etcd has faults that were mended later in its line."""
+    """Return whether a release of etcd has faults that were fixed later in its line."""
     numbers = read_version(version)
     return bool(numbers) and (numbers[:2] < min(SOUND) or numbers[2] < SOUND.get((numbers[0], numbers[1]), 0))
 
@@ -170,8 +170,8 @@ def _addresses(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 Code.NOT_FROM_HERE,
                 endpoint.address,
-                f"{entry.service} does not answer this machine ({reason}), and Kubernetes calls the Pod ready",
-                "Nothing, if this machine is outside of the cluster; else check its port and the network policies.",
+                f"{entry.service} does not answer this machine ({reason}), although the Pod is ready in Kubernetes",
+                "No action is needed if this machine is outside the cluster; else check the port and network policies.",
             )
         elif reason:
             yield Finding(
@@ -189,7 +189,7 @@ def _leases(entries: Sequence[Entry]) -> Iterator[Finding]:
             yield Finding(
                 Code.NO_LEASE,
                 key,
-                "the key has no lease: it stays when its server is dead",
+                "the key has no lease: it stays after its server has died",
                 f"Let the operator or Registry.register write it; if its server is gone: {_delete(key)}",
             )
 
@@ -211,7 +211,7 @@ def _drained(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 Code.UNHEALTHY,
                 f"service {service!r}",
-                f"{len(unhealthy)} of {len(endpoints)} endpoints say that they are not healthy: {', '.join(unhealthy)}",
+                f"{len(unhealthy)} of {len(endpoints)} endpoints are marked as not healthy: {', '.join(unhealthy)}",
                 "They get no calls until their keys have `healthy: true` again.",
             )
 
@@ -251,7 +251,7 @@ def _operator(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Code.NO_OPERATOR,
             "synced key",
-            "no operator keeps this registry; clients cannot distinguish an empty service from a missing operator",
+            "no operator maintains this registry; clients cannot distinguish an empty service from a missing operator",
             "No operator is needed if all servers register themselves.",
         )
 

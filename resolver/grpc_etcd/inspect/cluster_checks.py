@@ -17,7 +17,7 @@ def find_cluster_faults(cluster: ClusterFacts, name: str | None, found: Sequence
         yield Finding(Code.NO_NAMESPACE, "Kubernetes", problem, "kubectl get namespaces, or choose another: -n NAME")
     if not cluster.has_crd:
         install = "kubectl apply -f crds/grpcservices.yaml, or choose another cluster: --context NAME"
-        yield Finding(Code.NO_CRD, "Kubernetes", "it has no GrpcServices: the CRD is not installed", install)
+        yield Finding(Code.NO_CRD, "Kubernetes", "it does not serve GrpcServices: the CRD is not installed", install)
     elif name and not found and not any(each.resource == "grpcservices" for each in cluster.denied):
         yield from _unknown_name(cluster, name)
     for denied in cluster.denied:

@@ -1,4 +1,4 @@
-"""One thing that is wrong: its code, where it is, and the command that mends it. Pure."""
+"""One thing that is wrong: its code, where it is, and the command that fixes it. Pure."""
 
 import json
 import shlex

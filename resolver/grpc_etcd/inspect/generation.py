@@ -126,7 +126,7 @@ class _Maker:
         endpoints = repr((source.namespace, sorted(selector.items(), key=repr), port and port.number))
         reason = self._refusal(source, grpc, endpoints)
         if reason or port is None:
-            unclear = f"several ports may be gRPC's ({', '.join(str(each.wanted) for each in grpc)}): name one grpc"
+            unclear = f"several ports may serve gRPC ({', '.join(str(each.wanted) for each in grpc)}): name one grpc"
             self.made.left_out[what] = reason or unclear
             return False
         self._names[source.name], self._endpoints[endpoints] = source.namespace, what
@@ -135,14 +135,14 @@ class _Maker:
 
     def _refusal(self, source: Service | Workload, grpc: list[Port], endpoints: str) -> str:
         if (source.namespace, source.name) in self._taken:
-            return f"there is a {KIND} of this name already"
+            return f"there is already a {KIND} of this name"
         if not grpc:
-            return "no sign of gRPC at its ports: name one grpc, give it an appProtocol, or add a gRPC probe"
+            return "none of its ports is known to serve gRPC: name one grpc, set its appProtocol, or add a gRPC probe"
         if (other := self._endpoints.get(endpoints)) is not None:
             return f"it selects the same Pods at the same port as {other}"
         if source.name in self._names:
             other = self._names[source.name] or "another object"
-            return f"{source.name} is the name of a service of {other} already: write it with another spec.name"
+            return f"{source.name} is already the name of a service of {other}: use another spec.name"
         return ""
 
 

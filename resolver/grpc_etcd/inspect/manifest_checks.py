@@ -101,7 +101,7 @@ def _name(item: Mapping[str, Any]) -> str:
 
 def _finding(file: str, subject: str, mistake: Mistake) -> Finding:
     code = Code.UNKNOWN_FIELD if mistake.is_unknown else Code.BAD_FIELD
-    meant = f"; {mistake.near} may be meant" if mistake.near else ""
+    meant = f"; did you mean {mistake.near}?" if mistake.near else ""
     field = re.sub(r"\[[0-9]+\]", "", mistake.path).rpartition(".")[0]
     explain = kubectl("", "explain", f"grpcservice.{field}".rstrip("."))
     remedy = f"In {file}: write {mistake.near} for {mistake.path.rpartition('.')[2]}" if mistake.near else explain
@@ -125,7 +125,7 @@ def _names(subject: str, file: str, service: ServiceFacts, others: Iterable[Serv
             yield Finding(
                 Code.NAME_IN_USE,
                 subject,
-                f"the name {service.registry_name} is that of the GrpcService {other.reference}",
+                f"the name {service.registry_name} is already that of the GrpcService {other.reference}",
                 f"In {file}: set spec.name to {service.namespace}-{service.registry_name}",
             )
 

@@ -186,7 +186,7 @@ def _knock(address: str) -> str | None:
     except OSError as error:
         return str(error.strerror or error)
     except UnicodeError:
-        return "it is no name that can be looked up"
+        return "the host name is invalid"
     return None
 
 
@@ -205,9 +205,9 @@ def _code(error: EtcdError) -> Code:
     return next((code for kind, code in kinds if isinstance(error, kind)), Code.ETCD_UNREACHABLE)
 
 
-NEEDS_TLS = "Give --ca (and --cert, --key where clients need one)."
+NEEDS_TLS = "Pass --ca (and --cert and --key if etcd requires client certificates)."
 BAD_CERTIFICATE = "Check --ca, and that the server's certificate names this host and is valid."
-NEEDS_NO_TLS = "Leave out --ca, --cert, --key, and write http:// or no scheme."
+NEEDS_NO_TLS = "Remove --ca, --cert and --key, and write http:// or no scheme."
 
 
 def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError) -> tuple[Code, str, str]:
@@ -219,7 +219,7 @@ def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError)
         socket.create_connection(parts, KNOCK_SECONDS).close()
     except OSError as failure:
         remedy = UNKNOWN_HOST if isinstance(failure, socket.gaierror) else error.remedy
-        return Code.ETCD_UNREACHABLE, f"nobody answers there: {failure.strerror or failure}", remedy
+        return Code.ETCD_UNREACHABLE, f"nothing responds there: {failure.strerror or failure}", remedy
     speaks, complaint = _try_tls(parts, settings.ca if uses_tls else "", settings.server_name or parts[0].rstrip("."))
     if speaks and not uses_tls:
         return Code.ETCD_TLS, "the server speaks TLS, the client does not", NEEDS_TLS
@@ -227,7 +227,7 @@ def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError)
         return Code.ETCD_TLS, f"TLS fails: {complaint}", BAD_CERTIFICATE
     if uses_tls and not speaks:
         return Code.ETCD_TLS, "the client speaks TLS, the server does not", NEEDS_NO_TLS
-    return Code.ETCD_UNREACHABLE, f"something answers there, but not as etcd does: {error}", error.remedy
+    return Code.ETCD_UNREACHABLE, f"something responds there, but not as etcd does: {error}", error.remedy
 
 
 def _try_tls(address: tuple[str, int], ca: str, name: str) -> tuple[bool, str]:

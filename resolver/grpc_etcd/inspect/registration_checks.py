@@ -62,9 +62,12 @@ def _deployments(cluster: ClusterFacts) -> Iterator[Finding]:
             subject = f"Deployment {each.namespace}/{each.name}"
             yield Finding(Code.OPERATOR_DOWN, subject, problem, _revive(each))
     if not cluster.deployments:
-        seen, remedy = "is not there with the chart's labels", "Nothing, if it was not installed with its chart."
+        seen, remedy = (
+            "is not found by the chart's labels",
+            "No action is needed if it was not installed with its chart.",
+        )
         if cluster.deployments is None:
-            seen, remedy = "may not be listed", "Nothing; an admin may see more."
+            seen, remedy = "may not be listed", "No action is needed; an admin may be able to list it."
         yield Finding(Code.OPERATOR_UNSEEN, "operator", f"its Deployment {seen}", remedy)
 
 
@@ -74,7 +77,7 @@ def _leaders(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator
         return
     leaders = operators.leaders_of(cluster)
     if not leaders:
-        problem = f"no replica of this cluster's operator leads in this etcd{_hint(cluster, operators)}"
+        problem = f"no replica of this cluster's operator is leader in this etcd{_hint(cluster, operators)}"
         yield Finding(Code.NO_LEADER, f"registry {operators.registry}", problem, start_operator(cluster))
         return
     for namespace in dict.fromkeys(service.namespace for service in cluster.services):
@@ -93,15 +96,17 @@ def _explain_scope(cluster: ClusterFacts, leaders: Sequence[Leader]) -> tuple[st
     named |= dict.fromkeys(pod.namespace for pod in cluster.pods if pod.waits_at_gate)
     missing = [each for each in named if not _serves(leaders, each)]
     remedy = f"{UPGRADE}'watchNamespaces={{{','.join((*served, *missing))}}}'"
-    return f"whoever leads serves {list_names(served)} only", remedy
+    return f"the leader serves only {list_names(served)}", remedy
 
 
 def _hint(cluster: ClusterFacts, operators: OperatorFacts) -> str:
     if any(each.dry_run for each in cluster.deployments or ()):
-        return ": it runs with dryRun=true, and so writes nothing"
+        return ": it runs with dryRun=true, so it writes nothing"
     if any(each.ready for each in cluster.deployments or ()):
-        return ", though replicas are ready: is it the etcd of the operator's settings?"
-    return f"; others lead for {list_names(each.cluster for each in operators.leaders)}" if operators.leaders else ""
+        return ", although replicas are ready: check that it is the etcd in the operator's settings"
+    return (
+        f"; there are leaders for {list_names(each.cluster for each in operators.leaders)}" if operators.leaders else ""
+    )
 
 
 def start_operator(cluster: ClusterFacts) -> str:
@@ -127,7 +132,7 @@ def _gates(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator[F
     waiting = [pod for pod in cluster.pods if pod.waits_at_gate]
     if waiting and not is_led(cluster, operators):
         names = list_names(pod.reference for pod in waiting)
-        problem = f"{count(len(waiting), 'Pod')} waiting at grpc-etcd.dev/registered and nobody leads: {names}"
+        problem = f"{count(len(waiting), 'Pod')} waiting at grpc-etcd.dev/registered, and there is no leader: {names}"
         yield Finding(Code.GATE_WITHOUT_OPERATOR, "readiness gate", problem, start_operator(cluster))
         return
     leaders = operators.leaders_of(cluster) if operators else ()
@@ -148,7 +153,7 @@ def _explain_gate(pod: PodFacts, cluster: ClusterFacts, leaders: Sequence[Leader
 def _explain_selector(namespace: str, leaders: Sequence[Leader]) -> tuple[str, str] | None:
     """Return that the operator may not see Pods by its own selector, where it has one, and how to compare."""
     selector = next((each.selector for each in leaders if each.selector), "")
-    said = f"the operator sees only Pods with {selector} (its podSelector)"
+    said = f"the operator watches only Pods with {selector} (its podSelector)"
     return (said, kubectl(namespace, "get", "pods", "--show-labels")) if selector else None
 
 
@@ -190,7 +195,7 @@ def _reason(
 ) -> tuple[str, str]:
     """Return why Pods are not registered, as far as anything says so, and what to do."""
     if not operators.leaders_of(cluster):
-        return "no operator leads", start_operator(cluster)
+        return "the registry has no leader", start_operator(cluster)
     describe = kubectl(service.namespace, "describe", "grpcservice", service.name)
     programmed = service.condition("Programmed")
     if programmed.status in {"False", "Unknown"}:
@@ -199,7 +204,7 @@ def _reason(
     gates = [pod.gate for pod in lacking if pod.gate and pod.gate.message]
     if gates:
         return write_condition(gates[0]), kubectl(service.namespace, "describe", "pod", lacking[0].name)
-    silence = "no reason is recorded; an operator that works registers a Pod within a second"
+    silence = "no reason is recorded; a working operator registers a Pod within a second"
     return _explain_selector(service.namespace, operators.leaders_of(cluster)) or (silence, OPERATOR_LOG)
 
 
@@ -225,10 +230,10 @@ def _judge_keys(
     remedy = OPERATOR_LOG if operators.leaders_of(cluster) else start_operator(cluster)
     subject, keys = f"Pod {owned.namespace}/{owned.pod}", list_names(map(escape_bytes, owned.keys))
     if pod is None:
-        yield Finding(Code.REGISTERED_GONE, subject, f"it is gone, and its keys are there: {keys}", remedy)
+        yield Finding(Code.REGISTERED_GONE, subject, f"it is gone, but its keys still exist: {keys}", remedy)
     elif not _may_have_keys(pod, services):
         state = "terminating" if pod.terminating else "not ready"
-        yield Finding(Code.REGISTERED_UNREADY, subject, f"it is {state}, and its keys are there: {keys}", remedy)
+        yield Finding(Code.REGISTERED_UNREADY, subject, f"it is {state}, but its keys still exist: {keys}", remedy)
 
 
 def _may_have_keys(pod: PodFacts, services: Iterable[ServiceFacts]) -> bool:
@@ -245,9 +250,9 @@ def _left_behind(cluster: ClusterFacts, operators: OperatorFacts) -> Iterator[Fi
     behind = [each for each in operators.owned if each.keys and looked_at.intersection(each.services)]
     for gone in sorted({each.cluster for each in behind} - led) if operators.leaders_of(cluster) else ():
         pods = [each for each in behind if each.cluster == gone]
-        what = f"{count(len(pods), 'Pod')} registered under this id, and no operator leads for it"
+        what = f"{count(len(pods), 'Pod')} registered under this id, which has no leader"
         remedy = (
-            "Wait until their leases end (leaseTtlSeconds); sooner, if that cluster is gone for good: "
+            "Wait until their leases expire (leaseTtlSeconds); or at once, if that cluster is gone for good: "
             f"grpc-etcd-operator cleanup --cluster-id {quote_argument(gone)} with the flags of `run`."
         )
         problem = f"{what}: {list_names(f'{each.namespace}/{each.pod}' for each in pods)}"

@@ -30,4 +30,4 @@ def _options(error: EtcdError) -> str:
 
 def who(settings: ClientSettings) -> str:
     """Name the user that a command works as."""
-    return f"the user {settings.user!r}" if settings.user else "this client, which gives no user,"
+    return f"the user {settings.user!r}" if settings.user else "this client, which has no user,"

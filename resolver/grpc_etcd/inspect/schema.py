@@ -33,7 +33,7 @@ def find_mistakes(schema: Mapping[str, Any], value: Any, path: str = "") -> Iter
     """Report what a schema does not allow."""
     kinds = ("integer", "string") if schema.get("x-kubernetes-int-or-string") else (schema.get("type") or "",)
     if kinds != ("",) and not any(_is_a(value, kind) for kind in kinds):
-        yield Mistake(path, f"{value!r} is no {' or '.join(kinds)}")
+        yield Mistake(path, f"{value!r} is not of type {' or '.join(kinds)}")
         return
     found = [mistake for check in (_fields, _items, _bounds) for mistake in check(schema, value, path)]
     yield from found or _rules(schema, value, path)  # rules count on what they look at
@@ -65,7 +65,7 @@ def _items(schema: Mapping[str, Any], value: Any, path: str) -> Iterator[Mistake
     for number, item in enumerate(value):
         yield from find_mistakes(schema.get("items") or {}, item, f"{path}[{number}]")
     if schema.get("x-kubernetes-list-type") == "set" and len({repr(each) for each in value}) < len(value):
-        yield Mistake(path, "an entry is there twice")
+        yield Mistake(path, "an entry is duplicated")
     keys = schema.get("x-kubernetes-list-map-keys") or ()
     named = [tuple(each.get(key) for key in keys) for each in value if isinstance(each, Mapping)]
     if keys and len({repr(each) for each in named}) < len(named):
@@ -87,7 +87,7 @@ LIMITS: Sequence[tuple[str, Callable[[Any], Any], Callable[[Any, Any], bool], st
 def _bounds(schema: Mapping[str, Any], value: Any, path: str) -> Iterator[Mistake]:
     if "enum" in schema and value not in schema["enum"]:
         near = difflib.get_close_matches(str(value), schema["enum"], 1)
-        yield Mistake(path, f"{value!r} is none of {', '.join(schema['enum'])}", near=near[0] if near else "")
+        yield Mistake(path, f"{value!r} is not one of {', '.join(schema['enum'])}", near=near[0] if near else "")
     if "pattern" in schema and isinstance(value, str) and not re.search(schema["pattern"], value):
         yield Mistake(path, f"{value!r} does not match {schema['pattern']}")
     for name, measure, holds, words in LIMITS:

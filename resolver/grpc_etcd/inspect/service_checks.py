@@ -64,10 +64,10 @@ def _explain_selector(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix)
     near = near_labels(key, value, pods)
     problem = f"no Pod has the label {write_label(key, value)}"
     if not near:
-        return f"{problem}, nor one like it; Pods there have {', '.join(common_labels(pods)) or 'no labels'}", show
+        return f"{problem}, or a similar one; Pods there have {', '.join(common_labels(pods)) or 'no labels'}", show
     change = {near[0][0]: near[0][1]} | ({} if near[0][0] == key else {key: None})
     shown = ", ".join(write_label(*each) for each in near)
-    return f"{problem}; the nearest is {shown}", fix({"selector": {"matchLabels": change}})
+    return f"{problem}; the closest is {shown}", fix({"selector": {"matchLabels": change}})
 
 
 def _check_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> Iterator[Finding]:
@@ -87,8 +87,8 @@ def _check_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> It
         yield Finding(
             Code.UNDECLARED_PORT,
             subject_of(service),
-            f"no container declares the port {service.port}; declared are {known or 'none'}",
-            "Nothing, if the server listens there" + (f"; else: {fix({'port': choice})}" if choice else "."),
+            f"no container declares the port {service.port}; they declare {known or 'none'}",
+            "No action is needed if the server listens there" + (f"; else: {fix({'port': choice})}" if choice else "."),
         )
 
 
@@ -132,7 +132,8 @@ def _unseen(service: ServiceFacts) -> Iterator[Finding]:
 
 def _disabled(service: ServiceFacts) -> Iterator[Finding]:
     if not service.enable:
-        remedy = f"Nothing, if that is meant; else: {patch_command(service.namespace, service.name, {'enable': True})}"
+        enable = patch_command(service.namespace, service.name, {"enable": True})
+        remedy = f"No action is needed if this is intended; else: {enable}"
         yield Finding(Code.DISABLED, subject_of(service), "spec.enable is false, so it has no endpoints", remedy)
 
 

@@ -119,7 +119,7 @@ def decode_configurator(prefix: str, service: str, key: bytes, value: bytes) -> 
         return None
     url = parse_url(key[len(start) :].decode(errors="surrogateescape"))
     if url is None:
-        return Rejected(f"the key {key!r} holds no URL")
+        return Rejected(f"the key {key!r} contains no URL")
     _, folder, identity = ([*url.path.split("/", 2), "", ""])[:3]
     try:
         return _read(folder, identity, url, value)
@@ -131,7 +131,7 @@ def _fault(service: str, configurator: Configurator) -> str | None:
     if fault := name_fault(service) or scheme_fault(configurator.scheme) or name_fault(configurator.id):
         return fault
     if any(character in configurator.id for character in "%?#"):
-        return f"the id {configurator.id!r} holds a character that means something in a URL"
+        return f"the id {configurator.id!r} contains a character that has a meaning in URLs"
     return address_fault(configurator.host) if configurator.host else None
 
 

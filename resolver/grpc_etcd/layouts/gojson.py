@@ -83,7 +83,7 @@ def to_bytes(text: str) -> bytes:
 
 
 def _refuse_constant(name: str) -> Never:
-    raise GoJsonError(f"{name} is no JSON")
+    raise GoJsonError(f"{name} is not JSON")
 
 
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
@@ -107,7 +107,7 @@ def _parse_text(text: str) -> Any:
     except GoJsonError:
         raise
     except ValueError as error:
-        raise GoJsonError(f"it is no JSON: {error}") from error
+        raise GoJsonError(f"it is not JSON: {error}") from error
 
 
 def _mended(parsed: Any) -> Any:

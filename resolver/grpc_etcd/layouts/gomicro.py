@@ -57,7 +57,7 @@ class GoMicro:
             struct = gojson.parse_struct(value, _FIELDS)
             nodes = struct.get("nodes")
             if not isinstance(nodes, list) or not nodes:
-                return Rejected("the value is not go-micro's: it holds no node")
+                return Rejected("the value is not go-micro's: it contains no node")
             return _read(service, _text(struct, "version"), gojson.as_struct(nodes[0], _NODE_FIELDS))
         except gojson.GoJsonError as error:
             return Rejected(f"the value is not go-micro's: {error}")

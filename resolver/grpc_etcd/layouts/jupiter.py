@@ -88,7 +88,7 @@ class Jupiter:
             return None
         parsed = parse_url(url)
         if parsed is None:
-            return Rejected(f"the key ends with {url!r}, which is no URL")
+            return Rejected(f"the key ends with {url!r}, which is not a URL")
         try:
             struct = gojson.parse_struct(value, _FIELDS)
             return read_service_info(service, struct, parsed.scheme, kind)
@@ -105,7 +105,7 @@ def service_info_fault(service: str, endpoint: Endpoint) -> str | None:
     if fault := name_fault(service) or scheme_fault(endpoint.scheme) or address_fault(endpoint.address):
         return fault
     if not 0 <= endpoint.weight < float("inf"):
-        return f"the weight {endpoint.weight} is not a finite number from 0 on"
+        return f"the weight {endpoint.weight} is not a finite number of at least 0"
     return None
 
 

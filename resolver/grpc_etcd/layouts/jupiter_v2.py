@@ -82,9 +82,7 @@ class JupiterV2:
         gojson.text(struct, "Addr")
         operation = gojson.integer(struct, "Op", 0, gojson.UINT8_MAX)
         if operation != ADDED:
-            return (
-                None if operation == DELETED else Rejected(f"the value's operation {operation} is none that is known")
-            )
+            return None if operation == DELETED else Rejected(f"the value's operation {operation} is unknown")
         kind = Kind.GOVERNOR if scheme == GOVERNOR_SCHEME else Kind.PROVIDER
         parsed = _service_info(struct)
         if parsed is None:

@@ -63,7 +63,7 @@ class Kratos:
         except gojson.GoJsonError as error:
             return Rejected(f"the value is not kratos': {error}")
         if name != service:
-            return Rejected(f"the value names the service {name!r}; kratos' readers pass it over")
+            return Rejected(f"the value names the service {name!r}; kratos' readers skip it")
         return _read(service, identity, {"version": version} | metadata if version else metadata, urls)
 
     def settled(self, service: str, cluster: str) -> KeyValue | None:  # noqa: ARG002
@@ -77,7 +77,7 @@ def _fault(service: str, endpoint: Endpoint) -> str | None:
     if endpoint.instance and (fault := name_fault(endpoint.instance)):
         return f"the instance cannot end a key: {fault}"
     if endpoint.weight < 0 or not float(endpoint.weight).is_integer():
-        return f"the weight {endpoint.weight} is no integer from 0 on, which kratos needs"
+        return f"the weight {endpoint.weight} is not an integer of at least 0, which kratos requires"
     return None
 
 
@@ -85,7 +85,7 @@ def _read(service: str, identity: str, metadata: dict[str, str], texts: list[str
     urls = [url for url in map(parse_url, texts) if url is not None]
     url = min(urls, key=_preference, default=None)
     if url is None:
-        return Rejected("the value holds no URL under endpoints")
+        return Rejected("the value contains no URL under endpoints")
     if fault := address_fault(url.host):
         return Rejected(fault)
     weight = _read_weight(metadata)

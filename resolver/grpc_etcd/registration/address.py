@@ -22,7 +22,7 @@ class Machine:
 
 
 def advertised_address(address: str, machine: Machine, *, allow_unroutable: bool = False) -> str | Rejected:
-    """Return the address that clients shall dial for a server which listens on `address`."""
+    """Return the address that clients should dial for a server which listens on `address`."""
     parts = split_address(address)
     if parts is None:
         return Rejected(f"the address {address!r} is not host:port with a port of 1 to 65535 (IPv6 hosts in brackets)")
@@ -57,7 +57,7 @@ def listening_address(address: str, port: int) -> str | Rejected:
     for host in (address.rpartition(":")[0], address):
         if split_address(f"{host}:{port}"):
             return f"{host}:{port}"
-    return Rejected(f"the server listens on {address!r}, of which no address can be registered: give host:port")
+    return Rejected(f"the server listens on {address!r}, which gives no address to register: give host:port")
 
 
 def _replaced(address: str, wildcard: IPAddress, port: int, machine: Machine) -> str | Rejected:
@@ -69,7 +69,7 @@ def _replaced(address: str, wildcard: IPAddress, port: int, machine: Machine) ->
         return join_address(str(ip), port)
     return Rejected(
         f"the address {address!r} is a wildcard and this machine has no routable address; "
-        "set POD_IP (in Kubernetes from status.podIP) or give the address that clients shall dial"
+        "set POD_IP (in Kubernetes from status.podIP) or give the address that clients should dial"
     )
 
 

@@ -29,9 +29,8 @@ NO_HEALTH_SERVICE = (
 )
 
 REFUSED = (
-    "%s: the server refuses the call of its own health service by which it is registered (%s: %s), so it stays as it "
-    "is, and unregistered where it has not answered yet: let " + WATCH + " through, as in an interceptor that asks "
-    "callers who they are"
+    "%s: the server rejects the call to its own health service (%s: %s), so it stays registered or unregistered as it "
+    "is: allow " + WATCH + ", for example in an interceptor that authenticates callers"
 )
 # How a stream ends that the server ends, or that is ended here: it says nothing of the health.
 PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

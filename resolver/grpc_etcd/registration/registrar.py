@@ -430,7 +430,7 @@ def check_times(lease_ttl_seconds: float, stop_seconds: float) -> None:
     is_whole = isinstance(lease_ttl_seconds, int) and not isinstance(lease_ttl_seconds, bool)
     if not is_whole or not 1 <= lease_ttl_seconds <= LONGEST_LEASE_TTL_SECONDS:
         raise ValueError(
-            f"lease_ttl_seconds is {lease_ttl_seconds!r}: give whole seconds from 1 on (30 by default),"
+            f"lease_ttl_seconds is {lease_ttl_seconds!r}: give whole seconds of at least 1 (30 by default),"
             f" at most {LONGEST_LEASE_TTL_SECONDS}, which is etcd's limit"
         )
     if (
@@ -438,7 +438,7 @@ def check_times(lease_ttl_seconds: float, stop_seconds: float) -> None:
         or not isinstance(stop_seconds, int | float)
         or not 0 <= stop_seconds < float("inf")
     ):
-        raise ValueError(f"stop_seconds is {stop_seconds!r}: give seconds from 0 on (5 by default)")
+        raise ValueError(f"stop_seconds is {stop_seconds!r}: give seconds of at least 0 (5 by default)")
 
 
 def _identity(endpoint: Endpoint) -> tuple[str, ...]:

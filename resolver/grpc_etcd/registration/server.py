@@ -402,7 +402,7 @@ def check_binding(endpoint: object, options: Mapping[str, Any], health: object) 
 def choose_drain(drain_seconds: float, stop_seconds: float) -> float:
     """Return the time to drain, a part of what a stop may take."""
     if isinstance(drain_seconds, bool) or not isinstance(drain_seconds, int | float) or not drain_seconds >= 0:
-        raise ValueError(f"drain_seconds is {drain_seconds!r}: give seconds from 0 on")
+        raise ValueError(f"drain_seconds is {drain_seconds!r}: give seconds of at least 0")
     if drain_seconds < stop_seconds or drain_seconds == 0:
         return drain_seconds
     if drain_seconds == DRAIN_SECONDS:
@@ -457,7 +457,7 @@ def check_stop(server: object, grace_seconds: object, *, is_aio: bool) -> None:
     if isinstance(server, grpc.Server) and is_aio:
         raise TypeError("this is a grpc.Server: use stop_on_sigterm(server)")
     if isinstance(grace_seconds, bool) or not isinstance(grace_seconds, int | float) or not grace_seconds >= 0:
-        raise ValueError(f"grace_seconds is {grace_seconds!r}: give seconds from 0 on")
+        raise ValueError(f"grace_seconds is {grace_seconds!r}: give seconds of at least 0")
 
 
 async def _stop_quietly(server: aio.Server, grace_seconds: float) -> None:

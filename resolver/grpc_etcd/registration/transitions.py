@@ -70,7 +70,7 @@ class Transitions:
         return [
             LogLine(
                 logging.WARNING,
-                f"Registration delayed, retrying: {fault}. Without etcd, keys that are there last for up to "
+                f"Registration delayed, retrying: {fault}. Without etcd, existing keys last for up to "
                 f"{ttl_seconds} s, and clients keep their current endpoints",
             )
         ]

@@ -44,13 +44,13 @@ from grpc_etcd.xds.control_plane import this_process
 _LOG = logging.getLogger("grpc_etcd")
 
 NO_SHARING = (
-    "this user may not write the process keys under /grpc-etcd/registered-by, so where several processes serve at one "
+    "this user may not write the process keys under /grpc-etcd/registered-by, so if several processes serve at one "
     "address, calls may fail for a moment when one of them ends (docs/operations.md has the role): %s"
 )
 
 OF_THE_PARENT = (
-    "this was registered by the process that this one is a fork of, which keeps it: "
-    "register it here by the same registry, and change what that gives"
+    "this registration belongs to the parent process, from which this process was forked: "
+    "register the endpoint here with the same registry, and change that registration"
 )
 
 REOPEN_SECONDS = 1.0  # arbitrary
@@ -379,7 +379,7 @@ class Worker:
         """Refuse to repeat a transaction at once whose refusal has taught nothing: etcd is not to be flooded by it."""
         before, self._refused = self._refused, write if is_refused else None
         if is_refused and before == write:
-            raise EtcdError("etcd refuses a transaction again and again, though what it compares is as it was read")
+            raise EtcdError("etcd keeps rejecting a transaction although its conditions match what was read")
 
     def _with_lease(self, lease: int, call: Callable[[], Any]) -> Any:
         """Call etcd; a lease that it does not know is lost, and no failure."""
@@ -523,7 +523,7 @@ class Worker:
                 self._etcd.revoke(lease)
             except EtcdError as error:
                 _LOG.info(
-                    "lease %x was not revoked and will run out: %s", lease, error, extra={"event": "lease_not_revoked"}
+                    "lease %x was not revoked and will expire: %s", lease, error, extra={"event": "lease_not_revoked"}
                 )
 
 

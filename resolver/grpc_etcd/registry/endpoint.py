@@ -75,7 +75,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         for value, name in zip(_texts(self), _TEXT_FIELDS, strict=True):  # made for each record that is read
             if type(value) is not str and not isinstance(value, str):
-                raise TypeError(f"the endpoint's {name} is {value!r}, which is no string")
+                raise TypeError(f"the endpoint's {name} is {value!r}, which is not a string")
         if fault := name_fault(self.name) or (address_fault(self.address) if self.address else None):
             raise ValueError(fault)
         _check_weight(self.weight)
@@ -84,7 +84,7 @@ class Endpoint:
         if self.healthy is not True and self.healthy is not False:
             raise TypeError(f"the endpoint's healthy is {self.healthy!r}, which is neither True nor False")
         if not isinstance(self.kind, Kind):
-            raise TypeError(f"the endpoint's kind is {self.kind!r}, which is no Kind")
+            raise TypeError(f"the endpoint's kind is {self.kind!r}, which is not a Kind")
         if self.metadata is not EMPTY:
             _check_metadata(self.metadata)
 
@@ -100,17 +100,17 @@ _texts = operator.attrgetter(*_TEXT_FIELDS)
 
 def _check_weight(weight: object) -> None:
     if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise TypeError(f"the endpoint's weight is {weight!r}, which is no number")
+        raise TypeError(f"the endpoint's weight is {weight!r}, which is not a number")
     if not 0 <= weight < math.inf:
-        raise ValueError(f"the endpoint's weight is {weight}; it is a finite number from 0 on")
+        raise ValueError(f"the endpoint's weight is {weight}; it must be a finite number of at least 0")
 
 
 def _check_metadata(metadata: object) -> None:
     if not isinstance(metadata, Mapping):
-        raise TypeError(f"the endpoint's metadata is {metadata!r}, which is no mapping of strings")
+        raise TypeError(f"the endpoint's metadata is {metadata!r}, which is not a mapping of strings")
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"the endpoint's metadata has {key!r}: {value!r}; both are strings")
+            raise TypeError(f"the endpoint's metadata has {key!r}: {value!r}; both must be strings")
 
 
 _FORBIDDEN_IN_NAME = re.compile(r"[/\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -126,7 +126,7 @@ def name_fault(name: str) -> str | None:
     if not name:
         return "the name is empty"
     if match := _FORBIDDEN_IN_NAME.search(name):
-        return f"the name {name!r} holds {match.group()!r}; '/', white space and control characters are not allowed"
+        return f"the name {name!r} contains {match.group()!r}; '/', whitespace and control characters are not allowed"
     return None
 
 

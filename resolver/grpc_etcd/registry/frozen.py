@@ -15,7 +15,7 @@ class FrozenDict(dict[KeyT, ValueT]):
     __slots__ = ()
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("this mapping is never changed; make a dict of it")
+        raise TypeError("this mapping is immutable; copy it to a dict")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse

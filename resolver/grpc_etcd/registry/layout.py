@@ -24,7 +24,7 @@ MOST_CHARACTERS = 500
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Why something cannot be written or read: one sentence for the person who can mend it, cut where it is long."""
+    """Why something cannot be written or read: one sentence for the person who can fix it, cut where it is long."""
 
     reason: str
 
@@ -33,7 +33,7 @@ class Rejected:
             object.__setattr__(self, "reason", f"{self.reason[:MOST_CHARACTERS]}…")
 
 
-CANNOT_DISABLE = Rejected("this format cannot say that an endpoint is disabled; deregister the endpoint instead")
+CANNOT_DISABLE = Rejected("this format cannot mark an endpoint as disabled; deregister the endpoint instead")
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class ClockReading(NamedTuple):
             format_time(time)  # raises where no calendar year has it
             return cls(int(parsed["revision"]), time)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            return Rejected(f"the value is no clock reading: {type(error).__name__}: {error}")
+            return Rejected(f"the value is not a clock reading: {type(error).__name__}: {error}")
 
 
 class Adjustment(NamedTuple):
@@ -153,7 +153,7 @@ class OwnerRecord:
                 sources={_text(of): tuple(map(_read_key, keys)) for of, keys in parsed.get("sources", {}).items()},
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            return Rejected(f"the value is no owner record: {type(error).__name__}: {error}")
+            return Rejected(f"the value is not an owner record: {type(error).__name__}: {error}")
 
 
 def _write_key(key: bytes) -> str:
@@ -167,7 +167,7 @@ def _read_key(item: object) -> bytes:
 
 def _read_adjustment(made: object) -> Adjustment:
     if not isinstance(made, list):
-        raise TypeError(f"{made!r} is no list")
+        raise TypeError(f"{made!r} is not a list")
     found = Adjustment(*made)
     for enable, weight in ((found.enable, found.weight), (found.was_enable, found.was_weight)):
         Endpoint(name="any", address="", enable=enable, weight=weight)  # raises where these can be no endpoint's

@@ -173,7 +173,9 @@ class Policy:
         for name, (attribute, part) in _PARTS.items():
             wish = getattr(self, attribute)
             if wish is not None and not isinstance(wish, part):
-                raise TypeError(f"Policy.{attribute}: {wish!r} is no {part.__name__}(...) ({name} of a GrpcService)")
+                raise TypeError(
+                    f"Policy.{attribute}: {wish!r} is not of type {part.__name__} ({name} of a GrpcService)"
+                )
         if self.timeout_seconds != math.inf:
             _check_field(self, "timeout_seconds", _SCALARS["timeout"])
         _check_field(self, "subset", _SCALARS["subset"])
@@ -285,7 +287,7 @@ def _some_of(attribute: str, words: type[_Word]) -> _Field:
 
 def _exact_word(words: type[_Word], raw: object) -> _Word:
     if not isinstance(raw, str) or raw not in list(words):
-        raise ValueError(f"{raw!r} is none of {', '.join(words)}")
+        raise ValueError(f"{raw!r} is not one of {', '.join(words)}")
     return words(raw)
 
 
@@ -296,18 +298,18 @@ def _word(words: type[_Word], raw: object) -> _Word:
     if isinstance(raw, enum.Enum):
         if raw.name in words.__members__:
             return words.__members__[raw.name]
-        raise ValueError(f"{raw} is none of {', '.join(words.__members__)}")
-    raise TypeError(f"{raw!r} is none of {', '.join(words)}")
+        raise ValueError(f"{raw} is not one of {', '.join(words.__members__)}")
+    raise TypeError(f"{raw!r} is not one of {', '.join(words)}")
 
 
 def _read_metadata(raw: object) -> Mapping[str, str]:
     if not isinstance(raw, Mapping):
-        raise TypeError(f"{raw!r} is not an object of texts")
+        raise TypeError(f"{raw!r} is not an object of strings")
     if len(raw) > _MOST_METADATA:
-        raise ValueError(f"{len(raw)} are more than {_MOST_METADATA}")
+        raise ValueError(f"{len(raw)} entries exceed the limit of {_MOST_METADATA}")
     for name, value in raw.items():
         if not isinstance(name, str) or not name or not isinstance(value, str):
-            raise TypeError(f"{name!r}: {value!r} is not a text under a name")
+            raise TypeError(f"{name!r}: {value!r} is not a string under a name")
     return dict(raw)
 
 

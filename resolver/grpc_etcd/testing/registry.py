@@ -50,7 +50,7 @@ class MemoryRegistry(Registry):
         if isinstance(endpoint, str):
             endpoint = Endpoint(name=service, address=endpoint)
         if not isinstance(endpoint, Endpoint):
-            raise TypeError(f"{endpoint!r} is neither 'host:port' nor an Endpoint; several are given one by one")
+            raise TypeError(f"{endpoint!r} is neither 'host:port' nor an Endpoint; pass several as separate arguments")
         encoded = self.layouts[0].encode(service, endpoint)
         if isinstance(encoded, Rejected):
             raise ValueError(encoded.reason)  # noqa: TRY004 - the endpoint is at fault, not its type

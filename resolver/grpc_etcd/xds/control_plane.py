@@ -41,8 +41,8 @@ FORK_SECONDS = 1.0  # arbitrary: how long a fork waits for threads that are in a
 SETTLE_SECONDS = 0.05
 _BOOTSTRAP_OPTION = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config"
 _TOO_LATE = (
-    "gRPC has read the application's xDS bootstrap before grpc_etcd could add its authority; channels made by a "
-    "Registry work all the same, but targets from Registry.target() do not. Remedy: make the first Registry channel "
+    "gRPC has read the application's xDS bootstrap before grpc_etcd could add its authority; channels of a "
+    "Registry work all the same, but targets from Registry.target() do not. Remedy: create the first Registry channel "
     "before the first xds: channel of the application."
 )
 

@@ -42,13 +42,13 @@ def look_up(host: str) -> tuple[str, ...] | str:
     except OSError as error:
         return f"the host name {host!r} cannot be resolved: {error}"
     except UnicodeError as error:  # a label that is empty or too long
-        return f"{host!r} is no host name: {error}"
+        return f"{host!r} is not a host name: {error}"
     found = tuple(dict.fromkeys(str(address[0]) for *_, address in answers if "%" not in str(address[0])))
     return found or _no_address(host)
 
 
 def _no_address(host: str) -> str:
-    return f"the host name {host!r} stands for no address that can be dialled from elsewhere"
+    return f"the host name {host!r} resolves to no address that other hosts can dial"
 
 
 class HostNames:
@@ -134,7 +134,7 @@ class HostNames:
         return (not self._found[host] and host not in self._faults) or host in self._waiting
 
     def _fail(self, host: str) -> str:
-        fault = f"the host name {host!r} was not resolved within {self._look_up_seconds:g} s: no name server answers"
+        fault = f"the host name {host!r} was not resolved within {self._look_up_seconds:g} s: no DNS server responds"
         self._faults = self._faults | {host: fault}
         return fault
 

@@ -62,7 +62,7 @@ class ResourceCache:
         """Let a registry answer for a name; ValueError when the name is taken."""
         with self._lock:
             if name in self._registries:
-                raise ValueError(f"a registry named {name!r} is open in this process already; choose another name")
+                raise ValueError(f"a registry named {name!r} is already open in this process; choose another name")
             self._registries[name] = registry
             woken = self._followers_in(name)
         _wake(woken)

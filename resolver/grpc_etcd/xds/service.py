@@ -36,7 +36,7 @@ class MethodRoute:
     def __post_init__(self) -> None:
         for name in ("groups", "addresses"):
             if not isinstance(value := getattr(self, name), Mapping):
-                raise TypeError(f"MethodRoute.{name}: {value!r} is no mapping such as {{'canary': 10}}")
+                raise TypeError(f"MethodRoute.{name}: {value!r} is not a mapping such as {{'canary': 10}}")
             object.__setattr__(self, name, dict(value))  # what is changed later changes no route
 
 
@@ -260,7 +260,7 @@ def route_faults(routes: Iterable[MethodRoute], endpoints: Iterable[Endpoint]) -
         addresses.add(endpoint.address)
     found: list[str] = []
     for route in routes:
-        faults = [] if _can_match(route.method) else ["no call has such a method"]
+        faults = [] if _can_match(route.method) else ["no call can have such a method"]
         for text, weights, known in (
             ("no endpoint is in the group", route.groups, groups),
             ("no endpoint has the address", route.addresses, addresses),

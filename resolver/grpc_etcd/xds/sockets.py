@@ -43,8 +43,8 @@ class SocketFolder:
         if not _is_private(self.path):
             raise OSError(
                 errno.EPERM,
-                "the folder in which this process listens to itself has been removed, and made again by somebody else: "
-                "restart the process, with TMPDIR set to a folder that nobody else may write to",
+                "the directory of this process's private socket was removed and created again by another user: restart "
+                "the process with TMPDIR set to a directory that no other user may write to",
                 str(self.path),
             )
 

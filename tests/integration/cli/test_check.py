@@ -124,13 +124,13 @@ def test_an_operator_that_is_not_in_step_and_a_key_that_it_misses(shell: Command
 def test_a_registry_in_order_is_said_to_be(shell: CommandLine) -> None:
     with socket.create_server((socket.gethostname(), 0)) as server:
         shell.put(f"{socket.gethostname()}:{server.getsockname()[1]}")
-        assert "no operator keeps this registry" in problems(shell, "greeter", code=0)
+        assert "no operator maintains this registry" in problems(shell, "greeter", code=0)
         assert "No error found." in shell.run("check", "greeter")
 
 
 def test_an_endpoint_of_etcd_where_nobody_answers(shell: CommandLine) -> None:
     found = problems(shell, "--endpoints", f"127.0.0.1:{free_port()}", code=3)
-    assert "nobody answers there" in found
+    assert "nothing responds there" in found
 
 
 def test_tls_on_one_side_only(shell: CommandLine) -> None:
@@ -147,7 +147,7 @@ def test_a_client_certificate_that_is_missing(shell: CommandLine) -> None:
     with EtcdServer.start(client_certificates=True) as secure:
         assert secure.authority
         where = ("--endpoints", secure.endpoints, "--ca", str(secure.authority.ca))
-        assert "Does etcd ask for client certificates" in problems(shell, *where, code=3)
+        assert "If etcd requires client certificates" in problems(shell, *where, code=3)
         assert "The options are --cert and --key" in shell.run("ls", *where, code=1)
 
 

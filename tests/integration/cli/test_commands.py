@@ -66,7 +66,7 @@ def test_what_no_client_calls_counts_for_no_endpoint(shell: CommandLine) -> None
 def test_a_service_may_be_named_by_its_target(shell: CommandLine) -> None:
     shell.put(ADDRESS)
     assert [each["address"] for each in shell.run_json("get", "etcd:///greeter")] == [ADDRESS]
-    assert "behind the name" in shell.run("get", "etcd:///greeter?zone=a", code=2)
+    assert "after the name" in shell.run("get", "etcd:///greeter?zone=a", code=2)
 
 
 def test_static_services_are_none_of_the_commands_affair(shell: CommandLine) -> None:
@@ -168,9 +168,9 @@ def test_watch_without_a_name_follows_all_services(shell: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("set-weight", "greeter", ADDRESS, "nan"), "nan is no finite number from 0 on"),
-        (("set-weight", "greeter", ADDRESS, "inf"), "inf is no finite number from 0 on"),
-        (("set-weight", "greeter", ADDRESS, "--", "-1"), "-1.0 is no finite number from 0 on"),
+        (("set-weight", "greeter", ADDRESS, "nan"), "nan is not a finite number of at least 0"),
+        (("set-weight", "greeter", ADDRESS, "inf"), "inf is not a finite number of at least 0"),
+        (("set-weight", "greeter", ADDRESS, "--", "-1"), "-1.0 is not a finite number of at least 0"),
         (("ads", "--listen", "127.0.0.1:99999"), "is neither HOST:PORT, with a port up to 65535, nor unix:PATH"),
         (("ads", "--listen", "127.0.0.1"), "is neither HOST:PORT"),
     ],

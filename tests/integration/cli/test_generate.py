@@ -44,7 +44,11 @@ def test_folders_files_and_lists_are_read(shell: CommandLine, tmp_path: Path) ->
     ("name", "text", "reason"),
     [
         ("chart.yaml", "name: {{ .Values.name }}\n", "Render templates first"),
-        ("web.yaml", SERVICE.replace("grpc", "http").replace("NAME", "web"), "left out: Service web: no sign of gRPC"),
+        (
+            "web.yaml",
+            SERVICE.replace("grpc", "http").replace("NAME", "web"),
+            "skipped: Service web: none of its ports is known to serve gRPC",
+        ),
         ("empty.yaml", "", "no GrpcService generated"),
     ],
 )

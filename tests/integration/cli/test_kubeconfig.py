@@ -243,7 +243,7 @@ SECRET = "s3cr3t"  # noqa: S105  nobody's
         "{exec: {command: echo, apiVersion: v1, args: [s3cr3t]}}",
         '{exec: {command: echo, apiVersion: v1, args: [\'{"status": {"token": "s3cr3t\\u0007"}}\']}}',
     ],
-    ids=["no YAML", "a line break", "a program that fails", "a program that prints it", "a control character"],
+    ids=["not YAML", "a line break", "a program that fails", "a program that prints it", "a control character"],
 )
 @pytest.mark.parametrize("output", ["json", "table"])
 def test_no_finding_has_a_secret(shell: CommandLine, tmp_path: Path, user: str, output: str) -> None:

@@ -15,7 +15,7 @@ from testbed.etcd import EtcdServer
 from .conftest import COMMAND, CommandLine
 
 PAGE = ROOT / "docs/operations.md"
-FALSE_IF_UNKNOWN = ("self-registered", "registered itself", "no operator owns", "no operator keeps")
+FALSE_IF_UNKNOWN = ("self-registered", "registered itself", "no operator owns", "no operator maintains")
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_without_a_synced_mark_nobody_claims_to_know_whether_there_is_an_operato
     own_etcd.etcdctl("del", synced_key("c1").decode(), user="root:rootpass")
     checked = run("grpc-client-user", "check", "greeter", code=1)
     assert "no operator has synced this registry; unknown whether one should" in checked
-    assert "no operator keeps" not in checked
+    assert "no operator maintains" not in checked
     assert "no synced key" in run("grpc-viewer-user", "check", "greeter", code=1)
 
 
@@ -178,7 +178,7 @@ def test_registering_without_the_right_is_told_once_with_the_right(
     shell.started.append(process)
     assert process.stderr
     line = process.stderr.readline()
-    while "trying again" not in line:
+    while "retrying" not in line:
         assert line.startswith("not yet registered")
         line = process.stderr.readline()
     assert "the user 'grpc-client-user'" in line
@@ -186,7 +186,7 @@ def test_registering_without_the_right_is_told_once_with_the_right(
     process.send_signal(signal.SIGTERM)
     _, more = process.communicate(timeout=60)
     assert "while registering" not in more
-    assert more.count("trying again") == 0
+    assert more.count("retrying") == 0
 
 
 def test_files_that_cannot_be_read_and_a_plain_client_at_a_tls_etcd(shell: CommandLine) -> None:
@@ -196,7 +196,7 @@ def test_files_that_cannot_be_read_and_a_plain_client_at_a_tls_etcd(shell: Comma
     assert "password; etcdctl user list" not in output
     with EtcdServer.start(tls=True) as secure:
         output = shell.run("ls", "--endpoints", secure.endpoints.replace("https://", ""), code=1)
-        assert "Does etcd speak TLS?" in output
+        assert "If it uses TLS" in output
         assert "--ca" in output
         assert secure.authority
         pem = secure.authority.ca.read_text()

@@ -92,10 +92,10 @@ FAULTS = {
     "broken": Fault(broken, "only broken records", ("10.0.0.1:1", "JSON")),
     "nowhere": Fault(nowhere, "no endpoint can be dialled", ("no-such-host.invalid",)),
     "denied": Fault(denied, "permission denied", ("/jupiter/greeter/", "grant-permission")),
-    "without a user": Fault(without_a_user, "log-in refused", ("user",)),
-    "wrong password": Fault(with_a_wrong_password, "log-in refused", ("password",)),
+    "without a user": Fault(without_a_user, "login refused", ("user",)),
+    "wrong password": Fault(with_a_wrong_password, "login refused", ("password",)),
     "away": Fault(away, "etcd unreachable", ("cannot be watched since", "UTC", "etcd")),
-    "unknown host": Fault(unknown_host, "unknown host name", ("no-such-host.invalid", "name server")),
+    "unknown host": Fault(unknown_host, "unknown host name", ("no-such-host.invalid", "DNS server")),
 }
 
 
@@ -114,7 +114,7 @@ def tell(registry: grpc_etcd.Registry | grpc_etcd.CompoundRegistry, fault: Fault
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what the log says of the service as such: single endpoints have lines of their own."""
     lines = (each.getMessage() for each in caplog.records if each.name == "grpc_etcd")
-    return [line for line in lines if line.startswith(f"{SERVICE}: ") and "left out" not in line]
+    return [line for line in lines if line.startswith(f"{SERVICE}: ") and "skipped" not in line]
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -264,7 +264,7 @@ def test_routes_that_lead_to_nobody_are_told(world: World) -> None:
             wait_until(lambda: registry.stats()[SERVICE].policy_faults == faults, str(faults))
 
         told(
-            "the route of 'Get': no call has such a method",
+            "the route of 'Get': no call can have such a method",
             "the route of 'Get': no endpoint has the address '10.0.0.2:1'",
         )
         registry.configure(SERVICE, routes=[MethodRoute(METHOD, groups={"canary": 1, "blue": 1, "green": 0})])

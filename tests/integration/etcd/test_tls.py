@@ -108,7 +108,7 @@ def test_an_outage_is_called_by_what_keeps_it_up_not_by_how_it_began(
     wait_until(lambda: "CERTIFICATE_VERIFY_FAILED" in registry.stats()["greeter"].error, "it is named")
     assert registry.stats()["greeter"].cause == "TLS to etcd failed"
     reported = [each.getMessage() for each in caplog.records if getattr(each, "event", "") == "etcd_unavailable"]
-    assert any("Give the CA that signed etcd's certificate" in each for each in reported)
+    assert any("Set the CA that signed etcd's certificate" in each for each in reported)
     assert len(reported) == len(set(reported)), "each once"
     shutil.copy(existing(server.authority).ca, ca)
     wait_until(lambda: registry.stats()["greeter"].connected, "it is followed again")

@@ -140,7 +140,7 @@ async def test_an_old_crd_that_keeps_no_claims_is_named(
     granter = make_granter(client, reconciler)
     server.objects["greeter"] = ForgetsStatus(make_raw_service("s1"))
     reconciler.note_service("ADDED", make_raw_service("s1"))
-    await run(granter, lambda: "its CRD is of an older release" in caplog.text)
+    await run(granter, lambda: "its CRD is from an older release" in caplog.text)
     assert not reconciler.cluster_cache.verdict("s1").accepted
 
 

@@ -323,7 +323,7 @@ async def test_a_status_that_the_api_server_finds_fault_with_is_told_counted_and
     await run(reporter, lambda: len(server.patches("greeter")) > 1)
     assert isolation.counts["statuses"] == 1
     told = [body["note"] for _, path, body in server.requests if path.endswith("/events")]
-    assert any("does not take this object's status" in message for message in told)
+    assert any("rejects this object's status" in message for message in told)
 
 
 async def test_a_status_of_an_object_that_another_has_replaced_is_no_trouble(api: tuple[ApiServer, Client]) -> None:

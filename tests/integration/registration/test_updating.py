@@ -60,7 +60,7 @@ def test_a_registration_is_changed_in_its_place(admin: Admin, registry: Registry
         ({"wieght": 1}, TypeError, "wieght.*weight"),
         ({"address": "127.0.9.1:1"}, TypeError, "register another"),
         ({"name": "other"}, TypeError, "register another"),
-        ({"kind": 2}, TypeError, "no Kind"),
+        ({"kind": 2}, TypeError, "not a Kind"),
         ({"kind": Kind.GOVERNOR}, ValueError, "key"),
     ],
 )

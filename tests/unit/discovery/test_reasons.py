@@ -43,7 +43,7 @@ CASES = [
     (Facts(view(endpoint(), endpoint(2, enable=False)), unusable={"10.0.0.2:1": "no such host"}), Cause.NONE, []),
     (Facts(ResolverState(refused=DENIED, is_denied=True)),
      Cause.DENIED, ["/jupiter/greeter/", "permission denied", "Grant"]),
-    (Facts(view(endpoint(), refused=DENIED)), Cause.DENIED, ["what else there is, is used"]),
+    (Facts(view(endpoint(), refused=DENIED)), Cause.DENIED, ["everything else is used"]),
     (
         Facts(ResolverState(), WHERE, "connection refused", "Check that etcd runs", since=3600.0),
         Cause.UNREACHABLE,
@@ -56,7 +56,7 @@ CASES = [
     ),
     (Facts(ResolverState(), error="SSL_ERROR_SSL: certificate verify failed"), Cause.TLS, ["TLS", "server name"]),
     (Facts(ResolverState(), error="DNS resolution failed for etcd:2379"), Cause.UNKNOWN_HOST, ["host name"]),
-    (Facts(ResolverState(), error="authentication failed, invalid password"), Cause.AUTHENTICATION, ["log-in"]),
+    (Facts(ResolverState(), error="authentication failed, invalid password"), Cause.AUTHENTICATION, ["login"]),
     (
         Facts(view(endpoint(), source=Source.STALE, reason="nobody confirms it: the last known endpoints stay in use")),
         Cause.UNCONFIRMED,

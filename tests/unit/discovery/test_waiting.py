@@ -78,4 +78,4 @@ def test_who_waits_is_told_what_is_wrong_meanwhile() -> None:
     assert explain("x", Facts(UNKNOWN, "/x/", error="refused.")).cause is Cause.UNREACHABLE
     assert explain("x", Facts(UNKNOWN, "/x/")) == (Cause.PENDING, "etcd has not answered yet about /x/")
     named = Facts(view(Source.REGISTRY, enable=True), awaited=("a:1", "b:1"))
-    assert explain("x", named) == (Cause.PENDING, "no host name has been looked up yet of a:1, b:1")
+    assert explain("x", named) == (Cause.PENDING, "these host names have not been resolved yet: a:1, b:1")

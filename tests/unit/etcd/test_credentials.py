@@ -10,7 +10,7 @@ from grpc_etcd.etcd.errors import UnreadableFile
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [(None, "gave no text but NoneType"), (3, "gave no text but int"), ("\ud800", "no text that can be sent")],
+    [(None, "returned NoneType"), (3, "returned int"), ("\ud800", "a string that cannot be sent")],
 )
 def test_a_function_that_gives_no_password_is_said_to_be_at_fault(given: Any, words: str) -> None:
     """As where it raises: each log-in tries it again."""

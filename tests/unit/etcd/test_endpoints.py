@@ -25,8 +25,8 @@ def test_each_endpoint_is_a_target_of_its_own(endpoints: str, targets: tuple[str
 @pytest.mark.parametrize(
     ("endpoints", "said"),
     [
-        ("http://app:secret@etcd:2379", "settings of their own"),
-        ("app:secret@etcd", "settings of their own"),
+        ("http://app:secret@etcd:2379", "have their own settings"),
+        ("app:secret@etcd", "have their own settings"),
         ("etcd-0:2379;etcd-1:2379", "host:port is expected"),
         ("etcd-0:2379 etcd-1:2379", "host:port is expected"),
         ("https://etcd-0:2379,http://etcd-1:2379", "all or none"),

@@ -63,9 +63,9 @@ def test_what_would_have_found_it_is_named_and_nothing_else() -> None:
 
 
 def test_a_broken_value_does_not_hide_the_good_one() -> None:
-    broken = Entry("greeter", "jupiter", b"/jupiter/greeter/providers/grpc://x", 7, Rejected("it is no JSON"))
+    broken = Entry("greeter", "jupiter", b"/jupiter/greeter/providers/grpc://x", 7, Rejected("it is not JSON"))
     finding = only(entry(), broken)
-    assert (finding.subject, "it is no JSON" in finding.problem) == (broken.key.decode(), True)
+    assert (finding.subject, "it is not JSON" in finding.problem) == (broken.key.decode(), True)
 
 
 def test_key_and_value_must_say_the_same_address() -> None:
@@ -89,7 +89,7 @@ def test_a_key_without_lease() -> None:
 def test_an_endpoint_that_is_not_healthy_is_named_beside_others() -> None:
     finding = only(entry(), entry("10.0.0.8:9000", healthy=False))
     assert finding.severity is Severity.WARNING
-    assert "1 of 2 endpoints say that they are not healthy: 10.0.0.8:9000" in finding.problem
+    assert "1 of 2 endpoints are marked as not healthy: 10.0.0.8:9000" in finding.problem
     assert "not healthy" in only(entry(healthy=False)).problem
 
 
@@ -111,11 +111,11 @@ def test_a_governor_replaces_no_server() -> None:
 @pytest.mark.parametrize(
     ("facts", "level", "words"),
     [
-        ({"synced": ()}, Severity.NOTE, "no operator keeps this registry"),
+        ({"synced": ()}, Severity.NOTE, "no operator maintains this registry"),
         ({"synced": (), "has_owners": True}, Severity.ERROR, "no synced key"),
         ({"synced": None}, Severity.WARNING, "may not read /grpc-etcd/"),
         ({"missing_keys": ("/jupiter/x",)}, Severity.WARNING, "does not exist"),
-        ({"alarms": ("NOSPACE",)}, Severity.ERROR, "the alarm NOSPACE"),
+        ({"alarms": ("NOSPACE",)}, Severity.ERROR, "the active alarm NOSPACE"),
         ({"version": "3.5.9"}, Severity.WARNING, "3.5.9"),
     ],
 )

@@ -91,10 +91,10 @@ def test_what_is_left_out_has_a_reason() -> None:
     reasons = {what: why.partition(":")[0] for what, why in made.left_out.items()}
     assert reasons == {
         "Service cart-headless": "it selects the same Pods at the same port as Service cart",
-        "Service web": "no sign of gRPC at its ports",
+        "Service web": "none of its ports is known to serve gRPC",
         "Service outside": "it has no selector",
-        "Service both": "several ports may be gRPC's (1, 2)",
-        "Service mine": "there is a GrpcService of this name already",
+        "Service both": "several ports may serve gRPC (1, 2)",
+        "Service mine": "there is already a GrpcService of this name",
     }
 
 
@@ -105,7 +105,7 @@ def test_a_name_is_one_namespaces() -> None:
     here["spec"]["ports"] = there["spec"]["ports"] = ports
     made = generate([here, there])
     assert [each["metadata"]["namespace"] for each in made.manifests] == ["here"]
-    assert "cart is the name of a service of here already" in made.left_out["Service there/cart"]
+    assert "cart is already the name of a service of here" in made.left_out["Service there/cart"]
 
 
 WORDS = st.sampled_from(["kind", "metadata", "spec", "name", "Service", "Deployment", "List", "items", "ports", "grpc"])

@@ -52,15 +52,15 @@ def test_every_example_is_without_fault(path: Any) -> None:
 @pytest.mark.parametrize(
     ("spec", "words", "remedy"),
     [
-        ({"wieght": 1}, "spec.wieght: there is no such field; weight may be meant", "write weight for wieght"),
-        ({"layouts": ["jupitr"]}, "jupiter may be meant", "write jupiter"),
-        ({"weight": True}, "True is no integer", "kubectl explain grpcservice.spec"),
+        ({"wieght": 1}, "spec.wieght: there is no such field; did you mean weight?", "write weight for wieght"),
+        ({"layouts": ["jupitr"]}, "did you mean jupiter?", "write jupiter"),
+        ({"weight": True}, "True is not of type integer", "kubectl explain grpcservice.spec"),
         ({"weight": 10_001}, "10001 is more than 10000", "kubectl explain"),
         ({"port": "80"}, "a port is a number from 1 to 65535", "kubectl explain"),
         ({"port": 0}, "0: a port is a number", "kubectl explain"),
         ({"selector": {}}, "an empty selector", "kubectl explain"),
-        ({"registries": ["a", "a"]}, "an entry is there twice", "kubectl explain"),
-        ({"metadata": {"a": 1}}, "spec.metadata.a: 1 is no string", "kubectl explain grpcservice.spec.metadata"),
+        ({"registries": ["a", "a"]}, "an entry is duplicated", "kubectl explain"),
+        ({"metadata": {"a": 1}}, "1 is not of type string", "kubectl explain grpcservice.spec.metadata"),
         ({"x; touch y": 1}, "there is no such field", "kubectl explain grpcservice.spec"),
         (
             {"policy": {"retry": {"x; touch y": {"z": 1}}}},
@@ -86,11 +86,11 @@ def test_what_is_required() -> None:
     ("metadata", "words"),
     [
         ({"name": "My_Greeter"}, "metadata.name: 'My_Greeter' does not match"),
-        ({"name": 5}, "metadata.name: 5 is no string"),
+        ({"name": 5}, "metadata.name: 5 is not of type string"),
         ({"name": "greeter", "namespace": "a.b"}, "metadata.namespace: 'a.b' does not match"),
-        ({"name": "greeter", "labels": {"on": True}}, "metadata.labels.on: True is no string"),
+        ({"name": "greeter", "labels": {"on": True}}, "metadata.labels.on: True is not of type string"),
         ({"name": "greeter", "labels": {"team": "a b"}}, "metadata.labels.team: 'a b' does not match"),
-        ({"name": "greeter", "annotations": {"since": 1}}, "metadata.annotations.since: 1 is no string"),
+        ({"name": "greeter", "annotations": {"since": 1}}, "metadata.annotations.since: 1 is not of type string"),
     ],
 )
 def test_mistakes_in_metadata(metadata: dict[str, Any], words: str) -> None:

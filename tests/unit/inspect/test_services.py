@@ -71,13 +71,13 @@ def test_a_service_in_order_gives_nothing() -> None:
 @pytest.mark.parametrize(
     ("labels", "words", "remedy"),
     [
-        ({"app": "gretter"}, "no Pod has the label app=gretter; the nearest is app=greeter", '{"app": "greeter"}'),
+        ({"app": "gretter"}, "no Pod has the label app=gretter; the closest is app=greeter", '{"app": "greeter"}'),
         (
             {"ap": "greeter"},
-            "no Pod has the label ap=greeter; the nearest is app=greeter",
+            "no Pod has the label ap=greeter; the closest is app=greeter",
             '{"app": "greeter", "ap": null}',
         ),
-        ({"x": "unlike"}, "nor one like it; Pods there have app=greeter", "get pods --show-labels"),
+        ({"x": "unlike"}, "or a similar one; Pods there have app=greeter", "get pods --show-labels"),
         ({"app": "greeter", "tier": "b"}, "no Pod has the label tier=b", "get pods --show-labels"),
     ],
 )
@@ -101,7 +101,7 @@ def test_ports() -> None:
     unnamed = replace(POD, ports=(ContainerPort("", 1), ContainerPort("", 2)))
     assert "has a port that can be chosen" in of_service((unnamed,))[Code.NO_PORT].problem
     assert "1 of 2 Pods" in of_service((POD, replace(POD, ports=())))[Code.SOME_WITHOUT_PORT].problem
-    assert "declared are grpc (50051)" in of_service(port=9)[Code.UNDECLARED_PORT].problem
+    assert "they declare grpc (50051)" in of_service(port=9)[Code.UNDECLARED_PORT].problem
 
 
 def test_pods_of_which_none_is_ready() -> None:
@@ -145,7 +145,7 @@ def test_a_status_of_an_older_spec_says_nothing() -> None:
 def test_a_ready_pod_without_keys_and_why() -> None:
     nothing = replace(OPERATORS, owned=())
     assert "no reason is recorded" in find(CLUSTER, nothing)[Code.NOT_REGISTERED].problem
-    assert "no operator leads" in find(CLUSTER, OperatorFacts())[Code.NOT_REGISTERED].problem
+    assert "the registry has no leader" in find(CLUSTER, OperatorFacts())[Code.NOT_REGISTERED].problem
     refused = replace(SERVICE, conditions={"Programmed": Condition("False", "KeyTaken", "by x")})
     assert (
         "(p): KeyTaken, see GE0305" in find(replace(CLUSTER, services=(refused,)), nothing)[Code.NOT_REGISTERED].problem
@@ -158,7 +158,7 @@ def test_a_ready_pod_without_keys_and_why() -> None:
 
 def test_pods_that_the_operator_does_not_see() -> None:
     selective = OperatorFacts((Leader("c1", kube_system="k", selector="grpc=yes"),))
-    assert "sees only Pods with grpc=yes" in find(CLUSTER, selective)[Code.NOT_REGISTERED].problem
+    assert "watches only Pods with grpc=yes" in find(CLUSTER, selective)[Code.NOT_REGISTERED].problem
 
 
 def test_pods_of_jobs_that_have_ended_need_no_port() -> None:
@@ -225,8 +225,8 @@ def test_whose_leader_is_not_known() -> None:
 def test_nobody_leads_or_not_this_namespace() -> None:
     assert find(CLUSTER, replace(OPERATORS, leaders=()))[Code.NO_LEADER].remedy.startswith("kubectl -n grpc-etcd logs")
     foreign = replace(OPERATORS, leaders=(Leader("c9", kube_system="z"),))
-    assert "is it the etcd of the operator's settings?" in find(CLUSTER, foreign)[Code.NO_LEADER].problem
-    assert "others lead for c9" in find(replace(CLUSTER, deployments=()), foreign)[Code.NO_LEADER].problem
+    assert "check that it is the etcd in the operator's settings" in find(CLUSTER, foreign)[Code.NO_LEADER].problem
+    assert "there are leaders for c9" in find(replace(CLUSTER, deployments=()), foreign)[Code.NO_LEADER].problem
     elsewhere = replace(CLUSTER, services=(replace(SERVICE, registries=("other",)),))
     assert Code.NO_LEADER not in find(elsewhere, replace(OPERATORS, leaders=())), "it needs nobody in this registry"
     narrow = replace(OPERATORS, leaders=(Leader("c1", namespaces=("team",)),))
@@ -249,8 +249,8 @@ def test_gates() -> None:
         replace(OPERATORS, leaders=(leader,))
         for leader in (Leader("c1", selector="a=b"), Leader("c1", namespaces=("team",)))
     )
-    assert "sees only Pods with a=b (its podSelector)" in find(unseen, picky)[Code.GATE_WAITING].problem
-    assert "serves team only" in find(unseen, narrow)[Code.GATE_WAITING].problem
+    assert "watches only Pods with a=b (its podSelector)" in find(unseen, picky)[Code.GATE_WAITING].problem
+    assert "serves only team" in find(unseen, narrow)[Code.GATE_WAITING].problem
     assert find(unseen, narrow)[Code.GATE_WAITING].remedy.endswith("'watchNamespaces={team,shop}'")
     assert Code.GATE_WITHOUT_OPERATOR in find(cluster, replace(OPERATORS, leaders=()))
     down = replace(cluster, deployments=(READY._replace(ready=0),))
@@ -337,7 +337,7 @@ def test_a_port_that_is_refused_is_known_by_what_a_real_connection_says() -> Non
 def test_a_grpcservice_that_finds_no_pod_is_named_before_what_is_missing_in_etcd() -> None:
     cause, effect = ordered(NO_RECORDS, selector={"matchLabels": {"app": "gretter"}})
     assert (cause.code, effect.code) == (Code.NO_PODS, Code.NO_RECORDS)
-    assert effect.remedy == "Mend first what is wrong with the GrpcService: GE0101."
+    assert effect.remedy == "First fix the GrpcService: GE0101."
 
 
 def test_records_that_are_missing_since_no_pod_is_ready_say_so_at_once() -> None:
@@ -357,7 +357,7 @@ def test_records_that_are_missing_have_no_cause_in_what_takes_none_away() -> Non
 
 def test_records_that_are_missing_though_all_is_well_are_elsewhere_and_not_misspelt() -> None:
     (found,) = ordered(NO_RECORDS)
-    assert found.remedy.startswith("GrpcService shop/greeter is there: compare etcd's endpoints, prefix and layout")
+    assert found.remedy.startswith("GrpcService shop/greeter exists: compare etcd's endpoints, prefix and layout")
     assert ordered(NO_RECORDS, name=None) == [NO_RECORDS]
 
 
@@ -368,7 +368,7 @@ def test_records_that_are_missing_on_purpose_are_no_fault() -> None:
 
 
 def test_a_synced_key_that_is_missing_has_the_remedy_of_the_operator_that_is() -> None:
-    away = Finding(Code.NO_LEADER, "registry default", "nobody leads", "kubectl scale")
+    away = Finding(Code.NO_LEADER, "registry default", "there is no leader", "kubectl scale")
     cause, effect = put_causes_first([NOT_SYNCED, away], CLUSTER, None)
     assert (cause, effect) == (away, replace(NOT_SYNCED, remedy="kubectl scale"))
     assert put_causes_first([NOT_SYNCED], CLUSTER, None) == [NOT_SYNCED]

@@ -62,7 +62,7 @@ def test_all_parts_of_a_selector_must_match(raw: dict[str, Any], held: dict[str,
             for operator in ("In", "NotIn")
         ),
         ({"matchExpressions": [{"operator": "Exists"}]}, "has no key"),
-        ({"matchExpressions": [{"key": "a", "operator": "Like", "values": ["b"]}]}, "'Like' is none of In, NotIn"),
+        ({"matchExpressions": [{"key": "a", "operator": "Like", "values": ["b"]}]}, "'Like' is not one of In, NotIn"),
         ({"matchExpressions": [{"key": "a", "operator": "In"}]}, "must have values"),
         ({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}, "must not have values"),
     ],

@@ -45,7 +45,7 @@ def test_each_row_says_what_is_told(
 SIGHTS = {"any": tuple(Sight), "current": (SEEING,), "never fully listed, or stale": NOT_SEEING}
 STORES = {
     "any": tuple(Store),
-    "unreachable, or it refuses the owner records or the log-in": (UNREACHABLE,),
+    "unreachable, or it rejects the owner records or the login": (UNREACHABLE,),
     "answers": (RELISTING, LISTED),
     "being listed, for the first time or after its history changed": (RELISTING,),
     "fully listed": (LISTED,),
@@ -101,5 +101,5 @@ def test_ready_means_able_to_do_its_part(
 
 
 def test_a_complaint_is_a_sentence_that_knows_its_reason() -> None:
-    complaint = Complaint("no replica leads", Reason.NO_LEADER)
-    assert (complaint, complaint.reason) == ("no replica leads", Reason.NO_LEADER)
+    complaint = Complaint("no replica is leader", Reason.NO_LEADER)
+    assert (complaint, complaint.reason) == ("no replica is leader", Reason.NO_LEADER)

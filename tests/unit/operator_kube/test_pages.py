@@ -48,7 +48,7 @@ def test_a_page_is_read() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>busy</html>", b'{"kind":"Status"}', BODY[4:], BODY[:-1], BODY + b"\x12"])
 def test_what_is_no_page_is_told(body: bytes) -> None:
-    with pytest.raises(ValueError, match=r"no protobuf|broken"):
+    with pytest.raises(ValueError, match=r"not a protobuf|invalid"):
         read_metadata(body)
 
 
@@ -82,7 +82,7 @@ def test_frames_are_split_wherever_the_stream_was_cut(frames: list[bytes], rest:
 
 
 def test_what_is_no_frame_is_told() -> None:
-    with pytest.raises(ValueError, match="no event of a watch: b'<html>busy</html>'"):
+    with pytest.raises(ValueError, match="not a watch event: b'<html>busy</html>'"):
         split_frames(b"<html>busy</html>")
 
 

@@ -66,7 +66,7 @@ def test_an_endpoint_can_be_written_as_json(snapshot: Snapshot) -> None:
 )
 def test_nobody_changes_it(change: Callable[[FrozenDict[str, str]], object]) -> None:
     frozen = FrozenDict(version="v2")
-    with pytest.raises(TypeError, match="never changed"):
+    with pytest.raises(TypeError, match="immutable"):
         change(frozen)
     assert frozen == {"version": "v2"}
     assert type(frozen | {"a": "b"}) is dict

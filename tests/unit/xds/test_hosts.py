@@ -50,8 +50,8 @@ def test_a_name_that_stands_for_something_else_is_noticed(names: Names) -> None:
 def test_a_name_server_that_is_away_takes_no_endpoint_away(names: Names) -> None:
     names.resolved.use(["greeter"])
     assert names.changed.acquire(timeout=30)
-    names.answer("greeter", "no name server answers")
-    assert names.resolved.fault("greeter") == "no name server answers"
+    names.answer("greeter", "no DNS server responds")
+    assert names.resolved.fault("greeter") == "no DNS server responds"
     assert names.resolved.sockets("greeter", 80) == (Socket("10.0.0.1", 80),)
     names.answer("greeter", ("10.0.0.2",))
     assert names.resolved.fault("greeter") is None
@@ -78,7 +78,7 @@ def test_a_silent_name_server_holds_up_no_other_name() -> None:
     names.use([f"silent-{number}" for number in range(40)] + ["greeter"])
     wait_until(lambda: names.sockets("greeter", 80) == (Socket("10.0.0.1", 80),), "the name that is answered")
     wait_until(lambda: names.fault("silent-0") is not None, "the deadline of the others")
-    assert "no name server answers" in str(names.fault("silent-0"))
+    assert "no DNS server responds" in str(names.fault("silent-0"))
     assert not names.is_pending("silent-0")
     silent.set()
     wait_until(lambda: names.sockets("silent-0", 80) == (Socket("10.0.0.1", 80),), "the late answer")

@@ -101,7 +101,7 @@ class Connection(BaseConnection[MemberConnection]):
         with self._member_lock:
             self.closed = True
             if asked := self._asked:
-                settle(asked[1].set_exception, errors.Closed("the client was closed during the log-in"))
+                settle(asked[1].set_exception, errors.Closed("the client was closed during the login"))
             if self._dialer:
                 for line in self._members:
                     line.close()
@@ -150,7 +150,7 @@ class Connection(BaseConnection[MemberConnection]):
         if token is not None:
             return token
         if not self._log_in_lock.acquire(timeout=max(0.0, end - time.monotonic())):
-            raise errors.DeadlineExceeded("a log-in that others have begun is not answered")
+            raise errors.DeadlineExceeded("a login that another call has begun has not been answered")
         try:
             token = self._credentials.token
             return self._credentials.accept(self._fetch_token(end)) if token is None else token
@@ -180,7 +180,7 @@ class Connection(BaseConnection[MemberConnection]):
         except FutureTimeoutError:
             if asked[1].done() and asked[1].exception():
                 raise  # the function's own
-            raise errors.DeadlineExceeded("the log-in waits for the password's function") from None
+            raise errors.DeadlineExceeded("the login waits for the password function") from None
         finally:
             with self._member_lock:
                 if asked[1].done() and self._asked is asked:

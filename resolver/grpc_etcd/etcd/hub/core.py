@@ -47,7 +47,7 @@ from grpc_etcd.etcd.model import LATEST, Listing, Progress, Record, Revision, St
 from grpc_etcd.etcd.renewing import ANSWER_SECONDS
 
 STREAM_STUCK = "the stream is stuck"
-OTHER_IDS = "watches get other ids than were asked for, as from an etcd grpc-proxy"
+OTHER_IDS = "watches get other IDs than requested, as from an etcd grpc-proxy"
 # What reports the connection, the cluster or the user, and so of all ranges.
 SHARED = (errors.Unavailable, errors.DeadlineExceeded, errors.AuthFailed, errors.TooManyRequests, errors.Closed)
 OTHER_HISTORY = (errors.FutureRevision, errors.HistoryChanged)
@@ -449,7 +449,7 @@ class Core:
         self._hang_up()
         has_run_out = isinstance(error, errors.TokenRefused) and not self._open_failures
         self._open_at = now + self._open_failures.pause_seconds(error) * self._share()
-        if has_run_out:  # as every token does in the end: a log-in mends it, and nobody has missed anything
+        if has_run_out:  # as every token does in the end: a new login fixes it, and nobody has missed anything
             self._epoch += 1
         else:
             self._disconnect(error)
