@@ -62,6 +62,11 @@ class Unfinished:
         """Return whether what is left is of a GrpcService that had been there before."""
         return uid in self._left and self._left[uid].was is not None
 
+    def note(self, uids: Iterable[str]) -> None:
+        """Record that something of these objects is yet to be passed on."""
+        for uid in uids:
+            self._left.setdefault(uid, Left())
+
     @contextmanager
     def passing_on(self, uid: str, was: GrpcService | None = None) -> Iterator[Left]:
         """Yield what concerns an object, with what is left of earlier tries; all of it is kept if the block fails."""
@@ -381,8 +386,12 @@ class EventHandlers:
             self.statuses.look_at_gate(pod.uid)
 
     def _consider_gates(self, pods: Iterable[Pod]) -> None:
-        for pod in tuple(pods):
-            self._consider_gate(pod)
+        """Look at gates; where that fails at one, the others are not passed over: no event need ever come of them."""
+        waiting = [pod for pod in pods if pod.gated and not pod.gate_open and pod.uid not in self.unfinished]
+        self.unfinished.note(pod.uid for pod in waiting)
+        for pod in waiting:
+            with self.unfinished.passing_on(pod.uid):
+                self._consider_gate(pod)
 
     def _enqueue(self, uids: Collection[str], *, urgent: bool = False) -> None:
         for controller in self.controllers.values():

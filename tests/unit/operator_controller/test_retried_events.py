@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 import pytest
@@ -310,3 +310,25 @@ async def test_a_list_that_is_tried_again_is_passed_on() -> None:
     noting(None, make_pod())
     await until(lambda: not noting.waiting)
     assert registry.enqueued == ["p1"]
+
+
+def test_a_gate_that_cannot_be_judged_keeps_no_other_closed() -> None:
+    """When all has been listed, each gate is looked at once, and a Pod that waits at its own sends no more events."""
+    handlers, _ = make_handlers()
+    handlers.complete.discard(SERVICES)
+    handlers.controllers.clear()
+    for number in range(3):
+        pod: Any = make_pod()
+        pod.metadata.uid = f"p{number}"
+        pod.spec.readinessGates.add().conditionType = "grpc-etcd.dev/registered"
+        handlers.note_pod(None, pod)
+    judge, failures = handlers._gates.judge, [RuntimeError("nobody foresaw this")]
+    handlers._gates.judge = lambda *given: judge(*given) if not failures else throw(failures.pop())  # type: ignore[method-assign]  # as a defect in it
+    with pytest.raises(RuntimeError):
+        handlers.mark_complete(SERVICES)
+    finish_all(handlers)
+    assert handlers.statuses.gates.keys() == {"p0", "p1", "p2"}
+
+
+def throw(error: Exception) -> NoReturn:
+    raise error
