@@ -253,3 +253,25 @@ def takeover(rig: Rig, signal: int) -> Figures:
         after = provider_revisions(etcd)
         lost = sum(after.get(key) != revision for key, revision in before.items()) - 1
         return {"takeover": running.visibility.last_change - since, "keys touched": lost}
+
+
+def same_pod(rig: Rig) -> Figures:
+    """The only replica is killed while a Pod turns not ready; how long its next process takes until the key is gone."""
+    rig.fill(500, ready=True)
+    with open_operator(rig, 50) as running, Etcd(running.etcd) as etcd:
+        first, second = (make_replica(rig, running.etcd, "--identity=bench-0") for _ in range(2))
+        try:
+            first.start().wait_leading()
+            wait_until(lambda: len(running.visibility.visible) == 500, "500 addresses visible")
+            before, pod = provider_revisions(etcd), rig.pods[0]
+            first.process.kill()
+            rig.turn([pod], ready=False)
+            since = time.monotonic()
+            second.start()
+            wait_until(lambda: pod.ip not in running.visibility.visible, "the next process has taken over")
+            after = provider_revisions(etcd)
+        finally:
+            first.process.kill()
+            second.process.kill()
+    lost = sum(after.get(key) != revision for key, revision in before.items()) - 1
+    return {"takeover": running.visibility.last_change - since, "keys touched": lost}

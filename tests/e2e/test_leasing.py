@@ -10,16 +10,19 @@ import pytest
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.errors import Unavailable
 from grpc_etcd.etcd.model import LeaseId
+from grpc_etcd.etcd.renewing import STEPS_PER_PERIOD
 from grpc_etcd.registry.own import OwnerRecord, owner_key
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.registry.leases import AT_ONCE, Leases
+from testbed.apiserver import ApiServer
 from testbed.conditions import PATIENCE_SECONDS, POLL_SECONDS, existing, until, wait_until
 from testbed.etcd import EtcdServer
-from tests.e2e.conftest import Scene
+from tests.e2e.conftest import MakeScene, Scene
 from tests.e2e.test_seams import note_pod, parts, wait_addresses
 from tests.unit.operator_core.conftest import make_raw_service
 
 TTL_SECONDS = 300
+RENEWED = "etcd_debugging_lease_renewed_total"
 
 
 @pytest.fixture
@@ -181,3 +184,21 @@ def test_keys_of_pods_outlive_a_change_of_the_lease_ttl(scene: Scene) -> None:
     wait_until(lambda: scene.registry.keys() != before or time.monotonic() > over, "leases would have run out")
     assert scene.registry.keys() == before
     assert existing(scene.client.time_to_live(scene.lease(pods[0].uid))).granted_seconds == short_seconds
+
+
+def test_an_idle_operator_renews_each_lease_three_times_in_its_time_and_no_more(
+    apiserver: ApiServer, own_etcd: EtcdServer, make_scene: MakeScene
+) -> None:
+    """Counted by etcd. What falls due within a quarter of the period goes out with what is due."""
+    scene, ttl_seconds, leader_ttl_seconds = make_scene(apiserver, own_etcd), 30, 60
+    replica = scene.start(f"--lease-ttl={ttl_seconds}", f"--leader-ttl={leader_ttl_seconds}").wait_leading()
+    scene.apply()
+    pods = [scene.pod() for _ in range(20)]
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    leases = replica.metric("grpc_etcd_operator_leases")
+    began, before = time.monotonic(), own_etcd.metric(RENEWED)
+    wait_until(lambda: own_etcd.metric(RENEWED) - before >= 2 * leases, "each has been renewed twice")
+    renewed, elapsed_seconds = own_etcd.metric(RENEWED) - before, time.monotonic() - began
+    rounds = [elapsed_seconds * 3 / each / (1 - 1 / STEPS_PER_PERIOD) + 1 for each in (ttl_seconds, leader_ttl_seconds)]
+    assert renewed <= leases * rounds[0] + rounds[1]
+    assert own_etcd.metric("etcd_debugging_server_lease_expired_total") == 0
