@@ -33,6 +33,31 @@ def wait_gate(scene: Scene, pod: Pod, status: str, reason: str) -> None:
     wait_until(lambda: gate(scene, pod) == (status, reason), f"the gate is {status}, {reason}")
 
 
+def fields_of_the_operator(scene: Scene, pod: Pod) -> list[dict[str, Any]]:
+    """Return what the API server says that the operator has written to a Pod."""
+    metadata = scene.api.client.get("v1", "Pod", pod.name, scene.namespace)["metadata"]
+    return [each["fieldsV1"] for each in metadata["managedFields"] if each["manager"].startswith("grpc-etcd")]
+
+
+def test_of_a_pod_the_operator_writes_the_condition_of_its_gate_and_nothing_else(scene: Scene) -> None:
+    scene.start().wait_leading()
+    scene.apply(metadataFromLabels=["app"], drain={"mode": "Disable"})
+    gated, plain = scene.pod(gates=[GATE], hold=True), scene.pod(hold=True)
+    scene.registry.wait_addresses(gated.address, plain.address)
+    wait_gate(scene, gated, "True", "Registered")
+    for pod in (gated, plain):
+        scene.kubelet.unready(pod)
+    scene.registry.wait_addresses()
+    for pod in (gated, plain):
+        scene.kubelet.ready(pod)
+    scene.registry.wait_addresses(gated.address, plain.address)
+    (written,) = fields_of_the_operator(scene, gated)
+    assert list(written) == ["f:status"]
+    assert list(written["f:status"]) == ["f:conditions"]
+    assert list(written["f:status"]["f:conditions"]) == [f'k:{{"type":"{GATE}"}}']
+    assert fields_of_the_operator(scene, plain) == []
+
+
 @pytest.mark.parametrize(
     "bad",
     [
