@@ -9,3 +9,11 @@ def main() -> None:
     from grpc_etcd.cli import main as run  # noqa: PLC0415  signals come first
 
     run()
+
+
+def complete_plugin() -> None:
+    """Complete the command line as a plugin of kubectl."""
+    end_on_signals()
+    from grpc_etcd.cli import complete_plugin as complete  # noqa: PLC0415  as above
+
+    complete()
