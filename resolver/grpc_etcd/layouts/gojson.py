@@ -71,7 +71,7 @@ def _without_exponent(text: str) -> str:
 
 
 def to_bytes(text: str) -> bytes:
-    """Finish composed JSON text: Go's escapes, then UTF-8; what is no Unicode becomes an escaped U+FFFD, as in Go."""
+    """Finish composed JSON text: Go's escapes, then UTF-8; what is not Unicode becomes an escaped U+FFFD, as in Go."""
     if _TO_ESCAPE.search(text):
         text = _TO_ESCAPE.sub(lambda match: _ESCAPES.get(match.group(), "\\ufffd"), text)
     return text.encode()
@@ -89,7 +89,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse(value: bytes) -> Any:
-    """Read JSON; a byte that is no UTF-8 and half a surrogate pair become U+FFFD, as in Go."""
+    """Read JSON; a byte that is not UTF-8 and half a surrogate pair become U+FFFD, as in Go."""
     try:
         return _parse_text(value.decode())
     except UnicodeDecodeError:
