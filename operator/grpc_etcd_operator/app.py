@@ -1,6 +1,6 @@
 """The composition root: makes all parts of the operator, connects them, runs them, and ends them in order.
 
-Exit codes: 0 ended as asked, 1 failed while running, 2 the settings or the cluster must be mended first.
+Exit codes: 0 ended as asked, 1 failed while running, 2 the settings or the cluster must be fixed first.
 """
 
 import asyncio
@@ -128,7 +128,7 @@ async def _run(settings: Settings, *, is_plan: bool = False) -> None:
     health = Health()
     runner = None
     try:
-        if not is_plan:  # asked from the first second, also while the API server is away
+        if not is_plan:  # asked from the first second, also while the API server is down
             runner = await serve(settings.metrics_port, health.life_fault, health.readiness_fault, health.exposition)
         starting = asyncio.create_task(find_cluster(settings, client))
         if await _first(starting, stop, PLAN_SECONDS if is_plan else None):

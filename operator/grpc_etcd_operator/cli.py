@@ -1,6 +1,6 @@
 """The command line: turns flags into settings and hands them to the composition root.
 
-Exit codes: 0 ended as asked, 1 failed while running, 2 the settings or the cluster must be mended first.
+Exit codes: 0 ended as asked, 1 failed while running, 2 the settings or the cluster must be fixed first.
 """
 
 import sys

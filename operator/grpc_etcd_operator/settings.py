@@ -2,7 +2,7 @@
 
 A setting is given as a flag, as an environment variable or in a YAML file; the first of these that names it wins. What
 belongs to one registry is in the file below `registries`, by the registry's name; the flags and variables speak of
-the registry `default`. Every fault is found before any is reported, so that an admin mends them all in one go.
+the registry `default`. Every fault is found before any is reported, so that an admin fixes them all in one go.
 """
 
 import difflib
@@ -24,11 +24,11 @@ _SERVICE_LINKS = re.compile(r"GRPC_ETCD_OPERATOR_((.*_)?SERVICE_HOST|(.*_)?SERVI
 
 
 class UnusableError(Exception):
-    """Something that waiting cannot help; the text says what to mend."""
+    """Something that waiting cannot help; the text says what to fix."""
 
 
 class SettingsError(Exception):
-    """The settings cannot be used; `faults` holds one sentence for each thing to mend."""
+    """The settings cannot be used; `faults` holds one sentence for each thing to fix."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
@@ -139,7 +139,7 @@ def _matching(pattern: str, what: str) -> Callable[[str], str]:
 
 
 def _prefix(text: str) -> str:
-    prefix = _matching(r"[^\s\x00-\x1f\x7f]+", "a key prefix without white space")(text).strip("/")
+    prefix = _matching(r"[^\s\x00-\x1f\x7f]+", "a key prefix without whitespace")(text).strip("/")
     if prefix.partition("/")[0] == "grpc-etcd":
         raise ValueError("keys below /grpc-etcd/ are the operator's own; choose another prefix")
     return prefix
@@ -287,7 +287,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="identity",
         field="identity",
-        read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without white space"),
+        read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without whitespace"),
         help="Name of this replica that survives restarts of its container, such as the Pod's UID: a leader that "
         "restarts then resumes leadership at once. Must be unique. Default: a new name for each process, so that "
         "after a crash of the leader its lease must expire first.",
@@ -295,7 +295,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="installation",
         field="installation",
-        read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without white space"),
+        read=_matching(r"[^\s\x00-\x1f\x7f]{1,253}", "1 to 253 characters without whitespace"),
         help="Name of this installation, such as the namespace/name of the Helm release, by which its replicas "
         "recognize each other even while an upgrade changes --namespace or --pod-selector.",
     ),

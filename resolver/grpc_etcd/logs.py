@@ -26,7 +26,7 @@ class Escaping(logging.Filter):
 
 
 def _escaped(argument: Any) -> Any:
-    """Return an argument of a message; what is no text stays as it is unless its text needs escapes."""
+    """Return an argument of a message; what is not a string stays as it is unless its text needs escapes."""
     if isinstance(argument, int | float):
         return argument
     text = str(argument)

@@ -42,7 +42,7 @@ class ClientSettings:
     name: str | None = None  # GRPC_ETCD_NAME: how this registry is called in targets
     user: str = ""
     password: str = field(default="", repr=False)
-    password_file: str = ""  # read again at each log-in
+    password_file: str = ""  # read again at each login
     ca: str = ""  # files in PEM form, read again for each connection; or PEM itself
     cert: str = ""
     key: str = ""
@@ -68,7 +68,7 @@ def read_settings(
     """Read the environment; an override that is not None goes before it. Raises SettingsError with every fault.
 
     `defaults` count where neither of these says which etcd is meant. `find_more` adds faults that this module cannot
-    know of. A keyword that is no setting is a TypeError.
+    know of. A keyword that is not a setting is a TypeError.
     """
     known = [field.name for field in fields(ClientSettings)]
     if unknown := options.unknown_option("the settings of a registry", overrides, known):

@@ -29,7 +29,7 @@ def check_threads(count: int) -> None:
     """Raise RuntimeError where the process may not start so many threads now: for what starts some by itself.
 
     grpcio takes a thread that it could not start for one that runs. No stream of that channel is reported anything any
-    more, and whoever closes the channel waits for ever (grpc/_channel.py, `_channel_managed_call_management`).
+    more, and whoever closes the channel waits forever (grpc/_channel.py, `_channel_managed_call_management`).
     """
     over, started = threading.Event(), list[threading.Thread]()
     try:

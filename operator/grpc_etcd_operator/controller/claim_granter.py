@@ -152,7 +152,7 @@ class Granter:
         if not open_claims.is_in_doubt(uid, unread):
             return False
         self._later[uid] = time.monotonic() + LONGEST_PAUSE
-        self._note_refused(uid, IN_DOUBT)  # nor is the synced key to wait for what an admin has to mend
+        self._note_refused(uid, IN_DOUBT)  # nor is the synced key to wait for what an admin has to fix
         return True
 
     def _note_refused(self, uid: str, why: str) -> None:

@@ -1,6 +1,6 @@
 """`cleanup`: deletes everything that a cluster id owns in a registry, so that an uninstalled operator leaves nothing.
 
-It leads while it works, so that no operator writes the keys again, and lets its leadership run out at the end instead
+It leads while it works, so that no operator writes the keys again, and lets its leadership expire at the end instead
 of handing it over: a standby that dies a second later must not take over. Readers see empty sets while the synced key
 still stands, and obey; the synced key goes last. Keys that the role may not write stay with the owner records that name
 them, for another cleanup to find.
@@ -128,8 +128,8 @@ async def _commit(etcd: Etcd, fence: Sequence[Compare], *operations: ops.Op) -> 
 
 
 def _report(refused: Iterable[bytes]) -> str:
-    rights = "; ".join(map(grant, sorted(refused)))
-    return f"all is deregistered except keys that this etcd user may not write: {rights}; then run cleanup again"
+    grants = "; ".join(map(grant, sorted(refused)))
+    return f"all is deregistered except keys that this etcd user may not write: {grants}; then run cleanup again"
 
 
 async def _deregister(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Sequence[Compare]) -> set[bytes]:

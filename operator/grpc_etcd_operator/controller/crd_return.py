@@ -1,4 +1,4 @@
-"""What is kept for GrpcServices that may come back: their CRD was away when this process began."""
+"""What is kept for GrpcServices that may come back: their CRD was missing when this process began."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

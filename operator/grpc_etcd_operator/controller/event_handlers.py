@@ -408,7 +408,7 @@ class EventHandlers:
         return self.crd_return.keep(desired, registry) if desired and pod and pod.is_serving() else desired
 
     def await_return(self) -> None:
-        """Record that the CRD was away when this process began: GrpcServices that have keys may come again."""
+        """Record that the CRD was missing when this process began: GrpcServices that have keys may come again."""
         if SERVICES not in self.complete:
             self.crd_return.begin(each.reference for each in self.cluster_cache.services.values())
 
@@ -534,7 +534,7 @@ class EventHandlers:
 
 
 def is_older(version: str, other: str) -> bool:
-    """Return whether one resourceVersion of an object is older than another; what is no number cannot be compared."""
+    """Return whether one resourceVersion of an object is older than another; others than numbers cannot be."""
     return version.isdigit() and other.isdigit() and int(version) < int(other)
 
 

@@ -18,7 +18,7 @@ from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client, kin
 log = logging.getLogger(__name__)
 CONTROLLER = f"{GROUP}/operator"
 PODS = "pods"
-# No right to post any, no namespace any more, or something wrong with it.
+# No permission to post any, no namespace any more, or something wrong with it.
 NEVER_TAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 SAME_EVENT_SECONDS = 600  # two Events of one kind within such a stretch of time are one. Arbitrary
 NOTE_BYTES = 1024  # what the API server takes of an Event's note

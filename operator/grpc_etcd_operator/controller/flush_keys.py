@@ -1,6 +1,6 @@
 """Puts the flush keys of one registry: after a burst they make its readers publish all of it (registry.pace).
 
-One that etcd refuses stays owed: retrying after pauses that grow, and as soon as a right turns out to be back. Those of
+One that etcd refuses stays owed: retrying after pauses that grow, and as soon as a permission is back. Those of
 services that are gone are deleted now and then: the lease that all share lives as long as anybody leads.
 """
 
@@ -132,7 +132,7 @@ class FlushKeys:
             self._refused.pop(stream, None)
 
     async def _put(self, records: Mapping[bytes, tuple[bytes, bytes]], term: int) -> None:
-        """Put the flush keys under a lease of their own, so that they run out with everything else."""
+        """Put the flush keys under a lease of their own, so that they expire with everything else."""
         lease = lease_id(self._parts.cluster, SETTLED)
         waiting = list(records)
         try:

@@ -1,13 +1,13 @@
 """What Kubernetes does not allow in a namespace: reported once, counted, and asked for again only after a while.
 
-A right that the admin has not given is no fault that trying again at once could mend, and one Pod's refusal speaks for
+A permission that the admin has not granted is no fault that a retry at once could fix, and one Pod's refusal speaks for
 all Pods of its namespace.
 """
 
 import logging
 
 log = logging.getLogger(__name__)
-REFUSED_SECONDS = 60.0  # how soon a right is noticed that was given meanwhile. Arbitrary
+REFUSED_SECONDS = 60.0  # how soon a permission is noticed that was granted meanwhile. Arbitrary
 
 
 class GateRefusals:

@@ -11,7 +11,7 @@ from grpc_etcd_operator.core.reasons import HARMLESS
 from grpc_etcd_operator.core.services import GrpcService
 
 SERVICES = "grpcservices"
-GATE_SECONDS = 30.0  # for which a Pod may be ready but for our gate before the metric counts it. Arbitrary
+GATE_SECONDS = 30.0  # for which a Pod may be ready except for our gate before the metric counts it. Arbitrary
 
 
 class Known(Protocol):
@@ -83,7 +83,7 @@ class Gates:
         return Claimant(service.reference, *((fault.reason, fault.message) if fault else ()))
 
     def count_waiting(self, now: float) -> int:
-        """Count the Pods that have been ready but for our readiness gate for longer than any registration takes."""
+        """Count the Pods that have been ready except for our readiness gate for longer than any registration takes."""
         pods = self._known.cluster_cache.pods.values()
         waiting = (pod for pod in pods if pod.gated and pod.ready and not (pod.gate_open or pod.terminating))
         return sum(now - pod.since > GATE_SECONDS for pod in waiting)

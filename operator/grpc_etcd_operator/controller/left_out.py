@@ -1,8 +1,8 @@
-"""Pods that are in a registry and that the operator's own selector does not find: out of scope, or by a slip.
+"""Pods that are in a registry and that the operator's own selector does not find: out of scope, or by a mistake.
 
 A process that meets such a Pod for the first time, by its owner record, cannot distinguish a label that was taken off
 from a selector that was changed. Few are deregistered as any Pod that is out of scope. Most of them, or all, speak for
-a slip in the settings: those stay in force as they now are until they are replaced, or selected again. They are read
+a mistake in the settings: those stay in force as they now are until they are replaced, or selected again. They are read
 again with each resync, since no watch reports them.
 """
 

@@ -188,7 +188,7 @@ class Reconciler:
             elif self.trouble.error and not (self._work.in_flight or self._has_more_to_write()):
                 await self._parts.etcd.transaction([], [self._parts.election.read()])
                 self.trouble.end()  # nothing is left to be written, so nothing else would report
-            # Also of what another leads in now, which would be reported as refused for ever. Where nobody may go on
+            # Also of what another leads in now, which would be reported as refused forever. Where nobody may go on
             # nothing is enqueued: it would wake the loop, which never paused then.
             if self._parts.refusing.refusals and (units := await self._parts.refusing.ask_again()):
                 self.enqueue(units)
@@ -361,7 +361,7 @@ class Reconciler:
         now, leads = time.monotonic(), self._parts.election.is_leading
         times = [self._work.next_at(), self._parts.refusing.refusals.next_at()]
         if (revision := self._parts.election.revision) and not (leads and self._term == revision):
-            # The leader's lease seemed to have run out, by its own clock. It may turn out to live, which nobody
+            # The leader's lease seemed to have expired, by its own clock. It may turn out to live, which nobody
             # reports.
             times.append(now + RESUME_SECONDS)
         if self._parts.election.may_write:

@@ -201,7 +201,7 @@ class RegistryController:
         return f"{str(error).rstrip('.')}. {self._advise(error)}" if error else ""
 
     def _advise(self, error: EtcdError) -> str:
-        """Return what to do about an error of the registry as a whole: the right that is lacked then is to the root."""
+        """Return what to do about an error of the registry as a whole: the permission that it lacks is to the root."""
         advice = self._views.advise(error)
         return f"{advice} Here: {grant(ROOT)}." if isinstance(error, PermissionDenied) else advice
 
@@ -232,7 +232,7 @@ class RegistryController:
     def is_lost(self) -> bool:
         """Return whether this replica has had no connection for so long that a standby that has one had better lead.
 
-        Longer than it takes others to notice, and to say so, where etcd is away for everybody.
+        Longer than it takes others to notice, and to say so, where etcd is down for everybody.
         """
         is_out = self.is_cut_off and not self.election.is_leading
         return is_out and time.monotonic() - self._reached_at > LOST_SECONDS
@@ -278,7 +278,7 @@ class RegistryController:
         return writer.may_settle() or (self.election.is_leading and writer.has_caught_up(self._known_since))
 
     def _has_listed(self, moment: float) -> bool:
-        """Return whether all is listed but for what was asked for after a moment: it waits as any change does.
+        """Return whether all is listed except for what was asked for after a moment: it waits as any change does.
 
         A tenant that asks for names on and on keeps nobody's registry from being complete.
         """
@@ -319,7 +319,7 @@ class RegistryController:
         return sorted(prefix for prefix in known if self.feed.has([prefix]))
 
     def _needed(self) -> set[bytes]:
-        """Return the prefixes without which what is known is not all, but for those that etcd refuses."""
+        """Return the prefixes without which what is known is not all, except for those that etcd refuses."""
         return {self._owners, *self.streams.all_used()} - self.feed.refused.keys()
 
     def _is_able(self) -> bool:

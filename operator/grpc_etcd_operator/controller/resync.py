@@ -101,7 +101,7 @@ class ResyncController:
     def note_pod(self, kind: str | None, message: PodMessage) -> None:
         """Take a Pod's watch event. That a watch with a selector reports a deletion may mean another label only.
 
-        Perhaps one of before, which a late watch reports of a Pod that has been found again since.
+        Perhaps an earlier one, which a late watch reports of a Pod that has been found again since.
         """
         if kind != "DELETED" or not self._scope.selector:
             self._reconciler.note_pod(kind, message)
@@ -524,7 +524,7 @@ class ResyncController:
             return None
 
     def _is_held(self, service: GrpcService) -> bool:
-        """Return whether a GrpcService went with its CRD, which is away or has not been back for long."""
+        """Return whether a GrpcService went with its CRD, which is missing or has not been back for long."""
         self._end_grace()
         return service.uid in self._went_with_crd
 

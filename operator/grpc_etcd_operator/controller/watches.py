@@ -141,7 +141,7 @@ class Watches:
                     self._is_crd_missing = True
                     log.error("%s; waiting for it", CRD_MISSING, extra={"event": "crd_missing"})
             await asyncio.sleep(CRD_SECONDS)
-        raise AssertionError  # it counts for ever
+        raise AssertionError  # it counts forever
 
 
 def _pass_over(_: str, __: frozenset[str]) -> None:

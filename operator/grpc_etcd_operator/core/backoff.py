@@ -11,5 +11,5 @@ class Backoff:
     jitter: float = 0.0
 
     def after(self, failures: int, chance: float = 0.0) -> float:
-        """Return the pause after so many failures in a row (from 1 on); `chance` is a random number from 0 to 1."""
+        """Return the pause after so many failures in a row (at least 1); `chance` is a random number from 0 to 1."""
         return self.pauses[min(failures, len(self.pauses)) - 1] * (1 + self.jitter * chance)

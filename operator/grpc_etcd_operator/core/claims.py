@@ -80,7 +80,7 @@ def _prefixes(spec: Spec, registry: str) -> Iterator[bytes]:
 
 
 def read_claims(status: Mapping[str, Any]) -> dict[Claim, str]:
-    """Read the claims that a status holds, with the time since when; what is no claim is passed over."""
+    """Read the claims that a status holds, with the time since when; what is not a claim is skipped."""
     found: dict[Claim, str] = {}
     entries = status.get("claims")
     for entry in entries if isinstance(entries, list) else ():

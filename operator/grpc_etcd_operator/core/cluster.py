@@ -156,7 +156,7 @@ class ClusterCache:
     def written_as(self, uid: str) -> list[GrpcService]:
         """Return each form of a GrpcService of which keys are written or stand, or may soon be.
 
-        A wish that is refused is none, unless all that it claims is its own: keys of before a restart may are there.
+        A wish that is refused is none, unless all that it claims is its own: keys from before a restart may exist.
         """
         service, standing = self.services[uid], self._standing.get(uid)
         is_wished = self._wishes[uid].is_obeyed or self.verdict(uid) is ASKING or self._still_holds(service, service)
@@ -265,7 +265,7 @@ class ClusterCache:
     def registries_for(self, uid: str, pod: Pod) -> tuple[str, ...]:
         """List the registries in which a Pod is written for a GrpcService: what is in force there selects it.
 
-        A slip may change the selector too, and in one registry the new spec may be in force, in another the old.
+        A mistake may change the selector too, and in one registry the new spec may be in force, in another the old.
         """
         found = ((name, self._in_force(uid, name)) for name in self.registries_of(uid))
         return tuple(name for name, force in found if force and force.spec and force.spec.selector.matches(pod.labels))
@@ -369,7 +369,7 @@ class ClusterCache:
     def _judge(self, uid: str) -> set[str]:
         """Decide again on one GrpcService; return all owners that may be concerned, none if nothing has changed.
 
-        But for Pods that it does not select and that have records of it: who knows the registries knows these.
+        Except for Pods that it does not select and that have records of it: who knows the registries knows these.
         """
         before, kept, verdict = self._indexed.get(uid, ()), self._kept_in(uid), self._verdicts.get(uid)
         service = self.services.get(uid)
@@ -386,7 +386,7 @@ class ClusterCache:
         return units
 
     def _kept_in(self, uid: str) -> frozenset[str]:
-        """Return the registries in which all that stands of a GrpcService is kept, for want of a spec in force."""
+        """Return the registries in which all that stands of a GrpcService is kept, for lack of a spec in force."""
         wish = self._wishes.get(uid)
         return wish.kept_in if wish and uid not in self._standing else frozenset()
 

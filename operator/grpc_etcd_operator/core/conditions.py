@@ -96,7 +96,7 @@ def _summarize(
 
 
 def _sort_faults(counts: Counts) -> list[Fault]:
-    """Sort faults, those first that somebody has to mend: the first one's reason is the condition's."""
+    """Sort faults, those first that somebody has to fix: the first one's reason is the condition's."""
     found = {fault for faults in counts.faults.values() for fault in faults}
     return sorted(found, key=lambda f: (f.reason in PASSING, f.reason, f.message))
 
@@ -187,7 +187,7 @@ def _judge_registries(service: GrpcService, down: Mapping[str, str]) -> Verdict 
 
 
 def _not_accepted(accepted: Verdict, counts: Counts, written_to: Sequence[str]) -> Verdict:
-    """Return what is true of the registries all the same: nothing is deregistered for a slip."""
+    """Return what is true of the registries all the same: nothing is deregistered for a mistake."""
     if accepted.reason == Reason.PENDING:
         return accepted
     what = f"the spec is not applied ({accepted.reason}), see the condition Accepted"

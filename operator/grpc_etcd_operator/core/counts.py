@@ -191,7 +191,7 @@ class EndpointCounts:
     def forget_service(self, service: str) -> None:
         """Drop a GrpcService that is gone."""
         counts = self._counts.pop(service, Counts())
-        self._sets.clear()  # what is shared goes on being shared; what named the gone would stay for ever
+        self._sets.clear()  # what is shared goes on being shared; what named the gone would stay forever
         self._maps.clear()
         for (_, registry), faults in counts.faults.items():
             self._kinds.subtract((registry, fault.reason) for fault in faults)

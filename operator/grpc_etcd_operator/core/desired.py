@@ -129,7 +129,7 @@ def make_pod_desired(
             records = []
             faults.append(_too_much(pod, service))
         if len(faults) > known and serving and any(fault.reason in KEEPING for fault in faults[known:]):
-            keep |= {service.reference}  # a slip in its spec, or in a rollout: what exists is better than nothing
+            keep |= {service.reference}  # a mistake in its spec, or in a rollout: what exists is better than nothing
         references += [service.reference] if records else []
         for record in records:
             older = wanted.setdefault(record.key, record)

@@ -16,7 +16,7 @@ class Reason(StrEnum):
     remedy: str
 
     def __new__(cls, value: str, place: str, meaning: str, remedy: str = NOTHING) -> Self:
-        """Make one: a text that equals its value."""
+        """Make one: a string that equals its value."""
         made = str.__new__(cls, value)
         made._value_, made.place, made.meaning, made.remedy = value, place, meaning, remedy
         return made
@@ -166,7 +166,7 @@ DENIED = (Reason.PERMISSION_DENIED, Reason.UNWRITABLE)  # faults that etcd's ans
 # With which the registries were not asked, and those with which one of them cannot be written.
 UNASKED = (Reason.NOT_ACCEPTED, Reason.PENDING, Reason.PODS_UNREADABLE)
 OUT_OF_REACH = (Reason.REGISTRY_UNAVAILABLE, Reason.NO_LEADER, Reason.FOREIGN_LEADER)
-# With which something else than the GrpcService, its Pods' specs or rights is to be waited for: it is not stalled.
+# With which something else than the GrpcService, its Pods' specs or permissions is to be waited for: it is not stalled.
 PASSING = (
     Reason.PENDING,
     Reason.PODS_UNREADABLE,

@@ -1,6 +1,6 @@
 """What etcd refuses, and how the rest of an owner goes on without it. Pure: times are passed in.
 
-A right that the operator's etcd role lacks concerns all keys of a prefix; a value that etcd does not take concerns its
+A permission that the operator's role lacks concerns all keys of a prefix; a value that etcd does not take concerns its
 own key. What is refused is neither put nor deleted: the owner keeps what it holds there, and its GrpcService is
 reported.
 """

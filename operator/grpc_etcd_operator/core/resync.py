@@ -47,5 +47,5 @@ def needs_safeguard(deregistered: int, total: int) -> bool:
 
 
 def is_slip(left_out: int, pods: int, total: int) -> bool:
-    """Return whether a selector leaves out so many of a registry's Pods that it is taken for a slip: most, or all."""
+    """Return whether a selector excludes so many of a registry's Pods that it is taken for a mistake: most, or all."""
     return needs_safeguard(left_out, total) or 1 < pods <= left_out

@@ -113,7 +113,7 @@ class GrpcService:
         )
 
     def asks_the_same_as(self, other: "GrpcService") -> bool:
-        """Return whether both lead to the same records and the same status but for its own bookkeeping."""
+        """Return whether both lead to the same records and the same status except for its own bookkeeping."""
         return (self.spec, self.faults, self.generation) == (other.spec, other.faults, other.generation)
 
 

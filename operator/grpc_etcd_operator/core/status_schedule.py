@@ -60,7 +60,7 @@ class StatusSchedule:
         return False
 
     def _take_turn(self, uid: str, now: float) -> float:
-        """Return the next turn: few at once, then one after the other; nobody waits for ever."""
+        """Return the next turn: few at once, then one after the other; nobody waits forever."""
         self._next_turn = max(self._next_turn, now) + 1 / COUNTS_PER_SECOND
         spaced = self._written_at.get(uid, -math.inf) + COUNTS_SPACING_SECONDS
         return min(now + COUNTS_WAIT_SECONDS, max(spaced, self._next_turn - COUNTS_AT_ONCE / COUNTS_PER_SECOND))

@@ -3,7 +3,7 @@
     what the spec is                            | keys wanted by           | keys that stand otherwise
     --------------------------------------------+--------------------------+-------------------------------
     obeyed (accepted)                           | the spec                 | deleted: its owner's clear wish
-    obeyed but for registries that are unknown  | the spec, where it is    | stay
+    obeyed except for registries that are unknown  | the spec, where it is    | stay
     asking (its claims are not granted yet)     | the last that was obeyed | stay
     InvalidSpec, PrefixNotAllowed, NameTaken    | the last that was obeyed | stay
     any of these, its claims lost to another    | nobody                   | deleted: they are below another's claim

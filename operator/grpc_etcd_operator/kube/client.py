@@ -1,6 +1,6 @@
 """The requests that the operator makes itself: Pods, metadata lists, reads that confirm, statuses, gates, Events.
 
-Nothing is tried again here, but for a status that met a conflict, and everything has a deadline: callers are loops that
+Nothing is retried here, except for a status that met a conflict, and everything has a deadline: callers are loops that
 come again.
 """
 

@@ -3,12 +3,12 @@
 Two questions, two answers. *Blind*: nothing at all has come from the API server for seconds, neither from a watch nor
 in answer to a probe (probing.py); who is blind should not lead. *Deaf*: a watch neither delivers nor is retried any
 more; then the process is of no use and liveness fails. Refused and failed requests are no deafness: an API server that
-is away will come back. That a watch was opened proves nothing, only bytes of a list or of a watch's events do.
+is down will come back. That a watch was opened proves nothing, only bytes of a list or of a watch's events do.
 
 A watch that goes on after blindness would report what was long ago, state after state, and whoever acts on each takes
 keys of Pods that have long been ready again. So a stream that was not seen for long is *lost*: its watch ends at
 once, begins with a list, and nothing but that makes it seen again. So is one that could not be opened for so long,
-though lists and probes were answered, and one that is so far behind what probes have shown, as on a slow line.
+though lists and probes were answered, and one that is so far behind what probes have shown, as on a slow connection.
 """
 
 import logging
@@ -79,7 +79,7 @@ class Stream:
         return self.response is not None and not self.response.closed
 
     def note_attempt(self) -> None:
-        """Record that whoever watches is alive: it has asked, or waits for its turn, as while the CRD is away."""
+        """Record that whoever watches is alive: it has asked, or waits for its turn, as while the CRD is missing."""
         self.attempted_at = time.monotonic()
 
     def note_seen(self, verb: str = LIST) -> None:
@@ -119,7 +119,7 @@ class Stream:
             self.fault, self.fault_at, self.fault_verb = text, time.monotonic(), verb
 
     def note_version(self, text: str) -> None:
-        """Take a resourceVersion; those that are no numbers cannot be compared and are left out."""
+        """Take a resourceVersion; those that are not numbers cannot be compared and are left out."""
         if text.isascii() and text.isdigit():
             self.version = max(self.version, int(text))
 

@@ -59,7 +59,7 @@ def read_pods(body: bytes) -> Page[PodMessage]:
 
 
 def split_frames(received: bytes) -> tuple[list[bytes], bytes]:
-    """Split what has been received into whole frames and the rest; ValueError says that these are no frames."""
+    """Split what has been received into whole frames and the rest; ValueError says that these are not frames."""
     frames, start = [], 0
     while len(received) - start >= _LENGTH_BYTES:
         begin = start + _LENGTH_BYTES

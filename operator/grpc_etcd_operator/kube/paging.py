@@ -1,6 +1,6 @@
 """Asks for fewer objects at a time where a page of a list does not come in time.
 
-A page that is too large for a slow line, or for an API server that has little CPU, would else be asked for again and
+A page that is too large for a slow connection, or an API server that has little CPU, would else be asked for again and
 again, and would never come: nothing would be known of Kubernetes. Whoever lists asks for the usual number; this is in
 the session and asks for what comes, however large the objects are.
 """

@@ -51,7 +51,7 @@ class Prober:
                 found = await self._client.probe(stream.resource, stream.namespace)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
-                stream.find()  # the CRD is away, and the API server says so
+                stream.find()  # the CRD is missing, and the API server says so
             elif error.status == HTTPStatus.TOO_MANY_REQUESTS:
                 stream.note_answer()  # it has much to do, and the watches that are open go on
             elif error.status in REFUSALS:

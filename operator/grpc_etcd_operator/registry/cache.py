@@ -101,7 +101,7 @@ class RegistryCache:
         return any(key.startswith(prefix) for each in self._under_way for key in each.away)
 
     def contest(self, uid: str, keys: Iterable[bytes]) -> None:
-        """Remember which keys that somebody else holds a unit waits for: these, and no more those of before."""
+        """Remember which keys that somebody else holds a unit waits for: these, and no more the earlier ones."""
         new = frozenset(keys)
         if not new and uid not in self._contests:
             return

@@ -2,7 +2,7 @@
 
     no replica leads       -> who is able campaigns at once; who is not, or is blind, only when nobody able stands by
     a peer leads       -> stand by; who sees Kubernetes and has everything listed says so by a key of its own
-    this one leads     -> until it resigns, its lease runs out by its own clock, or it is blind and another is able
+    this one leads     -> until it resigns, its lease expires by its own clock, or it is blind and another is able
     its predecessor    -> take over at once: a process with our identity, of which there is one at a time, has ended
     another installation or cluster leads, or the id is another cluster's -> refuse, and say so
     this process leads for another registry of the settings -> both are one etcd: refuse, and say so
@@ -214,7 +214,7 @@ class Election(LeaderView):
         self._news.set()
 
     def close(self) -> None:
-        """Let the lease run out: for those who must be followed by nobody for a while."""
+        """Let the lease expire: for those who must be followed by nobody for a while."""
         self._lease.let_run_out()
 
     async def resign(self) -> None:
@@ -222,7 +222,7 @@ class Election(LeaderView):
         if not (lease := self._lease.give_up()):
             return
         self._lose()
-        with contextlib.suppress(EtcdError):  # without etcd the lease runs out by itself
+        with contextlib.suppress(EtcdError):  # without etcd the lease expires by itself
             await self._etcd.revoke(lease)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ class Election(LeaderView):
         elif (lost := self._outlook.lost()) and any(reaches_more(each, lost) for each in self._standbys.others):
             self._not_before = time.monotonic() + self._ttl  # it would be the first to know that nobody leads
             await self._step_down("No connection to another registry, resigning in favor of a standby that has one")
-        elif self._standbys.has_own:  # of before a term that was taken up again
+        elif self._standbys.has_own:  # from before a term that was taken up again
             await self._standbys.deregister()
         else:
             await self._record_candidate()
@@ -304,7 +304,7 @@ class Election(LeaderView):
             self.note_read(None, result.revision)  # before the watch reports it, the term would be taken up again
 
     async def _clear_away(self, record: Record) -> None:
-        """Delete a leader's key without a lease: put by hand or copied from another etcd, it would stay for ever.
+        """Delete a leader's key without a lease: put by hand or copied from another etcd, it would stay forever.
 
         Whoever leads puts its own under its lease again.
         """
@@ -318,7 +318,7 @@ class Election(LeaderView):
             self.note_read(None, result.revision)
 
     async def _resume(self, record: Record) -> None:
-        """Take up a term that is this process's own: an answer was lost, or etcd was away for a while."""
+        """Take up a term that is this process's own: an answer was lost, or etcd was down for a while."""
         if record.lease != self.lease:
             await end_lease(self._etcd, record.lease)
         elif not self._lease.has_run_out:  # else the next renewal reports whether it lives
@@ -406,7 +406,7 @@ class Election(LeaderView):
             await self._standbys.announce(value, self.lease)
 
     async def _try_login(self) -> None:
-        """Find out now and then whether a standby is still let in: a watch outlives the log-in that it began with.
+        """Find out now and then whether a standby is still let in: a watch outlives the login that it began with.
 
         Who was refused asks each time. Only etcd's answer reports that it is over: neither that there was nothing to
         ask nor that nobody has answered does.
@@ -425,7 +425,7 @@ class Election(LeaderView):
     async def _record_candidate(self) -> None:
         """Keep the leader's key and the cluster's as this cluster is now: who leads has proved to be of it.
 
-        By a CA of before, other replicas would take their leader for another cluster's.
+        By a previous CA, other replicas would take their leader for another cluster's.
         """
         leader, record = self._leader, self.cluster_key.record
         values: dict[bytes, bytes] = {}

@@ -10,7 +10,7 @@ from grpc_etcd.etcd.model import LeaseId
 
 
 class LeaderLease:
-    """At most one lease at a time, `id` 0 for none. `on_lost` is called when etcd reports that it has run out."""
+    """At most one lease at a time, `id` 0 for none. `on_lost` is called when etcd reports that it has expired."""
 
     def __init__(self, etcd: Etcd, ttl_seconds: int, on_lost: Callable[[], None]) -> None:
         self._etcd, self._ttl, self._on_lost = etcd, ttl_seconds, on_lost
@@ -21,7 +21,7 @@ class LeaderLease:
 
     @property
     def has_run_out(self) -> bool:
-        """Return whether the lease may have run out, by this process's own clock: others may lead from then on."""
+        """Return whether the lease may have expired, by this process's own clock: others may lead from then on."""
         renewed_at = max(self._asked_at, self._keep_alive.renewed_at(self.id)) if self.id else 0.0
         return time.monotonic() > renewed_at + self._ttl
 
@@ -45,7 +45,7 @@ class LeaderLease:
         return lease
 
     def drop(self) -> None:
-        """Forget the lease: it has run out."""
+        """Forget the lease: it has expired."""
         self._keep_alive.remove(self.id)
         self.id = LeaseId(0)
 
@@ -60,6 +60,6 @@ class LeaderLease:
 
 
 async def end_lease(etcd: Etcd, lease: int) -> None:
-    """Revoke a lease, with all keys under it; it may have run out meanwhile."""
+    """Revoke a lease, with all keys under it; it may have expired meanwhile."""
     with contextlib.suppress(LeaseNotFound):
         await etcd.revoke(lease)

@@ -2,7 +2,7 @@
 
 Leases are granted ahead, before there is anything to put under them: a Pod that turns ready waits for one round trip
 less. A revoke cannot be fenced, so it is used only for units that are gone for good: their UID never comes back. What
-is needed no longer for any other reason is left to run out.
+is needed no longer for any other reason is left to expire.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ class Leases:
             self.let_run_out(lease)
 
     def let_run_out(self, lease: int) -> None:
-        """Keep a lease alive no longer; whoever needs it before it has run out adopts it."""
+        """Keep a lease alive no longer; whoever needs it before it has expired adopts it."""
         self._ahead.pop(lease, None)
         if lease in self._kept or lease in self._granting:
             self._granting.pop(lease, None)
@@ -104,8 +104,8 @@ class Leases:
     async def run(self) -> None:
         """Grant what is wanted and revoke what is doomed, until cancelled.
 
-        A lease that cannot be granted now is asked for again, for there may be keys under it that run out with it; one
-        that cannot be revoked runs out.
+        A lease that cannot be granted now is asked for again, for there may be keys under it that expire with it; one
+        that cannot be revoked expires.
         """
         try:
             while True:
@@ -144,7 +144,7 @@ class Leases:
         try:
             await self._etcd.lease(self._ttl, lease)
         except LeaseExists:
-            remaining_seconds = 0.0  # it may have been left to run out, and keys come under it now
+            remaining_seconds = 0.0  # it may have been left to expire, and keys come under it now
         except EtcdError:
             is_to_come = True
             raise

@@ -94,7 +94,7 @@ class Streams:
         return next(filter(None, flushes), None)
 
     def is_listed(self, desired: Desired, owner: OwnerRecord | None, refused: Container[bytes] = ()) -> bool:
-        """Return whether the mirror has listed the prefixes of all that a unit wants or has, but for refused ones."""
+        """Return whether the mirror has listed all prefixes that a unit wants or has, except for refused ones."""
         keys = [wanted.key for wanted in desired.wanted] + list(owner.keys if owner else ())
         return self._has_listed({prefix for key in keys if (prefix := self.find(key)) and prefix not in refused})
 
@@ -102,7 +102,7 @@ class Streams:
         """List an owner's keys under prefixes that no GrpcService has any more; they must be read singly.
 
         Those that its owner record names no longer (`nameless`) have been deleted, most likely, by whoever leads: no
-        watch reports another replica, which would wait for ever for their deregistration. So they are read once more.
+        watch reports another replica, which would wait forever for their deregistration. So they are read once more.
         """
         found = [key for key in nameless if key not in self._read_nameless]
         found += [key for key in owner.keys if key not in self._read] if owner else []

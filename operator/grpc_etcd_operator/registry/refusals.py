@@ -1,6 +1,6 @@
 """Finds out what of a refused transaction etcd refuses, and whether it still does.
 
-etcd checks rights and sizes of all operations before it looks at the conditions. So a transaction whose condition never
+etcd checks permissions and sizes of all operations before the conditions. So a transaction whose condition never
 holds shows what is refused, and changes nothing.
 
 Nor does it take any put under a lease as long as that has a key which the role may not write. Then a unit cannot even
@@ -33,7 +33,7 @@ BOUND = "etcd accepts no more keys under a lease with keys that the operator may
 
 
 def grant(prefix: bytes) -> str:
-    """Write the command that gives the operator's etcd role the right to a prefix."""
+    """Write the command that grants the operator's etcd role access to a prefix."""
     argument = quote_argument(prefix.decode(errors="replace"))
     return f"etcdctl role grant-permission ROLE --prefix=true readwrite {argument}"
 

@@ -14,7 +14,7 @@ from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.etcd.hub.core import OTHER_HISTORY, SHARED
 from grpc_etcd.etcd.model import Disconnected, WatchSnapshot, WatchUpdate
 
-# What etcd says of one prefix, and an admin has to mend.
+# What etcd says of one prefix, and an admin has to fix.
 REFUSALS = (errors.PermissionDenied, errors.InvalidRequest)
 
 

@@ -1,7 +1,7 @@
 """A source that is Kopf's handlers: each passes on what it is given and returns, nothing else.
 
 Only `on.event` is used: Kopf then writes nothing to the objects. Kopf ends when a watch fails for good (the CRD is
-gone, permission was taken away); the loop here starts it again, for ever, while all facts stay in memory. A Kopf that
+gone, permission was taken away); the loop here starts it again, forever, while all facts stay in memory. A Kopf that
 was started again lists everything again, as it does after a gap in the watch. Each namespace has a Kopf of its own:
 what is wrong with one of them ends no other's.
 
@@ -155,7 +155,7 @@ class KopfSource(Generic[T]):
             await asyncio.sleep(0 if is_asked else RESTARTS.after(failures, random.random()))  # noqa: S311  no secret
 
     async def _run_kopf(self, receiver: Receiver[T], version: str) -> bool:
-        """Run Kopf until one of its tasks ends, or the watch shall begin with a list; return whether it was that.
+        """Run Kopf until one of its tasks ends, or the watch must begin with a list; return whether it was that.
 
         Not `kopf.run_tasks`: at its end that cancels every task of the event loop, ours included.
         """
@@ -195,7 +195,7 @@ class KopfSource(Generic[T]):
     async def _wait_in_vain(self, began: float) -> None:
         """Return if Kopf, once started, asks for nothing; else never.
 
-        It looks only once what the API server serves. A CRD that was away just then, for whatever reason, would not be
+        It looks only once what the API server serves. A CRD that was missing just then, for any reason, would not be
         watched when it comes back.
         """
         await asyncio.sleep(FIRST_REQUEST_SECONDS)
@@ -209,7 +209,7 @@ class KopfSource(Generic[T]):
         note: Callable[[str | None, Mapping[str, Any]], None],
         middlewares: Sequence[aiohttp.ClientMiddlewareType],
     ) -> kopf.OperatorRegistry:
-        """Register the event handler and the log-in."""
+        """Register the event handler and the login."""
         registry, stream, connection = kopf.OperatorRegistry(), self._stream, self._connection
 
         async def take_event(event: kopf.RawEvent, **_: Any) -> None:
@@ -231,7 +231,7 @@ class Askers:
     """Knows the tasks that send requests, so that none is left when Kopf ends.
 
     Kopf asks what the API server serves in tasks that it does not end itself. Without an answer they would wait for
-    ever, for a log-in that nobody makes any more.
+    ever, for a login that nobody makes any more.
     """
 
     def __init__(self) -> None:

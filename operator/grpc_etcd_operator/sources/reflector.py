@@ -1,4 +1,4 @@
-"""A source that lists and watches Pods itself: all that there are, then each change, for ever, in protobuf.
+"""A source that lists and watches Pods itself: all that there are, then each change, forever, in protobuf.
 
 It lists in pages and watches from the list's version on. A watch that ends goes on where it was; where the API server
 has forgotten that version, or the watch was silent beyond its bookmarks, it begins with a list, and who is notified of
@@ -105,7 +105,7 @@ class Reflector:
                     is_bookmark = event.kind == "BOOKMARK"
                     (self._stream.note_version if is_bookmark else self._stream.note_event)(event.version)
                     if not self._version:
-                        return  # it shall begin with a list, and this may be of long ago
+                        return  # it must begin with a list, and this may be of long ago
                     if is_bookmark:
                         self._limit.reschedule(loop.time() + self._silence_seconds)
                     else:

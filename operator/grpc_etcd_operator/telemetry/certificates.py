@@ -1,4 +1,4 @@
-"""When the certificates in TLS files run out, for the metrics only.
+"""When the certificates in TLS files expire, for the metrics only.
 
 The standard library reports the dates of CA certificates alone, and `cryptography` weighs more than the rest of the
 operator; so the one date that is wanted is read from the certificate's DER encoding (X.690) by its place in the
@@ -23,7 +23,7 @@ _FOR_EVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # RFC 5280, 4.1.2.5:
 
 
 def expiries(*files: Path | None) -> Iterator[tuple[str, float]]:
-    """Return each file's name and when (Unix time) its first certificate runs out; what is unreadable is left out."""
+    """Return each file's name and when (Unix time) its first certificate expires; what is unreadable is left out."""
     for file in files:
         if file and (found := [*_expiries(_read(file))]):
             yield str(file), min(found).timestamp()

@@ -2,7 +2,7 @@
 
 Everybody in the cluster may connect, so whoever opens connections without end, and says nothing on them or reads
 nothing, must not use up this process's file descriptors: without them neither etcd nor the API server can be reached.
-Nor its time, of which the metrics of thousands of Pods take much: who asks for them again soon gets those of before.
+Nor its time, of which the metrics of thousands of Pods take much: who asks for them again soon gets the previous ones.
 """
 
 import asyncio

@@ -30,7 +30,7 @@ TLS_WORDS = (
     ("CERTIFICATE_REQUIRED", ("cert", "key")),
     ("bad certificate", ("cert", "key")),
     ("TSI_DATA_CORRUPTED", ("cert", "key")),
-    # The certificate is good, but for another host name. gRPC says both at once, in various versions.
+    # The certificate is valid, but not for this host name. gRPC says both at once, in various versions.
     ("Hostname Verification Check failed", ("endpoints", "server_name")),
     ("Peer name", ("endpoints", "server_name")),
     ("CERTIFICATE_VERIFY_FAILED", ("ca",)),

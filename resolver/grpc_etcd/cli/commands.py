@@ -217,7 +217,7 @@ def report_absence(connection: Connection, name: str | None, *, is_there: bool) 
 def follow(connection: Connection, name: str | None) -> Iterator[Snapshot]:
     """Return the snapshots of one service or of all; what holds them up is reported on standard error."""
     if name is not None:
-        # Missing rights and unreachable members are reported.
+        # Missing permissions and unreachable members are reported.
         report_absence(connection, name, is_there=bool(read_service(connection.etcd, connection.layouts, name)))
         yield from connection.registry.watch_services(name)
         return
@@ -255,7 +255,7 @@ def describe_state(endpoint: Endpoint) -> str:
 @output_option
 def owner(connection: Connection, record_key: str, output: str) -> None:
     """Show the Pod and the GrpcServices that own a key. Exits with 1 if no operator owns it."""
-    key = os.fsencode(record_key)  # what is no UTF-8 comes as surrogates
+    key = os.fsencode(record_key)  # what is not UTF-8 comes as surrogates
     owners = read_owners(connection.etcd)
     try:
         record = read_key(connection.etcd, connection.layouts, key)

@@ -265,7 +265,7 @@ def read_operators_file(path: str, name: str) -> dict[str, Any]:
 def _settings(config: str | None, registry: str | None, options: Mapping[str, Any]) -> ClientSettings:
     """Read the options, the environment, the operator's variables and its file; the first that names a setting wins.
 
-    A registry that is named is read from the file alone, but for the prefix, which the operator has one of.
+    A registry that is named is read from the file alone, except for the prefix, which the operator has one of.
     """
     if registry and not config:
         raise ValueError("--registry names a registry in the operator's settings file: set the file with --config")

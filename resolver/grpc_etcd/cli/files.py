@@ -18,7 +18,7 @@ TOO_DEEP = "it is nested too deeply, or an anchor contains itself"
 
 
 class UnreadableError(Exception):
-    """A file that cannot be read, or is no YAML; `file` names it."""
+    """A file that cannot be read, or is not YAML; `file` names it."""
 
     def __init__(self, file: str, problem: object) -> None:
         super().__init__(" ".join(str(problem).split()))

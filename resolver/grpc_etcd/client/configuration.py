@@ -27,7 +27,7 @@ def check_wishes(policy: object, routes: Iterable[object] | None, strict_removal
 
 
 def read_wait(timeout_seconds: object) -> float | None:
-    """Return how long to wait, None for ever; raise TypeError or ValueError for what is no time."""
+    """Return how long to wait, None forever; raise TypeError or ValueError for what is not a time."""
     if timeout_seconds is None:
         return None
     if isinstance(timeout_seconds, bool) or not isinstance(timeout_seconds, int | float):
@@ -38,7 +38,7 @@ def read_wait(timeout_seconds: object) -> float | None:
 
 
 def check_least(at_least: object) -> None:
-    """Raise TypeError for what is no number of endpoints."""
+    """Raise TypeError for what is not a number of endpoints."""
     if isinstance(at_least, bool) or not isinstance(at_least, int):
         raise TypeError(f"at_least: {at_least!r} is not a whole number of endpoints")
 

@@ -11,7 +11,7 @@ from grpc_etcd.settings import PREFIX, ClientSettings
 
 
 def choose_password(options: Mapping[str, Any]) -> Password:
-    """Return how the password is found out at each log-in."""
+    """Return how the password is found out at each login."""
     password = Path(file) if (file := options.get("password_file")) else options.get("password", "")
     if not isinstance(password, str | Path) and not callable(password):
         raise TypeError("password: it must be a string, a Path, or a callable that returns a string")

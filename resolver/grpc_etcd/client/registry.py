@@ -45,8 +45,8 @@ class RegistryOptions(TypedDict, total=False):
     * `layouts`: the layouts to read and to register in, the preferred one first: names or `Layout`s, one or several.
       Default: `jupiter`.
     * `name`: the name of this registry in targets; None, the default, is `default`, then `default-2`, ...
-    * `user`, and `password` or `password_file`: credentials for etcd. A password may be a text, a Path, or a function
-      that returns it; it is read again at each log-in.
+    * `user`, and `password` or `password_file`: credentials for etcd. A password may be a string, a Path, or a function
+      that returns it; it is read again at each login.
     * `tls`, or `ca`, `cert`, `key` (files) and `server_name`: enable TLS to etcd, see `Tls`.
     * `etcd_timeout_seconds`: the timeout of one etcd request (above 0; default 5).
     * `zone`, `region`, `cluster`: where this client runs, for policies that prefer near endpoints. `cluster` is the

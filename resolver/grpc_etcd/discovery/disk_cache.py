@@ -1,9 +1,9 @@
-"""Last good sets on disk, so that a client that starts while etcd is away still knows whom to call.
+"""Last good sets on disk, so that a client that starts while etcd is down still knows whom to call.
 
 One file per service: JSON with the records as they stand in etcd, so that a later version, or another layout, reads
 them again. Written whole beside the old file and renamed, readable by its owner only, at most once a second; read only
 where it is of the process's own user, since whoever writes it says whom the process calls. A file
-that cannot be read or written is logged and passed over: the cache is never the reason for a failed call.
+that cannot be read or written is logged and skipped: the cache is never the reason for a failed call.
 """
 
 import base64

@@ -59,7 +59,7 @@ class RangeLog:
         self.resumed = None
 
     def resume_at(self, position: Position) -> None:
-        """Record where etcd was when the range was watched again: what comes of before may be gone by then."""
+        """Record where etcd was when the range was watched again: what comes from before may be gone by then."""
         self.resumed = max(self.resumed or position, position)
 
     def advance(self, position: Position) -> None:

@@ -344,7 +344,7 @@ def _resolve(endpoints: Iterable[Endpoint], names: HostNames) -> tuple[list[Dial
             case host, port:
                 if names.is_pending(host):
                     pending.append(endpoint)
-                if sockets := names.sockets(host, port):  # also the last answer of a name server that is away now
+                if sockets := names.sockets(host, port):  # also the last answer of a DNS server that is down now
                     dialables.append(Dialable(endpoint, sockets))
                 elif fault := names.fault(host):
                     unusable[endpoint.address] = fault

@@ -14,7 +14,7 @@ The first row that fits counts:
     the host names of the others are being looked up    PENDING
     no endpoint has an address that can be dialled      UNUSABLE
     some keys may not be read                           DENIED
-    all is well                                         NONE, without a text
+    all is well                                         NONE, no message
 """
 
 import difflib

@@ -78,7 +78,7 @@ SYNCED = Range(SYNCED_PREFIX, is_shared=True)
 
 @dataclass(frozen=True, slots=True)
 class ResolverState:
-    """A service as its channels shall see it. `snapshot` of None is unknown; without endpoints it is empty.
+    """A service as its channels should see it. `snapshot` of None is unknown; without endpoints it is empty.
 
     `refused` says of each range that may not be read why; `is_denied` means that no provider keys may be read, so that
     nothing will be known. `reason` says why endpoints are kept that etcd does not hold. `is_partial` means that one of

@@ -24,7 +24,7 @@ OVER = -math.inf
 # With its defaults etcd has elected a leader again after 1 to 2 s, and meanwhile answers nobody.
 PATIENCE_SECONDS = 3.0
 CACHE_SECONDS = 1.0  # arbitrary: an etcd that is in reach has answered by then
-NAMES_SECONDS = 1.0  # arbitrary: as for the cache; a user may have no right to them
+NAMES_SECONDS = 1.0  # arbitrary: as for the cache; a user may have no permission to read them
 # Before gRPC itself gives up, after 15 s, and says that there is no such resource.
 SILENCE_SECONDS = 14.0
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 PAGE_BYTES = 7 << 17
 FIRST_PAGE_KEYS = 1_000
 MOST_PAGE_KEYS = 10_000
-# By how much pages become smaller each time that one has not come in time, and how often. An etcd that was away for all
+# By how much pages become smaller each time that one has not come in time, and how often. An etcd that was down for all
 # looks alike, so the smallest must not make a listing much slower: 62 keys at first, then 56 KiB. Arbitrary.
 SMALLER_PAGE = 4
 MOST_SHRINKING = 2

@@ -37,7 +37,7 @@ class BaseEtcd(Generic[ConnectionT, ListWatchT, WatchHubT, KeepAliveT]):
     def list_watch(
         self, *prefixes: bytes, start_revision: int = 0, progress_seconds: float = PROGRESS_SECONDS
     ) -> ListWatchT:
-        """List some prefixes and follow them for ever, over one stream.
+        """List some prefixes and follow them forever, over one stream.
 
         With a `start_revision` there is no listing first: all that happened from that revision on is delivered, for
         those who have listed up to it themselves. If etcd no longer has it, Disconnected says so and a listing follows.
@@ -64,7 +64,7 @@ class BaseEtcd(Generic[ConnectionT, ListWatchT, WatchHubT, KeepAliveT]):
         return self._keep(self._kinds[2](self._connection, on_lost, streams))
 
     def _keep(self, stream: StreamT) -> StreamT:
-        """Remember a stream, to end it with the client; one that came later would wait for ever."""
+        """Remember a stream, to end it with the client; one that came later would wait forever."""
         with self._open_lock:
             if self._connection.closed:
                 raise Closed("the client has been closed")

@@ -1,6 +1,6 @@
 """The token of a user, shared by all calls of one client.
 
-The password is read again at each log-in, so that a rotated one is picked up.
+The password is read again at each login, so that a rotated one is picked up.
 """
 
 from collections.abc import Callable

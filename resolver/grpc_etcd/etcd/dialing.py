@@ -73,7 +73,7 @@ class RecheckSchedule:
         return now - self._looked >= (SUSPICIOUS_SECONDS if self._suspicious else LOOK_SECONDS)
 
     def suspect(self) -> None:
-        """Record that a call failed for want of a connection."""
+        """Record that a call failed for lack of a connection."""
         self._suspicious = True
 
     def looked(self, now: float) -> None:

@@ -235,7 +235,7 @@ WORDS: tuple[tuple[str, type[EtcdError]], ...] = (
     ("Stream removed", Unavailable),  # gRPC's own, of code UNKNOWN: the connection broke under the call
 )
 
-# gRPC's own words for a call that found no connection, for want of an address, of somebody who accepts, or of trust: no
+# gRPC's own words for a call that found no connection, for lack of an address, of somebody who accepts, or of trust: no
 # part of it has left this process. Those of grpcio 1.51 to 1.85.
 UNSENT_WORDS = (
     "connections to all backends failing",
@@ -327,6 +327,6 @@ def is_unsent(error: EtcdError) -> bool:
     return isinstance(error, Unavailable) and any(words in error.details for words in UNSENT_WORDS)
 
 
-# After these the token is not to be trusted: an etcd that has lost its data does not refuse a token of before, it waits
-# until it has as many entries as the token says, which may be for ever (etcd 3.6, simple tokens carry an index).
+# After these the token is not to be trusted: an etcd that has lost its data does not refuse an old token, it waits
+# until it has as many entries as the token says, which may be forever (etcd 3.6, simple tokens carry an index).
 TOKEN_DOUBTS = (TokenRefused, DeadlineExceeded)

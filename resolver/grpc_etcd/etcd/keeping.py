@@ -85,7 +85,7 @@ class BaseKeepAlive(Generic[StreamT]):
         self._of(lease_id).add(lease_id, ttl_seconds, remaining_seconds)
 
     def remove(self, lease_id: LeaseId) -> None:
-        """Renew a lease no longer; it runs out by itself."""
+        """Renew a lease no longer; it expires by itself."""
         self._of(lease_id).remove(lease_id)
 
     def renewed_at(self, lease_id: LeaseId) -> float:

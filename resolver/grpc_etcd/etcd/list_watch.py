@@ -10,7 +10,7 @@ Rule 4: `canceled` ends the stream: compacted lists again, a refused token logs 
         reported and tried again slowly.
 Rule 5: a stream that has been silent for long is asked for progress if there is any, so that a quiet prefix does not
         fall behind the compaction. One that answers neither this nor its opening is stuck and opened again.
-Rule 6: whatever fails is reported once as Disconnected, and the loop goes on for ever.
+Rule 6: whatever fails is reported once as Disconnected, and the loop goes on forever.
 
 Order: events of one prefix come in the order of their revisions; those of two prefixes may overtake one another.
 """
@@ -26,7 +26,7 @@ from grpc_etcd.etcd.faults import Faults
 from grpc_etcd.etcd.messages import message
 from grpc_etcd.etcd.model import Disconnected, Progress, Record, Revision, WatchEvents, WatchSnapshot, WatchUpdate
 
-# Waits in seconds, doubled from the first to the last. Refusals (permission, password) are mended by people.
+# Waits in seconds, doubled from the first to the last. Refusals (permission, password) are fixed by people.
 UNREACHED_SECONDS = (0.1, 3.0)
 REFUSED_SECONDS = (1.0, 30.0)
 WATCH_PATH = "/etcdserverpb.Watch/Watch"
@@ -98,7 +98,7 @@ class ListWatchLoop:
         self.state = model.State(connected=False, stale_since=clock())
 
     def commands(self) -> Commands:
-        """Run for ever; the driver throws EtcdErrors in where a command failed."""
+        """Run forever; the driver throws EtcdErrors in where a command failed."""
         while True:
             try:
                 yield from self._session()
@@ -259,8 +259,8 @@ def pause_seconds(error: EtcdError, failures: int) -> float:
 class Failures:
     """Counts what has failed in a row, each kind for itself, and says how long to wait.
 
-    For how long etcd was away says nothing of how often it has refused: an etcd that was restarted refuses each token
-    once, and whoever has tried in vain for a while would otherwise wait as for a right that people have to grant.
+    For how long etcd was down says nothing of how often it has refused: an etcd that was restarted refuses each token
+    once, and whoever has tried in vain for a while would otherwise wait as for a permission that people have to grant.
     """
 
     def __init__(self) -> None:

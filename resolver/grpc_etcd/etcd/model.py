@@ -125,7 +125,7 @@ class Progress(NamedTuple):
 
 
 class Disconnected(NamedTuple):
-    """News: not synced since that time (Unix seconds), and why. The list-watch goes on trying by itself, for ever."""
+    """News: not synced since that time (Unix seconds), and why. The list-watch goes on trying by itself, forever."""
 
     error: EtcdError
     since: float

@@ -15,7 +15,7 @@ from grpc_etcd.etcd.model import LeaseId
 
 RENEWALS_PER_TTL = 3
 # A longer silence means that the member is stuck: the stream is opened again, perhaps to another member. Leases with a
-# short period are given up on after that, so that another member can still renew them before they run out.
+# short period are given up on after that, so that another member can still renew them before they expire.
 ANSWER_SECONDS = 10.0
 # Who has waited in vain waits longer the next time, until an answer comes as soon as usual: an etcd that is slow would
 # else never be received. It leaves a third of the shortest time to live for what comes after.
@@ -156,7 +156,7 @@ class Renewals:
         """Record that etcd has refused a renewal, which ends the stream; return whether it is known which.
 
         etcd does that to a lease with a key that the user may not write (any more). Answers come in order, so it is the
-        first that is due. That lease is asked for again later, and the others do not run out with it.
+        first that is due. That lease is asked for again later, and the others do not expire with it.
         """
         if not self._asked:
             return False

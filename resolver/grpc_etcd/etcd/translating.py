@@ -11,8 +11,8 @@ def translate(error: grpc.RpcError) -> EtcdError:
     """Return the EtcdError for the end of a call or stream, and let go of where it was raised.
 
     Both the sync and the aio kind know code() and details(). grpcio raises the call itself, whose traceback leads back
-    to it: the garbage collector alone would find it. In a forked child that waits for ever, for a lock which a thread
-    of the parent's held when it was copied. And whoever keeps the error would keep the channel, which dials for ever,
+    to it: the garbage collector alone would find it. In a forked child that waits forever, for a lock which a thread
+    of the parent's held when it was copied. And whoever keeps the error would keep the channel, which dials forever,
     with files that may be no good any more.
     """
     error.__traceback__ = None

@@ -22,7 +22,7 @@ class Facts:
     sought: tuple[str, ...]  # where it was looked for: layouts and prefixes
     entries: tuple[Entry, ...]
     elsewhere: Mapping[str, int] = field(default_factory=dict)  # options that would have found it -> records there
-    similar: tuple[str, ...] = ()  # services whose name differs in case, white space or punctuation
+    similar: tuple[str, ...] = ()  # services whose name differs in case, whitespace or punctuation
     near: tuple[str, ...] = ()  # services of which the name may be a misspelling
     unreachable: Mapping[str, str] = field(default_factory=dict)  # address -> why nothing answered there
     has_owners: bool | None = False  # None: may not be read
@@ -88,7 +88,7 @@ def is_too_old(version: str) -> bool:
 
 
 def read_version(version: str) -> tuple[int, ...]:
-    """Return major, minor and patch; empty where it is no version."""
+    """Return major, minor and patch; empty where it is not a version."""
     numbers = tuple(int(part) for part in version.partition("-")[0].split(".") if part.isdecimal())
     return numbers if len(numbers) >= 3 else ()  # noqa: PLR2004 - major, minor, patch
 

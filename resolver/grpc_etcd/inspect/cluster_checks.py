@@ -1,4 +1,4 @@
-"""What is wrong with the cluster as a whole: the CRD, the caller's rights, clocks. Pure."""
+"""What is wrong with the cluster as a whole: the CRD, the caller's permissions, clocks. Pure."""
 
 import shlex
 from collections.abc import Iterator, Sequence

@@ -30,7 +30,7 @@ class Code(StrEnum):
     summary: str
 
     def __new__(cls, value: str, severity: Severity, summary: str) -> Self:
-        """Make one: a text that equals its value."""
+        """Make one: a string that equals its value."""
         made = str.__new__(cls, value)
         made._value_, made.severity, made.summary = value, severity, summary
         return made

@@ -61,7 +61,7 @@ def _remedy(code: Code, service: ServiceFacts, condition: Condition) -> str:
 
 
 def find_grants(message: str) -> str:
-    """Return the commands for etcd that a message names; `ROLE` in them is whoever lacks the right."""
+    """Return the commands for etcd that a message names; `ROLE` in them is whoever lacks the permission."""
     return "; ".join(dict.fromkeys(each.rstrip(".,") for each in GRANT.findall(message)))
 
 

@@ -158,7 +158,7 @@ def _names(etcd: Etcd, layouts: Sequence[Layout]) -> set[str]:
 
 
 def fold(name: str) -> str:
-    """Reduce a name to what people mix up: case, white space, dashes, underscores, dots."""
+    """Reduce a name to what people mix up: case, whitespace, dashes, underscores, dots."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 

@@ -28,7 +28,7 @@ class WriteDenied(PermissionDenied):
 
 
 def grant(right: str, *prefixes: bytes) -> str:
-    """Write the commands that give a role a right."""
+    """Write the commands that grant a role a permission."""
     arguments = (quote_argument(escape_bytes(each)) for each in prefixes)
     commands = (f"etcdctl role grant-permission ROLE --prefix=true {right} {each}" for each in arguments)
     return f"Grant it to a role of the user: {'; '.join(commands)}"

@@ -70,7 +70,7 @@ def _without_exponent(text: str) -> str:
 
 
 def to_bytes(text: str) -> bytes:
-    """Finish composed JSON text: Go's escapes, then UTF-8; what is no Unicode becomes an escaped U+FFFD, as in Go."""
+    """Finish composed JSON text: Go's escapes, then UTF-8; what is not Unicode becomes an escaped U+FFFD, as in Go."""
     for character, escape in _ESCAPES.items():  # a call per character took a second for a megabyte of them
         text = text.replace(character, escape)
     try:
@@ -91,7 +91,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse(value: bytes) -> Any:
-    """Read JSON; a byte that is no UTF-8 and half a surrogate pair become U+FFFD, as in Go."""
+    """Read JSON; a byte that is not UTF-8 and half a surrogate pair become U+FFFD, as in Go."""
     try:
         return _parse_text(value.decode())
     except UnicodeDecodeError:

@@ -86,6 +86,6 @@ def _read(service: str, version: str, node: dict[str, Any]) -> Endpoint | Reject
 
 
 def _text(struct: dict[str, Any], field: str) -> str:
-    """Read a string; what is none is empty, for these readers pass over the errors of json.Unmarshal."""
+    """Read a string; what is none is empty, for these readers skip the errors of json.Unmarshal."""
     item = struct.get(field)
     return item if isinstance(item, str) else ""

@@ -96,7 +96,7 @@ class Jupiter:
             return Rejected(f"the value is not Jupiter's: {error}")
 
     def settled(self, service: str, cluster: str) -> KeyValue:
-        """Return a key that readers ignore but for publishing their full set."""
+        """Return a key that readers ignore except for publishing their full set."""
         return KeyValue(self.prefix(service) + f"settled/{cluster}".encode(errors="replace"), SETTLED_VALUE)
 
 

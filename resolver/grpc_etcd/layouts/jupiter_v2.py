@@ -73,7 +73,7 @@ class JupiterV2:
             return Rejected(f"the value is not Jupiter's: {error}")
 
     def settled(self, service: str, cluster: str) -> KeyValue:  # noqa: ARG002
-        """Return a key that readers ignore, as it ends with no address, but for publishing their full set."""
+        """Return a key that readers ignore, as it ends with no address, except for publishing their full set."""
         return KeyValue(self.prefix(service) + SETTLED_TAIL, SETTLED_VALUE)
 
     @staticmethod

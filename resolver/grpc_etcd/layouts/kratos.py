@@ -3,7 +3,7 @@
 Key `{namespace}/{name}/{id}`, value `{"id","name","version","metadata","endpoints"}` (registry/registry.go), URLs as
 endpoints. `metadata.weight` is the weight, an integer as text, 100 where it is missing; `version` is repeated from the
 metadata. Readers watch keys, then get all of `{namespace}/{name}` (without a slash, so siblings' too) and filter by
-name. One value there that is no JSON makes each get fail: nothing foreign may be written under this prefix, hence no
+name. One value there that is not JSON makes each get fail: nothing foreign may be written under this prefix, hence no
 flush key. They tolerate transactions of any size. IPv6 is carried in brackets.
 """
 
@@ -67,7 +67,7 @@ class Kratos:
         return _read(service, identity, {"version": version} | metadata if version else metadata, urls)
 
     def settled(self, service: str, cluster: str) -> KeyValue | None:  # noqa: ARG002
-        """Return none: these readers lose nothing, and a value that is no JSON stops them."""
+        """Return none: these readers lose nothing, and a value that is not JSON stops them."""
         return None
 
 

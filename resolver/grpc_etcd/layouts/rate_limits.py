@@ -146,7 +146,7 @@ class RateLimitedQueue(Generic[S, T]):
             if not self._allows(change, used, now):
                 continue
             if batch and change.operations > operations:
-                # Else small deregistrations that come on and on would keep it waiting for ever, and all that are behind
+                # Else small deregistrations that come on and on would keep it waiting forever, and all that are behind
                 # it.
                 self._passed_over = change.of
                 break

@@ -6,7 +6,7 @@ Rule 1: a transaction that changes something is one revision, which all its chan
         none. Reads within it see the changes before them.
 Rule 2: it is refused as a whole: for a lease that is not there, for a key that is put twice or put and deleted, and,
         while the space is used up, for any put in either branch.
-Rule 3: a lease that runs out or is revoked takes all its keys along in one revision.
+Rule 3: a lease that expires or is revoked takes all its keys along in one revision.
 Rule 4: reads and events at or before the compacted revision are refused; the newest record of a key always stays.
 
 Whoever owns it passes the time in (seconds, on any clock) and calls `expire`.
@@ -45,7 +45,7 @@ class Page(NamedTuple):
 
 @dataclass(slots=True)
 class Lease:
-    """A lease: the time to live that it was granted, when it runs out, and the keys that go with it."""
+    """A lease: the time to live that it was granted, when it expires, and the keys that go with it."""
 
     ttl_seconds: int
     ends_at: float
@@ -254,7 +254,7 @@ class Keyspace:
         del self.leases[lease_id]
 
     def expire(self, now: float) -> list[int]:
-        """Revoke the leases that have run out; return their ids."""
+        """Revoke the leases that have expired; return their ids."""
         ended = [lease_id for lease_id, lease in self.leases.items() if lease.ends_at <= now]
         for lease_id in ended:
             self.revoke(lease_id)

@@ -277,7 +277,7 @@ class MemoryWatch:
 
 
 class MemoryKeepAlive:
-    """Has nothing to do: leases in memory do not run out."""
+    """Has nothing to do: leases in memory do not expire."""
 
     def add(self, lease: LeaseId, ttl_seconds: int, remaining_seconds: float = 0) -> None:
         """Keep a lease alive."""

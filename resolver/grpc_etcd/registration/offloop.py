@@ -18,7 +18,7 @@ async def in_own_thread(work: Callable[[], ResultT], *, daemon: bool = False) ->
     """Await what a function gives or raises; cancelled, it leaves the function to end by itself.
 
     The end of the program waits for it, as for a thread of the executor: what is being deregistered is deregistered. It
-    does not for a `daemon`, which may wait for ever.
+    does not for a `daemon`, which may wait forever.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[ResultT] = loop.create_future()

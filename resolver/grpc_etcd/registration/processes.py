@@ -22,7 +22,7 @@ def process_key(key: bytes, lease: int) -> bytes:
 
 
 def registered_key(key: bytes) -> bytes | None:
-    """Return the key that a process key is about; None for what is no process key."""
+    """Return the key that a process key is about; None for what is not a process key."""
     if not key.startswith(_ROOT):
         return None
     registered, separator, _ = key[len(_ROOT) :].rpartition(b"/")

@@ -6,7 +6,7 @@ Rule 3: deregistrations go first, and never by revoking a lease that still has k
 Rule 4: each write keeps to the client limits of its group; a burst is followed by its flush keys.
 Rule 5: what other processes register too is handed over and not deleted (`claims`). A key is deleted only where no
         process key but our own is there: whoever has not learned of another one yet is refused, and reads it then.
-Rule 6: an answer to a write or a read is newer than news of the watch from before its revision, which are passed over.
+Rule 6: an answer to a write or a read is newer than news of the watch from before its revision, which are skipped.
         What became of a write that was not answered, and what a listing from before an answer says, is read again.
 Rule 7: a key is gone only once an answer from after the last write to it says so. One that comes under a lease of
         ours and that nobody wants is deregistered, whatever put it there.
@@ -39,7 +39,7 @@ from grpc_etcd.registration.steps import Flush, Grant, Idle, Leased, Read, Step,
 # etcd takes 128 operations in a transaction (--max-txn-ops); each key has up to two here, and two reads if refused.
 KEYS_PER_TRANSACTION = 32
 
-# Arbitrary: soon enough not to be noticed after a blip, seldom enough for a fleet and an etcd that is away.
+# Arbitrary: soon enough not to be noticed after a blip, seldom enough for a fleet and an etcd that is down.
 FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 5.0
 
@@ -149,7 +149,7 @@ class RegistrationReconciler:
     def listed(self, keys: frozenset[bytes], records: Mapping[bytes, Held], revision: int) -> None:
         """Record all that etcd held under `keys` at a revision; what was believed before is void.
 
-        But for what an answer has said of a later one. A listing may be late, or of an etcd that was restored and
+        Except for what an answer has said of a later one. A listing may be late, or of an etcd that was restored and
         counts from before; so such keys are read.
         """
         self._answered = {key: at for key, at in self._answered.items() if at > revision}

@@ -407,7 +407,7 @@ async def deregister_all_async(
 
 
 def check_endpoint(endpoint: object) -> None:
-    """Refuse what is no endpoint, with a word on what is."""
+    """Refuse what is not an endpoint, with a word on what is."""
     if not isinstance(endpoint, Endpoint):
         name = endpoint if isinstance(endpoint, str) else "greeter"
         raise TypeError(
@@ -417,7 +417,7 @@ def check_endpoint(endpoint: object) -> None:
 
 
 def check_changes(changes: Mapping[str, Any]) -> None:
-    """Refuse changes of what is no field, or of what makes the key."""
+    """Refuse changes of what is not a field, or of what makes the key."""
     allowed = [each.name for each in fields(Endpoint) if each.name not in IDENTITY]
     if fixed := [name for name in changes if name in IDENTITY]:
         raise TypeError(f"update cannot change {fixed[0]}: unregister it and register another endpoint")

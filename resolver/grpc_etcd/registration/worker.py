@@ -2,7 +2,7 @@
 
 All state is behind one lock, which is never held during a call to etcd. News of the watch is applied between steps
 only, so that what a write did and what the watch then says of it come in this order. A step that fails is decided again
-after a pause, for ever, whatever it failed of: a registration that gives up is the fault that this package exists to
+after a pause, forever, whatever it failed of: a registration that gives up is the fault that this package exists to
 end.
 """
 
@@ -255,7 +255,7 @@ class Worker:
                 self._close_left()
             except EtcdError as error:
                 self._failed(error, step)
-            except Exception as error:  # noqa: BLE001  whatever it is: registrations that nobody keeps run out
+            except Exception as error:  # noqa: BLE001  whatever it is: registrations that nobody keeps expire
                 _LOG.exception("Unexpected error while registering, retrying", extra={"event": "unexpected_error"})
                 self._failed(EtcdError(f"unexpected: {error!r}"), step)
             finally:
@@ -541,7 +541,7 @@ def make_reads(keys: Iterable[bytes], prefixes: Iterable[bytes]) -> list[Op]:
 
 
 def touches_process_keys(step: Step | None) -> bool:
-    """Return whether a step needs the right to process keys."""
+    """Return whether a step needs access to process keys."""
     if isinstance(step, Read):
         return bool(step.prefixes)
     return isinstance(step, Write) and bool(step.announced or step.retracted or step.alone)

@@ -47,8 +47,8 @@ class ServiceDescription:
 class Endpoint:
     """One dialable address of one service: `Endpoint(name="greeter", address="10.0.0.1:50051")`.
 
-    `name` has no '/', white space or control characters. `address` is `host:port`, with an IPv6 host in brackets; it
-    may be empty only where `bind` sets it. `weight` (a finite number from 0 on) is relative to those of the other
+    `name` has no '/', whitespace or control characters. `address` is `host:port`, with an IPv6 host in brackets; it
+    may be empty only where `bind` sets it. `weight` (a finite number of at least 0) is relative to those of the other
     endpoints; 0 means no new calls. With `enable=False` the endpoint is drained: it is listed, but not called. The same
     applies to `healthy=False`, the result of the endpoint's own health check. `instance` is an identity that stays the
     same when the lease changes and is unique among the endpoints of a service (such as a Pod's UID and port), for

@@ -19,12 +19,12 @@ def escape(text: str) -> str:
 
 
 def escape_bytes(text: bytes) -> str:
-    """Return a key or a value as text for people; bytes that are no UTF-8 become escapes too."""
+    """Return a key or a value as text for people; bytes that are not UTF-8 become escapes too."""
     return escape(text.decode(errors="backslashreplace"))
 
 
 def escape_lines(text: str) -> str:
-    """Return the text with everything unprintable as an escape, but for the line breaks between its lines."""
+    """Return the text with everything unprintable as an escape, except for the line breaks between its lines."""
     return text if text.isprintable() else "\n".join(map(escape, text.split("\n")))
 
 

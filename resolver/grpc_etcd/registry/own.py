@@ -82,7 +82,7 @@ class ClockReading(NamedTuple):
 
     @classmethod
     def from_json(cls, value: bytes) -> "ClockReading | Rejected":
-        """Read a reading; fields that a later version may add are passed over."""
+        """Read a reading; fields that a later version may add are skipped."""
         try:
             parsed: Any = json.loads(value)
             time = datetime.fromisoformat(_text(parsed["time"])).timestamp()
@@ -138,7 +138,7 @@ class OwnerRecord:
 
     @classmethod
     def from_json(cls, value: bytes) -> "OwnerRecord | Rejected":
-        """Read a record; fields that a later version may add are passed over."""
+        """Read a record; fields that a later version may add are skipped."""
         try:
             parsed: Any = json.loads(value)
             return cls(
@@ -157,7 +157,7 @@ class OwnerRecord:
 
 
 def _write_key(key: bytes) -> str:
-    """Write a key; somebody else may have put one under a lease of ours that is no UTF-8."""
+    """Write a key; somebody else may have put one under a lease of ours that is not UTF-8."""
     return key.decode(errors="surrogateescape")
 
 

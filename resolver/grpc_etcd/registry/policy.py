@@ -327,7 +327,7 @@ def _check_header(raw: object) -> str:
     return "" if raw == "" else _read_header(raw.lower() if isinstance(raw, str) else raw)
 
 
-# By JSON name. Bounds without a source are there to catch slips of the unit.
+# By JSON name. Bounds without a source are there to catch mistakes in the unit.
 _FIELDS: Mapping[type, Mapping[str, _Field]] = {
     LoadBalancing: {
         "type": _one_of("type", Balancing),

@@ -107,7 +107,7 @@ class SnapshotBuilder:
         return (self._read[self._claims[address][0].key][1] for address in self._addresses)
 
     def read(self, key: bytes, value: bytes) -> Endpoint | Rejected | None:
-        """Read a record without taking it; None: it is no endpoint that is wanted."""
+        """Read a record without taking it; None: it is not an endpoint that is wanted."""
         decoded = self._decode(key, value)
         return decoded if decoded is None or isinstance(decoded, Rejected) else decoded[1]
 

@@ -16,8 +16,8 @@ Rule 7: an answer of listeners or clusters waits until the client has accepted o
         what it wants by now: where it had given up a resource that the first answer holds, and wants it again
         meanwhile, it would take it from the first, and for deleted by a second that has it not.
 Rule 8: where `spares_earlier`, a client that comes back with what it was sent on an earlier stream keeps that until as
-        much is known here: a server that was started again while etcd is away knows less than its clients do. What
-        is unknown for a reason that is not everybody's, as without the right to read it or with one of several
+        much is known here: a server that was started again while etcd is down knows less than its clients do. What
+        is unknown for a reason that is not everybody's, as without permission to read it or with one of several
         registries away, keeps nothing else back.
 """
 
@@ -271,5 +271,5 @@ def _refusals(request: DiscoveryRequest, blamed: Iterable[ResourceName]) -> Iter
 
 
 def _mentions(text: str, name: str) -> bool:
-    """Return whether a text names a resource, and not one whose name only begins the same."""
+    """Return whether a string names a resource, and not one whose name only begins the same."""
     return name in text and re.search(rf"(?<![\w/.~-]){re.escape(name)}(?![\w/.~%-])", text) is not None

@@ -11,7 +11,7 @@ from grpc_etcd.xds.names import AUTHORITY
 
 
 class BootstrapError(ValueError):
-    """The application's own bootstrap is no JSON object, so nothing can be added to it."""
+    """The application's own bootstrap is not a JSON object, so nothing can be added to it."""
 
 
 def merge_bootstrap(existing: str | None, server_uri: str, node_id: str) -> str:

@@ -19,7 +19,7 @@ class DaemonExecutor(Executor):
     """Runs each call in a daemon thread of its own: streams are few and long.
 
     Where the process may start no further thread, a call runs at once in the caller's. That is gRPC's own, which an
-    exception would end, so that nobody was served any more; our handlers return at once, or fail for want of a thread.
+    exception would end, so that nobody was served any more; our handlers return at once, or fail for lack of a thread.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,6 +1,6 @@
 """Host names instead of IP addresses: xDS takes none, so they are resolved here, and again every while.
 
-An answer is kept until a newer one comes: a name server that is away takes no endpoint away. Looking a name up blocks
+An answer is kept until a newer one comes: a DNS server that is down takes no endpoint away. Looking a name up blocks
 for as long as its name server is silent, so each has a thread for that while, and names do not wait for each other. One
 that is not answered by its deadline counts as not found; its thread goes on, and its answer is taken when it comes.
 """

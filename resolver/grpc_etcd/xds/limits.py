@@ -54,7 +54,7 @@ _count = _Count()
 def check_descriptors(expected: int) -> None:
     """Raise OSError if so many descriptors are more than the process may open, or it is close to that already.
 
-    gRPC reports none of this: a connection that cannot be made is tried again for ever, and the call hangs.
+    gRPC reports none of this: a connection that cannot be made is tried again forever, and the call hangs.
     """
     if sys.platform == "win32":  # which has no such limit
         return

@@ -269,7 +269,7 @@ def _sub_zone(endpoint: Endpoint, grouping: _Grouping) -> str:
 
 
 def _text(text: str) -> str:
-    """Write what is no Unicode (a lone half of a pair, which JSON can hold) visibly: protobuf takes none.
+    """Write what is not Unicode (a lone half of a pair, which JSON can hold) visibly: protobuf takes none.
 
     What is too long is named by its beginning and its hash, since it only distinguishes localities: gRPC drops a
     message of more than 4 MB, and with it the news of all services that share the stream.

@@ -19,7 +19,7 @@ DEFAULT_REGISTRY = "default"
 _SAFE = "-._~!$&'()*+,;=:@"  # what gRPC leaves unescaped in a path (RFC 3986 pchar)
 _PREFIX = "type.googleapis.com/"
 _SHARED = "shared"
-_IN_WORDS = ": "  # no other name holds white space
+_IN_WORDS = ": "  # no other name holds whitespace
 _TURN = re.compile("[1-9][0-9]{0,17}")
 _LONGEST_REASON = 500  # characters; arbitrary: several sentences
 

@@ -120,7 +120,7 @@ class ResourceCache:
     def publish(
         self, owner: ServiceName, resources: ServiceResources, *, instead_of: ServiceResources | None = None
     ) -> None:
-        """Put up what a service's channels shall be sent from now on; `instead_of` this alone, if it is given."""
+        """Put up what a service's channels are to be sent from now on; `instead_of` this alone, if it is given."""
         resources = replace(resources, in_words=self._in_words)
         host, size, fault = _write_host(owner, resources)
         with self._lock:
@@ -282,7 +282,7 @@ class _Host(NamedTuple):
 
 
 def _write_host(owner: ServiceName, found: ServiceResources) -> _Host:
-    """Write a service's part of a shared listener, without its wishes if need be; a text says why that was."""
+    """Write a service's part of a shared listener, without its wishes if need be; a string says why that was."""
     name = ResourceName(owner)
     try:
         host = _Host(found.virtual_host(name, owner.service), _clusters_bytes(found, name))

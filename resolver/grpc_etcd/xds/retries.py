@@ -18,7 +18,7 @@ MethodRetries = tuple[tuple[str, Retry | None], ...]
 
 
 def write_retries(retries: MethodRetries) -> str:
-    """Write retries as one segment of a resource's name: equal ones give equal texts.
+    """Write retries as one segment of a resource's name: equal ones give equal strings.
 
     ValueError says that they are too many.
     """

@@ -11,7 +11,7 @@ The time is the caller's: any clock that never goes back, in seconds.
 from collections import deque
 
 _KEPT_SECONDS = 900.0  # gRPC's own, of a locality that is in no set any more
-_MOST_KEPT = 20_000  # arbitrary: endpoints in all rings that are kept when they change for ever, some 160 MB
+_MOST_KEPT = 20_000  # arbitrary: endpoints in all rings that are kept when they change forever, some 160 MB
 _LEAST = 5  # what an empty ring takes, in endpoints
 _LONGEST_PAUSE_SECONDS = 5.0  # arbitrary: an endpoint that has gone is in the ring no longer than this
 

@@ -23,7 +23,7 @@ from grpc_etcd.xds.retries import apply_retries, read_retries
 
 @dataclass(frozen=True, slots=True)
 class MethodRoute:
-    """Where the calls of `method` go: groups and single addresses, by weight (whole numbers from 0 on).
+    """Where the calls of `method` go: groups and single addresses, by weight (whole numbers, at least 0).
 
     `method` is `/package.Service/Method`, or a prefix if it ends in `/` or `*`; if empty, the route applies to all
     methods.
@@ -70,7 +70,7 @@ class Gap(enum.Enum):
     """Why nothing is known of a service."""
 
     OUTAGE = enum.auto()  # etcd has not answered, and may soon
-    OWN = enum.auto()  # not everybody's, and may last: a denied right, or one of several registries away
+    OWN = enum.auto()  # not everybody's, and may last: a denied permission, or one of several registries down
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +306,7 @@ def _shares(route: MethodRoute, callables: Sequence[Dialable]) -> _Shares:
 
 
 def _can_be_named(selected: str) -> bool:
-    """Return whether a resource's name can hold it: JSON can hold lone halves of pairs, which are no Unicode."""
+    """Return whether a resource's name can hold it: JSON can hold lone halves of pairs, which are not Unicode."""
     return len(selected) <= _LONGEST_SELECTED and not any("\ud800" <= character <= "\udfff" for character in selected)
 
 

@@ -15,7 +15,7 @@ _MOST_FIELDS = 250_000
 
 
 class MalformedMessageError(ValueError):
-    """Bytes that are no protobuf message."""
+    """Bytes that are not a protobuf message."""
 
 
 def varint(number: int) -> bytes:

@@ -25,8 +25,8 @@ from grpc_etcd.etcd.ops import Op
 class Etcd(BaseEtcd[Connection, ListWatch, WatchHub, KeepAlive]):
     """A client of one etcd cluster, for asyncio. It connects at the first call and belongs to one event loop.
 
-    Each call has `timeout_seconds` to finish and fails with an EtcdError; nothing is tried again but a log-in whose
-    token has run out. Only list_watch() and keep_alive() go on through failures.
+    Each call has `timeout_seconds` to finish and fails with an EtcdError; nothing is tried again but a login whose
+    token has expired. Only list_watch() and keep_alive() go on through failures.
     """
 
     _kinds = ListWatch, WatchHub, KeepAlive

@@ -123,7 +123,7 @@ class Connection(BaseConnection[MemberConnection]):
                 tried.append(member)
                 following = self._note_failure(member, lines[member], error, tried)
                 if following is None or time.monotonic() >= end:
-                    lines = ()  # whoever keeps the error keeps no channel by it, which would dial for ever
+                    lines = ()  # whoever keeps the error keeps no channel by it, which would dial forever
                     raise error.with_traceback(None) from error.__cause__
                 member, lines = following, self._current_members()
             else:

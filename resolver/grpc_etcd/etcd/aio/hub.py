@@ -145,7 +145,7 @@ class WatchHub(HubDriver[Connection]):
             stream = await self._connection.stream(watch_method())
         except errors.EtcdError as error:
             failure = error
-        except asyncio.CancelledError:  # of the task, or of the log-in: grpcio reports both alike
+        except asyncio.CancelledError:  # of the task, or of the login: grpcio reports both alike
             if is_being_cancelled():
                 raise
             failure = errors.Unavailable("the call was cancelled")

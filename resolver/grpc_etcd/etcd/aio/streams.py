@@ -143,7 +143,7 @@ class ListWatch(AsyncIterator[WatchUpdate]):
         return reply
 
     async def _look_after(self, stream: Any, detector: StallDetector) -> None:
-        """See to it that no read of a stream lasts for ever."""
+        """See to it that no read of a stream lasts forever."""
         while True:
             since, left = detector.waiting_since, detector.left(time.monotonic())
             if since is None or left > 0:
@@ -204,7 +204,7 @@ def name_loss(error: errors.EtcdError) -> errors.EtcdError:
 
 
 async def expect(answer: asyncio.Future[Any]) -> None:
-    """Wait until it is done, but not for ever: whatever is stuck where, the stream is to be opened again."""
+    """Wait until it is done, but not forever: whatever is stuck where, the stream is to be opened again."""
     if not (await asyncio.wait({answer}, timeout=renewing.ANSWER_SECONDS))[0]:
         raise errors.DeadlineExceeded(STREAM_STUCK)
 
@@ -233,7 +233,7 @@ class KeepAlive(BaseKeepAlive["RenewalStream"]):
         await self.close()
 
     async def close(self) -> None:
-        """Stop renewing; leases run out by themselves."""
+        """Stop renewing; leases expire by themselves."""
         await close_all(stream.close for stream in self._streams)
 
 
@@ -301,7 +301,7 @@ class RenewalStream(BaseRenewalStream[Connection]):
                 await sleep_unless(self._wake, self._renewals.pause_seconds(time.monotonic()))
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader learns of it too
-        except Exception as error:  # noqa: BLE001  whatever it is: the reader would wait for answers for ever
+        except Exception as error:  # noqa: BLE001  whatever it is: the reader would wait for answers forever
             log_unexpected_renewal(error)
         stream.cancel()
 

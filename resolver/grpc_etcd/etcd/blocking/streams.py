@@ -138,7 +138,7 @@ class ListWatch(Iterator[WatchUpdate]):
         self._hang_up()
 
     def look_after(self) -> float:
-        """See to it that no read lasts for ever; return after how many seconds to look again."""
+        """See to it that no read lasts forever; return after how many seconds to look again."""
         reading = self._reading
         if reading is None:
             return renewing.ANSWER_SECONDS / 2
@@ -260,7 +260,7 @@ class KeepAlive(BaseKeepAlive["RenewalStream"]):
         self.close()
 
     def close(self) -> None:
-        """Stop renewing; leases run out by themselves."""
+        """Stop renewing; leases expire by themselves."""
         self.begin_close()
         for stream in self._streams:
             stream.end_close()

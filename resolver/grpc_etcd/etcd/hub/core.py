@@ -18,13 +18,13 @@ Rule 3: after each opening, a read proves that this is still the history that wa
         A deletion that was compacted away cannot be read. Where the newest record is still there, whatever etcd was
         restored from held all that is known: every range is listed again, and what is absent then has been deleted.
 Rule 4: a refused, compacted or cancelled watch, or a refused listing, concerns its own range only: it is reported and
-        tried again, for ever, while all others go on. A refused token opens the stream again.
+        tried again, forever, while all others go on. A refused token opens the stream again.
 Rule 5: ranges that have fallen behind the store are brought up by asking for progress now and then, so that a quiet one
         does not fall behind the compaction; a range that a consumer awaits at a revision, at once. (A watch from a
         revision that the store has not reached yet keeps etcd from answering: it begins again from where the store is.)
         A stream that owes an answer and is silent is stuck and opened again.
 Rule 6: whatever fails is reported to each range concerned once as Disconnected, and again where another kind of error
-        or a certificate turns out to be the reason; and the hub goes on for ever.
+        or a certificate turns out to be the reason; and the hub goes on forever.
 
 Order: events of one range come in the order of their revisions; those of two ranges may overtake one another.
 """

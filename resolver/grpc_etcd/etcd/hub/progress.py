@@ -119,7 +119,7 @@ class ProgressRequests:
         live = [each for each in watches if each.stage is Stage.LIVE]
         known = max((each.id for each in live if each.known_at < revision), default=0)
         while self._asked and self._asked[0] < known:
-            self._asked.popleft()  # of before that watch: it will never be answered
+            self._asked.popleft()  # from before that watch: it will never be answered
         newest = max(known, self._asked.popleft() if self._asked else 0)
         self.is_asked = False
         self.settle(pending)
