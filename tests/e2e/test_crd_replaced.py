@@ -1,5 +1,8 @@
 """A CRD that goes takes its GrpcServices along, and no key, whether it is back at once or after a restart."""
 
+import json
+from typing import Any
+
 import pytest
 
 from testbed.apiserver import ApiServer
@@ -10,6 +13,7 @@ from tests.e2e.conftest import CRD, MakeScene, Scene, install_crd
 
 GATE = "grpc-etcd.dev/registered"
 TAKEN_AWAY = "crd_deleted"
+SUBRESOURCES = "/spec/versions/0/subresources"
 
 
 def try_to_apply(scene: Scene) -> str:
@@ -18,6 +22,10 @@ def try_to_apply(scene: Scene) -> str:
         return str(scene.apply()["metadata"]["uid"])
     except ApiError:
         return ""
+
+
+def edit_crd(scene: Scene, **operation: Any) -> None:
+    scene.api.kubectl("patch", "crd", "grpcservices.grpc-etcd.dev", "--type=json", "-p", json.dumps([operation]))
 
 
 @pytest.mark.parametrize("turn", range(3))  # it is a race: the CRD is back in less than a second
@@ -72,3 +80,22 @@ def test_a_crd_that_is_put_back_after_a_restart_deregisters_nothing(
     assert now.items() <= before.items()
     assert len(now) == 2
     assert policy is not None
+
+
+def test_a_crd_without_its_status_subresource_is_told_and_what_was_missed_is_written_once_it_is_back(
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene
+) -> None:
+    scene = make_scene(own_apiserver, etcd)
+    replica = scene.start().wait_leading()
+    scene.apply()
+    pods = [scene.pod()]
+    scene.wait_condition("Programmed", "True", "Programmed")
+    edit_crd(scene, op="remove", path=SUBRESOURCES)
+    pods.append(scene.pod())
+    scene.registry.wait_addresses(*(pod.address for pod in pods))
+    wait_until(lambda: replica.lines("status_refused"), "a status that cannot be written is told")
+    scene.apply("another")
+    wait_until(lambda: replica.lines("claim_refused"), "so is a claim")
+    edit_crd(scene, op="add", path=SUBRESOURCES, value={"status": {}})
+    wait_until(lambda: scene.status()["endpoints"]["summary"] == "2/2", "the status is as it ought to be")
+    scene.registry.wait_addresses(*(pod.address for pod in pods), name="another")

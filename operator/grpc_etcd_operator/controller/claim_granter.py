@@ -35,7 +35,9 @@ PART = "claims"
 TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 EARLIEST, LAST_YEAR = datetime.min.replace(tzinfo=UTC), 9999
 AT_ONCE = 8
-REFUSALS = 3  # so many answers in a row that are none, and nobody waits for this object any more. Arbitrary
+# So many answers in a row that are none, and nobody waits for this object any more; nor is that as it should be: a CRD
+# without the status subresource answers as if the object were gone. Arbitrary
+REFUSALS = 3
 LONGEST_PAUSE = 5.0  # seconds; a new GrpcService waits for it. Arbitrary
 HELD_UP_SECONDS = 1.0  # until it is looked again whether a claim has still to wait for others that hang. Arbitrary
 RELEASE_SECONDS = 1.0  # between two looks at whether keys still stand; two in a row must find none. Arbitrary
@@ -222,7 +224,7 @@ class Granter:
             self._reconciler.note_written(written)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             fields = {"of": service.reference, "error": str(error)}
-            if _is_expected(error):
+            if _is_expected(error) and self._failures[service.uid] < REFUSALS:
                 log.debug(UNWRITTEN, extra={"event": "claim_refused", "fields": fields})
             else:
                 self._sparing.write(kind_of(service.namespace, error), UNWRITTEN, "claim_refused", fields)

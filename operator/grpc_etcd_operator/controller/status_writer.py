@@ -59,6 +59,7 @@ HELD_UP_SECONDS = 0.5  # until it is looked again whether a gate has still to wa
 GATE_CHANGED = (
     "Readiness gate written, but its condition differs now, retrying: an admission policy or webhook changes it"
 )
+NOT_FOUND_TRIES = 3  # after which it is not because a watch is late. Arbitrary
 GATE_SPACING_SECONDS = 10.0  # between two messages of one gate for the same reason. Arbitrary
 
 
@@ -289,7 +290,7 @@ class StatusWriter:
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if await self._is_refused(error, SERVICES, service):
                 self._failed(service, error)
-            elif self._is_worth_trying_again(service.namespace, error):
+            elif self._is_worth_trying_again(service.uid, service.namespace, error):
                 self._queue.schedule.failed(service.uid, time.monotonic(), self._pause_after(service.uid, error))
             return
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
@@ -350,7 +351,7 @@ class StatusWriter:
                 self._queue.gates[uid] = self.refusals.note(pod.namespace, time.monotonic())
             elif await self._is_refused(error, PODS, pod):
                 self._gate_failed(pod, error)
-            elif self._is_worth_trying_again(pod.namespace, error):
+            elif self._is_worth_trying_again(uid, pod.namespace, error):
                 self._queue.gates[uid] = time.monotonic() + self._pause_after(uid, error)
         except Exception as error:  # noqa: BLE001  whatever it is, the other Pods go on
             self._gate_failed(pod, error)
@@ -365,7 +366,7 @@ class StatusWriter:
 
     def _pause_after(self, uid: str, error: Exception) -> float:
         """Return when to try again: what is refused about one object is asked for less and less often."""
-        if not (isinstance(error, ApiError) and error.status in REFUSED):
+        if not (isinstance(error, ApiError) and error.status in {*REFUSED, HTTPStatus.NOT_FOUND}):
             return RETRY_SECONDS
         self._queue.failures[uid] += 1
         return max(RETRY_SECONDS, BACKOFF.after(self._queue.failures[uid]))
@@ -422,10 +423,15 @@ class StatusWriter:
         found = await self._client.read("pods", pod.namespace, pod.name) or {}
         return has_condition(found, condition, parts)
 
-    def _is_worth_trying_again(self, namespace: str, error: Exception) -> bool:
+    def _is_worth_trying_again(self, uid: str, namespace: str, error: Exception) -> bool:
         """Return whether a report that was not taken is to be tried again, and log that it is."""
         if isinstance(error, ApiError) and error.status == HTTPStatus.NOT_FOUND:
-            return False
+            # Deleted, most likely, which a watch reports soon. But a CRD without the subresource answers the same.
+            is_known = any(
+                uid in each for each in (self._reconciler.cluster_cache.services, self._reconciler.cluster_cache.pods)
+            )
+            if not is_known or self._queue.failures[uid] < NOT_FOUND_TRIES:
+                return is_known
         if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
             return True  # it has changed meanwhile: its event comes, and what is reported then is of what it is then
         words, fields = "Status or condition not written, retrying", {"error": str(error)}
