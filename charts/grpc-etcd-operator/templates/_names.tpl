@@ -17,8 +17,8 @@
 {{- end }}
 
 {{- define "grpc-etcd.selector" -}}
-app.kubernetes.io/name: {{ include "grpc-etcd.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "grpc-etcd.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "grpc-etcd.labels" -}}

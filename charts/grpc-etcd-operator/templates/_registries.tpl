@@ -99,7 +99,7 @@ passwordFile: /etc/grpc-etcd/{{ .name }}/auth/{{ $auth.passwordKey | default "pa
 {{- define "grpc-etcd.volumes" -}}
 {{- if .Values.registries }}
 - name: config
-  configMap: {name: {{ include "grpc-etcd.fullname" . }}{{ .suffix }}}
+  configMap: {name: "{{ include "grpc-etcd.fullname" . }}{{ .suffix }}"}
 {{- end }}
 {{- range $name, $registry := include "grpc-etcd.registries" . | fromJson }}
 {{- /* Keys are named, so that one that is not there holds the Pod back with an Event that says so, not in a crash loop. */}}
