@@ -9,7 +9,7 @@ import signal
 
 
 def end_on_signals() -> None:
-    """Let SIGINT and SIGTERM end this process, but for those that it was started to ignore."""
+    """Let SIGINT and SIGTERM end this process, except for those that it was started to ignore."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)

@@ -386,7 +386,7 @@ class EventHandlers:
             self.statuses.look_at_gate(pod.uid)
 
     def _consider_gates(self, pods: Iterable[Pod]) -> None:
-        """Look at gates; where that fails at one, the others are not passed over: no event need ever come of them."""
+        """Look at gates; where that fails at one, the others are still looked at: no event need ever come of them."""
         waiting = [pod for pod in pods if pod.gated and not pod.gate_open and pod.uid not in self.unfinished]
         self.unfinished.note(pod.uid for pod in waiting)
         for pod in waiting:

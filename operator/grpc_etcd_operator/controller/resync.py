@@ -452,7 +452,7 @@ class ResyncController:
         return pods, services
 
     def _prune_gone(self) -> None:
-        """Forget the dead whom no registry remembers, nor has still to learn of, but for the latest.
+        """Forget the dead whom no registry remembers, nor has still to learn of, except for the latest.
 
         What was said of them is taken back.
         """

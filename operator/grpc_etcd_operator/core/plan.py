@@ -162,7 +162,7 @@ class Disputes:
     """Counts how often somebody else has overwritten a key that an owner record of ours names. `now` is monotonic.
 
     Where the operator of another cluster id has an owner record with the same key, each would repair what the other has
-    written, for ever. Both count, and the one whose lease is the larger gives way; were that a writer which does not,
+    written, forever. Both count, and the one whose lease is the larger gives way; were that a writer which does not,
     the other does so as well, later. What is given up is another's key like any other.
     """
 

@@ -199,7 +199,7 @@ class Work:
         Plans put first what was put longest ago. So when as many have been written as there were, what is left has
         changed since, and waits since then: a unit that changes faster than it is written would never have caught up.
         """
-        keys = plan.size - 1  # but for the owner record
+        keys = plan.size - 1  # except for the owner record
         owed = self._owed.pop(plan.uid, keys + plan.left) - keys
         if owed > 0:
             self._owed[plan.uid] = owed

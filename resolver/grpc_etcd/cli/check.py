@@ -103,7 +103,7 @@ def check(etcd: EtcdOptions, **given: Any) -> None:
 
     Checks etcd and, given a kubeconfig or a service account, Kubernetes: connection, permissions, leader,
     names, selectors, ports, Pods and their keys, readiness gates, records and addresses.
-    Where no endpoints are set, etcd is reached through kubectl, as far as the caller's rights allow.
+    Where no endpoints are set, etcd is reached through kubectl, as far as the caller's permissions allow.
     docs/checks.md explains each code.
     """
     options = Options(**given)

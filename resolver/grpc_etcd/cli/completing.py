@@ -7,7 +7,7 @@ the shell offers files too.
 import sys
 
 import click
-from click.shell_completion import CompletionItem, ShellComplete
+from click.shell_completion import ShellComplete
 
 from grpc_etcd.cli.commands import PROGRAM, cli
 
@@ -20,10 +20,10 @@ def complete_plugin() -> None:
     found = ShellComplete(cli, {}, PROGRAM, "").get_completions(words, incomplete)
     plain = [each for each in found if each.type == "plain"]
     for each in plain:
-        click.echo(_format(each))
+        click.echo(_format(each.value, each.help or ""))
     click.echo(NO_FILES if len(plain) == len(found) else FILES)
 
 
-def _format(item: "CompletionItem[str]") -> str:
-    description = " ".join((item.help or "").split())
-    return f"{item.value}\t{description}" if description else item.value
+def _format(value: str, text: str) -> str:
+    description = " ".join(text.split())
+    return f"{value}\t{description}" if description else value

@@ -1,4 +1,4 @@
-"""Find out from Kubernetes where etcd is and what logs in to it, as far as the caller's rights allow.
+"""Find out from Kubernetes where etcd is and what logs in to it, as far as the caller's permissions allow.
 
 The operator's Deployment comes first, then the chart's ConfigMap for clients in the caller's namespace: whoever may
 read little else may read that. The first of them counts whose Secrets can all be read. Nothing is written.
@@ -55,7 +55,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class FoundEtcd:
-    """Where etcd is, and every setting that logs in to it, by name; files are their texts."""
+    """Where etcd is, and every setting that logs in to it, by name; files are their contents."""
 
     source: EtcdSettings
     settings: Mapping[str, str]

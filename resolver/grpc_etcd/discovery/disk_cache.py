@@ -138,7 +138,7 @@ def _replace_file(path: Path, text: str) -> None:
 
 def _read_own(path: Path) -> bytes:
     """Read a file of this process's user: no other may say whom the process calls. OSError: it is another one's."""
-    # Nothing but a file is read: one might wait for the other end of a pipe for ever.
+    # Nothing but a file is read: one might wait for the other end of a pipe forever.
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:  # noqa: PTH123 - of a descriptor
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):

@@ -51,7 +51,7 @@ class WriteHistory:
         return WriteHistory(next_at, now, FLUSHES if is_burst else self.flushes if limits.flush_key else 0)
 
     def flushed(self, now: float) -> "WriteHistory":
-        """Record that a flush key went out: readers have published their full set, but for those that were held up."""
+        """Record that a flush key went out: all but held-up readers have published their full set."""
         return WriteHistory(self.next_at, now, max(0, self.flushes - 1))
 
     def unflushed(self, now: float) -> "WriteHistory":
