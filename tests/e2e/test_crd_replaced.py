@@ -1,6 +1,8 @@
 """A CRD that goes takes its GrpcServices along, and no key, whether it is back at once or after a restart."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,3 +101,37 @@ def test_a_crd_without_its_status_subresource_is_told_and_what_was_missed_is_wri
     edit_crd(scene, op="add", path=SUBRESOURCES, value={"status": {}})
     wait_until(lambda: scene.status()["endpoints"]["summary"] == "2/2", "the status is as it ought to be")
     scene.registry.wait_addresses(*(pod.address for pod in pods), name="another")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_what_has_not_come_back_when_the_time_is_over_loses_its_keys_and_nothing_else_does(
+    own_apiserver: ApiServer, etcd: EtcdServer, make_scene: MakeScene, *, is_restarted: bool
+) -> None:
+    """With 40 seconds in the place of five minutes."""
+    scene = make_scene(own_apiserver, etcd)
+    program = (sys.executable, Path(__file__).with_name("hasty.py"), "40")
+    replica = scene.make(program=program).start().wait_leading()
+    scene.apply()
+    scene.apply("missing", selector={"matchLabels": {"app": "missing"}}, policy={"timeout": "5s"})
+    stays, goes = scene.pod(), scene.pod(labels={"app": "missing"})
+    scene.registry.wait_addresses(stays.address)
+    scene.registry.wait_addresses(goes.address, name="missing")
+    scene.wait_condition("Programmed", "True", "Programmed", "missing")
+    before = scene.registry.keys()
+    scene.api.kubectl("delete", "crd", "grpcservices.grpc-etcd.dev")
+    wait_until(lambda: replica.lines(TAKEN_AWAY), "it is noticed")
+    if is_restarted:
+        replica.process.stop()
+        replica = scene.make(program=program).start()
+        wait_until(lambda: replica.lines("crd_missing"), "it waits for the CRD")
+    install_crd(scene.api)
+    scene.apply()
+    scene.wait_condition("Programmed", "True", "Programmed")
+    assert scene.registry.keys() == before, "there is still time"
+    wait_until(lambda: not scene.registry.addresses("missing"), "what is missing goes", 120)
+    wait_until(lambda: not scene.client.get(b"/grpc-etcd/policy/jupiter/missing"), "its policy goes, too")
+    kept = {key: record for key, record in before.items() if "/greeter/" in key}
+    assert scene.registry.keys() == kept
+    scene.apply("missing", selector={"matchLabels": {"app": "missing"}})
+    scene.registry.wait_addresses(goes.address, name="missing")
