@@ -9,14 +9,15 @@ import signal
 
 
 def end_on_signals() -> None:
-    """Let SIGINT and SIGTERM end this process, except for those that it was started to ignore."""
+    """Let the system end this process on SIGINT and SIGTERM, except for those that it was started to ignore.
+
+    By the signal itself, so that a shell's loop ends too, and whatever the process does; shells report 130 and 143.
+    """
+    is_first = os.getpid() == 1  # in a container: the system ends that by no signal that it does not handle
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end)
+            signal.signal(number, _end if is_first else signal.SIG_DFL)
 
 
 def _end(number: int, _: object) -> None:
-    """End by the signal itself, so that a shell's loop ends too; shells report it as 130 and 143."""
-    signal.signal(number, signal.SIG_DFL)
-    signal.raise_signal(number)
-    os._exit(128 + number)  # process 1 of a container, which no signal ends by default
+    os._exit(128 + number)

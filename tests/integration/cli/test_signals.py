@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.conditions import PATIENCE_SECONDS
+from testbed.conditions import PATIENCE_SECONDS, wait_until
 
 from .conftest import COMMAND, CommandLine
 
@@ -126,3 +126,27 @@ def test_what_is_started_to_ignore_ctrl_c_ignores_it() -> None:
     code = f"{kept}; end_on_signals(); signal.raise_signal(2); print('goes on')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout == "goes on\n"
+
+
+def ticks(pid: int) -> int:
+    """Return the processor time that a process has taken, in hundredths of a second (proc(5), utime)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_what_runs_no_python_for_a_while_ends_at_once_too(number: signal.Signals) -> None:
+    """As the look-up of a name that no server answers."""
+    code = "from grpc_etcd_entry.signals import end_on_signals; end_on_signals(); print('begun', flush=True)"
+    command = ["env", "--default-signal=INT", sys.executable, "-c", f"{code}; sum(range(10**12))"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        begun = ticks(process.pid)
+        wait_until(lambda: ticks(process.pid) > begun + 5, "it is in the midst of it")
+        process.send_signal(number)
+        assert process.communicate(timeout=PATIENCE_SECONDS) == ("", "")
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -number
