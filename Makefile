@@ -8,7 +8,7 @@ LIBRARY := $(addprefix tests/integration/,etcd client registration coexistence c
 QUICK := not faults and not interop and not matrix
 
 .DEFAULT_GOAL := help
-.PHONY: help dev gen lint docs check fmt test test-unit test-library test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-simulation test-cluster hunt simulate demo bench-etcd bench-operator bench-client image clean
+.PHONY: help dev gen lint docs check fmt test test-unit test-library test-parts test-e2e test-faults test-faults-parts test-faults-e2e test-faults-pods test-model test-interop test-matrix test-simulation test-cluster hunt simulate demo bench-etcd bench-operator bench-client image release-dry-run clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -122,6 +122,9 @@ bench-client: dev ## Measure channels beside native ones
 
 image: ## Build the operator's image with docker, podman or buildah
 	./testbed/image.sh
+
+release-dry-run: dev ## Make and check all that a release publishes, in dist/release (TAG=v0.1.0, IMAGE=repository, URL=source, NO_IMAGE=1)
+	$(RUN) -m testbed.release $(if $(TAG),--tag $(TAG)) $(if $(IMAGE),--image $(IMAGE)) $(if $(URL),--url $(URL)) $(if $(NO_IMAGE),--no-image)
 
 clean: ## Remove what make made in this checkout (binaries stay in their cache)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
