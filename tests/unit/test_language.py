@@ -27,7 +27,7 @@ DOCUMENTS = [
     *sorted((ROOT / "charts").rglob("*.yaml")),
     *sorted((ROOT / "charts").rglob("*.json")),
     *sorted((ROOT / "charts").rglob("NOTES.txt")),
-    *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "SUPPORT.md")),
+    *(path for path in sorted(ROOT.glob("*.md")) if path.name != "CHANGELOG.md"),
 ]
 
 
