@@ -30,7 +30,9 @@ def register(etcd: EtcdServer, address: str) -> None:
 
 
 def test_every_block_of_the_tutorial_runs(etcd: EtcdServer, generated: Path) -> None:
-    program = "\n".join(python_blocks(TUTORIAL, tests=False)).replace('"etcd:2379"', f'"{etcd.endpoints}"')
+    program = "\n".join(python_blocks(TUTORIAL, tests=False))
+    for name in ("etcd:2379", "etcd.infra.svc.cluster.local:2379"):
+        program = program.replace(f'"{name}"', f'"{etcd.endpoints}"')
     assert program.count("SayHello") >= 5
     environment = os.environ | {"GRPC_ETCD_ENDPOINTS": etcd.endpoints, "PYTHONPATH": str(generated)}
     with GreeterServer("127.0.0.1:0") as one, GreeterServer("127.0.0.1:0") as two:
