@@ -173,13 +173,24 @@ class Container:
 
     @classmethod
     def create(
-        cls, image: str, arguments: Sequence[str], environment: Mapping[str, str], files: Sequence[Path], where: Path
+        cls,
+        image: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        files: Sequence[Path],
+        where: Path,
+        *,
+        user: tuple[int, int] | None = None,
     ) -> "Container":
-        """Unpack an image and prepare to run it as a Pod with a strict security context; `files` are lent read-only."""
+        """Unpack an image and prepare to run it as a Pod with a strict security context; `files` are lent read-only.
+
+        `user` and its group take the place of the image's own.
+        """
         name = run([*buildah(), "from", "--pull-never", image])
         root = run([*buildah(), "mount", name])
         where.mkdir(parents=True, exist_ok=True)
-        spec = runtime_spec(configuration(image), root, arguments, environment, files)
+        config = dict(configuration(image)) | ({"User": f"{user[0]}:{user[1]}"} if user else {})
+        spec = runtime_spec(config, root, arguments, environment, files)
         (where / "config.json").write_text(json.dumps(spec, indent=2))
         command = ["runc", "run", "--bundle", str(where), name]
         return cls(name, Process(f"container {name}", command, where / "log"))

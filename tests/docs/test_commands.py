@@ -122,11 +122,13 @@ RUN_ELSEWHERE = {
     "kubectl wait --for=condition=Ready": "needs a service that is ready; tests/interop/test_gitops.py runs it",
     "kubectl --namespace argocd": "needs Argo CD; tests/interop/test_gitops.py runs the health check as it does",
     "kubectl grpc-etcd": "tests/e2e/test_check.py runs the plugin",
+    "helm test": "needs a kubelet; tests/chart/test_install.py runs its Pod",
+    "kubectl --namespace grpc-etcd port-forward": "needs a kubelet",
     "kubectl logs": "needs a kubelet; `make test-cluster` reads logs",
     "kubectl --namespace grpc-etcd exec": "needs a kubelet; tests/chart/test_install.py has the settings",
     "etcdctl": "test_the_roles_allow_what_they_are_for_and_no_more",
 }
-PROGRAMS = ("helm", "kubectl", *(command.split()[0] for command in RUN_ELSEWHERE))
+PROGRAMS = sorted({"helm", "kubectl", *(command.split()[0] for command in RUN_ELSEWHERE)})
 
 
 def commands(page: Path) -> list[str]:

@@ -27,6 +27,7 @@ Say = Callable[[str], None]
 MEBIBYTE = 1 << 20
 LARGEST_BYTES = 250 * MEBIBYTE
 LONGEST_END_SECONDS = 2.0
+UNUSABLE = 2  # the exit code of `verify` where something is missing
 # Building the base and the image happens inside, once on a machine.
 pytestmark = pytest.mark.timeout(900)
 
@@ -84,6 +85,18 @@ def test_image_registers_pods_without_any_privilege_and_ends_in_order(  # noqa: 
     say(f"the operator ends {ended_seconds:.1f} s after SIGTERM")
     assert ended_seconds <= LONGEST_END_SECONDS
     assert pod.address in etcd.etcdctl("get", "--prefix", "/jupiter/greeter/"), "keys outlive the operator"
+
+
+def test_image_runs_as_any_user(built_image: str, etcd: EtcdServer, tmp_path: Path) -> None:
+    """As OpenShift runs it: with a user that no file knows, and group 0."""
+    arguments = ["verify", "--cluster-id=nobody", f"--etcd-endpoints={etcd.endpoints}"]
+    container = Container.create(built_image, arguments, {}, [], tmp_path / "bundle", user=(1000650000, 0))
+    try:
+        container.process.start()
+        assert container.process.wait(120) == UNUSABLE
+        assert "no replica leads for cluster id nobody" in container.process.log.read_text()
+    finally:
+        container.remove()
 
 
 def test_nothing_of_the_build_is_left_in_the_image(built_image: str) -> None:
