@@ -500,6 +500,8 @@ def test_the_pod_of_helm_test_may_connect_to_what_the_operator_may() -> None:
     items = render(ALL)
     own, pod = find(items, "NetworkPolicy", "-test"), find(items, "Pod")
     assert own["metadata"]["annotations"].items() >= pod["metadata"]["annotations"].items()
+    # An uninstall deletes no hooks.
+    assert "hook-succeeded" in pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
     assert own["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     assert own["spec"]["egress"] == find(items, "NetworkPolicy", "etcd-operator")["spec"]["egress"]
 
