@@ -11,13 +11,26 @@ NEEDED = ("click", "rich", "yaml")
 
 def main() -> None:
     """Run the command line."""
+    _require_extra()
+    # Imported here: applications that install no extra must be able to import this package.
+    from grpc_etcd.cli.commands import run  # noqa: PLC0415
+
+    run()
+
+
+def complete_plugin() -> None:
+    """Complete the command line as a plugin of kubectl."""
+    _require_extra()
+    from grpc_etcd.cli.completing import complete_plugin as complete  # noqa: PLC0415  as above
+
+    complete()
+
+
+def _require_extra() -> None:
+    """End the program, with what to install, where the extra is not there."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         sys.stderr.write(
             f"grpc-etcd: the command line needs {', '.join(missing)}; install grpc-etcd with its extra `cli`, "
             "as in: pip install '.[cli]' (in a checkout)\n"
         )
         sys.exit(1)
-    # Imported here: applications that install no extra must be able to import this package.
-    from grpc_etcd.cli.commands import run  # noqa: PLC0415
-
-    run()

@@ -1,6 +1,7 @@
 """What the commands print, and how they exit."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 
 from grpc_etcd.registry.endpoint import Kind
 from grpc_etcd.registry.own import OwnerRecord, owner_key, synced_key
+from testbed.build import binary
 from testbed.conditions import existing, free_port, wait_until
 
 from .conftest import COMMAND, CommandLine
@@ -115,6 +117,27 @@ def test_help_has_examples_and_shells_complete(shell: CommandLine) -> None:
     assert "_GRPC_ETCD_COMPLETE" in shell.run("completion", "bash")
     completed = shell.run(_GRPC_ETCD_COMPLETE="bash_complete", COMP_WORDS="grpc-etcd wa", COMP_CWORD="1")
     assert "watch" in completed
+
+
+def complete(*words: str) -> list[str]:
+    """Return what kubectl's completion offers for the last word of `kubectl grpc-etcd`."""
+    programs = (Path(COMMAND[0]).parent, binary("kubectl").parent)
+    ended = subprocess.run(
+        [binary("kubectl"), "__complete", "grpc-etcd", *words],
+        env={"PATH": os.pathsep.join(map(str, programs)), "HOME": os.devnull},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ended.stdout.splitlines()
+
+
+def test_kubectl_completes_its_plugin() -> None:
+    assert complete("wa") == ["watch\tPrint the changes of one service, or of...", ":4"]
+    assert "--namespace\tNamespace of the GrpcServices. Default: that of the context." in complete("check", "--na")
+    assert complete("check", "-o", "j") == ["json", ":4"]
+    assert complete("check", "-f", "")[-1] == ":0", "the shell offers files"
+    assert complete("nothing", "x")[-1].startswith(":")
 
 
 def test_watch_tells_each_change(shell: CommandLine) -> None:
