@@ -20,10 +20,10 @@ def complete_plugin() -> None:
     found = ShellComplete(cli, {}, PROGRAM, "").get_completions(words, incomplete)
     plain = [each for each in found if each.type == "plain"]
     for each in plain:
-        click.echo(_format(each.value, each.help or ""))
+        click.echo(_format(each.value, each.help))
     click.echo(NO_FILES if len(plain) == len(found) else FILES)
 
 
-def _format(value: str, text: str) -> str:
-    description = " ".join(text.split())
-    return f"{value}\t{description}" if description else value
+def _format(choice: str, text: str | None) -> str:
+    description = " ".join((text or "").split())
+    return f"{choice}\t{description}" if description else choice
