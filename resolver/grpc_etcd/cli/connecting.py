@@ -56,7 +56,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
             "help": "The operator's settings file; options and variables override it [GRPC_ETCD_OPERATOR_CONFIG].",
         },
     ),
-    (("--registry",), {"help": "Registry in that file; if given, variables for etcd are ignored. Default: `default`."}),
+    (("--registry",), {"help": "Registry in that file; if set, variables for etcd are ignored. Default: `default`."}),
 )
 DEFAULT_REGISTRY = "default"
 # What the operator's settings file says of a registry, and how it is called here.

@@ -105,7 +105,7 @@ def test_a_service_is_drained_only_when_no_endpoint_is_left(fields: dict[str, An
     [
         ({"synced": ()}, Severity.NOTE, "no operator maintains this registry"),
         ({"synced": (), "has_owners": True}, Severity.ERROR, "no synced key"),
-        ({"synced": None}, Severity.WARNING, "may not read /grpc-etcd/"),
+        ({"synced": None}, Severity.WARNING, "is not allowed to read /grpc-etcd/"),
         ({"missing_keys": ("/jupiter/x",)}, Severity.WARNING, "does not exist"),
         ({"alarms": ("NOSPACE",)}, Severity.ERROR, "the active alarm NOSPACE"),
         ({"version": "3.5.9"}, Severity.WARNING, "3.5.9"),
