@@ -28,7 +28,8 @@ class GateRefusals:
             log.warning(
                 "Pods of the namespace %s wait for their readiness gate, which the operator is not allowed to "
                 "open: grant its ServiceAccount permission to patch pods/status there (in the chart "
-                "readinessGate.enabled and readinessGate.namespaces), or remove the gate grpc-etcd.dev/registered from the Pods",
+                "readinessGate.enabled and readinessGate.namespaces), or remove the gate grpc-etcd.dev/registered from "
+                "the Pods",
                 namespace,
                 extra={"event": "gate_refused"},
             )

@@ -239,7 +239,9 @@ class StatusWriter:
 
     def _report_failure(self, about: GrpcService | Pod, error: Exception, what: str) -> None:
         """Report what nobody foresaw on the object that it is about; `what` of it the API server does not take."""
-        message = f"the operator hit an unexpected error with this object: {type(error).__name__}; its log has the rest"
+        message = (
+            f"the operator hit an unexpected error with this object: {type(error).__name__}; its log has the traceback"
+        )
         if isinstance(error, ApiError):
             message = f"the API server rejects this object's {what}: {error}"
         self._report_soon(News(about, Reason.INTERNAL_ERROR, message, time.time()))
