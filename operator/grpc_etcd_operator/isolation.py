@@ -23,7 +23,7 @@ EVERY_SECONDS = 60.0  # between two lines of one kind in the log. Arbitrary
 REPORT_SECONDS = 600.0  # between two reports of one object's unexpected errors. Arbitrary
 MOST_LATE = 4  # of one namespace; a hundred that hang would else be waited for one after the other. Arbitrary
 
-UNEXPECTED = "the operator hit an unexpected error with this object: {}; its log has the rest"
+UNEXPECTED = "the operator hit an unexpected error with this object: {}; its log has the traceback"
 
 
 class Subject(NamedTuple):

@@ -318,8 +318,8 @@ def test_what_the_caller_may_not_read_is_named_with_the_role_that_allows_it(
     _, output, _ = checker.run("-o", "json", KUBECONFIG=nobody)
     denied = [each for each in json.loads(output) if each["code"] == "GE0903"]
     assert sorted(each["problem"] for each in denied) == [
-        "the caller may not list grpcservices there",
-        "the caller may not list pods there",
+        "the caller is not allowed to list grpcservices there",
+        "the caller is not allowed to list pods there",
     ]
     services, pods = sorted(denied, key=lambda each: each["problem"])
     checker.type(services["remedy"].replace("USER", user))

@@ -180,7 +180,7 @@ def test_where_pods_may_not_be_read_nothing_is_said_of_them_and_nothing_is_dereg
         scene.wait_condition("Programmed", "Unknown", "PodsUnreadable", name, other)
         assert scene.condition("Accepted", name, other) == ("True", "Accepted")
         assert "endpoints" not in scene.status(name, other)
-        for part in (other, "may not be read", "get, list and watch pods", "RoleBinding", "--namespace"):
+        for part in (other, "cannot be read", "get, list and watch pods", "RoleBinding", "--namespace"):
             assert part in message(scene, name, other)
     scene.apply("theirs", other, enable=False)
     wait_until(lambda: scene.status("theirs", other)["observedGeneration"] == 2, "the change is seen")

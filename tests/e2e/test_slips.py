@@ -110,7 +110,7 @@ def test_a_registry_that_is_taken_from_the_settings_concerns_that_registry_alone
     scene.wait_condition("Accepted", "False", "UnknownRegistry")
     late = scene.pod()
     scene.registry.wait_addresses(pod.address, late.address)
-    wait_until(lambda: "2 of 2 ready Pods are written to default" in message(scene, "Programmed"), "it says where")
+    wait_until(lambda: "2 of 2 ready Pods are registered in default" in message(scene, "Programmed"), "it says where")
     assert pod.address in own_etcd.etcdctl("get", "--keys-only", "--prefix", "/jupiter/")
 
 

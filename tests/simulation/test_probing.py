@@ -97,4 +97,4 @@ def test_whoever_notes_first_that_pods_may_not_be_read_says_so_in_the_same_words
         return freshness.stream("pods", "shop").fault
 
     with virtual_time(1) as clock:
-        assert run(ask(), clock) == "pods may not be read (refused (403))"
+        assert run(ask(), clock) == "pods cannot be read (refused (403))"

@@ -184,7 +184,7 @@ groups:
         for: 2m
         labels: {severity: warning}
         annotations:
-          summary: 'The operator may not read or write {{`{{ $value }}`}} key prefixes in the registry {{`{{ $labels.registry }}`}}'
+          summary: 'The operator is not allowed to read or write {{`{{ $value }}`}} key prefixes in the registry {{`{{ $labels.registry }}`}}'
           description: GrpcServices with keys there are not programmed; all others are. Their conditions have the etcdctl command that grants the permission.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdPrefixesRefused") .) | nindent 10 }}
 {{- if .Values.prometheusRule.clients }}

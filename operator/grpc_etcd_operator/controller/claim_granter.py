@@ -49,7 +49,7 @@ UNWRITTEN = "Claim not written, evaluating it again"
 REFUSED = "the API server rejects the claim in the status, retrying: {}"
 UNEXPECTED = "the operator hit an unexpected error with this claim, retrying: {}; its log has the traceback"
 IN_DOUBT = (
-    "a namespace whose GrpcServices the operator may not read may have claimed the name: keys are there. Restore the "
+    "a namespace whose GrpcServices the operator cannot read may have claimed the name: it has keys. Restore the "
     "operator's Role and RoleBinding there, or remove that namespace from watchNamespaces"
 )
 

@@ -129,7 +129,7 @@ async def _commit(etcd: Etcd, fence: Sequence[Compare], *operations: ops.Op) -> 
 
 def _report(refused: Iterable[bytes]) -> str:
     grants = "; ".join(map(grant, sorted(refused)))
-    return f"all is deregistered except keys that this etcd user may not write: {grants}; then run cleanup again"
+    return f"all is deregistered except keys that this user is not allowed to write: {grants}; then run cleanup again"
 
 
 async def _deregister(etcd: Etcd, cluster: str, key: bytes, value: bytes, fence: Sequence[Compare]) -> set[bytes]:

@@ -104,7 +104,7 @@ class Reading:
         for resource in (PODS, SERVICES):
             for namespace, said in self._unreadable(resource):
                 fields = {"namespace": namespace, "of": resource, "error": said, "remedy": RIGHTS}
-                message = "Namespace omitted from the plan: the operator may not read all of it"
+                message = "Namespace omitted from the plan: the operator is not allowed to read all of it"
                 log.warning(message, extra={"event": "plan_incomplete", "fields": fields})
 
 

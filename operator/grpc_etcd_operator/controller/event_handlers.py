@@ -152,7 +152,7 @@ class EventHandlers:
             return parse_pod(message, self.cluster_cache.pods.get(message.metadata.uid))
         except ValueError:
             self.broken_objects += 1
-            log.exception("Pod not readable", extra={"event": "pod_unreadable"})
+            log.exception("Pod cannot be parsed, ignoring it", extra={"event": "pod_unreadable"})
             return None
 
     def forget_pod(self, uid: str) -> None:

@@ -26,9 +26,10 @@ class GateRefusals:
         self.count += 1
         if namespace not in self._until:
             log.warning(
-                "Pods of the namespace %s wait for their readiness gate, which the operator may not open: grant its "
-                "ServiceAccount permission to patch pods/status there (in the chart readinessGate.enabled and "
-                "readinessGate.namespaces), or remove the gate grpc-etcd.dev/registered from the Pods",
+                "Pods of the namespace %s wait for their readiness gate, which the operator is not allowed to "
+                "open: grant its ServiceAccount permission to patch pods/status there (in the chart "
+                "readinessGate.enabled and readinessGate.namespaces), or remove the gate grpc-etcd.dev/registered from "
+                "the Pods",
                 namespace,
                 extra={"event": "gate_refused"},
             )

@@ -123,7 +123,7 @@ class Rules:
             (each for found in spec.layouts.values() for each in found if not self._is_own(spec, each)), None
         ):
             return (
-                f"spec.prefix {spec.prefix!r} may not be used with the layout {layout.name}: remove it, or ask an "
+                f"spec.prefix {spec.prefix!r} is not allowed with the layout {layout.name}: remove it, or ask an "
                 f"admin to allow it with the operator's setting --allowed-prefix (allowedPrefixes in the chart's "
                 f"values)"
             )

@@ -193,7 +193,7 @@ def _not_accepted(accepted: Verdict, counts: Counts, written_to: Sequence[str]) 
     what = f"the spec is not applied ({accepted.reason}), see the condition Accepted"
     stands = f"existing keys stay: those of {counts.standing} Pods"
     if written_to:
-        done = f"{counts.registered} of {counts.ready} ready Pods are written to {', '.join(written_to)}"
+        done = f"{counts.registered} of {counts.ready} ready Pods are registered in {', '.join(written_to)}"
         stands = stands if counts.standing else "existing keys stay"
         message = f"{what}; {done}, according to the applicable part of the spec or its last valid version; {stands}"
     elif counts.standing:
@@ -218,10 +218,10 @@ def _judge_counts(counts: Counts, *, enable: bool) -> Verdict:
     if not enable:
         return Verdict(accepted=True, reason=Reason.DISABLED, message="spec.enable is false: all endpoints are deleted")
     if counts.registered < counts.ready:
-        message = f"{counts.registered} of {counts.ready} ready Pods are written"
+        message = f"{counts.registered} of {counts.ready} ready Pods are registered"
         return Verdict(accepted=False, reason=Reason.PENDING, message=message)
     if counts.ready:
-        return Verdict(accepted=True, reason=Reason.PROGRAMMED, message="every ready Pod is written")
+        return Verdict(accepted=True, reason=Reason.PROGRAMMED, message="every ready Pod is registered")
     return Verdict(accepted=True, reason=Reason.NO_READY_PODS, message=f"none of {counts.selected} Pods is ready")
 
 

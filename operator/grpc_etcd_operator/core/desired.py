@@ -220,7 +220,7 @@ def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults
     try:
         endpoint = make_endpoint(pod, service, spec, number, faults)
     except ValueError as error:
-        faults.append(Fault(service.uid, Reason.UNWRITABLE, f"no layout can carry Pod {pod.name}: {error}"))
+        faults.append(Fault(service.uid, Reason.UNWRITABLE, f"no layout can encode Pod {pod.name}: {error}"))
         return []
     wanted = []
     for layout in spec.layouts[registry]:
@@ -230,7 +230,7 @@ def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults
         encoded = layout.encode(spec.registry_name, shown)
         if isinstance(encoded, Rejected):
             faults.append(
-                Fault(service.uid, Reason.UNWRITABLE, f"{layout.name} cannot carry Pod {pod.name}: {encoded.reason}")
+                Fault(service.uid, Reason.UNWRITABLE, f"{layout.name} cannot encode Pod {pod.name}: {encoded.reason}")
             )
         else:
             record = DesiredRecord(

@@ -77,13 +77,13 @@ class Reason(StrEnum):
     PODS_UNREADABLE = (  # the only one for which a condition is neither true nor false
         "PodsUnreadable",
         OF_PROGRAMMED,
-        "The operator may not read the Pods of the namespace; their keys stay.",
+        "The operator is not allowed to read the Pods of the namespace; their keys stay.",
         "Restore the operator's Role and RoleBinding there.",
     )
     REGISTRY_UNAVAILABLE = (
         "RegistryUnavailable",
         "Programmed, readiness gate",
-        "etcd cannot be reached, or the operator may not write its own records there.",
+        "etcd cannot be reached, or the operator is not allowed to write its own records there.",
         "See the message, and the runbook in docs/operations.md.",
     )
     NO_LEADER = (
@@ -125,7 +125,7 @@ class Reason(StrEnum):
     PERMISSION_DENIED = (
         "PermissionDenied",
         OF_PROGRAMMED,
-        "The operator's etcd user may not read or write the keys.",
+        "The operator's etcd user is not allowed to read or write the keys.",
         "Run the command in the message.",
     )
     INTERNAL_ERROR = (

@@ -30,7 +30,7 @@ async def find_cluster(settings: Settings, client: Client) -> tuple[str, str]:
         except ApiError as error:
             if error.status == HTTPStatus.FORBIDDEN and not settings.cluster_id:
                 raise UnusableError(
-                    f"--cluster-id is not set and the namespace kube-system may not be read ({error}): set "
+                    f"--cluster-id is not set and the namespace kube-system cannot be read ({error}): set "
                     "--cluster-id to a name of this cluster, or allow `get` on that namespace"
                 ) from error
             log_unreachable(client, error)

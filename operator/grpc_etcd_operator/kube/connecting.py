@@ -111,7 +111,7 @@ class Connection:
 
     async def _authorize(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         if not self._refusals.may_ask(time.monotonic()):
-            raise IdentityRefusedError("The API server rejected the identity (401), retrying")
+            raise IdentityRefusedError("The API server rejected the credentials (401), retrying")
         self._follow()
         if self._header:
             request.headers["Authorization"] = self._header
@@ -138,7 +138,7 @@ class Connection:
             self._header = _read_header(self._configuration)
         except Exception as error:  # noqa: BLE001  plug-ins and files may be at fault in any way, for a moment or longer
             self._read_again_at = time.monotonic() + 1.0
-            message = "Identity files not readable, using the previous identity"
+            message = "Credential files cannot be read, using the previous credentials"
             log.warning(
                 message, extra={"event": "identity_unreadable", "fields": {"error": f"{type(error).__name__}: {error}"}}
             )
@@ -148,7 +148,7 @@ class Connection:
         files = _look_at_files(configuration)
         if files != self._files:  # else the pool of connections would lose what it has
             self._context = _make_context(configuration)
-            log.info("Identity files changed, new connections use them", extra={"event": "identity_reloaded"})
+            log.info("Credential files changed, new connections use them", extra={"event": "identity_reloaded"})
         self._configuration, self._files, self._must_load = configuration, files, False
 
 

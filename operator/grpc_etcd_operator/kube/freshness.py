@@ -339,4 +339,4 @@ def _read_verb(url: URL) -> str:
 def _note_refusal(stream: Stream, response: aiohttp.ClientResponse, verb: str) -> None:
     if response.status in REFUSALS:
         what = f"{verb}: " if verb == WATCH else ""
-        stream.note_fault(f"{stream.resource} may not be read ({what}{response.status} {response.reason})", verb)
+        stream.note_fault(f"{stream.resource} cannot be read ({what}{response.status} {response.reason})", verb)

@@ -55,7 +55,7 @@ class Prober:
             elif error.status == HTTPStatus.TOO_MANY_REQUESTS:
                 stream.note_answer()  # it has much to do, and the watches that are open go on
             elif error.status in REFUSALS:
-                stream.note_fault(f"{stream.resource} may not be read ({error})")
+                stream.note_fault(f"{stream.resource} cannot be read ({error})")
         except (aiohttp.ClientError, TimeoutError):
             return
         else:

@@ -29,7 +29,7 @@ from grpc_etcd_operator.registry.prefixes import Streams
 log = logging.getLogger(__name__)
 REFUSED = (PermissionDenied, InvalidRequest)
 PROBE = b"grpc-etcd"
-BOUND = "etcd accepts no more keys under a lease with keys that the operator may not write"
+BOUND = "etcd accepts no more keys under a lease with keys that the operator is not allowed to write"
 
 
 def grant(prefix: bytes) -> str:

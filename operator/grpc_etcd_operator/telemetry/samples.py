@@ -52,7 +52,7 @@ class Figures:
     unreadable_namespaces: int = _gauge("Watched namespaces that the operator cannot read (deleted, or no permission).")
     not_accepted: Counts = _gauge("GrpcServices that are not accepted.", "reason")
     waiting_gates: int = _gauge("Pods that have been ready except for the readiness gate for more than 30 seconds.")
-    denied_gates: int = _counter("Readiness gates that the operator may not open.")
+    denied_gates: int = _counter("Readiness gates that the operator is not allowed to open.")
     invalid_objects: int = _counter("Kubernetes objects that could not be parsed.")
     drift: int = _counter(
         "Objects whose creation, change or deletion was found by a resync and not reported by a watch event."
@@ -76,7 +76,9 @@ class RegistryFigures:
     registered_objects: int = _gauge("Pods and GrpcServices that have records in the registry.", "registry")
     leases: int = _gauge("Leases that this replica keeps alive.", "registry")
     conflicts: int = _gauge("Keys and names that GrpcServices want but that have another owner.", "registry")
-    denied_prefixes: int = _gauge("Prefixes and keys that the operator's etcd user may not read or write.", "registry")
+    denied_prefixes: int = _gauge(
+        "Prefixes and keys that the operator's etcd user is not allowed to read or write.", "registry"
+    )
     workqueue_depth: int = _gauge("Pods and GrpcServices in the work queue.", "registry")
     workqueue_in_flight: int = _gauge("Pods and GrpcServices in running transactions.", "registry")
     workqueue_longest_wait_seconds: float = _gauge(

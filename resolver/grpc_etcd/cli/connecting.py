@@ -64,7 +64,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     ),
     (
         ("--registry",),
-        {"help": "Registry in the operator's settings; if given, variables for etcd are ignored. Default: `default`."},
+        {"help": "Registry in the operator's settings; if set, variables for etcd are ignored. Default: `default`."},
     ),
 )
 DEFAULT_REGISTRY = "default"

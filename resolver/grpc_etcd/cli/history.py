@@ -90,7 +90,7 @@ def remarks(found: History, name: str) -> list[str]:
     if not found.changes:
         said.append(f"{name} has not changed since revision {found.since}.")
     if not found.is_timed:
-        said.append("There are no times: no operator has recorded any here, or /grpc-etcd/clock/ may not be read.")
+        said.append("There are no times: no operator has recorded any, or this user cannot read /grpc-etcd/clock/.")
     if not found.is_owner_known:
         said.append(f"Owners are unknown: {UNREADABLE_OWNERS} {GRANT_OWNERS}")
     if found.is_cut:
@@ -145,7 +145,7 @@ def read_moment(connection: Connection, name: str, at: float) -> tuple[list[Entr
     if reading is None:
         raise Failure(
             "no revision is known for that time: no operator had recorded times yet, etcd was compacted since, "
-            "or /grpc-etcd/clock/ may not be read",
+            "or this user cannot read /grpc-etcd/clock/",
             *([] if may_read_times(etcd) else [GRANT_OWNERS]),
         )
     try:

@@ -385,7 +385,7 @@ class Reader:
             names = ", ".join(mark.removeprefix(SYNCED_PREFIX).decode(errors="replace") for mark in missing)
             return f"the operator of {names} does not confirm it"
         if log.refusal and self._marks_seen:
-            return f"the synced keys may not be read any more ({log.refusal})"
+            return f"the synced keys can no longer be read ({log.refusal})"
         if self._is_other_history and not self._marks_seen:
             return OTHER_HISTORY
         return ""

@@ -64,7 +64,7 @@ def _server(facts: Facts) -> Iterator[Finding]:
         yield Finding(Code.ETCD_OUTDATED, "etcd", problem, UPGRADE)
 
 
-UNREADABLE_OWNERS = "this user may not read /grpc-etcd/owner/, where operators record what they have written."
+UNREADABLE_OWNERS = "this user is not allowed to read /grpc-etcd/owner/, where operators record what they have written."
 GRANT_OWNERS = (
     "Grant it to users who inspect the registry: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/"
 )
@@ -230,7 +230,8 @@ def _operator(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Code.SYNCED_UNREADABLE,
             "synced key",
-            "unknown: this user may not read /grpc-etcd/synced/; its clients mistake an outage for an empty service",
+            "unknown: this user is not allowed to read /grpc-etcd/synced/; "
+            "its clients mistake an outage for an empty service",
             "Grant it: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/synced/",
         )
     elif facts.has_owners is None and not facts.synced:

@@ -48,4 +48,4 @@ def _write_denied(denied: Denied) -> Finding:
     resource = "grpcservices.grpc-etcd.dev" if denied.resource == "grpcservices" else denied.resource
     make = kubectl(denied.namespace, "create", kind, role, "--verb=list", f"--resource={resource}")
     remedy = f"{make}; {kubectl(denied.namespace, 'create', f'{kind}binding', role, f'--{kind}={role}', '--user=USER')}"
-    return Finding(Code.MAY_NOT_READ, where, f"the caller may not list {denied.resource} there", remedy)
+    return Finding(Code.MAY_NOT_READ, where, f"the caller is not allowed to list {denied.resource} there", remedy)

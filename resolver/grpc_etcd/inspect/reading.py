@@ -15,7 +15,7 @@ class ReadDenied(PermissionDenied):
     """A prefix may not be read; `remedy` is the command that grants it, for readers."""
 
     def __init__(self, prefix: bytes, granted: bytes, error: PermissionDenied) -> None:
-        super().__init__(f"may not read {escape_bytes(prefix)}: {error.details}", error.code)
+        super().__init__(f"is not allowed to read {escape_bytes(prefix)}: {error.details}", error.code)
         self.remedy = grant("read", granted)
 
 

@@ -67,7 +67,7 @@ def _deployments(cluster: ClusterFacts) -> Iterator[Finding]:
             "No action is needed if it was not installed with its chart.",
         )
         if cluster.deployments is None:
-            seen, remedy = "may not be listed", "No action is needed; an admin may be able to list it."
+            seen, remedy = "cannot be listed", "No action is needed; an admin may be able to list it."
         yield Finding(Code.OPERATOR_UNSEEN, "operator", f"its Deployment {seen}", remedy)
 
 

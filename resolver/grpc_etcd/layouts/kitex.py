@@ -70,7 +70,7 @@ def _fault(service: str, endpoint: Endpoint) -> str | None:
     if fault := name_fault(service) or address_fault(endpoint.address):
         return fault
     if endpoint.address.startswith("["):
-        return f"kitex cannot carry the IPv6 address {endpoint.address}: its keys and values omit the brackets"
+        return f"kitex cannot encode the IPv6 address {endpoint.address}: its keys and values omit the brackets"
     if endpoint.weight < 1 or not float(endpoint.weight).is_integer():
         return f"the weight {endpoint.weight} is not an integer above 0; kitex reads 0 as {DEFAULT_WEIGHT}"
     return None

@@ -44,8 +44,8 @@ from grpc_etcd.xds.control_plane import this_process
 _LOG = logging.getLogger("grpc_etcd")
 
 NO_SHARING = (
-    "this user may not write the process keys under /grpc-etcd/registered-by, so if several processes serve at one "
-    "address, calls may fail for a moment when one of them ends (docs/operations.md has the role): %s"
+    "this user is not allowed to write the process keys under /grpc-etcd/registered-by, so if several processes serve "
+    "at one address, calls may fail for a moment when one of them ends (docs/operations.md has the role): %s"
 )
 
 OF_THE_PARENT = (

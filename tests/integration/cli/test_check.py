@@ -159,9 +159,9 @@ def test_a_user_without_permission_and_a_wrong_password(own_etcd: EtcdServer, tm
     password = tmp_path / "password"
     password.write_text("secret")
     options = ("--user", "app", "--password-file", str(password))
-    assert "may not read /grpc-etcd/" in problems(shell, "greeter", *options)
+    assert "is not allowed to read /grpc-etcd/" in problems(shell, "greeter", *options)
     denied = problems(shell, "greeter", "--prefix", "other", *options)
-    assert "the user 'app' may not read /other/greeter/" in denied
+    assert "the user 'app' is not allowed to read /other/greeter/" in denied
     assert "--prefix=true read /other/" in denied
     password.write_text("wrong")
     assert "password" in problems(shell, "greeter", *options, code=3)
@@ -177,7 +177,7 @@ def test_a_user_who_may_read_one_service_is_told_of_that_one(own_etcd: EtcdServe
     password.write_text("secret")
     found = problems(shell, "greeter", "--user", "narrow", "--password-file", str(password))
     assert "the key has no lease" in found
-    assert "may not read /grpc-etcd/" in found
+    assert "is not allowed to read /grpc-etcd/" in found
     shell.close()
 
 

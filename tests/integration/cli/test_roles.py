@@ -59,17 +59,17 @@ def test_the_documented_client_may_read_endpoints_and_is_told_what_it_may_not(
     assert "greeter" in run(user, "ls")
     got = run(user, "get", "greeter")
     assert "unknown" in got
-    assert "may not read /grpc-etcd/owner/" in got
+    assert "is not allowed to read /grpc-etcd/owner/" in got
     assert '"ownerKnown": false' in run(user, "get", "greeter", "-o", "json")
     past = run(user, "history", "greeter")
-    assert "may not read /grpc-etcd/owner/" in past
-    assert "may not be read" in run(user, "history", "greeter", "--at", "1s", code=1)
+    assert "is not allowed to read /grpc-etcd/owner/" in past
+    assert "this user cannot read" in run(user, "history", "greeter", "--at", "1s", code=1)
     asked = run(user, "owner", key, code=1)
-    assert "unknown: this user may not read /grpc-etcd/owner/" in asked
+    assert "unknown: this user is not allowed to read /grpc-etcd/owner/" in asked
     assert "grant-permission" in asked
     # A loopback address is a fault, so `check` ends with 1 whatever it may read.
     checked = run(user, "check", "greeter", code=1)
-    assert "unknown: this user may not read /grpc-etcd/owner/" in checked
+    assert "unknown: this user is not allowed to read /grpc-etcd/owner/" in checked
     assert "an outage" not in checked, "it may read the synced key, and so may its clients"
     for text in (got, past, asked, checked):
         assert not [words for words in FALSE_IF_UNKNOWN if words in text]
@@ -93,7 +93,7 @@ def test_the_documented_viewer_may_use_every_command_that_reads(
     assert "greeter" in run(user, "ls")
     assert "shop/greeter-0" in run(user, "get", "greeter")
     assert "shop" in run(user, "owner", key)
-    assert "may not read" not in run(user, "check", "greeter", code=1)
+    assert "not allowed to read" not in run(user, "check", "greeter", code=1)
     assert "no operator owns" in run(user, "owner", "/jupiter/greeter/nobody", code=1)
     assert "greeter" in run(user, "watch", "greeter", "--changes", "1", "-o", "json")
     assert "added" in run(user, "history", "greeter")
@@ -104,7 +104,7 @@ def test_what_may_not_be_read_is_told_with_user_prefix_and_no_more_than_is_neede
 ) -> None:
     for arguments in (("ls",), ("get", "greeter"), ("watch", "greeter"), ("watch",), ("history", "greeter")):
         denied = run("grpc-client-user", *arguments, "--prefix", "other", code=1)
-        assert "the user 'grpc-client-user' may not read /other/" in denied, arguments
+        assert "the user 'grpc-client-user' is not allowed to read /other/" in denied, arguments
         assert "role grant-permission ROLE --prefix=true read /other/" in denied
         assert "readwrite" not in denied
 

@@ -230,7 +230,7 @@ async def test_a_status_follows_whether_pods_may_be_read_and_waits_where_that_ma
     reporter._reconciler.note_service(None, json.loads(json.dumps(other)))
     await run(reporter, lambda: server.patches("other"))
     assert server.patches("greeter") == [], "nothing is known, and nothing is said"
-    unseen[PODS] = "pods may not be read"
+    unseen[PODS] = "pods cannot be read"
     await run(reporter, lambda: programmed(server).get("status") == "Unknown")
     assert server.objects["greeter"]["status"]["endpoints"] is None
     assert "NoPods" not in posts(server)

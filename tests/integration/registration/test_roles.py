@@ -57,7 +57,7 @@ def test_a_server_without_the_right_to_process_keys_is_registered_all_the_same(
         survivor = first.register(ENDPOINT, allow_unroutable=True)
         assert survivor.wait(60)
         assert survivor.status.fault is None
-        assert "may not write the process keys" in caplog.text
+        assert "not allowed to write the process keys" in caplog.text
         leaving = second.register(ENDPOINT, allow_unroutable=True)
         assert leaving.wait(60)
         assert leaving.unregister(60)

@@ -113,7 +113,7 @@ def test_a_governor_replaces_no_server() -> None:
     [
         ({"synced": ()}, Severity.NOTE, "no operator maintains this registry"),
         ({"synced": (), "has_owners": True}, Severity.ERROR, "no synced key"),
-        ({"synced": None}, Severity.WARNING, "may not read /grpc-etcd/"),
+        ({"synced": None}, Severity.WARNING, "is not allowed to read /grpc-etcd/"),
         ({"missing_keys": ("/jupiter/x",)}, Severity.WARNING, "does not exist"),
         ({"alarms": ("NOSPACE",)}, Severity.ERROR, "the active alarm NOSPACE"),
         ({"version": "3.5.9"}, Severity.WARNING, "3.5.9"),

@@ -15,7 +15,7 @@ from grpc_etcd_operator.telemetry.metrics import Timings
 from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service, read_raw_pod
 
 GATE = "grpc-etcd.dev/registered"
-REFUSED = "may not be read (403 Forbidden)"
+REFUSED = "cannot be read (403 Forbidden)"
 
 
 def make_reconciler() -> EventHandlers:

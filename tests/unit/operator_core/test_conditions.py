@@ -228,7 +228,7 @@ def test_a_selector_that_matches_nothing_is_no_success_and_a_gap_in_a_rollout_no
     assert judged(make_status(edited, ACCEPTED, Counts(), {}, EARLY), "Programmed") == ("False", "NoPods")
 
 
-REFUSED = "pods may not be read (403 Forbidden)"
+REFUSED = "pods cannot be read (403 Forbidden)"
 DOWN = {"default": "unavailable"}
 
 

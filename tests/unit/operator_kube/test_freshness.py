@@ -8,7 +8,7 @@ from grpc_etcd_operator.kube.freshness import BLIND_SECONDS, LOST_SECONDS, WATCH
 from testbed.conditions import wait_until
 
 GAP_SECONDS = 30.0
-REFUSED = "pods may not be read (403 Forbidden)"
+REFUSED = "pods cannot be read (403 Forbidden)"
 
 
 def make(*namespaces: str) -> Freshness:
