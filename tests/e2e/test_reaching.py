@@ -308,6 +308,28 @@ def test_a_watch_goes_on_after_the_connection_was_lost_and_ends_with_its_kubectl
     wait_until(lambda: children(own_kubeconfig) == [], "kubectl has ended")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_command_with_its_kubectl(  # noqa: PLR0917  as above
+    scene: Scene,
+    laptop: Checker,
+    streams: NodeStreams,
+    install: Install,
+    own_kubeconfig: str,
+    number: signal.Signals,
+) -> None:
+    register(scene.etcd)
+    create_service(scene, port_of(scene.etcd))
+    create_pod(scene, streams.node, "etcd-x", {"app": "etcd"}, "etcd")
+    install({"endpoints": ["etcd:2379"]}, clientConfig={"enabled": False})
+    with start_watch(laptop) as watch:
+        assert watch.stdout is not None
+        assert ADDRESS in watch.stdout.readline()
+        watch.send_signal(number)
+        # As any command ends: by the signal itself, or with 1 where click takes Ctrl-C.
+        assert watch.wait(PATIENCE_SECONDS) in {-number, 1}
+    assert children(own_kubeconfig) == []
+
+
 def test_where_no_kubectl_or_no_operator_is_there_it_is_said(laptop: Checker, install: Install) -> None:
     found = laptop.look()["GE0906"]
     assert "says where etcd is" in found["problem"]

@@ -25,7 +25,7 @@ from grpc_etcd.settings import ClientSettings
 
 KUBECTL = "kubectl"
 NOT_INSIDE = "it is no Service and no Pod of the cluster"
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 NO_SETTINGS = frozenset({"endpoints", "timeout", "layouts", "static", "pod_ip"})  # those that say nothing of logging in
 
 
@@ -77,20 +77,28 @@ def reaching(
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let a signal end the command as an exception does, so that child processes are ended too."""
+    """Let a signal end the block as an exception does, so that child processes are ended, and then the command.
+
+    What this process was started to ignore, as by nohup, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _exit) for number in ENDING}
+    caught: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+        raise SystemExit(128 + number)
+
+    obeyed = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in obeyed}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _exit(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+        if caught:
+            signal.raise_signal(caught[0])
 
 
 def _make_settings(given: ClientSettings, found: FoundEtcd, reach: Reach) -> ClientSettings:
