@@ -22,8 +22,9 @@ meanwhile may be long gone. Then this counts, first row first:
       some are left                                                what etcd holds                      registry
     no operator was ever seen                                      what etcd holds, also nothing        registry
 
-* Confirmed is an endpoint of the last good set whose address etcd holds again, in whatever state: it is etcd's from
-  then on. When all are, or when the registry is confirmed, nothing is kept any more.
+* Confirmed is an endpoint of the last good set whose address etcd holds again, in whatever state, as a range says that
+  has been read since: it is etcd's from then on. When all are, or when the registry is confirmed, nothing is kept any
+  more.
 * Without an operator nothing will confirm it. Then what has not been confirmed is dropped some time after another
   history was found (`settle`), provided that etcd holds an endpoint that may be called.
 * The last good set is what etcd held before the first unconfirmed loss, and from each arrival on what it holds then: it
@@ -180,9 +181,15 @@ class Reader:
 
     def settle(self) -> ResolverState:
         """Record that whoever registers has had the time to do so again since another history was found."""
-        if self._is_other_history and not self._marks_seen and self._holds_callables():
+        if self._is_other_history and not self._marks_seen and self._is_rebuilt():
             self._kept, self._is_other_history, self._is_decided = {}, False, False
         return self._judge()
+
+    def _is_rebuilt(self) -> bool:
+        """Return whether etcd holds an endpoint that may be called in its present history."""
+        held = self._builder.snapshot()
+        confirmed = self._confirmed(held)
+        return any(is_callable(each) for each in held.endpoints if each.address in confirmed)
 
     @property
     def is_settling(self) -> bool:
@@ -358,10 +365,22 @@ class Reader:
         self._before = now
         if not self._kept and not now and not self._is_other_history:
             self._kept = self._good
-        confirmed = {endpoint.address for endpoint in held.endpoints}
+        confirmed = self._confirmed(held)
         self._kept = {address: endpoint for address, endpoint in self._kept.items() if address not in confirmed}
         if not self._kept:
             self._is_other_history = False
+
+    def _confirmed(self, held: Snapshot) -> set[str]:
+        """Return the addresses that etcd holds in its present history: a refused range may be known of an older one."""
+        outdated = tuple(
+            each.start
+            for each, log in self._logs.items()
+            if log.refusal and log.known and self._judged and log.known.history != self._judged.history
+        )
+        if not outdated:
+            return {endpoint.address for endpoint in held.endpoints}
+        found = (self._builder.endpoint(key) for key in self._builder.keys if not key.startswith(outdated))
+        return {endpoint.address for endpoint in found if endpoint}
 
     def _keeping(self, held: Snapshot, doubt: str) -> ResolverState:
         merged = {endpoint.address: endpoint for endpoint in held.endpoints} | dict(self._kept)

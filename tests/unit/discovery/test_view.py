@@ -284,6 +284,17 @@ def test_without_an_operator_endpoints_are_confirmed_one_by_one_after_another_hi
     assert numbers(change(reader, gone(record(1), record(2)), 7)) == []
 
 
+def test_without_an_operator_keys_that_may_not_be_read_confirm_nothing_of_another_history() -> None:
+    reader = make_reader(record(1), record(2), revision=100)
+    providers = range_of(reader, record(1)[0])
+    reader.take_refusal(providers, "permission denied")
+    for each in set(reader.ranges) - {providers}:
+        reader.take_listing(each, [], Position(1, 3))
+    assert numbers(reader.settle()) == [1, 2]
+    view = reader.take_listing(providers, [], Position(1, 4))
+    assert (numbers(view), view.source) == ([1, 2], Source.STALE)
+
+
 def test_without_an_operator_what_has_not_come_back_is_dropped_in_the_end_but_never_the_last() -> None:
     reader = make_reader(record(1), record(2), revision=100)
     list_all(reader, [], 3, history=1)

@@ -1,8 +1,9 @@
 """The law of views, held against an etcd whose events, listings, refusals and losses of data come in any order.
 
 Each range learns of what the store did at a pace of its own. Whatever the order: a set that calls could use is emptied
-only by a state of the store that somebody confirms, or that nobody ever confirmed; an endpoint comes only if the store
-has held it since its range was watched again; and once all is delivered and confirmed, the view is what the store
+only by a state of the store that somebody confirms, or that nobody ever confirmed; when data are lost, no endpoint goes
+before it was there again, or somebody confirms the new history; an endpoint comes only if the store has held it since
+its range was watched again; and once all is delivered and confirmed, the view is what the store
 holds. Of progress a range tells only what it is asked for: what is awaited when etcd loses its data is asked for again
 in the new history, as `Feed` does, or it would be waited for in vain.
 """
@@ -39,6 +40,15 @@ def record(number: int, layout: int, *, enable: bool = True) -> tuple[bytes, byt
     made = LAYOUTS[layout].encode("greeter", Endpoint(name="greeter", address=f"10.0.0.{number}:1", enable=enable))
     assert isinstance(made, KeyValue)
     return made.key, made.value
+
+
+def both(number: int) -> list[bytes]:
+    """Return the keys of an endpoint in both layouts."""
+    return [record(number, layout)[0] for layout in (0, 1)]
+
+
+def number_at(address: str) -> int:
+    return int(address.split(":", maxsplit=1)[0].split(".")[3])
 
 
 CALLABLE = frozenset(record(number, layout) for number in range(1, 4) for layout in (0, 1))
@@ -93,6 +103,7 @@ class ViewMachine(RuleBasedStateMachine):
         self.was_callable = False
         self.resumed: dict[Range, int] = {}  # where the store was when a range was watched again
         self.shown: set[str] = set()
+        self.owed: set[str] = set()  # what was shown when data were lost, and nothing has been told of since
 
     # What happens in etcd.
 
@@ -138,6 +149,7 @@ class ViewMachine(RuleBasedStateMachine):
         self.histories[self.history] = self.store
         self.told = dict.fromkeys(self.told, 0)
         self.resumed.clear()
+        self.owed = set(self.shown)
 
     # What is told.
 
@@ -181,7 +193,7 @@ class ViewMachine(RuleBasedStateMachine):
         log = [each for each in self.store.log if self.told[which] < each[0] <= revision]
         events = [each for each in log if which.holds(each[1][0])]
         self.told[which] = revision
-        self.note_marks(key for _, (key, value) in events if value is not None)
+        self.note_told(which, (key for _, (key, value) in events if value is not None), revision)
         if events:
             self.reader.take_changes(which, events, events[-1][0])
         self.reader.take_progress(which, revision)
@@ -198,7 +210,7 @@ class ViewMachine(RuleBasedStateMachine):
         events = [each for each in events if which.holds(each[1][0])]
         if events:
             self.told[which] = events[-1][0]
-            self.note_marks(key for _, (key, value) in events if value is not None)
+            self.note_told(which, (key for _, (key, value) in events if value is not None), events[-1][0])
             self.reader.take_changes(which, events, events[-1][0])
 
     @rule(lists=st.booleans())
@@ -212,7 +224,7 @@ class ViewMachine(RuleBasedStateMachine):
                 continue
             events = [each for each in self.store.log if each[0] > self.told[which] and which.holds(each[1][0])]
             self.told[which] = self.store.revision
-            self.note_marks(key for _, (key, value) in events if value is not None)
+            self.note_told(which, (key for _, (key, value) in events if value is not None), self.store.revision)
             if events:
                 self.reader.take_changes(which, events, events[-1][0])
             self.reader.take_progress(which, self.store.revision)
@@ -249,12 +261,17 @@ class ViewMachine(RuleBasedStateMachine):
         self.told[which] = self.store.revision
         self.resumed.pop(which, None)
         self.asked.pop(which, None)  # whatever was asked of a listing's history before is answered by it
-        self.note_marks(key for key, _ in pairs)
+        self.note_told(which, (key for key, _ in pairs), self.store.revision)
         self.reader.take_listing(which, pairs, Position(self.history, self.store.revision))
         self.ask()
 
-    def note_marks(self, keys: Iterable[bytes]) -> None:
-        self.marks_told |= set(keys) & set(MARKS)
+    def note_told(self, which: Range, keys: Iterable[bytes], revision: int) -> None:
+        """Note marks that were seen, and what was told of this history."""
+        keys = set(keys)
+        self.marks_told |= keys & set(MARKS)
+        self.owed = {each for each in self.owed if keys.isdisjoint(both(number_at(each)))}
+        if which == SYNCED and self.marks_told <= self.store.states[revision].keys():
+            self.owed.clear()
 
     # What must be so.
 
@@ -273,6 +290,7 @@ class ViewMachine(RuleBasedStateMachine):
         self.was_callable = is_callable_now
 
         self.never_long_gone()
+        assert self.owed <= self.shown, "dropped, and nobody has vouched for that since the data were lost"
 
     def never_long_gone(self) -> None:
         """An endpoint comes only if the store holds it where its range was watched again, or later."""
@@ -283,9 +301,8 @@ class ViewMachine(RuleBasedStateMachine):
             return
         if any(log.known and log.known.history != self.history for log in self.reader._logs.values()):
             return
-        for address in self.shown - before:
-            number = int(address.split(":")[0].split(".")[3])
-            keys = [record(number, layout)[0] for layout in (0, 1)]
+        for each in self.shown - before:
+            keys = both(number_at(each))
             since = {key: next(self.resumed.get(which, 0) for which in self.told if which.holds(key)) for key in keys}
             assert any(key in state for key in keys for state in self.store.states[since[key] :]), "long gone"
 
@@ -320,7 +337,7 @@ class ViewMachine(RuleBasedStateMachine):
         assert view.snapshot is not None
         held = self.store.states[-1].items()
         there = {number for number in range(1, 4) for layout in (0, 1) if record(number, layout) in held}
-        found = {int(each.address.split(":")[0].split(".")[3]) for each in view.snapshot.endpoints if is_callable(each)}
+        found = {number_at(each.address) for each in view.snapshot.endpoints if is_callable(each)}
         # where layouts differ about an address, the one given first is believed
         hidden = {number for number in there if record(number, 0, enable=False) in held}
         assert found == there - hidden
@@ -365,5 +382,22 @@ def test_a_disabled_record_that_was_held_back_when_etcd_lost_its_data_empties_no
     machine.lose_data(is_restored=False, more=0)
     machine.report_progress(lists=True)
     machine.never_empty_by_accident()
+    assert machine.reader.view.source is Source.STALE
+    assert machine.reader.view.callables == 2
+
+
+def test_data_that_were_lost_while_provider_keys_were_refused_take_nothing_away_once_they_are_readable() -> None:
+    machine = ViewMachine()
+    machine.start()
+    machine.put(2, 0, enable=True)
+    machine.report_progress(lists=False)
+    providers = next(each for each in machine.reader.ranges if each.holds(record(1, 0)[0]))
+    machine.refused.add(providers)
+    machine.reader.take_refusal(providers, "permission denied")
+    machine.lose_data(is_restored=False, more=0)
+    machine.put(1, 0, enable=True)
+    machine.report_progress(lists=True)
+    machine.grant()
+    machine.report_progress(lists=True)
     assert machine.reader.view.source is Source.STALE
     assert machine.reader.view.callables == 2
