@@ -48,6 +48,11 @@ class RangeLog:
         """Return whether a change had happened already when the range was watched again."""
         return self.resumed is not None and position <= self.resumed
 
+    def is_beside(self, position: Position) -> bool:
+        """Return whether what is in force of the range is not of a position: it is of another history, or of before."""
+        is_of_another = self.known is not None and self.known.history != position.history
+        return is_of_another or (self.floor is not None and self.floor > position)
+
     def keys(self) -> set[bytes]:
         """Return the keys of what is held back: a listing without one of them has outdated it."""
         return {key for _, (key, _) in self._ordered} | self._held.keys()

@@ -371,12 +371,8 @@ class Reader:
             self._is_other_history = False
 
     def _confirmed(self, held: Snapshot) -> set[str]:
-        """Return the addresses that etcd holds in its present history: a refused range may be known of an older one."""
-        outdated = tuple(
-            each.start
-            for each, log in self._logs.items()
-            if log.refusal and log.known and self._judged and log.known.history != self._judged.history
-        )
+        """Return the addresses that etcd holds in the history that is judged, as ranges say that are known so far."""
+        outdated = tuple(each.start for each, log in self._logs.items() if self._judged and log.is_beside(self._judged))
         if not outdated:
             return {endpoint.address for endpoint in held.endpoints}
         found = (self._builder.endpoint(key) for key in self._builder.keys if not key.startswith(outdated))

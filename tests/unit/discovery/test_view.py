@@ -291,7 +291,8 @@ def test_without_an_operator_keys_that_may_not_be_read_confirm_nothing_of_anothe
     for each in set(reader.ranges) - {providers}:
         reader.take_listing(each, [], Position(1, 3))
     assert numbers(reader.settle()) == [1, 2]
-    view = reader.take_listing(providers, [], Position(1, 4))
+    assert numbers(reader.take_listing(providers, [], Position(1, 4))) == [1, 2]
+    view = change(reader, [], 4)
     assert (numbers(view), view.source) == ([1, 2], Source.STALE)
 
 
