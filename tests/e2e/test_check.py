@@ -201,7 +201,7 @@ def test_gates_without_an_operator_and_its_deployment(
     scene.apply()
     scene.pod(gates=[GATE])
     found = checker.look()
-    assert "1 Pod is waiting at grpc-etcd.dev/registered and there is no leader" in found["GE0601"]["problem"]
+    assert "1 Pod is waiting at grpc-etcd.dev/registered, and there is no leader" in found["GE0601"]["problem"]
     assert "is leader in this etcd" in found["GE0501"]["problem"]
     assert found["GE0501"]["remedy"].startswith("helm install grpc-etcd-operator")
     assert "no leader" in found["GE0103"]["problem"]

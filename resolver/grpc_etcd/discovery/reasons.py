@@ -215,7 +215,7 @@ _WORDS = {
 
 
 _REMEDIES = {
-    Cause.TLS: "Check whether etcd speaks TLS, then the CA, the client's certificate and key, and the server name",
+    Cause.TLS: "Check whether etcd uses TLS, then the CA, the client's certificate and key, and the server name",
     Cause.UNKNOWN_HOST: "Check the names in etcd's endpoints (some resolve in one namespace only), and the DNS server",
 }
 

@@ -139,7 +139,7 @@ def test_a_failure_of_tls_is_named_wherever_somebody_looks(kind: str, tmp_path: 
             ca = Authority(tmp_path / "other").issue("x").ca
             registry, cause = grpc_etcd.Registry(server.endpoints, ca=ca), "TLS to etcd failed"
         with registry:
-            tell(registry, Fault(away, cause, ("cannot be watched", "speak", "TLS", "CA")))
+            tell(registry, Fault(away, cause, ("cannot be watched", "uses TLS", "TLS", "CA")))
 
 
 def test_an_outage_is_told_with_the_time_of_the_set_that_is_used(
