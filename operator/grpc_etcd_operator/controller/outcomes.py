@@ -1,15 +1,22 @@
 """Reports how far each owner is, and what went wrong with it that nobody foresaw."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpc_etcd_operator.controller.parts import Facts
+from grpc_etcd_operator.controller.parts import Parts
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.plan import Plan
 from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.work import Work
-from grpc_etcd_operator.isolation import Isolation, Subject
+from grpc_etcd_operator.isolation import Sparing, Subject
+
+log = logging.getLogger(__name__)
+RATE_LIMITED = (
+    "namespace {} has written too much to etcd in a short time, so its changes wait, and only deletions are written at "
+    "once: find out what changes all the time, such as an annotation or the readiness of Pods"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +42,14 @@ class Outcomes:
 
     def __init__(
         self,
-        facts: Facts,
-        isolation: Isolation,
+        parts: Parts,
         work: Work,
         on_outcome: Callable[[Outcome], None],
         wake: Callable[[], None],
     ) -> None:
-        self._facts, self._isolation, self._work = facts, isolation, work
+        self._registry, self._facts, self._isolation, self._work = parts.registry, parts.facts, parts.isolation, work
         self._on_outcome, self._wake = on_outcome, wake
+        self._sparing = Sparing(log)
 
     def isolate(self, uid: str, part: str, error: Exception) -> None:
         """Report an exception that nobody foresaw on the owner that it is about; look at that again after a pause."""
@@ -55,6 +62,16 @@ class Outcomes:
             self._isolation.caught(part, Subject(uid), another)
             return
         self.report(Outcome(uid, frozenset(), tuple(Fault(source, Reason.INTERNAL_ERROR, text) for source in sources)))
+
+    def report_rate_limited(self, plan: Plan) -> None:
+        """Report an owner whose puts wait because its namespace has written too much; old values count as written."""
+        namespace = self._facts.namespace_of(plan.uid)
+        fields = {"registry": self._registry, "namespace": namespace, "uid": plan.uid}
+        self._sparing.write(namespace, "Writes of a namespace are rate-limited", "writes_rate_limited", fields)
+        text = RATE_LIMITED.format(namespace)
+        faults = [Fault(source, Reason.RATE_LIMITED, text) for source in self._facts.sources(plan.uid)]
+        written = plan.written if all(put.mod_revision for put in plan.puts) else frozenset[str]()
+        self.report(Outcome(plan.uid, written, (*plan.faults, *faults)))
 
     def report(self, outcome: Outcome) -> None:
         """Return how far an owner is. Where that fails it is looked at again: what was written is to be reported."""

@@ -13,7 +13,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from grpc_etcd.etcd import ops
@@ -27,7 +26,6 @@ from grpc_etcd_operator.controller.parts import Parts
 from grpc_etcd_operator.core.desired import Desired
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.plan import Contest, Disputes, Plan, make_plan
-from grpc_etcd_operator.core.reasons import DENIED
 from grpc_etcd_operator.core.work import Work
 from grpc_etcd_operator.isolation import BACKOFF
 from grpc_etcd_operator.registry.refusals import REFUSED
@@ -58,7 +56,7 @@ class Reconciler:
         self._disputes = Disputes()
         self._wake = asyncio.Event()
         self.trouble = Trouble(on_trouble)
-        self._outcomes = Outcomes(parts.facts, parts.isolation, self._work, on_outcome, self._wake.set)
+        self._outcomes = Outcomes(parts, self._work, on_outcome, self._wake.set)
         self._flush_keys = FlushKeys(parts, self._queue, self.trouble, self._wake.set, tidy_seconds=tidy_seconds)
         self._applier = Applier(parts, self._work, self._outcomes, self.trouble, self.enqueue, self._wake.set)
         self.note_events = self._flush_keys.note_events
@@ -83,6 +81,11 @@ class Reconciler:
         """Count the owners that wait to be judged or written; what a standby would write is not its to write."""
         work = self._work
         return work.due + (work.planned + len(work.held_back) if self._parts.election.is_leading else 0)
+
+    @property
+    def rate_limited(self) -> int:
+        """Count the owners that wait until their namespaces may write more bytes."""
+        return self._work.count_rate_limited(time.monotonic())
 
     @property
     def in_flight(self) -> int:
@@ -266,9 +269,7 @@ class Reconciler:
         plan = make_plan(desired, self._parts.cluster, self._parts.registry_cache, contest, most, is_lost)
         if not self._parts.refusing.refusals:
             return plan
-        plan = self._parts.refusing.leave_out_puts(desired, plan, held)
-        refused = {fault.source for fault in plan.faults if fault.reason in DENIED}
-        return replace(plan, written=plan.written - refused)
+        return self._parts.refusing.leave_out_puts(desired, plan, held)
 
     def _settle(self, plan: Plan, since: float) -> None:
         """Report a unit that needs nothing; queue the plan of one that does."""
@@ -285,6 +286,13 @@ class Reconciler:
             self._work.hold_back(uid, since)
             self._outcomes.report(Outcome(uid, frozenset(), plan.faults))
             return
+        admitted = self._work.admit(plan, time.monotonic())
+        if admitted is not plan:
+            self._outcomes.report_rate_limited(plan)
+        if admitted is not None:
+            self._queue_plan(admitted, since)
+
+    def _queue_plan(self, plan: Plan, since: float) -> None:
         keys: dict[bytes, int] = {}
         for key in plan.keys:
             if stream := self._parts.streams.find(key):

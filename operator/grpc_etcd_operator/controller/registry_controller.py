@@ -574,6 +574,7 @@ class RegistryController:
             workqueue_depth=writer.depth,
             workqueue_in_flight=writer.in_flight,
             workqueue_longest_wait_seconds=writer.overdue_seconds(),
+            rate_limited_objects=writer.rate_limited,
             leases=len(self.leases),
             registered_objects=len(self.registry_cache.owners),
             leader=election.is_leading,

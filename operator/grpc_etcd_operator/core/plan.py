@@ -43,6 +43,7 @@ ABSENT = 0
 DISPUTE_SECONDS, REPAIRS, MOST_REPAIRS = 60.0, 5, 20
 MOST_DISPUTES = 10_000  # that are remembered. Arbitrary
 MOST_BYTES = 500_000  # of a unit's puts in one transaction, of etcd's 1.5 MiB (--max-request-bytes)
+OVERHEAD_BYTES = 128  # of each put, beside key and value: etcd's own fields and the free space of its pages. Arbitrary
 
 
 E = TypeVar("E")
@@ -138,6 +139,20 @@ class Plan:
     def size(self) -> int:
         """Count its part of a transaction's conditions, of which there are never fewer than operations."""
         return len(self.puts) + len(self.deletes) + len(self.requires) + len(self.releases)
+
+    @property
+    def put_bytes(self) -> int:
+        """Count the bytes that etcd keeps of its puts."""
+        return sum(len(put.key) + len(put.value) + OVERHEAD_BYTES for put in self.puts)
+
+    @property
+    def is_new(self) -> bool:
+        """Return whether it overwrites nothing."""
+        return all(put.mod_revision == ABSENT for put in self.puts)
+
+    def without_puts(self) -> "Plan":
+        """Return what it deletes. The owner record then names more keys than there are, which harms nobody."""
+        return replace(self, puts=(), requires=(), releases=(), written=frozenset(), is_part=True, left=0)
 
 
 class Registry(Protocol):

@@ -128,6 +128,12 @@ class Reason(StrEnum):
         "The operator's etcd user is not allowed to read or write the keys.",
         "Run the command in the message.",
     )
+    RATE_LIMITED = (
+        "RateLimited",
+        OF_PROGRAMMED,
+        "The namespace has written too many bytes to etcd; keys are still deleted at once, the rest is written later.",
+        "Find out what changes all the time, such as an annotation or the readiness of Pods.",
+    )
     INTERNAL_ERROR = (
         "InternalError",
         "Programmed, Event",
@@ -173,6 +179,7 @@ PASSING = (
     Reason.REGISTRY_UNAVAILABLE,
     Reason.NO_LEADER,
     Reason.KEY_TAKEN,
+    Reason.RATE_LIMITED,
     Reason.INTERNAL_ERROR,
 )
 # A condition turns to these without an Event: another condition has one, it passes, or it has an Event of its own.

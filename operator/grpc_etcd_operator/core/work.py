@@ -3,7 +3,8 @@
     mark -> due -> plan -> take -> committed
              |               `---> come_again: due once more, with the time that it has waited
              |-> hold_back: until somebody marks it, or releases all that is held back
-             `-> postpone: something failed unexpectedly; due once more after a pause
+             |-> postpone: something failed unexpectedly; due once more after a pause
+             `-> admit: what its namespace has no bytes left for is due once more when it has
 
 An owner may be marked at any moment; what is under way is not given out a second time before it ends. `since` is when
 an owner began to wait (monotonic), through all that is tried in vain. Groups of owners, which are namespaces, take
@@ -18,15 +19,21 @@ from grpc_etcd.layouts.rate_limits import Change, RateLimitedQueue
 from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.plan import Plan
 from grpc_etcd_operator.core.waiting import Waiting
+from grpc_etcd_operator.core.write_budget import WriteBudget
 
 
 class Work:
     """The owners' states. `queue` says when clients tolerate a plan; `backoff` gives the pause after n failures."""
 
     def __init__(
-        self, queue: RateLimitedQueue[bytes, str], backoff: Backoff, group_of: Callable[[str], str] = lambda _: ""
+        self,
+        queue: RateLimitedQueue[bytes, str],
+        backoff: Backoff,
+        group_of: Callable[[str], str] = lambda _: "",
+        budget: WriteBudget | None = None,
     ) -> None:
         self._queue, self._backoff, self._group_of = queue, backoff, group_of
+        self._budget = budget or WriteBudget()
         self._dirty, self._urgent = Waiting(group_of), Waiting(group_of)
         self._held_back: dict[str, float] = {}
         self._later: dict[str, float] = {}  # when each is due again
@@ -129,6 +136,25 @@ class Work:
         is_same = pending is not None and bool(pending.deletes) == bool(plan.deletes)
         return min(since, self._since.get(plan.uid, since)) if is_same else since
 
+    def admit(self, plan: Plan, now: float) -> Plan | None:
+        """Return what of a plan its group may write now; None: nothing. The rest is due again when there are bytes.
+
+        What it deletes goes at once: no key stays for what its namespace has written. That some is put off delays
+        nobody else, so it does not count as waiting until it is due.
+        """
+        at = self._budget.reserve(plan.uid, self._group_of(plan.uid), plan.put_bytes, now, is_new=plan.is_new)
+        if at <= now:
+            return plan
+        self.forget_plan(plan.uid)
+        self._stuck.pop(plan.uid, None)
+        self._owed.pop(plan.uid, None)
+        self._later[plan.uid] = at
+        return plan.without_puts() if plan.deletes else None
+
+    def count_rate_limited(self, now: float) -> int:
+        """Count the units that wait until their groups may write more bytes."""
+        return self._budget.count_waiting(now)
+
     def plan(self, plan: Plan, since: float, keys: Mapping[bytes, int]) -> None:
         """Let a plan wait for its turn, in place of an earlier one of its unit; `keys` counts its keys by stream."""
         self._plans[plan.uid] = plan
@@ -187,6 +213,8 @@ class Work:
         self._moved_at = now
         self._failures.pop(plan.uid, None)
         self._stuck.pop(plan.uid, None)
+        if plan.puts or not plan.is_part:
+            self._budget.end(plan.uid)
         if plan.is_part:
             self._mark_since(plan.uid, since if self._is_owed(plan) else now)
         else:
@@ -209,6 +237,7 @@ class Work:
         """Record that nothing is to be written of a unit."""
         self._stuck.pop(uid, None)
         self._owed.pop(uid, None)
+        self._budget.end(uid)
 
     def end_failures(self, uid: str) -> None:
         """Record that a unit was judged without a failure; where a plan has come of it, writing that may yet fail."""

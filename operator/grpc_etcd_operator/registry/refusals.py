@@ -21,7 +21,7 @@ from grpc_etcd.registry.escaping import quote_argument
 from grpc_etcd.registry.own import ROOT
 from grpc_etcd_operator.core.desired import Desired, Fault
 from grpc_etcd_operator.core.plan import Plan
-from grpc_etcd_operator.core.reasons import Reason
+from grpc_etcd_operator.core.reasons import DENIED, Reason
 from grpc_etcd_operator.core.refusals import Refusal, Refusals, spare
 from grpc_etcd_operator.registry.election import Election
 from grpc_etcd_operator.registry.prefixes import Streams
@@ -85,8 +85,13 @@ class Refusing:
     def leave_out_puts(self, desired: Desired, plan: Plan, held: Iterable[bytes]) -> Plan:
         """Let a unit put nothing where its owner record is refused; that names more than there is then, no harm.
 
-        `held` are the keys that its lease may have.
+        `held` are the keys that its lease may have. GrpcServices of which something is refused do not count as written.
         """
+        left = self._leave_out_puts(desired, plan, held)
+        refused = {fault.source for fault in left.faults if fault.reason in DENIED}
+        return replace(left, written=left.written - refused)
+
+    def _leave_out_puts(self, desired: Desired, plan: Plan, held: Iterable[bytes]) -> Plan:
         own = self.refusals.find(self._owners)
         deletes = tuple(edit for edit in plan.deletes if not (own and edit.key.startswith(self._owners)))
         refusal = own or self._find_binding(plan.uid, held)

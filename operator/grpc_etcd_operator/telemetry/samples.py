@@ -84,6 +84,9 @@ class RegistryFigures:
     workqueue_longest_wait_seconds: float = _gauge(
         "Longest time that a change has been waiting without progress.", "registry"
     )
+    rate_limited_objects: int = _gauge(
+        "Pods and GrpcServices that are not written yet because their namespace has written too many bytes.", "registry"
+    )
     missed_changes: int = _counter(
         "Changed records that were found by a comparison with etcd and not reported by a watch event.", "registry"
     )
