@@ -385,6 +385,11 @@ REFUSED: list[Any] = [
     {"routes": [{"id": "r", "method": "/a.B/C", "groups": {"g": 1}}] * 2},
     {"routes": [{"id": "r", "method": "/a.B/C", "groups": {"g": 1}}], "layouts": ["kratos"]},
     {"unknown": 1},
+    {"selector": {"matchLabels": {"a" * 318: "b"}}},
+    {"metadata": {"a" * 318: "b"}},
+    {"policy": {"matchMetadata": {"a" * 318: "b"}}},
+    {"routes": [{"id": "r", "method": "/a.B/C", "groups": {"a" * 254: 1}}]},
+    {"routes": [{"id": "r", "method": "/a.B/C", "addresses": {"a" * 260: 1}}]},
 ]
 TAKEN: list[Any] = [
     *({"port": each} for each in (1, 65_535, "grpc", "a-1", "1a")),
@@ -393,7 +398,7 @@ TAKEN: list[Any] = [
     {"layouts": ["jupiter", "kratos"], "registries": ["a-1"], "drain": {"mode": "Disable"}},
     {"policy": {"loadBalancing": {"type": "RingHash", "hashHeader": "x-user"}, "retry": {"attempts": 3}}},
     {"routes": [{"id": "r", "method": "/a.B/C", "groups": {"g": 1}}]},
-    {"metadata": {"a": "1"}, "enable": False, "publishNotReady": True, "metricsPort": "metrics"},
+    {"metadata": {"a" * 317: "1"}, "enable": False, "publishNotReady": True, "metricsPort": "metrics"},
 ]
 
 

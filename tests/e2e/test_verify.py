@@ -42,7 +42,7 @@ async def test_each_registry_that_lacks_something_is_named_with_a_remedy(etcd: E
 
 async def test_neither_another_installation_nor_a_copy_of_its_keys_counts(scene: Scene) -> None:
     scene.start().wait_leading()
-    with pytest.raises(UnusableError, match="another installation leads"):  # which watches one namespace
+    with pytest.raises(UnusableError, match="another installation is leader"):  # which watches one namespace
         await wait_synced(settings(scene.etcd.endpoints, cluster=scene.cluster), 0)
     copy = f"copy-of-{scene.cluster}"  # as `etcdctl make-mirror` makes it, without leases
     for make_key in (leader_key, synced_key):

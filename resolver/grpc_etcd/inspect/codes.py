@@ -84,6 +84,7 @@ class Code(StrEnum):
     NO_CRD = "GE0513", WARNING, "The CRD is not installed"
     UNKNOWN_SYNC = "GE0514", WARNING, "It is unknown whether the registry should be synced"
     LEFT_BEHIND = "GE0515", WARNING, "Keys of another cluster id, which has no leader"
+    RATE_LIMITED = "GE0516", ERROR, "The namespace writes too much to etcd"
     GATE_WITHOUT_OPERATOR = "GE0601", ERROR, "Pods wait at the readiness gate, and there is no leader"
     GATE_WAITING = "GE0602", ERROR, "Pods wait at the readiness gate"
     NO_RECORDS = "GE0701", ERROR, "There are no records"

@@ -30,6 +30,7 @@ CODES: Mapping[str, Code] = {
     "KeyTaken": Code.KEY_TAKEN,
     "KeyShared": Code.KEY_SHARED,
     "PermissionDenied": Code.OPERATOR_DENIED,
+    "RateLimited": Code.RATE_LIMITED,
     "InternalError": Code.INTERNAL_ERROR,
 }
 SEEN_IN_PODS = frozenset({Code.NO_PODS, Code.NO_PORT})  # what is found without the operator where Pods may be read
@@ -107,6 +108,7 @@ REMEDIES: Mapping[Code, Callable[[ServiceFacts, str], str]] = {
     Code.KEY_TAKEN: _find_writer,
     Code.KEY_SHARED: lambda service, _: kubectl(service.namespace, "get", "grpcservices", "-o", "wide"),
     Code.PODS_UNREADABLE: _may_list_pods,
+    Code.RATE_LIMITED: lambda service, _: kubectl(service.namespace, "get", "pods,grpcservices", "--watch"),
     Code.REGISTRY_UNAVAILABLE: _see_log,
     Code.NO_LEADER: _see_log,
     Code.FOREIGN_LEADER: _see_log,

@@ -31,6 +31,13 @@ def is_routable(value: Mapping[str, Any]) -> bool:
     return not value.get("routes") or "jupiter" in value.get("layouts", ["jupiter"])
 
 
+def _has_short_keys(longest: int) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda value: all(len(key) <= longest for key in value)
+
+
+# Of maps: the longest keys, in characters. A label's, a group's, and those of a host with its port.
+LONGEST_KEYS = {"matchLabels": 317, "metadata": 317, "matchMetadata": 317, "groups": 253, "addresses": 259}
+
 RULES: Mapping[str, Callable[[Any], bool]] = {
     "In and NotIn need values; Exists and DoesNotExist take none": is_requirement,
     "an empty selector would register every Pod of the namespace; name at least one label": lambda value: bool(
@@ -42,4 +49,8 @@ RULES: Mapping[str, Callable[[Any], bool]] = {
         value.get("groups") or value.get("addresses")
     ),
     "routes are written as Jupiter configurators; add jupiter to layouts or remove routes": is_routable,
+    **{
+        f"a key of {field} has at most {longest} characters": _has_short_keys(longest)
+        for field, longest in LONGEST_KEYS.items()
+    },
 }

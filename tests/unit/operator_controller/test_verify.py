@@ -18,7 +18,11 @@ LEADER = write_leader(Candidate("pod", Scope(("shop",)), "n1", "ops/one", HERE))
         (None, False, "no replica leads for cluster id c1"),
         (None, True, "no replica leads for cluster id c1"),  # a copy of another etcd's keys
         (LEADER, False, "is not synced"),
-        (write_leader(Candidate("pod", Scope(("pay",)), "n1", "ops/two", HERE)), True, "another installation leads"),
+        (
+            write_leader(Candidate("pod", Scope(("pay",)), "n1", "ops/two", HERE)),
+            True,
+            "another installation is leader",
+        ),
         (write_leader(Candidate("pod", Scope(("shop",)), "n1", "ops/one", ELSEWHERE)), True, "another Kubernetes"),
     ],
 )
