@@ -204,7 +204,8 @@ class Reader:
     def awaited(self) -> Iterator[tuple[Range, int]]:
         """Return the ranges that must be known up to a revision before what is held back can be judged."""
         held = [log.held_until for log in self._deciding() if log.held_until]
-        floors = [log.floor for log in self._deciding() if log.floor] if held or not self._is_decided else []
+        is_open = held or not self._is_decided or (self._kept and self._outdated())
+        floors = [log.floor for log in self._deciding() if log.floor] if is_open else []
         wanted = max((*held, *floors), default=None)
         if wanted is None:
             return
@@ -335,7 +336,10 @@ class Reader:
 
     def _note_history(self, cut: Position) -> None:
         """Begin to keep the last good set when etcd turns out to hold another history than the one judged before."""
+        outdated = self._outdated()
         before, self._judged = self._judged, cut
+        if self._kept and outdated != self._outdated():
+            self._is_decided = False  # what these ranges hold already confirms from now on
         if before is None or before.history == cut.history:
             return
         if before.history != BEFORE_ALL or cut.revision < before.revision:
@@ -372,11 +376,16 @@ class Reader:
 
     def _confirmed(self, held: Snapshot) -> set[str]:
         """Return the addresses that etcd holds in the history that is judged, as ranges say that are known so far."""
-        outdated = tuple(each.start for each, log in self._logs.items() if self._judged and log.is_beside(self._judged))
+        outdated = self._outdated()
         if not outdated:
             return {endpoint.address for endpoint in held.endpoints}
         found = (self._builder.endpoint(key) for key in self._builder.keys if not key.startswith(outdated))
         return {endpoint.address for endpoint in found if endpoint}
+
+    def _outdated(self) -> tuple[bytes, ...]:
+        """Return where the ranges begin of which what is in force is not of the position that is judged."""
+        judged = self._judged
+        return tuple(each.start for each, log in self._logs.items() if judged and log.is_beside(judged))
 
     def _keeping(self, held: Snapshot, doubt: str) -> ResolverState:
         merged = {endpoint.address: endpoint for endpoint in held.endpoints} | dict(self._kept)

@@ -296,6 +296,25 @@ def test_without_an_operator_keys_that_may_not_be_read_confirm_nothing_of_anothe
     assert (numbers(view), view.source) == ([1, 2], Source.STALE)
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_what_is_back_is_confirmed_once_the_other_ranges_are_known_as_far_though_nothing_else_happens(
+    is_listed: bool,  # noqa: FBT001  a case
+) -> None:
+    reader = make_reader(record(1), record(2), MARK)
+    change(reader, gone(MARK, record(1), record(2)), 11)
+    providers = range_of(reader, record(1)[0])
+    if is_listed:
+        reader.take_listing(providers, [record(1), record(2)], Position(0, 13))
+    else:
+        reader.take_progress(providers, 11, store=12)
+        reader.take_changes(providers, [(13, record(1)), (13, record(2))], 13)
+    assert reader.view.source is Source.STALE
+    while awaited := list(reader.awaited()):  # only what is asked for comes
+        for which, revision in awaited:
+            reader.take_progress(which, revision)
+    assert (numbers(reader.view), reader.view.source) == ([1, 2], Source.REGISTRY)
+
+
 def test_without_an_operator_what_has_not_come_back_is_dropped_in_the_end_but_never_the_last() -> None:
     reader = make_reader(record(1), record(2), revision=100)
     list_all(reader, [], 3, history=1)
