@@ -201,16 +201,23 @@ class Granter:
         """Write claims until it is known whether they stand; return whether they do.
 
         A write without an answer may take effect after a read that shows nothing of it. Each try names the version that
-        was judged, so that only one of them can.
+        was judged, so that only one of them can. Who may grant no longer, by the end of the pause, writes no more: it
+        may be another's by then.
         """
         while not (stands := await self._write(service, claims)):
             await self._find_out(service)
-            known = self._reconciler.cluster_cache.services.get(service.uid)
-            if stands is False or known is None or self._renew(service, {}, known) is None:
+            if stands is False or not self._may_write_again(service):
                 return False
             self._failures[service.uid] += 1
             await asyncio.sleep(min(BACKOFF.after(self._failures[service.uid]), LONGEST_PAUSE))
+            if not self._may_write_again(service):
+                return False
         return True
+
+    def _may_write_again(self, service: GrpcService) -> bool:
+        """Return whether claims may be written as they were judged, as far as anybody knows."""
+        known = self._reconciler.cluster_cache.services.get(service.uid)
+        return known is not None and self._renew(service, {}, known) is not None
 
     async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> bool | None:
         """Write claims; return whether they stand, None where there was no answer.

@@ -73,6 +73,16 @@ class Unfinished:
         yield self._left.setdefault(uid, Left(was))
         self._left.pop(uid, None)
 
+    @contextmanager
+    def adding(self, uid: str, was: GrpcService | None) -> Iterator[set[str]]:
+        """Yield what concerns an object; it is left beside what was left before if the block fails, and only then."""
+        units: set[str] = set()
+        try:
+            yield units
+        except Exception:
+            self._left.setdefault(uid, Left(was)).units |= units
+            raise
+
 
 class EventHandlers:
     """Notes facts and passes on who is concerned. Implements what watches, resyncs and writers ask for.
@@ -365,7 +375,7 @@ class EventHandlers:
                 units |= self.cluster_cache.judge_again(uid)
             else:
                 units |= self.cluster_cache.note_service(replace(service, status={**service.status, "claims": claims}))
-                units |= self.cluster_cache.end_grant(uid)
+                units.update(self.cluster_cache.end_grant(uid))
         return units
 
     # -- claims -----------------------------------------------------------------------------------------------------
@@ -379,7 +389,9 @@ class EventHandlers:
 
     def end_grant(self, uid: str) -> None:
         """Record that a grant was written or not."""
-        self._services_changed(self.cluster_cache.end_grant(uid))
+        with self.unfinished.adding(uid, self.cluster_cache.services.get(uid)) as units:
+            units.update(self.cluster_cache.end_grant(uid))
+            self._services_changed(units)
 
     def _consider_gate(self, pod: Pod) -> None:
         if pod.gated and not pod.gate_open and not pod.terminating and self._gates.judge(pod, {}):

@@ -64,13 +64,21 @@ class Outcomes:
         self.report(Outcome(uid, frozenset(), tuple(Fault(source, Reason.INTERNAL_ERROR, text) for source in sources)))
 
     def report_rate_limited(self, plan: Plan) -> None:
-        """Report an owner whose puts wait because its namespace has written too much; old values count as written."""
+        """Report an owner whose puts wait because its namespace has written too much; old values count as written.
+
+        GrpcServices of which nothing waits are not concerned.
+        """
         namespace = self._facts.namespace_of(plan.uid)
         fields = {"registry": self._registry, "namespace": namespace, "uid": plan.uid}
         self._sparing.write(namespace, "Writes of a namespace are rate-limited", "writes_rate_limited", fields)
         text = RATE_LIMITED.format(namespace)
-        faults = [Fault(source, Reason.RATE_LIMITED, text) for source in self._facts.sources(plan.uid)]
-        written = plan.written if all(put.mod_revision for put in plan.puts) else frozenset[str]()
+        desired = self._facts.desired(plan.uid, self._registry)
+        sources = {each.key: each.source for each in desired.wanted} if desired else {}
+        waiting = [put for put in plan.puts if put.key in sources]  # all but the owner record
+        late = set(sources.values()) - plan.written if plan.is_part else ()
+        faulty = dict.fromkeys((*(sources[put.key] for put in waiting), *sorted(late)))
+        written = plan.written - {sources[put.key] for put in waiting if not put.mod_revision}
+        faults = [Fault(source, Reason.RATE_LIMITED, text) for source in faulty]
         self.report(Outcome(plan.uid, written, (*plan.faults, *faults)))
 
     def report(self, outcome: Outcome) -> None:

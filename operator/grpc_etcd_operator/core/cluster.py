@@ -124,8 +124,8 @@ class ClusterCache:
     def forget_service(self, uid: str) -> set[str]:
         """Record that a GrpcService is gone for good; return all units that this concerns."""
         old = self.services.get(uid)
-        if old is None:
-            return set()
+        if old is None:  # an earlier try may have come as far as others that it concerns
+            return self._changed(uid, None, None) if uid in self._unjudged else set()
         self.gone[uid] = Owner(uid, old.namespace)
         self._reserved.pop(uid, None)
         self._by_reference.get(old.reference, {}).pop(uid, None)  # an earlier try may have come as far as this
@@ -344,15 +344,20 @@ class ClusterCache:
         """
         service, is_again = new or old, uid in self._unjudged
         left = self._unjudged.setdefault(uid, _Unjudged({}, {uid}))
-        if service and is_again:  # what it selected before is not known any more
-            left.units.update(pod.uid for pod in self.pods_in(service.namespace))
         left.services[uid] = None
+        if is_again:
+            left.units.update(*map(self._may_concern, left.services))
         left.services |= dict.fromkeys(self._hold(service, is_gone=new is None) if service else ())
         for each in tuple(left.services):
             left.units |= self._judge(each)
             del left.services[each]
         del self._unjudged[uid]
         return left.units
+
+    def _may_concern(self, uid: str) -> set[str]:
+        """Return all that a GrpcService may concern whose judging has failed: what it selected before is not known."""
+        known = self.services.get(uid) or self.gone.get(uid)
+        return {uid, *(pod.uid for pod in self.pods_in(known.namespace))} if known else {uid}
 
     def judge_again(self, uid: str) -> set[str]:
         """Judge a GrpcService again; return all owners that this may concern."""

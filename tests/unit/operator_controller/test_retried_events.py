@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
 from grpc_etcd_operator.controller.resync import ResyncController
-from grpc_etcd_operator.core.cluster import ClusterCache, Verdict
+from grpc_etcd_operator.core.cluster import ASKING, ClusterCache, Verdict
 from grpc_etcd_operator.core.pods import PodMessage
+from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.resync import ObjectRef
 from grpc_etcd_operator.core.scope import Scope
 from grpc_etcd_operator.core.services import GrpcService
@@ -240,6 +241,37 @@ def test_a_grpc_service_that_goes_while_it_cannot_be_judged() -> None:
     handlers.forget_service("s1")
     assert set(registry.enqueued) >= {"p1", "s1"}
     assert not list(handlers.unfinished)
+
+
+def test_who_waited_for_the_name_of_a_grpc_service_gets_it_though_that_cannot_be_judged_at_once() -> None:
+    """What is gone is known no longer by then, and nobody reports a second time that it went."""
+    cache = FailingCache({"default": None})
+    handlers, registry = make_handlers(cache)
+    handlers.note_service("ADDED", make_service())
+    handlers.note_service("ADDED", make_raw_service(uid="s2", namespace="other"))
+    assert cache.verdict("s2").reason == Reason.NAME_TAKEN
+    cache.failures, registry.enqueued = 1, []
+    with pytest.raises(RuntimeError):
+        handlers.forget_service("s1")
+    finish_all(handlers)
+    assert cache.verdict("s2") is ASKING
+    assert set(registry.enqueued) >= {"s1", "s2"}
+
+
+def test_who_waits_for_a_name_that_was_not_granted_gets_it_though_that_cannot_be_judged_at_once() -> None:
+    """As when the write of a claim has failed: no event reports that."""
+    cache = FailingCache({"default": None})
+    handlers, registry = make_handlers(cache)
+    handlers.note_service("ADDED", make_raw_service())
+    assert handlers.begin_grant("s1", SINCE)
+    handlers.note_service("ADDED", make_raw_service(uid="s2", namespace="other"))
+    assert cache.verdict("s2").reason == Reason.NAME_TAKEN
+    cache.failures, registry.enqueued = 1, []
+    with pytest.raises(RuntimeError):
+        handlers.end_grant("s1")
+    finish_all(handlers)
+    assert (cache.verdict("s1"), cache.verdict("s2")) == (ASKING, ASKING)
+    assert set(registry.enqueued) >= {"s1", "s2"}
 
 
 def finish_all(handlers: EventHandlers) -> None:
