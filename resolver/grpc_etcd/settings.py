@@ -45,7 +45,7 @@ class ClientSettings:
     password_file: str = ""  # read again at each login
     ca: str = ""  # files in PEM form, read again for each connection; or PEM itself
     cert: str = ""
-    key: str = ""
+    key: str = field(default="", repr=False)  # a private key, where it is PEM itself
     server_name: str = ""  # what every server's certificate must name; empty: the host of its endpoint
     zone: str = ""  # where this client runs
     region: str = ""

@@ -7,7 +7,7 @@ read little else may read that. The first of them counts whose Secrets can all b
 import base64
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -58,7 +58,7 @@ class FoundEtcd:
     """Where etcd is, and every setting that logs in to it, by name; files are their contents."""
 
     source: EtcdSettings
-    settings: Mapping[str, str]
+    settings: Mapping[str, str] = field(repr=False)
     deployment: tuple[str, str] | None  # namespace and name of an operator that reaches it
 
 

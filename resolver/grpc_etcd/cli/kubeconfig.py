@@ -7,10 +7,12 @@ these (exec). Whatever is wrong is an AccessError, whose text says what.
 import base64
 import json
 import re
+import signal
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,7 @@ def _load_certificate(context: ssl.SSLContext, user: Mapping[str, Any]) -> None:
     """Load the client certificate; one that is in the kubeconfig itself goes through files that are deleted at once."""
     cert, key = _path(user, "client-certificate"), _path(user, "client-key")
     texts = {name: _data(user, name) for name in ("client-certificate", "client-key")}
-    with tempfile.TemporaryDirectory() as folder:
+    with _no_signals(), tempfile.TemporaryDirectory() as folder:
         for name, text in texts.items():
             if text:
                 (Path(folder) / name).write_text(text, encoding="ascii")
@@ -134,6 +136,19 @@ def _load_certificate(context: ssl.SSLContext, user: Mapping[str, Any]) -> None:
         key = str(Path(folder) / "client-key") if texts["client-key"] else key
         if cert:
             context.load_cert_chain(cert, key or None)
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    """Let no signal end this process before a private key is deleted that it has written; those that come wait."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _path(entry: Mapping[str, Any], name: str) -> str:

@@ -25,7 +25,7 @@ from grpc_etcd.settings import ClientSettings
 
 KUBECTL = "kubectl"
 NOT_INSIDE = "it is no Service and no Pod of the cluster"
-ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
 NO_SETTINGS = frozenset({"endpoints", "timeout", "layouts", "static", "pod_ip"})  # those that say nothing of logging in
 
 

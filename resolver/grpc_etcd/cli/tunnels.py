@@ -1,7 +1,8 @@
 """Ways into a cluster through kubectl, each a port of this machine's loopback: `port-forward`, or a relay by `exec`.
 
 Both are child processes that end with the command, by their own ids: with `close()`, and where the command is ended by
-SIGTERM or SIGHUP too. Whoever is logged in to this machine can connect to such a port, as with `kubectl port-forward`
+a signal too. Each leads a session of its own, which ends as a whole: what is called kubectl may be a script that starts
+it. Whoever is logged in to this machine can connect to such a port, as with `kubectl port-forward`
 by hand; etcd still asks for what it asks for.
 """
 
@@ -9,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+import signal
 import socket
 import subprocess
 import tempfile
@@ -91,6 +93,7 @@ class PortForward:
             stderr=self._errors,
             text=True,
             errors="replace",
+            start_new_session=True,
         )
 
     def _follow(self) -> None:
@@ -121,7 +124,7 @@ class PortForward:
         with self._lock:
             self._closing.set()
             _end(self._process)
-        self._follower.join()
+        self._follower.join(END_SECONDS)
         self._errors.close()
 
 
@@ -169,7 +172,11 @@ class ExecRelay:
                     connection.close()
                     return
                 child = subprocess.Popen(  # noqa: S603  as above
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    start_new_session=True,
                 )
                 self._children.add(child)
                 both = [
@@ -218,13 +225,24 @@ def _receive(connection: socket.socket, child: "subprocess.Popen[bytes]") -> Non
 
 
 def _end(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
-    """End a child, by its id; one that does not end is killed."""
-    process.terminate()
+    """End a child and what it has started; what does not end is killed."""
+    _send_signal(process, "SIGTERM")
     try:
         process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
+        _send_signal(process, "SIGKILL")
         process.wait()
+
+
+def _send_signal(process: "subprocess.Popen[str] | subprocess.Popen[bytes]", name: str) -> None:
+    """Send a signal to the session that a child leads; where there are none, end the child."""
+    if process.poll() is not None:
+        return  # whose id may be another one's by now
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, getattr(signal, name))
+    else:
+        process.kill()
 
 
 def _last_line(errors: "tempfile._TemporaryFileWrapper[bytes]") -> str:

@@ -49,7 +49,7 @@ class RangeLog:
         return self.resumed is not None and position <= self.resumed
 
     def is_beside(self, position: Position) -> bool:
-        """Return whether what is in force of the range is not of a position: it is of another history, or earlier."""
+        """Return whether what is in force is not of a position: it is of another history or from before."""
         is_of_another = self.known is not None and self.known.history != position.history
         return is_of_another or (self.floor is not None and self.floor > position)
 

@@ -5,7 +5,7 @@ Each endpoint is a gRPC target of its own, so that its certificate is checked ag
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -58,7 +58,7 @@ class Tls:
 
     ca: Path | str | None = None
     cert: Path | str | None = None
-    key: Path | str | None = None
+    key: Path | str | None = field(default=None, repr=False)  # may be the private key itself
     server_name: str = ""
 
     def __post_init__(self) -> None:

@@ -233,8 +233,9 @@ def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError)
 def _try_tls(address: tuple[str, int], ca: str, name: str) -> tuple[bool, str]:
     """Shake hands; return whether TLS is spoken at all, and what is wrong with the certificate."""
     is_pem = ca.lstrip().startswith(PEM)
+    given = {"cadata": ca.encode("ascii", "replace").decode()} if is_pem else {"cafile": ca or None}  # comments too
     try:
-        context = ssl.create_default_context(cafile=ca or None) if not is_pem else ssl.create_default_context(cadata=ca)
+        context = ssl.create_default_context(**given)
     except OSError as failure:
         return True, f"the CA certificate cannot be used: {failure}"
     # On since Python 3.13: it refuses CAs that lack extensions for which gRPC, which is to be explained, does not ask.

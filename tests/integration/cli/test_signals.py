@@ -150,3 +150,24 @@ def test_what_runs_no_python_for_a_while_ends_at_once_too(number: signal.Signals
         process.kill()
         process.communicate()
     assert process.returncode == -number
+
+
+@pytest.mark.parametrize("number", [*BOTH, signal.SIGHUP])
+def test_no_signal_leaves_the_private_key_of_a_kubeconfig_behind(number: signal.Signals, tmp_path: Path) -> None:
+    """A signal that comes while OpenSSL reads the key from a file."""
+    code = f"""
+import os, signal, ssl
+from grpc_etcd_entry.signals import end_on_signals
+end_on_signals()
+from grpc_etcd.cli.kubeconfig import _load_certificate
+class Context(ssl.SSLContext):
+    def load_cert_chain(self, cert, key):
+        print(open(key).read(), flush=True)
+        os.kill(os.getpid(), {int(number)})
+data = {{"client-certificate-data": "Yw==", "client-key-data": "a2V5"}}
+_load_certificate(Context(ssl.PROTOCOL_TLS_CLIENT), data)
+"""
+    command = ["env", "--default-signal=INT,HUP", f"TMPDIR={tmp_path}", sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-number, "key\n", "")
+    assert list(tmp_path.iterdir()) == []

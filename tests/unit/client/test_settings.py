@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from grpc_etcd.cli.etcd_search import FoundEtcd
 from grpc_etcd.discovery.disk_cache import Cache
-from grpc_etcd.settings import SettingsError, read_settings
+from grpc_etcd.etcd import Tls
+from grpc_etcd.inspect.etcd_settings import EtcdSettings
+from grpc_etcd.settings import ClientSettings, SettingsError, read_settings
 from grpc_etcd.xds.bootstrap import BootstrapError, merge_bootstrap
 from grpc_etcd.xds.hosts import look_up, read_socket
 from grpc_etcd.xds.resources import Socket
@@ -110,3 +113,19 @@ def test_a_line_break_at_the_end_of_a_variable_does_not_count(end: str) -> None:
     plain, broken = ({f"GRPC_ETCD_{name}": value + more for name, value in values.items()} for more in ("", end))
     assert read_settings(broken) == read_settings(plain)
     assert read_settings(broken).password == "aPASSWORD"  # noqa: S105  nobody's
+
+
+KEY = "-----BEGIN PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        Tls(ca="ca.crt", cert="tls.crt", key=KEY),
+        ClientSettings(endpoints="etcd:2379", key=KEY, password=KEY),
+        FoundEtcd(EtcdSettings(subject="Deployment a/b", namespace="a"), {"key": KEY}, None),
+    ],
+    ids=lambda shown: type(shown).__name__,
+)
+def test_what_is_printed_of_settings_holds_no_private_key(shown: object) -> None:
+    assert KEY not in repr(shown)

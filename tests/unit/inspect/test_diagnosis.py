@@ -1,18 +1,24 @@
 """What `grpc-etcd check` concludes, from facts alone."""
 
 import dataclasses
+import socket
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from grpc_etcd.etcd import Unavailable
 from grpc_etcd.inspect.checks import Facts, find_faults, is_outdated, is_too_old
 from grpc_etcd.inspect.codes import Code, Severity
 from grpc_etcd.inspect.entries import Entry
 from grpc_etcd.inspect.findings import Finding
-from grpc_etcd.inspect.probes import fold
+from grpc_etcd.inspect.probes import NEEDS_NO_TLS, explain_failure, fold
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.endpoint import Endpoint, Kind, unroutable
 from grpc_etcd.registry.layout import KeyValue, Rejected
+from grpc_etcd.settings import ClientSettings
+from testbed.certificates import Authority
 
 JUPITER = make_layout("jupiter")
 ADDRESS = "10.0.0.7:9000"
@@ -173,3 +179,18 @@ def test_hosts_that_others_may_dial(host: str) -> None:
 def test_names_that_people_mix_up_are_alike() -> None:
     assert fold("Shop-Greeter") == fold("shop.greeter") == fold(" shop_greeter")
     assert fold("greeter") != fold("greeters")
+
+
+def test_a_ca_with_comments_that_are_not_ascii_explains_what_does_not_answer(tmp_path: Path) -> None:
+    pem = Authority(tmp_path).ca.read_text()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            for _ in range(2):
+                listener.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
+        settings = ClientSettings(endpoints=endpoint, ca=f"{pem}# Autorit\u00e9\n{pem}")
+        found = list(explain_failure(settings, Unavailable("it does not answer", "UNAVAILABLE")))
+    assert [each.remedy for each in found] == [NEEDS_NO_TLS]

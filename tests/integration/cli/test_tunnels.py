@@ -1,0 +1,63 @@
+"""What is called kubectl may be a script that starts it: all of it ends with the tunnel, and the command goes on."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from grpc_etcd.cli.tunnels import END_SECONDS, ExecRelay, PortForward
+from testbed.conditions import wait_until
+
+REAL = """
+import pathlib, os, sys, threading
+if "exec" in sys.argv and not sys.stdin.buffer.read(1):
+    sys.exit()  # the attempt
+pathlib.Path(__file__).with_name("pid").write_text(str(os.getpid()))
+print("Forwarding from 127.0.0.1:45999 -> 2379", flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path) -> Iterator[Path]:
+    """Write a script that runs another program and waits for it, as those of companies do."""
+    real, script = tmp_path / "real.py", tmp_path / "kubectl"
+    real.write_text(REAL)
+    script.write_text(f'#!/bin/sh\n{sys.executable} {real} "$@"\nexit $?\n')
+    script.chmod(0o755)
+    yield script
+    if is_running(tmp_path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def is_running(folder: Path) -> bool:
+    pid = (folder / "pid").read_text() if (folder / "pid").exists() else ""
+    command = Path("/proc", pid, "cmdline")
+    return bool(pid) and command.exists() and bool(command.read_bytes())  # what has ended and is not reaped has none
+
+
+def test_a_port_forward_by_a_script_ends_as_a_whole_and_at_once(kubectl: Path) -> None:
+    tunnel = PortForward([str(kubectl)], "svc/etcd", 2379)
+    assert is_running(kubectl.parent)
+    begun = time.monotonic()
+    tunnel.close()
+    assert time.monotonic() - begun < END_SECONDS
+    wait_until(lambda: not is_running(kubectl.parent), "the program has ended too")
+
+
+def test_a_relay_by_a_script_ends_as_a_whole_and_at_once(kubectl: Path) -> None:
+    tunnel = ExecRelay([str(kubectl)], "operator", ("etcd", 2379))
+    with socket.create_connection(("127.0.0.1", tunnel.port)) as connection:
+        connection.sendall(b"x")
+        wait_until(lambda: is_running(kubectl.parent), "the program runs")
+        begun = time.monotonic()
+        tunnel.close()
+        assert time.monotonic() - begun < END_SECONDS
+    wait_until(lambda: not is_running(kubectl.parent), "the program has ended too")
