@@ -26,7 +26,7 @@ import yaml
 from testbed import chart, environments, helm, image
 from testbed.build import ROOT
 
-PACKAGES = ("grpc_etcd", "grpc_etcd_operator")
+PACKAGES = ("grpc_etcd", "grpc_etcd_entry", "grpc_etcd_operator")
 COMMANDS = ("grpc-etcd", "grpc-etcd-operator")
 # What a wheel holds beside Python files: without one of these the library or its types do not work.
 DATA = (

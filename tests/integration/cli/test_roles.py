@@ -120,7 +120,7 @@ def test_a_user_without_any_right_learns_from_each_command_what_to_grant(
     reads = (("ls",), ("get", "greeter"), ("watch",), ("watch", "greeter"), ("history", "greeter"), ("check",))
     for arguments in (("owner", key), *reads, *edits, ("history", "greeter", "--at", "1s"), ("check", "greeter")):
         denied = run("nobody", *arguments, code=1)
-        assert "the user 'nobody' may not read /jupiter/" in denied, arguments
+        assert "the user 'nobody' is not allowed to read /jupiter/" in denied, arguments
         assert f"{GRANT} read /jupiter/\n" in denied
         assert "PREFIX" not in denied
 
@@ -130,10 +130,10 @@ def test_whose_key_it_is_needs_the_key_and_the_owner_records_and_no_more(
 ) -> None:
     _, key = owned
     denied = run("nobody", "owner", key, code=1)
-    assert f"may not read {key}: " in denied
+    assert f"is not allowed to read {key}: " in denied
     assert f"{GRANT} read /grpc-etcd/\n" in denied
     elsewhere = run("grpc-viewer-user", "owner", "/other/key", code=1)
-    assert "the user 'grpc-viewer-user' may not read /other/key: " in elsewhere
+    assert "the user 'grpc-viewer-user' is not allowed to read /other/key: " in elsewhere
     assert f"{GRANT} read /other/key\n" in elsewhere
     assert "/grpc-etcd/" not in elsewhere, "it may read these"
 
@@ -147,7 +147,7 @@ def test_who_may_read_and_not_write_learns_what_to_grant_for_an_edit(
 ) -> None:
     own_etcd.etcdctl("del", "--prefix", "/grpc-etcd/owner/", user="root:rootpass")  # now it has registered itself
     denied = run("grpc-viewer-user", "drain", "greeter", "127.0.9.1:9000", code=1)
-    assert f"the user 'grpc-viewer-user' may not write {owned[1]}: " in denied
+    assert f"the user 'grpc-viewer-user' is not allowed to write {owned[1]}: " in denied
     assert f"{GRANT} readwrite /jupiter/\n" in denied
     assert "/grpc-etcd/" not in run("grpc-viewer-user", "owner", "/other/key", code=1), "it may read those"
 
