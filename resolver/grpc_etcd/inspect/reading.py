@@ -23,7 +23,7 @@ class WriteDenied(PermissionDenied):
     """A key may not be written; `remedy` is the command that grants it."""
 
     def __init__(self, key: bytes, granted: bytes, error: PermissionDenied) -> None:
-        super().__init__(f"may not write {escape_bytes(key)}: {error.details}", error.code)
+        super().__init__(f"is not allowed to write {escape_bytes(key)}: {error.details}", error.code)
         self.remedy = grant("readwrite", granted)
 
 
