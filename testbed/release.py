@@ -38,6 +38,8 @@ DATA = (
 SDIST = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "crds/grpcservices.yaml")
 IN_CHART = ("Chart.yaml", "values.yaml", "values.schema.json", "README.md", "files/grpcservices.yaml")
 UNRELEASED = "Unreleased"
+# In an environment of its own: what it needs makes each import of the package kubernetes take seconds longer.
+SBOM_TOOL = "cyclonedx-bom==7.5.0"
 MOST_CHANGES = 50  # that Artifact Hub is given; arbitrary: each Secret of a Helm release holds them
 LONGEST_NOTES = 125_000  # that GitHub takes as the text of a release
 SBOM = "grpc-etcd.cdx.json"
@@ -238,7 +240,8 @@ class Release:
         """List what the operator's environment consists of, as CycloneDX."""
         listed = json.loads(run([*PIP, "--python", python, "list", "--format", "json"]))
         installed = {each["name"]: each["version"] for each in listed}
-        command = [sys.executable, "-m", "cyclonedx_py", "environment", "--short-PURLs", "--output-reproducible"]
+        tool = str(environments.environment(SBOM_TOOL))
+        command = [tool, "-m", "cyclonedx_py", "environment", "--short-PURLs", "--output-reproducible"]
         text = run([*command, "--pyproject", ROOT / "pyproject.toml", python])
         sbom = without_paths(json.loads(text))
         (self.out / SBOM).write_text(json.dumps(sbom, indent=2) + "\n")
