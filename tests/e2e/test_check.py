@@ -284,7 +284,7 @@ def test_a_gated_pod_that_whoever_leads_does_not_see(scene: Scene, checker: Chec
     scene.api.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
     scene.pod(namespace=other, gates=[GATE])
     found = wait_until(lambda: checker.look("-n", other).get("GE0602", {}), "it is found")
-    assert f"serves {scene.namespace} only" in found["problem"]
+    assert f"the leader serves only {scene.namespace}" in found["problem"]
     assert f"'watchNamespaces={{{scene.namespace},{other}}}'" in found["remedy"]
 
 
@@ -294,7 +294,7 @@ def test_a_namespace_that_whoever_leads_does_not_serve(scene: Scene, checker: Ch
     scene.api.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
     scene.apply("lonely", other)
     found = checker.look("-n", other)["GE0511"]
-    assert f"serves {scene.namespace} only" in found["problem"]
+    assert f"the leader serves only {scene.namespace}" in found["problem"]
     assert f"'watchNamespaces={{{scene.namespace},{other}}}'" in found["remedy"]
     assert "GE0511" not in checker.look()
 
