@@ -24,6 +24,7 @@ from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation, supervise
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
+from tests.e2e.facts import AllSeen
 
 CLUSTER, POISONED, GOOD = "c1", "poisoned", ("good-1", "good-2", "good-3")
 LAYOUT = Jupiter()
@@ -41,7 +42,7 @@ def key_of(uid: str) -> KeyValue:
 
 
 @dataclass
-class Facts:
+class Facts(AllSeen):
     """Four units, one of which fails wherever `fails` says so."""
 
     fails: set[str] = field(default_factory=set)
@@ -54,21 +55,6 @@ class Facts:
         self.check("planner", uid)
         record = key_of(uid)
         return Desired(Owner(uid, registry), (DesiredRecord(record.key, record.value, f"service of {uid}", LAYOUT),))
-
-    def namespace_of(self, _: str) -> str:
-        return ""
-
-    def outranks(self, uid: str, rival: str) -> bool:
-        raise AssertionError(f"{uid} and {rival} want different keys")
-
-    def may_write(self) -> bool:
-        return True
-
-    def has_seen_all(self) -> bool:
-        return True
-
-    def has_open_claims(self, _: float) -> bool:
-        return False
 
     def sources(self, uid: str) -> list[str]:
         self.check("sources", uid)

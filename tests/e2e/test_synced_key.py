@@ -27,6 +27,7 @@ from testbed.conditions import PATIENCE_SECONDS, existing, until, wait_until
 from testbed.etcd import EtcdServer
 from testbed.proxy import TcpProxy
 from tests.e2e.conftest import Scene
+from tests.e2e.facts import AllSeen
 
 LEADER_TTL_SECONDS = 3
 LONG_LEADER_TTL_SECONDS = 60  # which no stall of a busy machine lets run out
@@ -86,7 +87,7 @@ def test_it_is_gone_while_the_registry_is_out_of_the_leaders_reach(scene: Scene)
         assert scene.registry.addresses() == [pod.address]
 
 
-class OneUnit:
+class OneUnit(AllSeen):
     """The facts of a world with one unit, which wants one record once `wants` is set."""
 
     def __init__(self) -> None:
@@ -95,24 +96,6 @@ class OneUnit:
     def desired(self, uid: str, registry: str) -> Desired | None:
         assert registry == "default"
         return Desired(Owner(uid, "shop", "pod-1"), (self.wants,) if self.wants else ())
-
-    def namespace_of(self, _: str) -> str:
-        return ""
-
-    def outranks(self, uid: str, rival: str) -> bool:
-        raise AssertionError(f"{uid} and {rival}: there is only one unit")
-
-    def may_write(self) -> bool:
-        return True
-
-    def has_seen_all(self) -> bool:
-        return True
-
-    def has_open_claims(self, _: float) -> bool:
-        return False
-
-    def sources(self, uid: str) -> list[str]:
-        return [f"service of {uid}"]
 
 
 async def test_it_is_gone_while_a_change_is_overdue(etcd: EtcdServer) -> None:
@@ -231,7 +214,7 @@ async def test_one_whose_answer_was_lost_does_not_stay_when_the_leader_is_out_of
             part.cancel()
 
 
-class Restless:
+class Restless(AllSeen):
     """Facts of a service whose Pods all change continuously, faster than its clients tolerate, and of an idle one."""
 
     def __init__(self, units: int) -> None:
@@ -247,21 +230,6 @@ class Restless:
         return Desired(
             Owner(uid, registry, uid), (DesiredRecord(encoded.key, encoded.value, name, Jupiter(), endpoint),)
         )
-
-    def namespace_of(self, _: str) -> str:
-        return ""
-
-    def outranks(self, uid: str, rival: str) -> bool:
-        raise AssertionError(f"{uid} and {rival} want different keys")
-
-    def may_write(self) -> bool:
-        return True
-
-    def has_seen_all(self) -> bool:
-        return True
-
-    def has_open_claims(self, _: float) -> bool:
-        return False
 
     def sources(self, uid: str) -> list[str]:
         return [uid]

@@ -17,6 +17,7 @@ from grpc_etcd_operator.registry.prefixes import Streams
 from grpc_etcd_operator.registry.refusals import Refusing
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
+from tests.e2e.facts import AllSeen
 from tests.e2e.test_seams import PROVIDERS, note_pod, parts, wait_addresses
 
 if TYPE_CHECKING:
@@ -47,26 +48,11 @@ class Doubtful(Election):
         return 0 if self.is_in_doubt else super().term
 
 
-class OneUnit:
+class OneUnit(AllSeen):
     """The facts of a world with one unit, which wants one record."""
 
     def desired(self, uid: str, registry: str) -> Desired:
         return Desired(Owner(uid, registry), (DesiredRecord(f"/{registry}/{uid}".encode(), b"value", "s1"),))
-
-    def namespace_of(self, _: str) -> str:
-        return ""
-
-    def outranks(self, uid: str, rival: str) -> bool:
-        raise AssertionError(f"{uid} and {rival}: there is only one unit")
-
-    def may_write(self) -> bool:
-        return True
-
-    def has_seen_all(self) -> bool:
-        return True
-
-    def has_open_claims(self, _: float) -> bool:
-        return False
 
     def sources(self, uid: str) -> list[str]:
         return [uid]

@@ -20,6 +20,7 @@ from grpc_etcd_operator.core.scope import Candidate
 from grpc_etcd_operator.isolation import Isolation
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
+from tests.e2e.facts import AllSeen
 
 LAYOUT, POD = Jupiter(), "pod"
 
@@ -33,26 +34,11 @@ def make_record() -> KeyValue:
 RECORD = make_record()
 
 
-class Facts:
+class Facts(AllSeen):
     """One Pod, of which all is known."""
 
     def desired(self, uid: str, _: str) -> Desired:
         return Desired(Owner(uid, "shop", uid), (DesiredRecord(RECORD.key, RECORD.value, "greeter", LAYOUT),))
-
-    def namespace_of(self, _: str) -> str:
-        return ""
-
-    def outranks(self, uid: str, rival: str) -> bool:
-        raise AssertionError(f"{uid} and {rival} are one Pod")
-
-    def may_write(self) -> bool:
-        return True
-
-    def has_seen_all(self) -> bool:
-        return True
-
-    def has_open_claims(self, _: float) -> bool:
-        return False
 
     def sources(self, _: str) -> list[str]:
         return ["greeter"]

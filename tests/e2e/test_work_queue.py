@@ -33,6 +33,7 @@ from grpc_etcd_operator.registry.refusals import Refusing
 from grpc_etcd_operator.registry.trouble import BACKOFF
 from testbed.conditions import until
 from testbed.etcd import EtcdServer
+from tests.e2e.facts import AllSeen
 
 CLUSTER = "queue"
 PREFIX = b"/jupiter/greeter/providers/"
@@ -83,7 +84,7 @@ class SometimesBlind(Election):
 
 
 @dataclass
-class Wishes:
+class Wishes(AllSeen):
     """The facts of a world in which each unit wants some keys; `asked` counts how often what a unit wants was asked."""
 
     keys: dict[str, Iterable[bytes]] = field(default_factory=dict)
@@ -96,24 +97,9 @@ class Wishes:
         wanted = tuple(DesiredRecord(key, b"value", f"service of {uid}") for key in self.keys.get(uid, ()))
         return Desired(Owner(uid, "shop", uid), wanted, gone=uid not in self.keys)
 
-    def namespace_of(self, _: str) -> str:
-        return ""
-
     def outranks(self, uid: str, rival: str) -> bool:
         assert self.newest, f"{uid} and {rival}: no two want one key"
         return uid == self.newest
-
-    def may_write(self) -> bool:
-        return True
-
-    def has_seen_all(self) -> bool:
-        return True
-
-    def has_open_claims(self, _: float) -> bool:
-        return False
-
-    def sources(self, uid: str) -> list[str]:
-        return [f"service of {uid}"]
 
 
 @dataclass
