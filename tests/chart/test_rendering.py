@@ -1,6 +1,5 @@
 """What the chart renders: the statements that an admin relies on, over a matrix of values."""
 
-import functools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 import yaml
 
 from testbed import chart
-from testbed.helm import HelmError, find, pod_templates, render, run_helm
+from testbed.helm import find, pod_templates, render, run_helm
 
 ETCD = {"etcd": {"endpoints": ["etcd-0.etcd:2379", "etcd-1.etcd:2379"]}}
 BUNDLED = {"etcd": {"bundled": {"enabled": True}}}
@@ -71,6 +70,12 @@ MATRIX = {
 }
 
 
+def merge(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Merge values as Helm does."""
+    nested = {name: merge(values.get(name) or {}, each) for name, each in more.items() if isinstance(each, dict)}
+    return values | more | nested
+
+
 def container(items: list[dict[str, Any]], kind: str = "Deployment") -> dict[str, Any]:
     workload = find(items, kind)
     return dict(workload["spec"]["template"]["spec"]["containers"][0])
@@ -113,7 +118,7 @@ def test_every_object_carries_the_release_labels(values: dict[str, Any]) -> None
 def test_names_that_look_like_numbers_are_texts(values: dict[str, Any]) -> None:
     """As of a release in CI that is named after a commit: the API server takes no number for a label or a name."""
     names = {"fullnameOverride": "true", "nameOverride": "1", "clientConfig": {"name": "7"}}
-    text = run_helm("template", "12345e67", chart.CHART, "--namespace", "1", values=_merge(values, names))
+    text = run_helm("template", "12345e67", chart.CHART, "--namespace", "1", values=merge(values, names))
     for item in filter(None, yaml.safe_load_all(text)):
         if item["kind"] != "CustomResourceDefinition":
             assert [each for each in _texts(item) if not isinstance(each[1], str)] == []
@@ -388,69 +393,6 @@ def test_further_objects_may_have_long_templates_and_anything_else_that_yaml_has
     assert made["spec"] == spec | {"list": [1, "grpc-etcd-operator", {"a": ["2"]}]}
 
 
-def test_client_settings_can_be_copied_to_the_clients_namespaces() -> None:
-    items = render(ETCD | {"clientConfig": {"namespaces": ["a", "b"], "extra": {"GRPC_ETCD_CA": "/ca"}}})
-    copies = [item for item in items if item["metadata"]["name"].endswith("-client")]
-    assert [copy["metadata"]["namespace"] for copy in copies] == ["a", "b"]
-    assert copies[0]["data"]["GRPC_ETCD_CA"] == "/ca"
-
-
-def client_data(values: dict[str, Any], place: str) -> dict[str, str]:
-    """What clients of a namespace get from a release in the namespace `ops`."""
-    items = render(values, namespace="ops")
-    found = [item for item in items if item["kind"] == "ConfigMap" and item["metadata"]["name"].endswith("-client")]
-    return dict(next(item["data"] for item in found if item["metadata"]["namespace"] == place))
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "there"),
-    [
-        ("etcd:2379", "etcd.ops.svc.cluster.local:2379"),
-        ("https://etcd:2379", "https://etcd.ops.svc.cluster.local:2379"),
-        ("etcd-0.etcd:2379", "etcd-0.etcd.ops.svc.cluster.local:2379"),
-        ("my-etcd-2.my-etcd-headless:2379", "my-etcd-2.my-etcd-headless.ops.svc.cluster.local:2379"),
-        ("etcd.infra:2379", "etcd.infra:2379"),
-        ("etcd-0.etcd.infra:2379", "etcd-0.etcd.infra:2379"),
-        ("etcd.infra.svc.cluster.local:2379", "etcd.infra.svc.cluster.local:2379"),
-        ("etcd.example.com:2379", "etcd.example.com:2379"),
-        ("etcd.:2379", "etcd.:2379"),
-        ("10.0.0.7:2379", "10.0.0.7:2379"),
-        ("[fd00::7]:2379", "[fd00::7]:2379"),
-    ],
-)
-def test_endpoints_resolve_in_the_namespaces_of_clients(endpoint: str, there: str) -> None:
-    places = {"namespaces": ["ops", "shop"]}
-    for values in (
-        {"etcd": {"endpoints": [endpoint]}, "clientConfig": places},
-        ETCD | {"clientConfig": places | {"endpoints": [endpoint]}},
-    ):
-        assert client_data(values, "shop")["GRPC_ETCD_ENDPOINTS"] == there
-        assert client_data(values, "ops")["GRPC_ETCD_ENDPOINTS"] == endpoint
-    domain = {"etcd": {"endpoints": ["etcd:1"]}, "clientConfig": places, "clusterDomain": "k8s.example"}
-    assert client_data(domain, "shop")["GRPC_ETCD_ENDPOINTS"] == "etcd.ops.svc.k8s.example:1"
-
-
-def test_clients_get_the_ca_and_their_user_and_never_a_password() -> None:
-    items = render(SECURED)
-    client = find(items, "ConfigMap", "-client")
-    assert client["data"] == {"GRPC_ETCD_ENDPOINTS": "etcd:2379", "GRPC_ETCD_CA": CA, "GRPC_ETCD_USER": "reader"}
-    assert client["metadata"]["annotations"] == {
-        "grpc-etcd.dev/password-secret": "etcd-client",
-        "grpc-etcd.dev/password-key": "password",
-    }
-    own = SECURED | {"clientConfig": {"extra": {"GRPC_ETCD_CA": "/ca.crt", "GRPC_ETCD_USER": "u"}}}
-    assert find(render(own), "ConfigMap", "-client")["data"] == {
-        "GRPC_ETCD_ENDPOINTS": "etcd:2379",
-        "GRPC_ETCD_CA": "/ca.crt",
-        "GRPC_ETCD_USER": "u",
-    }
-
-
-def test_clients_are_told_of_tls_that_trusts_public_authorities() -> None:
-    tls = {"secretName": "s", "caKey": "", "certKey": "tls.crt", "keyKey": "tls.key"}
-    assert client_data({"etcd": {"endpoints": ["a:1"], "tls": tls}}, "ops") == {"GRPC_ETCD_ENDPOINTS": "https://a:1"}
-
-
 def test_alerts_link_to_a_runbook_only_by_an_absolute_url() -> None:
     def links(**more: str) -> set[str]:
         items = render(ETCD | {"prometheusRule": {"enabled": True, **more}})
@@ -543,176 +485,3 @@ def test_annotations_of_artifact_hub_name_what_the_chart_brings() -> None:
     assert (shown["name"], shown["kind"]) == (crd["metadata"]["name"], crd["spec"]["names"]["kind"])
     assert [shown["version"]] == [version["name"] for version in crd["spec"]["versions"]]
     assert {each["kind"] for each in listed["crdsExamples"]} == {shown["kind"]}
-
-
-@pytest.mark.parametrize("values", [{"registries": None}, {"clientConfig": {"extra": None}}])
-def test_a_mapping_of_ones_own_may_be_emptied_by_null(values: dict[str, Any]) -> None:
-    """`--set registries=null` is how an upgrade that reuses values takes all of them away."""
-    assert not any(arg.startswith("--config=") for arg in container(render(ETCD | values))["args"])
-
-
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown value": (ETCD | {"replicaCount": 3}, "replicaCount"),
-    "unknown value deep inside": ({"etcd": {"endpoints": ["e:1"], "tls": {"secret": "x"}}}, "secret"),
-    "no etcd": ({}, "etcd.endpoints is empty"),
-    "etcd twice": ({"etcd": {"endpoints": ["e:1"], "bundled": {"enabled": True}}}, "exclude each other"),
-    "a URL with a path as endpoint": ({"etcd": {"endpoints": ["https://e:2379/v3"]}}, "/etcd/endpoints/0"),
-    "a URL of another kind as endpoint": ({"etcd": {"endpoints": ["ftp://e:2379"]}}, "/etcd/endpoints/0"),
-    "http and https": ({"etcd": {"endpoints": ["http://e:1", "https://f:1"]}}, "mixes http and https"),
-    "http with a Secret": ({"etcd": {"endpoints": ["http://e:1"], "tls": {"secretName": "s"}}}, "says http://"),
-    "a server name without TLS": ({"etcd": {"endpoints": ["e:1"], "tls": {"serverName": "s"}}}, "TLS is off"),
-    "a Secret of which nothing is used": (
-        {"etcd": {"endpoints": ["https://e:1"], "tls": {"secretName": "s", "caKey": ""}}},
-        "etcd.tls.caKey",
-    ),
-    "gates where nothing is watched": (
-        NAMESPACED | {"readinessGate": {"namespaces": ["elsewhere"]}},
-        "readinessGate.namespaces contains elsewhere",
-    ),
-    "an endpoint without port": ({"etcd": {"endpoints": ["e"]}}, "/etcd/endpoints/0"),
-    "lease too short": (ETCD | {"leaseTtlSeconds": 5}, "leaseTtlSeconds"),
-    "a text as number": (ETCD | {"replicas": "2"}, "replicas"),
-    "no replica": (ETCD | {"replicas": 0}, "replicas"),
-    "namespaces without an id": (ETCD | {"watchNamespaces": ["a"]}, "clusterId is empty"),
-    "user without Secret": ({"etcd": {"endpoints": ["e:1"], "auth": {"user": "u"}}}, "etcd.auth.secretName"),
-    "half a certificate": (
-        {"etcd": {"endpoints": ["e:1"], "tls": {"secretName": "s", "certKey": "c"}}},
-        "etcd.tls.keyKey",
-    ),
-    "half a certificate elsewhere": (
-        ETCD | {"registries": {"dr": {"endpoints": ["e:1"], "tls": {"secretName": "s", "keyKey": "c"}}}},
-        "registries.dr.tls.certKey",
-    ),
-    "a registry called default": (ETCD | {"registries": {"default": {"endpoints": ["e:1"]}}}, "registries.default"),
-    "a registry by a name that no GrpcService can use": (
-        ETCD | {"registries": {"DR": {"endpoints": ["e:1"]}}},
-        "/registries",
-    ),
-    "cleanup of an etcd that goes as well": (
-        BUNDLED | {"cleanup": {"enabled": True}},
-        "cleanup.enabled has no use",
-    ),
-    "a name that may be of one namespace alone": (
-        {"etcd": {"endpoints": ["node-1.apps:1"]}, "clientConfig": {"namespaces": ["shop"]}},
-        "node-1.apps:1 may be a name of the namespace default alone",
-    ),
-    "a runbook that is no URL": (
-        ETCD | {"prometheusRule": {"runbookBaseUrl": "docs/operations.md#"}},
-        "--reset-then-reuse-values",  # it was the default of an older chart
-    ),
-    "a runbook without a host": (
-        ETCD | {"prometheusRule": {"runbookBaseUrl": "https:///operations#"}},
-        'prometheusRule.runbookBaseUrl is "https:///operations#"',
-    ),
-    "a CA that clients do not get": (
-        {"etcd": {"endpoints": ["e:1"], "tls": {"secretName": "s"}}},
-        "--set-file clientConfig.ca=ca.crt",
-    ),
-    "a repository with its tag": (
-        ETCD | {"image": {"repository": "registry.example.com/grpc-etcd-operator:0.1.0"}},
-        "write it in image.tag or image.digest",
-    ),
-    "a repository of etcd with its digest": (
-        {"etcd": {"bundled": {"enabled": True, "image": {"repository": "registry.example.com:5000/etcd@sha256:0"}}}},
-        "write it in etcd.bundled.image.tag or etcd.bundled.image.digest",
-    ),
-    "a path as CA": (ETCD | {"clientConfig": {"ca": "/ca.crt"}}, "/clientConfig/ca"),
-    "users, but none for clients": (
-        {"etcd": {"endpoints": ["e:1"], "auth": {"user": "u", "secretName": "s"}}},
-        "clientConfig.auth.user is empty",
-    ),
-    "a user of clients without a password": (
-        ETCD | {"clientConfig": {"auth": {"user": "u"}}},
-        "clientConfig.auth.secretName belong together",
-    ),
-    "defaults of a chart that knew no users of clients": (
-        ETCD | {"clientConfig": {"auth": None}},
-        "--reset-then-reuse-values",
-    ),
-    "a gate for Pods that the operator does not see": (
-        ETCD | {"readinessGate": {"inject": True}, "podSelector": "tier=grpc"},
-        "readinessGate.inject would add the gate to Pods that podSelector (tier=grpc) does not select",
-    ),
-    "a gate that may not be opened": (
-        ETCD | {"readinessGate": {"inject": True, "enabled": False}},
-        "readinessGate.inject adds gates that readinessGate.enabled=false does not allow the operator to open",
-    ),
-    "TLS for the bundled etcd": (
-        {"etcd": {"bundled": {"enabled": True}, "tls": {"secretName": "s"}}},
-        "do not apply to the bundled etcd",
-    ),
-}
-
-
-@pytest.mark.parametrize(("values", "sentence"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_values_are_refused_by_name(values: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(HelmError) as refusal:
-        render(values)
-    assert sentence in str(refusal.value)
-
-
-FREE = ("resources", "podSecurityContext", "securityContext", "labels")  # of which an admin may take any part out
-
-
-def _paths(values: dict[str, Any], *path: str) -> Iterator[tuple[str, ...]]:
-    """Give the paths of all sections and values, but for what is free in them."""
-    for name, value in values.items():
-        if name in FREE:
-            continue
-        yield (*path, name)
-        if isinstance(value, dict):
-            yield from _paths(value, *path, name)
-
-
-def _nest(path: tuple[str, ...], value: Any) -> Any:
-    for name in reversed(path):
-        value = {name: value}
-    return value
-
-
-def _merge(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    nested = {name: _merge(values.get(name) or {}, each) for name, each in more.items() if isinstance(each, dict)}
-    return values | more | nested
-
-
-@functools.cache
-def _render_without(section: str = "") -> Any:
-    """Render with everything switched on but for one section."""
-    return render({name: value for name, value in ALL.items() if name != section})
-
-
-DEFAULTS = yaml.safe_load((chart.CHART / "values.yaml").read_text())
-
-
-@pytest.mark.parametrize("path", sorted(_paths(DEFAULTS)), ids=".".join)
-def test_what_an_older_chart_did_not_know_is_refused_with_the_flag_to_use(path: tuple[str, ...]) -> None:
-    """`--reuse-values` gives the templates the older chart's defaults in place of this one's: they lack what is new."""
-    try:
-        rendered = render(_merge(ALL, _nest(path, None)))
-    except HelmError as refusal:
-        said = str(refusal)
-        assert "--reset-then-reuse-values" in said or "etcd.endpoints is empty" in said
-    else:
-        assert rendered == _render_without(*path[:1] if path == (path[0], "enabled") else ())
-
-
-def test_every_value_is_documented_and_in_the_schema() -> None:
-    values = yaml.safe_load((chart.CHART / "values.yaml").read_text())
-    schema = json.loads((chart.CHART / "values.schema.json").read_text())
-    documented = {path for path, _ in chart.documented_values()}
-    for path in _leaves(values, schema):
-        assert path in documented or path.rpartition(".")[0] in documented, f"{path} has no comment"
-
-
-def _leaves(values: dict[str, Any], schema: dict[str, Any], at: str = "") -> list[str]:
-    found = []
-    for name, value in values.items():
-        assert name in schema["properties"], f"{at}{name} is not in the schema"
-        inner = schema["properties"][name]
-        if isinstance(value, dict) and "properties" in inner:
-            # Under `global` other charts have theirs.
-            assert inner["additionalProperties"] is False if name != "global" else "additionalProperties" not in inner
-            found += _leaves(value, inner, f"{at}{name}.")
-        else:
-            found.append(f"{at}{name}")
-    return found
