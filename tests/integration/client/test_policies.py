@@ -24,7 +24,7 @@ from grpc_etcd.registry.own import policy_key
 from grpc_etcd.registry.policy import write_policy
 from grpc_etcd.xds.bootstrap import merge_bootstrap
 from testbed.conditions import wait_until
-from testbed.greeter import DELAY_HEADER, FAIL_HEADER, METHOD, decode_text, encode_text, say_hello
+from testbed.greeter import DELAY_HEADER, FAIL_HEADER, METHOD, GreeterServer, decode_text, encode_text, say_hello
 
 from .conftest import SERVICE, Load, World, answers, follows
 
@@ -393,13 +393,19 @@ def test_retries_stay_at_the_endpoint_of_their_key_until_it_is_ejected(world: Wo
     wait_until(lambda: {found() for _ in range(10)} < servers.keys() - {home.address}, "another home")
 
 
-def test_the_default_timeout_of_a_policy_is_not_for_streams(world: World) -> None:
+def hasten(world: World) -> tuple[GreeterServer, grpc_etcd.Registry, grpc.Channel]:
+    """Serve, follow and call with a default timeout of 0.3 s."""
     server = world.serve(1)[0]
     world.etcd.put(policy_key("jupiter", SERVICE), b'{"timeout":"300ms"}')
     registry = world.registry()
     channel = world.channel(registry)
     follows(channel, [server])
     wait_until(lambda: registry.default_timeout(SERVICE) == 0.3, "the policy")
+    return server, registry, channel
+
+
+def test_the_default_timeout_of_a_policy_is_not_for_streams(world: World) -> None:
+    server, _, channel = hasten(world)
     slow = ((DELAY_HEADER, "1"),)
     with pytest.raises(grpc.RpcError, match="Deadline Exceeded"):
         say_hello(channel)("x", metadata=slow)
@@ -410,12 +416,7 @@ def test_the_default_timeout_of_a_policy_is_not_for_streams(world: World) -> Non
 
 
 def test_the_default_timeout_of_a_channel_outlives_its_registry(world: World) -> None:
-    server = world.serve(1)[0]
-    world.etcd.put(policy_key("jupiter", SERVICE), b'{"timeout":"300ms"}')
-    registry = world.registry()
-    channel = world.channel(registry)
-    follows(channel, [server])
-    wait_until(lambda: registry.default_timeout(SERVICE) == 0.3, "the policy")
+    _, registry, channel = hasten(world)
     registry.close()
     with pytest.raises(grpc.RpcError) as failure:
         say_hello(channel)("x", metadata=((DELAY_HEADER, "20"),))
