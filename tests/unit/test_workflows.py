@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed.release import SBOM
+from testbed.release import NOTES, SBOM, Place, Release
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").iterdir())
@@ -91,6 +92,19 @@ def test_a_release_publishes_what_the_dry_run_has_made_once_the_tests_have_passe
     assert all(before in needs[after] for before, after in pairwise(publishing))
     last = found["github"]["steps"][-1]["run"]
     assert all(part in last for part in ("--notes-file notes.md", SBOM, "SHA256SUMS"))
+
+
+def test_the_sums_of_a_release_are_those_of_its_files_as_they_are_downloaded(tmp_path: Path) -> None:
+    (tmp_path / "dist").mkdir()
+    for name in ("dist/a.whl", "a.tgz", SBOM, NOTES):
+        (tmp_path / name).write_text(name)
+    Release(tmp_path, "0.1.0", Place()).write_sums()
+    scripts = [step.get("run", "") for step in jobs(ROOT / ".github/workflows/release.yaml")["github"]["steps"]]
+    (edit,) = [line for script in scripts for line in script.splitlines() if line.startswith("sed ")]
+    subprocess.run(["sh", "-c", edit], cwd=tmp_path, check=True)
+    (tmp_path / "dist/a.whl").rename(tmp_path / "a.whl")
+    (tmp_path / NOTES).unlink()  # it is the text of the release
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path, check=True)
 
 
 def test_what_is_published_is_signed_and_attested() -> None:

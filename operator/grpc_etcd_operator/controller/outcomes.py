@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from grpc_etcd_operator.controller.parts import Parts
-from grpc_etcd_operator.core.desired import Fault
+from grpc_etcd_operator.core.desired import DesiredRecord, Fault
 from grpc_etcd_operator.core.plan import Plan
 from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.work import Work
@@ -63,17 +63,16 @@ class Outcomes:
             return
         self.report(Outcome(uid, frozenset(), tuple(Fault(source, Reason.INTERNAL_ERROR, text) for source in sources)))
 
-    def report_rate_limited(self, plan: Plan) -> None:
+    def report_rate_limited(self, plan: Plan, wanted: Iterable[DesiredRecord]) -> None:
         """Report an owner whose puts wait because its namespace has written too much; old values count as written.
 
-        GrpcServices of which nothing waits are not concerned.
+        `wanted` is what was planned. GrpcServices of which nothing waits are not concerned.
         """
         namespace = self._facts.namespace_of(plan.uid)
         fields = {"registry": self._registry, "namespace": namespace, "uid": plan.uid}
         self._sparing.write(namespace, "Writes of a namespace are rate-limited", "writes_rate_limited", fields)
         text = RATE_LIMITED.format(namespace)
-        desired = self._facts.desired(plan.uid, self._registry)
-        sources = {each.key: each.source for each in desired.wanted} if desired else {}
+        sources = {each.key: each.source for each in wanted}
         waiting = [put for put in plan.puts if put.key in sources]  # all but the owner record
         late = set(sources.values()) - plan.written if plan.is_part else ()
         faulty = dict.fromkeys((*(sources[put.key] for put in waiting), *sorted(late)))

@@ -23,7 +23,7 @@ from grpc_etcd_operator.controller.applier import OPERATIONS, Applier
 from grpc_etcd_operator.controller.flush_keys import TIDY_SECONDS, FlushKeys
 from grpc_etcd_operator.controller.outcomes import Outcome, Outcomes
 from grpc_etcd_operator.controller.parts import Parts
-from grpc_etcd_operator.core.desired import Desired
+from grpc_etcd_operator.core.desired import Desired, DesiredRecord
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.plan import Contest, Disputes, Plan, make_plan
 from grpc_etcd_operator.core.work import Work
@@ -249,7 +249,7 @@ class Reconciler:
         if plan.deletes and not self._parts.facts.has_seen_all():
             self._work.hold_back(uid, since)
             return
-        self._settle(plan, since)
+        self._settle(plan, since, spared.wanted)
         # Whatever has records is kept alive, also if its lease was let go with others of a transaction that failed.
         if self._parts.election.is_leading and (plan.puts or desired.is_awaited or (owner and not desired.gone)):
             self._parts.leases.want(plan.lease)
@@ -264,14 +264,13 @@ class Reconciler:
 
     def _make_plan(self, desired: Desired, most: int | None, held: Iterable[bytes] = ()) -> Plan:
         contest = self._make_contest(desired.unit.uid)
-        ours, now = lease_id(self._parts.cluster, desired.unit.uid), time.monotonic()
-        is_lost = partial(self._disputes.is_lost, ours=ours, now=now)
+        is_lost = partial(self._disputes.is_lost, now=time.monotonic())
         plan = make_plan(desired, self._parts.cluster, self._parts.registry_cache, contest, most, is_lost)
         if not self._parts.refusing.refusals:
             return plan
         return self._parts.refusing.leave_out_puts(desired, plan, held)
 
-    def _settle(self, plan: Plan, since: float) -> None:
+    def _settle(self, plan: Plan, since: float, wanted: Iterable[DesiredRecord]) -> None:
         """Report a unit that needs nothing; queue the plan of one that does."""
         uid = plan.uid
         since = self._work.waits_since(plan, since)
@@ -288,7 +287,7 @@ class Reconciler:
             return
         admitted = self._work.admit(plan, time.monotonic())
         if admitted is not plan:
-            self._outcomes.report_rate_limited(plan)
+            self._outcomes.report_rate_limited(plan, wanted)
         if admitted is not None:
             self._queue_plan(admitted, since)
 

@@ -10,7 +10,7 @@ import time
 
 from grpc_etcd.etcd.aio import Etcd
 from grpc_etcd.etcd.errors import EtcdError
-from grpc_etcd.registry.own import leader_key, synced_key
+from grpc_etcd.registry.own import cluster_key, leader_key, synced_key
 from grpc_etcd_operator.core.scope import Candidate, Relation, Scope, relation, write_refusal
 from grpc_etcd_operator.kube.cluster import find_identity
 from grpc_etcd_operator.registry.connect import distinct, open_etcd
@@ -70,5 +70,6 @@ def find_lack(cluster: str, leader: bytes | None, mine: Candidate, *, is_synced:
         return f"no replica leads for cluster id {cluster}: {SEE_LOG}"
     found = relation(mine, leader)
     if found in {Relation.OTHER_CLUSTER, Relation.OTHER_INSTALLATION}:
-        return write_refusal(f"/grpc-etcd/cluster/{cluster}", is_foreign=found is Relation.OTHER_CLUSTER, twin="")
+        key = cluster_key(cluster).decode()
+        return write_refusal(key, is_foreign=found is Relation.OTHER_CLUSTER, twin="")
     return None if is_synced else f"a replica leads for cluster id {cluster}, but the registry is not synced: {SEE_LOG}"

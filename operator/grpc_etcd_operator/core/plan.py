@@ -213,7 +213,7 @@ class _Dispute:
     revision: int = ABSENT
 
 
-def _never(_key: bytes, _current: Held) -> bool:
+def _never(_key: bytes, _current: Held, _ours: int) -> bool:
     return False
 
 
@@ -223,11 +223,12 @@ def make_plan(  # noqa: PLR0913, PLR0917  what is wanted and held, and who else 
     registry: Registry,
     contest: Contest,
     most: int | None = None,
-    is_lost: Callable[[bytes, Held], bool] = _never,
+    is_lost: Callable[[bytes, Held, int], bool] = _never,
 ) -> Plan:
     """Work out the edits that bring a unit's records from current to desired; `most` is the largest size of a plan.
 
-    `is_lost` says whether a key that the unit holds is to be left to the foreign lease that it is found under.
+    `is_lost` says whether a key that the unit holds is to be left to the foreign lease that it is found under; it gets
+    the unit's own lease, too.
     """
     planner = _Planner(desired, cluster, registry, contest, is_lost)
     for wanted in desired.wanted:
@@ -248,7 +249,7 @@ class _Planner:
         cluster: str,
         registry: Registry,
         contest: Contest,
-        is_lost: Callable[[bytes, Held], bool],
+        is_lost: Callable[[bytes, Held, int], bool],
     ) -> None:
         self.desired, self.registry, self.contest, self.is_lost = desired, registry, contest, is_lost
         self.uid = desired.unit.uid
@@ -293,7 +294,7 @@ class _Planner:
         if current.lease == self.lease:
             return True
         wins = self.contest(wanted.key, current.lease) if current.lease else None
-        if wins or (wins is None and wanted.key in self.held and not self.is_lost(wanted.key, current)):
+        if wins or (wins is None and wanted.key in self.held and not self.is_lost(wanted.key, current, self.lease)):
             return True
         key = wanted.key.decode(errors="replace")
         self.contested.append(wanted.key)

@@ -50,7 +50,7 @@ class WriteBudget:
     _prune_at: int = PRUNE_AT
 
     def reserve(self, uid: str, group: str, size: int, now: float, *, is_new: bool) -> float:
-        """Return from when on a unit may write so many bytes: in the past or now, or else later. None: at once.
+        """Return from when on a unit may write so many bytes: in the past or now, or else later.
 
         `is_new` says that nothing is overwritten.
         """

@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 LOOPBACK = "127.0.0.1"
 OPEN_SECONDS = 30.0  # until kubectl has logged in and is connected. Arbitrary
@@ -134,11 +134,21 @@ class ExecRelay:
     Raises TunnelError when the Pod cannot be entered, or does not reach the address.
     """
 
-    def __init__(self, kubectl: Sequence[str], deployment: str, address: tuple[str, int]) -> None:
+    def __init__(
+        self,
+        kubectl: Sequence[str],
+        deployment: str,
+        address: tuple[str, int],
+        open_seconds: float = OPEN_SECONDS,
+    ) -> None:
         relay = ("python3", "-c", RELAY, address[0], str(address[1]))
         self._command = (*kubectl, "exec", "-i", f"deploy/{deployment}", "-c", "operator", "--", *relay)
         self._errors = tempfile.NamedTemporaryFile()  # noqa: SIM115  it is closed with the tunnel
-        self._try()
+        try:
+            self._try(open_seconds)
+        except BaseException:  # a signal too
+            self._errors.close()
+            raise
         self._lock = threading.Lock()
         self._children: set[subprocess.Popen[bytes]] = set()
         self._threads: list[threading.Thread] = []
@@ -148,18 +158,26 @@ class ExecRelay:
         self._accepting = threading.Thread(target=self._accept, name="exec relay", daemon=True)
         self._accepting.start()
 
-    def _try(self) -> None:
+    def _start(self, errors: int | IO[bytes]) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(  # noqa: S603  as above
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+
+    def _try(self, open_seconds: float) -> None:
         """Connect once, with nothing to send."""
-        try:
-            subprocess.run(  # noqa: S603  as above
-                self._command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=OPEN_SECONDS
-            )
-        except subprocess.CalledProcessError as error:
-            self._errors.close()
-            raise TunnelError(_explain(error.stderr)) from error
-        except subprocess.TimeoutExpired as error:
-            self._errors.close()
-            raise TunnelError(f"it has not answered within {OPEN_SECONDS:g} s") from error
+        with self._start(subprocess.PIPE) as child:
+            try:
+                _, errors = child.communicate(timeout=open_seconds)
+            except subprocess.TimeoutExpired as error:
+                raise TunnelError(f"it has not answered within {open_seconds:g} s") from error
+            finally:
+                _end(child)
+        if child.returncode:
+            raise TunnelError(_explain(errors))
 
     def _accept(self) -> None:
         while True:
@@ -171,20 +189,20 @@ class ExecRelay:
                 if self._is_closed:
                     connection.close()
                     return
-                child = subprocess.Popen(  # noqa: S603  as above
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._errors,
-                    start_new_session=True,
-                )
-                self._children.add(child)
-                both = [
-                    threading.Thread(target=work, args=(connection, child), daemon=True) for work in (_send, _receive)
-                ]
-                for thread in both:
-                    thread.start()
-                self._threads += both
+                self._relay(connection)
+
+    def _relay(self, connection: socket.socket) -> None:
+        """Begin to copy both ways; where kubectl does not start, the connection is closed and the next one tries it."""
+        try:
+            child = self._start(self._errors)
+        except OSError:
+            connection.close()
+            return
+        self._children = {each for each in self._children if each.poll() is None} | {child}
+        both = [threading.Thread(target=work, args=(connection, child), daemon=True) for work in (_send, _receive)]
+        for thread in both:
+            thread.start()
+        self._threads = [*(each for each in self._threads if each.is_alive()), *both]
 
     def complaint(self) -> str:
         """Return the last line that a relay printed on standard error."""

@@ -336,7 +336,7 @@ class Reader:
 
     def _note_history(self, cut: Position) -> None:
         """Begin to keep the last good set when etcd turns out to hold another history than the one judged before."""
-        outdated = self._outdated()
+        outdated = self._outdated() if self._kept else ()
         before, self._judged = self._judged, cut
         if self._kept and outdated != self._outdated():
             self._is_decided = False  # what these ranges hold already confirms from now on

@@ -7,10 +7,10 @@ namespaces. Names of Services in them become what kubectl can forward to.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from grpc_etcd.inspect.findings import kubectl
+from grpc_etcd.registry.endpoint import parse_ip
 
 OPERATOR = "GRPC_ETCD_OPERATOR_"
 CLIENT = "GRPC_ETCD_"
@@ -92,7 +92,7 @@ def find_places(host: str, namespace: str) -> tuple[Place, ...]:
     StatefulSet; what ends with no number, as `etcd.example.com`, is neither, unless it has `svc` in it.
     """
     labels = host.rstrip(".").split(".")
-    if _is_address(host) or "" in labels:
+    if parse_ip(host) or "" in labels:
         return ()
     is_complete = "svc" in labels[1:]
     is_member = bool(MEMBER.search(labels[0]))
@@ -108,13 +108,6 @@ def find_places(host: str, namespace: str) -> tuple[Place, ...]:
             return ()
 
 
-def _is_address(host: str) -> bool:
-    try:
-        return bool(ip_address(host))
-    except ValueError:
-        return False
-
-
 def is_forwardable(place: Place, item: Mapping[str, Any]) -> bool:
     """Return whether there are Pods behind a place: a Service without a selector may lead out of the cluster."""
     spec = item.get("spec") or {}
@@ -124,9 +117,7 @@ def is_forwardable(place: Place, item: Mapping[str, Any]) -> bool:
 def parse_operator(item: Mapping[str, Any]) -> EtcdSettings | None:
     """Read a Deployment of the operator; None where it does not say where etcd is."""
     metadata = item["metadata"]
-    pod = _mapping(_mapping(_mapping(item.get("spec")).get("template")).get("spec"))
-    containers = [_mapping(each) for each in pod.get("containers") or ()]
-    container = next((each for each in containers if each.get("name") == CONTAINER), {})
+    pod, container = _find_container(item)
     variables = {each.get("name"): str(each.get("value") or "") for each in map(_mapping, container.get("env") or ())}
     given = {name: variables.get(f"{OPERATOR}{name}", "") for name in (*TEXTS, *FILES, "CONFIG")}
     if not given["ENDPOINTS"]:
@@ -147,9 +138,8 @@ def parse_operator(item: Mapping[str, Any]) -> EtcdSettings | None:
 
 def parse_registry(operator: EtcdSettings, item: Mapping[str, Any], settings: Mapping[str, str]) -> EtcdSettings:
     """Read one registry of the operator's settings file, as `settings` by this command's names, and its Deployment."""
-    pod = _mapping(_mapping(_mapping(item.get("spec")).get("template")).get("spec"))
-    container = next((each for each in map(_mapping, pod.get("containers") or ()) if each.get("name") == CONTAINER), {})
-    paths = {name: settings.get(file, "") for file, name in FILE_SETTINGS.items()}
+    pod, container = _find_container(item)
+    paths = {name: settings.get(file.lower(), "") for file, name in FILES.items()}
     files = {name: _find_file(pod, container, path) for name, path in paths.items() if path}
     texts = {name: settings[name] for name in ("server_name", "user") if settings.get(name)}
     return replace(
@@ -159,9 +149,6 @@ def parse_registry(operator: EtcdSettings, item: Mapping[str, Any], settings: Ma
         files={name: kept for name, kept in files.items() if kept},
         lacking=tuple(name for name, kept in files.items() if not kept),
     )
-
-
-FILE_SETTINGS = {"ca": "ca", "cert": "cert", "key": "key", "password_file": "password"}
 
 
 def parse_client(item: Mapping[str, Any]) -> EtcdSettings | None:
@@ -184,6 +171,13 @@ def parse_client(item: Mapping[str, Any]) -> EtcdSettings | None:
         files={"password": KeptIn("Secret", secret, key or "password")} if secret and given["USER"] else {},
         lacking=(*paths, *(("password",) if needs_password else ())),
     )
+
+
+def _find_container(item: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the Pod's spec in a Deployment of the operator, and its container in it."""
+    pod = _mapping(_mapping(_mapping(item.get("spec")).get("template")).get("spec"))
+    containers = map(_mapping, pod.get("containers") or ())
+    return pod, next((each for each in containers if each.get("name") == CONTAINER), {})
 
 
 def _find_file(pod: Mapping[str, Any], container: Mapping[str, Any], path: str) -> KeptIn | None:

@@ -8,12 +8,13 @@ channel argument, at the price of an xDS client for each.
 """
 
 import atexit
+import itertools
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -248,8 +249,8 @@ class Process:
         self._inheritable: weakref.WeakSet[Inheritable] = weakref.WeakSet()
         self._is_hooked = False
         self._forking = threading.RLock()
-        self._names: set[str] = set()
-        self._chosen = 0
+        self._wanted: set[str] = set()  # names of registries that somebody has chosen
+        self._numbers = itertools.count(1)
         os.register_at_fork(after_in_child=self._begin_again)
 
     def take_along(self, forkable: Forkable) -> None:
@@ -277,17 +278,11 @@ class Process:
         wanted by an earlier registry, which may be open.
         """
         with self.lock:
-            name = wanted or next(each for each in self._free_names(default) if each not in self._names)
-            self._names.add(name)
-            return name
-
-    def _free_names(self, default: str) -> Iterator[str]:
-        if not self._chosen:
-            self._chosen += 1
-            yield default
-        while True:
-            self._chosen += 1
-            yield f"{default}-{self._chosen}"
+            if wanted:
+                self._wanted.add(wanted)
+                return wanted
+            names = (default if number == 1 else f"{default}-{number}" for number in self._numbers)
+            return next(name for name in names if name not in self._wanted)
 
     def before_fork(self) -> None:
         """Take everything that has threads in gRPC out of it."""

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from grpc_etcd.cli.tunnels import END_SECONDS, ExecRelay, PortForward
+from grpc_etcd.cli.tunnels import END_SECONDS, ExecRelay, PortForward, TunnelError
 from testbed.conditions import wait_until
 
 REAL = """
 import pathlib, os, sys, threading
-if "exec" in sys.argv and not sys.stdin.buffer.read(1):
+is_hanging = pathlib.Path(__file__).with_name("hangs").exists()
+if "exec" in sys.argv and not is_hanging and not sys.stdin.buffer.read(1):
     sys.exit()  # the attempt
 pathlib.Path(__file__).with_name("pid").write_text(str(os.getpid()))
 print("Forwarding from 127.0.0.1:45999 -> 2379", flush=True)
@@ -61,3 +62,22 @@ def test_a_relay_by_a_script_ends_as_a_whole_and_at_once(kubectl: Path) -> None:
         tunnel.close()
         assert time.monotonic() - begun < END_SECONDS
     wait_until(lambda: not is_running(kubectl.parent), "the program has ended too")
+
+
+def test_a_relay_whose_pod_does_not_answer_leaves_no_program_behind(kubectl: Path) -> None:
+    kubectl.with_name("hangs").touch()
+    with pytest.raises(TunnelError, match="it has not answered within 2 s"):
+        ExecRelay([str(kubectl)], "operator", ("etcd", 2379), open_seconds=2.0)
+    wait_until(lambda: not is_running(kubectl.parent), "the program has ended too")
+
+
+def test_a_relay_closes_a_connection_for_which_kubectl_does_not_start_and_takes_the_next(kubectl: Path) -> None:
+    tunnel = ExecRelay([str(kubectl)], "operator", ("etcd", 2379))
+    away = kubectl.rename(kubectl.with_name("away"))
+    with socket.create_connection(("127.0.0.1", tunnel.port), timeout=20) as connection:
+        assert not connection.recv(1)
+    away.rename(kubectl)
+    with socket.create_connection(("127.0.0.1", tunnel.port)) as connection:
+        connection.sendall(b"x")
+        wait_until(lambda: is_running(kubectl.parent), "the program runs")
+        tunnel.close()

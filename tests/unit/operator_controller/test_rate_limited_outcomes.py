@@ -6,20 +6,17 @@ from grpc_etcd.layouts.rate_limits import RateLimitedQueue
 from grpc_etcd.registry.layout import WriteLimits
 from grpc_etcd_operator.controller.outcomes import Outcome, Outcomes
 from grpc_etcd_operator.core.backoff import Backoff
-from grpc_etcd_operator.core.desired import Desired, DesiredRecord, Owner
+from grpc_etcd_operator.core.desired import DesiredRecord
 from grpc_etcd_operator.core.plan import Plan, PutEdit
 from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.work import Work
 from grpc_etcd_operator.isolation import Isolation
-
-UNIT = Owner("p1", "shop", "greeter-1")
 
 
 def report(plan: Plan) -> Outcome:
     """Return what is reported of a Pod that three GrpcServices select, each with a key of its own."""
     wanted = tuple(DesiredRecord(key.encode(), b"", source=key) for key in ("same", "changed", "new"))
     facts = SimpleNamespace(
-        desired=lambda _uid, _registry: Desired(UNIT, wanted),
         namespace_of=lambda _uid: "shop",
         sources=lambda _uid: ["same", "changed", "new"],
     )
@@ -27,7 +24,7 @@ def report(plan: Plan) -> Outcome:
     found: list[Outcome] = []
     work = Work(RateLimitedQueue(lambda _: WriteLimits()), Backoff((5.0,)))
     outcomes = Outcomes(parts, work, found.append, lambda: None)  # type: ignore[arg-type]  # all that is asked of them
-    outcomes.report_rate_limited(plan)
+    outcomes.report_rate_limited(plan, wanted)
     return found[0]
 
 

@@ -1,5 +1,7 @@
 """Two clusters with owner records of one key do not overwrite each other for ever; any other overwrite is repaired."""
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +14,6 @@ from grpc_etcd_operator.core.plan import (
     MOST_REPAIRS,
     REPAIRS,
     Disputes,
-    Held,
     Plan,
     make_plan,
 )
@@ -41,10 +42,8 @@ class Cluster:
         return ()
 
     def plan(self, now: float, *wanted: DesiredRecord) -> Plan:
-        def is_lost(key: bytes, current: Held) -> bool:
-            return self.disputes.is_lost(key, current, self.lease, now)
-
         desired = Desired(Owner(self.uid, "shop", self.uid), wanted, ("shop/greeter",))
+        is_lost = partial(self.disputes.is_lost, now=now)
         return make_plan(desired, self.name, self, lambda _key, _lease: None, None, is_lost)
 
     def write(self, now: float, *wanted: DesiredRecord) -> Plan:
