@@ -170,7 +170,7 @@ def test_the_operators_user_logs_in_unless_another_is_given(  # noqa: PLR0917  a
     own = tmp_path / "password"
     own.write_text("blind-secret")
     _, errors = run(laptop, "get", "greeter", "--user", "blind", "--password-file", str(own), code=1)
-    assert "the user 'blind' may not read" in errors
+    assert "the user 'blind' is not allowed to read" in errors
 
 
 def test_etcd_outside_of_the_cluster_is_reached_through_the_operators_pod(
