@@ -6,10 +6,12 @@ NOSPACE). That a Pod's keys are bounded does not help: they are rewritten.
 
 New registrations have a bucket of their own, so that values which change on and on keep no new Pod waiting. A write
 may go while its bucket is not empty, however large it is; else it gets a time at which it may, behind those of its
-namespace that wait already. It is paid for once, however often it has to be tried. Deletions cost nothing: each needs a
-put before.
+namespace that wait already. It is paid for once, however often it has to be tried. If it grows before it is written,
+what has come to it waits like any write: thousands of Pods would else ask for little and write much. Deletions cost
+nothing: each needs a put before.
 """
 
+import math
 from dataclasses import dataclass, field
 
 MIB = 1 << 20
@@ -35,8 +37,8 @@ REWRITES = Bucket(128 * MIB, 32 * KIB)
 
 @dataclass(slots=True)
 class _Reservation:
-    at: float
-    paid_bytes: float
+    at: float = -math.inf
+    paid_bytes: float = 0.0
 
 
 @dataclass(slots=True)
@@ -58,9 +60,9 @@ class WriteBudget:
             return now
         known = self._reservations.get(uid)
         if known is None:
-            known = self._reservations[uid] = _Reservation(self._spend(group, size, now, is_new=is_new), size)
-        elif size > known.paid_bytes:
-            self._spend(group, size - known.paid_bytes, now, is_new=is_new)
+            known = self._reservations[uid] = _Reservation()
+        if size > known.paid_bytes:
+            known.at = self._spend(group, size - known.paid_bytes, now, is_new=is_new)
             known.paid_bytes = size
         return known.at
 

@@ -41,16 +41,43 @@ def test_what_is_written_in_any_time_is_bounded(steps: list[tuple[float, str, in
 
 
 @settings(max_examples=examples(300))
+@given(
+    asks=st.lists(st.tuples(st.floats(0.0, 200.0), st.integers(0, 9), st.sampled_from([1, 50, LARGEST])), max_size=60)
+)
+def test_what_waits_and_grows_is_bounded_however_many_units_do(asks: list[tuple[float, int, int]]) -> None:
+    budget, now = WriteBudget(SMALL, SMALL), 0.0
+    sizes, given_at = dict[int, int](), dict[int, float]()
+    for pause, unit, size in asks:
+        now += pause
+        sizes[unit], given_at[unit] = size, budget.reserve(f"p{unit}", "shop", size, now, is_new=False)
+        may_go = sum(sizes[each] for each, at in given_at.items() if at <= now)
+        assert may_go <= SMALL.burst_bytes + now * SMALL.bytes_per_second + LARGEST
+
+
+def test_thousands_that_asked_for_little_do_not_write_much_at_once() -> None:
+    budget, pods, small, large = WriteBudget(), 5000, 1300, 500_000
+    for number in range(pods):
+        assert budget.reserve(f"p{number}", "shop", small, 0.0, is_new=False) == 0.0
+    # Before they are written, in their turns, one field of their GrpcService makes them large.
+    at_once = sum(budget.reserve(f"p{number}", "shop", large, 1.0, is_new=False) <= 1.0 for number in range(pods))
+    assert at_once * large <= REWRITES.burst_bytes + large
+
+
+@settings(max_examples=examples(300))
 @given(steps=steps)
 def test_who_waits_is_given_a_time_that_comes(steps: list[tuple[float, str, int, bool]]) -> None:
-    budget, now, given_at = WriteBudget(SMALL, SMALL), 0.0, dict[str, float]()
+    budget, now = WriteBudget(SMALL, SMALL), 0.0
+    given_at, most = dict[str, float](), dict[str, int]()
     for pause, uid, extra, _ in steps:
         now += pause
         at = budget.reserve(uid, "shop", extra, now, is_new=False)
-        assert given_at.setdefault(uid, at) == at, "to ask again changes nothing"
+        if extra <= most.setdefault(uid, extra):
+            assert given_at.setdefault(uid, at) == at, "to ask again changes nothing"
+        assert at >= given_at.get(uid, at), "nor does anybody come earlier by asking for more"
+        given_at[uid], most[uid] = at, max(extra, most[uid])
         if at <= now:
             budget.end(uid)
-            del given_at[uid]
+            del given_at[uid], most[uid]
     assert budget.count_waiting(now) == sum(at > now for at in given_at.values())
     assert budget.count_waiting(now + 1e6) == 0
 
