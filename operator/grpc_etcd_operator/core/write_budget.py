@@ -7,8 +7,9 @@ NOSPACE). That a Pod's keys are bounded does not help: they are rewritten.
 New registrations have a bucket of their own, so that values which change on and on keep no new Pod waiting. A write
 may go while its bucket is not empty, however large it is; else it gets a time at which it may, behind those of its
 namespace that wait already. It is paid for once, however often it has to be tried. If it grows before it is written,
-what has come to it waits like any write: thousands of Pods would else ask for little and write much. Deletions cost
-nothing: each needs a put before.
+what has come to it waits like any write: thousands of Pods would else ask for little and write much. If it is of the
+other bucket by now, since its keys were lost or have come meanwhile, it asks there. Deletions cost nothing: each needs
+a put before.
 """
 
 import math
@@ -37,6 +38,7 @@ REWRITES = Bucket(128 * MIB, 32 * KIB)
 
 @dataclass(slots=True)
 class _Reservation:
+    is_new: bool
     at: float = -math.inf
     paid_bytes: float = 0.0
 
@@ -59,8 +61,8 @@ class WriteBudget:
         if not size:
             return now
         known = self._reservations.get(uid)
-        if known is None:
-            known = self._reservations[uid] = _Reservation()
+        if known is None or known.is_new is not is_new:
+            known = self._reservations[uid] = _Reservation(is_new)
         if size > known.paid_bytes:
             known.at = self._spend(group, size - known.paid_bytes, now, is_new=is_new)
             known.paid_bytes = size

@@ -63,6 +63,22 @@ def test_thousands_that_asked_for_little_do_not_write_much_at_once() -> None:
     assert at_once * large <= REWRITES.burst_bytes + large
 
 
+def test_who_waits_with_a_changed_value_and_loses_its_keys_is_registered_again_at_once() -> None:
+    budget = WriteBudget(SMALL, SMALL)
+    budget.reserve("noisy", "shop", 100_000, 0.0, is_new=False)
+    assert budget.reserve("p", "shop", 500, 0.0, is_new=False) > 9000.0
+    assert budget.reserve("p", "shop", 500, 1.0, is_new=True) <= 1.0
+    budget.end("p")
+    assert budget.reserve("p", "shop", 500, 2.0, is_new=False) > 9000.0
+
+
+def test_who_has_a_place_among_new_ones_does_not_rewrite_by_it() -> None:
+    budget = WriteBudget(SMALL, SMALL)
+    budget.reserve("noisy", "shop", 100_000, 0.0, is_new=False)
+    assert budget.reserve("p", "shop", 500, 0.0, is_new=True) == 0.0
+    assert budget.reserve("p", "shop", 500, 1.0, is_new=False) > 9000.0
+
+
 @settings(max_examples=examples(300))
 @given(steps=steps)
 def test_who_waits_is_given_a_time_that_comes(steps: list[tuple[float, str, int, bool]]) -> None:
