@@ -213,12 +213,12 @@ class Work:
         self._moved_at = now
         self._failures.pop(plan.uid, None)
         self._stuck.pop(plan.uid, None)
-        if plan.puts or not plan.is_part:
+        if plan.puts:
             self._budget.end(plan.uid)
         if plan.is_part:
             self._mark_since(plan.uid, since if self._is_owed(plan) else now)
         else:
-            self._owed.pop(plan.uid, None)
+            self._wait_no_more(plan.uid)
         return now - since
 
     def _is_owed(self, plan: Plan) -> bool:
@@ -236,8 +236,13 @@ class Work:
     def settle(self, uid: str) -> None:
         """Record that nothing is to be written of a unit."""
         self._stuck.pop(uid, None)
+        self._wait_no_more(uid)
+
+    def _wait_no_more(self, uid: str) -> None:
+        """Keep nothing of a unit for later: one that is gone would wait for bytes for days, as its namespace's next."""
+        self._later.pop(uid, None)
         self._owed.pop(uid, None)
-        self._budget.end(uid)
+        self._budget.give_up(uid)
 
     def end_failures(self, uid: str) -> None:
         """Record that a unit was judged without a failure; where a plan has come of it, writing that may yet fail."""

@@ -8,8 +8,9 @@ New registrations have a bucket of their own, so that values which change on and
 may go while its bucket is not empty, however large it is; else it gets a time at which it may, behind those of its
 namespace that wait already. It is paid for once, however often it has to be tried. If it grows before it is written,
 what has come to it waits like any write: thousands of Pods would else ask for little and write much. If it is of the
-other bucket by now, since its keys were lost or have come meanwhile, it asks there. Deletions cost nothing: each needs
-a put before.
+other bucket by now, since its keys were lost or have come meanwhile, it asks there. What is given up before it might
+go is given back: Pods that come and go while they wait would else put off all others further and further. Deletions
+cost nothing: each needs a put before.
 """
 
 import math
@@ -38,9 +39,11 @@ REWRITES = Bucket(128 * MIB, 32 * KIB)
 
 @dataclass(slots=True)
 class _Reservation:
+    group: str
     is_new: bool
     at: float = -math.inf
     paid_bytes: float = 0.0
+    admitted_bytes: float = 0.0  # of these, so many may have been written
 
 
 @dataclass(slots=True)
@@ -62,15 +65,25 @@ class WriteBudget:
             return now
         known = self._reservations.get(uid)
         if known is None or known.is_new is not is_new:
-            known = self._reservations[uid] = _Reservation(is_new)
+            self.give_up(uid)
+            known = self._reservations[uid] = _Reservation(group, is_new)
         if size > known.paid_bytes:
             known.at = self._spend(group, size - known.paid_bytes, now, is_new=is_new)
             known.paid_bytes = size
+        if known.at <= now:
+            known.admitted_bytes = known.paid_bytes
         return known.at
 
     def end(self, uid: str) -> None:
-        """Record that a unit has written what it has paid for, or no longer has anything to write."""
+        """Record that a unit has written what it has paid for."""
         self._reservations.pop(uid, None)
+
+    def give_up(self, uid: str) -> None:
+        """Record that a unit no longer has anything to write; give back what it had to wait for."""
+        known = self._reservations.pop(uid, None)
+        if known and (known.group, known.is_new) in self._full_at:
+            unused = known.paid_bytes - known.admitted_bytes
+            self._full_at[known.group, known.is_new] -= unused / self._bucket(is_new=known.is_new).bytes_per_second
 
     def count_waiting(self, now: float) -> int:
         """Count the units that have to wait."""
@@ -79,10 +92,13 @@ class WriteBudget:
     def _spend(self, group: str, size: float, now: float, *, is_new: bool) -> float:
         """Take bytes out of a bucket; return from when on it is not empty, before they are taken."""
         self._prune(now)
-        bucket = self.registrations if is_new else self.rewrites
+        bucket = self._bucket(is_new=is_new)
         full_at = max(now, self._full_at.get((group, is_new), now))
         self._full_at[group, is_new] = full_at + size / bucket.bytes_per_second
         return max(now, full_at - bucket.burst_bytes / bucket.bytes_per_second)
+
+    def _bucket(self, *, is_new: bool) -> Bucket:
+        return self.registrations if is_new else self.rewrites
 
     def _prune(self, now: float) -> None:
         """Forget buckets that are full, once there are twice as many as the last time."""

@@ -183,3 +183,28 @@ def test_an_earlier_plan_is_not_written_in_place_of_one_that_waits() -> None:
     flood(writer, NOISY[1])
     assert writer.work.admit(make_plan(NOISY[0]), writer.now) is None
     assert writer.work.take(writer.now, 10) == []
+
+
+def test_of_a_unit_that_goes_while_it_waits_nothing_waits_any_more() -> None:
+    writer = Writer()
+    flood(writer)
+    before = writer.work.next_at()
+    for number in range(10):
+        uid = f"noisy-p{number}"
+        writer.work.mark([uid], writer.now)
+        ((_, since),) = writer.work.take_due(1, urgent=False)
+        assert writer.work.admit(make_plan(uid), writer.now) is None
+        assert uid in writer.work
+        if number % 2:  # something of it had been written before
+            writer.work.plan(make_plan(uid, puts=False, deletes=True), since, {})
+            (plan,) = writer.work.take(writer.now, 10)
+            writer.work.commit(plan, writer.now)
+            writer.work.end([plan])
+        else:
+            writer.work.settle(uid)
+        assert uid not in writer.work
+    assert writer.work.next_at() == before
+    assert writer.work.count_rate_limited(writer.now) == 1
+    late = make_plan("noisy-late")
+    assert writer.work.admit(late, writer.now) is None
+    assert writer.work.admit(late, before + SIZE / SMALL.bytes_per_second), "nobody else is before it any more"

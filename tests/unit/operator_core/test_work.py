@@ -140,6 +140,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.work.settle(uid)
             self.tried_in_vain.pop(uid, None)
             self.planned.pop(uid, None)
+            self.postponed.pop(uid, None)
             self.done[uid] = self.changed[uid]
         else:
             self.plan(make_plan(uid, deletes=judgement == "deletes"), since)
@@ -200,6 +201,7 @@ class AnyOrder(RuleBasedStateMachine):
         if is_part:
             self.mark(uid, each.since)
         else:
+            self.postponed.pop(uid, None)
             self.done[uid] = max(self.done[uid], each.version)
 
     @precondition(lambda self: self.planned)

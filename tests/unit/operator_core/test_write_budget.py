@@ -1,5 +1,7 @@
 """The bytes that a namespace may write: however it asks, a bound holds, and who asks for little never waits."""
 
+from collections import Counter
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,16 +44,25 @@ def test_what_is_written_in_any_time_is_bounded(steps: list[tuple[float, str, in
 
 @settings(max_examples=examples(300))
 @given(
-    asks=st.lists(st.tuples(st.floats(0.0, 200.0), st.integers(0, 9), st.sampled_from([1, 50, LARGEST])), max_size=60)
+    asks=st.lists(
+        st.tuples(st.floats(0.0, 200.0), st.integers(0, 9), st.sampled_from([1, 50, LARGEST, None])), max_size=60
+    )
 )
-def test_what_waits_and_grows_is_bounded_however_many_units_do(asks: list[tuple[float, int, int]]) -> None:
-    budget, now = WriteBudget(SMALL, SMALL), 0.0
-    sizes, given_at = dict[int, int](), dict[int, float]()
+def test_what_waits_and_grows_is_bounded_however_many_units_do(asks: list[tuple[float, int, int | None]]) -> None:
+    budget, now, may_be_written = WriteBudget(SMALL, SMALL), 0.0, 0
+    sizes, given_at, admitted = dict[int, int](), dict[int, float](), Counter[int]()
     for pause, unit, size in asks:
         now += pause
+        if size is None:
+            budget.give_up(f"p{unit}")
+            may_be_written += admitted.pop(unit, 0)
+            sizes.pop(unit, None)
+            continue
         sizes[unit], given_at[unit] = size, budget.reserve(f"p{unit}", "shop", size, now, is_new=False)
-        may_go = sum(sizes[each] for each, at in given_at.items() if at <= now)
-        assert may_go <= SMALL.burst_bytes + now * SMALL.bytes_per_second + LARGEST
+        if given_at[unit] <= now:
+            admitted[unit] = max(size, admitted[unit])
+        may_go = sum(max(admitted[of], each if given_at[of] <= now else 0) for of, each in sizes.items())
+        assert may_be_written + may_go <= SMALL.burst_bytes + now * SMALL.bytes_per_second + LARGEST
 
 
 def test_thousands_that_asked_for_little_do_not_write_much_at_once() -> None:
@@ -70,6 +81,18 @@ def test_who_waits_with_a_changed_value_and_loses_its_keys_is_registered_again_a
     assert budget.reserve("p", "shop", 500, 1.0, is_new=True) <= 1.0
     budget.end("p")
     assert budget.reserve("p", "shop", 500, 2.0, is_new=False) > 9000.0
+
+
+def test_who_comes_and_goes_while_it_waits_puts_off_nobody() -> None:
+    budget = WriteBudget(SMALL, SMALL)
+    assert budget.reserve("last", "shop", 1500, 0.0, is_new=True) == 0.0
+    expected = budget.reserve("p", "shop", 500, 0.0, is_new=True)
+    assert expected == 50.0
+    for _ in range(1000):
+        budget.give_up("p")
+        assert budget.reserve("p", "shop", 500, 0.0, is_new=True) == expected
+    budget.give_up("last")  # that may have been written, though nobody has learned of it
+    assert budget.reserve("q", "shop", 500, 0.0, is_new=True) == 100.0
 
 
 def test_who_has_a_place_among_new_ones_does_not_rewrite_by_it() -> None:
