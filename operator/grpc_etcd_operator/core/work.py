@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from grpc_etcd.layouts.rate_limits import Change, RateLimitedQueue
 from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.plan import Plan
+from grpc_etcd_operator.core.postponed import Postponed
 from grpc_etcd_operator.core.waiting import Waiting
 from grpc_etcd_operator.core.write_budget import WriteBudget
 
@@ -36,7 +37,7 @@ class Work:
         self._budget = budget or WriteBudget()
         self._dirty, self._urgent = Waiting(group_of), Waiting(group_of)
         self._held_back: dict[str, float] = {}
-        self._later: dict[str, float] = {}  # when each is due again
+        self._later = Postponed()
         self._plans: dict[str, Plan] = {}
         self._since: dict[str, float] = {}  # of what is planned or under way
         self._in_flight: set[str] = set()
@@ -95,7 +96,7 @@ class Work:
 
     def next_at(self) -> float:
         """Return when the next of those that were postponed is due; infinite: none was."""
-        return min(self._later.values(), default=math.inf)
+        return self._later.next_at()
 
     def mark(self, uids: Iterable[str], now: float, *, urgent: bool = False) -> None:
         """Let these units be judged again; `urgent` ones first."""
@@ -113,8 +114,8 @@ class Work:
 
     def release_postponed(self, now: float) -> None:
         """Let what was postponed until now be judged again."""
-        for uid in [uid for uid, at in self._later.items() if at <= now]:
-            self._mark_since(uid, self._later.pop(uid))
+        for uid, at in self._later.take(now):
+            self._mark_since(uid, at)
 
     def take_due(self, most: int, *, urgent: bool) -> Iterator[tuple[str, float]]:
         """Take out units to be judged, each as it is asked for, with when it began to wait; none that is under way."""
@@ -148,7 +149,7 @@ class Work:
         self.forget_plan(plan.uid)
         self._stuck.pop(plan.uid, None)
         self._owed.pop(plan.uid, None)
-        self._later[plan.uid] = at
+        self._later.add(plan.uid, at)
         return plan.without_puts() if plan.deletes else None
 
     def count_rate_limited(self, now: float) -> int:
@@ -240,7 +241,7 @@ class Work:
 
     def _wait_no_more(self, uid: str) -> None:
         """Keep nothing of a unit for later: one that is gone would wait for bytes for days, as its namespace's next."""
-        self._later.pop(uid, None)
+        self._later.forget(uid)
         self._owed.pop(uid, None)
         self._budget.give_up(uid)
 
@@ -255,12 +256,12 @@ class Work:
         self._since.pop(uid, None)  # of a plan that was under way
         self._stuck.pop(uid, None)
         self._failures[uid] += 1
-        self._later[uid] = now + self._backoff.after(self._failures[uid])
+        self._later.add(uid, now + self._backoff.after(self._failures[uid]))
 
     def postpone_reporting(self, uid: str, now: float) -> None:
         """Record that nobody could be reported how far an owner is: after a pause it is judged and reported again."""
         self._untold[uid] += 1
-        self._later[uid] = now + self._backoff.after(self._untold[uid])
+        self._later.add(uid, now + self._backoff.after(self._untold[uid]))
 
     def end_reporting(self, uid: str) -> None:
         """Record that how far an owner is was reported."""
