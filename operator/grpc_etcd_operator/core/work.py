@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from grpc_etcd.layouts.rate_limits import Change, RateLimitedQueue
 from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.plan import Plan
-from grpc_etcd_operator.core.postponed import Postponed
-from grpc_etcd_operator.core.waiting import Waiting
+from grpc_etcd_operator.core.waiting import Postponed, Waiting
 from grpc_etcd_operator.core.write_budget import WriteBudget
 
 

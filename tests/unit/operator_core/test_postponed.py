@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpc_etcd_operator.core.postponed import SLACK, Postponed
+from grpc_etcd_operator.core.waiting import SLACK, Postponed
 from testbed.examples import examples
 
 happenings = st.lists(
