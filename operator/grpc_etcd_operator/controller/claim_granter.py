@@ -68,7 +68,8 @@ class Granter:
         self._client, self._reconciler, self._may_grant = client, reconciler, may_grant
         self._isolation, self._is_ending, self._writing = isolation, False, 0
         self._wake = wake
-        self._requests = Overtaking(PART, isolation, self._wake.set)
+        self._requests = Overtaking(PART, isolation, self._free)
+        self._held_up: set[str] = set()
         self._last = EARLIEST
         self._failures: Counter[str] = Counter()
         self._later: dict[str, float] = {}
@@ -83,6 +84,12 @@ class Granter:
             async with asyncio.timeout(seconds):
                 while self._writing:  # noqa: ASYNC110  it happens once, at the end
                     await asyncio.sleep(0.005)
+
+    def _free(self) -> None:
+        """Look again now at those that wait for a place."""
+        self._later.update(dict.fromkeys(self._held_up, time.monotonic()))
+        self._held_up.clear()
+        self._wake.set()
 
     def _is_to_grant(self) -> bool:
         return not self._is_ending and self._may_grant()
@@ -119,6 +126,7 @@ class Granter:
         cluster_cache, now = self._reconciler.cluster_cache, time.monotonic()
         for uid in [uid for uid, at in self._later.items() if at <= now]:
             del self._later[uid]
+            self._held_up.discard(uid)
             cluster_cache.asking.wait_again(uid)
             if uid not in cluster_cache.services:
                 self._failures.pop(uid, None)
@@ -132,6 +140,7 @@ class Granter:
             service = self._reconciler.cluster_cache.services[uid]
             if self._requests.holds_up(uid, service.namespace):
                 self._later[uid] = time.monotonic() + HELD_UP_SECONDS
+                self._held_up.add(uid)
                 continue
             try:
                 claims = None if self._is_in_doubt(uid) else self._reconciler.begin_grant(uid, self._now())
@@ -204,14 +213,19 @@ class Granter:
         was judged, so that only one of them can. Who may grant no longer, by the end of the pause, writes no more: it
         may be another's by then.
         """
-        while not (stands := await self._write(service, claims)):
+        stands = await self._write(service, claims)
+        if not stands:
+            self._requests.give_way()
+        while not stands:
             await self._find_out(service)
             if stands is False or not self._may_write_again(service):
                 return False
             self._failures[service.uid] += 1
             await asyncio.sleep(min(BACKOFF.after(self._failures[service.uid]), LONGEST_PAUSE))
-            if not self._may_write_again(service):
-                return False
+            async with self._requests.later_place(service.namespace):
+                if not self._may_write_again(service):
+                    return False
+                stands = await self._write(service, claims)
         return True
 
     def _may_write_again(self, service: GrpcService) -> bool:

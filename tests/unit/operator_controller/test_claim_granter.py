@@ -1,4 +1,7 @@
-"""Claims whose writes nobody answers: they are written again, but by nobody who may grant no longer."""
+"""Claims whose writes nobody answers: they are written again, but by nobody who may grant no longer.
+
+Nor do they keep others of their namespace from getting theirs.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -11,7 +14,7 @@ from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHa
 from grpc_etcd_operator.core.cluster import ASKING, ClusterCache
 from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.isolation import Isolation
+from grpc_etcd_operator.isolation import MOST_LATE, Isolation
 from grpc_etcd_operator.kube.client import Client
 from grpc_etcd_operator.telemetry.metrics import Timings
 from testbed.conditions import until
@@ -76,3 +79,69 @@ async def test_who_may_grant_no_longer_makes_no_write_again() -> None:
     await until(lambda: server.raw.get("status", {}).get("claims") or handlers.cluster_cache.verdict("s2") is ASKING)
     running.cancel()
     assert not server.raw.get("status", {}).get("claims")
+
+
+class PartlySilent(Client):
+    """An API server that answers writes to some GrpcServices with nothing but a lost connection."""
+
+    def __init__(self, silent: set[str]) -> None:
+        self.silent, self.objects, self.in_progress, self.most, self.hangs = silent, dict[str, Any](), 0, 0, False
+
+    async def patch_service_status(
+        self,
+        service: GrpcService,
+        status: Mapping[str, Any],
+        renew: Callable[[GrpcService], Mapping[str, Any] | None] | None = None,
+    ) -> Mapping[str, Any]:
+        """Write a status, or lose the answer; count how many do so at a time."""
+        del renew
+        if service.name in self.silent:
+            self.in_progress += 1
+            self.most = max(self.most, self.in_progress)
+            try:
+                await (asyncio.Event().wait() if self.hangs else asyncio.sleep(0.05))
+            finally:
+                self.in_progress -= 1
+            raise TimeoutError
+        self.objects[service.name] = {**self.objects[service.name], "status": dict(status)}
+        written: Mapping[str, Any] = self.objects[service.name]
+        return written
+
+    async def read(self, plural: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """Read a GrpcService."""
+        del plural, namespace
+        found: Mapping[str, Any] = self.objects[name]
+        return found
+
+    def apply(self, handlers: EventHandlers, name: str) -> None:
+        """Create a GrpcService."""
+        self.objects[name] = make_raw_service(uid=f"uid-{name}", name=name)
+        handlers.note_service("ADDED", self.objects[name])
+
+
+async def test_claims_that_nobody_ever_answers_hold_up_no_other_of_their_namespace() -> None:
+    silent = [f"silent-{number}" for number in range(2 * MOST_LATE)]
+    handlers, server = make_handlers(), PartlySilent(set(silent))
+    granter = Granter(server, handlers, handlers.claims, lambda: True, Isolation())
+    for name in silent:
+        server.apply(handlers, name)
+    running = asyncio.create_task(granter.run())
+    await until(lambda: server.most)
+    await until(lambda: not server.in_progress)
+    handlers.claims.set()
+    server.apply(handlers, "well")
+    await until(lambda: handlers.cluster_cache.verdict("uid-well").accepted)
+    rivals = [make_raw_service(uid=f"rival-{name}", name=name, namespace="other") for name in silent]
+    for rival in rivals:
+        handlers.note_service("ADDED", rival)
+    verdicts = {handlers.cluster_cache.verdict(rival["metadata"]["uid"]).reason for rival in rivals}
+    assert verdicts == {Reason.NAME_TAKEN}, "what may yet be written stays reserved"
+    server.most, server.hangs = 0, True
+    await until(lambda: server.in_progress == MOST_LATE)
+    handlers.claims.set()
+    server.apply(handlers, "late")
+    await until(lambda: handlers.cluster_cache.verdict("uid-late").accepted)
+    assert server.most == MOST_LATE, "nor are all of them asked about at once"
+    running.cancel()
+    await asyncio.wait([running])
+    assert not server.in_progress
