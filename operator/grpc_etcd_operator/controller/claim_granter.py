@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -52,6 +53,15 @@ IN_DOUBT = (
     "a namespace whose GrpcServices the operator cannot read may have claimed the name: it has keys. Restore the "
     "operator's Role and RoleBinding there, or remove that namespace from watchNamespaces"
 )
+
+
+class Outcome(Enum):
+    """What has become of a write."""
+
+    STANDS = auto()
+    REFUSED = auto()  # it was not made; one before it may still take effect
+    SHUT_OUT = auto()  # nor can one before it take effect any more: the object has another version
+    UNKNOWN = auto()  # it may have been made, or be made yet
 
 
 class Granter:
@@ -209,23 +219,24 @@ class Granter:
     async def _write_for_certain(self, service: GrpcService, claims: list[dict[str, str]]) -> bool:
         """Write claims until it is known whether they stand; return whether they do.
 
-        A write without an answer may take effect after a read that shows nothing of it. Each try names the version that
-        was judged, so that only one of them can. Who may grant no longer, by the end of the pause, writes no more: it
-        may be another's by then.
+        A write without an answer may take effect after a read that shows nothing of it, and after a later one that is
+        refused. Each try names the version that was judged, so that only one of them can. Who may grant no longer, by
+        the end of the pause, writes no more: it may be another's by then.
         """
-        stands = await self._write(service, claims)
-        if not stands:
+        outcome, is_in_doubt = await self._write(service, claims), False
+        if outcome is not Outcome.STANDS:
             self._requests.give_way()
-        while not stands:
+        while outcome is not Outcome.STANDS:
             await self._find_out(service)
-            if stands is False or not self._may_write_again(service):
+            is_in_doubt = outcome is Outcome.UNKNOWN or (is_in_doubt and outcome is not Outcome.SHUT_OUT)
+            if not is_in_doubt or not self._may_write_again(service):
                 return False
             self._failures[service.uid] += 1
             await asyncio.sleep(min(BACKOFF.after(self._failures[service.uid]), LONGEST_PAUSE))
             async with self._requests.later_place(service.namespace):
                 if not self._may_write_again(service):
                     return False
-                stands = await self._write(service, claims)
+                outcome = await self._write(service, claims)
         return True
 
     def _may_write_again(self, service: GrpcService) -> bool:
@@ -233,8 +244,8 @@ class Granter:
         known = self._reconciler.cluster_cache.services.get(service.uid)
         return known is not None and self._renew(service, {}, known) is not None
 
-    async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> bool | None:
-        """Write claims; return whether they stand, None where there was no answer.
+    async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> Outcome:
+        """Write claims; return what has become of that.
 
         What is unexpected about one object is that object's alone.
         """
@@ -251,16 +262,16 @@ class Granter:
                 self._sparing.write(kind_of(service.namespace, error), UNWRITTEN, "claim_refused", fields)
             if isinstance(error, ApiError) and self._failures[service.uid] >= REFUSALS:
                 self._note_refused(service.uid, REFUSED.format(error))
-            return None if _is_unanswered(error) else False
+            return _outcome_of(error)
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._isolate(service, error)
-            return False
+            return Outcome.UNKNOWN
         finally:
             self._writing -= 1
-        stands = len(read_claims(written.get("status") or {})) == len(claims)
-        if not stands:
-            self._sparing.write("", OLD_CRD, "crd_outdated", {}, logging.ERROR)
-        return stands
+        if len(read_claims(written.get("status") or {})) == len(claims):
+            return Outcome.STANDS
+        self._sparing.write("", OLD_CRD, "crd_outdated", {}, logging.ERROR)
+        return Outcome.SHUT_OUT
 
     async def _find_out(self, service: GrpcService) -> None:
         """Read what has become of a GrpcService to which claims could not be written, as far as anybody can answer.
@@ -331,6 +342,15 @@ def _is_expected(error: Exception) -> bool:
     return isinstance(error, ApiError) and error.status in {404, 409}
 
 
-def _is_unanswered(error: Exception) -> bool:
-    """Return whether a write may yet take effect: nobody has answered, or only what stands before the API server."""
-    return not isinstance(error, ApiError) or error.status in {HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
+def _outcome_of(error: Exception) -> Outcome:
+    """Return what has become of a write that failed.
+
+    Where nobody has answered it may yet take effect, or has. So it may after a status of 500 and more, which also
+    stands for an etcd that has not answered the API server, after 408, and after 429, which whatever is in front of an
+    API server answers too. All others are given before anything is written.
+    """
+    if not isinstance(error, ApiError) or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Outcome.UNKNOWN
+    if error.status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}:
+        return Outcome.UNKNOWN
+    return Outcome.SHUT_OUT if error.status == HTTPStatus.CONFLICT else Outcome.REFUSED

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from grpc_etcd_operator.controller.claim_granter import Granter
@@ -15,7 +16,7 @@ from grpc_etcd_operator.core.cluster import ASKING, ClusterCache
 from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.isolation import MOST_LATE, Isolation
-from grpc_etcd_operator.kube.client import Client
+from grpc_etcd_operator.kube.client import ApiError, Client
 from grpc_etcd_operator.telemetry.metrics import Timings
 from testbed.conditions import until
 from tests.unit.operator_core.conftest import make_raw_service
@@ -145,3 +146,61 @@ async def test_claims_that_nobody_ever_answers_hold_up_no_other_of_their_namespa
     running.cancel()
     await asyncio.wait([running])
     assert not server.in_progress
+
+
+class Answering(ApiServer):
+    """An API server whose answers to writes are what the test says, one after the other; then it writes."""
+
+    def __init__(self, raw: dict[str, Any], *answers: Exception) -> None:
+        super().__init__(raw)
+        self.is_lost, self.answers, self.writes = True, list(answers), 0
+
+    async def patch_service_status(
+        self,
+        service: GrpcService,
+        status: Mapping[str, Any],
+        renew: Callable[[GrpcService], Mapping[str, Any] | None] | None = None,
+    ) -> Mapping[str, Any]:
+        """Write a status, unless there is another answer."""
+        self.writes += 1
+        if self.answers:
+            raise self.answers.pop(0)
+        return await super().patch_service_status(service, status, renew)
+
+
+async def is_reserved_after(*answers: Exception) -> bool:
+    """Return whether a claim is still reserved when writes to it have been answered, before it is written again."""
+    handlers, server = make_handlers(), Answering(make_raw_service(), *answers)
+    handlers.note_service("ADDED", server.raw)
+    granter = Granter(server, handlers, handlers.claims, lambda: True, Isolation())
+    running = asyncio.create_task(granter.run())
+    await until(lambda: server.reads == len(answers))
+    handlers.note_service("ADDED", make_raw_service(uid="s2", namespace="other"))
+    is_reserved = handlers.cluster_cache.verdict("s2").reason == Reason.NAME_TAKEN
+    running.cancel()
+    await asyncio.wait([running])
+    return is_reserved
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+async def test_an_error_that_may_hide_a_write_is_no_answer(status: int) -> None:
+    assert await is_reserved_after(ApiError(status, "etcdserver: request timed out"))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422])
+async def test_a_refusal_is_one(status: int) -> None:
+    assert not await is_reserved_after(ApiError(status, "no"))
+
+
+@pytest.mark.parametrize("status", [401, 403, 422])
+async def test_a_refusal_of_a_second_write_says_nothing_of_the_first(status: int) -> None:
+    """The first may yet take effect: what it names is the version that the object still has."""
+    assert await is_reserved_after(TimeoutError(), ApiError(status, "no"))
+
+
+async def test_a_conflict_shows_that_no_earlier_write_can_take_effect() -> None:
+    assert not await is_reserved_after(TimeoutError(), ApiError(409, "the object has been modified"))
+
+
+async def test_a_failure_that_nobody_foresaw_is_no_answer() -> None:
+    assert await is_reserved_after(OSError("reset"))
