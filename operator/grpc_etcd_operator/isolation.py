@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from grpc_etcd_operator.core.backoff import Backoff
 
@@ -160,7 +161,7 @@ class Overtaking:
     """Lets requests about other objects overtake those that hang.
 
     An admission webhook that does not answer holds up what it is asked about, and nobody else. What hangs goes on, and
-    is not asked for a second time meanwhile; `on_late` is called when it has ended.
+    is not asked for a second time meanwhile; `on_late` is called when it has ended, or has released its place.
     """
 
     def __init__(
@@ -174,32 +175,69 @@ class Overtaking:
         self._part, self._isolation, self._on_late = part, isolation, on_late
         self._patience_seconds = patience_seconds
         self._under_way: dict[asyncio.Task[object], Request] = {}
+        self._places: dict[asyncio.Task[object], asyncio.Future[None]] = {}  # done when the place is free again
+        self._late: set[asyncio.Task[object]] = set()
+        self._of_object: Counter[str] = Counter()
+        self._of_namespace: Counter[str] = Counter()
+        # For whoever has released a place and goes on; each is kept for as long as somebody uses it.
+        self._later_places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def holds_up(self, uid: str, namespace: str) -> bool:
         """Return whether an object has to wait.
 
-        Something hangs that is asked about it, or too much of its namespace.
+        Something is under way that is asked about it, or too much of its namespace hangs.
         """
-        known = self._under_way.values()
-        return any(uid == each.uid for each in known) or sum(namespace == each.namespace for each in known) >= MOST_LATE
+        return uid in self._of_object or self._of_namespace[namespace] >= MOST_LATE
+
+    def give_way(self) -> None:
+        """Release the place of the request that calls this, whose object still waits for its end.
+
+        For one that goes on, but not with what it was made for: nobody waits for it, and of its namespace others come.
+        """
+        if (task := asyncio.current_task()) and self._leave_place(task):
+            self._on_late()
+
+    def later_place(self, namespace: str) -> asyncio.Semaphore:
+        """Return what those that have released their places ask in, a few of a namespace at a time."""
+        return self._later_places.setdefault(namespace, asyncio.Semaphore(MOST_LATE))
 
     async def run(self, requests: Sequence[Request]) -> None:
-        """Make some requests, and wait for them unless they hang."""
-        tasks = {asyncio.create_task(request.make()): request for request in requests}
-        self._under_way |= tasks
+        """Make some requests, and wait for them unless they hang or release their places."""
+        tasks = [self._start(request) for request in requests]
         if not tasks:
             return
-        done, late = await asyncio.wait(tasks, timeout=self._patience_seconds)
-        for task in late:
-            task.add_done_callback(self._end_late)
-        for task in done:
-            del self._under_way[task]
+        await asyncio.wait([self._places[task] for task in tasks], timeout=self._patience_seconds)
+        done = [task for task in tasks if task.done()]
+        self._late.update(task for task in tasks if not task.done())
         for task in done:
             task.result()
 
-    def _end_late(self, task: "asyncio.Task[object]") -> None:
-        request = self._under_way.pop(task, None)
-        if request is None or task.cancelled():
+    def _start(self, request: Request) -> "asyncio.Task[object]":
+        task = asyncio.create_task(request.make())
+        self._under_way[task], self._places[task] = request, asyncio.get_running_loop().create_future()
+        self._of_object[request.uid] += 1
+        self._of_namespace[request.namespace] += 1
+        task.add_done_callback(self._end)
+        return task
+
+    def _leave_place(self, task: "asyncio.Task[object]") -> bool:
+        """Free the place of a request; return whether it had one."""
+        place = self._places.pop(task, None)
+        if place is None:
+            return False
+        _subtract(self._of_namespace, self._under_way[task].namespace)
+        if not place.done():  # whoever waited for it has been cancelled
+            place.set_result(None)
+        return True
+
+    def _end(self, task: "asyncio.Task[object]") -> None:
+        self._leave_place(task)
+        request = self._under_way.pop(task)
+        _subtract(self._of_object, request.uid)
+        if task not in self._late:
+            return
+        self._late.remove(task)
+        if task.cancelled():
             return
         if error := task.exception():
             self._isolation.caught(self._part, request.uid, error)
@@ -212,4 +250,9 @@ class Overtaking:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        self._under_way.clear()
+
+
+def _subtract(counts: "Counter[str]", of: str) -> None:
+    counts[of] -= 1
+    if not counts[of]:
+        del counts[of]

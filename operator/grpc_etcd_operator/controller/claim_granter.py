@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -54,6 +55,15 @@ IN_DOUBT = (
 )
 
 
+class Outcome(Enum):
+    """What has become of a write."""
+
+    STANDS = auto()
+    REFUSED = auto()  # it was not made; one before it may still take effect
+    SHUT_OUT = auto()  # nor can one before it take effect any more: the object has another version
+    UNKNOWN = auto()  # it may have been made, or be made yet
+
+
 class Granter:
     """Grants claims and drops those that are over. `may_grant` says whether this replica is the one to do it."""
 
@@ -68,7 +78,8 @@ class Granter:
         self._client, self._reconciler, self._may_grant = client, reconciler, may_grant
         self._isolation, self._is_ending, self._writing = isolation, False, 0
         self._wake = wake
-        self._requests = Overtaking(PART, isolation, self._wake.set)
+        self._requests = Overtaking(PART, isolation, self._free)
+        self._held_up: set[str] = set()
         self._last = EARLIEST
         self._failures: Counter[str] = Counter()
         self._later: dict[str, float] = {}
@@ -83,6 +94,12 @@ class Granter:
             async with asyncio.timeout(seconds):
                 while self._writing:  # noqa: ASYNC110  it happens once, at the end
                     await asyncio.sleep(0.005)
+
+    def _free(self) -> None:
+        """Look again now at those that wait for a place."""
+        self._later.update(dict.fromkeys(self._held_up, time.monotonic()))
+        self._held_up.clear()
+        self._wake.set()
 
     def _is_to_grant(self) -> bool:
         return not self._is_ending and self._may_grant()
@@ -119,6 +136,7 @@ class Granter:
         cluster_cache, now = self._reconciler.cluster_cache, time.monotonic()
         for uid in [uid for uid, at in self._later.items() if at <= now]:
             del self._later[uid]
+            self._held_up.discard(uid)
             cluster_cache.asking.wait_again(uid)
             if uid not in cluster_cache.services:
                 self._failures.pop(uid, None)
@@ -132,6 +150,7 @@ class Granter:
             service = self._reconciler.cluster_cache.services[uid]
             if self._requests.holds_up(uid, service.namespace):
                 self._later[uid] = time.monotonic() + HELD_UP_SECONDS
+                self._held_up.add(uid)
                 continue
             try:
                 claims = None if self._is_in_doubt(uid) else self._reconciler.begin_grant(uid, self._now())
@@ -200,18 +219,24 @@ class Granter:
     async def _write_for_certain(self, service: GrpcService, claims: list[dict[str, str]]) -> bool:
         """Write claims until it is known whether they stand; return whether they do.
 
-        A write without an answer may take effect after a read that shows nothing of it. Each try names the version that
-        was judged, so that only one of them can. Who may grant no longer, by the end of the pause, writes no more: it
-        may be another's by then.
+        A write without an answer may take effect after a read that shows nothing of it, and after a later one that is
+        refused. Each try names the version that was judged, so that only one of them can. Who may grant no longer, by
+        the end of the pause, writes no more: it may be another's by then.
         """
-        while not (stands := await self._write(service, claims)):
+        outcome, is_in_doubt = await self._write(service, claims), False
+        if outcome is not Outcome.STANDS:
+            self._requests.give_way()
+        while outcome is not Outcome.STANDS:
             await self._find_out(service)
-            if stands is False or not self._may_write_again(service):
+            is_in_doubt = outcome is Outcome.UNKNOWN or (is_in_doubt and outcome is not Outcome.SHUT_OUT)
+            if not is_in_doubt or not self._may_write_again(service):
                 return False
             self._failures[service.uid] += 1
             await asyncio.sleep(min(BACKOFF.after(self._failures[service.uid]), LONGEST_PAUSE))
-            if not self._may_write_again(service):
-                return False
+            async with self._requests.later_place(service.namespace):
+                if not self._may_write_again(service):
+                    return False
+                outcome = await self._write(service, claims)
         return True
 
     def _may_write_again(self, service: GrpcService) -> bool:
@@ -219,8 +244,8 @@ class Granter:
         known = self._reconciler.cluster_cache.services.get(service.uid)
         return known is not None and self._renew(service, {}, known) is not None
 
-    async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> bool | None:
-        """Write claims; return whether they stand, None where there was no answer.
+    async def _write(self, service: GrpcService, claims: list[dict[str, str]]) -> Outcome:
+        """Write claims; return what has become of that.
 
         What is unexpected about one object is that object's alone.
         """
@@ -237,16 +262,16 @@ class Granter:
                 self._sparing.write(kind_of(service.namespace, error), UNWRITTEN, "claim_refused", fields)
             if isinstance(error, ApiError) and self._failures[service.uid] >= REFUSALS:
                 self._note_refused(service.uid, REFUSED.format(error))
-            return None if _is_unanswered(error) else False
+            return _outcome_of(error)
         except Exception as error:  # noqa: BLE001  whatever it is, the other GrpcServices go on
             self._isolate(service, error)
-            return False
+            return Outcome.UNKNOWN
         finally:
             self._writing -= 1
-        stands = len(read_claims(written.get("status") or {})) == len(claims)
-        if not stands:
-            self._sparing.write("", OLD_CRD, "crd_outdated", {}, logging.ERROR)
-        return stands
+        if len(read_claims(written.get("status") or {})) == len(claims):
+            return Outcome.STANDS
+        self._sparing.write("", OLD_CRD, "crd_outdated", {}, logging.ERROR)
+        return Outcome.SHUT_OUT
 
     async def _find_out(self, service: GrpcService) -> None:
         """Read what has become of a GrpcService to which claims could not be written, as far as anybody can answer.
@@ -317,6 +342,15 @@ def _is_expected(error: Exception) -> bool:
     return isinstance(error, ApiError) and error.status in {404, 409}
 
 
-def _is_unanswered(error: Exception) -> bool:
-    """Return whether a write may yet take effect: nobody has answered, or only what stands before the API server."""
-    return not isinstance(error, ApiError) or error.status in {HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
+def _outcome_of(error: Exception) -> Outcome:
+    """Return what has become of a write that failed.
+
+    Where nobody has answered it may yet take effect, or has. So it may after a status of 500 and more, which also
+    stands for an etcd that has not answered the API server, after 408, and after 429, which whatever is in front of an
+    API server answers too. All others are given before anything is written.
+    """
+    if not isinstance(error, ApiError) or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Outcome.UNKNOWN
+    if error.status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}:
+        return Outcome.UNKNOWN
+    return Outcome.SHUT_OUT if error.status == HTTPStatus.CONFLICT else Outcome.REFUSED

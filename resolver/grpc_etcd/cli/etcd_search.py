@@ -25,11 +25,9 @@ from grpc_etcd.inspect.etcd_settings import (
     parse_registry,
 )
 from grpc_etcd.inspect.findings import kubectl
-from grpc_etcd.inspect.kubernetes import Kubernetes, KubernetesError, is_charts
+from grpc_etcd.inspect.kubernetes import CORE, Kubernetes, KubernetesError, is_charts, list_operators, path_of
 
 USUAL_NAMESPACE = "grpc-etcd"  # the one that the pages install the operator in
-DEPLOYMENTS, CORE = "/apis/apps/v1", "/api/v1"
-OPERATORS = "app.kubernetes.io/component=operator"
 OF_A_CHART = "helm.sh/chart"
 GIVE_ENDPOINTS = "Or give --endpoints (GRPC_ETCD_ENDPOINTS), if this machine reaches etcd by itself."
 Object = Mapping[str, Any]
@@ -109,17 +107,16 @@ def _name(item: Object) -> str:
 
 
 def _list_operators(kubernetes: Kubernetes, wanted: Wanted, denials: list[str]) -> list[Object]:
-    def read(path: str) -> list[Object] | None:
-        found = _allowed(lambda: list(kubernetes.items(path, labelSelector=OPERATORS)), denials)
-        return None if found is None else [each for each in found if is_charts(each)]
+    def read(namespace: str) -> list[Object] | None:
+        return _allowed(lambda: list_operators(kubernetes, namespace), denials)
 
     if wanted.operator_namespace:
-        return read(f"{DEPLOYMENTS}/namespaces/{wanted.operator_namespace}/deployments") or []
-    everywhere = read(f"{DEPLOYMENTS}/deployments")
+        return read(wanted.operator_namespace) or []
+    everywhere = read("")
     if everywhere is not None:
         return everywhere
     some = dict.fromkeys((USUAL_NAMESPACE, wanted.namespace))
-    return [each for name in some for each in read(f"{DEPLOYMENTS}/namespaces/{name}/deployments") or ()]
+    return [each for name in some for each in read(name) or ()]
 
 
 def _read_registry(kubernetes: Kubernetes, operator: EtcdSettings, item: Object, registry: str) -> EtcdSettings:
@@ -141,7 +138,7 @@ def _read_clients(
     if wanted.registry != "default":
         return  # they have no other
     for namespace in dict.fromkeys(name for name in names if name):
-        path = f"{CORE}/namespaces/{namespace}/configmaps"
+        path = path_of(CORE, namespace, "configmaps")
         items = _allowed(lambda path=path: list(kubernetes.items(path, labelSelector=OF_A_CHART)), denials) or ()  # type: ignore[misc]  # mypy#15459
         yield from (found for each in items if is_charts(each) and (found := parse_client(each)))
 

@@ -2,8 +2,8 @@
 
 One file per service: JSON with the records as they stand in etcd, so that a later version, or another layout, reads
 them again. Written whole beside the old file and renamed, readable by its owner only, at most once a second; read only
-where it is of the process's own user, since whoever writes it says whom the process calls. A file
-that cannot be read or written is logged and skipped: the cache is never the reason for a failed call.
+where it has the owner that files of this process have there, since whoever writes it says whom the process calls. A
+file that cannot be read or written is logged and skipped: the cache is never the reason for a failed call.
 """
 
 import base64
@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import secrets
 import stat
 import sys
 import tempfile
@@ -138,14 +139,44 @@ def _replace_file(path: Path, text: str) -> None:
 
 def _read_own(path: Path) -> bytes:
     """Read a file of this process's user: no other may say whom the process calls. OSError: it is another one's."""
-    # Nothing but a file is read: one might wait for the other end of a pipe forever.
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:  # noqa: PTH123 - of a descriptor
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        if sys.platform != "win32" and found.st_uid != os.geteuid():
-            raise OSError(errno.EPERM, "it belongs to another user")
-        return file.read()
+    if sys.platform == "win32":
+        with path.open("rb") as file:
+            return file.read()
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)  # both files are of this one, whatever its name becomes
+    try:
+        # Nothing but a file is read: one might wait for the other end of a pipe forever.
+        with open(os.open(path.name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder), "rb") as file:  # noqa: PTH123 - of a descriptor
+            _check_own(os.fstat(file.fileno()), folder)
+            return file.read()
+    finally:
+        os.close(folder)
+
+
+def _check_own(found: os.stat_result, folder: int) -> None:
+    """Refuse a file in an open folder that another user has written.
+
+    Volumes may show other owners than processes have: NFS shows nobody for root (root_squash), CIFS the user of the
+    mount. There, a file of one's own has the owner that one just created has.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if found.st_uid != os.geteuid() and (found.st_uid, found.st_dev) != _owner_of_a_new_file(folder):
+        raise OSError(errno.EPERM, "it belongs to another user")
+
+
+def _owner_of_a_new_file(folder: int) -> tuple[int, int] | None:
+    """Return which owner and device a file of this process has in an open folder; None: there can be none."""
+    name = f".{secrets.token_hex(8)}.new"
+    try:
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+    except OSError:
+        return None
+    try:
+        made = os.fstat(handle)
+        return made.st_uid, made.st_dev
+    finally:
+        os.close(handle)
+        os.unlink(name, dir_fd=folder)
 
 
 def _pack(data: bytes) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 from grpc_etcd.inspect.codes import Code, Severity
 
 SEVERITIES = tuple(Severity)
+OPERATORS = "app.kubernetes.io/component=operator"  # the label of the chart's Deployments and their Pods
+SHOW_OPERATORS = f"kubectl get pods --all-namespaces -l {OPERATORS}"
 
 
 @dataclass(frozen=True, slots=True)

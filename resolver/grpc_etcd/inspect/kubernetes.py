@@ -28,10 +28,11 @@ from grpc_etcd.inspect.cluster import (
     parse_pod,
     parse_service,
 )
+from grpc_etcd.inspect.findings import OPERATORS
 
 ANSWER_SECONDS = 15.0
 PAGE_ITEMS = 500  # as kubectl asks for
-SERVICES = "/apis/grpc-etcd.dev/v1alpha1"
+SERVICES, APPS, CORE = "/apis/grpc-etcd.dev/v1alpha1", "/apis/apps/v1", "/api/v1"
 CHART = "grpc-etcd-operator"
 
 
@@ -133,7 +134,7 @@ def observe(kubernetes: Kubernetes, namespace: str) -> ClusterFacts:
     """Read all that is judged; an empty namespace means all. Raises KubernetesError where the server cannot be read."""
     denied: list[Denied] = []
     services, has_crd = _services(kubernetes, namespace, denied)
-    pods = _allowed(lambda: list(kubernetes.items(_path("/api/v1", namespace, "pods"))), "pods", namespace, denied)
+    pods = _allowed(lambda: list(kubernetes.items(path_of(CORE, namespace, "pods"))), "pods", namespace, denied)
     return ClusterFacts(
         namespace=namespace,
         services=tuple(each for each in services if namespace in {"", each.namespace}),
@@ -150,11 +151,12 @@ def observe(kubernetes: Kubernetes, namespace: str) -> ClusterFacts:
 
 def observe_pods(kubernetes: Kubernetes, namespace: str) -> list[PodFacts]:
     """Read the Pods of a namespace; none where they may not be read."""
-    read = _allowed(lambda: list(kubernetes.items(_path("/api/v1", namespace, "pods"))), "pods", namespace, [])
+    read = _allowed(lambda: list(kubernetes.items(path_of(CORE, namespace, "pods"))), "pods", namespace, [])
     return list(map(parse_pod, read or ()))
 
 
-def _path(group: str, namespace: str, resource: str) -> str:
+def path_of(group: str, namespace: str, resource: str) -> str:
+    """Return the path of a list; without a namespace it is that of all of them."""
     return f"{group}/namespaces/{namespace}/{resource}" if namespace else f"{group}/{resource}"
 
 
@@ -173,7 +175,7 @@ def _services(kubernetes: Kubernetes, namespace: str, denied: list[Denied]) -> t
     """Return the GrpcServices of all namespaces where they may be read: a name may be taken by any of them."""
 
     def read(of: str) -> list[ServiceFacts]:
-        items = kubernetes.items(_path(SERVICES, of, "grpcservices"))
+        items = kubernetes.items(path_of(SERVICES, of, "grpcservices"))
         return [parse_service(each, kubernetes.now, changed_at(each)) for each in items]
 
     try:
@@ -190,10 +192,14 @@ def _services(kubernetes: Kubernetes, namespace: str, denied: list[Denied]) -> t
 
 
 def _deployments(kubernetes: Kubernetes) -> tuple[Deployment, ...] | None:
-    selector = "app.kubernetes.io/component=operator"
-    path = "/apis/apps/v1/deployments"
-    found = _allowed(lambda: list(kubernetes.items(path, labelSelector=selector)), "deployments", "", [])
-    return None if found is None else tuple(parse_deployment(each) for each in found if is_charts(each))
+    found = _allowed(lambda: list_operators(kubernetes), "deployments", "", [])
+    return None if found is None else tuple(map(parse_deployment, found))
+
+
+def list_operators(kubernetes: Kubernetes, namespace: str = "") -> list[Mapping[str, Any]]:
+    """List the chart's Deployments of operators, in one namespace or in all."""
+    path = path_of(APPS, namespace, "deployments")
+    return [each for each in kubernetes.items(path, labelSelector=OPERATORS) if is_charts(each)]
 
 
 def is_charts(item: Mapping[str, Any]) -> bool:
@@ -206,7 +212,7 @@ def is_charts(item: Mapping[str, Any]) -> bool:
 def _has_namespace(kubernetes: Kubernetes, namespace: str) -> bool:
     """Return whether a namespace is there, as far as the caller may know."""
     try:
-        _allowed(lambda: kubernetes.get(f"/api/v1/namespaces/{namespace}"), "namespaces", "", [])
+        _allowed(lambda: kubernetes.get(f"{CORE}/namespaces/{namespace}"), "namespaces", "", [])
     except KubernetesError as error:
         if error.status != HTTPStatus.NOT_FOUND:
             raise
@@ -215,7 +221,7 @@ def _has_namespace(kubernetes: Kubernetes, namespace: str) -> bool:
 
 
 def _cluster_uid(kubernetes: Kubernetes) -> str:
-    found = _allowed(lambda: kubernetes.get("/api/v1/namespaces/kube-system"), "namespaces", "", [])
+    found = _allowed(lambda: kubernetes.get(f"{CORE}/namespaces/kube-system"), "namespaces", "", [])
     return str(found["metadata"].get("uid") or "") if _is_object(found) else ""
 
 

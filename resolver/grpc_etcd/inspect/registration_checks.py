@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from grpc_etcd.inspect.cluster import ClusterFacts, Deployment, PodFacts, ServiceFacts, find_port
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.conditions import CODES, OPERATOR_LOG
-from grpc_etcd.inspect.findings import Finding, kubectl
+from grpc_etcd.inspect.findings import SHOW_OPERATORS, Finding, kubectl
 from grpc_etcd.inspect.operators import Leader, OperatorFacts, Owned
 from grpc_etcd.inspect.service_checks import count, list_names, subject_of, write_condition
 from grpc_etcd.registry.escaping import escape_bytes, quote_argument
@@ -112,7 +112,7 @@ def _hint(cluster: ClusterFacts, operators: OperatorFacts) -> str:
 def start_operator(cluster: ClusterFacts) -> str:
     """Write the command that starts an operator, or shows why it does not."""
     if cluster.deployments is None:
-        return "kubectl get pods --all-namespaces -l app.kubernetes.io/component=operator"
+        return SHOW_OPERATORS
     if not cluster.deployments:
         return INSTALL
     return _revive(cluster.deployments[0])

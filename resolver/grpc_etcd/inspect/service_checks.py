@@ -10,7 +10,7 @@ from typing import Any
 from grpc_etcd.inspect.cluster import ClusterFacts, Condition, PodFacts, ServiceFacts, find_port, read_selector
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.conditions import condition_findings
-from grpc_etcd.inspect.findings import Finding, kubectl, patch_command
+from grpc_etcd.inspect.findings import SHOW_OPERATORS, Finding, kubectl, patch_command
 from grpc_etcd.inspect.nearness import common_labels, near_labels, near_names, unmatched_labels, write_label
 
 UNSEEN_SECONDS = 30.0  # after which a change ought to have been seen. Arbitrary: it takes a fraction of a second
@@ -126,7 +126,7 @@ def _unseen(service: ServiceFacts) -> Iterator[Finding]:
             Code.NOT_SEEN,
             subject_of(service),
             f"it {seen}, though its generation {service.generation} is {service.age_seconds:.0f} s old",
-            "kubectl get pods --all-namespaces -l app.kubernetes.io/component=operator",
+            SHOW_OPERATORS,
         )
 
 

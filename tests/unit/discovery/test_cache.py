@@ -1,12 +1,17 @@
 """Last good sets on disk: whatever is wrong with a file, a client starts without it."""
 
+import ctypes
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from grpc_etcd.discovery.disk_cache import Cache, CachedRecords
+
+NOBODY = 65534
+LIBC = ctypes.CDLL(None)
 
 
 def written(folder: Path) -> Path:
@@ -58,7 +63,7 @@ def test_an_empty_set_replaces_one_that_is_on_disk_and_makes_no_file_where_there
 def give_away(file: Path) -> None:
     """Let a file be another user's: only root can do that, for anyone else a file of root's takes its place."""
     if os.geteuid() == 0:
-        os.chown(file, 65534, -1)
+        os.chown(file, NOBODY, -1)
     else:
         file.unlink()
         file.symlink_to("/etc/passwd")
@@ -68,6 +73,35 @@ def test_a_file_of_another_user_is_passed_over(tmp_path: Path, caplog: pytest.Lo
     """In a folder that many may write to, as below /tmp, it would say whom this process calls."""
     give_away(written(tmp_path))
     assert load(tmp_path) is None
+    assert "it belongs to another user" in caplog.text
+
+
+@pytest.fixture
+def squashing() -> Iterator[Path]:
+    """Return a folder in which this thread's files are nobody's, as root's are on NFS."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can have its files belong to somebody else")
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        LIBC.setfsuid(NOBODY)
+        yield folder
+        LIBC.setfsuid(0)
+
+
+def test_a_file_of_ones_own_is_read_where_a_volume_shows_another_owner(squashing: Path) -> None:
+    assert written(squashing).stat().st_uid == NOBODY
+    assert load(squashing) == CachedRecords(7, {b"key": b"value"})
+    assert len(list(squashing.iterdir())) == 1, "nothing else is left there"
+
+
+def test_nor_is_a_file_of_another_user_read_there(squashing: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = written(squashing)
+    LIBC.setfsuid(0)
+    os.chown(file, 1234, -1)
+    file.chmod(0o644)
+    LIBC.setfsuid(NOBODY)
+    assert load(squashing) is None
     assert "it belongs to another user" in caplog.text
 
 

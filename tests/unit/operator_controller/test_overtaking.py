@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from grpc_etcd_operator.isolation import MOST_LATE, Isolation, Overtaking, Request
-from testbed.conditions import until
+from testbed.conditions import PATIENCE_SECONDS, until
 
 
 class World:
@@ -58,6 +58,38 @@ async def test_of_one_namespace_only_a_few_are_waited_for(cluster_cache: World) 
     await cluster_cache.overtaking.run([cluster_cache.hang(str(number)) for number in range(MOST_LATE)])
     assert cluster_cache.overtaking.holds_up("another", "slow")
     assert not cluster_cache.overtaking.holds_up("another", "well")
+
+
+async def test_who_gives_up_its_place_is_waited_for_by_its_object_alone(cluster_cache: World) -> None:
+    async def rest() -> None:
+        cluster_cache.overtaking.give_way()
+        await cluster_cache.let.wait()
+
+    patient = Overtaking("here", cluster_cache.isolation, cluster_cache.note_late, patience_seconds=3600)
+    cluster_cache.overtaking = patient
+    async with asyncio.timeout(PATIENCE_SECONDS):  # nor does `run` wait for it
+        await patient.run([Request(str(number), "slow", rest) for number in range(MOST_LATE)])
+    assert not patient.holds_up("another", "slow")
+    assert patient.holds_up("0", "slow")
+    cluster_cache.let.set()
+    await until(lambda: not patient.holds_up("0", "slow"))
+
+
+async def test_those_without_a_place_ask_a_few_at_a_time_in_their_order(cluster_cache: World) -> None:
+    order = list[int]()
+
+    async def ask(number: int) -> None:
+        async with cluster_cache.overtaking.later_place("slow"):
+            order.append(number)
+            await cluster_cache.let.wait()
+
+    asking = [asyncio.create_task(ask(number)) for number in range(3 * MOST_LATE)]
+    await asyncio.sleep(0.02)
+    assert order == list(range(MOST_LATE))
+    async with cluster_cache.overtaking.later_place("well"):
+        cluster_cache.let.set()
+    await asyncio.gather(*asking)
+    assert order == list(range(3 * MOST_LATE))
 
 
 async def test_an_error_is_the_callers_or_told_where_nobody_waits(cluster_cache: World) -> None:
