@@ -92,15 +92,19 @@ class Running:
             self._boards = tuple(each for each in self._boards if each[1] is not resource_cache)
 
     def close(self) -> None:
-        """Stop everything. What was published stays for open channels, until another registry has the name."""
-        self._resource_cache.remove(self._name)
-        for name, resource_cache in self._boards:
+        """Stop everything. What was published stays for as long as a channel is open."""
+        shown = ((self._name, self._resource_cache), *self._boards)
+        for name, resource_cache in shown:
             resource_cache.remove(name)
         self.publisher.close()
         for followed in tuple(self.services.values()):
             followed.close()
             if not self.wants(followed):
                 self._forget(followed)
+        # A channel that the program made by the target of a service may be open, and at rest without a stream.
+        if not any(followed.is_kept for followed in tuple(self.services.values())):
+            for name, resource_cache in shown:
+                resource_cache.leave_behind(name)
 
     def before_fork(self) -> None:
         """Do nothing: no thread of this object is ever in gRPC."""

@@ -180,6 +180,11 @@ class FollowedService:
         """Have the service followed for as long as its registry is open."""
         self._holders[self] = None
 
+    @property
+    def is_kept(self) -> bool:
+        """Return whether it is followed for as long as its registry is open."""
+        return self in self._holders
+
     def _let_go(self, holder: object) -> None:
         self.needed_at = time.monotonic()
         self._holders.pop(holder, None)

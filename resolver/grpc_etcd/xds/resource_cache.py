@@ -8,7 +8,7 @@ import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from grpc_etcd.xds import resources
 from grpc_etcd.xds.ads_stream import Refusal, Resources
@@ -24,6 +24,7 @@ _LARGEST_HOST_BYTES = 64 << 10
 _LARGEST_CLUSTERS_BYTES = 3 << 20
 _ANY_BYTES = 80  # what a message has around each resource
 _UNKNOWN = ServiceResources()
+T = TypeVar("T")
 _NOBODY = ServiceResources(clusters={}, reason="no registry of that name is open in this process")
 
 
@@ -45,6 +46,8 @@ class ResourceCache:
         self._registries: dict[str, Followable] = {}
         self._resources: dict[ServiceName, ServiceResources] = {}
         self._listeners: defaultdict[ServiceName, set[Listener]] = defaultdict(set)
+        self._followed: Counter[str] = Counter()  # by registry: what streams follow
+        self._left_behind: set[str] = set()  # registries that are closed, and whose channels and streams may be open
         self._used: Counter[str] = Counter()
         self._sharing = SharedListeners(generation)
         self._closed_channels: deque[tuple[ServiceName, bool]] = deque()
@@ -64,6 +67,7 @@ class ResourceCache:
             if name in self._registries:
                 raise ValueError(f"a registry named {name!r} is already open in this process; choose another name")
             self._registries[name] = registry
+            self._left_behind.discard(name)
             woken = self._followers_in(name)
         _wake(woken)
 
@@ -74,16 +78,33 @@ class ResourceCache:
             woken = self._followers_in(name)
         _wake(woken)
 
+    def leave_behind(self, name: str) -> None:
+        """Forget all of a registry that has been removed, as soon as no channel and no stream is left of it."""
+        with self._lock:
+            self._left_behind.add(name)
+            self._count_out()
+            self._clear_away(name)
+
+    def _clear_away(self, name: str) -> None:
+        if name not in self._left_behind or self._followed[name] or self._sharing.is_used(name):
+            return
+        self._left_behind.discard(name)
+        del self._followed[name]
+        self._sharing.drop(name)
+        self._resources, self._hosts = _without(self._resources, name), _without(self._hosts, name)
+        self._sizes, self._shared = _without(self._sizes, name), _without(self._shared, name)
+        self._crowded_out = {each for each in self._crowded_out if each.registry != name}
+
     def find_address(self, name: str) -> str:
         """Return the name by which channels ask for a registry: its own, unless streams still ask for an earlier one's.
 
         gRPC keeps what it was sent by name as long as a stream is open; another name leaves nothing of that.
         """
         with self._lock:
-            if any(owner.registry == name for owner in self._listeners):
+            if self._followed[name]:
                 self._used[name] += 1
                 return f"{name}~{self._used[name] + 1}"
-            self._resources = {owner: made for owner, made in self._resources.items() if owner.registry != name}
+            self._resources = _without(self._resources, name)
             return name
 
     def open_channel(self, owner: ServiceName, *, shares: bool) -> ServiceName:
@@ -116,6 +137,7 @@ class ResourceCache:
         while self._closed_channels:
             owner, shares = self._closed_channels.popleft()
             self._sharing.close(owner, apart=not shares)
+            self._clear_away(owner.registry)
 
     def publish(
         self, owner: ServiceName, resources: ServiceResources, *, instead_of: ServiceResources | None = None
@@ -160,6 +182,7 @@ class ResourceCache:
         Return whether nothing is put up about it yet: the registry will, whatever becomes of the service.
         """
         with self._lock:
+            self._followed[owner.registry] += owner not in self._listeners
             self._listeners[owner].add(listener)
             registry = None if owner.is_shared else self._registries.get(owner.registry)
         if registry:
@@ -173,9 +196,14 @@ class ResourceCache:
     def leave(self, owner: ServiceName, listener: Listener) -> None:
         """Undo `join`."""
         with self._lock:
+            if owner not in self._listeners:
+                return
             self._listeners[owner].discard(listener)
             if not self._listeners[owner]:
                 del self._listeners[owner]
+                self._followed[owner.registry] -= 1
+                self._count_out()
+                self._clear_away(owner.registry)
 
     def forget(self, owner: ServiceName) -> None:
         """Take a service off that nobody follows any more."""
@@ -271,6 +299,11 @@ class ResourceCache:
             return ()
         self._shared.pop(listener, None)
         return self._followers_of(listener)
+
+
+def _without(of: dict[ServiceName, T], registry: str) -> dict[ServiceName, T]:
+    """Leave out what is of a registry."""
+    return {owner: each for owner, each in of.items() if owner.registry != registry}
 
 
 class _Host(NamedTuple):

@@ -96,6 +96,16 @@ class SharedListeners:
         del self._places.pop(owner).members[owner.service.lower()]
         return True
 
+    def is_used(self, registry: str) -> bool:
+        """Return whether a channel to a service of a registry is open."""
+        return any(owner.registry == registry for owner in (*self._channels, *self._apart))
+
+    def drop(self, registry: str) -> None:
+        """Forget the listeners of a registry of which no channel is open."""
+        for listener in self._listeners.pop(registry, ()):
+            for owner in listener.members.values():
+                del self._places[owner]
+
     def _find_place(self, owner: ServiceName) -> _Listener:
         listeners = self._listeners.setdefault(owner.registry, [])
         fitting = [each for each in listeners if owner.service.lower() not in each.members]

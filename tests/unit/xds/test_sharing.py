@@ -305,3 +305,29 @@ def test_a_forks_listeners_have_other_targets_than_its_parents() -> None:
     targets = [format_target(each.join(owner("users"))) for each in (parent, child)]
     assert targets == ["xds://etcd/default/shared/0", "xds://etcd/default/shared/1.0"]
     assert all(re.fullmatch(r"xds://etcd/default/shared/[\d.]+", target) for target in targets)
+
+
+class Stream:
+    """Follows, and has taken all that it was sent."""
+
+    def wake(self, owner: ServiceName | None = None) -> None: ...
+
+    def has_answered(self) -> bool:
+        return True
+
+
+def test_a_closed_registry_is_forgotten_with_its_last_channel_and_stream(resource_cache: ResourceCache) -> None:
+    stream, greeter = Stream(), owner("greeter")
+    listener = resource_cache.open_channel(greeter, shares=True)
+    resource_cache.join(listener, stream)
+    known = ServiceResources(clusters={ALL: ()}, reason="known")
+    resource_cache.publish(greeter, known)
+    resource_cache.remove("default")
+    resource_cache.leave_behind("default")
+    resource_cache.close_channel(greeter, shares=True)
+    assert resource_cache.look_up(greeter) == known, "a stream is left"
+    resource_cache.leave(listener, stream)
+    resource_cache.leave(listener, stream)  # twice does no harm
+    assert resource_cache.look_up(greeter) != known
+    assert resource_cache.descriptors() == 0
+    assert resource_cache.followers(greeter) == 0
