@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from itertools import islice
 
+from grpc_etcd.layouts.rate_limits import interleave
 from grpc_etcd_operator.core.services import GrpcService
 
 DELAY_SECONDS = 1.0
@@ -25,3 +27,11 @@ class Deletions:
         self.waiting.setdefault(service.uid, (self.look_until, service))
         self.has_some.set()
         self.wake.set()
+
+    def find_due(self, now: float, most: int) -> list[GrpcService]:
+        """Find some that are to be judged now, in turns of their namespaces: one may delete thousands at once."""
+        due: dict[str, list[GrpcService]] = {}
+        for at, service in self.waiting.values():
+            if at <= now:
+                due.setdefault(service.namespace, []).append(service)
+        return list(islice(interleave(map(iter, due.values())), most))
