@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from itertools import islice
 
-from grpc_etcd.layouts.rate_limits import interleave
+from grpc_etcd.layouts.rate_limits import choose_in_turns
 from grpc_etcd_operator.core.services import GrpcService
 
 DELAY_SECONDS = 1.0
@@ -30,8 +29,5 @@ class Deletions:
 
     def find_due(self, now: float, most: int) -> list[GrpcService]:
         """Find some that are to be judged now, in turns of their namespaces: one may delete thousands at once."""
-        due: dict[str, list[GrpcService]] = {}
-        for at, service in self.waiting.values():
-            if at <= now:
-                due.setdefault(service.namespace, []).append(service)
-        return list(islice(interleave(map(iter, due.values())), most))
+        due = (service for at, service in self.waiting.values() if at <= now)
+        return choose_in_turns(due, lambda each: each.namespace, most)
