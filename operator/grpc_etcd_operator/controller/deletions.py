@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from grpc_etcd.layouts.rate_limits import choose_in_turns
 from grpc_etcd_operator.core.services import GrpcService
 
 DELAY_SECONDS = 1.0
@@ -25,3 +26,8 @@ class Deletions:
         self.waiting.setdefault(service.uid, (self.look_until, service))
         self.has_some.set()
         self.wake.set()
+
+    def find_due(self, now: float, most: int) -> list[GrpcService]:
+        """Find some that are to be judged now, in turns of their namespaces: one may delete thousands at once."""
+        due = (service for at, service in self.waiting.values() if at <= now)
+        return choose_in_turns(due, lambda each: each.namespace, most)

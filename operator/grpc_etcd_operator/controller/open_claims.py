@@ -10,6 +10,7 @@ from grpc_etcd_operator.core.claims import Claim, claims_of, read_claims
 from grpc_etcd_operator.core.cluster import ASKING, ClusterCache, Verdict
 from grpc_etcd_operator.core.services import GrpcService
 
+PRUNE_AT = 64  # namespaces, from which on those are forgotten whose keys have changed. Arbitrary
 GRANT_SECONDS = 30.0  # so long after the last grant is waited for claims that nobody grants. Arbitrary
 
 
@@ -29,7 +30,7 @@ class OpenClaims:
         self._asked_at: dict[str, tuple[int, float]] = {}  # with the generation that asks
         self._granted_at, self._grant_seconds = 0.0, grant_seconds
         self._refused: dict[str, str] = {}
-        self._keys: dict[str, tuple[int | None, dict[str, list[bytes]]]] = {}
+        self._keys: dict[tuple[str, str], tuple[int, list[bytes]]] = {}
 
     def note_asking(self, concerned: Iterable[str]) -> None:
         """Record since when each asks for what it asks for now: one that is renamed on and on asks again each time."""
@@ -83,26 +84,36 @@ class OpenClaims:
         return [each for each in self._controllers.values() if claim._replace(registry=each.name) not in held]
 
     def _stands_in(self, controller: RegistryController, namespace: str, claim: Claim) -> bool:
-        keys = self._keys_of(controller).get(namespace, ())
+        keys = self._keys_of(controller, namespace)
         at = bisect_left(keys, claim.prefix)
         stands = at < len(keys) and keys[at].startswith(claim.prefix)
         return stands or not controller.is_listed or controller.registry_cache.is_writing_below(claim.prefix)
 
-    def _keys_of(self, controller: RegistryController) -> Mapping[str, Sequence[bytes]]:
-        """Return the keys that the owners of each namespace have, in order and with a slash behind each.
+    def _keys_of(self, controller: RegistryController, namespace: str) -> Sequence[bytes]:
+        """Return the keys that the owners of a namespace have, in order and with a slash behind each.
 
-        Thousands may ask at once, so it is recreated only when an owner record has been put or has gone.
+        Thousands may ask at once, so it is recreated only when an owner record of that namespace has been put or has
+        gone: a claim that cannot be given back is looked at each second, and is not to cost all that others have.
         """
-        registry_cache = controller.registry_cache
-        known, found = self._keys.get(controller.name, (None, {}))
-        if registry_cache.owners_version != known:
-            found = {}
-            for owner in registry_cache.owners.values():
-                found.setdefault(owner.namespace, []).extend(key + b"/" for key in owner.keys)
-            for keys in found.values():
-                keys.sort()
-            self._keys[controller.name] = registry_cache.owners_version, found
-        return found
+        registry_cache, of = controller.registry_cache, (controller.name, namespace)
+        version = registry_cache.version_in(namespace)
+        if not version:
+            self._keys.pop(of, None)
+            return ()
+        known, keys = self._keys.get(of, (0, []))
+        if known != version:
+            self._prune()
+            keys = sorted(key + b"/" for owner in registry_cache.owners_in(namespace) for key in owner.keys)
+            self._keys[of] = version, keys
+        return keys
+
+    def _prune(self) -> None:
+        """Forget what is not so any more, of namespaces that may never be asked for again."""
+        if len(self._keys) >= PRUNE_AT:
+            self._keys = {of: known for of, known in self._keys.items() if known[0] == self._version_of(*of)}
+
+    def _version_of(self, registry: str, namespace: str) -> int:
+        return self._controllers[registry].registry_cache.version_in(namespace)
 
     def are_open(self, moment: float) -> bool:
         """Return whether GrpcServices that asked for claims by a moment (monotonic) wait for a grant in progress.

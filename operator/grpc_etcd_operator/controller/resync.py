@@ -37,6 +37,7 @@ EVERY_SECONDS = 60.0
 RETRY_SECONDS = 2.0
 DELIVERY_SECONDS = 3.0  # for how long a watch may still deliver what a list has already shown
 AT_ONCE = 16
+JUDGED_AT_ONCE = 4 * AT_ONCE  # deletions, until it is looked who else has come. Arbitrary
 # So often it is asked during that delay whether the CRD is there: `kubectl replace --force` puts it back in less.
 CRD_LOOK_SECONDS = 0.05
 # How long GrpcServices are held that went with their CRD: time to apply them again once it is back. Arbitrary.
@@ -484,9 +485,10 @@ class ResyncController:
 
     async def _judge_deleted(self) -> None:
         """Decide on GrpcServices that were reported deleted: on purpose, or with their CRD."""
-        due = [service for at, service in self._deletions.waiting.values() if at <= time.monotonic()]
-        if not due:
-            return
+        while due := self._deletions.find_due(time.monotonic(), JUDGED_AT_ONCE):
+            await self._judge_some(due)
+
+    async def _judge_some(self, due: Sequence[GrpcService]) -> None:
         try:
             await self._ask_for_crd()
             is_known = True

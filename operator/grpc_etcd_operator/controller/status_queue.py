@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from grpc_etcd.layouts.rate_limits import choose_in_turns
 from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.conditions import is_same_judgement
 from grpc_etcd_operator.core.gates import Gate
@@ -74,6 +75,24 @@ class StatusQueue:
             self.gates.setdefault(pod, 0.0)
         else:
             self.gates[pod] = 0.0
+
+    def count_due_gates(self, now: float) -> int:
+        """Count the gates that are due."""
+        return sum(at <= now for at in self.gates.values())
+
+    def take_gates(self, now: float, most: int) -> list[str]:
+        """Take out some of the gates that are due, in turns of their namespaces: one may have thousands at once."""
+        known = self._cluster_cache.pods
+        due = (pod for pod, at in self.gates.items() if at <= now)
+        some = choose_in_turns(due, lambda pod: known[pod].namespace if pod in known else "", most)
+        for pod in some:
+            del self.gates[pod]
+        return some
+
+    def take_statuses(self, now: float, most: int) -> list[str]:
+        """Take out some of the GrpcServices whose statuses are due, in turns of their namespaces."""
+        known = self._cluster_cache.services
+        return self.schedule.take(now, most, lambda uid: known[uid].namespace if uid in known else "")
 
     def look_at_all(self) -> None:
         """Look at everything: leadership or a registry's state has changed."""

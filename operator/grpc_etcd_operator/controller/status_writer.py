@@ -47,6 +47,7 @@ from grpc_etcd_operator.kube.client import ApiError, Client, kind_of
 log = logging.getLogger(__name__)
 STATUSES_AT_ONCE = 2  # each takes milliseconds away from the registrations of that moment
 GATES_AT_ONCE = 8
+TURNS = 32  # gates or statuses, until it is looked who else has come. Arbitrary
 UNTAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)  # there is something wrong with what was sent
 # What is no fault of the network or the API server: of an object that is another by now (its UID), or an admission
 # policy's. In the first case the watch ends it; in the second it is over when the policy is.
@@ -204,7 +205,12 @@ class StatusWriter:
         return {where: reason for where, reason in found.items() if reason is not None}
 
     async def _write_statuses(self) -> None:
-        due = self._queue.schedule.take(time.monotonic()) if self._reconciler.may_write() else []
+        left = self._queue.schedule.count_due(time.monotonic()) if self._reconciler.may_write() else 0
+        while left > 0 and (due := self._queue.take_statuses(time.monotonic(), min(left, TURNS))):
+            left -= len(due)
+            await self._write_some_statuses(due)
+
+    async def _write_some_statuses(self, due: Iterable[str]) -> None:
         # Worked out only when their turn comes: of a thousand the last would be old news, and no gate waits for them.
         writes = (
             Request(uid, service.namespace, partial(self._write_status, service, made))
@@ -316,10 +322,12 @@ class StatusWriter:
             return False
 
     async def _open_gates(self) -> None:
-        now = time.monotonic()
-        due = [uid for uid, at in self._queue.gates.items() if at <= now]
-        for uid in due:
-            del self._queue.gates[uid]
+        left = self._queue.count_due_gates(time.monotonic())
+        while left > 0 and (due := self._queue.take_gates(time.monotonic(), min(left, TURNS))):
+            left -= len(due)
+            await self._open_some_gates(due)
+
+    async def _open_some_gates(self, due: Iterable[str]) -> None:
         gates = (
             Request(uid, pod.namespace if pod else "", partial(self._try_gate, uid))
             for uid in due

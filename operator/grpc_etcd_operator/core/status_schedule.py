@@ -6,7 +6,9 @@ a status judges does not wait for them. `now` is any monotonic clock's seconds. 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+from grpc_etcd.layouts.rate_limits import choose_in_turns
 
 WRITE_SPACING_SECONDS = 2.0
 RETRY_SECONDS = 2.0
@@ -41,14 +43,22 @@ class StatusSchedule:
         """Return when to look next; infinity: never, unless something is noted."""
         return max(self._next_pass, min(self._waiting.values(), default=math.inf))
 
-    def take(self, now: float) -> list[str]:
-        """Take out those that are to be looked at in the pass that is due now, if one is."""
+    def count_due(self, now: float) -> int:
+        """Count those that are to be looked at in the pass that is due now, if one is."""
+        return sum(at <= now for at in self._waiting.values()) if now >= self._next_pass else 0
+
+    def take(self, now: float, most: int | None = None, group_of: Callable[[str], str] = lambda _: "") -> list[str]:
+        """Take out those that are to be looked at in the pass that is due now, if one is; groups take turns.
+
+        Where more than `most` are due the pass goes on, and whoever has become due meanwhile takes part.
+        """
         due = [uid for uid, at in self._waiting.items() if at <= now] if now >= self._next_pass else []
-        for uid in due:
+        some = due if most is None else choose_in_turns(due, group_of, most)
+        for uid in some:
             del self._waiting[uid]
-        if due:
+        if due and len(some) == len(due):
             self._next_pass = now + PASS_SECONDS
-        return due
+        return some
 
     def may_write_counts(self, uid: str, now: float) -> bool:
         """Return whether one whose counts alone have changed is to be written now; if not, it waits for its turn."""

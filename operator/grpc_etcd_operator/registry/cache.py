@@ -57,6 +57,8 @@ class RegistryCache:
         self.newest = 0  # the highest revision of which anything is known
         self._named_by: dict[str, dict[str, None]] = {}  # owners by the GrpcServices (`namespace/name`) that they name
         self.owners_version = 0  # grows with each change of `owners`; a revision does not: its news come in parts
+        self._in_namespace: dict[str, dict[str, None]] = {}
+        self._version_in: dict[str, int] = {}  # the same by namespace
 
     def __repr__(self) -> str:
         return f"<RegistryCache records={len(self.records)} owners={len(self.owners)}>"
@@ -76,6 +78,14 @@ class RegistryCache:
     def owners_of(self, reference: str) -> Collection[str]:
         """Return the owners (by UID) that have records of a GrpcService (`namespace/name`)."""
         return self._named_by.get(reference, {}).keys()
+
+    def owners_in(self, namespace: str) -> Iterable[OwnerRecord]:
+        """Return the owner records of a namespace."""
+        return (self.owners[uid] for uid in self._in_namespace.get(namespace, ()))
+
+    def version_in(self, namespace: str) -> int:
+        """Return what is another number after each change of the owner records of a namespace; 0: it has none."""
+        return self._version_in.get(namespace, 0)
 
     def unnamed(self, lease: int) -> Collection[bytes]:
         """Return the keys that carry a lease and that the owner record of its unit does not name, or that has none."""
@@ -330,7 +340,8 @@ class RegistryCache:
         self._drop_owner(uid)
         if isinstance(parsed, OwnerRecord):
             self.owners[uid] = parsed
-            self.owners_version += 1
+            self._in_namespace.setdefault(parsed.namespace, {})[uid] = None
+            self._note_version(parsed.namespace)
             lease = lease_id(self._cluster, uid)
             self._unit_of_lease[lease] = uid
             for reference in parsed.grpc_services:
@@ -339,6 +350,12 @@ class RegistryCache:
                 self._holders[key] = (*self._holders.get(key, ()), uid)
                 self._strike(lease, key)
         return {uid}
+
+    def _note_version(self, namespace: str) -> None:
+        self.owners_version += 1
+        self._version_in[namespace] = self.owners_version
+        if not self._in_namespace[namespace]:
+            del self._in_namespace[namespace], self._version_in[namespace]
 
     def _end_naming(self, reference: str, uid: str) -> None:
         if (named := self._named_by.get(reference)) is not None:
@@ -350,7 +367,8 @@ class RegistryCache:
         owner = self.owners.pop(uid, None)
         if owner is None:
             return
-        self.owners_version += 1
+        del self._in_namespace[owner.namespace][uid]
+        self._note_version(owner.namespace)
         lease = lease_id(self._cluster, uid)
         self._unit_of_lease.pop(lease, None)
         for reference in owner.grpc_services:

@@ -257,3 +257,11 @@ def interleave(iterators: Iterable[Iterator[T]]) -> Iterator[T]:
         for item in islice(iterator, 1):
             yield item
             waiting.append(iterator)
+
+
+def choose_in_turns(items: Iterable[T], group_of: Callable[[T], str], most: int) -> list[T]:
+    """Choose up to so many items, one of each group after the other; those of one group in the order given."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(group_of(item), []).append(item)
+    return list(islice(interleave(map(iter, groups.values())), most))
