@@ -21,6 +21,7 @@ from grpc_etcd.discovery.registry_watch import RegistryWatch, Subscription
 from grpc_etcd.discovery.state import Range, Reader, ResolverState, Source
 from grpc_etcd.discovery.waiting import OVER, waits_until
 from grpc_etcd.etcd import Deleted, Disconnected, Event, Progress, WatchEvents, WatchSnapshot, WatchUpdate, errors
+from grpc_etcd.threads import contain
 
 _LOG = logging.getLogger("grpc_etcd")
 # What concerns one range alone; anything else reports the way to etcd or of its history, and so of all.
@@ -224,8 +225,8 @@ class ServiceSubscription(StateSource):
             return
         try:
             self._take(which, news)
-        except Exception as error:  # noqa: BLE001 - whatever it is, all other services go on
-            self._fail(which, error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, as in a layout of the program's, others go on
+            self._fail(which, contain(error))
 
     def _fail(self, which: Range, error: Exception) -> None:
         """Record that something unforeseen happened: what was half taken is listed again, after a pause."""
