@@ -89,6 +89,9 @@ class StateSource(abc.ABC):
                 self._has_waited = True
                 self._notify()
 
+    def note_end(self) -> None:  # noqa: B027 - most follow what has no end of its own
+        """Record that nothing can be followed any more, where that is so."""
+
     def wait_until(self, is_enough: Callable[[ResolverState], bool], timeout_seconds: float | None) -> bool:
         """Block until the view is enough; False when time is up or the source is closed first."""
         with self._changed:
@@ -171,8 +174,18 @@ class ServiceSubscription(StateSource):
     def look_after(self) -> None:
         """Have endpoints dropped, too, that have not come back long after etcd lost its data."""
         super().look_after()
+        self.note_end()
         if time.monotonic() >= self._settles_at:
             self._watch.run(self._settle)
+
+    def note_end(self) -> None:
+        """Record that the program has closed the etcd client that it gave the registry."""
+        error = self._watch.find_cut_off()
+        if error is None or self.closed or self.freshness.error == str(error):
+            return
+        self._watch.note_outage(error)
+        self._note_freshness(Freshness(connected=False, since=time.time(), error=str(error), remedy=error.remedy))
+        self._deliver()
 
     # By the hub's thread.
 

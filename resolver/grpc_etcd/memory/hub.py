@@ -130,6 +130,11 @@ class MemoryHub:
     def go_on(self) -> None:
         """Do nothing."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._is_closed
+
     def close(self) -> None:
         """End the thread. No news begin after this."""
         with self._lock:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -28,8 +29,8 @@ ENDING = [KeyboardInterrupt, SystemExit, NobodyExpectsError]
 every_ending = pytest.mark.parametrize("ending", ENDING)
 
 
-def raising(ending: type[BaseException]) -> Callable[..., str]:
-    def call(*_: object) -> str:
+def raising(ending: type[BaseException]) -> Callable[..., Any]:
+    def call(*_: object) -> None:
         raise ending("I end it")
 
     return call

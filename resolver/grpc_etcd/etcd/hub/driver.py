@@ -44,6 +44,11 @@ class HubDriver(abc.ABC, Generic[ConnectionT]):
         return self._core.state
 
     @property
+    def closed(self) -> bool:
+        """Whether it has been closed, by itself or with its client."""
+        return self._is_closed
+
+    @property
     def history(self) -> int:
         """How often etcd turned out to hold another history than the one that was followed."""
         return self._core.history
