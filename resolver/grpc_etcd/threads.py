@@ -1,4 +1,4 @@
-"""Start threads, or say what keeps this process from it.
+"""Start threads, or say what keeps this process from it; and let no function of the program's end one.
 
 Whoever starts one keeps it only once it runs: a thread that is noted and was never started would be waited for at the
 end, and never started by the next who needs it.
@@ -13,16 +13,37 @@ NO_THREAD = (
     "(`ulimit -u`, the Pod's or container's PID limit) or of memory ({error})"
 )
 _SPARE = 2  # arbitrary: one that has ended counts for a moment longer
+_this_thread = threading.local()
 
 
 def start_thread(target: Callable[..., Any], *args: Any, name: str, daemon: bool = True) -> threading.Thread:
     """Start a thread; where the process may have no more of them, a RuntimeError names the limit."""
-    thread = threading.Thread(target=target, args=args, name=name, daemon=daemon)
+    thread = threading.Thread(target=_run, args=(target, *args), name=name, daemon=daemon)
     try:
         thread.start()
     except RuntimeError as error:  # python's "can't start new thread"
         raise RuntimeError(NO_THREAD.format(name=name, error=error)) from error
     return thread
+
+
+def _run(target: Callable[..., Any], *args: Any) -> None:
+    _this_thread.is_ours = True
+    target(*args)
+
+
+def contain(error: BaseException) -> Exception:
+    """Return what a function of the program's has raised, for whoever reports it.
+
+    `sys.exit()` and the like end a thread; in one that was started here they concern that function alone, since the
+    thread works for others too. Elsewhere they are raised: an event loop's thread is the program's, with its Ctrl-C.
+    """
+    if isinstance(error, Exception):
+        return error
+    if not getattr(_this_thread, "is_ours", False):
+        raise error
+    contained = RuntimeError(f"it raised {error!r}")
+    contained.__cause__ = error
+    return contained
 
 
 def check_threads(count: int) -> None:

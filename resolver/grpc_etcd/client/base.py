@@ -4,6 +4,7 @@ Nothing starts before the first use, and everything starts again in a forked chi
 """
 
 import abc
+import functools
 import math
 import threading
 import time
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -36,10 +37,17 @@ from grpc_etcd.xds.service import MethodRoute
 
 ChannelOptions = Sequence[tuple[str, Any]]
 _NO_WISHES = Wishes()
+FollowingT = TypeVar("FollowingT", bound="Following")
 
 
 class Following(abc.ABC):
-    """Follows services and gives channels to them; a subclass says where the news come from."""
+    """Follows services and gives channels to them; a subclass says where the news come from.
+
+    What runs for a registry refers to another object with the same state, so that a registry that the program has lost
+    is collected, with a warning. Nothing else changes then: targets that were given away, and registrations, go on.
+    """
+
+    warns_unclosed = True  # False: whoever has it need not close it
 
     def __init__(self, name: str | None, here: Here) -> None:
         self._process = control_plane.this_process()
@@ -52,7 +60,14 @@ class Following(abc.ABC):
         self._changes = Changes()
         self._closed = False
         self._last_timeouts: Mapping[str, float | None] = {}  # what channels that outlive the registry go by
-        self._process.hand_down(self)
+        self._inner: Any = self._make_inner()  # of the same class; mypy would take it for a Following
+        self._process.hand_down(self._inner)
+
+    def _make_inner(self) -> Self:
+        """Return another object with the same state, whose end nobody is warned of."""
+        inner: Self = object.__new__(_inner_class(type(self)))
+        inner.__dict__ = self.__dict__
+        return inner
 
     def _open(self) -> Any:
         """Open what the feeds of this process share, if they share anything."""
@@ -72,7 +87,8 @@ class Following(abc.ABC):
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and self._inside and self._inside.generation == self._process.forks:
+        inside = None if getattr(self, "_closed", True) else self._inside
+        if inside and self.warns_unclosed and inside.generation == self._process.forks:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     # Channels
@@ -285,7 +301,7 @@ class Following(abc.ABC):
     def serve_on(self, name: str, resource_cache: ResourceCache) -> None:
         """Answer under that name on the board of a server of one's own."""
         with self._lock:
-            self._enter().show_on(name, resource_cache, self)
+            self._enter().show_on(name, resource_cache, self._inner)
 
     def leave_resource_cache(self, resource_cache: ResourceCache) -> None:
         """Answer there no more: its server has stopped."""
@@ -319,7 +335,7 @@ class Following(abc.ABC):
             self._set_aside()
             opened = self._open()
             try:
-                self._inside = Running(self.name, self, opened, self.here)
+                self._inside = Running(self.name, self._inner, opened, self.here)
             except BaseException:
                 self._close(opened)
                 raise
@@ -362,3 +378,8 @@ def _wait(
     if in_time and snapshot:
         return snapshot
     raise TimeoutError(followed.explain(timeout_seconds, at_least))
+
+
+@functools.cache
+def _inner_class(kind: type[FollowingT]) -> type[FollowingT]:
+    return type(kind.__name__, (kind,), {"__del__": lambda _: None, "__module__": kind.__module__})

@@ -29,6 +29,7 @@ class _Default:
         with self._lock:
             if self._registry is None or self._registry.closed:
                 self._registry = Registry.from_environ()
+                self._registry.warns_unclosed = False
             return self._registry
 
     def forked(self) -> None:

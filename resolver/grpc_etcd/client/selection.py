@@ -31,6 +31,7 @@ class SelectedRegistry(Following):
         self._parent = parent
         self.metadata = check_metadata(metadata)
         super().__init__(None, here)
+        self.warns_unclosed = False  # it is closed with the other
 
     @property
     def aio(self) -> AioRegistry:

@@ -122,10 +122,10 @@ class RegistryStats(Mapping[str, ServiceStats]):
 
 def make_service_stats(followed: "FollowedService", *, wanted: bool = True) -> ServiceStats:
     """Put together what the feed and the publisher know."""
+    facts = followed.facts()
     view, fresh = followed.feed.view, followed.feed.freshness
     snapshot = view.snapshot
     rejected = snapshot.rejected if snapshot else {}
-    facts = followed.facts()
     reason = explain(followed.name, facts)
     return ServiceStats(
         service=followed.name,

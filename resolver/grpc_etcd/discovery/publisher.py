@@ -245,6 +245,7 @@ class FollowedService:
     def facts(self) -> Facts:
         """Gather what an explanation goes by."""
         feed = self.feed
+        feed.note_end()
         return Facts(
             view=feed.view,
             whereabouts=feed.whereabouts,

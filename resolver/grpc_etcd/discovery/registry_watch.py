@@ -26,6 +26,7 @@ from grpc_etcd.etcd import (
 from grpc_etcd.etcd.faults import Faults
 
 _LOG = logging.getLogger("grpc_etcd")
+_CUT_OFF = "the Etcd that was given to this Registry has been closed"
 _MOST_KEYS = 1000  # arbitrary: what is read at most to find names like one that cannot be found
 
 
@@ -75,6 +76,12 @@ class EtcdReader(Protocol):
 
     def watch_hub(self) -> Any:
         """Return a `Hub`."""
+
+
+class CutOff(Closed):
+    """The caller has closed the client before the registry that uses it."""
+
+    remedy = "Close the Registry first, or give it etcd's endpoints, so that it has a client of its own."
 
 
 class SharedRange:
@@ -148,7 +155,8 @@ class RegistryWatch:
 
     def __init__(self, etcd: EtcdReader, whereabouts: str) -> None:
         self.whereabouts = whereabouts
-        self._hub: Hub = etcd.watch_hub()
+        self._hub = _open_hub(etcd)
+        self._is_closed = False
         self._shared: dict[Range, SharedRange] = {}
         self._outage: EtcdError | None = None
         self._faults = Faults()
@@ -201,8 +209,14 @@ class RegistryWatch:
         self._outage = None
         self._faults.clear()
 
+    def find_cut_off(self) -> CutOff | None:
+        """Return what to report where somebody else has ended the hub: nothing is delivered any more."""
+        is_cut_off = getattr(self._hub, "closed", False) and not self._is_closed
+        return CutOff(_CUT_OFF) if is_cut_off else None
+
     def close(self) -> None:
         """Follow nothing any more."""
+        self._is_closed = True
         self._hub.close()
 
     # Forks.
@@ -218,6 +232,14 @@ class RegistryWatch:
 
     def after_fork_in_child(self) -> None:
         """Leave everything to the parent."""
+
+
+def _open_hub(etcd: EtcdReader) -> Hub:
+    try:
+        hub: Hub = etcd.watch_hub()
+    except Closed as error:
+        raise CutOff(_CUT_OFF) from error
+    return hub
 
 
 def follow(hub: Hub, which: Range, on_update: Callable[[WatchUpdate], None]) -> Subscription:

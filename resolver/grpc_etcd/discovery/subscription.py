@@ -21,6 +21,7 @@ from grpc_etcd.discovery.registry_watch import RegistryWatch, Subscription
 from grpc_etcd.discovery.state import Range, Reader, ResolverState, Source
 from grpc_etcd.discovery.waiting import OVER, waits_until
 from grpc_etcd.etcd import Deleted, Disconnected, Event, Progress, WatchEvents, WatchSnapshot, WatchUpdate, errors
+from grpc_etcd.threads import contain
 
 _LOG = logging.getLogger("grpc_etcd")
 # What concerns one range alone; anything else reports the way to etcd or of its history, and so of all.
@@ -87,6 +88,9 @@ class StateSource(abc.ABC):
             with self._changed:
                 self._has_waited = True
                 self._notify()
+
+    def note_end(self) -> None:  # noqa: B027 - most follow what has no end of its own
+        """Record that nothing can be followed any more, where that is so."""
 
     def wait_until(self, is_enough: Callable[[ResolverState], bool], timeout_seconds: float | None) -> bool:
         """Block until the view is enough; False when time is up or the source is closed first."""
@@ -170,8 +174,18 @@ class ServiceSubscription(StateSource):
     def look_after(self) -> None:
         """Have endpoints dropped, too, that have not come back long after etcd lost its data."""
         super().look_after()
+        self.note_end()
         if time.monotonic() >= self._settles_at:
             self._watch.run(self._settle)
+
+    def note_end(self) -> None:
+        """Record that the program has closed the etcd client that it gave the registry."""
+        error = self._watch.find_cut_off()
+        if error is None or self.closed or self.freshness.error == str(error):
+            return
+        self._watch.note_outage(error)
+        self._note_freshness(Freshness(connected=False, since=time.time(), error=str(error), remedy=error.remedy))
+        self._deliver()
 
     # By the hub's thread.
 
@@ -224,8 +238,8 @@ class ServiceSubscription(StateSource):
             return
         try:
             self._take(which, news)
-        except Exception as error:  # noqa: BLE001 - whatever it is, all other services go on
-            self._fail(which, error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, as in a layout of the program's, others go on
+            self._fail(which, contain(error))
 
     def _fail(self, which: Range, error: Exception) -> None:
         """Record that something unforeseen happened: what was half taken is listed again, after a pause."""

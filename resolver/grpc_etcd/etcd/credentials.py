@@ -11,6 +11,7 @@ from grpc_etcd.etcd import calls
 from grpc_etcd.etcd.calls import Call
 from grpc_etcd.etcd.endpoints import Password
 from grpc_etcd.etcd.errors import EtcdError, PermissionDenied, TokenRefused, UnreadableFile
+from grpc_etcd.threads import contain
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -82,6 +83,10 @@ def ask_password(source: Callable[[], str]) -> str:
     try:
         found: object = source()
     except SystemExit as error:
+        raise UselessFunction(f"the password function raised {error!r}") from error
+    except BaseException as error:
+        if contain(error) is error:
+            raise
         raise UselessFunction(f"the password function raised {error!r}") from error
     if not isinstance(found, str | bytes):
         raise UselessFunction(f"the password function returned {type(found).__name__}, not a string")

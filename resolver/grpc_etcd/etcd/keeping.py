@@ -12,6 +12,7 @@ from grpc_etcd.etcd.connection import BaseConnection
 from grpc_etcd.etcd.list_watch import Failures
 from grpc_etcd.etcd.model import LeaseId, State, staleness
 from grpc_etcd.etcd.reporting import log_unexpected_renewal
+from grpc_etcd.threads import contain
 
 ConnectionT = TypeVar("ConnectionT", bound=BaseConnection[Any])
 
@@ -53,8 +54,8 @@ class BaseRenewalStream(abc.ABC, Generic[ConnectionT]):
         if not alive:
             try:
                 self._on_lost(lease_id)
-            except Exception as error:  # noqa: BLE001  a consumer's fault concerns no other lease
-                log_unexpected_renewal(error)
+            except BaseException as error:  # noqa: BLE001  a consumer's fault concerns no other lease
+                log_unexpected_renewal(contain(error))
 
     def _note_failure(self, error: errors.EtcdError, failures: Failures) -> float:
         """Record why the stream has ended; return for how long to wait before it is opened again."""

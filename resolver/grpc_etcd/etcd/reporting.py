@@ -1,6 +1,9 @@
 """Where the drivers report exceptions that nobody foresaw, unless whoever uses them wants to learn of these."""
 
 import logging
+from collections.abc import Callable
+
+from grpc_etcd.threads import contain
 
 _LOG = logging.getLogger("grpc_etcd")
 
@@ -13,6 +16,18 @@ def log_unexpected(key: bytes, error: Exception) -> None:
         exc_info=error,
         extra={"event": "unexpected_error"},
     )
+
+
+def report_safely(report: Callable[[bytes, Exception], None]) -> Callable[[bytes, Exception], None]:
+    """Return a function of the program's that reports exceptions; what it raises itself is logged and ends nothing."""
+
+    def call(key: bytes, error: Exception) -> None:
+        try:
+            report(key, error)
+        except BaseException as failure:  # noqa: BLE001  whatever it is, all watches go on
+            log_unexpected(key, contain(failure))
+
+    return call
 
 
 def log_unexpected_renewal(error: Exception) -> None:

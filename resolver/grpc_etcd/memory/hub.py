@@ -10,7 +10,7 @@ from typing import Protocol
 
 from grpc_etcd.etcd import Closed, Disconnected, Event, Revision, State, WatchEvents, WatchUpdate
 from grpc_etcd.etcd.reporting import log_unexpected
-from grpc_etcd.threads import start_thread
+from grpc_etcd.threads import contain, start_thread
 
 _Work = Callable[[], object]
 
@@ -70,8 +70,8 @@ class MemorySubscription:
         self.state = make_state(news)
         try:
             self._on_update(news)
-        except Exception as error:  # noqa: BLE001  a consumer's fault concerns that consumer
-            log_unexpected(self._key, error)
+        except BaseException as error:  # noqa: BLE001  a consumer's fault concerns that consumer
+            log_unexpected(self._key, contain(error))
 
 
 def make_state(news: WatchUpdate) -> State:
@@ -130,6 +130,11 @@ class MemoryHub:
     def go_on(self) -> None:
         """Do nothing."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._is_closed
+
     def close(self) -> None:
         """End the thread. No news begin after this."""
         with self._lock:
@@ -156,5 +161,5 @@ class MemoryHub:
         while (work := self._work.get()) is not None and not self._is_closed:
             try:
                 work()
-            except Exception as error:  # noqa: BLE001  whatever it is, all watches go on
-                log_unexpected(b"", error)
+            except BaseException as error:  # noqa: BLE001  whatever it is, all watches go on
+                log_unexpected(b"", contain(error))

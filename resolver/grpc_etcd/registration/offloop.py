@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from grpc_etcd.threads import start_thread
+from grpc_etcd.threads import contain, start_thread
 
 ResultT = TypeVar("ResultT")
 
@@ -30,8 +30,8 @@ async def in_own_thread(work: Callable[[], ResultT], *, daemon: bool = False) ->
     def run() -> None:
         try:
             result = work()
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it
-            failure = error
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            failure = contain(error)
             report(lambda: answer.set_exception(failure))
         else:
             report(lambda: answer.set_result(result))

@@ -38,7 +38,7 @@ from grpc_etcd.registration.reconciler import FIRST_RETRY_SECONDS, LAST_RETRY_SE
 from grpc_etcd.registration.records import Claim, Held
 from grpc_etcd.registration.steps import Flush, Grant, Idle, Probe, Read, Step, Write
 from grpc_etcd.registration.transitions import Fact, Transitions
-from grpc_etcd.threads import start_thread
+from grpc_etcd.threads import contain, start_thread
 from grpc_etcd.xds.control_plane import this_process
 
 _LOG = logging.getLogger("grpc_etcd")
@@ -255,9 +255,9 @@ class Worker:
                 self._close_left()
             except EtcdError as error:
                 self._failed(error, step)
-            except Exception as error:  # noqa: BLE001  whatever it is: registrations that nobody keeps expire
+            except BaseException as error:  # noqa: BLE001  whatever it is: registrations that nobody keeps expire
                 _LOG.exception("Unexpected error while registering, retrying", extra={"event": "unexpected_error"})
-                self._failed(EtcdError(f"unexpected: {error!r}"), step)
+                self._failed(EtcdError(f"unexpected: {contain(error)!r}"), step)
             finally:
                 with self._changed:
                     self._busy = False

@@ -22,7 +22,7 @@ from grpc_etcd.etcd.hub.subscription import Subscription
 from grpc_etcd.etcd.list_watch import watch_method
 from grpc_etcd.etcd.model import WatchUpdate
 from grpc_etcd.etcd.translating import translate
-from grpc_etcd.threads import start_thread
+from grpc_etcd.threads import contain, start_thread
 
 CALLERS = 2  # threads for unary calls, so as many listings at a time
 LONGEST_SLEEP_SECONDS = 3600.0  # arbitrary; a wait may not be endless
@@ -103,8 +103,8 @@ class WatchHub(HubDriver[Connection]):
         def guarded() -> None:
             try:
                 work()
-            except Exception as error:  # noqa: BLE001  whatever it is, all watches go on
-                self._on_error(b"", error)
+            except BaseException as error:  # noqa: BLE001  whatever it is, all watches go on
+                self._on_error(b"", contain(error))
 
         self._start()
         self._inbox.put(guarded)
@@ -200,8 +200,8 @@ class WatchHub(HubDriver[Connection]):
         try:
             note()
             self._advance()
-        except Exception as error:  # noqa: BLE001  whatever it is, all other watches go on
-            self._abandon(error)
+        except BaseException as error:  # noqa: BLE001  whatever it is, all other watches go on
+            self._abandon(contain(error))
 
     def _write(self, request: Any) -> None:
         self._requests.put(request)

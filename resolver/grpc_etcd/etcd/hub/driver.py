@@ -13,7 +13,8 @@ from grpc_etcd.etcd.hub.core import Core
 from grpc_etcd.etcd.hub.subscription import Subscription
 from grpc_etcd.etcd.hub.watch import Watch
 from grpc_etcd.etcd.model import State, WatchUpdate
-from grpc_etcd.etcd.reporting import log_unexpected
+from grpc_etcd.etcd.reporting import log_unexpected, report_safely
+from grpc_etcd.threads import contain
 
 ConnectionT = TypeVar("ConnectionT", bound=BaseConnection[Any])
 
@@ -29,7 +30,7 @@ class HubDriver(abc.ABC, Generic[ConnectionT]):
         listings: int,
     ) -> None:
         self._connection = connection
-        self._on_error = on_error or log_unexpected
+        self._on_error = report_safely(on_error) if on_error else log_unexpected
         jitter = random.Random().random  # noqa: S311  an application's own sequence is not disturbed
         self._core = Core(time.time, jitter, progress_seconds, listings)
         self._is_closed = False
@@ -41,6 +42,11 @@ class HubDriver(abc.ABC, Generic[ConnectionT]):
     def state(self) -> State:
         """How fresh the stream that all share is."""
         return self._core.state
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed, by itself or with its client."""
+        return self._is_closed
 
     @property
     def history(self) -> int:
@@ -92,8 +98,8 @@ class HubDriver(abc.ABC, Generic[ConnectionT]):
             return
         try:
             watch.on_update(news)
-        except Exception as error:  # noqa: BLE001  a consumer's fault concerns that consumer
-            self._on_error(watch.key, error)
+        except BaseException as error:  # noqa: BLE001  a consumer's fault concerns that consumer
+            self._on_error(watch.key, contain(error))
             self._core.fault(watch, time.monotonic())
 
     @abc.abstractmethod
