@@ -1,6 +1,8 @@
 """The ways to etcd: a call has one time in all, whatever others wait for."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -130,3 +132,44 @@ class _Silent(grpc.GenericRpcHandler):
     def _wait(self, _request: bytes, _context: grpc.ServicerContext) -> bytes:
         self._over.wait(60)
         return b""
+
+
+FORKED = """
+import os, threading
+from grpc_etcd.etcd import Etcd, EtcdError
+
+parent, asked, over = os.getpid(), threading.Event(), threading.Event()
+
+def password():
+    if os.getpid() == parent:
+        asked.set()
+        over.wait(60)
+    return "secret"
+
+etcd = Etcd("127.0.0.1:9", user="app", password=password, timeout_seconds=5)
+
+def call():
+    try:
+        etcd.get(b"/a")
+    except EtcdError as error:
+        return type(error).__name__
+
+thread = threading.Thread(target=call)
+thread.start()
+asked.wait(60)
+child = os.fork()
+if not child:
+    print(call(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+over.set()
+thread.join()
+etcd.close()
+"""
+
+
+def test_a_child_that_is_forked_while_another_thread_logs_in_can_log_in() -> None:
+    """The child had the lock of a thread that it does not have: each of its calls waited, and failed."""
+    run = [sys.executable, "-W", "ignore", "-c", FORKED]
+    ended = subprocess.run(run, capture_output=True, text=True, timeout=90, check=True)
+    assert ended.stdout == "Unavailable\n"
