@@ -502,6 +502,7 @@ class Worker:
         match news:
             case WatchSnapshot(records, revision):
                 self._reconciler.listed(keys, {record.key: make_held(record) for record in records}, revision)
+                self._forget_past()
             case WatchEvents(events, _):
                 for event in events:
                     held = make_held(event.record) if isinstance(event, Put) else None
@@ -516,6 +517,12 @@ class Worker:
                         self._probe_at = time.monotonic()
                 return
         self._watch_fault = None
+
+    def _forget_past(self) -> None:
+        """Forget keys that are gone for good; those that are not may come again."""
+        known = self._reconciler.known_keys | self._transitions.keys
+        self._labels = {key: label for key, label in self._labels.items() if key in known}
+        self._leave_by = {key: by for key, by in self._leave_by.items() if key in known}
 
     def _give_lease_back(self) -> None:
         if lease := self._reconciler.leases.current:
