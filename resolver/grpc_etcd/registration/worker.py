@@ -186,7 +186,7 @@ class Worker:
         with self._changed:
             self._changed.wait_for(
                 lambda: self._ending or self.is_inherited or is_given_up() or question(self._reconciler),
-                None if timeout_seconds is None else max(0.0, timeout_seconds),
+                None if timeout_seconds is None else min(max(0.0, timeout_seconds), threading.TIMEOUT_MAX),
             )
             return question(self._reconciler)
 
@@ -208,7 +208,7 @@ class Worker:
             self._ending = True
             self._changed.notify_all()
         if self._thread:
-            self._thread.join(max(0.1, deadline - time.monotonic()))
+            self._thread.join(min(max(0.1, deadline - time.monotonic()), threading.TIMEOUT_MAX))
         return gone
 
     def _is_done(self, reconciler: RegistrationReconciler) -> bool:

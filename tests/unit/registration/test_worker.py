@@ -1,6 +1,7 @@
 """The driver: whatever etcd makes it wait for, who registers or asks does not wait for that."""
 
 import gc
+import math
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -196,3 +197,11 @@ def test_nothing_names_an_address_that_was_deregistered_long_ago() -> None:
     found = {address for text in texts_within(registrar) for address in addresses[:2] if address in text}
     registrar.close()
     assert not found
+
+
+def test_whoever_waits_may_wait_for_as_long_as_they_like() -> None:
+    registrar = Registrar(MemoryEtcd(), (Jupiter(),), stop_seconds=1e12)
+    registration = registrar.register(Endpoint(name="greeter", address="10.0.0.1:9000"))
+    assert registration.wait(math.inf)
+    assert registration.wait(1e12)
+    assert registrar.close()
