@@ -8,8 +8,7 @@ from typing import Any, Self, TypedDict, Unpack
 from grpc_etcd import options as checks
 from grpc_etcd import settings
 from grpc_etcd.client import etcd_options
-from grpc_etcd.client.aio import AioRegistry
-from grpc_etcd.client.selection import SelectedRegistry, check_metadata
+from grpc_etcd.client.selection import AioSelectedRegistry, SelectedRegistry, check_metadata
 from grpc_etcd.client.targets import service_name
 from grpc_etcd.client.union import UnionSubscription
 from grpc_etcd.client.writable import AioWritableRegistry, WritableRegistry
@@ -345,7 +344,7 @@ class AioEtcdRegistry(AioWritableRegistry[Registration]):
         super().__init__(registry)
         self._etcd_registry = registry
 
-    def select(self, *, metadata: Mapping[str, str]) -> AioRegistry:
+    def select(self, *, metadata: Mapping[str, str]) -> AioSelectedRegistry:
         """As `Registry.select`; does not block."""
         return self._etcd_registry.select(metadata=metadata).aio
 
