@@ -1,5 +1,6 @@
 """The registry as an application sees it: names in, channels out, and its own servers in as well."""
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -99,6 +100,11 @@ class Registry(WritableRegistry[Registration]):
         elif not callable(getattr(etcd, "list_watch", None)):
             raise TypeError(
                 f"{etcd!r} is neither etcd's endpoints, such as 'etcd:2379', nor a client of grpc_etcd.etcd"
+            )
+        elif inspect.iscoroutinefunction(getattr(etcd, "get_prefix", None)):
+            raise TypeError(
+                f"{etcd!r} is of asyncio, and a registry works in threads: give grpc_etcd.etcd.Etcd(...), or etcd's"
+                " endpoints; registry.aio is for asyncio either way"
             )
         checks.check_options(options)
         self._source = etcd
