@@ -365,7 +365,7 @@ class AioEtcdRegistry(AioWritableRegistry[Registration]):
             while (services := await in_own_thread(lambda: next(watch, None), daemon=True)) is not None:
                 yield services
         finally:
-            watch.close()
+            watch.begin_close()  # what is under way may take as long as etcd, and the loop is not to stand still
 
 
 def list_at_once(etcd: Any, prefixes: Sequence[bytes]) -> tuple[Listing, ...]:
