@@ -4,5 +4,13 @@ from grpc_etcd.client.aio import AioRegistry
 from grpc_etcd.client.compound import AioCompoundRegistry
 from grpc_etcd.client.default_aio import insecure_channel, secure_channel
 from grpc_etcd.client.registry import AioEtcdRegistry
+from grpc_etcd.client.selection import AioSelectedRegistry
 
-__all__ = ["AioCompoundRegistry", "AioEtcdRegistry", "AioRegistry", "insecure_channel", "secure_channel"]
+__all__ = [
+    "AioCompoundRegistry",
+    "AioEtcdRegistry",
+    "AioRegistry",
+    "AioSelectedRegistry",
+    "insecure_channel",
+    "secure_channel",
+]

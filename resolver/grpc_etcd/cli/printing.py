@@ -6,6 +6,7 @@ whoever reads the output has left: end in silence with 0, as `kubectl get | head
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -28,6 +29,7 @@ OUTPUTS = ("table", "json", "yaml")
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # many times as fast, where libyaml is there
 WIDE = 250  # where there is no terminal, lines are not broken
 STANDARD_OUTPUT = 1
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 
 class Failure(click.ClickException):
@@ -90,7 +92,8 @@ def _dump(data: object, *, is_unicode: bool) -> str:
 
 
 def _is_unicode() -> bool:
-    return sys.stdout.encoding.lower() in ("utf-8", "utf8")
+    encoding = getattr(sys.stdout, "encoding", "utf-8")  # of a standard output that is closed there is none
+    return encoding.lower() in ("utf-8", "utf8")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -116,7 +119,10 @@ def print_mapping(data: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def guarded_output() -> Iterator[None]:
-    """End the command in silence when nobody reads its output any more."""
+    """End the command in silence when nobody reads its output any more, and with a sentence where it cannot be written.
+
+    OSError of anything else is the commands' own to explain.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the locale's encoding lacks
@@ -125,15 +131,25 @@ def guarded_output() -> Iterator[None]:
     except BrokenPipeError:
         _silence()
         raise click.exceptions.Exit(0) from None
+    except OSError as error:
+        if not is_unwritable(error):
+            raise
+        _silence()
+        raise Failure(f"the output cannot be written: {error.strerror}") from error
+
+
+def is_unwritable(error: OSError) -> bool:
+    """Return whether an error is about output: its reader has left, or there is no space for it."""
+    return isinstance(error, BrokenPipeError) or error.errno in UNWRITABLE
 
 
 def _silence() -> None:
     """Write to nowhere from now on: the interpreter flushes once more when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 

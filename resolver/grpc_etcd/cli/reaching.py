@@ -66,7 +66,7 @@ def reaching(
     namespace = search.namespace or kubernetes.access.namespace
     found = find_etcd(kubernetes, Wanted(namespace, search.operator_namespace, registry, names))
     context = ("--context", search.context) if search.context else ()
-    with _ended_by_signals():
+    with ended_by_signals():
         reach = TunnelOpener(kubernetes, found, (program, *context)).open()
         print_line(f"{reach.describe()} ({found.source.subject})", error=True)
         try:
@@ -76,10 +76,11 @@ def reaching(
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """Let a signal end the block as an exception does, so that child processes are ended, and then the command.
 
-    What this process was started to ignore, as by nohup, stays ignored.
+    What this process was started to ignore, as by nohup, stays ignored. Those that come while the block ends are
+    noted, and do not keep it from ending what it has started.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -88,7 +89,8 @@ def _ended_by_signals() -> Iterator[None]:
 
     def end(number: int, _: FrameType | None) -> None:
         caught.append(number)
-        raise SystemExit(128 + number)
+        if len(caught) == 1:
+            raise SystemExit(128 + number)
 
     obeyed = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in obeyed}

@@ -1,5 +1,6 @@
 """The registry as an application sees it: names in, channels out, and its own servers in as well."""
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -8,8 +9,7 @@ from typing import Any, Self, TypedDict, Unpack
 from grpc_etcd import options as checks
 from grpc_etcd import settings
 from grpc_etcd.client import etcd_options
-from grpc_etcd.client.aio import AioRegistry
-from grpc_etcd.client.selection import SelectedRegistry, check_metadata
+from grpc_etcd.client.selection import AioSelectedRegistry, SelectedRegistry, check_metadata
 from grpc_etcd.client.targets import service_name
 from grpc_etcd.client.union import UnionSubscription
 from grpc_etcd.client.writable import AioWritableRegistry, WritableRegistry
@@ -100,6 +100,11 @@ class Registry(WritableRegistry[Registration]):
         elif not callable(getattr(etcd, "list_watch", None)):
             raise TypeError(
                 f"{etcd!r} is neither etcd's endpoints, such as 'etcd:2379', nor a client of grpc_etcd.etcd"
+            )
+        elif inspect.iscoroutinefunction(getattr(etcd, "get_prefix", None)):
+            raise TypeError(
+                f"{etcd!r} is of asyncio, and a registry works in threads: give grpc_etcd.etcd.Etcd(...), or etcd's"
+                " endpoints; registry.aio is for asyncio either way"
             )
         checks.check_options(options)
         self._source = etcd
@@ -346,7 +351,7 @@ class AioEtcdRegistry(AioWritableRegistry[Registration]):
         super().__init__(registry)
         self._etcd_registry = registry
 
-    def select(self, *, metadata: Mapping[str, str]) -> AioRegistry:
+    def select(self, *, metadata: Mapping[str, str]) -> AioSelectedRegistry:
         """As `Registry.select`; does not block."""
         return self._etcd_registry.select(metadata=metadata).aio
 
@@ -361,7 +366,7 @@ class AioEtcdRegistry(AioWritableRegistry[Registration]):
             while (services := await in_own_thread(lambda: next(watch, None), daemon=True)) is not None:
                 yield services
         finally:
-            watch.close()
+            watch.begin_close()  # what is under way may take as long as etcd, and the loop is not to stand still
 
 
 def list_at_once(etcd: Any, prefixes: Sequence[bytes]) -> tuple[Listing, ...]:

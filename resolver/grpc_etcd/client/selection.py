@@ -4,6 +4,7 @@ It is a registry that follows another one and leaves out what does not match, so
 with it as with any. Where nothing matches there is no endpoint: a selection never falls back to the others.
 """
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -34,9 +35,9 @@ class SelectedRegistry(Following):
         self.warns_unclosed = False  # it is closed with the other
 
     @property
-    def aio(self) -> AioRegistry:
+    def aio(self) -> "AioSelectedRegistry":
         """The same registry for asyncio."""
-        return AioRegistry(self)
+        return AioSelectedRegistry(self)
 
     def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
         """Read the service's matching endpoints from etcd now."""
@@ -55,6 +56,22 @@ class SelectedRegistry(Following):
 
     def _make_feed(self, service: str, changed: Callable[[], None]) -> "SelectedSubscription":
         return SelectedSubscription(service, self._parent, self.metadata, changed)
+
+
+class AioSelectedRegistry(AioRegistry):
+    """The methods of a `SelectedRegistry` for asyncio, from `SelectedRegistry.aio`."""
+
+    def __init__(self, registry: SelectedRegistry) -> None:
+        super().__init__(registry)
+        self._selected = registry
+
+    async def read_endpoints(self, service: str) -> tuple[Endpoint, ...]:
+        """As `SelectedRegistry.read_endpoints`."""
+        return await asyncio.to_thread(self._selected.read_endpoints, service)
+
+    async def services(self) -> Mapping[str, tuple[Endpoint, ...]]:
+        """As `SelectedRegistry.services`."""
+        return await asyncio.to_thread(self._selected.services)
 
 
 class SelectedSubscription(StateSource):

@@ -36,11 +36,20 @@ class ForkableWatch(Iterator[WatchUpdate]):
 
     def close(self) -> None:
         """End it, also while another thread waits in it."""
+        self._end()
+        if not self._is_inherited:
+            self._watch.close()
+
+    def begin_close(self) -> None:
+        """End it, and wait for no thread of it, which may be in a call to etcd."""
+        self._end()
+        if not self._is_inherited:
+            getattr(self._watch, "begin_close", self._watch.close)()
+
+    def _end(self) -> None:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        if not self._is_inherited:
-            self._watch.close()
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -123,6 +132,11 @@ class ServicesWatch:
         """End the iteration, also while it waits."""
         self.closed = True
         self._watch.close()
+
+    def begin_close(self) -> None:
+        """Do the same, and return at once."""
+        self.closed = True
+        self._watch.begin_close()
 
     def _take(self, news: object) -> None:
         match news:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 GATE = "grpc-etcd.dev/registered"
+MOST_DIGITS = 5  # of a port
 
 
 class Condition(NamedTuple):
@@ -242,11 +243,11 @@ def parse_service(item: Mapping[str, Any], now: float = 0.0, created: float = 0.
         name=name,
         uid=str(metadata.get("uid") or ""),
         age_seconds=max(now - created, 0.0),
-        generation=int(metadata.get("generation") or 0),
-        observed=int(status.get("observedGeneration", -1)),
+        generation=_whole(metadata.get("generation"), 0),
+        observed=_whole(status.get("observedGeneration"), -1),
         registry_name=str(spec.get("name") or name),
         selector=_mapping(spec.get("selector")),
-        port=int(port) if isinstance(port, str) and port.isdecimal() else port if isinstance(port, str | int) else None,
+        port=_read_port(port),
         prefix=str(spec.get("prefix") or ""),
         layouts=tuple(map(str, _list(spec.get("layouts")))) or ("jupiter",),
         registries=tuple(map(str, _list(spec.get("registries")))) or ("default",),
@@ -255,6 +256,18 @@ def parse_service(item: Mapping[str, Any], now: float = 0.0, created: float = 0.
         drains=_mapping(spec.get("drain")).get("mode") == "Disable",
         conditions=parse_conditions(status),
     )
+
+
+def _read_port(value: Any) -> str | int | None:
+    """Read a number also where it is written as a string; one that has more digits than any port is none."""
+    if isinstance(value, str) and value.isdecimal() and len(value) <= MOST_DIGITS:
+        return int(value)
+    return value if isinstance(value, str | int) else None
+
+
+def _whole(value: Any, missing: int) -> int:
+    """Read a number; in a manifest it may be anything."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else missing
 
 
 def parse_deployment(item: Mapping[str, Any]) -> Deployment:

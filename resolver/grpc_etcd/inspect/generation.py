@@ -18,7 +18,7 @@ GRPC_PROTOCOL = re.compile(r"(kubernetes\.io/)?h2c|grpcs?")
 GRPC_NAME = re.compile(r"(.+-)?(grpcs?\d*|h2c|rpc)(-(?!web).+)?")
 PROBES = ("readinessProbe", "livenessProbe", "startupProbe")
 PROBE_PROGRAM = "grpc_health_probe"
-PROBE_ADDRESS = re.compile(r"--?addr(?:=|\s+)\S*:(\d+)")
+PROBE_ADDRESS = re.compile(r"--?addr(?:=|\s+)\S*:(\d{1,5})(?!\d)")
 Raw = Mapping[str, Any]
 
 

@@ -100,6 +100,11 @@ class RegistrationReconciler:
         return frozenset(self._claims) | frozenset(self._leaving)
 
     @property
+    def known_keys(self) -> frozenset[bytes]:
+        """Return the keys, and those that are gone and may come again."""
+        return self.keys | self._former.keys()
+
+    @property
     def prefixes(self) -> frozenset[bytes]:
         """Return all that must be followed: the keys that may be, and the process keys beside them."""
         return self.readable | frozenset(map(process_prefix, self.readable) if self.shares else ())
@@ -161,6 +166,7 @@ class RegistrationReconciler:
         self._processes = {
             key: {each: held for each, held in known.items() if self._is_newer(each, revision)}
             for key, known in self._processes.items()
+            if key in keys
         }
         self._doubted |= {about(key) for key in self._answered} & self.keys
         for key, record in records.items():
@@ -533,6 +539,8 @@ class RegistrationReconciler:
 
     def _settle(self, now: float, waits: list[float]) -> Step:
         """Touch a group whose burst has been quiet for long enough, or rest until one is due."""
+        for group in [group for group, history in self._histories.items() if history.is_forgettable(now)]:
+            del self._histories[group]
         for group, history in self._histories.items():
             if group.settled is None or history.flush_at is None:
                 continue

@@ -273,6 +273,7 @@ class Registrar:
     def _keep(self, registration: Registration, claims: Sequence[Claim]) -> Registration:
         with self._lock:
             self.worker.claim(claims)
+            self._forget_past()
             if not _OPEN:
                 atexit.register(_close_all)
             _OPEN[id(self)] = self
@@ -280,6 +281,13 @@ class Registrar:
             self._registrations = [each for each in self._registrations if self.keys_of(each)]
             self._registrations.append(registration)
         return registration
+
+    def _forget_past(self) -> None:
+        """Forget whose those keys were that are known to be gone."""
+        kept = set(map(id, self._registrations))
+        left = [key for key, owner in self._owners.items() if id(owner) not in kept]
+        for key in self.worker.ask(lambda reconciler: [each for each in left if reconciler.is_gone(each)]):
+            del self._owners[key]
 
     def keeps(self, registration: Registration) -> bool:
         """Return whether a registration is neither deregistered nor replaced."""

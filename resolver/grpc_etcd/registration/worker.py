@@ -186,7 +186,7 @@ class Worker:
         with self._changed:
             self._changed.wait_for(
                 lambda: self._ending or self.is_inherited or is_given_up() or question(self._reconciler),
-                None if timeout_seconds is None else max(0.0, timeout_seconds),
+                None if timeout_seconds is None else min(max(0.0, timeout_seconds), threading.TIMEOUT_MAX),
             )
             return question(self._reconciler)
 
@@ -208,7 +208,7 @@ class Worker:
             self._ending = True
             self._changed.notify_all()
         if self._thread:
-            self._thread.join(max(0.1, deadline - time.monotonic()))
+            self._thread.join(min(max(0.1, deadline - time.monotonic()), threading.TIMEOUT_MAX))
         return gone
 
     def _is_done(self, reconciler: RegistrationReconciler) -> bool:
@@ -502,6 +502,7 @@ class Worker:
         match news:
             case WatchSnapshot(records, revision):
                 self._reconciler.listed(keys, {record.key: make_held(record) for record in records}, revision)
+                self._forget_past()
             case WatchEvents(events, _):
                 for event in events:
                     held = make_held(event.record) if isinstance(event, Put) else None
@@ -516,6 +517,12 @@ class Worker:
                         self._probe_at = time.monotonic()
                 return
         self._watch_fault = None
+
+    def _forget_past(self) -> None:
+        """Forget keys that are gone for good; those that are not may come again."""
+        known = self._reconciler.known_keys | self._transitions.keys
+        self._labels = {key: label for key, label in self._labels.items() if key in known}
+        self._leave_by = {key: by for key, by in self._leave_by.items() if key in known}
 
     def _give_lease_back(self) -> None:
         if lease := self._reconciler.leases.current:

@@ -19,6 +19,8 @@ Rule 8: where `spares_earlier`, a client that comes back with what it was sent o
         much is known here: a server that was started again while etcd is down knows less than its clients do. What
         is unknown for a reason that is not everybody's, as without permission to read it or with one of several
         registries away, keeps nothing else back.
+Rule 9: what was sent is refused once. Each refusal is logged and counted, so a client that repeated one would fill the
+        log.
 """
 
 import re
@@ -35,6 +37,7 @@ from grpc_etcd.xds.wire import MalformedMessageError
 _ORDER = (resources.LISTENER, resources.CLUSTER, resources.ASSIGNMENT)
 _LARGEST_BODY_BYTES = 3500 << 10
 _PARCEL_BYTES = 1 << 20  # arbitrary: an answer of endpoints has no more, where it has several
+_NONCE = re.compile("[0-9]{1,18}")
 _VIRTUAL_HOST = re.compile(r"virtual_hosts\[(\d{1,9})\]")
 
 
@@ -86,6 +89,7 @@ class AdsStream:
         # The last answer of each type, until the client has accepted or refused it.
         self._unanswered: dict[str, str] = {}
         self._sent = 0
+        self._answered: dict[str, int] = dict.fromkeys(_ORDER, 0)  # the last answer that was accepted or refused
         self._refusals: list[Refusal] = []
         # By type and name: what the client did not take, at most the whole and what was left of it.
         self._refused: dict[tuple[str, str], tuple[bytes, ...]] = {}
@@ -102,7 +106,7 @@ class AdsStream:
         is_latest = self._unanswered.get(request.type_url) == request.nonce
         if is_latest:
             del self._unanswered[request.type_url]
-        if request.refusal:
+        if self._is_first_answer(request) and request.refusal:
             blamed = _blamed(request, self._wanted[request.type_url])
             self._refusals += _refusals(request, blamed.values())
             if is_latest:
@@ -116,6 +120,14 @@ class AdsStream:
         if self._spares_earlier and is_first and request.version:
             wanted = self._wanted[request.type_url]
             self._earlier[request.type_url] = {name: parsed.owner for name, parsed in wanted.items()}
+
+    def _is_first_answer(self, request: DiscoveryRequest) -> bool:
+        """Return whether a request accepts or refuses what was sent, and is the first to do so: rule 9."""
+        nonce = int(request.nonce) if _NONCE.fullmatch(request.nonce) else 0
+        is_first = self._answered[request.type_url] < nonce <= self._sent
+        if is_first:
+            self._answered[request.type_url] = nonce
+        return is_first
 
     def _leave_away(self, type_url: str, blamed: Mapping[str, ResourceName]) -> None:
         """Write again what the client does not take; endpoints have nothing that could be left away.

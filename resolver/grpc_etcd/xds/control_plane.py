@@ -299,7 +299,8 @@ class Process:
 
     def after_fork_in_parent(self) -> None:
         """Let all in again; one that cannot go on must not keep the others, and their leases, from it."""
-        for go_on in (self.control_plane.after_fork_in_parent, *(each.after_fork_in_parent for each in self._held)):
+        held, self._held = self._held, []  # else what is closed later would be kept until the next fork
+        for go_on in (self.control_plane.after_fork_in_parent, *(each.after_fork_in_parent for each in held)):
             _tried(go_on)
         self._forking.release()
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -81,3 +82,46 @@ def test_a_relay_closes_a_connection_for_which_kubectl_does_not_start_and_takes_
         connection.sendall(b"x")
         wait_until(lambda: is_running(kubectl.parent), "the program runs")
         tunnel.close()
+
+
+STUBBORN = """#!/bin/sh
+trap '' TERM
+printf %s $$ > {folder}/pid
+echo 'Forwarding from 127.0.0.1:45999 -> 2379'
+while :; do sleep 1; done
+"""
+COMMAND = """
+import sys, threading
+from grpc_etcd.cli.reaching import ended_by_signals
+from grpc_etcd.cli.tunnels import PortForward
+
+with ended_by_signals():
+    tunnel = PortForward([sys.argv[1]], "svc/etcd", 2379)
+    try:
+        print("open", flush=True)
+        threading.Event().wait()
+    finally:
+        print("closing", flush=True)
+        tunnel.close()
+"""
+
+
+def test_a_second_signal_leaves_no_program_behind(tmp_path: Path) -> None:
+    """Who presses Ctrl-C again, because kubectl takes its time to end, ended the command alone."""
+    script = tmp_path / "kubectl"
+    script.write_text(STUBBORN.format(folder=tmp_path))
+    script.chmod(0o755)
+    run = ["env", "--default-signal=INT", sys.executable, "-c", COMMAND, str(script)]
+    with subprocess.Popen(run, stdout=subprocess.PIPE, text=True) as command:
+        try:
+            assert command.stdout is not None
+            assert command.stdout.readline() == "open\n"
+            command.send_signal(signal.SIGINT)
+            assert command.stdout.readline() == "closing\n"
+            command.send_signal(signal.SIGINT)
+            assert command.wait(60) == -signal.SIGINT
+            assert not is_running(tmp_path)
+        finally:
+            command.kill()
+            if is_running(tmp_path):
+                os.killpg(int((tmp_path / "pid").read_text()), signal.SIGKILL)

@@ -17,6 +17,16 @@ from grpc_etcd.settings import ClientSettings, read_settings
 from grpc_etcd.testing import MemoryRegistry
 
 ANY: Any = Registry
+
+
+class OfAsyncio:
+    """What of a client of asyncio a registry looks at."""
+
+    def list_watch(self, *_: bytes) -> None: ...
+
+    async def get_prefix(self, _: bytes) -> None: ...
+
+
 TEXT = "a text"
 ETCD = "etcd:2379"
 
@@ -25,6 +35,7 @@ ETCD = "etcd:2379"
     ("make", "error", "words"),
     [
         (lambda: ANY(ETCD, prefxi="shop"), TypeError, "no option 'prefxi'; did you mean 'prefix'?"),
+        (lambda: ANY(OfAsyncio()), TypeError, "is of asyncio, and a registry works in threads"),
         (lambda: ANY(ETCD, username="u"), TypeError, "did you mean 'user'?"),
         (lambda: ANY(ETCD, timeout=3), TypeError, "did you mean 'etcd_timeout_seconds'?"),
         (lambda: MemoryRegistry(prefxi="x"), TypeError, "MemoryRegistry has no option 'prefxi'"),  # type: ignore[call-arg]  # a mistake, as is tested

@@ -11,10 +11,12 @@ import grpc
 import pytest
 from grpc import aio
 
-from grpc_etcd import Registry
+from grpc_etcd import CompoundRegistry, Registry, SelectedRegistry
 from grpc_etcd.client import aio as following_aio
 from grpc_etcd.client import channels
+from grpc_etcd.client.compound import AioCompoundRegistry
 from grpc_etcd.client.registry import AioEtcdRegistry
+from grpc_etcd.client.selection import AioSelectedRegistry
 from grpc_etcd.registration.server import BoundAioServer, BoundServer
 from testbed.api_reference import public_methods
 
@@ -56,7 +58,15 @@ def test_a_stand_in_is_called_as_grpcs_own(ours: type, grpcs: type) -> None:
                 pytest.fail(f"{ours.__name__}.{name}({by_position}, {by_name}): {error}")
 
 
-def test_whatever_threads_may_ask_a_registry_asyncio_may_too() -> None:
-    missing = dict(public_methods(Registry)).keys() - {name for name in dir(AioEtcdRegistry) if name[0] != "_"}
+@pytest.mark.parametrize(
+    ("kind", "aio_kind"),
+    [
+        (Registry, AioEtcdRegistry),
+        (CompoundRegistry, AioCompoundRegistry),
+        (SelectedRegistry, AioSelectedRegistry),
+    ],
+)
+def test_whatever_threads_may_ask_a_registry_asyncio_may_too(kind: type, aio_kind: type) -> None:
+    missing = dict(public_methods(kind)).keys() - {name for name in dir(aio_kind) if name[0] != "_"}
     makers = {"aio", "from_environ", "from_settings"}
-    assert missing == makers | {"etcd", "on_change"}  # those block, and so would a callback
+    assert missing - makers <= {"etcd", "on_change"}  # those block, and so would a callback

@@ -181,3 +181,38 @@ def test_several_registries_name_what_is_nearly_the_same_in_one_of_them() -> Non
         there.set_endpoints("greeters", "10.0.0.1:1")
         with both.pinned("greeter") as followed:
             wait_until(lambda: "did you mean greeters" in followed.explain(0), "the hint")
+
+
+class SlowWatch:
+    """A watch of which a thread is in a call to etcd, for which whoever closes it waits."""
+
+    def __init__(self, watch: Any) -> None:
+        self._watch, self.waited = watch, threading.Event()
+
+    def __next__(self) -> WatchUpdate:
+        news: WatchUpdate = next(self._watch)
+        return news
+
+    def begin_close(self) -> None:
+        self._watch.close()
+
+    def close(self) -> None:
+        self._watch.close()
+        self.waited.set()
+
+
+class SlowToClose(MemoryEtcd):
+    def list_watch(self, *prefixes: bytes) -> Any:
+        self.made = SlowWatch(super().list_watch(*prefixes))
+        return self.made
+
+
+async def test_whoever_ends_watching_all_services_on_asyncio_waits_for_no_thread() -> None:
+    """The event loop stood still for as long as etcd took to answer, or its timeout."""
+    etcd = SlowToClose()
+    registry = MemoryRegistry(etcd)
+    watch = registry.aio.watch_all()
+    assert dict(await anext(watch)) == {}
+    await watch.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert not etcd.made.waited.is_set()
+    await registry.aio.close()

@@ -1,11 +1,16 @@
-"""The way to etcd for threads: a call has one time in all."""
+"""The ways to etcd: a call has one time in all, whatever others wait for."""
 
+import asyncio
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import grpc
 import pytest
 
-from grpc_etcd.etcd import DeadlineExceeded, Etcd, EtcdError
+from grpc_etcd.etcd import DeadlineExceeded, Etcd, EtcdError, aio
 from testbed.conditions import wait_until
 
 
@@ -96,3 +101,75 @@ def heard(etcd: Etcd) -> bool:
     except RuntimeError as error:
         return "it was received" in str(error)
     return False
+
+
+async def test_on_asyncio_all_that_wait_for_one_log_in_wait_no_longer_than_their_time() -> None:
+    """They waited one after the other: of twenty calls the last failed after twenty times as long."""
+    over = threading.Event()
+    server = grpc.server(ThreadPoolExecutor(32), [_Silent(over)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    etcd = aio.Etcd(f"127.0.0.1:{port}", user="app", password=lambda: "secret", timeout_seconds=2)
+    try:
+        async with asyncio.timeout(20):
+            ended = await asyncio.gather(*(etcd.get(b"/a") for _ in range(20)), return_exceptions=True)
+        assert {type(each) for each in ended} == {DeadlineExceeded}
+    finally:
+        over.set()
+        await etcd.close()
+        server.stop(None)
+
+
+class _Silent(grpc.GenericRpcHandler):
+    """Answers nothing."""
+
+    def __init__(self, over: threading.Event) -> None:
+        self._over = over
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:  # noqa: ARG002
+        return grpc.unary_unary_rpc_method_handler(self._wait)
+
+    def _wait(self, _request: bytes, _context: grpc.ServicerContext) -> bytes:
+        self._over.wait(60)
+        return b""
+
+
+FORKED = """
+import os, threading
+from grpc_etcd.etcd import Etcd, EtcdError
+
+parent, asked, over = os.getpid(), threading.Event(), threading.Event()
+
+def password():
+    if os.getpid() == parent:
+        asked.set()
+        over.wait(60)
+    return "secret"
+
+etcd = Etcd("127.0.0.1:9", user="app", password=password, timeout_seconds=5)
+
+def call():
+    try:
+        etcd.get(b"/a")
+    except EtcdError as error:
+        return type(error).__name__
+
+thread = threading.Thread(target=call)
+thread.start()
+asked.wait(60)
+child = os.fork()
+if not child:
+    print(call(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+over.set()
+thread.join()
+etcd.close()
+"""
+
+
+def test_a_child_that_is_forked_while_another_thread_logs_in_can_log_in() -> None:
+    """The child had the lock of a thread that it does not have: each of its calls waited, and failed."""
+    run = [sys.executable, "-W", "ignore", "-c", FORKED]
+    ended = subprocess.run(run, capture_output=True, text=True, timeout=90, check=True)
+    assert ended.stdout == "Unavailable\n"

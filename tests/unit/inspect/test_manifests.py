@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grpc_etcd.inspect.cluster import PodFacts, ServiceFacts
@@ -115,6 +115,21 @@ def test_whatever_stands_in_a_field_there_is_an_answer(field: str, value: Any) -
     item = service(**{field: value})
     check(item, pods=[PodFacts(namespace="shop", name="p", labels={"app": "greeter"})])
     list(find_mistakes(SCHEMA_OF_CRD, item))
+
+
+@given(JSON, JSON)
+@example("x", None)
+def test_whatever_the_api_server_is_to_write_there_is_an_answer(generation: Any, seen: Any) -> None:
+    """A manifest that was printed by a cluster has them, and anybody may write anything there."""
+    item = service()
+    item["metadata"]["generation"] = generation
+    check({**item, "status": {"observedGeneration": seen}}, pods=[])
+    check({**item, "status": seen})
+
+
+def test_a_port_of_more_digits_than_python_takes_is_no_port() -> None:
+    (found,) = check(service(port="9" * 5000))
+    assert found.code is Code.BAD_FIELD
 
 
 @given(JSON)

@@ -1,8 +1,12 @@
 """The driver: whatever etcd makes it wait for, who registers or asks does not wait for that."""
 
+import gc
+import math
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType, ModuleType
 from typing import Any
 
 from grpc_etcd.etcd import Compare, DeadlineExceeded, Op, Record, TransactionResult, WatchUpdate
@@ -149,3 +153,55 @@ def test_a_write_that_is_refused_for_no_reason_is_told_and_floods_nobody() -> No
     assert not registration.wait(2)
     assert etcd.refusals - before < 12, "0.2 s, 0.4 s, 0.8 s, ... lie between"
     registrar.close()
+
+
+def test_what_comes_and_goes_at_ever_other_addresses_leaves_nothing_behind() -> None:
+    registrar = Registrar(MemoryEtcd(), (Jupiter(),))
+    gone = []
+    for number in range(1, 4):
+        registration = registrar.register(Endpoint(name="greeter", address=f"10.0.0.{number}:9000"))
+        assert registration.wait(30)
+        assert registration.unregister(30)
+        assert registration.status.state is State.DEREGISTERED
+        gone.append(weakref.ref(registration))
+    before = registration
+    assert registrar.register(Endpoint(name="greeter", address="10.0.0.9:9000")).wait(30)
+    assert before.status.state is State.DEREGISTERED, "it is forgotten, and can be asked all the same"
+    del registration, before
+    gc.collect()
+    assert [each() for each in gone] == [None] * 3
+    registrar.close()
+
+
+def texts_within(root: object) -> Iterator[str]:
+    """Give all texts that an object holds, but for those of etcd and of what every object refers to."""
+    seen, left = set[int](), [root]
+    while left:
+        each = left.pop()
+        if id(each) in seen or isinstance(each, type | MemoryEtcd | ModuleType | FunctionType | threading.Thread):
+            continue
+        seen.add(id(each))
+        if isinstance(each, str | bytes):
+            yield each if isinstance(each, str) else each.decode(errors="replace")
+        left += gc.get_referents(each)
+
+
+def test_nothing_names_an_address_that_was_deregistered_long_ago() -> None:
+    registrar = Registrar(MemoryEtcd(), (Jupiter(),))
+    addresses = [f"10.0.0.{number}:9000" for number in range(1, 5)]
+    for address in addresses:
+        registration = registrar.register(Endpoint(name="greeter", address=address))
+        assert registration.wait(30)
+        assert registration.unregister(30)
+    assert registrar.register(Endpoint(name="greeter", address="10.0.0.9:9000")).wait(30)
+    found = {address for text in texts_within(registrar) for address in addresses[:2] if address in text}
+    registrar.close()
+    assert not found
+
+
+def test_whoever_waits_may_wait_for_as_long_as_they_like() -> None:
+    registrar = Registrar(MemoryEtcd(), (Jupiter(),), stop_seconds=1e12)
+    registration = registrar.register(Endpoint(name="greeter", address="10.0.0.1:9000"))
+    assert registration.wait(math.inf)
+    assert registration.wait(1e12)
+    assert registrar.close()

@@ -151,6 +151,31 @@ def test_a_refused_answer_is_not_sent_again() -> None:
     assert told(conversation) == []
 
 
+@pytest.mark.parametrize("nonce", ["1", "2", "-1", "", "x", "9" * 5000])
+def test_an_answer_is_refused_once_and_none_that_was_not_sent(nonce: str) -> None:
+    """Each refusal is a line of the log: whoever repeats one would fill it."""
+    conversation = AdsStream(Board({GREETER: resources("10.0.0.1")}).look_up)
+    ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME)
+    assert told(conversation)
+    ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME, nonce="1", refusal="no")
+    assert len(conversation.take_refusals()) == 1
+    ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME, nonce=nonce, refusal="no")
+    assert conversation.take_refusals() == []
+
+
+def test_each_of_several_answers_may_be_refused() -> None:
+    other = ServiceName("default", "other")
+    resource_cache = Board({GREETER: resources("10.0.0.1"), other: resources("10.0.0.2")})
+    conversation = AdsStream(resource_cache.look_up)
+    ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME)
+    assert told(conversation)
+    ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME, "other")
+    assert told(conversation)
+    for nonce in ("1", "2"):
+        ask(conversation, ASSIGNMENT, ASSIGNMENT_NAME, "other", nonce=nonce, refusal=f"{ASSIGNMENT_NAME} is bad")
+        assert len(conversation.take_refusals()) == 1
+
+
 def test_an_answer_of_listeners_holds_all_of_them_and_one_of_endpoints_only_the_changed() -> None:
     other = ServiceName("default", "other")
     resource_cache = Board({GREETER: resources("10.0.0.1"), other: resources("10.0.0.2")})

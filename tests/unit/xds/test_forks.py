@@ -1,6 +1,8 @@
 """Forks: what is taken out of gRPC for one stays out until that is over, and comes back whatever fails."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -104,3 +106,15 @@ def test_one_that_cannot_leave_keeps_no_other_from_it(caplog: pytest.LogCaptureF
     assert [part.taken_out for part in parts] == [0, 1, 0]
     assert [part.let_in for part in parts] == [1, 1, 1]
     assert "no way out" in caplog.text
+
+
+def test_what_was_taken_out_is_not_kept_until_the_next_fork() -> None:
+    """Closed registries were, with all that they had known."""
+    process, part = Process(), Part()
+    process.take_along(part)
+    process.before_fork()
+    process.after_fork_in_parent()
+    gone = weakref.ref(part)
+    del part
+    gc.collect()
+    assert gone() is None

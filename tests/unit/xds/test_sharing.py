@@ -148,11 +148,15 @@ def test_a_refusal_is_of_the_service_that_it_names(resource_cache: ResourceCache
     conversation = AdsStream(resource_cache.look_up)
     name = ResourceName(listener).format(LISTENER)
     conversation.receive(DiscoveryRequest(LISTENER, (name,)))
-    conversation.receive(DiscoveryRequest(LISTENER, (name,), refusal=f"{name}: field:virtual_hosts[1].routes[0] bad"))
+    assert told(conversation, LISTENER)
+    said = f"{name}: field:virtual_hosts[1].routes[0] bad"
+    conversation.receive(DiscoveryRequest(LISTENER, (name,), "1", refusal=said))
     assert [refusal.member for refusal in conversation.take_refusals()] == [1]
     names = tuple(ResourceName(owner(each)).format(CLUSTER) for each in ("user", "users"))
     conversation.receive(DiscoveryRequest(CLUSTER, names))
-    conversation.receive(DiscoveryRequest(CLUSTER, names, refusal=f"resource index 0: {names[1]}: INVALID_ARGUMENT"))
+    assert told(conversation, CLUSTER)
+    said = f"resource index 0: {names[1]}: INVALID_ARGUMENT"
+    conversation.receive(DiscoveryRequest(CLUSTER, names, "2", refusal=said))
     assert [refusal.owner for refusal in conversation.take_refusals()] == [owner("users")]
 
 

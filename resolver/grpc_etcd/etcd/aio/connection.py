@@ -80,17 +80,18 @@ class Connection(BaseConnection[MemberConnection]):
         return self._call_as_user(call) if self._credentials.user else self._send(call, ())
 
     async def _call_as_user(self, call: Call[T]) -> T:
-        """Log in before a call where needed, and once more when the token is refused."""
+        """Log in before a call where needed, and once more when the token is refused, all in one time."""
+        end = self._end()
         token = self._credentials.token
         if token is None:
-            token = await self._log_in()
+            token = await self._log_in(end)
         try:
-            return await self._send(call, token)
+            return await self._send(call, token, end)
         except (errors.TokenRefused, errors.PermissionDenied) as error:
             if not self._credentials.is_refused(token, error):
                 raise
             self._credentials.drop(token)
-            return await self._send(call, await self._log_in())
+            return await self._send(call, await self._log_in(end), end)
         except errors.DeadlineExceeded:
             self._credentials.drop(token)
             raise
@@ -98,7 +99,7 @@ class Connection(BaseConnection[MemberConnection]):
     async def stream(self, method: Method) -> Any:
         """Open a stream without a deadline; how it fails is to be reported."""
         self._credentials.forget_that_nobody_was_asked()  # a stream stands for one user as long as it lives
-        metadata = (*await self._log_in(), *HAS_LEADER)
+        metadata = (*await self._log_in(self._end()), *HAS_LEADER)
         try:
             return self._current_members()[self._rotation.current].open(method, metadata)
         except grpc.aio.UsageError as error:  # grpcio's answer on a channel that was closed meanwhile
@@ -111,11 +112,14 @@ class Connection(BaseConnection[MemberConnection]):
         if self._dialer:
             await close_all(line.close for line in lines)
 
-    async def _send(self, call: Call[T], metadata: Metadata) -> T:
+    def _end(self) -> float:
+        return time.monotonic() + self._timeout_seconds
+
+    async def _send(self, call: Call[T], metadata: Metadata, end: float | None = None) -> T:
         """Make a call at the current member, or at another one if it was certainly not sent."""
         lines = self._members if self._is_current() else self._current_members()
         member, tried = self._rotation.current, list[int]()
-        end = time.monotonic() + self._timeout_seconds
+        end = self._end() if end is None else end
         while True:
             try:
                 reply = await self._send_to(lines[member], call, metadata, end)
@@ -153,14 +157,25 @@ class Connection(BaseConnection[MemberConnection]):
             raise errors.Unavailable("the call was cancelled") from error.with_traceback(None)
         return call.read(reply)
 
-    async def _log_in(self) -> Metadata:
-        async with self._log_in_lock:
-            token = self._credentials.token
-            return self._credentials.accept(await self._fetch_token()) if token is None else token
-
-    async def _fetch_token(self) -> str:
+    async def _log_in(self, end: float) -> Metadata:
+        await self._take_turn(end)
         try:
-            return await self._send(self._credentials.log_in(), ())
+            token = self._credentials.token
+            return self._credentials.accept(await self._fetch_token(end)) if token is None else token
+        finally:
+            self._log_in_lock.release()
+
+    async def _take_turn(self, end: float) -> None:
+        """Wait until no other call logs in, for no longer than this one may take."""
+        try:
+            async with asyncio.timeout(end - time.monotonic()):
+                await self._log_in_lock.acquire()
+        except TimeoutError as error:
+            raise errors.DeadlineExceeded("a login that another call has begun has not been answered") from error
+
+    async def _fetch_token(self, end: float) -> str:
+        try:
+            return await self._send(self._credentials.log_in(), (), end)
         except errors.AuthNotEnabled:
             return ""
 

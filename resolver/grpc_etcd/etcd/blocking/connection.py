@@ -4,10 +4,11 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import grpc
@@ -60,6 +61,7 @@ class Connection(BaseConnection[MemberConnection]):
         self._process = os.getpid()
         self._log_in_lock = threading.Lock()
         self._asked: tuple[int, Future[Call[str]]] | None = None  # the program's function, of which process
+        _forks().connections.add(self)
 
     def run(self, steps: Steps[T]) -> T:
         """Make the calls that some steps ask for."""
@@ -200,6 +202,11 @@ class Connection(BaseConnection[MemberConnection]):
         start_thread(ask, name="grpc-etcd-password")
         return answer
 
+    def forked(self) -> None:
+        """Be a forked child's: a thread that is not there may have held the locks, and waited for a login."""
+        self._log_in_lock = threading.Lock()
+        self._member_lock = threading.Lock()
+
     def _current_members(self) -> tuple[MemberConnection, ...]:
         if self._process != os.getpid():
             with self._member_lock:
@@ -214,6 +221,23 @@ class Connection(BaseConnection[MemberConnection]):
 
     def _make_members(self, dialer: Dialer, facts: Facts) -> tuple[MemberConnection, ...]:
         return tuple(MemberConnection(partial(dialer.sync_channel, each, facts)) for each in dialer.targets)
+
+
+class _Forks:
+    """Reaches the connections of this process in each child that it forks."""
+
+    def __init__(self) -> None:
+        self.connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        for connection in tuple(self.connections):
+            connection.forked()
+
+
+@cache
+def _forks() -> _Forks:
+    return _Forks()
 
 
 def settle(give: Callable[[Any], None], what: object) -> None:
