@@ -67,10 +67,12 @@ class ResourceCache:
             woken = self._followers_in(name)
         _wake(woken)
 
-    def remove(self, name: str) -> None:
-        """Take a registry off; what it has put up stays, so that open channels keep their last good set."""
+    def remove(self, name: str, registry: Followable) -> None:
+        """Take a registry off, if the name is its own; what it has put up stays: open channels keep their last set."""
         with self._lock:
-            self._registries.pop(name, None)
+            if self._registries.get(name) is not registry:
+                return
+            del self._registries[name]
             woken = self._followers_in(name)
         _wake(woken)
 
