@@ -31,6 +31,10 @@ class SettingsError(ValueError):
         super().__init__("; ".join(faults))
         self.faults = faults
 
+    def __reduce__(self) -> tuple[type["SettingsError"], tuple[tuple[str, ...]]]:
+        """Make a copy, or the error of another process, from the faults: what Python goes by is the joined text."""
+        return type(self), (self.faults,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:

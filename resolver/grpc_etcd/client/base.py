@@ -334,12 +334,15 @@ class Following(abc.ABC):
                 return self._inside
             self._set_aside()
             opened = self._open()
+            running = Running(self.name, self._inner, opened, self.here)
             try:
-                self._inside = Running(self.name, self._inner, opened, self.here)
+                running.start()
+                self._inside = running
             except BaseException:
+                running.close()
                 self._close(opened)
                 raise
-            return self._inside
+            return running
 
     def _set_aside(self) -> None:
         """Keep what was inherited alive and untouched: its threads and connections are the parent's."""
@@ -357,8 +360,10 @@ class Following(abc.ABC):
             self._inside = None  # at last: calls take no lock
         self._changes.close()
         if inside and inside.generation == self._process.forks:
-            inside.close()
-            self._close(inside.opened)
+            try:
+                inside.close()
+            finally:
+                self._close(inside.opened)
 
 
 def _is_followed(followed: FollowedService) -> bool:

@@ -43,34 +43,33 @@ class Running:
         self._resource_cache = process.control_plane.resource_cache
         self._boards: tuple[tuple[str, ResourceCache], ...] = ()
         self.publisher = Publisher(here, self._publish, self._sweep, self._has_answered)
+        self.address = name
+
+    def start(self) -> None:
+        """Begin. After whatever interrupts that, such as Ctrl-C, `close` leaves nothing behind."""
         self.publisher.start()  # before the name is taken, so that it stays free where no thread may be started
-        try:
-            self.address = self._take_name()
-        except BaseException:
-            self.publisher.close()
-            raise
-        process.take_along(self)
+        self._take_name()
+        control_plane.this_process().take_along(self)
 
     def __repr__(self) -> str:
         return f"<Running {self._name!r} services={sorted(self.services)}>"
 
-    def _take_name(self) -> str:
-        """Be followed under the registry's name, and under the one by which channels ask for it, which is given."""
+    def _take_name(self) -> None:
+        """Be followed under the registry's name, and under the one by which channels ask for it."""
         self._resource_cache.add(self._name, self._registry)
-        address = self._resource_cache.find_address(self._name)
-        if address != self._name:
-            self._resource_cache.add(address, self._registry)
-        self._boards = ((address, self._resource_cache),)
-        return address
+        self.address = self._resource_cache.find_address(self._name)
+        self._boards = ((self.address, self._resource_cache),)
+        if self.address != self._name:
+            self._resource_cache.add(self.address, self._registry)
 
     def add(self, followed: FollowedService) -> None:
         """Begin to follow a service."""
-        with self._lock:
-            self.services[followed.name] = followed
-            self.publisher.follow(followed)
         try:
+            with self._lock:
+                self.services[followed.name] = followed
+                self.publisher.follow(followed)
             followed.feed.start()
-        except BaseException:  # such as a registry that is a part of this one and closed: it is asked again next time
+        except BaseException:  # such as a part of this registry that is closed, or Ctrl-C: it is begun again next time
             self._drop(followed)
             raise
         self.publisher.changed(followed)
@@ -92,10 +91,9 @@ class Running:
             self._boards = tuple(each for each in self._boards if each[1] is not resource_cache)
 
     def close(self) -> None:
-        """Stop everything. What was published stays for as long as a channel is open."""
+"""Stop everything. What was published stays for open channels, until another registry has the name."""
         shown = ((self._name, self._resource_cache), *self._boards)
-        for name, resource_cache in shown:
-            resource_cache.remove(name)
+        own = tuple(each for each in shown if each[1].remove(each[0], self._registry))
         self.publisher.close()
         for followed in tuple(self.services.values()):
             followed.close()
@@ -103,7 +101,7 @@ class Running:
                 self._forget(followed)
         # A channel that the program made by the target of a service may be open, and at rest without a stream.
         if not any(followed.is_kept for followed in tuple(self.services.values())):
-            for name, resource_cache in shown:
+            for name, resource_cache in own:
                 resource_cache.leave_behind(name)
 
     def before_fork(self) -> None:

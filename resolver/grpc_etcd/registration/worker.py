@@ -150,9 +150,9 @@ class Worker:
                 self._thread = start_thread(self._run, name="grpc-etcd-registrar")
                 this_process().take_along(self)
             for claim in claims:
-                self._reconciler.claim((claim,))
-                self._labels[claim.key] = make_label(claim)
+                self._labels[claim.key] = make_label(claim)  # first: Ctrl-C may come in between
                 self._leave_by.pop(claim.key, None)
+                self._reconciler.claim((claim,))
             self._not_before = 0.0  # an earlier failure is no reason for this to wait
             self._changed.notify_all()
 
@@ -201,7 +201,7 @@ class Worker:
         What is being deregistered already has no second time: this waits no longer than that began to.
         """
         with self._changed:
-            begun = [self._leave_by[key] for key in self._reconciler.leaving]
+            begun = [self._leave_by[key] for key in self._reconciler.leaving if key in self._leave_by]
             deadline = min((time.monotonic() + timeout_seconds, *begun))
             self.release(self._reconciler.keys, timeout_seconds)
             gone = self._thread is None or self.wait_until(self._is_done, deadline - time.monotonic())

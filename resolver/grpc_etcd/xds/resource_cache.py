@@ -71,12 +71,18 @@ class ResourceCache:
             woken = self._followers_in(name)
         _wake(woken)
 
-    def remove(self, name: str) -> None:
-        """Take a registry off; what it has put up stays, so that open channels keep their last good set."""
+    def remove(self, name: str, registry: Followable) -> bool:
+        """Take a registry off, if the name is its own; return whether it is.
+
+        What it has put up stays: open channels keep their last set.
+        """
         with self._lock:
-            self._registries.pop(name, None)
+            if self._registries.get(name) is not registry:
+                return False
+            del self._registries[name]
             woken = self._followers_in(name)
         _wake(woken)
+        return True
 
     def leave_behind(self, name: str) -> None:
         """Forget all of a registry that has been removed, as soon as no channel and no stream is left of it."""

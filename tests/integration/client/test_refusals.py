@@ -51,7 +51,7 @@ class Told:
     def close(self) -> None:
         for channel in self.channels:
             channel.close()
-        self.resource_cache.remove(NAME)
+        self.resource_cache.remove(NAME, self)
 
 
 @pytest.fixture

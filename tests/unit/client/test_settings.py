@@ -1,6 +1,7 @@
 """Settings and bootstraps: texts in, values out."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def test_an_applications_bootstrap_keeps_all_it_has() -> None:
     assert made.pop("authorities").keys() == {"a", "etcd"}
     theirs.pop("authorities")
     assert made == theirs
+
+
+def test_faults_reach_another_process_as_they_are() -> None:
+    fault = pickle.loads(pickle.dumps(SettingsError(("no endpoints", "no layout"))))  # noqa: S301 - as multiprocessing
+    assert fault.faults == ("no endpoints", "no layout")
+    assert str(fault) == "no endpoints; no layout"
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", '{"authorities": []}'])

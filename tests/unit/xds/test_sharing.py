@@ -326,7 +326,7 @@ def test_a_closed_registry_is_forgotten_with_its_last_channel_and_stream(resourc
     resource_cache.join(listener, stream)
     known = ServiceResources(clusters={ALL: ()}, reason="known")
     resource_cache.publish(greeter, known)
-    resource_cache.remove("default")
+    resource_cache.remove("default", registry)
     resource_cache.leave_behind("default")
     resource_cache.close_channel(greeter, shares=True)
     assert resource_cache.look_up(greeter) == known, "a stream is left"
