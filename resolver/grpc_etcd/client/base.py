@@ -4,7 +4,6 @@ Nothing starts before the first use, and everything starts again in a forked chi
 """
 
 import abc
-import functools
 import math
 import threading
 import time
@@ -12,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import grpc
 
@@ -37,17 +36,10 @@ from grpc_etcd.xds.service import MethodRoute
 
 ChannelOptions = Sequence[tuple[str, Any]]
 _NO_WISHES = Wishes()
-FollowingT = TypeVar("FollowingT", bound="Following")
 
 
 class Following(abc.ABC):
-    """Follows services and gives channels to them; a subclass says where the news come from.
-
-    What runs for a registry refers to another object with the same state, so that a registry that the program has lost
-    is collected, with a warning. Nothing else changes then: targets that were given away, and registrations, go on.
-    """
-
-    warns_unclosed = True  # False: whoever has it need not close it
+    """Follows services and gives channels to them; a subclass says where the news come from."""
 
     def __init__(self, name: str | None, here: Here) -> None:
         self._process = control_plane.this_process()
@@ -60,14 +52,7 @@ class Following(abc.ABC):
         self._changes = Changes()
         self._closed = False
         self._last_timeouts: Mapping[str, float | None] = {}  # what channels that outlive the registry go by
-        self._inner: Any = self._make_inner()  # of the same class; mypy would take it for a Following
-        self._process.hand_down(self._inner)
-
-    def _make_inner(self) -> Self:
-        """Return another object with the same state, whose end nobody is warned of."""
-        inner: Self = object.__new__(_inner_class(type(self)))
-        inner.__dict__ = self.__dict__
-        return inner
+        self._process.hand_down(self)
 
     def _open(self) -> Any:
         """Open what the feeds of this process share, if they share anything."""
@@ -87,8 +72,7 @@ class Following(abc.ABC):
         self.close()
 
     def __del__(self) -> None:
-        inside = None if getattr(self, "_closed", True) else self._inside
-        if inside and self.warns_unclosed and inside.generation == self._process.forks:
+        if not getattr(self, "_closed", True) and self._inside and self._inside.generation == self._process.forks:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     # Channels
@@ -301,7 +285,7 @@ class Following(abc.ABC):
     def serve_on(self, name: str, resource_cache: ResourceCache) -> None:
         """Answer under that name on the board of a server of one's own."""
         with self._lock:
-            self._enter().show_on(name, resource_cache, self._inner)
+            self._enter().show_on(name, resource_cache, self)
 
     def leave_resource_cache(self, resource_cache: ResourceCache) -> None:
         """Answer there no more: its server has stopped."""
@@ -334,7 +318,7 @@ class Following(abc.ABC):
                 return self._inside
             self._set_aside()
             opened = self._open()
-            running = Running(self.name, self._inner, opened, self.here)
+            running = Running(self.name, self, opened, self.here)
             try:
                 running.start()
                 self._inside = running
@@ -383,8 +367,3 @@ def _wait(
     if in_time and snapshot:
         return snapshot
     raise TimeoutError(followed.explain(timeout_seconds, at_least))
-
-
-@functools.cache
-def _inner_class(kind: type[FollowingT]) -> type[FollowingT]:
-    return type(kind.__name__, (kind,), {"__del__": lambda _: None, "__module__": kind.__module__})

@@ -29,7 +29,6 @@ class _Default:
         with self._lock:
             if self._registry is None or self._registry.closed:
                 self._registry = Registry.from_environ()
-                self._registry.warns_unclosed = False
             return self._registry
 
     def forked(self) -> None:

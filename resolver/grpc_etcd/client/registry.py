@@ -226,7 +226,7 @@ class Registry(WritableRegistry[Registration]):
             if self._closed:
                 raise ValueError(f"{self!r} cannot be used any more")
             if wanted not in self._selections or self._selections[wanted].closed:
-                self._selections[wanted] = SelectedRegistry(self._inner, metadata, self.here)
+                self._selections[wanted] = SelectedRegistry(self, metadata, self.here)
             return self._selections[wanted]
 
     @property
@@ -285,7 +285,6 @@ class Registry(WritableRegistry[Registration]):
         with self._lock:
             if self._static is None:
                 self._static = Registry(static_store(self._static_names), name=f"{self.name}-static")
-                self._static.warns_unclosed = False
             return self._static
 
     def _make_feed(self, service: str, changed: Callable[[], None]) -> StateSource:

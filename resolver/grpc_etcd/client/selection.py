@@ -32,7 +32,6 @@ class SelectedRegistry(Following):
         self._parent = parent
         self.metadata = check_metadata(metadata)
         super().__init__(None, here)
-        self.warns_unclosed = False  # it is closed with the other
 
     @property
     def aio(self) -> "AioSelectedRegistry":

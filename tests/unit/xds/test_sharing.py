@@ -320,13 +320,15 @@ class Stream:
         return True
 
 
-def test_a_closed_registry_is_forgotten_with_its_last_channel_and_stream(resource_cache: ResourceCache) -> None:
+def test_a_closed_registry_is_forgotten_with_its_last_channel_and_stream(
+    resource_cache: ResourceCache, follower: Follower
+) -> None:
     stream, greeter = Stream(), owner("greeter")
     listener = resource_cache.open_channel(greeter, shares=True)
     resource_cache.join(listener, stream)
     known = ServiceResources(clusters={ALL: ()}, reason="known")
     resource_cache.publish(greeter, known)
-    resource_cache.remove("default", registry)
+    resource_cache.remove("default", follower)
     resource_cache.leave_behind("default")
     resource_cache.close_channel(greeter, shares=True)
     assert resource_cache.look_up(greeter) == known, "a stream is left"
