@@ -91,7 +91,7 @@ class Running:
             self._boards = tuple(each for each in self._boards if each[1] is not resource_cache)
 
     def close(self) -> None:
-"""Stop everything. What was published stays for open channels, until another registry has the name."""
+        """Stop everything. What was published stays for open channels, until another registry has the name."""
         shown = ((self._name, self._resource_cache), *self._boards)
         own = tuple(each for each in shown if each[1].remove(each[0], self._registry))
         self.publisher.close()
