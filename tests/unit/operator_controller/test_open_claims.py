@@ -15,6 +15,7 @@ from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.registry.cache import RegistryCache
 from grpc_etcd_operator.telemetry.metrics import Timings
+from tests.unit.operator_controller.test_services import CountedOwners
 from tests.unit.operator_core.conftest import make_raw_service
 
 
@@ -39,26 +40,12 @@ def test_claims_that_are_asked_for_later_are_not_waited_for() -> None:
     assert reconciler.has_open_claims(time.monotonic())
 
 
-class Counted(dict[str, OwnerRecord]):
-    """Owner records that count how many of them are looked at."""
-
-    looked = 0
-
-    def values(self) -> Any:
-        self.looked += len(self)
-        return super().values()
-
-    def __getitem__(self, uid: str) -> OwnerRecord:
-        self.looked += 1
-        return super().__getitem__(uid)
-
-
 class Etcd:
     """A registry as the operator knows it, and who looks for keys in it."""
 
     def __init__(self) -> None:
         self.registry_cache, self.revision = RegistryCache("c1"), 1
-        self.owners = self.registry_cache.owners = Counted()
+        self.owners = self.registry_cache.owners = CountedOwners()
         controller: Any = SimpleNamespace(name="default", registry_cache=self.registry_cache, is_listed=True)
         self.open_claims = OpenClaims(ClusterCache(["default"]), {"default": controller}, {})
 
