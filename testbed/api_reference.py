@@ -42,6 +42,7 @@ _FOR_PARTS = {
     "leave",
     "known_registrars",
     "leave_resource_cache",
+    "let_go_empty",
     "make_binding",
     "pinned",
     "prepare",

@@ -58,6 +58,7 @@ from grpc_etcd.registry.endpoint import MAX_PORT, Endpoint
 from grpc_etcd.registry.escaping import escape_bytes
 from grpc_etcd.registry.layout import Rejected
 from grpc_etcd.registry.snapshot import Snapshot, diff
+from grpc_etcd.xds.admission import MOST_IN_ALL, MOST_PER_CLIENT
 
 LOOK_SECONDS = 0.2  # how soon a change of a registration is reported. Arbitrary
 PROGRAM = "grpc-etcd"
@@ -422,15 +423,34 @@ cli.add_command(check)
     callback=valid_listen,
     help="Address to listen on.",
 )
+@click.option(
+    "--max-services",
+    type=click.IntRange(min=1),
+    default=MOST_IN_ALL,
+    show_default=True,
+    help="How many services all clients together may follow.",
+)
+@click.option(
+    "--max-services-per-client",
+    type=click.IntRange(min=1),
+    default=MOST_PER_CLIENT,
+    show_default=True,
+    help="How many services the clients of one address may follow.",
+)
 @connected
-def ads(connection: Connection, listen: str) -> None:
+def ads(connection: Connection, listen: str, max_services: int, max_services_per_client: int) -> None:
     """Run an xDS server (ADS) for gRPC clients in other languages.
 
     The bootstrap of a client contains the address of this server; its target for the service greeter is xds:///greeter.
     """
     over = stopped_by_signal()
     try:
-        server = serve(listen, connection.registry)
+        server = serve(
+            listen,
+            connection.registry,
+            max_services=max_services,
+            max_services_per_client=max_services_per_client,
+        )
     except RuntimeError as error:
         raise Failure(f"cannot listen on {listen}: {error}") from error
     is_unix = listen.startswith("unix")

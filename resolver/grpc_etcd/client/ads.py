@@ -3,6 +3,7 @@
 import socket
 
 from grpc_etcd.client.base import Following
+from grpc_etcd.xds.admission import MOST_IN_ALL, MOST_PER_CLIENT, Limits
 from grpc_etcd.xds.limits import check_gevent
 from grpc_etcd.xds.names import DEFAULT_REGISTRY
 from grpc_etcd.xds.resource_cache import ResourceCache
@@ -12,7 +13,13 @@ _UNIX = "unix:"
 TAKEN_SECONDS = 1.0  # for which a server may take to accept somebody. Arbitrary
 
 
-def serve(listen: str, registry: Following) -> AdsServer:
+def serve(
+    listen: str,
+    registry: Following,
+    *,
+    max_services: int = MOST_IN_ALL,
+    max_services_per_client: int = MOST_PER_CLIENT,
+) -> AdsServer:
     """Run an xDS server (ADS) for the registry's services on `host:port` or `unix:/path`.
 
     A service is followed once a client requests it. Clients have the address as `server_uri` in their bootstrap; their
@@ -21,6 +28,9 @@ def serve(listen: str, registry: Following) -> AdsServer:
     servers. When the server is started again, its clients keep their endpoints until it has read them from
     etcd, even during an etcd outage; of a `CompoundRegistry` with a part that does not respond, they keep those of
     services of which no other part has an endpoint that can be called.
+
+    All clients together may follow `max_services` services, and those of one address `max_services_per_client`: calls
+    to further ones fail with that reason until there is room.
     """
     check_gevent()
     if listen.startswith(_UNIX) and _is_taken(listen.removeprefix(_UNIX)):
@@ -32,7 +42,14 @@ def serve(listen: str, registry: Following) -> AdsServer:
         registry.leave_resource_cache(resource_cache)
 
     try:
-        return AdsServer(listen, resource_cache, serves_others=True, on_stop=leave)
+        return AdsServer(
+            listen,
+            resource_cache,
+            serves_others=True,
+            limits=Limits(max_services_per_client, max_services),
+            on_left=lambda owner: registry.let_go_empty(owner.service),
+            on_stop=leave,
+        )
     except BaseException:
         leave()
         raise

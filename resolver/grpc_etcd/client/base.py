@@ -292,6 +292,12 @@ class Following(abc.ABC):
         if inside := self._inside:
             inside.hide_from(resource_cache)
 
+    def let_go_empty(self, service: str) -> None:
+        """Follow a service without endpoints no longer if nobody wants it: clients may name any that do not exist."""
+        inside, followed = self._inside, self.find_followed(service)
+        if inside and followed and not (followed.feed.view.snapshot and followed.feed.view.snapshot.endpoints):
+            inside.let_go(followed, 0.0)
+
     def refused(self, service: str, reason: str) -> None:
         """Record that gRPC refused what it was sent about the service."""
         if followed := self.find_followed(service):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from grpc_etcd.discovery.log_limit import LogLimit
 from grpc_etcd.discovery.reasons import OUTAGES, Cause, Facts, Reason, describe_shortfall, explain
 from grpc_etcd.discovery.state import ResolverState
 from grpc_etcd.discovery.subscription import StateSource
@@ -137,6 +138,7 @@ class FollowedService:
         self.last_refusal = ""
         self.needed_at = time.monotonic()
         self.reason = Reason(Cause.NONE, "")
+        self.log_limit = LogLimit(_LOG)  # the publisher's, once it has the service
         self.not_before = 0.0
         self._holders: dict[object, None] = {}
         self._fault = ""
@@ -266,13 +268,15 @@ class FollowedService:
         if self.reason.cause is before.cause:
             return
         if self.reason.cause is Cause.NONE:
-            _LOG.info("%s: recovered (from: %s)", self.name, before.cause, extra={"event": "service_recovered"})
+            self.log_limit.write(
+                logging.INFO, "%s: recovered (from: %s)", self.name, before.cause, event="service_recovered"
+            )
         elif self.reason.cause in OUTAGES and self.feed.view.snapshot:
             _LOG.debug(
                 "%s: %s", self.name, self.reason.text, extra={"event": "service_degraded"}
             )  # the registry has logged it once for all services
         elif self.reason.cause is not Cause.PENDING:
-            _LOG.warning("%s: %s", self.name, self.reason.text, extra={"event": "service_degraded"})
+            self.log_limit.write(logging.WARNING, "%s: %s", self.name, self.reason.text, event="service_degraded")
 
     def pause_after_nothing(self, spent_seconds: float) -> float:
         """Return how long the next look has to wait after one of so many seconds that has brought nothing to send."""
@@ -397,6 +401,7 @@ class Publisher:
         self._has_answered = has_answered
         self._delivery: dict[FollowedService, _Delivery] = {}
         self._names = HostNames(self._names_changed)
+        self._log_limit = LogLimit(_LOG)
         self._condition = threading.Condition()
         self._dirty: dict[FollowedService, None] = {}
         self._services: dict[FollowedService, None] = {}
@@ -417,6 +422,7 @@ class Publisher:
 
     def follow(self, service: FollowedService) -> None:
         """Publish a service from now on, whenever it changes."""
+        service.log_limit = self._log_limit
         self._services[service] = None
 
     def leave(self, service: FollowedService) -> None:

@@ -78,8 +78,14 @@ class Messages(Protocol):
     def is_sending(self) -> bool:
         """Return whether something that was written is not out yet: the client is slow, or does not read."""
 
-    def finish(self) -> None:
-        """End the stream from this side."""
+    def finish(self, exhausted: str = "") -> None:
+        """End the stream from this side; with RESOURCE_EXHAUSTED where the client asks for too much, which is given."""
+
+
+def _note_exhausted(context: grpc.ServicerContext, exhausted: str) -> None:
+    if exhausted:
+        context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+        context.set_details(exhausted)
 
 
 class BatchedMessages:
@@ -91,6 +97,7 @@ class BatchedMessages:
         self._state: Any = requests._state  # noqa: SLF001 - see the module's docstring
         self._call: Any = requests._call  # noqa: SLF001
         self._send = send
+        self._context = context
         self._talker = talker
         self._outbox: deque[bytes] = deque()
         self._is_writing = False
@@ -115,8 +122,9 @@ class BatchedMessages:
         with self._state.condition:
             return self._is_writing or bool(self._outbox)
 
-    def finish(self) -> None:
+    def finish(self, exhausted: str = "") -> None:
         """End the stream from this side."""
+        _note_exhausted(self._context, exhausted)
         with self._state.condition:
             if self._is_active():
                 self._send(None)
@@ -158,8 +166,9 @@ class BatchedMessages:
 class ThreadedMessages:
     """A stream with a thread that reads; the handler's own sends what `sent` gives."""
 
-    def __init__(self, requests: Iterator[bytes], talker: Talker) -> None:
+    def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext, talker: Talker) -> None:
         self._requests = requests
+        self._context = context
         self._talker = talker
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._may_read = threading.Semaphore(0)
@@ -177,8 +186,9 @@ class ThreadedMessages:
         """Return whether something that was written is not taken yet."""
         return not self._outbox.empty()
 
-    def finish(self) -> None:
+    def finish(self, exhausted: str = "") -> None:
         """End the stream from this side."""
+        _note_exhausted(self._context, exhausted)
         self._outbox.put(None)
 
     def sent(self) -> Iterator[bytes]:

@@ -1,7 +1,6 @@
 """The ADS server and clients that misbehave: none costs another anything, and one that does not read no memory."""
 
 import base64
-import contextlib
 import json
 import queue
 import threading
@@ -16,11 +15,12 @@ from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.testing import MemoryRegistry
 from grpc_etcd.xds import wire
+from grpc_etcd.xds.admission import MOST_NAMES
 from grpc_etcd.xds.ads_stream import Refusal
 from grpc_etcd.xds.localities import Dialable, Here
 from grpc_etcd.xds.names import ResourceName, ServiceName
 from grpc_etcd.xds.resource_cache import ResourceCache
-from grpc_etcd.xds.resources import ASSIGNMENT, LISTENER, Socket
+from grpc_etcd.xds.resources import ASSIGNMENT, CLUSTER, LISTENER, Socket
 from grpc_etcd.xds.retries import write_retries
 from grpc_etcd.xds.server import AdsServer, Listener
 from grpc_etcd.xds.service import MethodRoute, ServiceResources, make_service_resources
@@ -127,6 +127,7 @@ class Client:
         self._replies = method(iter(self._said.get, None))
         self.heard: list[bytes] = []
         self.is_over = False
+        self.end: grpc.StatusCode | None = None
         threading.Thread(target=self._listen, daemon=True).start()
 
     def say(self, *messages: bytes) -> None:
@@ -138,8 +139,10 @@ class Client:
         self.say(request(*names, nonce=nonce, refusal=refusal))
 
     def _listen(self) -> None:
-        with contextlib.suppress(grpc.RpcError):
+        try:
             self.heard.extend(self._replies)
+        except grpc.RpcError as error:
+            self.end = error.code()
         self.is_over = True
 
     def close(self) -> None:
@@ -213,6 +216,57 @@ def test_all_services_are_followed_of_a_client_that_names_more_than_are_awaited_
         wait_until(lambda: b"127.0.7.2" in b"".join(client.heard), "news of one of them")
         client.close()
         server.stop()
+
+
+def test_a_client_may_follow_so_many_services_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    names = [f"none-{number}" for number in range(40)]
+    with MemoryRegistry() as registry:
+        registry.set_endpoints("greeter", "127.0.7.1:1")
+        server = serve("127.0.0.1:0", registry, max_services_per_client=30)
+        client, other = Client(server.port), Client(server.port)
+        client.say(request(*names))
+        wait_until(lambda: all(name.encode() in b"".join(client.heard) for name in names), "an answer about each")
+        wait_until(lambda: len(registry.stats()) == 30, "so many are followed")
+        other.say(request("greeter", type_url=CLUSTER))
+        wait_until(lambda: b"lets a client follow 30 services" in b"".join(other.heard), "the reason: it has no room")
+        other.say(request("greeter", nonce="1", type_url=CLUSTER))
+        client.say(request(*names[:10]))
+        wait_until(lambda: "greeter" in registry.stats(), "it is followed once there is")
+        wait_until(lambda: len(other.heard) > 1 and b"lets a client" not in other.heard[-1], "and the reason is gone")
+        for each in (client, other):
+            each.close()
+        server.stop()
+    assert caplog.text.count("Clients ask for more services than are followed") == 1
+
+
+def test_services_that_do_not_exist_are_forgotten_with_the_last_who_asks_for_them() -> None:
+    with MemoryRegistry() as registry:
+        registry.set_endpoints("greeter", "127.0.7.1:1")
+        server = serve("127.0.0.1:0", registry)
+        client, other = Client(server.port), Client(server.port)
+        client.say(request("none-1", "none-2", "greeter", type_url=ASSIGNMENT))
+        other.say(request("none-2", type_url=ASSIGNMENT))
+        wait_until(lambda: b"127.0.7.1" in b"".join(client.heard) and other.heard, "both are answered")
+        client.close()
+        wait_until(lambda: "none-1" not in registry.stats(), "nobody asks for it any more")
+        assert set(registry.stats()) == {"none-2", "greeter"}
+        other.close()
+        wait_until(lambda: set(registry.stats()) == {"greeter"}, "nor for the other")
+        server.stop()
+
+
+@pytest.mark.parametrize("threads", [False, True], ids=["batches", "threads"])
+def test_a_request_with_too_many_names_ends_its_stream(threads: bool) -> None:  # noqa: FBT001 - drawn
+    server = AdsServer("127.0.0.1:0", ResourceCache(), threads=threads, serves_others=True)
+    hostile, other = Client(server.port), Client(server.port)
+    hostile.say(request(*map(str, range(MOST_NAMES + 1))))
+    wait_until(lambda: hostile.is_over, "its end")
+    assert hostile.end is grpc.StatusCode.RESOURCE_EXHAUSTED
+    other.say(request("first"))
+    wait_until(lambda: other.heard, "another is answered")
+    for client in (hostile, other):
+        client.close()
+    server.stop()
 
 
 def test_retries_that_are_too_many_are_refused_where_they_are_given() -> None:
