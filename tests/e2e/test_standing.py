@@ -54,15 +54,17 @@ def kubeconfig_through(proxy: TcpProxy, scene: Scene, folder: Path) -> Path:
 # -- two registries ---------------------------------------------------------------------------------------------------
 
 
-def start_apart(scene: Scene, flag: str, second: Etcd, *, way: str = "", first_flag: str = "") -> None:
+def start_apart(
+    scene: Scene, flag: str, second: Etcd, *, way: str = "", first_flag: str = "", more: tuple[str, ...] = ()
+) -> None:
     """Start a replica that leads in the first registry, and one (its etcd: `way`) that leads in the second."""
     # Somebody of this installation leads in the second registry until the first replica leads in the other.
     value = json.dumps({"identity": "held", "namespaces": [scene.namespace], "selector": ""}).encode()
     held = second.lease(600)
     second.put(f"/grpc-etcd/leader/{scene.cluster}".encode(), value, lease=held)
-    first = scene.start(first_flag or flag, "--leader-ttl=60")  # it goes on leading there while it is frozen
+    first = scene.start(first_flag or flag, "--leader-ttl=60", *more)  # it goes on leading there while it is frozen
     wait_until(lambda: leader_of(scene.client, scene), "the first one leads in the first registry")
-    other = scene.start(flag, etcd=way)
+    other = scene.start(flag, *more, etcd=way)
     wait_until(lambda: len(other.lines("listed")) == 2, "the other one is warm")
     first.process.pause()
     second.revoke(held)

@@ -1,15 +1,20 @@
 """Decides which replica writes statuses, gates and claims: there are several registries, and each has a leader."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from grpc_etcd_operator.controller.registry_controller import RegistryController
+from grpc_etcd_operator.core.services import DEFAULT_REGISTRY
 
 
 class StatusLeader:
-    """Says whether this replica is the one that writes. `controllers` are in the order of the settings."""
+    """Says whether this replica is the one that writes.
 
-    def __init__(self, controllers: Sequence[RegistryController]) -> None:
-        self._controllers = controllers
+    The registries are taken by their names, the default one first, not in the order of the settings: while a change of
+    the settings is rolled out another replica's may differ, and each would leave it to the other.
+    """
+
+    def __init__(self, controllers: Iterable[RegistryController]) -> None:
+        self._controllers = sorted(controllers, key=lambda each: (each.name != DEFAULT_REGISTRY, each.name))
 
     def may_report(self) -> bool:
         """Let one replica report for all registries, once what it knows of each is worth reporting."""
