@@ -6,6 +6,7 @@ whoever reads the output has left: end in silence with 0, as `kubectl get | head
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -28,6 +29,8 @@ OUTPUTS = ("table", "json", "yaml")
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # many times as fast, where libyaml is there
 WIDE = 250  # where there is no terminal, lines are not broken
 STANDARD_OUTPUT = 1
+# Of a disk, a quota or a device: what else is an OSError has nothing to do with the output.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Failure(click.ClickException):
@@ -116,7 +119,7 @@ def print_mapping(data: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def guarded_output() -> Iterator[None]:
-    """End the command in silence when nobody reads its output any more."""
+    """End the command in silence when nobody reads its output any more, and with a sentence when it has no space."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the locale's encoding lacks
@@ -125,6 +128,16 @@ def guarded_output() -> Iterator[None]:
     except BrokenPipeError:
         _silence()
         raise click.exceptions.Exit(0) from None
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        _silence()
+        raise Failure(f"The output cannot be written: {error.strerror}") from error
+
+
+def is_of_output(error: OSError) -> bool:
+    """Return whether an error is that of a write to the output, not of a file that was to be read."""
+    return isinstance(error, BrokenPipeError) or (error.errno in CANNOT_WRITE and error.filename is None)
 
 
 def _silence() -> None:
@@ -133,7 +146,7 @@ def _silence() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
