@@ -1,6 +1,7 @@
 """Fixtures that every tier shares; each process they start has ended when the session has."""
 
 import itertools
+import signal
 from collections.abc import Generator, Iterator
 from http import HTTPStatus
 
@@ -17,6 +18,14 @@ from testbed.process import running_processes
 SHRINKING_SECONDS = 420
 
 register_profiles()
+
+
+def pytest_configure() -> None:
+    # Under nohup, or in the background of a shell, signals are ignored, also by children, to which tests send them.
+    # With a handler that does nothing that is so here, but children start as usual.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

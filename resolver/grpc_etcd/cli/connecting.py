@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from grpc_etcd.cli.etcd_search import UnreachedError
 from grpc_etcd.cli.kubeconfig import AccessError, find_access
 from grpc_etcd.cli.operators_file import OPERATORS_KEYS, parse_operators_file
-from grpc_etcd.cli.printing import OUTPUTS, BadUsage, Failure, is_unwritable
+from grpc_etcd.cli.printing import OUTPUTS, BadUsage, Failure, is_of_output
 from grpc_etcd.cli.reaching import Reach, Search, reaching
 from grpc_etcd.cli.tunnels import LOOPBACK
 from grpc_etcd.client.registry import Registry
@@ -306,7 +306,7 @@ def _explaining(connection: Connection) -> Iterator[None]:
         except EtcdError as error:
             raise Failure(*explain(error, connection.settings), *(each.describe() for each in way)) from error
         except OSError as error:
-            if is_unwritable(error):
+            if is_of_output(error):
                 raise  # see `printing`
             raise Failure(str(error)) from error
 

@@ -29,7 +29,8 @@ OUTPUTS = ("table", "json", "yaml")
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # many times as fast, where libyaml is there
 WIDE = 250  # where there is no terminal, lines are not broken
 STANDARD_OUTPUT = 1
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+# Of a disk, a quota or a device: what else is an OSError has nothing to do with the output.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Failure(click.ClickException):
@@ -92,8 +93,7 @@ def _dump(data: object, *, is_unicode: bool) -> str:
 
 
 def _is_unicode() -> bool:
-    encoding = getattr(sys.stdout, "encoding", "utf-8")  # of a standard output that is closed there is none
-    return encoding.lower() in ("utf-8", "utf8")
+    return sys.stdout.encoding.lower() in ("utf-8", "utf8")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -119,10 +119,7 @@ def print_mapping(data: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def guarded_output() -> Iterator[None]:
-    """End the command in silence when nobody reads its output any more, and with a sentence where it cannot be written.
-
-    OSError of anything else is the commands' own to explain.
-    """
+    """End the command in silence when nobody reads its output any more, and with a sentence when it has no space."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the locale's encoding lacks
@@ -132,21 +129,21 @@ def guarded_output() -> Iterator[None]:
         _silence()
         raise click.exceptions.Exit(0) from None
     except OSError as error:
-        if not is_unwritable(error):
+        if not is_of_output(error):
             raise
         _silence()
         raise Failure(f"the output cannot be written: {error.strerror}") from error
 
 
-def is_unwritable(error: OSError) -> bool:
-    """Return whether an error is about output: its reader has left, or there is no space for it."""
-    return isinstance(error, BrokenPipeError) or error.errno in UNWRITABLE
+def is_of_output(error: OSError) -> bool:
+    """Return whether an error is that of a write to the output, not of a file that was to be read."""
+    return isinstance(error, BrokenPipeError) or (error.errno in CANNOT_WRITE and error.filename is None)
 
 
 def _silence() -> None:
     """Write to nowhere from now on: the interpreter flushes once more when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+    for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:

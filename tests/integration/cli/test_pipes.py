@@ -56,3 +56,20 @@ def test_a_watch_ends_with_its_reader_without_waiting_for_a_change(
 @pytest.mark.parametrize("arguments", [("--help",), ("get", "--help"), ("completion", "bash")])
 def test_help_may_be_cut_short(shell: CommandLine, arguments: Sequence[str]) -> None:
     assert pipe(shell, "true", *arguments) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), ("completion", "bash"), ("ls",), ("check",), ("check", "-o", "json")]
+)
+def test_an_output_that_takes_nothing_is_one_sentence(shell: CommandLine, arguments: Sequence[str]) -> None:
+    shell.put("127.0.9.1:9000")
+    ended = subprocess.run(
+        ["bash", "-c", f"{shlex.join([*COMMAND, *arguments])} > /dev/full"],
+        env=shell.environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "Error: the output cannot be written: No space left on device\n"
