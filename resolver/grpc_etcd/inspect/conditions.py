@@ -18,6 +18,9 @@ CODES: Mapping[str, Code] = {
     "PrefixNotAllowed": Code.PREFIX_NOT_ALLOWED,
     "NameReserved": Code.NAME_RESERVED,
     "NameTaken": Code.NAME_TAKEN,
+    "ServiceNotFound": Code.SERVICE_NOT_FOUND,
+    "ServiceUnusable": Code.SERVICE_UNUSABLE,
+    "ServicesUnreadable": Code.SERVICES_UNREADABLE,
     "UnknownRegistry": Code.UNKNOWN_REGISTRY,
     "PortNotFound": Code.NO_PORT,
     "NoPods": Code.NO_PODS,
@@ -89,9 +92,9 @@ def _find_writer(service: ServiceFacts, _message: str) -> str:
     return shlex.join(("grpc-etcd", "get", service.registry_name))
 
 
-def _may_list_pods(service: ServiceFacts, _message: str) -> str:
+def _may_list(resource: str) -> Callable[[ServiceFacts, str], str]:
     account = "system:serviceaccount:grpc-etcd:grpc-etcd-operator"
-    return kubectl(service.namespace, "auth", "can-i", "list", "pods", "--as", account)
+    return lambda service, _: kubectl(service.namespace, "auth", "can-i", "list", resource, "--as", account)
 
 
 def _see_log(_service: ServiceFacts, _message: str) -> str:
@@ -107,7 +110,10 @@ REMEDIES: Mapping[Code, Callable[[ServiceFacts, str], str]] = {
     Code.UNKNOWN_REGISTRY: _use_known_registries,
     Code.KEY_TAKEN: _find_writer,
     Code.KEY_SHARED: lambda service, _: kubectl(service.namespace, "get", "grpcservices", "-o", "wide"),
-    Code.PODS_UNREADABLE: _may_list_pods,
+    Code.PODS_UNREADABLE: _may_list("pods"),
+    Code.SERVICES_UNREADABLE: _may_list("services"),
+    Code.SERVICE_NOT_FOUND: lambda service, _: kubectl(service.namespace, "get", "services"),
+    Code.SERVICE_UNUSABLE: lambda service, _: kubectl(service.namespace, "get", "services", "-o", "wide"),
     Code.RATE_LIMITED: lambda service, _: kubectl(service.namespace, "get", "pods,grpcservices", "--watch"),
     Code.REGISTRY_UNAVAILABLE: _see_log,
     Code.NO_LEADER: _see_log,
