@@ -23,7 +23,7 @@ REMEDY = (
     "existing keys stay; {}, or give spec.selector instead of spec.serviceRef; to delete the keys set enable: false"
 )
 UNREADABLE = (
-    "the Services of namespace {} are not known: {}; allow the operator's ServiceAccount to get, list and watch "
+    "the Services of namespace {} are not known: {}; allow the operator's ServiceAccount to list and watch "
     "services there (the chart's Role or ClusterRole does); until then existing keys stay and no Service is followed"
 )
 
