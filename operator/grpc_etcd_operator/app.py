@@ -64,8 +64,9 @@ EXIT_UNUSABLE = 2
 GRANT_SECONDS = 0.5  # for which a replica that hands over waits for claims that it is writing. Arbitrary
 CLUSTER_SECONDS = 30.0  # a file of certificates is read so often
 # Open files: some for etcd and the health port, and for each namespace watches, lists and probes, of which those of
-# before an outage of the API server may still be open (3,700 with 300 namespaces).
-FILES, FILES_PER_NAMESPACE = 200, 13
+# before an outage of the API server may still be open (3,700 with 300 namespaces), and half as many again where
+# GrpcServices name Services.
+FILES, FILES_PER_NAMESPACE = 200, 19
 MOST_FILES = 1 << 20  # what containers commonly may have. Arbitrary
 
 
