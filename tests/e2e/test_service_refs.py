@@ -11,7 +11,7 @@ from testbed.kubelet import Pod
 from testbed.replica import Replica
 from tests.e2e.conftest import API_VERSION, Scene
 from tests.e2e.front import Front
-from tests.e2e.test_namespaces import RULES, make_account, set_rules
+from tests.e2e.test_namespaces import RULES, make_account, make_other, set_rules
 
 REF = {"serviceRef": {"name": "cart"}}
 SERVICES_RULE = {"apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"]}
@@ -174,6 +174,22 @@ def test_a_right_to_services_that_goes_and_comes_back_costs_no_key(scene: Scene)
     scene.registry.wait_addresses(*(pod.address for pod in (*pods, late)))
     scene.wait_condition("Accepted", "True", "Accepted")
     assert before.items() <= births(scene).items()
+
+
+def test_services_that_may_not_be_read_in_one_namespace_are_followed_in_the_other(scene: Scene) -> None:
+    other = make_other(scene)
+    kubeconfig = make_account(scene, scene.namespace, other)
+    set_rules(scene, scene.namespace, [*RULES, SERVICES_RULE])
+    scene.start(f"--namespace={other}", kubeconfig=kubeconfig).wait_leading()
+    serve(scene)
+    scene.apply(**REF)
+    scene.apply("theirs", other, **REF)
+    scene.wait_condition("Accepted", "Unknown", "ServicesUnreadable", "theirs", other)
+    pod = scene.pod()
+    scene.registry.wait_addresses(pod.address)
+    delete(scene)
+    scene.wait_condition("Accepted", "False", "ServiceNotFound")
+    assert scene.registry.addresses() == [pod.address]
 
 
 def test_services_that_never_answer_hold_up_nobody(scene: Scene) -> None:

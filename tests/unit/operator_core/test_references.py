@@ -214,6 +214,8 @@ def test_a_late_deletion_is_of_no_service_that_came_in_its_place() -> None:
     assert known.forget(target("old")) == ()
     assert known.resolve(naming()).spec
     assert known.forget(target("new")) == ("s1",)
+    known.forget_service("s1")
+    assert repr(known) == "<References services=0 named=0>"
 
 
 def test_what_may_not_be_read_is_judged_no_more_until_it_may() -> None:
