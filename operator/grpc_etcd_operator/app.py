@@ -36,6 +36,7 @@ from grpc_etcd_operator.controller.safeguard import Safeguard
 from grpc_etcd_operator.controller.status_leader import StatusLeader
 from grpc_etcd_operator.controller.status_queue import StatusQueue
 from grpc_etcd_operator.controller.status_writer import StatusWriter
+from grpc_etcd_operator.controller.targets import TargetWatch
 from grpc_etcd_operator.controller.verify import wait_synced
 from grpc_etcd_operator.controller.watches import Watches
 from grpc_etcd_operator.core.claims import Rules, parse_etcds
@@ -43,7 +44,7 @@ from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, make_identity
 from grpc_etcd_operator.core.standing import Store, find_unready
 from grpc_etcd_operator.isolation import Isolation, supervise
-from grpc_etcd_operator.kube.client import Client
+from grpc_etcd_operator.kube.client import TARGETS, Client
 from grpc_etcd_operator.kube.cluster import find_cluster
 from grpc_etcd_operator.kube.connecting import Connection, NoClusterError
 from grpc_etcd_operator.kube.freshness import Freshness
@@ -63,8 +64,9 @@ EXIT_UNUSABLE = 2
 GRANT_SECONDS = 0.5  # for which a replica that hands over waits for claims that it is writing. Arbitrary
 CLUSTER_SECONDS = 30.0  # a file of certificates is read so often
 # Open files: some for etcd and the health port, and for each namespace watches, lists and probes, of which those of
-# before an outage of the API server may still be open (3,700 with 300 namespaces).
-FILES, FILES_PER_NAMESPACE = 200, 13
+# before an outage of the API server may still be open (3,700 with 300 namespaces), and half as many again where
+# GrpcServices name Services.
+FILES, FILES_PER_NAMESPACE = 200, 19
 MOST_FILES = 1 << 20  # what containers commonly may have. Arbitrary
 
 
@@ -244,6 +246,7 @@ class Operator:
             *parts, scope, safeguard.note_missing, unreadable, isolation, left_out, self._deletions
         )
         self._watches = Watches(settings, connection, *parts, self._freshness, self._resync, isolation, on_signal)
+        self._target_watch = TargetWatch(settings.namespaces, connection, self._reconciler, isolation, on_signal)
         is_crd_missing = self._watches.is_crd_missing
         reading = Reading(self._reconciler, self._freshness, self._registries, client.server, is_crd_missing)
         self.dry_run = DryRun(reading, self._resync, self._read, cluster)
@@ -298,7 +301,7 @@ class Operator:
                 runs = {f"registry {controller.name}": controller.run for controller in self._controllers.values()}
                 runs |= {"resync": self._resync.run, "status": self._reporter.run}
                 runs |= {"Pods": self._watches.watch_pods, "GrpcServices": self._watches.watch_services}
-                runs |= {"probe": self._watches.probe}
+                runs |= {"Services": self._target_watch.run, "probe": self._watches.probe}
                 runs |= {
                     "sight": self._reporter.look_at_sight,
                     "claims": self._granter.run,
@@ -336,6 +339,7 @@ class Operator:
         self._reconciler.grants_in_memory = True
         runs |= {"resync": self._resync.run, "deletions": self._resync.judge_deletions, "probe": self._watches.probe}
         runs |= {"Pods": self._watches.watch_pods, "GrpcServices": self._watches.watch_services}
+        runs |= {"Services": self._target_watch.run}
         parts = [asyncio.create_task(supervise(part, run, self._isolation)) for part, run in runs.items()]
         try:
             yield
@@ -401,6 +405,11 @@ class Operator:
             expiry = TlsFigures(certificate_expiry_timestamp_seconds=dict(expiries(registry.ca, registry.cert)))
             yield from read_samples(expiry, name)
 
+    def _targets_age(self) -> dict[str, float]:
+        """Return the age of the last event of Services, where they are watched."""
+        freshness = self._target_watch.freshness
+        return {TARGETS: freshness.event_age(TARGETS)} if freshness.streams else {}
+
     def _figures(self) -> Figures:
         reconciler, freshness = self._reconciler, self._freshness
         return Figures(
@@ -414,7 +423,7 @@ class Operator:
             waiting_gates=self._gates.count_waiting(time.time()),
             not_accepted=reconciler.count_refusals(),
             unexpected_errors=self._isolation.counts,
-            last_event_age_seconds={resource: freshness.event_age(resource) for resource in (PODS, SERVICES)},
+            last_event_age_seconds={each: freshness.event_age(each) for each in (PODS, SERVICES)} | self._targets_age(),
             kubernetes_unavailable_seconds=freshness.blind_seconds(),
             unreadable_namespaces=len(freshness.unreadable()),
         )

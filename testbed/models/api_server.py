@@ -23,14 +23,15 @@ from testbed.models.wires import OUTSIDE, Wire
 Object = dict[str, Any]
 GROUP, VERSION = "grpc-etcd.dev", "v1alpha1"
 PODS, SERVICES, EVENTS, NAMESPACES = "pods", "grpcservices", "events", "namespaces"
+TARGETS = "services"  # Kubernetes' own, which GrpcServices name
 BOOKMARK_SECONDS = 60.0
 LAST_BOOKMARK_SECONDS = 2.0  # so long before a watch ends it is told another one
 LONGEST_WATCH_SECONDS = 1800.0
 FIRST_VERSION = 1000
 WHOLE = "\0"  # of a label requirement: any value
-KINDS = {PODS: ("v1", "Pod"), SERVICES: (f"{GROUP}/{VERSION}", "GrpcService")}
+KINDS = {PODS: ("v1", "Pod"), TARGETS: ("v1", "Service"), SERVICES: (f"{GROUP}/{VERSION}", "GrpcService")}
 ROOTS = {
-    "/api/v1": (PODS, EVENTS, NAMESPACES),
+    "/api/v1": (PODS, TARGETS, EVENTS, NAMESPACES),
     "/apis/events.k8s.io/v1": (EVENTS,),
     f"/apis/{GROUP}/{VERSION}": (SERVICES,),
 }
@@ -40,6 +41,7 @@ CLUSTER_SCOPED = ("Namespace", "CustomResourceDefinition")
 CORE = [
     (PODS, "Pod", VERBS),
     ("pods/status", "Pod", ["get", "patch", "update"]),
+    (TARGETS, "Service", VERBS),
     (NAMESPACES, "Namespace", VERBS),
     (EVENTS, "Event", VERBS),
 ]
@@ -204,7 +206,7 @@ class ApiServerModel:
         self.unanswered = 0  # so many requests for a watch are never answered
         self.on_change: Callable[[Change], None] | None = None
         self.events: list[Object] = []
-        self._objects: dict[str, dict[tuple[str, str], Object]] = {PODS: {}, SERVICES: {}}
+        self._objects: dict[str, dict[tuple[str, str], Object]] = {PODS: {}, TARGETS: {}, SERVICES: {}}
         self._changes: list[Change] = []
         self._pages: dict[str, tuple[int, list[Object]]] = {}
         self.kube_system = str(uuid.uuid4())
@@ -261,10 +263,11 @@ class ApiServerModel:
         self._changes.clear()
         self._pages.clear()
 
-    def end_watches(self) -> None:
-        """End all watches in order, as an API server does now and then."""
+    def end_watches(self, *resources: str) -> None:
+        """End all watches in order, or those of some resources, as an API server does now and then."""
         for watch in tuple(self.watches):
-            watch.finish()
+            if not resources or watch.resource in resources:
+                watch.finish()
 
     def backup(self) -> tuple[int, Any]:
         """Return all that there is."""
@@ -283,9 +286,7 @@ class ApiServerModel:
         for namespace, name in tuple(self._objects[SERVICES]):
             self.delete(SERVICES, namespace, name)
         self.is_crd_served = self.is_crd_kept = False
-        for watch in tuple(self.watches):
-            if watch.resource == SERVICES:
-                watch.finish()
+        self.end_watches(SERVICES)
 
     def create_crd(self) -> None:
         """Bring it back."""

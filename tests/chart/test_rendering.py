@@ -190,7 +190,7 @@ def test_the_role_allows_exactly_what_the_operator_does() -> None:
     assert everywhere == {
         ("pods", "get"), ("pods", "list"), ("pods", "watch"), ("pods/status", "patch"),
         ("grpcservices", "get"), ("grpcservices", "list"), ("grpcservices", "watch"), ("grpcservices/status", "patch"),
-        ("events", "create"), ("namespaces", "get"),
+        ("services", "list"), ("services", "watch"), ("events", "create"), ("namespaces", "get"),
     }  # fmt: skip
     assert rules(render(NAMESPACED), "Role") == everywhere - {("namespaces", "get")}
     assert ("namespaces", "get") not in rules(render(ETCD | {"clusterId": "prod-1"}), "ClusterRole")

@@ -67,7 +67,8 @@ class Scene:
 
     def apply(self, name: str = "greeter", namespace: str = "", /, **spec: Any) -> Object:
         """Create or change a GrpcService."""
-        spec.setdefault("selector", {"matchLabels": {"app": "greeter"}})
+        if "serviceRef" not in spec:
+            spec.setdefault("selector", {"matchLabels": {"app": "greeter"}})
         metadata = {"name": name, "namespace": namespace or self.namespace}
         return self.api.client.apply(
             {"apiVersion": API_VERSION, "kind": "GrpcService", "metadata": metadata, "spec": spec}

@@ -26,6 +26,10 @@ class AllSeen:
         """Return that no claim is waited for."""
         return False
 
+    def awaits_services(self) -> bool:
+        """Return that no Service is named that is unknown."""
+        return False
+
     def sources(self, uid: str) -> Iterable[str]:
         """Name one GrpcService for each unit."""
         return [f"service of {uid}"]

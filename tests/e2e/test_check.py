@@ -360,6 +360,9 @@ def test_manifests_are_checked_before_they_are_applied(scene: Scene, checker: Ch
 # Changes of a manifest: what the API server refuses has an error, what it takes has none.
 REFUSED: list[Any] = [
     {"selector": {}},
+    {"selector": None},
+    {"serviceRef": {"name": "cart"}},
+    *({"selector": None, "serviceRef": each} for each in ({}, {"name": "Cart"}, {"name": "c" * 64}, {"names": "c"})),
     *({"port": each} for each in (0, 65_536, "GRPC", "80", "", "-a", True, 1.5, "a" * 16)),
     *({"weight": each} for each in (-1, 10_001, "5", True)),
     {"selector": {"matchLabels": {}}},
@@ -392,6 +395,7 @@ REFUSED: list[Any] = [
     {"routes": [{"id": "r", "method": "/a.B/C", "addresses": {"a" * 260: 1}}]},
 ]
 TAKEN: list[Any] = [
+    {"selector": None, "serviceRef": {"name": "1-cart"}},
     *({"port": each} for each in (1, 65_535, "grpc", "a-1", "1a")),
     *({"weight": each} for each in (0, 10_000)),
     {"selector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["greeter"]}]}},
@@ -415,7 +419,8 @@ def test_manifests_are_judged_as_the_api_server_judges_them(scene: Scene, checke
 
 
 def manifest(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
-    whole = {"selector": {"matchLabels": {"app": "greeter"}}} | spec
+    given = {"selector": {"matchLabels": {"app": "greeter"}}} | spec
+    whole = {name: value for name, value in given.items() if value is not None}
     metadata = {"name": name, "namespace": namespace}
     return {"apiVersion": "grpc-etcd.dev/v1alpha1", "kind": "GrpcService", "metadata": metadata, "spec": whole}
 

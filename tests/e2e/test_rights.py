@@ -34,6 +34,8 @@ class Right(NamedTuple):
 
 RIGHTS = [
     *(Right(verb, resource) for resource in ("pods", "grpcservices") for verb in ("get", "list", "watch")),
+    Right("list", "services"),
+    Right("watch", "services"),
     Right("patch", "pods/status"),
     Right("patch", "grpcservices/status"),
     Right("create", "events"),
@@ -105,7 +107,7 @@ class Trial:
         """Have a gated Pod served, a GrpcService reported, a Pod deleted while nobody looks, a GrpcService deleted."""
         scene, registry = self.scene, self.scene.registry
         scene.apply()
-        scene.apply("broken", registries=["nowhere"])
+        scene.apply("broken", registries=["nowhere"], serviceRef={"name": "greeter"})
         gated, plain = scene.pod(gates=[GATE]), scene.pod()
         self.replica.start()
         self.until(lambda: registry.addresses() == sorted([gated.address, plain.address]), "both Pods are served")

@@ -11,8 +11,9 @@ from grpc_etcd.etcd import Deleted, Event, Put
 from grpc_etcd_operator.core.leases import lease_id
 from testbed.models.api_server import PODS, SERVICES, ApiServerModel, Change, Object
 from testbed.models.etcd_server import EtcdModel
-from tests.e2e.model.oracle import EVIL, GATE, expected, gates_due, statuses
+from tests.e2e.model.oracle import EVIL, GATE, expected, gates_due, reason_of, statuses
 from tests.simulation import claims
+from tests.simulation.targets import LACKING, Selections
 from tests.simulation.tenant import ADDRESS, PARKED
 from tests.simulation.timeline import Timeline
 
@@ -57,6 +58,7 @@ class Checks:
         self.faults: list[str] = []
         self._wanted_since: dict[str, float] = {}
         self._changed_at = 0.0
+        self._selections = Selections(api)
         self.strangers: set[bytes] = set()  # keys that nobody of ours has put
         self._excused_until = 0.0
         self._crd_until = 0.0
@@ -125,6 +127,12 @@ class Checks:
         services = [each for each in self._services() if each["metadata"]["name"] != but_for]
         if gates := gates_due(services, self._api.all(PODS), GATE):
             self._fault(f"{when} gates are closed: {gates}")
+
+    def demand_reason(self, when: str, name: str, reason: str) -> None:
+        """Take it for a fault that a GrpcService is not said to be refused for a reason."""
+        found = next(each for each in self._services() if each["metadata"]["name"] == name)
+        if (said := reason_of(found, "Accepted")) != reason:
+            self._fault(f"{when} {name} is {said}, not {reason}")
 
     def demand_synced(self, when: str) -> None:
         """Take it for a fault that the synced key is not there now."""
@@ -221,7 +229,7 @@ class Checks:
         """Give the GrpcServices that are to be written: not the hostile tenant's, nor those that it keeps out."""
         held = self._api.all(SERVICES)
         mine = [each for each in held if claims.namespace_of(each) != EVIL]
-        return [each for each in mine if not claims.is_kept_out(each, held)]
+        return self._selections.resolve(each for each in mine if not claims.is_kept_out(each, held))
 
     def _evil_keys(self) -> list[str]:
         """Give all keys that lead to the hostile tenant."""
@@ -252,7 +260,7 @@ class Checks:
     def _untold(self) -> dict[str, Any]:
         """Say which gates and statuses are not yet as they ought to be."""
         found: dict[str, Any] = {}
-        services, pods = self._api.all(SERVICES), self._api.all(PODS)
+        services, pods = self._selections.resolve(self._api.all(SERVICES)), self._api.all(PODS)
         if gates := gates_due(services, pods, GATE):
             found["gates"] = gates
         return found | statuses(services, pods)
@@ -272,3 +280,4 @@ def _slips(spec: Object) -> Iterable[bool]:
     yield spec.get("port") == UNKNOWN_PORT
     yield UNKNOWN_REGISTRY in spec["registries"]
     yield spec.get("prefix") == REFUSED_PREFIX
+    yield spec.get(LACKING, False)

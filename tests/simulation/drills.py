@@ -372,6 +372,42 @@ class Drills:
         self._world.excuse()
         self._world.etcd.delete(first)  # as in `_lose_history`
 
+    def _choose_reference(self) -> str:
+        """Give a service that is switched on and names a Service, which there is."""
+        named = [each for each in self._shuffled_services() if each in self._world.targets.names]
+        return named[0] if named else ""
+
+    async def drill_service_goes_in_a_gap(self) -> None:
+        """Let a Service go while nobody watches, and a replica begin that has never seen it, before it comes back."""
+        if not (name := self._choose_reference()):
+            return
+        self._world.api.end_watches()
+        self._world.targets.delete(name)
+        self._world.api.compact()
+        await asyncio.sleep(SOON_SECONDS)
+        self._world.checks.demand_reason(f"{SOON_SECONDS:g} s after its Service went", name, "ServiceNotFound")
+        self._world.kubelet.add(name, seconds=1.0)
+        await self._world.incidents.operator_is_restarted()
+        await asyncio.sleep(SOON_SECONDS)
+        self._world.targets.create(name)
+        await asyncio.sleep(SOON_SECONDS)
+        self._world.checks.demand_keys(f"{SOON_SECONDS:g} s after its Service came back")
+
+    async def drill_services_may_not_be_read(self) -> None:
+        """Take the right to Services away: who names one keeps what it has, and all else goes on."""
+        if not (name := self._choose_reference()):
+            return
+        self._world.targets.target_may_not_be_read()
+        await asyncio.sleep(UNSEEN_SECONDS + SOON_SECONDS)
+        self._world.kubelet.add(name, seconds=1.0)
+        self._add_pod(seconds=1.0)
+        await asyncio.sleep(LONG_SECONDS)
+        when = f"{LONG_SECONDS:g} s after the right to Services was taken away"
+        self._world.checks.demand_keys(when)
+        self._world.checks.demand_synced(when)
+        self._world.checks.demand_reason(when, name, "ServicesUnreadable")
+        self._world.api.forbidden.clear()
+
     async def drill_leaves_the_scope(self) -> None:
         """Let a Pod lose the label by which the operator finds it, and get it back soon."""
         await self._world.incidents.pod_leaves_the_scope()

@@ -234,6 +234,32 @@ MUTANTS = (
             "        self._kept = {address: endpoint for address, endpoint in self._kept.items() if not confirmed",
         ),
     ),
+    # Services that GrpcServices name
+    _mutant(
+        "missing-service-selects-nobody",
+        (
+            "    return service.without_target(*taken) if spec.enable else service.with_target(NOBODY, None)\n",
+            "    return service.with_target(NOBODY, None)\n",
+        ),
+    ),
+    _mutant(
+        "service-that-goes-unseen-stays",
+        (
+            "        gone = [uid for each in missing if each.uid not in listed for uid in self.forget(each)]\n",
+            "        gone = [uid for each in missing if not each.uid for uid in self.forget(each)]\n",
+        ),
+    ),
+    _mutant(
+        "who-sees-no-services-is-blind",
+        (
+            "            self._freshness.blind_seconds,\n            self._freshness.is_behind,\n",
+            (
+                "            lambda: max(each.blind_seconds() for each in"
+                " (self._freshness, self._target_watch.freshness) if each.streams),\n"
+                "            self._freshness.is_behind,\n"
+            ),
+        ),
+    ),
     # Pods
     _mutant(
         "lost-node-is-not-seen",

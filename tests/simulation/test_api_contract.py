@@ -20,7 +20,7 @@ from grpc_etcd_operator.kube.pages import Event, Page
 from testbed.apiserver import ApiServer
 from testbed.conditions import existing, until
 from testbed.kubernetes_api import STRATEGIC
-from testbed.models.api_server import PODS, SERVICES, ApiServerModel
+from testbed.models.api_server import KINDS, PODS, SERVICES, TARGETS, ApiServerModel
 from testbed.models.http_channel import ModelConnector
 from testbed.models.wires import Wire
 
@@ -65,7 +65,7 @@ class RealWorld:
         self._server.client.delete(self._item(resource, name), grace_seconds=0)
 
     def _item(self, resource: str, name: str) -> Object:
-        version, kind = ("v1", "Pod") if resource == PODS else ("grpc-etcd.dev/v1alpha1", "GrpcService")
+        version, kind = KINDS[resource]
         return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": "default"}}
 
 
@@ -80,7 +80,8 @@ class ModelWorld:
         return aiohttp.ClientSession(connector=ModelConnector(self.model, wire), headers={"Authorization": "Bearer me"})
 
     def create(self, item: Object) -> Object:
-        return self.model.create(PODS if item["kind"] == "Pod" else SERVICES, item)
+        (resource,) = (each for each, (_, kind) in KINDS.items() if kind == item["kind"])
+        return self.model.create(resource, item)
 
     def set_status(self, pod: str, status: Object) -> Object:
         return self.model.update(PODS, "default", pod, lambda item: item.setdefault("status", {}).update(status))
@@ -335,3 +336,18 @@ async def test_what_is_served(client: Client) -> None:
 async def test_what_is_not_served(world: World) -> None:
     async with opened(world) as session, session.get(f"{world.url}/apis/nobody.dev/v1/things") as reply:
         assert reply.status == 404
+
+
+async def test_services_are_listed_as_what_is_taken_of_them(world: World, client: Client, name: str) -> None:
+    spec = {"selector": {"app": name}, "ports": [{"name": "grpc", "port": 80, "targetPort": "api"}]}
+    metadata = {"name": name, "namespace": "default"}
+    made = world.create({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+    for namespace in ("", "default"):
+        pages = [page async for page in client.list_services(namespace)]
+        (found,) = [each for page in pages for each in page.items if each.name == name]
+        assert (found.uid, found.namespace, found.port) == (made["metadata"]["uid"], "default", "api")
+        assert found.selector.labels == (("app", name),)
+        assert int(pages[-1].version) >= int(made["metadata"]["resourceVersion"])
+    assert int(await client.probe(TARGETS, "default"))
+    world.delete(TARGETS, name)
+    assert name not in [each.name async for page in client.list_services("") for each in page.items]

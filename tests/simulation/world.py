@@ -19,11 +19,13 @@ from tests.simulation.drills import Drills
 from tests.simulation.incidents import CLUSTER, SERVICE_NAMES, Event, Incidents
 from tests.simulation.players import NAMESPACE, Kubelet, Replica
 from tests.simulation.readers import OPERATOR, READER, RIGHTS, STRANGER, History, ServiceReader
+from tests.simulation.targets import Targets
 from tests.simulation.tenant import ALLOWED, Tenant
 from tests.simulation.timeline import Timeline
 
 REPLICAS = ("one", "two")
 SPARES = 0.3  # the share of worlds with a second registry. Arbitrary
+REFERS = 0.5  # the share of GrpcServices that name a Service. Arbitrary
 REGISTRIES = {"beta": [DEFAULT_REGISTRY, SPARE_REGISTRY], "gamma": [SPARE_REGISTRY]}
 
 
@@ -53,6 +55,8 @@ class World:
         self.kubelet = Kubelet(self.api)
         self.checks = checks(self.api, self.etcd, timeline)
         self.tenant, self.incidents = Tenant(self), Incidents(self)
+        own = random.Random(f"references {seed}")
+        self.targets = Targets(self, [name for name in SERVICE_NAMES if own.random() < REFERS])
         self._watched_by = self.chance.choice(["direct", "kopf"])
         self.likely = self._draw_likely()
         self.drills = Drills(self, CLUSTER)
@@ -141,6 +145,7 @@ class World:
     def begin(self) -> None:
         """Let there be some services, Pods and both replicas."""
         self.tenant.begin()
+        self.targets.heal()
         for name in SERVICE_NAMES[:2]:
             self.create_service(name)
             for number in range(3):
@@ -159,7 +164,7 @@ class World:
     @property
     def events(self) -> dict[str, Event]:
         """Everything that may happen, by name."""
-        return self.incidents.events | self.tenant.events
+        return self.incidents.events | self.tenant.events | (self.targets.events if self.targets.names else {})
 
     def _draw_likely(self) -> list[str]:
         """Draw what may happen here: few kinds of events that meet often find more than many that seldom do."""
@@ -234,6 +239,7 @@ class World:
         self.timeline.note("world", "all is healed")
         self._end_strangers()
         self.tenant.heal()
+        self.targets.heal()
         self.reader.wire.heal()
         for service in self.services:
             self.api.update(SERVICES, NAMESPACE, service["metadata"]["name"], self._mend)
@@ -263,7 +269,9 @@ class World:
     def create_service(self, name: str, spec: Object | None = None, namespace: str = NAMESPACE) -> None:
         """Create a GrpcService that selects the Pods of its name, if nothing else is said."""
         metadata = {"name": name, "namespace": namespace}
-        wanted = {"selector": {"matchLabels": {"app": name}}, "registries": self._registries_of(name), **(spec or {})}
+        refers = name in self.targets.names and namespace == NAMESPACE
+        selection = {"serviceRef": {"name": name}} if refers else {"selector": {"matchLabels": {"app": name}}}
+        wanted = {**selection, "registries": self._registries_of(name), **(spec or {})}
         self.api.create(SERVICES, {"metadata": metadata, "spec": wanted})
 
     def _registries_of(self, name: str) -> list[str]:

@@ -166,6 +166,8 @@ class DryRun:
         listed = all(controller.is_listed and controller.writer.has_judged_all for controller in controllers)
         if not (listed and self._reconciler.has_seen_all() and self._resync.has_checked_owners):
             return False
+        if self._reconciler.awaits_services():
+            return False
         return all(controller.writer.has_read_all for controller in controllers)
 
     def fault(self) -> str | None:

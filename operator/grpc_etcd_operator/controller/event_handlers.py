@@ -16,6 +16,7 @@ from typing import Any
 from grpc_etcd_operator.controller.crd_return import CrdReturn
 from grpc_etcd_operator.controller.deletions import Deletions
 from grpc_etcd_operator.controller.gates import Gates, is_serving_for
+from grpc_etcd_operator.controller.named_services import NamedServices
 from grpc_etcd_operator.controller.open_claims import GRANT_SECONDS, OpenClaims
 from grpc_etcd_operator.controller.outcomes import Outcome
 from grpc_etcd_operator.controller.registry_controller import RegistryController
@@ -107,6 +108,7 @@ class EventHandlers:
         self.statuses, self.claims = statuses or StatusQueue(cluster_cache), claims or asyncio.Event()
         self.deletions = deletions or Deletions()
         self.cluster_cache, self.endpoint_counts = cluster_cache, EndpointCounts()
+        self.named_services = NamedServices(cluster_cache.references)
         self.controllers: dict[str, RegistryController] = {} if controllers is None else controllers
         self.complete: set[str] = set()
         self.unlisted: dict[str, frozenset[str]] = {}  # by resource: namespaces of which nothing is known
@@ -248,9 +250,15 @@ class EventHandlers:
     def _take_service(self, service: GrpcService) -> set[str]:
         self.crd_return.note(service.reference)
         concerned = self.cluster_cache.note_service(service)
+        self.named_services.note(service)
         if self.crd_return.is_awaited:  # and no more, perhaps, in its namespace, which gates there have waited for
             self._consider_gates(self.cluster_cache.pods_in(service.namespace))
         return concerned
+
+    def follow_reference(self, uid: str) -> None:
+        """Record that the Service which a GrpcService names is another, or that more or less is known of it."""
+        if service := self.cluster_cache.services.get(uid):
+            self._pass_on_service(service)
 
     def note_written(self, raw: Mapping[str, Any]) -> None:
         """Take the answer to a status that we have written: what comes now is older, what has come may be newer."""
@@ -470,6 +478,10 @@ class EventHandlers:
     def has_open_claims(self, moment: float) -> bool:
         """Return whether GrpcServices that asked for claims by a moment (monotonic) wait for a grant in progress."""
         return self.open_claims.are_open(moment)
+
+    def awaits_services(self) -> bool:
+        """Return whether Services that GrpcServices name were never listed, so that not all is known that is wanted."""
+        return self.named_services.are_awaited()
 
     def units(self) -> list[str]:
         """Name all Pods and GrpcServices that there are."""

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from grpc_etcd_operator.core.cluster import ASKING, ClusterCache
+from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.counts import EndpointCounts
 from grpc_etcd_operator.core.gates import Claimant, Gate, judge_gate
 from grpc_etcd_operator.core.pods import Pod
-from grpc_etcd_operator.core.reasons import HARMLESS
+from grpc_etcd_operator.core.reasons import HARMLESS, Reason
 from grpc_etcd_operator.core.services import GrpcService
 
 SERVICES = "grpcservices"
@@ -74,8 +74,8 @@ class Gates:
         registries = self._known.cluster_cache.registries_for(service.uid, pod)
         verdict = self._known.cluster_cache.verdict(service.uid)
         if not registries:
-            is_asking = verdict is ASKING
-            return Claimant(service.reference, *(() if is_asking else (verdict.reason, verdict.message)))
+            is_pending = verdict.reason is Reason.PENDING
+            return Claimant(service.reference, *(() if is_pending else (verdict.reason, verdict.message)))
         if self._known.endpoint_counts.is_registered(pod.uid, service.uid):
             return Claimant(service.reference, is_registered=True)
         faults = self._known.endpoint_counts.faults_of(pod.uid, service.uid, registries)

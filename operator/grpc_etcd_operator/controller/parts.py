@@ -35,6 +35,9 @@ class Facts(Protocol):
     def has_open_claims(self, moment: float) -> bool:
         """Return whether GrpcServices have waited since a moment (monotonic) for claims; nothing is written before."""
 
+    def awaits_services(self) -> bool:
+        """Return whether Services are named that were never listed: not all is known that is wanted."""
+
     def namespace_of(self, uid: str) -> str:
         """Name the namespace of a unit, also of one that is gone; empty where nothing is known of it."""
 

@@ -267,7 +267,12 @@ class RegistryController:
             latest = time.monotonic() - self._overdue_seconds
             return self._has_listed(latest) and self.writer.overdue_seconds() < self._overdue_seconds
         known = self._known_since
-        return self._has_listed(known) and self._has_caught_up() and not self._facts.has_open_claims(known)
+        return (
+            known < math.inf
+            and self._has_listed(known)
+            and self._has_caught_up()
+            and not self._facts.has_open_claims(known)
+        )
 
     def _has_caught_up(self) -> bool:
         """Return whether all is written that waited when all was known; what came later waits as any change does.
@@ -289,7 +294,7 @@ class RegistryController:
 
     def settle(self) -> None:
         """Record when all has been judged for the first time, by a leader or by a standby."""
-        if not self._facts.has_seen_all() or self.store is not Store.LISTED:
+        if not self._facts.has_seen_all() or self._facts.awaits_services() or self.store is not Store.LISTED:
             self._known_since = math.inf
             return
         self._known_since = min(self._known_since, time.monotonic())
@@ -342,7 +347,7 @@ class RegistryController:
         self.feed.follow(prefixes)
 
     def _prefixes(self, service: GrpcService) -> list[bytes]:
-        spec = service.spec
+        spec = service.claimed
         if spec is None or self.name not in spec.registries:
             return []
         prefixes = [self.streams.learn(layout, spec.registry_name) for layout in spec.layouts[self.name]]

@@ -260,7 +260,8 @@ class StatusWriter:
         verdict, counts = self._reconciler.open_claims.judge(uid), self._reconciler.endpoint_counts.counts(uid)
         unseen = self._reconciler.why_unseen(PODS, service.namespace)
         self._note_vacancy(service)
-        if unseen is not None and not unseen and is_vacant(service, verdict, counts):
+        is_passing = unseen is not None and not unseen and is_vacant(service, verdict, counts)
+        if is_passing or self._reconciler.named_services.is_awaited(uid):
             # That no Pod is known may mean nothing now, and be over before `look_at_sight` notices.
             self._queue.schedule.failed(uid, time.monotonic())
             return None

@@ -15,6 +15,7 @@ from grpc_etcd_operator.core.claims import Blocked, Claim, Ledger, Rules, claims
 from grpc_etcd_operator.core.desired import Desired, Owner, make_pod_desired, make_service_desired
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.reasons import Reason
+from grpc_etcd_operator.core.references import References
 from grpc_etcd_operator.core.services import GrpcService, Spec
 from grpc_etcd_operator.core.wishes import Wish, judge_wish
 
@@ -66,7 +67,7 @@ class ClusterCache:
         self.pods: dict[str, Pod] = {}
         self.services: dict[str, GrpcService] = {}
         self.gone: dict[str, Owner] = {}
-        self.asking = Asking()
+        self.references, self.asking = References(), Asking()
         self.releasing: dict[str, None] = {}
         self.latest_claim = ""  # the latest time of any claim that was ever seen to be held
         self._reserved: dict[str, dict[Claim, str]] = {}
@@ -107,9 +108,10 @@ class ClusterCache:
         return True
 
     def note_service(self, service: GrpcService) -> set[str]:
-        """Take a GrpcService as it now is; return all units that this may concern."""
+        """Take a GrpcService as it now is, or again when its Service has changed; return all units that may concern."""
         if service.uid in self.gone:
             return set()
+        service = self.references.resolve(service)
         old = self.services.get(service.uid)
         self.services[service.uid] = service
         self._by_reference.setdefault(service.reference, {})[service.uid] = None
@@ -127,6 +129,7 @@ class ClusterCache:
         if old is None:  # an earlier try may have come as far as others that it concerns
             return self._changed(uid, None, None) if uid in self._unjudged else set()
         self.gone[uid] = Owner(uid, old.namespace)
+        self.references.forget_service(uid)
         self._reserved.pop(uid, None)
         self._by_reference.get(old.reference, {}).pop(uid, None)  # an earlier try may have come as far as this
         if not self._by_reference.get(old.reference):
@@ -147,7 +150,8 @@ class ClusterCache:
     def _take_over(self, service: GrpcService) -> dict[Claim, str]:
         """Return what a GrpcService has inherited, for as long as it asks for it and its status does not hold it."""
         if found := self._inherited.pop(service.uid, None):
-            asked, held = claims_of(service.spec, self._registries) if service.spec else (), read_claims(service.status)
+            spec, held = service.claimed, read_claims(service.status)
+            asked = claims_of(spec, self._registries) if spec else ()
             if left := {claim: since for claim, since in found.items() if claim in asked and claim not in held}:
                 self._inherited[service.uid] = left
                 return left
@@ -415,7 +419,7 @@ class ClusterCache:
 
     def _make_verdict(self, service: GrpcService, held: Mapping[Claim, str]) -> tuple[Verdict, bool]:
         """Judge a GrpcService; say too whether nobody else's claim is in its way."""
-        spec = service.spec
+        spec = service.claimed
         if spec is None:
             return _refuse(Reason.INVALID_SPEC, "; ".join(service.faults)), False
         claims = claims_of(spec, self._registries)
@@ -428,6 +432,8 @@ class ClusterCache:
         if blocked:
             self._ledger.wait(service.uid, blocked.holder)
             return self._make_taken(spec, blocked), False
+        if service.spec is None:
+            return _refuse(service.reason, "; ".join(service.faults)), True
         return (ASKING if any(claim not in held for claim in claims) else self._judge_registries(spec)), True
 
     def _judge_registries(self, spec: Spec) -> Verdict:
@@ -462,7 +468,7 @@ class ClusterCache:
 
     def _still_holds(self, standing: GrpcService, service: GrpcService) -> bool:
         """Return whether a GrpcService still holds all that it claimed when its spec could last be obeyed."""
-        claims = claims_of(standing.spec, self._registries) if standing.spec else ()
+        claims = claims_of(standing.claimed, self._registries) if standing.claimed else ()
         held = read_claims(service.status)
         blocked = self._ledger.find_blocked(service.uid, service.namespace, claims)
         return blocked is None and all(claim in held for claim in claims)

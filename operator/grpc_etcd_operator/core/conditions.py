@@ -12,7 +12,7 @@ from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.core.cluster import Verdict
 from grpc_etcd_operator.core.counts import Counts
 from grpc_etcd_operator.core.desired import Fault
-from grpc_etcd_operator.core.reasons import OUT_OF_REACH, PASSING, UNASKED, Reason
+from grpc_etcd_operator.core.reasons import OUT_OF_REACH, PASSING, UNASKED, UNREADABLE, Reason
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.standing import Complaint
 
@@ -289,7 +289,7 @@ def _find_condition(service: GrpcService, kind: str) -> Mapping[str, Any]:
 
 
 def _condition(kind: str, verdict: Verdict, service: GrpcService, now: str) -> dict[str, Any]:
-    status = "Unknown" if verdict.reason == Reason.PODS_UNREADABLE else "True" if verdict.accepted else "False"
+    status = "Unknown" if verdict.reason in UNREADABLE else "True" if verdict.accepted else "False"
     old = _find_condition(service, kind)
     since = old.get("lastTransitionTime") if old.get("status") == status else None
     return {

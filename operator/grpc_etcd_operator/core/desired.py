@@ -213,9 +213,9 @@ def _wanted_of(pod: Pod, service: GrpcService, spec: Spec, registry: str, faults
     serving = pod.is_serving(publish_not_ready=spec.publish_not_ready)
     if not _is_wanted(pod, spec):
         return []
-    number = find_port(pod.ports, spec.port)
+    number = find_port(pod.ports, spec.wanted_port)
     if number is None:
-        faults.append(_no_port(pod, service, spec.port, "spec.port"))
+        faults.append(_no_port(pod, service, spec.wanted_port, "spec.port"))
         return []
     try:
         endpoint = make_endpoint(pod, service, spec, number, faults)

@@ -1,7 +1,7 @@
 """What the operator remembers of a Pod: a small record instead of the object, and whether it is ready to serve.
 
-This is one of the two files that read Kubernetes objects (services.py is the other). Two Pods with equal facts need
-the same records, so an event that changes no fact is dropped at once.
+This is one of the three files that read Kubernetes objects (services.py and targets.py are the others). Two Pods with
+equal facts need the same records, so an event that changes no fact is dropped at once.
 """
 
 import sys

@@ -25,7 +25,7 @@ class Reason(StrEnum):
     PENDING = (
         "Pending",
         OF_BOTH,
-        "The claims are being written to the status, or the Pods' keys to etcd.",
+        "The claims are being written to the status, or the Pods' keys to etcd, or Services are being listed.",
         "Nothing; if it lasts, see the message, the operator's log and `/readyz`.",
     )
     INVALID_SPEC = "InvalidSpec", OF_ACCEPTED, "The spec is invalid.", "Correct the fields in the message."
@@ -46,6 +46,24 @@ class Reason(StrEnum):
         OF_ACCEPTED,
         "A GrpcService of another namespace has claimed this name, or a prefix that contains or lies within its own.",
         "Choose another `spec.name`, or delete the other GrpcService.",
+    )
+    SERVICE_NOT_FOUND = (
+        "ServiceNotFound",
+        OF_ACCEPTED,
+        "The Service of `spec.serviceRef` does not exist; existing keys stay.",
+        "Create the Service, or give `spec.selector` instead.",
+    )
+    SERVICE_UNUSABLE = (
+        "ServiceUnusable",
+        OF_ACCEPTED,
+        "The Service of `spec.serviceRef` has no selector, or leads out of the cluster; existing keys stay.",
+        "Name another Service, or give `spec.selector` instead.",
+    )
+    SERVICES_UNREADABLE = (  # this and PodsUnreadable: a condition is neither true nor false
+        "ServicesUnreadable",
+        OF_ACCEPTED,
+        "The operator is not allowed to read the Services of the namespace; what it last knew of them applies.",
+        "Restore the operator's Role and RoleBinding there.",
     )
     UNKNOWN_REGISTRY = (
         "UnknownRegistry",
@@ -74,7 +92,7 @@ class Reason(StrEnum):
         "The selector matches Pods, but none of them is ready.",
         "Find out why: `kubectl describe pod`.",
     )
-    PODS_UNREADABLE = (  # the only one for which a condition is neither true nor false
+    PODS_UNREADABLE = (
         "PodsUnreadable",
         OF_PROGRAMMED,
         "The operator is not allowed to read the Pods of the namespace; their keys stay.",
@@ -172,9 +190,12 @@ DENIED = (Reason.PERMISSION_DENIED, Reason.UNWRITABLE)  # faults that etcd's ans
 # With which the registries were not asked, and those with which one of them cannot be written.
 UNASKED = (Reason.NOT_ACCEPTED, Reason.PENDING, Reason.PODS_UNREADABLE)
 OUT_OF_REACH = (Reason.REGISTRY_UNAVAILABLE, Reason.NO_LEADER, Reason.FOREIGN_LEADER)
+UNREADABLE = (Reason.PODS_UNREADABLE, Reason.SERVICES_UNREADABLE)
 # With which something else than the GrpcService, its Pods' specs or permissions is to be waited for: it is not stalled.
 PASSING = (
     Reason.PENDING,
+    Reason.SERVICE_NOT_FOUND,
+    Reason.SERVICES_UNREADABLE,
     Reason.PODS_UNREADABLE,
     Reason.REGISTRY_UNAVAILABLE,
     Reason.NO_LEADER,

@@ -36,7 +36,7 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A label selector; all parts must match. An empty one is never made: it would take every Pod."""
+    """A label selector; all parts must match. An empty one is never in force: it would take every Pod."""
 
     labels: tuple[tuple[str, str], ...] = ()
     requirements: tuple[Requirement, ...] = ()
@@ -47,6 +47,10 @@ class Selector:
             if labels.get(key) != value:
                 return False
         return not self.requirements or all(requirement.matches(labels) for requirement in self.requirements)
+
+
+ANYBODY = Selector()  # of a GrpcService of which nothing is obeyed, and which may mean any Pod
+NOBODY = Selector(requirements=(Requirement("", "In"),))
 
 
 def parse_selector(raw: Mapping[str, Any], faults: list[str]) -> Selector:

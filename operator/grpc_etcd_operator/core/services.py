@@ -1,9 +1,11 @@
 """What a GrpcService asks for: its spec parsed once, or what is wrong with it in words that its owner can act on.
 
-This is one of the two files that read raw Kubernetes objects (pods.py is the other). The CRD's schema refuses most
-mistakes already; this parser repeats the bounds, since a cluster may hold objects that an older schema let in.
+This is one of the three files that read Kubernetes objects (pods.py and targets.py are the others). The CRD's schema
+refuses most mistakes already; this parser repeats the bounds, since a cluster may hold objects that an older schema let
+in. What a GrpcService takes of a Service is not known here: until references.py has added it nothing of it is obeyed.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -14,7 +16,8 @@ from grpc_etcd.layouts.jupiter_v2 import JupiterV2
 from grpc_etcd.registry.endpoint import name_fault, scheme_fault
 from grpc_etcd.registry.layout import Layout
 from grpc_etcd.registry.policy import parse_policy, write_policy
-from grpc_etcd_operator.core.selector import Selector, parse_selector
+from grpc_etcd_operator.core.reasons import Reason
+from grpc_etcd_operator.core.selector import ANYBODY, Selector, parse_selector
 
 MAX_WEIGHT = 10_000
 MAX_PORT = 65_535
@@ -23,6 +26,7 @@ MAX_METADATA_KEY, MAX_GROUP, MAX_ADDRESS = 317, 253, 259
 SHOWN_KEY = 40  # characters of a key that a message quotes; arbitrary
 DEFAULT_REGISTRY = "default"
 DEFAULT_PREFIX = "jupiter"
+SERVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 NO_PREFIXES: Mapping[str, str | None] = MappingProxyType({})
 NO_ETCDS: Mapping[str, str] = MappingProxyType({})
 
@@ -41,11 +45,14 @@ class Route:
 class Spec:
     """A GrpcService's wishes, complete with defaults. `layouts` and `prefixes` are by registry, as defaults differ.
 
-    `prefix` is the owner's own word, empty where there is none.
+    `prefix` is the owner's own word, empty where there is none. With a `service_ref` the selector is that of the
+    Service, and `target_port` the port that it leads to.
     """
 
     registry_name: str
     selector: Selector
+    service_ref: str = ""
+    target_port: str | int | None = None
     prefix: str = ""
     port: str | int | None = None
     scheme: str = "grpc"
@@ -67,10 +74,15 @@ class Spec:
     policy: bytes = b""
     routes: tuple[Route, ...] = ()
 
+    @property
+    def wanted_port(self) -> str | int | None:
+        """Return the container port: its own word, else that of the Service that it names."""
+        return self.target_port if self.port is None else self.port
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcService:
-    """One GrpcService object. `spec` is None exactly when `faults` says why.
+    """One GrpcService object. `spec` is None exactly when `faults` says why, of which `reason` is the kind.
 
     `draft` is such a spec as far as it can be read: nothing of it is obeyed, but it says whom it would select.
     """
@@ -84,12 +96,18 @@ class GrpcService:
     spec: Spec | None
     draft: Spec | None = None
     faults: tuple[str, ...] = ()
+    reason: Reason = Reason.INVALID_SPEC
     status: Mapping[str, Any]
 
     @property
     def asked(self) -> Spec | None:
         """Return what its owner asks for, be it at fault or not; None where that says of no Pod whether it is meant."""
         return self.spec or self.draft
+
+    @property
+    def claimed(self) -> Spec | None:
+        """Return the spec by which it claims keys: a valid one, whether or not its Service can be used."""
+        return self.spec or (None if self.reason is Reason.INVALID_SPEC else self.draft)
 
     @property
     def age_order(self) -> tuple[str, str]:
@@ -116,6 +134,16 @@ class GrpcService:
         """Return whether both lead to the same records and the same status except for its own bookkeeping."""
         return (self.spec, self.faults, self.generation) == (other.spec, other.faults, other.generation)
 
+    def with_target(self, selector: Selector, port: str | int | None) -> "GrpcService":
+        """Return it with what it takes of the Service that it names."""
+        spec = None if self.claimed is None else replace(self.claimed, selector=selector, target_port=port)
+        return replace(self, spec=spec, draft=None, faults=(), reason=Reason.INVALID_SPEC)
+
+    def without_target(self, reason: Reason, message: str) -> "GrpcService":
+        """Return it as one whose Service cannot be used: nothing of it is obeyed, and it may mean any Pod."""
+        draft = None if self.claimed is None else replace(self.claimed, selector=ANYBODY, target_port=None)
+        return replace(self, spec=None, draft=draft, faults=(message,), reason=reason)
+
 
 def parse_service(
     raw: Mapping[str, Any],
@@ -133,7 +161,7 @@ def parse_service(
     except (TypeError, ValueError, AttributeError) as error:
         spec = None
         faults.append(f"spec cannot be read: {error}")
-    return GrpcService(
+    service = GrpcService(
         uid=metadata["uid"],
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -141,10 +169,12 @@ def parse_service(
         generation=metadata.get("generation") or 0,
         resource_version=metadata.get("resourceVersion") or "",
         spec=None if faults else spec,
-        draft=spec if faults and _names_pods(raw.get("spec")) else None,
+        draft=spec if faults and spec and not spec.service_ref and _names_pods(raw.get("spec")) else None,
         faults=tuple(faults),
         status=raw.get("status") or {},
     )
+    has_target = service.spec is None or not service.spec.service_ref
+    return service if has_target else service.without_target(Reason.PENDING, "its Service is not known yet")
 
 
 def _parse_spec(
@@ -165,12 +195,14 @@ def _parse_spec(
     ]
     drain = (raw.get("drain") or {}).get("mode", "Delete")
     scheme = str(raw.get("scheme", "grpc"))
+    selector, service_ref = _parse_selection(raw, faults)
     faults += [fault for fault in (name_fault(name), scheme_fault(scheme)) if fault]
     if drain not in ("Delete", "Disable"):
         faults.append(f"spec.drain.mode is {drain!r}; it is Delete or Disable")
     return Spec(
         registry_name=name,
-        selector=parse_selector(raw.get("selector") or {}, faults),
+        selector=selector,
+        service_ref=service_ref,
         prefix=raw.get("prefix") or "",
         port=_parse_port(raw.get("port"), "spec.port", faults),
         scheme=scheme,
@@ -192,6 +224,18 @@ def _parse_spec(
         policy=_parse_policy(raw.get("policy"), faults),
         routes=tuple(_parse_route(entry, faults) for entry in raw.get("routes") or ()),
     )
+
+
+def _parse_selection(raw: Mapping[str, Any], faults: list[str]) -> tuple[Selector, str]:
+    """Read who is selected: a selector, or the name of the Service that has one."""
+    if raw.get("serviceRef") is None:
+        return parse_selector(raw.get("selector") or {}, faults), ""
+    name = raw["serviceRef"].get("name")
+    if raw.get("selector") is not None:
+        faults.append("spec has both selector and serviceRef; give exactly one of them")
+    if not (isinstance(name, str) and SERVICE_NAME.fullmatch(name)):
+        faults.append(f"spec.serviceRef.name is {str(name)[:SHOWN_KEY]!r}, which is no name of a Service")
+    return ANYBODY, str(name)
 
 
 def _names_pods(spec: Any) -> bool:

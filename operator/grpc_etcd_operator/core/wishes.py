@@ -6,6 +6,7 @@
     obeyed except for registries that are unknown  | the spec, where it is    | stay
     asking (its claims are not granted yet)     | the last that was obeyed | stay
     InvalidSpec, PrefixNotAllowed, NameTaken    | the last that was obeyed | stay
+    its Service is missing, unusable, unknown   | the last that was obeyed | stay
     any of these, its claims lost to another    | nobody                   | deleted: they are below another's claim
 
 After a restart the last spec that was obeyed is unknown; then all keys stay that the owner records name for the

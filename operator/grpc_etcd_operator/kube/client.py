@@ -14,12 +14,14 @@ import aiohttp
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.core.resync import ObjectRef
 from grpc_etcd_operator.core.services import GrpcService, parse_service
+from grpc_etcd_operator.core.targets import Target, parse_target
 from grpc_etcd_operator.kube import pages
 from grpc_etcd_operator.kube.pages import Event, Page, Refusal
 from grpc_etcd_operator.kube.paging import LIST_SECONDS
 
 T = TypeVar("T")
 GROUP, VERSION, PLURAL = "grpc-etcd.dev", "v1alpha1", "grpcservices"
+TARGETS = "services"  # Kubernetes' own, which GrpcServices name
 SERVICES, PODS, EVENTS = f"apis/{GROUP}/{VERSION}", "api/v1", "apis/events.k8s.io/v1"
 CHUNK = 250  # objects in a page of a list; 500 takes 5 MiB more at the peak of a start with 10,000 Pods (measured)
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
@@ -79,6 +81,10 @@ class Client:
         """List Pods (messages), page by page."""
         query = {"limit": str(CHUNK), "labelSelector": selector}
         return self._pages("pods", (namespace,), query, pages.PROTOBUF, pages.read_pods)
+
+    def list_services(self, namespace: str) -> AsyncIterator[Page[Target]]:
+        """List Services as what GrpcServices take of them, page by page."""
+        return self._pages(TARGETS, (namespace,), {"limit": str(CHUNK)}, _JSON, _read_targets)
 
     async def watch_pods(self, namespace: str, selector: str, version: str) -> AsyncIterator[Event]:
         """Return what has happened since a version, until the API server ends that; ApiError 410: it has forgotten."""
@@ -228,7 +234,7 @@ class Client:
         await self._request("post", f"{EVENTS}/namespaces/{namespace}/events", body=event, content=_JSON)
 
     def _path(self, resource: str, namespace: str) -> str:
-        root = PODS if resource == "pods" else SERVICES
+        root = SERVICES if resource == PLURAL else PODS
         return f"{root}/namespaces/{namespace}/{resource}" if namespace else f"{root}/{resource}"
 
     def _url(self, path: str) -> str:
@@ -288,6 +294,13 @@ async def _frames(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 def _refused(reply: aiohttp.ClientResponse, answer: bytes) -> ApiError:
     return ApiError(reply.status, _message(answer) or reply.reason or "refused")
+
+
+def _read_targets(answer: bytes) -> Page[Target]:
+    found = json.loads(answer)
+    metadata = found["metadata"]
+    targets = list(map(parse_target, found["items"] or ()))
+    return Page(targets, metadata.get("continue") or "", str(metadata["resourceVersion"]))
 
 
 def _read_uid(found: Any) -> str:

@@ -35,7 +35,7 @@ MOST_MARKS = 8  # answers of probes, which come every few seconds: more than LOS
 REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 LIST, WATCH = "list", "watch"  # verbs of a role
 log = logging.getLogger(__name__)
-_PATH = re.compile(r"(?:/namespaces/([^/]+))?/(pods|grpcservices)$")
+_PATH = re.compile(r"(?:/namespaces/([^/]+))?/(pods|grpcservices|services)$")
 
 
 def _ignore() -> None:

@@ -98,15 +98,17 @@ class Noting(Generic[T]):
 class Resting:
     """Passes events (kind and object) to `note`, of a namespace that rests later, and of each object the latest.
 
-    `clock` gives the CPU time of this thread: that the machine is busy with other things is no namespace's doing.
+    It rests after what took more than `short_seconds`. `clock` gives the CPU time of this thread: that the machine is
+    busy with other things is no namespace's doing.
     """
 
     def __init__(
         self,
         note: Callable[[str | None, Mapping[str, Any]], None],
         clock: Callable[[], float] = time.thread_time,
+        short_seconds: float = SHORT_SECONDS,
     ) -> None:
-        self._note, self._clock = note, clock
+        self._note, self._clock, self._short_seconds = note, clock, short_seconds
         self._waiting: dict[str, dict[str, tuple[str | None, Mapping[str, Any]]]] = {}  # by namespaces that rest
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -132,7 +134,7 @@ class Resting:
         began = self._clock()
         self._note(kind, raw)
         took = self._clock() - began
-        if took > SHORT_SECONDS or namespace in self._waiting:
+        if took > self._short_seconds or namespace in self._waiting:
             self._waiting.setdefault(namespace, {})
             rest = min(LONGEST_REST_SECONDS, REST_FACTOR * took)
             self._timers[namespace] = asyncio.get_running_loop().call_later(rest, self._go_on, namespace)

@@ -2,14 +2,16 @@
 
 It lists in pages and watches from the list's version on. A watch that ends goes on where it was; where the API server
 has forgotten that version, or the watch was silent beyond its bookmarks, it begins with a list, and who is notified of
-the list finds what went in the gap.
+the list finds what went in the gap. The list alone is also for whoever watches by other means.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
+from typing import Generic, TypeVar
 
 import aiohttp
 
@@ -17,8 +19,10 @@ from grpc_etcd_operator.core.backoff import Backoff
 from grpc_etcd_operator.core.pods import PodMessage
 from grpc_etcd_operator.kube.client import ApiError, Client
 from grpc_etcd_operator.kube.freshness import SILENCE_SECONDS, Stream
+from grpc_etcd_operator.kube.pages import Page
 from grpc_etcd_operator.sources.source import Receiver
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 FORGOTTEN = (HTTPStatus.GONE, HTTPStatus.BAD_REQUEST)  # of a version: too old, or none of this API server's
 SELECTOR_REMEDY = (
@@ -29,17 +33,75 @@ JITTER = 0.5  # so that many replicas do not come at once
 AGAIN, BACKOFF = Backoff((0.1,), JITTER), Backoff((0.2, 0.5, 1.0, 2.0), JITTER)
 
 
-class Reflector:
+class Lister(Generic[T]):
+    """Delivers all objects of a stream, in the pages that `list_pages` gives; `uid_of` one is what the list names.
+
+    The stream is reported the list's version.
+    """
+
+    def __init__(
+        self, stream: Stream, list_pages: Callable[[], AsyncIterator[Page[T]]], uid_of: Callable[[T], str]
+    ) -> None:
+        self._stream, self._list_pages, self._uid_of = stream, list_pages, uid_of
+        self._version = self._remedy = ""
+        self._failures = 0
+
+    async def list_all(self, receiver: Receiver[T]) -> str:
+        """Deliver all that there are, once; whatever fails is tried again. Return the list's version."""
+        self._version = ""
+        while True:
+            await self._try(self._list, receiver)
+            if self._version:
+                return self._version
+            await self._pause()
+
+    async def _try(self, deliver: Callable[[Receiver[T]], Awaitable[None]], receiver: Receiver[T]) -> None:
+        self._failures += 1  # until something is reported
+        try:
+            await deliver(receiver)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            self._fail(error)
+
+    async def _pause(self) -> None:
+        backoff = BACKOFF if self._failures else AGAIN
+        await asyncio.sleep(backoff.after(max(1, self._failures), random.random()))  # noqa: S311  no secret
+
+    async def _list(self, receiver: Receiver[T]) -> None:
+        version, listed = "", set()
+        async for page in self._list_pages():
+            version = page.version
+            for item in page.items:
+                receiver.note(None, item)
+                listed.add(self._uid_of(item))
+        self._version, self._failures = version, 0
+        self._stream.note_version(version)
+        receiver.take_list(self._stream.namespace, frozenset(listed))
+
+    def _fail(self, error: Exception) -> None:
+        stream = self._stream
+        fields = {"of": stream.resource, "namespace": stream.namespace, "error": f"{type(error).__name__}: {error}"}
+        if isinstance(error, ApiError) and error.status in FORGOTTEN:
+            # A list names no version: what is bad about it is the selector.
+            if self._remedy and not self._version and error.status == HTTPStatus.BAD_REQUEST:
+                fields["remedy"] = self._remedy
+            self._version = ""
+        if self._version:
+            log.warning("Watch interrupted, resuming", extra={"event": "watch_resuming", "fields": fields})
+        else:
+            log.warning("Watch or list failed, relisting", extra={"event": "relisting", "fields": fields})
+
+
+class Reflector(Lister[PodMessage]):
     """Delivers the Pods of one namespace (empty: of all), a stream's. The stream is reported each version."""
 
     def __init__(
         self, client: Client, stream: Stream, selector: str, *, silence_seconds: float = SILENCE_SECONDS
     ) -> None:
-        self._client, self._stream, self._selector = client, stream, selector
+        super().__init__(stream, partial(client.list_pods, stream.namespace, selector), lambda pod: pod.metadata.uid)
+        self._client, self._selector = client, selector
+        self._remedy = SELECTOR_REMEDY.format(selector) if selector else ""
         self._silence_seconds = silence_seconds
         self._limit: asyncio.Timeout | None = None
-        self._version = ""
-        self._failures = 0
 
     @property
     def kind(self) -> str:
@@ -59,43 +121,10 @@ class Reflector:
             await self._try(self._follow, receiver)
             await self._pause()
 
-    async def list_all(self, receiver: Receiver[PodMessage]) -> str:
-        """Deliver all that there are, once; whatever fails is tried again. Return the list's version."""
-        self._version = ""
-        while True:
-            await self._try(self._list, receiver)
-            if self._version:
-                return self._version
-            await self._pause()
-
-    async def _try(
-        self, deliver: Callable[[Receiver[PodMessage]], Awaitable[None]], receiver: Receiver[PodMessage]
-    ) -> None:
-        self._failures += 1  # until something is reported
-        try:
-            await deliver(receiver)
-        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            self._fail(error)
-
-    async def _pause(self) -> None:
-        backoff = BACKOFF if self._failures else AGAIN
-        await asyncio.sleep(backoff.after(max(1, self._failures), random.random()))  # noqa: S311  no secret
-
     async def _follow(self, receiver: Receiver[PodMessage]) -> None:
         if not self._version:
             await self._list(receiver)
         await self._watch(receiver)
-
-    async def _list(self, receiver: Receiver[PodMessage]) -> None:
-        version, listed = "", set()
-        async for page in self._client.list_pods(self._stream.namespace, self._selector):
-            version = page.version
-            for pod in page.items:
-                receiver.note(None, pod)
-                listed.add(pod.metadata.uid)
-        self._version, self._failures = version, 0
-        self._stream.note_version(version)
-        receiver.take_list(self._stream.namespace, frozenset(listed))
 
     async def _watch(self, receiver: Receiver[PodMessage]) -> None:
         loop = asyncio.get_running_loop()
@@ -118,16 +147,3 @@ class Reflector:
             raise
         finally:
             self._limit = None
-
-    def _fail(self, error: Exception) -> None:
-        stream = self._stream
-        fields = {"of": stream.resource, "namespace": stream.namespace, "error": f"{type(error).__name__}: {error}"}
-        if isinstance(error, ApiError) and error.status in FORGOTTEN:
-            # A list names no version: what is bad about it is the selector.
-            if self._selector and not self._version and error.status == HTTPStatus.BAD_REQUEST:
-                fields["remedy"] = SELECTOR_REMEDY.format(self._selector)
-            self._version = ""
-        if self._version:
-            log.warning("Watch interrupted, resuming", extra={"event": "watch_resuming", "fields": fields})
-        else:
-            log.warning("Watch or list failed, relisting", extra={"event": "relisting", "fields": fields})

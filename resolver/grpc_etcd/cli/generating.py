@@ -33,7 +33,13 @@ Examples:
     type=click.Choice(sorted(LAYOUT_NAMES)),
     help="Layout to write in each GrpcService; repeatable. Default: the operator's.",
 )
-def generate(paths: tuple[str, ...], namespace: str, layouts: tuple[str, ...]) -> None:
+@click.option(
+    "--service-ref",
+    "by_reference",
+    is_flag=True,
+    help="Let GrpcServices follow the Services (spec.serviceRef) instead of copying their selectors.",
+)
+def generate(paths: tuple[str, ...], namespace: str, layouts: tuple[str, ...], *, by_reference: bool) -> None:
     """Print GrpcServices for the gRPC servers that existing manifests run.
 
     Reads Services, and Deployments and other workloads without a Service.
@@ -44,7 +50,7 @@ def generate(paths: tuple[str, ...], namespace: str, layouts: tuple[str, ...]) -
         documents = [each for path in paths for _, file in read_documents(path) for each in file]
     except UnreadableError as error:
         raise Failure(f"cannot read {error.file}: {error}{HINT}") from error
-    made = generate_manifests(documents, namespace, layouts)
+    made = generate_manifests(documents, namespace, layouts, by_reference=by_reference)
     for what, why in made.left_out.items():
         print_line(f"skipped: {what}: {why}", error=True)
     if not made.manifests:

@@ -143,7 +143,7 @@ def is_of_output(error: OSError) -> bool:
 def _silence() -> None:
     """Write to nowhere from now on: the interpreter flushes once more when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed from the start is None
         try:
             stream.flush()
         except OSError:

@@ -73,6 +73,7 @@ class ServiceFacts:
     observed: int = -1
     registry_name: str
     selector: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    service_ref: str = ""  # the Service that selector and port are of
     port: str | int | None = None
     prefix: str = ""
     layouts: tuple[str, ...] = ("jupiter",)
@@ -92,6 +93,11 @@ class ServiceFacts:
         """Return whether the status is of the present spec."""
         return self.observed == self.generation
 
+    @property
+    def is_resolved(self) -> bool:
+        """Return whether it says of itself whom it selects, or its Service does."""
+        return not self.service_ref or bool(self.selector)
+
     def selects(self, pod: PodFacts) -> bool:
         """Return whether a Pod backs it."""
         return pod.namespace == self.namespace and matches(self.selector, pod.labels)
@@ -99,6 +105,16 @@ class ServiceFacts:
     def condition(self, kind: str) -> Condition:
         """Return a condition; one without a status where there is none of the present spec."""
         return self.conditions.get(kind, Condition("")) if self.is_seen else Condition("")
+
+
+class TargetFacts(NamedTuple):
+    """A Service. `port` is the container port for gRPC; None where `unclear_ports` lists several, or it has none."""
+
+    namespace: str
+    name: str
+    selector: Mapping[str, Any]
+    port: str | int | None = None
+    unclear_ports: str = ""
 
 
 class Deployment(NamedTuple):
@@ -126,6 +142,7 @@ class ClusterFacts:
     services: tuple[ServiceFacts, ...] = ()
     others: tuple[ServiceFacts, ...] = ()  # those of namespaces that were not asked for
     pods: tuple[PodFacts, ...] = ()
+    targets: tuple[TargetFacts, ...] = ()
     deployments: tuple[Deployment, ...] | None = None  # None: may not be listed
     denied: tuple[Denied, ...] = ()
     has_crd: bool = True
@@ -247,6 +264,7 @@ def parse_service(item: Mapping[str, Any], now: float = 0.0, created: float = 0.
         observed=_whole(status.get("observedGeneration"), -1),
         registry_name=str(spec.get("name") or name),
         selector=_mapping(spec.get("selector")),
+        service_ref=str(_mapping(spec.get("serviceRef")).get("name") or ""),
         port=_read_port(port),
         prefix=str(spec.get("prefix") or ""),
         layouts=tuple(map(str, _list(spec.get("layouts")))) or ("jupiter",),

@@ -5,7 +5,7 @@ A test compares the reasons with the operator's own: tests/unit/inspect/test_sam
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from grpc_etcd.inspect.cluster import Condition, ServiceFacts
 from grpc_etcd.inspect.codes import Code
@@ -18,6 +18,9 @@ CODES: Mapping[str, Code] = {
     "PrefixNotAllowed": Code.PREFIX_NOT_ALLOWED,
     "NameReserved": Code.NAME_RESERVED,
     "NameTaken": Code.NAME_TAKEN,
+    "ServiceNotFound": Code.SERVICE_NOT_FOUND,
+    "ServiceUnusable": Code.SERVICE_UNUSABLE,
+    "ServicesUnreadable": Code.SERVICES_UNREADABLE,
     "UnknownRegistry": Code.UNKNOWN_REGISTRY,
     "PortNotFound": Code.NO_PORT,
     "NoPods": Code.NO_PODS,
@@ -33,7 +36,9 @@ CODES: Mapping[str, Code] = {
     "RateLimited": Code.RATE_LIMITED,
     "InternalError": Code.INTERNAL_ERROR,
 }
-SEEN_IN_PODS = frozenset({Code.NO_PODS, Code.NO_PORT})  # what is found without the operator where Pods may be read
+# What is found without the operator where Pods may be read, and where Services may be.
+SEEN_IN_PODS = frozenset({Code.NO_PODS, Code.NO_PORT})
+SEEN_IN_SERVICES = frozenset({Code.SERVICE_NOT_FOUND, Code.SERVICE_UNUSABLE, Code.NO_PORT})
 # Whose messages have a command for etcd. Others may quote what a tenant wrote, which nobody should be made to type.
 WITH_GRANTS = frozenset({Code.OPERATOR_DENIED, Code.REGISTRY_UNAVAILABLE})
 # Its last argument, a prefix, is quoted for the shell, in parts if it has quotation marks itself; text may follow.
@@ -41,14 +46,14 @@ GRANT = re.compile(r"""etcdctl role grant-permission \S+ --prefix=true \w+ (?:--
 OPERATOR_LOG = "kubectl --namespace grpc-etcd logs deploy/grpc-etcd-operator --tail 50"
 
 
-def condition_findings(service: ServiceFacts, *, is_seen_here: bool) -> Iterator[Finding]:
-    """Report the conditions that are not true; `is_seen_here` says that selector and port are looked at elsewhere."""
+def condition_findings(service: ServiceFacts, seen: Collection[Code]) -> Iterator[Finding]:
+    """Report the conditions that are not true, except for what is `seen` elsewhere."""
     for kind in ("Accepted", "Programmed"):
         condition = service.condition(kind)
         if condition.status not in {"False", "Unknown"} or condition.reason in SILENT:
             continue
         code = CODES.get(condition.reason, Code.OTHER_REASON)
-        if not (is_seen_here and code in SEEN_IN_PODS):
+        if code not in seen:
             stalled = " (stalled: waiting does not help)" if service.condition("Stalled").status == "True" else ""
             problem = f"{condition.reason}{stalled}: {condition.message}"
             yield Finding(code, f"GrpcService {service.reference}", problem, _remedy(code, service, condition))
@@ -89,9 +94,9 @@ def _find_writer(service: ServiceFacts, _message: str) -> str:
     return shlex.join(("grpc-etcd", "get", service.registry_name))
 
 
-def _may_list_pods(service: ServiceFacts, _message: str) -> str:
+def _may_list(resource: str) -> Callable[[ServiceFacts, str], str]:
     account = "system:serviceaccount:grpc-etcd:grpc-etcd-operator"
-    return kubectl(service.namespace, "auth", "can-i", "list", "pods", "--as", account)
+    return lambda service, _: kubectl(service.namespace, "auth", "can-i", "list", resource, "--as", account)
 
 
 def _see_log(_service: ServiceFacts, _message: str) -> str:
@@ -107,7 +112,10 @@ REMEDIES: Mapping[Code, Callable[[ServiceFacts, str], str]] = {
     Code.UNKNOWN_REGISTRY: _use_known_registries,
     Code.KEY_TAKEN: _find_writer,
     Code.KEY_SHARED: lambda service, _: kubectl(service.namespace, "get", "grpcservices", "-o", "wide"),
-    Code.PODS_UNREADABLE: _may_list_pods,
+    Code.PODS_UNREADABLE: _may_list("pods"),
+    Code.SERVICES_UNREADABLE: _may_list("services"),
+    Code.SERVICE_NOT_FOUND: lambda service, _: kubectl(service.namespace, "get", "services"),
+    Code.SERVICE_UNUSABLE: lambda service, _: kubectl(service.namespace, "get", "services", "-o", "wide"),
     Code.RATE_LIMITED: lambda service, _: kubectl(service.namespace, "get", "pods,grpcservices", "--watch"),
     Code.REGISTRY_UNAVAILABLE: _see_log,
     Code.NO_LEADER: _see_log,

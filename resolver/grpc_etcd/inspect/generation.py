@@ -9,7 +9,7 @@ What cannot be decided is left out with its reason; nothing is guessed.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,12 +82,18 @@ class Generated:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def generate(objects: Iterable[object], namespace: str = "", layouts: tuple[str, ...] = ()) -> Generated:
-    """Make GrpcServices for the objects of manifests; `namespace` is that of objects which name none."""
+def generate(
+    objects: Iterable[object], namespace: str = "", layouts: tuple[str, ...] = (), *, by_reference: bool = False
+) -> Generated:
+    """Make GrpcServices for the objects of manifests; `namespace` is that of objects which name none.
+
+    With `by_reference` those that are made for a Service follow it, instead of having a copy of its selector.
+    """
     raws = list(_flatten(objects))
     workloads = [workload for raw in raws if (workload := _read_workload(raw, namespace))]
-    services = [service for raw in raws if raw.get("kind") == "Service" and (service := _read_service(raw, namespace))]
-    maker = _Maker(layouts, {_place(raw, namespace) for raw in raws if raw.get("kind") == KIND})
+    services = [service for raw in raws if raw.get("kind") == "Service" and (service := read_service(raw, namespace))]
+    taken = {_place(raw, namespace) for raw in raws if raw.get("kind") == KIND}
+    maker = _Maker(layouts, taken, by_reference=by_reference)
     served: list[Workload] = []
     for service in services:
         selected = [each for each in workloads if service.selector and service.selects(each)]
@@ -102,8 +108,8 @@ def generate(objects: Iterable[object], namespace: str = "", layouts: tuple[str,
 class _Maker:
     """Makes one GrpcService after the other; none is the same as one before."""
 
-    def __init__(self, layouts: tuple[str, ...], taken: set[tuple[str, str]]) -> None:
-        self.made, self._layouts, self._taken = Generated(), layouts, taken
+    def __init__(self, layouts: tuple[str, ...], taken: set[tuple[str, str]], *, by_reference: bool) -> None:
+        self.made, self._layouts, self._by_reference, self._taken = Generated(), layouts, by_reference, taken
         self._names: dict[str, str] = {}
         self._endpoints: dict[object, str] = {}
 
@@ -130,7 +136,9 @@ class _Maker:
             self.made.left_out[what] = reason or unclear
             return False
         self._names[source.name], self._endpoints[endpoints] = source.namespace, what
-        self.made.manifests.append(_write(source, selector, port, self._layouts))
+        refers_to = source if self._by_reference and isinstance(source, Service) else None
+        selection = _refer(refers_to, port) if refers_to else {"selector": selector, "port": port.wanted}
+        self.made.manifests.append(_write(source, selection, self._layouts))
         return True
 
     def _refusal(self, source: Service | Workload, grpc: list[Port], endpoints: str) -> str:
@@ -156,12 +164,24 @@ def _choose(ports: list[Port]) -> Port | None:
     """Choose among ports that may all be gRPC's."""
     named = [each for each in ports if "grpc" in (each.name, *each.said)]
     probed = [each for each in ports if each.is_probed]
-    return next((each[0] for each in (named, probed, ports) if len({port.number for port in each}) == 1), None)
+    return next((each[0] for each in (named, probed, ports) if len({port.wanted for port in each}) == 1), None)
 
 
-def _write(source: Service | Workload, selector: Raw, port: Port, layouts: tuple[str, ...]) -> Raw:
+def choose_target(ports: Sequence[Port]) -> str | int | None:
+    """Choose among the target ports of a Service of whose Pods nothing is known, as the operator does."""
+    port = _choose([each for each in ports if each.is_grpc] or list(ports))
+    return port.wanted if port else None
+
+
+def _refer(service: Service, port: Port) -> Raw:
+    """Write which Service to follow, and the port unless the operator chooses the same."""
+    is_same = choose_target(service.ports) in (port.name, port.number)
+    return {"serviceRef": {"name": service.name}} | ({} if is_same else {"port": port.wanted})
+
+
+def _write(source: Service | Workload, selection: Raw, layouts: tuple[str, ...]) -> Raw:
     metadata = {"name": source.name} | ({"namespace": source.namespace} if source.namespace else {})
-    spec: dict[str, object] = {"selector": selector, "port": port.wanted}
+    spec: dict[str, object] = dict(selection)
     if layouts:
         spec["layouts"] = list(layouts)
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
@@ -188,11 +208,13 @@ def _place(raw: Raw, namespace: str) -> tuple[str, str]:
     return str(metadata.get("namespace") or namespace), str(metadata.get("name") or "")
 
 
-def _read_service(raw: Raw, namespace: str) -> Service | None:
+def read_service(raw: Raw, namespace: str) -> Service | None:
+    """Read a Service; None: it has no name."""
     spec = _mapping(raw.get("spec"))
     of, name = _place(raw, namespace)
     selector = {} if spec.get("type") == "ExternalName" else _mapping(spec.get("selector"))
-    ports = tuple(_read_target(each) for each in map(_mapping, _items(spec.get("ports"))))
+    found = map(_mapping, _items(spec.get("ports")))
+    ports = tuple(_read_target(each) for each in found if each.get("protocol") in (None, "", "TCP"))
     return Service(name, of, selector, ports) if name else None
 
 

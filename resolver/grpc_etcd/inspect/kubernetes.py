@@ -10,7 +10,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,11 +24,13 @@ from grpc_etcd.inspect.cluster import (
     Deployment,
     PodFacts,
     ServiceFacts,
+    TargetFacts,
     parse_deployment,
     parse_pod,
     parse_service,
 )
 from grpc_etcd.inspect.findings import OPERATORS
+from grpc_etcd.inspect.targets import parse_target, resolve
 
 ANSWER_SECONDS = 15.0
 PAGE_ITEMS = 500  # as kubectl asks for
@@ -134,12 +136,14 @@ def observe(kubernetes: Kubernetes, namespace: str) -> ClusterFacts:
     """Read all that is judged; an empty namespace means all. Raises KubernetesError where the server cannot be read."""
     denied: list[Denied] = []
     services, has_crd = _services(kubernetes, namespace, denied)
+    targets = _targets(kubernetes, namespace, services, denied)
     pods = _allowed(lambda: list(kubernetes.items(path_of(CORE, namespace, "pods"))), "pods", namespace, denied)
     return ClusterFacts(
         namespace=namespace,
-        services=tuple(each for each in services if namespace in {"", each.namespace}),
+        services=tuple(resolve(each, targets) for each in services if namespace in {"", each.namespace}),
         others=tuple(each for each in services if namespace not in {"", each.namespace}),
         pods=tuple(map(parse_pod, pods or ())),
+        targets=targets,
         deployments=_deployments(kubernetes),
         denied=tuple(denied),
         has_crd=has_crd,
@@ -153,6 +157,24 @@ def observe_pods(kubernetes: Kubernetes, namespace: str) -> list[PodFacts]:
     """Read the Pods of a namespace; none where they may not be read."""
     read = _allowed(lambda: list(kubernetes.items(path_of(CORE, namespace, "pods"))), "pods", namespace, [])
     return list(map(parse_pod, read or ()))
+
+
+def observe_targets(kubernetes: Kubernetes, namespace: str) -> list[TargetFacts] | None:
+    """Read the Services of a namespace (empty: of all); None where they may not be read."""
+    items = _allowed(lambda: list(kubernetes.items(path_of(CORE, namespace, "services"))), "services", namespace, [])
+    return None if items is None else [each for each in map(parse_target, items) if each]
+
+
+def _targets(
+    kubernetes: Kubernetes, namespace: str, services: Iterable[ServiceFacts], denied: list[Denied]
+) -> tuple[TargetFacts, ...]:
+    """Return the Services of what is looked at, if any GrpcService there names one."""
+    if not any(each.service_ref and namespace in {"", each.namespace} for each in services):
+        return ()
+    found = observe_targets(kubernetes, namespace)
+    if found is None:
+        denied.append(Denied("services", namespace))
+    return tuple(found or ())
 
 
 def path_of(group: str, namespace: str, resource: str) -> str:

@@ -5,15 +5,16 @@ the Pods of the namespace and the Pod templates of the same files.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from grpc_etcd.inspect.cluster import PodFacts, ServiceFacts, parse_service, parse_template, read_selector
+from grpc_etcd.inspect.cluster import PodFacts, ServiceFacts, TargetFacts, parse_service, parse_template, read_selector
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding, kubectl
 from grpc_etcd.inspect.schema import Mistake, find_mistakes
 from grpc_etcd.inspect.service_checks import check_spec
+from grpc_etcd.inspect.targets import check_target, parse_target, resolve
 
 GROUP = "grpc-etcd.dev/"
 DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -54,44 +55,57 @@ def flatten(file: str, documents: Iterable[Any]) -> Iterator[Manifest]:
             yield Manifest(file, document)
 
 
-def find_manifest_faults(
+def find_manifest_faults(  # noqa: PLR0913, PLR0917  the files, and all that they are compared with
     manifests: Sequence[Manifest],
     schema: Mapping[str, Any],
     namespace: str,
     pods: Sequence[PodFacts] | None,
     services: Iterable[ServiceFacts] = (),
+    targets: Collection[TargetFacts] | None = None,
 ) -> Iterator[Finding]:
     """Report what is wrong; `namespace` is that of manifests without one. No `pods`: the namespace was not read.
 
-    Then templates of the same files are judged by themselves, and a selector without any is not.
+    Then templates of the same files are judged by themselves, and a selector without any is not. The same holds for
+    `targets`: Services of the files come first.
     """
+    own = [each.item for each in manifests if each.item.get("kind") == "Service"]
+    known_targets = [*filter(None, (parse_target(each, namespace) for each in own)), *(targets or ())]
     templates = [pod for each in manifests if (pod := parse_template(each.item, namespace))]
     known = tuple(services)
     for manifest in manifests:
         if is_grpc_service(manifest.item):
-            yield from _check(manifest, schema, namespace, (pods, templates), known)
+            service = parse_service(manifest.item)
+            service = resolve(replace(service, namespace=service.namespace or namespace), known_targets)
+            yield from _check(manifest, schema, service, (pods, templates), known)
+            if targets is not None and not service.is_resolved:
+                subject = _subject(manifest)
+                yield from (replace(each, subject=subject) for each in check_target(service, known_targets))
 
 
 def _check(
     manifest: Manifest,
     schema: Mapping[str, Any],
-    namespace: str,
+    service: ServiceFacts,
     pods: tuple[Sequence[PodFacts] | None, Sequence[PodFacts]],
     services: Sequence[ServiceFacts],
 ) -> Iterator[Finding]:
-    subject = f"{manifest.file}: GrpcService {_name(manifest.item)}"
+    subject = _subject(manifest)
     unnamed = [] if _name(manifest.item) else [Mistake("metadata.name", "it is required and missing")]
     metadata = manifest.item.get("metadata")
     mistakes = [*unnamed, *find_mistakes(schema, manifest.item), *find_mistakes(METADATA, metadata, "metadata")]
     yield from (_finding(manifest.file, subject, each) for each in mistakes)
-    service = parse_service(manifest.item)
-    service = replace(service, namespace=service.namespace or namespace)
     here = [pod for pod in (*(pods[0] or ()), *pods[1]) if pod.namespace == service.namespace]
     is_selecting = any(read_selector(service.selector))
     if is_selecting and (pods[0] is not None or here):
-        found = check_spec(service, here, lambda spec: f"In {manifest.file}: {_write_change(spec)}")
+        found = check_spec(
+            service, here, lambda spec: f"In {_find_place(manifest, service, spec)}: {_write_change(spec)}"
+        )
         yield from (replace(each, subject=subject) for each in found)
     yield from _names(subject, manifest.file, service, services)
+
+
+def _subject(manifest: Manifest) -> str:
+    return f"{manifest.file}: GrpcService {_name(manifest.item)}"
 
 
 def _name(item: Mapping[str, Any]) -> str:
@@ -106,6 +120,11 @@ def _finding(file: str, subject: str, mistake: Mistake) -> Finding:
     explain = kubectl("", "explain", f"grpcservice.{field}".rstrip("."))
     remedy = f"In {file}: write {mistake.near} for {mistake.path.rpartition('.')[2]}" if mistake.near else explain
     return Finding(code, subject, f"{mistake.path}: {mistake.problem}{meant}", remedy)
+
+
+def _find_place(manifest: Manifest, service: ServiceFacts, spec: Mapping[str, Any]) -> str:
+    """Name where fields of a spec are to be changed: a selector may be that of a Service."""
+    return f"the Service {service.service_ref}" if "selector" in spec and service.service_ref else manifest.file
 
 
 def _write_change(spec: Mapping[str, Any], path: str = "spec") -> str:

@@ -31,6 +31,11 @@ def is_routable(value: Mapping[str, Any]) -> bool:
     return not value.get("routes") or "jupiter" in value.get("layouts", ["jupiter"])
 
 
+def is_selecting_once(value: Mapping[str, Any]) -> bool:
+    """Return whether Pods are selected in one way: by a selector, or by that of a Service."""
+    return ("selector" in value) != ("serviceRef" in value)
+
+
 def _has_short_keys(longest: int) -> Callable[[Mapping[str, Any]], bool]:
     return lambda value: all(len(key) <= longest for key in value)
 
@@ -48,6 +53,7 @@ RULES: Mapping[str, Callable[[Any], bool]] = {
     "a route needs groups or addresses to choose from": lambda value: bool(
         value.get("groups") or value.get("addresses")
     ),
+    "give exactly one of selector and serviceRef": is_selecting_once,
     "routes are written as Jupiter configurators; add jupiter to layouts or remove routes": is_routable,
     **{
         f"a key of {field} has at most {longest} characters": _has_short_keys(longest)

@@ -9,9 +9,10 @@ from typing import Any
 
 from grpc_etcd.inspect.cluster import ClusterFacts, Condition, PodFacts, ServiceFacts, find_port, read_selector
 from grpc_etcd.inspect.codes import Code
-from grpc_etcd.inspect.conditions import condition_findings
+from grpc_etcd.inspect.conditions import SEEN_IN_PODS, SEEN_IN_SERVICES, condition_findings
 from grpc_etcd.inspect.findings import SHOW_OPERATORS, Finding, kubectl, patch_command
 from grpc_etcd.inspect.nearness import common_labels, near_labels, near_names, unmatched_labels, write_label
+from grpc_etcd.inspect.targets import check_target
 
 UNSEEN_SECONDS = 30.0  # after which a change ought to have been seen. Arbitrary: it takes a fraction of a second
 MOST_SHOWN = 3  # arbitrary: a line is read by people
@@ -21,9 +22,14 @@ Fix = Callable[[dict[str, Any]], str]  # writes how fields of a spec are changed
 def find_service_faults(cluster: ClusterFacts) -> Iterator[Finding]:
     """Report what is wrong with the GrpcServices that were looked at."""
     for service in cluster.services:
-        if cluster.may_read("pods", service.namespace):
+        seen: frozenset[Code] = frozenset()
+        if not service.is_resolved and cluster.may_read("services", service.namespace):
+            yield from check_target(service, cluster.targets)
+            seen = SEEN_IN_SERVICES
+        elif service.is_resolved and cluster.may_read("pods", service.namespace):
             yield from check_pods(service, cluster.pods)
-        yield from condition_findings(service, is_seen_here=cluster.may_read("pods", service.namespace))
+            seen = SEEN_IN_PODS
+        yield from condition_findings(service, seen)
         yield from _unseen(service)
         yield from _disabled(service)
 
@@ -31,7 +37,7 @@ def find_service_faults(cluster: ClusterFacts) -> Iterator[Finding]:
 def check_pods(service: ServiceFacts, pods: Sequence[PodFacts]) -> Iterator[Finding]:
     """Report whether a selector and a port lead to what was meant."""
     here = [pod for pod in pods if pod.namespace == service.namespace]
-    yield from check_spec(service, here, lambda spec: patch_command(service.namespace, service.name, spec))
+    yield from check_spec(service, here, lambda spec: _write_fix(service, spec))
     selected = [pod for pod in here if service.selects(pod)]
     if service.enable and selected and not any(pod.ready or service.publish_not_ready for pod in selected):
         yield Finding(
@@ -40,6 +46,13 @@ def check_pods(service: ServiceFacts, pods: Sequence[PodFacts]) -> Iterator[Find
             f"none of its {len(selected)} Pods is ready: {list_names(pod.name for pod in selected)}",
             kubectl(service.namespace, "describe", "pod", selected[0].name),
         )
+
+
+def _write_fix(service: ServiceFacts, spec: dict[str, Any]) -> str:
+    """Write the command that changes fields of a spec, or the selector of the Service that has it."""
+    if "selector" in spec and service.service_ref:
+        return kubectl(service.namespace, "edit", "service", service.service_ref)
+    return patch_command(service.namespace, service.name, spec)
 
 
 def check_spec(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> Iterator[Finding]:

@@ -54,6 +54,13 @@ TWO = [{"port": 7070, "name": "grpc"}, {"port": 9000, "name": "http-metrics"}]
         pytest.param([{"port": 80, "name": "http"}], {}, None, id="none"),
         pytest.param([{"port": 80, "name": "grpc-web"}], {}, None, id="not for gRPC clients"),
         pytest.param([{"port": 1, "name": "a-grpc"}, {"port": 2, "name": "b-grpc"}], {}, None, id="nobody can know"),
+        pytest.param(
+            [{"port": 1, "name": "a-grpc", "targetPort": "a"}, {"port": 2, "name": "b-grpc", "targetPort": "b"}],
+            {},
+            None,
+            id="nobody can know, by name",
+        ),
+        pytest.param([{"port": 53, "name": "grpc", "protocol": "UDP"}], {}, None, id="not of TCP"),
         pytest.param([{"port": 1, "name": "a-grpc"}, {"port": 2, "name": "grpc"}], {}, 2, id="the one named grpc"),
     ],
 )
@@ -66,6 +73,16 @@ def test_a_grpcservice_is_complete() -> None:
     spec = {"selector": {"matchLabels": {"app": "cart"}}, "port": 7070, "layouts": ["kratos"]}
     metadata = {"name": "cart", "namespace": "shop"}
     assert made == [{"apiVersion": API_VERSION, "kind": "GrpcService", "metadata": metadata, "spec": spec}]
+
+
+def test_a_grpcservice_may_follow_its_service() -> None:
+    ports = [{"port": 80, "name": "web"}, {"port": 81, "name": "grpc", "targetPort": 7070}]
+    worker = deployment("worker", app="worker", **PROBE)
+    made = generate([service(ports=ports), deployment(), worker], by_reference=True).manifests
+    ref = {"serviceRef": {"name": "cart"}}
+    assert [each["spec"] for each in made] == [ref, {"selector": {"matchLabels": {"app": "worker"}}, "port": 7070}]
+    (one,) = generate([service(ports=[*ports[:1], {"port": 7070}]), deployment(**PROBE)], by_reference=True).manifests
+    assert one["spec"] == {**ref, "port": 7070}, "only the Pods know which port it is"
 
 
 def test_a_workload_without_a_service_gets_one_of_its_own() -> None:

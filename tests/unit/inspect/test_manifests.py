@@ -10,7 +10,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from grpc_etcd.inspect.cluster import PodFacts, ServiceFacts
+from grpc_etcd.inspect.cluster import ContainerPort, PodFacts, ServiceFacts, TargetFacts
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding
 from grpc_etcd.inspect.manifest_checks import Manifest, find_manifest_faults, flatten
@@ -39,9 +39,14 @@ def service(**spec: Any) -> dict[str, Any]:
     }
 
 
-def check(*items: Any, pods: list[PodFacts] | None = None, services: tuple[ServiceFacts, ...] = ()) -> list[Finding]:
+def check(
+    *items: Any,
+    pods: list[PodFacts] | None = None,
+    services: tuple[ServiceFacts, ...] = (),
+    targets: list[TargetFacts] | None = None,
+) -> list[Finding]:
     manifests = [Manifest("x.yaml", each) for each in items]
-    return list(find_manifest_faults(manifests, SCHEMA_OF_CRD, "shop", pods, services))
+    return list(find_manifest_faults(manifests, SCHEMA_OF_CRD, "shop", pods, services, targets))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.name)
@@ -75,10 +80,42 @@ def test_mistakes(spec: dict[str, Any], words: str, remedy: str) -> None:
     assert remedy in found.remedy
 
 
+CART: dict[str, Any] = {
+    "kind": "Service",
+    "metadata": {"name": "cart"},
+    "spec": {"selector": {"app": "cart"}, "ports": [{"port": 1}, {"port": 2, "name": "grpc", "targetPort": "api"}]},
+}
+
+
+def referring(ref: str = "cart", **spec: Any) -> dict[str, Any]:
+    item = service(serviceRef={"name": ref}, **spec)
+    del item["spec"]["selector"]
+    return item
+
+
+def test_a_service_of_the_same_files_says_whom_it_selects() -> None:
+    pod = PodFacts(namespace="shop", name="p", labels={"app": "cart"}, ports=(ContainerPort("api", 9000),))
+    assert check(CART, referring(), pods=[pod], targets=[]) == []
+    (found,) = check(CART, referring(), pods=[replace(pod, labels={"app": "kart"})])
+    assert (found.code, found.remedy) == (
+        Code.NO_PODS,
+        "In the Service cart: set spec.selector.matchLabels.app to kart",
+    )
+    (found,) = check(CART, referring(), pods=[replace(pod, ports=(ContainerPort("rpc", 9000),))])
+    assert (found.code, found.remedy) == (Code.NO_PORT, "In x.yaml: set spec.port to rpc")
+
+
+def test_a_service_that_is_nowhere_is_reported_where_services_were_read() -> None:
+    assert check(CART, referring("kart"), pods=[]) == []
+    (found,) = check(CART, referring("kart"), pods=[], targets=[])
+    assert (found.code, found.subject) == (Code.SERVICE_NOT_FOUND, "x.yaml: GrpcService greeter")
+    assert "the closest is cart" in found.problem
+
+
 def test_what_is_required() -> None:
     item = service()
     del item["spec"]["selector"]
-    assert "spec.selector: it is required and missing" in check(item)[0].problem
+    assert "give exactly one of selector and serviceRef" in check(item)[0].problem
     assert "metadata.name" in check({**service(), "metadata": {}})[0].problem
 
 

@@ -9,10 +9,12 @@ from grpc_etcd.inspect import cluster, conditions
 from grpc_etcd.inspect.cluster import GATE, matches
 from grpc_etcd.inspect.conditions import CODES, SILENT
 from grpc_etcd.inspect.operators import Leader, Owned, owned_keys, parse_operators
+from grpc_etcd.inspect.targets import check_target, parse_target, resolve
 from grpc_etcd.registry.own import OwnerRecord, cluster_key, leader_key, owner_key
-from grpc_etcd_operator.core import pods, reasons
+from grpc_etcd_operator.core import pods, reasons, references, targets
 from grpc_etcd_operator.core.scope import Candidate, Fingerprint, Scope, write_holder, write_leader
 from grpc_etcd_operator.core.selector import OPERATORS, parse_selector
+from grpc_etcd_operator.core.services import parse_service
 from grpc_etcd_operator.registry.refusals import grant
 from grpc_etcd_operator.sources.json_pods import read_pod
 from testbed.examples import examples
@@ -88,6 +90,39 @@ def test_pods_have_the_same_facts(raw: dict[str, Any], wanted: str | int | None)
     if not theirs.gate_open:  # what Ready is worth right after the gate has opened is known to who has seen it before
         assert mine.ready == theirs.ready
         assert mine.is_serving() == theirs.is_serving()
+
+
+SERVICE_PORTS = st.fixed_dictionaries(
+    {"port": NUMBERS},
+    optional={
+        "targetPort": st.one_of(NUMBERS, st.sampled_from(["grpc", "web", "api"])),
+        "name": st.sampled_from(["grpc", "a-grpc", "web", "grpc-web", ""]),
+        "appProtocol": st.sampled_from(["kubernetes.io/h2c", "grpc", "http"]),
+        "protocol": st.sampled_from(["TCP", "UDP"]),
+    },
+)
+SERVICE_SPECS = st.fixed_dictionaries(
+    {"ports": st.lists(SERVICE_PORTS, max_size=3)},
+    optional={"selector": LABELS, "type": st.sampled_from(["ClusterIP", "ExternalName"])},
+)
+
+
+@settings(max_examples=examples(300))
+@given(SERVICE_SPECS, st.one_of(st.none(), NUMBERS))
+def test_the_same_is_taken_of_a_service(spec: dict[str, Any], port: int | None) -> None:
+    service = {"metadata": {"uid": "t", "namespace": "shop", "name": "cart"}, "spec": spec}
+    own = {"serviceRef": {"name": "cart"}} | ({"port": port} if port else {})
+    raw = {"metadata": {"uid": "s", "namespace": "shop", "name": "greeter"}, "spec": own}
+    mine = parse_target(service)
+    assert mine
+    seen = resolve(cluster.parse_service(raw), [mine])
+    theirs = references.resolve(parse_service(raw), targets.parse_target(service))
+    assert seen.is_resolved == (theirs.spec is not None)
+    if theirs.spec:
+        assert (dict(theirs.spec.selector.labels), theirs.spec.wanted_port) == (seen.selector["matchLabels"], seen.port)
+    else:
+        (found,) = check_target(seen, [mine])
+        assert found.code == CODES[theirs.reason]
 
 
 def test_every_reason_of_a_condition_has_a_code_or_is_no_fault() -> None:

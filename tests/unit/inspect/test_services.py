@@ -20,6 +20,7 @@ from grpc_etcd.inspect.cluster import (
     Deployment,
     PodFacts,
     ServiceFacts,
+    TargetFacts,
     matches,
 )
 from grpc_etcd.inspect.cluster_checks import find_cluster_faults
@@ -69,6 +70,18 @@ def of_service(pods: tuple[PodFacts, ...] = (POD,), **fields: Any) -> dict[Code,
 
 def test_a_service_in_order_gives_nothing() -> None:
     assert find() == {}
+
+
+def test_the_service_that_is_named_is_looked_at_instead_of_its_selector() -> None:
+    missing = {"Accepted": Condition("False", "ServiceNotFound", "there is no Service cart")}
+    lacking = replace(SERVICE, selector={}, service_ref="cart", conditions=missing)
+    seen = replace(CLUSTER, services=(lacking,), targets=(TargetFacts("shop", "kart", {"app": "greeter"}),))
+    (found,) = find_service_faults(seen)
+    assert (found.code, "the closest is kart" in found.problem) == (Code.SERVICE_NOT_FOUND, True)
+    (found,) = find_service_faults(replace(seen, targets=(), denied=(Denied("services", "shop"),)))
+    assert "ServiceNotFound: there is no Service cart" in found.problem, "what the operator sees is taken over"
+    resolved = of_service(selector={"matchLabels": {"app": "gretter"}}, service_ref="cart")
+    assert resolved[Code.NO_PODS].remedy == "kubectl -n shop edit service cart"
 
 
 @pytest.mark.parametrize(

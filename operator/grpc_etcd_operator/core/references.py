@@ -1,0 +1,142 @@
+"""GrpcServices that take selector and port from a Service (`spec.serviceRef`): which, and what follows. Pure.
+
+    the Service                                  | the GrpcService
+    ---------------------------------------------+----------------------------------------------------------------
+    selects Pods, and its gRPC port is known     | is as if its spec had that selector, and that port if it names none
+    is missing, cannot be used, or may not be    | has no spec that could be obeyed: what it has stays (wishes.py)
+    read; or Services were not listed yet        |
+    any of these, and `spec.enable` is false     | is obeyed: it selects nobody
+
+So a Service deregisters no key by going; it is the GrpcService that is the wish.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from grpc_etcd_operator.core.reasons import Reason
+from grpc_etcd_operator.core.selector import NOBODY
+from grpc_etcd_operator.core.services import GrpcService, Spec
+from grpc_etcd_operator.core.targets import Target
+
+Place = tuple[str, str]  # the namespace and the name of a Service
+REMEDY = (
+    "existing keys stay; {}, or give spec.selector instead of spec.serviceRef; to delete the keys set enable: false"
+)
+UNREADABLE = (
+    "the Services of namespace {} are not known: {}; allow the operator's ServiceAccount to list and watch "
+    "services there (the chart's Role or ClusterRole does); until then existing keys stay and no Service is followed"
+)
+
+
+class Lack(NamedTuple):
+    """Why nothing can be taken of a Service."""
+
+    reason: Reason
+    message: str
+
+
+def resolve(service: GrpcService, found: Target | Lack) -> GrpcService:
+    """Return a GrpcService with what it takes of the Service that it names, or with why that is nothing."""
+    spec = service.claimed
+    if spec is None or not spec.service_ref:
+        return service
+    taken = found if isinstance(found, Lack) else _find_lack(spec, found) or found
+    if isinstance(taken, Target):
+        return service.with_target(taken.selector, taken.port)
+    return service.without_target(*taken) if spec.enable else service.with_target(NOBODY, None)
+
+
+def _find_lack(spec: Spec, target: Target) -> Lack | None:
+    if target.fault:
+        remedy = REMEDY.format("name another Service")
+        return Lack(Reason.SERVICE_UNUSABLE, f"the Service {target.name} cannot be used: {target.fault}; {remedy}")
+    if target.port_fault and spec.port is None:
+        remedy = "set spec.port, or name a port of the Service grpc; existing keys stay"
+        return Lack(Reason.PORT_NOT_FOUND, f"the Service {target.name}: {target.port_fault}; {remedy}")
+    return None
+
+
+class References:
+    """The Services seen, and the GrpcServices (by UID) that name them.
+
+    `pending` are those of which nothing can be known before Services are listed.
+    """
+
+    def __init__(self) -> None:
+        self.pending: dict[str, None] = {}
+        self._targets: dict[Place, Target] = {}
+        self._naming: dict[Place, dict[str, None]] = {}
+        self._named: dict[str, Place] = {}
+        self._listed: set[str] = set()
+        self._unreadable: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<References services={len(self._targets)} named={len(self._naming)}>"
+
+    def resolve(self, service: GrpcService) -> GrpcService:
+        """Take a GrpcService as it now is; return what it asks for."""
+        self.forget_service(service.uid)
+        spec = service.claimed
+        if spec is None or not spec.service_ref:
+            return service
+        place = self._named[service.uid] = service.namespace, spec.service_ref
+        self._naming.setdefault(place, {})[service.uid] = None
+        resolved = resolve(service, self._find(*place))
+        if resolved.spec is None and resolved.reason is Reason.PENDING:
+            self.pending[service.uid] = None
+        return resolved
+
+    def forget_service(self, uid: str) -> None:
+        """Record that a GrpcService is gone, or names no Service any more."""
+        self.pending.pop(uid, None)
+        if place := self._named.pop(uid, None):
+            naming = self._naming[place]
+            del naming[uid]
+            if not naming:
+                del self._naming[place]
+
+    def note(self, target: Target) -> Collection[str]:
+        """Take a Service as it now is; return whom that concerns."""
+        place = target.namespace, target.name
+        known, self._targets[place] = self._targets.get(place), target
+        return () if known == target else tuple(self._naming.get(place, ()))
+
+    def forget(self, target: Target) -> Collection[str]:
+        """Record that a Service is gone, perhaps for one that has its name by now; return whom that concerns."""
+        place = target.namespace, target.name
+        known = self._targets.get(place)
+        if known is None or known.uid != target.uid:
+            return ()
+        del self._targets[place]
+        return tuple(self._naming.get(place, ()))
+
+    def take_list(self, namespace: str, listed: Collection[str]) -> Collection[str]:
+        """Take the UIDs of a complete list in a namespace (empty: in all), each of which is noted."""
+        self._listed.add(namespace)
+        missing = [each for each in self._targets.values() if namespace in ("", each.namespace)]
+        gone = [uid for each in missing if each.uid not in listed for uid in self.forget(each)]
+        return tuple(dict.fromkeys((*gone, *(uid for uid in self._in(namespace) if uid in self.pending))))
+
+    def note_fault(self, namespace: str, fault: str) -> Collection[str]:
+        """Take why the Services of a namespace (empty: of all) may not be read; empty: they may."""
+        if self._unreadable.get(namespace, "") == fault:
+            return ()
+        self._unreadable[namespace] = fault
+        return tuple(self._in(namespace))
+
+    def are_in(self, namespace: str) -> bool:
+        """Return whether a GrpcService of a namespace (empty: of any) names a Service."""
+        return any(self._in(namespace))
+
+    def _in(self, namespace: str) -> Iterable[str]:
+        return (uid for uid, (of, _) in self._named.items() if namespace in ("", of))
+
+    def _find(self, namespace: str, name: str) -> Target | Lack:
+        if fault := self._unreadable.get("") or self._unreadable.get(namespace):
+            return Lack(Reason.SERVICES_UNREADABLE, UNREADABLE.format(namespace, fault))
+        if target := self._targets.get((namespace, name)):
+            return target
+        if not self._listed & {"", namespace}:
+            return Lack(Reason.PENDING, "waiting for the list of Services; no action needed")
+        remedy = REMEDY.format("create it")
+        return Lack(Reason.SERVICE_NOT_FOUND, f"there is no Service {name} in namespace {namespace}; {remedy}")
