@@ -1,10 +1,11 @@
-"""Start threads, or say what keeps this process from it; and let no function of the program's end one.
+"""Start threads, or say what keeps this process from it; let no function of the program's end one; wait for them.
 
 Whoever starts one keeps it only once it runs: a thread that is noted and was never started would be waited for at the
 end, and never started by the next who needs it.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ NO_THREAD = (
     "(`ulimit -u`, the Pod's or container's PID limit) or of memory ({error})"
 )
 _SPARE = 2  # arbitrary: one that has ended counts for a moment longer
+_LOOK_SECONDS = 0.5  # arbitrary: how late a signal may be obeyed
 _this_thread = threading.local()
 
 
@@ -44,6 +46,21 @@ def contain(error: BaseException) -> Exception:
     contained = RuntimeError(f"it raised {error!r}")
     contained.__cause__ = error
     return contained
+
+
+def wait_for(changed: threading.Condition, is_over: Callable[[], bool], timeout_seconds: float | None) -> bool:
+    """Wait until a condition is notified that it is over; return whether it is, else the time is up. None: no end.
+
+    A signal that comes just before the main thread begins to wait is obeyed only when that wait ends (CPython checks
+    for signals, then gives other threads their turn, then waits). So each wait is short: Ctrl-C would be lost.
+    """
+    until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    while not is_over():
+        left = _LOOK_SECONDS if until is None else until - time.monotonic()
+        if left <= 0:
+            return False
+        changed.wait(min(left, _LOOK_SECONDS))
+    return True
 
 
 def check_threads(count: int) -> None:

@@ -93,7 +93,8 @@ def _dump(data: object, *, is_unicode: bool) -> str:
 
 
 def _is_unicode() -> bool:
-    return sys.stdout.encoding.lower() in ("utf-8", "utf8")
+    encoding = getattr(sys.stdout, "encoding", "utf-8")  # of a standard output that is closed there is none
+    return encoding.lower() in ("utf-8", "utf8")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -21,7 +21,7 @@ from grpc_etcd.discovery.registry_watch import RegistryWatch, Subscription
 from grpc_etcd.discovery.state import Range, Reader, ResolverState, Source
 from grpc_etcd.discovery.waiting import OVER, waits_until
 from grpc_etcd.etcd import Deleted, Disconnected, Event, Progress, WatchEvents, WatchSnapshot, WatchUpdate, errors
-from grpc_etcd.threads import contain
+from grpc_etcd.threads import contain, wait_for
 
 _LOG = logging.getLogger("grpc_etcd")
 # What concerns one range alone; anything else reports the way to etcd or of its history, and so of all.
@@ -95,7 +95,7 @@ class StateSource(abc.ABC):
     def wait_until(self, is_enough: Callable[[ResolverState], bool], timeout_seconds: float | None) -> bool:
         """Block until the view is enough; False when time is up or the source is closed first."""
         with self._changed:
-            self._changed.wait_for(lambda: self.closed or is_enough(self.view), timeout_seconds)
+            wait_for(self._changed, lambda: self.closed or is_enough(self.view), timeout_seconds)
             return is_enough(self.view)
 
     @contextmanager

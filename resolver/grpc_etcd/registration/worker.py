@@ -38,7 +38,7 @@ from grpc_etcd.registration.reconciler import FIRST_RETRY_SECONDS, LAST_RETRY_SE
 from grpc_etcd.registration.records import Claim, Held
 from grpc_etcd.registration.steps import Flush, Grant, Idle, Probe, Read, Step, Write
 from grpc_etcd.registration.transitions import Fact, Transitions
-from grpc_etcd.threads import contain, start_thread
+from grpc_etcd.threads import contain, start_thread, wait_for
 from grpc_etcd.xds.control_plane import this_process
 
 _LOG = logging.getLogger("grpc_etcd")
@@ -184,9 +184,10 @@ class Worker:
         False when the time is up first, or everything has been stopped.
         """
         with self._changed:
-            self._changed.wait_for(
+            wait_for(
+                self._changed,
                 lambda: self._ending or self.is_inherited or is_given_up() or question(self._reconciler),
-                None if timeout_seconds is None else min(max(0.0, timeout_seconds), threading.TIMEOUT_MAX),
+                timeout_seconds,
             )
             return question(self._reconciler)
 
