@@ -279,8 +279,8 @@ class Granter:
     async def _find_out(self, service: GrpcService) -> None:
         """Read what has become of a GrpcService to which claims could not be written, as far as anybody can answer.
 
-        They may have been written all the same, or others before them, of which the watch has yet to report. A few of a
-        namespace are read at a time: an API server that refuses everything is asked no more than it can bear.
+        They may have been written all the same, or others before them, of which the watch has yet to report. Of a
+        namespace a few are read at a time: thousands may have been refused at once.
         """
         for failures in itertools.count(1):
             if service.uid not in self._reconciler.cluster_cache.services or not self._is_to_grant():
