@@ -195,8 +195,8 @@ MUTANTS = (
     _mutant(
         "conflict-is-the-end-of-a-gate",
         (
-            "elif self._is_worth_trying_again(uid, pod.namespace, error):\n                self._queue.gates[uid]",
-            'elif "(409)" not in str(error):\n                self._queue.gates[uid]',
+            "elif self._is_worth_trying_again(uid, pod.namespace, error):\n                self._queue.gates.add(uid",
+            'elif "(409)" not in str(error):\n                self._queue.gates.add(uid',
         ),
     ),
     _mutant(

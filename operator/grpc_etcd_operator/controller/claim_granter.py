@@ -22,13 +22,14 @@ from enum import Enum, auto
 from functools import partial
 from http import HTTPStatus
 from typing import Any
+from weakref import WeakValueDictionary
 
 import aiohttp
 
 from grpc_etcd_operator.controller.event_handlers import SERVICES, EventHandlers
 from grpc_etcd_operator.core.claims import read_claims
 from grpc_etcd_operator.core.services import GrpcService
-from grpc_etcd_operator.isolation import BACKOFF, Isolation, Overtaking, Request, Sparing
+from grpc_etcd_operator.isolation import BACKOFF, MOST_LATE, Isolation, Overtaking, Request, Sparing
 from grpc_etcd_operator.kube.client import ApiError, Client, kind_of
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ class Granter:
         self._wake = wake
         self._requests = Overtaking(PART, isolation, self._free)
         self._held_up: set[str] = set()
+        # For those that find out what has become of a write, of whom there may be thousands; kept while they do.
+        self._readers: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._last = EARLIEST
         self._failures: Counter[str] = Counter()
         self._later: dict[str, float] = {}
@@ -276,13 +279,15 @@ class Granter:
     async def _find_out(self, service: GrpcService) -> None:
         """Read what has become of a GrpcService to which claims could not be written, as far as anybody can answer.
 
-        They may have been written all the same, or others before them, of which the watch has yet to report.
+        They may have been written all the same, or others before them, of which the watch has yet to report. Of a
+        namespace a few are read at a time: thousands may have been refused at once.
         """
         for failures in itertools.count(1):
             if service.uid not in self._reconciler.cluster_cache.services or not self._is_to_grant():
                 return
             try:
-                found = await self._client.read(SERVICES, service.namespace, service.name)
+                async with self._readers.setdefault(service.namespace, asyncio.Semaphore(MOST_LATE)):
+                    found = await self._client.read(SERVICES, service.namespace, service.name)
                 if found and found["metadata"]["uid"] == service.uid:
                     self._reconciler.note_service("MODIFIED", found)
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:

@@ -230,7 +230,7 @@ class Reconciler:
             return
         desired = self._parts.facts.desired(uid, self._parts.registry)
         if desired is None:
-            self._work.settle(uid)
+            self._work.settle(uid, time.monotonic())
             return
         registry_cache, refusals = self._parts.registry_cache, self._parts.refusing.refusals
         owner = registry_cache.owner(uid)
@@ -277,7 +277,7 @@ class Reconciler:
         if plan.is_empty or not self._parts.election.is_leading:
             self._work.forget_plan(uid)
         if plan.is_empty:
-            self._work.settle(uid)
+            self._work.settle(uid, time.monotonic())
             self._parts.leases.end(plan.lease, is_gone=plan.gone, is_over=plan.is_over)
             self._outcomes.report(Outcome(uid, plan.written, plan.faults))
             return

@@ -496,9 +496,16 @@ class ResyncController:
             is_known = False
         for start in range(0, len(due), AT_ONCE):
             some = due[start : start + AT_ONCE]
-            found = await asyncio.gather(*(self._judge_deletion(each, is_known=is_known) for each in some))
+            judging = (self._judge_deletion(each, is_known=is_known) for each in some)
+            found = await asyncio.gather(*judging, return_exceptions=True)
             for service, is_gone in zip(some, found, strict=True):
-                self._take_judgement(service, is_gone=is_gone)
+                if isinstance(is_gone, Exception):  # the other GrpcServices go on, whatever it is
+                    self._isolation.caught(PART, service.reference, is_gone)
+                    self._deletions.waiting[service.uid] = time.monotonic() + EVERY_SECONDS, service
+                elif isinstance(is_gone, BaseException):
+                    raise is_gone
+                else:
+                    self._take_judgement(service, is_gone=is_gone)
 
     async def _judge_deletion(self, service: GrpcService, *, is_known: bool) -> bool | None:
         """Return whether a GrpcService is gone and not with its CRD; None where that cannot be known now."""

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from grpc_etcd.layouts.rate_limits import choose_in_turns
 from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.conditions import is_same_judgement
 from grpc_etcd_operator.core.gates import Gate
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.core.status_schedule import StatusSchedule
 from grpc_etcd_operator.core.vacancies import VACANT_SECONDS, Vacancies
+from grpc_etcd_operator.core.waiting import Turns
 
 
 @dataclass(slots=True)
@@ -36,8 +36,8 @@ class StatusQueue:
     def __init__(self, cluster_cache: ClusterCache, vacant_seconds: float = VACANT_SECONDS) -> None:
         self._cluster_cache = cluster_cache
         self.failures: Counter[str] = Counter()
-        self.schedule, self.vacancies = StatusSchedule(), Vacancies(vacant_seconds)
-        self.gates: dict[str, float] = {}
+        self.schedule, self.vacancies = StatusSchedule(self._namespace_of), Vacancies(vacant_seconds)
+        self.gates = Turns(self._namespace_of)
         self.reported_gates: dict[str, WrittenGate] = {}
         self.writing: dict[str, dict[str, Any]] = {}  # statuses that are under way
         self.next_look = math.inf
@@ -66,33 +66,18 @@ class StatusQueue:
             self._forget_gate(pod)
 
     def _forget_gate(self, pod: str) -> None:
-        for waiting in (self.gates, self.reported_gates, self.failures):
+        self.gates.forget(pod)
+        for waiting in (self.reported_gates, self.failures):
             waiting.pop(pod, None)
 
     def _want_gate(self, pod: str) -> None:
         """Let a gate be due: news ends the wait until there is something to say, but not the pause after a failure."""
-        if pod in self.failures:
-            self.gates.setdefault(pod, 0.0)
-        else:
-            self.gates[pod] = 0.0
+        if pod not in self.failures or pod not in self.gates:
+            self.gates.advance(pod, -math.inf)
 
-    def count_due_gates(self, now: float) -> int:
-        """Count the gates that are due."""
-        return sum(at <= now for at in self.gates.values())
-
-    def take_gates(self, now: float, most: int) -> list[str]:
-        """Take out some of the gates that are due, in turns of their namespaces: one may have thousands at once."""
-        known = self._cluster_cache.pods
-        due = (pod for pod, at in self.gates.items() if at <= now)
-        some = choose_in_turns(due, lambda pod: known[pod].namespace if pod in known else "", most)
-        for pod in some:
-            del self.gates[pod]
-        return some
-
-    def take_statuses(self, now: float, most: int) -> list[str]:
-        """Take out some of the GrpcServices whose statuses are due, in turns of their namespaces."""
-        known = self._cluster_cache.services
-        return self.schedule.take(now, most, lambda uid: known[uid].namespace if uid in known else "")
+    def _namespace_of(self, uid: str) -> str:
+        known = self._cluster_cache.services.get(uid) or self._cluster_cache.pods.get(uid)
+        return known.namespace if known else ""
 
     def look_at_all(self) -> None:
         """Look at everything: leadership or a registry's state has changed."""

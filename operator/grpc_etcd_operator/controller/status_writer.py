@@ -138,7 +138,7 @@ class StatusWriter:
         next_pass = self._queue.schedule.next_pass_at()
         if not self._reconciler.may_write():  # whoever waits for a status waits for that, too
             next_pass = max(next_pass, time.monotonic() + RETRY_SECONDS)
-        return min(next_pass, min(self._queue.gates.values(), default=math.inf), self._vacancies.next_at())
+        return min(next_pass, self._queue.gates.next_at(), self._vacancies.next_at())
 
     async def _report_vacancies(self) -> None:
         """Warn on GrpcServices that have had no Pod for long, and look at their statuses again, which then say so.
@@ -206,7 +206,7 @@ class StatusWriter:
 
     async def _write_statuses(self) -> None:
         left = self._queue.schedule.count_due(time.monotonic()) if self._reconciler.may_write() else 0
-        while left > 0 and (due := self._queue.take_statuses(time.monotonic(), min(left, TURNS))):
+        while left > 0 and (due := self._queue.schedule.take(time.monotonic(), min(left, TURNS))):
             left -= len(due)
             await self._write_some_statuses(due)
 
@@ -323,8 +323,8 @@ class StatusWriter:
             return False
 
     async def _open_gates(self) -> None:
-        left = self._queue.count_due_gates(time.monotonic())
-        while left > 0 and (due := self._queue.take_gates(time.monotonic(), min(left, TURNS))):
+        left = self._queue.gates.count_due(time.monotonic())
+        while left > 0 and (due := self._queue.gates.take(time.monotonic(), min(left, TURNS))):
             left -= len(due)
             await self._open_some_gates(due)
 
@@ -341,7 +341,7 @@ class StatusWriter:
         """Report the same of a gate."""
         is_held_up = pod is not None and self._gate_requests.holds_up(uid, pod.namespace)
         if is_held_up:
-            self._queue.gates.setdefault(uid, time.monotonic() + HELD_UP_SECONDS)
+            self._queue.gates.advance(uid, time.monotonic() + HELD_UP_SECONDS)
         return is_held_up
 
     async def _try_gate(self, uid: str) -> None:
@@ -351,17 +351,17 @@ class StatusWriter:
             self._queue.failures.pop(uid, None)
             return
         if (until := self.refusals.until(pod.namespace)) > time.monotonic():
-            self._queue.gates[uid] = until
+            self._queue.gates.add(uid, until)
             return
         try:
             await self._bring_gate(pod)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if _lacks_right(error):
-                self._queue.gates[uid] = self.refusals.note(pod.namespace, time.monotonic())
+                self._queue.gates.add(uid, self.refusals.note(pod.namespace, time.monotonic()))
             elif await self._is_refused(error, PODS, pod):
                 self._gate_failed(pod, error)
             elif self._is_worth_trying_again(uid, pod.namespace, error):
-                self._queue.gates[uid] = time.monotonic() + self._pause_after(uid, error)
+                self._queue.gates.add(uid, time.monotonic() + self._pause_after(uid, error))
         except Exception as error:  # noqa: BLE001  whatever it is, the other Pods go on
             self._gate_failed(pod, error)
         else:
@@ -370,7 +370,7 @@ class StatusWriter:
     def _gate_failed(self, pod: Pod, error: Exception) -> None:
         self._isolation.caught("gates", f"{pod.namespace}/{pod.name}", error)
         self._queue.failures[pod.uid] += 1
-        self._queue.gates[pod.uid] = time.monotonic() + BACKOFF.after(self._queue.failures[pod.uid])
+        self._queue.gates.add(pod.uid, time.monotonic() + BACKOFF.after(self._queue.failures[pod.uid]))
         self._report_failure(pod, error, "readiness gate")
 
     def _pause_after(self, uid: str, error: Exception) -> float:
@@ -394,7 +394,7 @@ class StatusWriter:
             if reported.gate and reported.gate.reason == gate.reason:
                 due = max(due, reported.written_at + GATE_SPACING_SECONDS)
             if due > now:
-                self._queue.gates[pod.uid] = due
+                self._queue.gates.add(pod.uid, due)
                 return
         status = "True" if gate.is_open else "False"
         condition = {"type": GATE, "status": status, "reason": gate.reason, "lastTransitionTime": _rfc3339()}
@@ -410,7 +410,7 @@ class StatusWriter:
         reported.gate, reported.written_at = gate, time.monotonic()
         if gate.is_open:  # until it is seen to be open: others may have changed it on its way, or since
             reported.tries += 1
-            self._queue.gates[pod.uid] = time.monotonic() + max(RETRY_SECONDS, BACKOFF.after(reported.tries))
+            self._queue.gates.add(pod.uid, time.monotonic() + max(RETRY_SECONDS, BACKOFF.after(reported.tries)))
 
     async def _is_written(self, pod: Pod, condition: Mapping[str, str], reported: WrittenGate) -> bool:
         """Return whether a Pod has a condition already, where that may be so: else nobody is asked."""

@@ -8,7 +8,7 @@ a status judges does not wait for them. `now` is any monotonic clock's seconds. 
 import math
 from collections.abc import Callable, Iterable
 
-from grpc_etcd.layouts.rate_limits import choose_in_turns
+from grpc_etcd_operator.core.waiting import Turns
 
 WRITE_SPACING_SECONDS = 2.0
 RETRY_SECONDS = 2.0
@@ -22,10 +22,10 @@ COUNTS_WAIT_SECONDS = 30.0
 
 
 class StatusSchedule:
-    """Who waits to be looked at, and what has been written when."""
+    """Who waits to be looked at, and what has been written when. Groups, by `group_of`, take turns."""
 
-    def __init__(self) -> None:
-        self._waiting: dict[str, float] = {}
+    def __init__(self, group_of: Callable[[str], str] = lambda _: "") -> None:
+        self._waiting = Turns(group_of)
         self._written_at: dict[str, float] = {}
         self._turns: dict[str, float] = {}
         self._next_turn = self._next_pass = -math.inf
@@ -35,28 +35,25 @@ class StatusSchedule:
         first = math.inf
         for uid in uids:
             at = max(now + SETTLE_SECONDS, self._written_at.get(uid, -math.inf) + WRITE_SPACING_SECONDS)
-            self._waiting[uid] = min(at, self._waiting.get(uid, math.inf))
+            self._waiting.advance(uid, at)
             first = min(first, at)
         return max(first, self._next_pass)
 
     def next_pass_at(self) -> float:
         """Return when to look next; infinity: never, unless something is noted."""
-        return max(self._next_pass, min(self._waiting.values(), default=math.inf))
+        return max(self._next_pass, self._waiting.next_at())
 
     def count_due(self, now: float) -> int:
         """Count those that are to be looked at in the pass that is due now, if one is."""
-        return sum(at <= now for at in self._waiting.values()) if now >= self._next_pass else 0
+        return self._waiting.count_due(now) if now >= self._next_pass else 0
 
-    def take(self, now: float, most: int | None = None, group_of: Callable[[str], str] = lambda _: "") -> list[str]:
+    def take(self, now: float, most: int | None = None) -> list[str]:
         """Take out those that are to be looked at in the pass that is due now, if one is; groups take turns.
 
         Where more than `most` are due the pass goes on, and whoever has become due meanwhile takes part.
         """
-        due = [uid for uid, at in self._waiting.items() if at <= now] if now >= self._next_pass else []
-        some = due if most is None else choose_in_turns(due, group_of, most)
-        for uid in some:
-            del self._waiting[uid]
-        if due and len(some) == len(due):
+        some = self._waiting.take(now, most) if now >= self._next_pass else []
+        if some and not self._waiting.count_due(now):
             self._next_pass = now + PASS_SECONDS
         return some
 
@@ -66,7 +63,7 @@ class StatusSchedule:
             self._turns[uid] = self._take_turn(uid, now)
         if self._turns[uid] <= now:
             return True
-        self._waiting[uid] = self._turns[uid]
+        self._waiting.add(uid, self._turns[uid])
         return False
 
     def _take_turn(self, uid: str, now: float) -> float:
@@ -86,9 +83,10 @@ class StatusSchedule:
 
     def failed(self, uid: str, now: float, pause_seconds: float = RETRY_SECONDS) -> None:
         """Record that a status could not be written: it is looked at again after a pause."""
-        self._waiting[uid] = now + pause_seconds
+        self._waiting.add(uid, now + pause_seconds)
 
     def forget(self, uid: str) -> None:
         """Drop one that is gone."""
-        for known in (self._waiting, self._written_at, self._turns):
+        self._waiting.forget(uid)
+        for known in (self._written_at, self._turns):
             known.pop(uid, None)

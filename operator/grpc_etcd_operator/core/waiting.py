@@ -78,13 +78,21 @@ class Postponed:
             return
         self._at[uid] = at
         heappush(self._queue, (at, uid))
-        if len(self._queue) > 2 * len(self._at) + SLACK:
-            self._queue = [(at, uid) for uid, at in self._at.items()]
-            heapify(self._queue)
+        self._tidy()
 
     def forget(self, uid: str) -> None:
         """Let one wait no more, if it does."""
         self._at.pop(uid, None)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if not self._at or len(self._queue) > 2 * len(self._at) + SLACK:
+            self._queue = [(at, uid) for uid, at in self._at.items()]
+            heapify(self._queue)
+
+    def due_at(self, uid: str) -> float:
+        """Return when one is due; infinity: it does not wait."""
+        return self._at.get(uid, math.inf)
 
     def take(self, now: float) -> list[tuple[str, float]]:
         """Take out those that are due, with when they were, the earliest first."""
@@ -100,3 +108,52 @@ class Postponed:
         while self._queue and self._at.get(self._queue[0][1]) != self._queue[0][0]:
             heappop(self._queue)
         return self._queue[0][0] if self._queue else math.inf
+
+
+class Turns:
+    """When each is due, by UID; those that are due are given out in turns of their groups.
+
+    To take some costs the same however many others are due, or wait.
+    """
+
+    def __init__(self, group_of: Callable[[str], str]) -> None:
+        self._later, self._due = Postponed(), Waiting(group_of)
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._later or uid in self._due
+
+    def __len__(self) -> int:
+        return len(self._later) + len(self._due)
+
+    def add(self, uid: str, at: float) -> None:
+        """Let one be due then, whatever it has waited for before."""
+        self._due.pop(uid)
+        self._later.add(uid, at)
+
+    def advance(self, uid: str, at: float) -> None:
+        """Let one be due then, unless it is earlier; one that has been found to be due keeps its place."""
+        if uid not in self._due and at < self._later.due_at(uid):
+            self._later.add(uid, at)
+
+    def forget(self, uid: str) -> None:
+        """Let one wait no more, if it does."""
+        self._due.pop(uid)
+        self._later.forget(uid)
+
+    def count_due(self, now: float) -> int:
+        """Count those that are due."""
+        for uid, at in self._later.take(now):
+            self._due.add(uid, at)
+        return len(self._due)
+
+    def take(self, now: float, most: int | None = None) -> list[str]:
+        """Take out up to so many of those that are due, one of each group after the other."""
+        count = self.count_due(now)
+        some = self._due.choose(count if most is None else most, ())
+        for uid in some:
+            self._due.pop(uid)
+        return some
+
+    def next_at(self) -> float:
+        """Return when the first is due; minus infinity: some have been found to be; infinity: there is none."""
+        return -math.inf if self._due else self._later.next_at()

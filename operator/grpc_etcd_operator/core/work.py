@@ -143,6 +143,7 @@ class Work:
         nobody else, so it does not count as waiting until it is due.
         """
         at = self._budget.reserve(plan.uid, self._group_of(plan.uid), plan.put_bytes, now, is_new=plan.is_new)
+        self._let_others_come_earlier(now)
         if at <= now:
             return plan
         self.forget_plan(plan.uid)
@@ -218,7 +219,7 @@ class Work:
         if plan.is_part:
             self._mark_since(plan.uid, since if self._is_owed(plan) else now)
         else:
-            self._wait_no_more(plan.uid)
+            self._wait_no_more(plan.uid, now)
         return now - since
 
     def _is_owed(self, plan: Plan) -> bool:
@@ -233,16 +234,23 @@ class Work:
             self._owed[plan.uid] = owed
         return owed > 0 or not plan.left
 
-    def settle(self, uid: str) -> None:
+    def settle(self, uid: str, now: float) -> None:
         """Record that nothing is to be written of a unit."""
         self._stuck.pop(uid, None)
-        self._wait_no_more(uid)
+        self._wait_no_more(uid, now)
 
-    def _wait_no_more(self, uid: str) -> None:
+    def _wait_no_more(self, uid: str, now: float) -> None:
         """Keep nothing of a unit for later: one that is gone would wait for bytes for days, as its namespace's next."""
         self._later.forget(uid)
         self._owed.pop(uid, None)
         self._budget.give_up(uid)
+        self._let_others_come_earlier(now)
+
+    def _let_others_come_earlier(self, now: float) -> None:
+        """Let those that wait for bytes, and for nothing else, be due when there are some now."""
+        for uid, before, at in self._budget.take_earlier(now):
+            if self._later.due_at(uid) == before:
+                self._later.add(uid, at)
 
     def end_failures(self, uid: str) -> None:
         """Record that a unit was judged without a failure; where a plan has come of it, writing that may yet fail."""

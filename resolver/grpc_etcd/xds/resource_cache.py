@@ -95,7 +95,6 @@ class ResourceCache:
         if name not in self._left_behind or self._followed[name] or self._sharing.is_used(name):
             return
         self._left_behind.discard(name)
-        del self._followed[name]
         self._sharing.drop(name)
         self._resources, self._hosts = _without(self._resources, name), _without(self._hosts, name)
         self._sizes, self._shared = _without(self._sizes, name), _without(self._shared, name)
@@ -208,6 +207,8 @@ class ResourceCache:
             if not self._listeners[owner]:
                 del self._listeners[owner]
                 self._followed[owner.registry] -= 1
+                if not self._followed[owner.registry]:  # clients of an ADS server may ask for any name
+                    del self._followed[owner.registry]
                 self._count_out()
                 self._clear_away(owner.registry)
 

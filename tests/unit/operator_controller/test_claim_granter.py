@@ -204,3 +204,38 @@ async def test_a_conflict_shows_that_no_earlier_write_can_take_effect() -> None:
 
 async def test_a_failure_that_nobody_foresaw_is_no_answer() -> None:
     assert await is_reserved_after(OSError("reset"))
+
+
+class Overloaded(Client):
+    """An API server that answers neither writes nor reads with anything but an error; it counts reads at a time."""
+
+    def __init__(self) -> None:
+        self.reading, self.read_names, self.most = 0, set[str](), 0
+
+    async def patch_service_status(self, *_: object) -> Mapping[str, Any]:
+        """Fail."""
+        raise ApiError(500, "etcdserver: request timed out")
+
+    async def read(self, plural: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """Fail after a moment."""
+        del plural, namespace
+        self.reading += 1
+        self.most = max(self.most, self.reading)
+        try:
+            await asyncio.sleep(0.001)
+        finally:
+            self.reading -= 1
+        self.read_names.add(name)
+        raise ApiError(500, "etcdserver: request timed out")
+
+
+async def test_an_overloaded_api_server_is_not_asked_about_all_claims_at_once() -> None:
+    handlers, server, names = make_handlers(), Overloaded(), {f"s{number}" for number in range(20 * MOST_LATE)}
+    granter = Granter(server, handlers, handlers.claims, lambda: True, Isolation())
+    for name in names:
+        handlers.note_service("ADDED", make_raw_service(uid=f"uid-{name}", name=name))
+    running = asyncio.create_task(granter.run())
+    await until(lambda: server.read_names == names)
+    running.cancel()
+    await asyncio.wait([running])
+    assert server.most == MOST_LATE

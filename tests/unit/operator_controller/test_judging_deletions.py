@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
@@ -83,3 +84,16 @@ def test_one_that_is_deleted_meanwhile_does_not_wait_for_thousands_of_another_na
     for number in range(MANY):
         judging.delete("noisy", f"s{number}")
     assert judging.judge().index("quiet/s") <= JUDGED_AT_ONCE + 1
+
+
+def test_one_that_cannot_be_judged_for_a_reason_that_nobody_foresaw_keeps_no_other_from_it() -> None:
+    def fail(count: int) -> None:
+        if count == 1:
+            raise RuntimeError("nobody foresaw this")
+
+    judging = Judging(fail)
+    for number in range(2 * AT_ONCE):
+        judging.delete("shop", f"s{number}")
+    asyncio.run(judging.resync._try_judging_deleted())
+    assert judging.deletions.waiting.keys() == judging.handlers.cluster_cache.services.keys() == {"shop-s0"}
+    assert judging.deletions.waiting["shop-s0"][0] > time.monotonic(), "it is judged again later"

@@ -1,6 +1,6 @@
 """GrpcServices that take each other's place, told in any order."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.plan import make_plan
 from grpc_etcd_operator.core.pods import GATE
 from grpc_etcd_operator.core.services import parse_service
+from grpc_etcd_operator.core.waiting import Turns
 from grpc_etcd_operator.kube.messages import message_class
 from grpc_etcd_operator.registry.cache import Announcement, RegistryCache
 from grpc_etcd_operator.telemetry.metrics import Timings
@@ -139,7 +140,7 @@ def test_what_no_owner_record_names_stays_while_grpcservices_that_it_may_be_of_a
     assert keys() == {SHOPS}
 
 
-def awaiting(*awaited: str) -> tuple[EventHandlers, Mapping[str, float]]:
+def awaiting(*awaited: str) -> tuple[EventHandlers, Turns]:
     """Give one that waits for GrpcServices, with two Pods that nobody selects yet, and whose gates it would open."""
     registries, registry_cache = {"default": None}, RegistryCache("c1")
     reconciler = EventHandlers(ClusterCache(registries), registries, Timings(CollectorRegistry()))
@@ -166,19 +167,19 @@ def awaiting(*awaited: str) -> tuple[EventHandlers, Mapping[str, float]]:
 
 def test_a_gate_stays_shut_while_grpcservices_that_may_select_its_pod_are_awaited() -> None:
     reconciler, gates = awaiting("shop/greeter")
-    assert list(gates) == ["elsewhere"]
+    assert gates.take(0.0) == ["elsewhere"]
     reconciler.end_return()
-    assert set(gates) == {"new", "elsewhere"}
+    assert set(gates.take(0.0)) == {"new", "elsewhere"}
 
 
 def test_a_gate_opens_once_the_last_grpcservice_that_might_select_its_pod_has_come_back() -> None:
     reconciler, gates = awaiting("shop/greeter", "shop/orders")
     reconciler.note_service("ADDED", raw_service("1"))
-    assert list(gates) == ["elsewhere"]
+    assert gates.take(0.0) == ["elsewhere"]
     orders = raw_service("2")
     orders["metadata"]["name"] = "orders"
     reconciler.note_service("ADDED", orders)
-    assert list(gates) == ["elsewhere", "new"]
+    assert gates.take(0.0) == ["new"]
 
 
 def counting(registry_cache: RegistryCache) -> tuple[EventHandlers, list[str]]:

@@ -57,7 +57,7 @@ class Reporting:
     def note_service(self, namespace: str, name: str) -> None:
         """Let a GrpcService come whose status is due."""
         self.handlers.note_service("ADDED", make_raw_service(f"{namespace}-{name}", name=name, namespace=namespace))
-        self.statuses.schedule._waiting[f"{namespace}-{name}"] = 0.0  # no test is to wait for that
+        self.statuses.schedule._waiting.advance(f"{namespace}-{name}", 0.0)  # no test is to wait for that
 
     def note_pod(self, namespace: str, name: str) -> None:
         """Let a Pod come whose gate is to be opened: nobody selects it."""
@@ -104,3 +104,21 @@ def test_a_gate_that_is_due_meanwhile_does_not_wait_for_thousands_of_another_nam
     for number in range(MANY):
         reporting.note_pod("noisy", f"p{number}")
     assert "quiet/p" in reporting.report()[: TURNS + GATES_AT_ONCE]
+
+
+def test_gates_of_more_namespaces_than_have_a_turn_at_once_are_all_served_soon() -> None:
+    reporting, namespaces = Reporting(), TURNS + GATES_AT_ONCE
+    for number in range(3 * namespaces):
+        reporting.note_pod(f"n{number // 3}", f"p{number}")
+    order = reporting.report()
+    assert len(set(order)) == 3 * namespaces
+    assert len({each.partition("/")[0] for each in order[: 2 * TURNS]}) == namespaces
+
+
+def test_statuses_of_more_namespaces_than_have_a_turn_at_once_are_all_written_soon() -> None:
+    reporting, namespaces = Reporting(), TURNS + STATUSES_AT_ONCE
+    for number in range(3 * namespaces):
+        reporting.note_service(f"n{number // 3}", f"s{number}")
+    order = reporting.report()
+    assert len(set(order)) == 3 * namespaces
+    assert len({each.partition("/")[0] for each in order[: 2 * TURNS]}) == namespaces

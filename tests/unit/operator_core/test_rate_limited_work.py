@@ -57,7 +57,7 @@ class Writer:
         for uid, since in list(self.work.take_due(100, urgent=False)):
             if self.written[uid] == self.versions[uid]:
                 self.work.forget_plan(uid)
-                self.work.settle(uid)
+                self.work.settle(uid, self.now)
             elif admitted := self.work.admit(make_plan(uid), self.now):
                 self.work.plan(admitted, since, {})
             else:
@@ -201,10 +201,34 @@ def test_of_a_unit_that_goes_while_it_waits_nothing_waits_any_more() -> None:
             writer.work.commit(plan, writer.now)
             writer.work.end([plan])
         else:
-            writer.work.settle(uid)
+            writer.work.settle(uid, writer.now)
         assert uid not in writer.work
     assert writer.work.next_at() == before
     assert writer.work.count_rate_limited(writer.now) == 1
     late = make_plan("noisy-late")
     assert writer.work.admit(late, writer.now) is None
     assert writer.work.admit(late, before + SIZE / SMALL.bytes_per_second), "nobody else is before it any more"
+
+
+def test_who_waits_behind_many_that_go_is_written_as_soon_as_there_are_bytes() -> None:
+    writer, ghosts, late = (
+        Writer(),
+        [f"noisy-ghost-{number}" for number in range(100)],
+        [f"noisy-late-{n}" for n in "abc"],
+    )
+    for uid in (*ghosts, *late):
+        writer.work.admit(make_plan(uid), writer.now)
+    assert writer.work.next_at() > writer.now
+    for uid in ghosts:
+        writer.work.settle(uid, writer.now)
+    written = dict[str, float]()
+    while len(written) < len(late):
+        writer.now = writer.work.next_at()
+        writer.work.release_postponed(writer.now)
+        for uid, since in list(writer.work.take_due(10, urgent=False)):
+            assert since == writer.now, "nor does it seem to have been due for long"
+            if writer.work.admit(make_plan(uid), writer.now):
+                written[uid] = writer.now
+    assert list(written) == late, "in their order"
+    # Two of those that went might have been written at once, and one more was needed to empty the bucket.
+    assert max(written.values()) <= 100.0 + (2 + len(late)) * SIZE / SMALL.bytes_per_second

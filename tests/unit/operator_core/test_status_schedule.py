@@ -133,14 +133,14 @@ def test_nothing_waits_of_what_is_gone() -> None:
 
 
 def test_a_pass_goes_on_until_all_have_been_taken_and_groups_take_turns() -> None:
-    schedule = StatusSchedule()
+    schedule = StatusSchedule(lambda uid: uid[0])
     schedule.note(["a1", "a2", "a3"], 0.0)
-    assert schedule.take(1.0, 2, lambda uid: uid[0]) == ["a1", "a2"]
+    assert schedule.take(1.0, 2) == ["a1", "a2"]
     schedule.note(["b1"], 0.5)
     schedule.note(["a4"], 0.5)
     assert schedule.count_due(1.0) == 3
-    assert schedule.take(1.0, 2, lambda uid: uid[0]) == ["a3", "b1"]
+    assert schedule.take(1.0, 2) == ["a3", "b1"]
     assert schedule.next_pass_at() <= 1.0
-    assert schedule.take(1.0, 2, lambda uid: uid[0]) == ["a4"]
+    assert schedule.take(1.0, 2) == ["a4"]
     schedule.note(["a5"], 1.0)
     assert (schedule.count_due(1.5), schedule.take(1.5, 2)) == (0, []), "the next pass is not due yet"

@@ -137,7 +137,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.postpone(uid)
         elif judgement == "nothing":
             self.work.forget_plan(uid)
-            self.work.settle(uid)
+            self.work.settle(uid, self.now)
             self.tried_in_vain.pop(uid, None)
             self.planned.pop(uid, None)
             self.postponed.pop(uid, None)

@@ -59,6 +59,10 @@ def test_what_waits_and_grows_is_bounded_however_many_units_do(asks: list[tuple[
             sizes.pop(unit, None)
             continue
         sizes[unit], given_at[unit] = size, budget.reserve(f"p{unit}", "shop", size, now, is_new=False)
+        for uid, before, at in budget.take_earlier(now):
+            other = int(uid.removeprefix("p"))
+            assert now <= at < before == given_at[other]
+            given_at[other] = at
         if given_at[unit] <= now:
             admitted[unit] = max(size, admitted[unit])
         may_go = sum(max(admitted[of], each if given_at[of] <= now else 0) for of, each in sizes.items())
@@ -93,6 +97,23 @@ def test_who_comes_and_goes_while_it_waits_puts_off_nobody() -> None:
         assert budget.reserve("p", "shop", 500, 0.0, is_new=True) == expected
     budget.give_up("last")  # that may have been written, though nobody has learned of it
     assert budget.reserve("q", "shop", 500, 0.0, is_new=True) == 100.0
+
+
+def test_what_others_have_written_is_not_given_back_with_what_waited_for_long() -> None:
+    budget, now, written = WriteBudget(SMALL, SMALL), 0.0, 0
+    for kind, count in (("ghost", 50), ("waits", 20)):
+        for number in range(count):
+            budget.reserve(f"{kind}{number}", "shop", 1000, now, is_new=False)
+    for number in range(50):
+        budget.give_up(f"ghost{number}")
+    now = 10_000.0  # the bucket is full again, whatever of it has been waited for
+    for number in range(20):
+        while budget.reserve("p", "shop", 1000, now, is_new=False) <= now:
+            written += 1000
+            budget.end("p")
+        budget.give_up("p")
+        budget.give_up(f"waits{number}")
+    assert written <= SMALL.burst_bytes + 1000
 
 
 def test_who_has_a_place_among_new_ones_does_not_rewrite_by_it() -> None:

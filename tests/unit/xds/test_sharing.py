@@ -337,3 +337,12 @@ def test_a_closed_registry_is_forgotten_with_its_last_channel_and_stream(
     assert resource_cache.look_up(greeter) != known
     assert resource_cache.descriptors() == 0
     assert resource_cache.followers(greeter) == 0
+
+
+def test_nothing_is_kept_of_registries_that_clients_have_asked_for_in_vain(resource_cache: ResourceCache) -> None:
+    stream = Stream()
+    for number in range(100):
+        asked = ServiceName(f"registry-{number}", "greeter")
+        resource_cache.join(asked, stream)
+        resource_cache.leave(asked, stream)
+    assert not resource_cache._followed  # which shows nowhere else
