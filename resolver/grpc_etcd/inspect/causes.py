@@ -4,18 +4,17 @@ A mistake in a GrpcService shows in Kubernetes and, as something that is missing
 is to read what has to be changed. A port is judged here, as it takes both: what Pods declare, and who answers.
 """
 
-import errno
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from grpc_etcd.inspect.checks import REFUSED
 from grpc_etcd.inspect.cluster import ClusterFacts, ServiceFacts
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding, patch_command
 from grpc_etcd.inspect.service_checks import choose_port, list_names, subject_of
 from grpc_etcd.registry.endpoint import join_address
 
-REFUSED = os.strerror(errno.ECONNREFUSED)  # its machine answers, and nothing listens at the port
+UNANSWERED = (Code.NOT_FROM_HERE, Code.NO_ANSWER)
 AWAY = (Code.NO_LEADER, Code.OPERATOR_DOWN)
 
 
@@ -52,7 +51,7 @@ def _explain(effect: Finding, causes: Iterable[Finding], services: Sequence[Serv
 def _judge_ports(findings: Sequence[Finding], cluster: ClusterFacts) -> list[Finding]:
     """Replace what is found of a port that no container declares, where each ready Pod refuses a connection to it."""
     undeclared = {each.subject for each in findings if each.code is Code.UNDECLARED_PORT}
-    refusing = {each.subject for each in findings if each.code is Code.NOT_FROM_HERE and REFUSED in each.problem}
+    refusing = {each.subject for each in findings if each.code in UNANSWERED and REFUSED in each.problem}
     worse: list[Finding] = []
     replaced: set[tuple[Code, str]] = set()
     for service in cluster.services:
@@ -62,7 +61,7 @@ def _judge_ports(findings: Sequence[Finding], cluster: ClusterFacts) -> list[Fin
         if addresses and refusing.issuperset(addresses):
             worse.append(_nothing_listens(service, addresses, cluster))
             replaced |= {(Code.UNDECLARED_PORT, subject_of(service))}
-            replaced |= {(Code.NOT_FROM_HERE, each) for each in addresses}
+            replaced |= {(code, each) for code in UNANSWERED for each in addresses}
     return [*worse, *(each for each in findings if (each.code, each.subject) not in replaced)]
 
 

@@ -3,6 +3,8 @@
 What Kubernetes shows beside it is judged in `service_checks` and `registration_checks`.
 """
 
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +34,9 @@ class Facts:
     ready_hosts: frozenset[str] = frozenset()  # of Pods that Kubernetes calls ready
     version: str = ""
     alarms: tuple[str, ...] = ()
+
+
+REFUSED = os.strerror(errno.ECONNREFUSED)  # its machine answers, and nothing listens at the port
 
 
 def find_faults(facts: Facts) -> list[Finding]:
@@ -157,8 +162,10 @@ def _delete(key: str) -> str:
 
 
 def _addresses(facts: Facts) -> Iterator[Finding]:
+    reached = {each.address for each, _ in _endpoints(facts.entries)} - facts.unreachable.keys()
+    is_near = any(_host(each) in facts.ready_hosts for each in reached)
     for endpoint, entry in _endpoints(facts.entries):
-        host = (split_address(endpoint.address) or ("", 0))[0]
+        host = _host(endpoint.address)
         if kind := unroutable(host):
             yield Finding(
                 Code.UNROUTABLE,
@@ -166,20 +173,26 @@ def _addresses(facts: Facts) -> Iterator[Finding]:
                 f"{entry.service} is registered at {kind}, which only its own machine can dial",
                 "Register the Pod's IP or a routable address: set POD_IP, or listen on 0.0.0.0 and let it be chosen.",
             )
-        elif (reason := facts.unreachable.get(endpoint.address)) and host in facts.ready_hosts:
+        elif not (reason := facts.unreachable.get(endpoint.address)):
+            continue
+        elif host in facts.ready_hosts and not (is_near and reason == REFUSED):
             yield Finding(
                 Code.NOT_FROM_HERE,
                 endpoint.address,
                 f"{entry.service} does not answer this machine ({reason}), although the Pod is ready in Kubernetes",
                 "No action is needed if this machine is outside the cluster; else check the port and network policies.",
             )
-        elif reason:
+        else:
             yield Finding(
                 Code.NO_ANSWER,
                 endpoint.address,
                 f"{entry.service} does not answer there: {reason}",
                 "Check that the server runs, that its port is right, and that network policies let this machine in.",
             )
+
+
+def _host(address: str) -> str:
+    return (split_address(address) or ("", 0))[0]
 
 
 def _leases(entries: Sequence[Entry]) -> Iterator[Finding]:
