@@ -1,5 +1,6 @@
 """`grpc-etcd check` sees both sides: each planted mistake has its code, and the command that it names mends it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from grpc_etcd.etcd import NoSpace
 from grpc_etcd.registry.own import leader_key
 from testbed.apiserver import ApiServer
 from testbed.build import binary
@@ -181,6 +183,20 @@ def test_a_missing_grant_is_the_very_command_that_heals(
     scene.client.close()
     wait_until(lambda: not {"GE0405", "GE0103"} & checker.look().keys(), "it is healed")
     assert pod.address in own_etcd.etcdctl("get", "--prefix", "--keys-only", "/jupiter/", user=admin)
+
+
+def test_the_command_for_a_full_etcd_frees_what_its_history_takes(apiserver: ApiServer, make_scene: MakeScene) -> None:
+    """A defragmentation gives back only what was compacted before: without that the alarm comes again at once."""
+    with EtcdServer.start(flags=["--quota-backend-bytes=6000000"]) as small:
+        scene = make_scene(apiserver, small)
+        checker = Checker(scene)
+        while "NOSPACE" not in small.etcdctl("alarm", "list", check=False):
+            with contextlib.suppress(NoSpace):
+                scene.client.put(b"/jupiter/one", b"x" * 500_000)
+        checker.type(checker.look()["GE0406"]["remedy"])
+        for _ in range(5):
+            scene.client.put(b"/jupiter/one", b"x" * 500_000)
+        assert "GE0406" not in checker.look()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.entries import Entry
-from grpc_etcd.inspect.findings import Finding, sort_findings
+from grpc_etcd.inspect.findings import SHOW_OPERATORS, Finding, sort_findings
 from grpc_etcd.registry.endpoint import Endpoint, split_address, unroutable
 from grpc_etcd.registry.escaping import escape, escape_bytes, quote_argument
 from grpc_etcd.registry.layout import Rejected
@@ -58,8 +58,8 @@ def _server(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Code.ETCD_ALARM,
             "etcd",
-            f"it has the active alarm {alarm}",
-            "Free space, then disarm it: etcdctl defrag --cluster; etcdctl alarm disarm",
+            f"it has the active alarm {alarm.strip()}",
+            FREE_SPACE if "NOSPACE" in alarm else "Replace the member whose data differ: etcdctl member list",
         )
     if facts.version and is_too_old(facts.version):
         problem = f"version {facts.version} lacks what the operator and the library depend on"
@@ -69,6 +69,12 @@ def _server(facts: Facts) -> Iterator[Finding]:
         yield Finding(Code.ETCD_OUTDATED, "etcd", problem, UPGRADE)
 
 
+# Its history is most of what fills an etcd: `defrag` gives back only what was compacted before.
+FREE_SPACE = (
+    "etcdctl compact $(etcdctl endpoint status --write-out=json | grep -o '\"revision\":[0-9]*' | "
+    "head -1 | cut -d: -f2); "
+    "etcdctl defrag --cluster; etcdctl alarm disarm"
+)
 UNREADABLE_OWNERS = "this user is not allowed to read /grpc-etcd/owner/, where operators record what they have written."
 GRANT_OWNERS = (
     "Grant it to users who inspect the registry: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/"
@@ -259,7 +265,7 @@ def _operator(facts: Facts) -> Iterator[Finding]:
             Code.NOT_SYNCED,
             "synced key",
             "there are records of an operator, but no synced key",
-            "Check that the operator runs: kubectl get pods, then its log and /readyz.",
+            f"Check that the operator runs: {SHOW_OPERATORS}, then its log and /readyz.",
         )
     elif not facts.synced:
         yield Finding(
