@@ -251,6 +251,27 @@ def test_keys_that_a_cluster_of_before_has_left_are_named(scene: Scene, checker:
     assert "GE0515" not in checker.look()
 
 
+def test_the_command_for_a_gate_answers_whether_the_operator_may_open_it(
+    scene: Scene, checker: Checker, deploy: Callable[..., object]
+) -> None:
+    """`kubectl auth can-i patch pods/status` asks for a Pod called `status`, so nearly everybody is answered no."""
+    replica = scene.start("--leader-ttl=60").wait_leading()
+    deploy()
+    replica.process.pause()
+    scene.pod(gates=[GATE])
+    command = wait_until(lambda: checker.look().get("GE0602", {}), "the closed gate is found")["remedy"]
+    asked = ["bash", "-c", command]
+    assert subprocess.run(asked, env=checker.environ, capture_output=True, text=True, check=False).stdout == "no\n"
+    user = f"system:serviceaccount:{scene.namespace}:grpc-etcd-operator"
+    scene.api.kubectl("create", "role", "gates", "-n", scene.namespace, "--verb=patch", "--resource=pods/status")
+    scene.api.kubectl("create", "rolebinding", "gates", "-n", scene.namespace, "--role=gates", f"--user={user}")
+
+    def answer() -> str:
+        return subprocess.run(asked, env=checker.environ, capture_output=True, text=True, check=False).stdout
+
+    wait_until(lambda: answer() == "yes\n", "it may")
+
+
 def test_an_operator_in_a_dry_run_is_named(scene: Scene, checker: Checker, deploy: Callable[..., object]) -> None:
     scene.apply()
     scene.pod(gates=[GATE])

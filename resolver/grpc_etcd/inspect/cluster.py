@@ -109,6 +109,12 @@ class Deployment(NamedTuple):
     wanted: int
     ready: int
     dry_run: bool = False  # it writes nothing
+    account: str = "grpc-etcd-operator"  # its ServiceAccount, in the same namespace
+
+    @property
+    def user(self) -> str:
+        """Name its ServiceAccount as the API server does."""
+        return f"system:serviceaccount:{self.namespace}:{self.account}"
 
 
 class Denied(NamedTuple):
@@ -274,13 +280,15 @@ def parse_deployment(item: Mapping[str, Any]) -> Deployment:
     """Read a Deployment."""
     metadata, spec, status = (_mapping(item.get(part)) for part in ("metadata", "spec", "status"))
     wanted = spec.get("replicas")
-    containers = _list(_mapping(_mapping(spec.get("template")).get("spec")).get("containers"))
+    of_pods = _mapping(_mapping(spec.get("template")).get("spec"))
+    containers = _list(of_pods.get("containers"))
     return Deployment(
         str(metadata["namespace"]),
         str(metadata["name"]),
         wanted=1 if wanted is None else int(wanted),
         ready=int(status.get("readyReplicas") or 0),
         dry_run=any("--dry-run" in _list(_mapping(each).get("args")) for each in containers),
+        account=str(of_pods.get("serviceAccountName") or "default"),
     )
 
 
