@@ -4,16 +4,18 @@ A mistake in a GrpcService shows in Kubernetes and, as something that is missing
 is to read what has to be changed. A port is judged here, as it takes both: what Pods declare, and who answers.
 """
 
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from grpc_etcd.inspect.checks import REFUSED
 from grpc_etcd.inspect.cluster import ClusterFacts, ServiceFacts
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding, patch_command
 from grpc_etcd.inspect.service_checks import choose_port, list_names, subject_of
 from grpc_etcd.registry.endpoint import join_address
 
+REFUSED = os.strerror(errno.ECONNREFUSED)  # its machine answers, and nothing listens at the port
 UNANSWERED = (Code.NOT_FROM_HERE, Code.NO_ANSWER)
 AWAY = (Code.NO_LEADER, Code.OPERATOR_DOWN)
 

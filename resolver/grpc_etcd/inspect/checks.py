@@ -3,8 +3,6 @@
 What Kubernetes shows beside it is judged in `service_checks` and `registration_checks`.
 """
 
-import errno
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +25,7 @@ class Facts:
     similar: tuple[str, ...] = ()  # services whose name differs in case, whitespace or punctuation
     near: tuple[str, ...] = ()  # services of which the name may be a misspelling
     unreachable: Mapping[str, str] = field(default_factory=dict)  # address -> why nothing answered there
+    refusing: frozenset[str] = frozenset()  # those of them whose machine answers, and nothing listens at the port
     has_owners: bool | None = False  # None: may not be read
     missing_keys: tuple[str, ...] = ()  # keys that an owner record names and that are not there
     synced: tuple[str, ...] | None = None  # clusters whose synced key is there; None: may not be read
@@ -34,9 +33,6 @@ class Facts:
     ready_hosts: frozenset[str] = frozenset()  # of Pods that Kubernetes calls ready
     version: str = ""
     alarms: tuple[str, ...] = ()
-
-
-REFUSED = os.strerror(errno.ECONNREFUSED)  # its machine answers, and nothing listens at the port
 
 
 def find_faults(facts: Facts) -> list[Finding]:
@@ -181,7 +177,7 @@ def _addresses(facts: Facts) -> Iterator[Finding]:
             )
         elif not (reason := facts.unreachable.get(endpoint.address)):
             continue
-        elif host in facts.ready_hosts and not (is_near and reason == REFUSED):
+        elif host in facts.ready_hosts and not (is_near and endpoint.address in facts.refusing):
             yield Finding(
                 Code.NOT_FROM_HERE,
                 endpoint.address,

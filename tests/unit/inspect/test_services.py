@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_etcd.inspect.causes import put_causes_first
-from grpc_etcd.inspect.checks import REFUSED
+from grpc_etcd.inspect.causes import REFUSED, put_causes_first
 from grpc_etcd.inspect.cluster import (
     ClusterFacts,
     Condition,
