@@ -251,6 +251,29 @@ def test_keys_that_a_cluster_of_before_has_left_are_named(scene: Scene, checker:
     assert "GE0515" not in checker.look()
 
 
+def test_a_namespace_that_the_operator_may_not_read_is_found_before_anything_differs(
+    scene: Scene, checker: Checker, deploy: Callable[..., object]
+) -> None:
+    """Its Role gone, the operator reads nothing there, nor can it write so into a status, which goes on to be good."""
+    scene.start().wait_leading()
+    pod = scene.pod()
+    scene.apply()
+    scene.registry.wait_addresses(pod.address)
+    assert "GE0508" not in checker.look(), "no Deployment is seen, so nobody knows the operator's account"
+    deploy()
+    found = checker.look()["GE0508"]
+    assert (found["subject"], found["severity"]) == (f"namespace {scene.namespace}", "error")
+    user = f"system:serviceaccount:{scene.namespace}:grpc-etcd-operator"
+    assert f"({user}) is not allowed to list pods and grpcservices there" in found["problem"]
+    assert found["remedy"].startswith("helm upgrade grpc-etcd-operator ")
+    scene.api.kubectl(
+        "create", "clusterrole", scene.namespace, "--verb=list", "--resource=pods,grpcservices.grpc-etcd.dev"
+    )
+    grant = ("-n", scene.namespace, f"--clusterrole={scene.namespace}", f"--user={user}")
+    scene.api.kubectl("create", "rolebinding", "operator", *grant)
+    wait_until(lambda: "GE0508" not in checker.look(), "it may read both")
+
+
 def test_the_command_for_a_gate_answers_whether_the_operator_may_open_it(
     scene: Scene, checker: Checker, deploy: Callable[..., object]
 ) -> None:

@@ -118,7 +118,7 @@ class Deployment(NamedTuple):
 
 
 class Denied(NamedTuple):
-    """What the caller may not list; an empty namespace means all."""
+    """What somebody, such as the caller, may not list; an empty namespace means all."""
 
     resource: str
     namespace: str
@@ -134,6 +134,7 @@ class ClusterFacts:
     pods: tuple[PodFacts, ...] = ()
     deployments: tuple[Deployment, ...] | None = None  # None: may not be listed
     denied: tuple[Denied, ...] = ()
+    barred: tuple[Denied, ...] = ()  # what no operator may list, as far as the caller may ask that
     has_crd: bool = True
     has_namespace: bool = True  # also where that may not be read
     uid: str = ""  # kube-system's; empty where it may not be read

@@ -42,6 +42,7 @@ def find_registration_faults(
     """
     yield from _deployments(cluster)
     yield from _leaders(cluster, operators)
+    yield from _barred(cluster, operators)
     yield from _gates(cluster, operators)
     if operators is not None:
         yield from _unregistered(cluster, operators, among)
@@ -84,6 +85,18 @@ def _leaders(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator
     for namespace in dict.fromkeys(service.namespace for service in cluster.services):
         if not _serves(leaders, namespace):
             yield Finding(Code.NOT_SERVED, f"namespace {namespace}", *_explain_scope(cluster, leaders))
+
+
+def _barred(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator[Finding]:
+    """Report namespaces that the operator serves and may not read: it cannot write that into statuses there."""
+    leaders = operators.leaders_of(cluster) if operators else ()
+    for namespace in dict.fromkeys(each.namespace for each in cluster.barred):
+        if leaders and not _serves(leaders, namespace):
+            continue
+        resources = " and ".join(each.resource for each in cluster.barred if each.namespace == namespace)
+        what = f"the operator ({_user(cluster)}) is not allowed to list {resources} there"
+        problem = f"{what}: keys, statuses and gates stay as they are, whatever becomes of the Pods"
+        yield Finding(Code.PODS_UNREADABLE, f"namespace {namespace}", problem, UPGRADE.removesuffix(" --set "))
 
 
 def _serves(leaders: Sequence[Leader], namespace: str) -> bool:
