@@ -1,5 +1,6 @@
 """`grpc-etcd check` sees both sides: each planted mistake has its code, and the command that it names mends it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from grpc_etcd.etcd import NoSpace
 from grpc_etcd.registry.own import leader_key
 from testbed.apiserver import ApiServer
 from testbed.build import binary
@@ -183,6 +185,20 @@ def test_a_missing_grant_is_the_very_command_that_heals(
     assert pod.address in own_etcd.etcdctl("get", "--prefix", "--keys-only", "/jupiter/", user=admin)
 
 
+def test_the_command_for_a_full_etcd_frees_what_its_history_takes(apiserver: ApiServer, make_scene: MakeScene) -> None:
+    """A defragmentation gives back only what was compacted before: without that the alarm comes again at once."""
+    with EtcdServer.start(flags=["--quota-backend-bytes=6000000"]) as small:
+        scene = make_scene(apiserver, small)
+        checker = Checker(scene)
+        while "NOSPACE" not in small.etcdctl("alarm", "list", check=False):
+            with contextlib.suppress(NoSpace):
+                scene.client.put(b"/jupiter/one", b"x" * 500_000)
+        checker.type(checker.look()["GE0406"]["remedy"])
+        for _ in range(5):
+            scene.client.put(b"/jupiter/one", b"x" * 500_000)
+        assert "GE0406" not in checker.look()
+
+
 @pytest.fixture
 def deploy(scene: Scene) -> Iterator[Callable[..., object]]:
     """Create the chart's Deployment, which the other tests on this API server are not to see."""
@@ -233,6 +249,50 @@ def test_keys_that_a_cluster_of_before_has_left_are_named(scene: Scene, checker:
     checker.type(f"grpc-etcd-operator cleanup --cluster-id {old} --etcd-endpoints {scene.etcd.endpoints}")
     scene.registry.wait_addresses(pod.address)
     assert "GE0515" not in checker.look()
+
+
+def test_a_namespace_that_the_operator_may_not_read_is_found_before_anything_differs(
+    scene: Scene, checker: Checker, deploy: Callable[..., object]
+) -> None:
+    """Its Role gone, the operator reads nothing there, nor can it write so into a status, which goes on to be good."""
+    scene.start().wait_leading()
+    pod = scene.pod()
+    scene.apply()
+    scene.registry.wait_addresses(pod.address)
+    assert "GE0508" not in checker.look(), "no Deployment is seen, so nobody knows the operator's account"
+    deploy()
+    found = checker.look()["GE0508"]
+    assert (found["subject"], found["severity"]) == (f"namespace {scene.namespace}", "error")
+    user = f"system:serviceaccount:{scene.namespace}:grpc-etcd-operator"
+    assert f"({user}) is not allowed to list pods and grpcservices there" in found["problem"]
+    assert found["remedy"].startswith("helm upgrade grpc-etcd-operator ")
+    scene.api.kubectl(
+        "create", "clusterrole", scene.namespace, "--verb=list", "--resource=pods,grpcservices.grpc-etcd.dev"
+    )
+    grant = ("-n", scene.namespace, f"--clusterrole={scene.namespace}", f"--user={user}")
+    scene.api.kubectl("create", "rolebinding", "operator", *grant)
+    wait_until(lambda: "GE0508" not in checker.look(), "it may read both")
+
+
+def test_the_command_for_a_gate_answers_whether_the_operator_may_open_it(
+    scene: Scene, checker: Checker, deploy: Callable[..., object]
+) -> None:
+    """`kubectl auth can-i patch pods/status` asks for a Pod called `status`, so nearly everybody is answered no."""
+    replica = scene.start("--leader-ttl=60").wait_leading()
+    deploy()
+    replica.process.pause()
+    scene.pod(gates=[GATE])
+    command = wait_until(lambda: checker.look().get("GE0602", {}), "the closed gate is found")["remedy"]
+    asked = ["bash", "-c", command]
+    assert subprocess.run(asked, env=checker.environ, capture_output=True, text=True, check=False).stdout == "no\n"
+    user = f"system:serviceaccount:{scene.namespace}:grpc-etcd-operator"
+    scene.api.kubectl("create", "role", "gates", "-n", scene.namespace, "--verb=patch", "--resource=pods/status")
+    scene.api.kubectl("create", "rolebinding", "gates", "-n", scene.namespace, "--role=gates", f"--user={user}")
+
+    def answer() -> str:
+        return subprocess.run(asked, env=checker.environ, capture_output=True, text=True, check=False).stdout
+
+    wait_until(lambda: answer() == "yes\n", "it may")
 
 
 def test_an_operator_in_a_dry_run_is_named(scene: Scene, checker: Checker, deploy: Callable[..., object]) -> None:

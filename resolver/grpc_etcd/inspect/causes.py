@@ -16,6 +16,7 @@ from grpc_etcd.inspect.service_checks import choose_port, list_names, subject_of
 from grpc_etcd.registry.endpoint import join_address
 
 REFUSED = os.strerror(errno.ECONNREFUSED)  # its machine answers, and nothing listens at the port
+UNANSWERED = (Code.NOT_FROM_HERE, Code.NO_ANSWER)
 AWAY = (Code.NO_LEADER, Code.OPERATOR_DOWN)
 
 
@@ -52,7 +53,7 @@ def _explain(effect: Finding, causes: Iterable[Finding], services: Sequence[Serv
 def _judge_ports(findings: Sequence[Finding], cluster: ClusterFacts) -> list[Finding]:
     """Replace what is found of a port that no container declares, where each ready Pod refuses a connection to it."""
     undeclared = {each.subject for each in findings if each.code is Code.UNDECLARED_PORT}
-    refusing = {each.subject for each in findings if each.code is Code.NOT_FROM_HERE and REFUSED in each.problem}
+    refusing = {each.subject for each in findings if each.code in UNANSWERED and REFUSED in each.problem}
     worse: list[Finding] = []
     replaced: set[tuple[Code, str]] = set()
     for service in cluster.services:
@@ -62,7 +63,7 @@ def _judge_ports(findings: Sequence[Finding], cluster: ClusterFacts) -> list[Fin
         if addresses and refusing.issuperset(addresses):
             worse.append(_nothing_listens(service, addresses, cluster))
             replaced |= {(Code.UNDECLARED_PORT, subject_of(service))}
-            replaced |= {(Code.NOT_FROM_HERE, each) for each in addresses}
+            replaced |= {(code, each) for code in UNANSWERED for each in addresses}
     return [*worse, *(each for each in findings if (each.code, each.subject) not in replaced)]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.entries import Entry
-from grpc_etcd.inspect.findings import Finding, sort_findings
+from grpc_etcd.inspect.findings import SHOW_OPERATORS, Finding, sort_findings
 from grpc_etcd.registry.endpoint import Endpoint, split_address, unroutable
 from grpc_etcd.registry.escaping import escape, escape_bytes, quote_argument
 from grpc_etcd.registry.layout import Rejected
@@ -25,6 +25,7 @@ class Facts:
     similar: tuple[str, ...] = ()  # services whose name differs in case, whitespace or punctuation
     near: tuple[str, ...] = ()  # services of which the name may be a misspelling
     unreachable: Mapping[str, str] = field(default_factory=dict)  # address -> why nothing answered there
+    refusing: frozenset[str] = frozenset()  # those of them whose machine answers, and nothing listens at the port
     has_owners: bool | None = False  # None: may not be read
     missing_keys: tuple[str, ...] = ()  # keys that an owner record names and that are not there
     synced: tuple[str, ...] | None = None  # clusters whose synced key is there; None: may not be read
@@ -53,8 +54,8 @@ def _server(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Code.ETCD_ALARM,
             "etcd",
-            f"it has the active alarm {alarm}",
-            "Free space, then disarm it: etcdctl defrag --cluster; etcdctl alarm disarm",
+            f"it has the active alarm {alarm.strip()}",
+            FREE_SPACE if "NOSPACE" in alarm else "Replace the member whose data differ: etcdctl member list",
         )
     if facts.version and is_too_old(facts.version):
         problem = f"version {facts.version} lacks what the operator and the library depend on"
@@ -64,6 +65,12 @@ def _server(facts: Facts) -> Iterator[Finding]:
         yield Finding(Code.ETCD_OUTDATED, "etcd", problem, UPGRADE)
 
 
+# Its history is most of what fills an etcd: `defrag` gives back only what was compacted before.
+FREE_SPACE = (
+    "etcdctl compact $(etcdctl endpoint status --write-out=json | grep -o '\"revision\":[0-9]*' | "
+    "head -1 | cut -d: -f2); "
+    "etcdctl defrag --cluster; etcdctl alarm disarm"
+)
 UNREADABLE_OWNERS = "this user is not allowed to read /grpc-etcd/owner/, where operators record what they have written."
 GRANT_OWNERS = (
     "Grant it to users who inspect the registry: etcdctl role grant-permission ROLE --prefix=true read /grpc-etcd/"
@@ -157,8 +164,10 @@ def _delete(key: str) -> str:
 
 
 def _addresses(facts: Facts) -> Iterator[Finding]:
+    reached = {each.address for each, _ in _endpoints(facts.entries)} - facts.unreachable.keys()
+    is_near = any(_host(each) in facts.ready_hosts for each in reached)
     for endpoint, entry in _endpoints(facts.entries):
-        host = (split_address(endpoint.address) or ("", 0))[0]
+        host = _host(endpoint.address)
         if kind := unroutable(host):
             yield Finding(
                 Code.UNROUTABLE,
@@ -166,20 +175,26 @@ def _addresses(facts: Facts) -> Iterator[Finding]:
                 f"{entry.service} is registered at {kind}, which only its own machine can dial",
                 "Register the Pod's IP or a routable address: set POD_IP, or listen on 0.0.0.0 and let it be chosen.",
             )
-        elif (reason := facts.unreachable.get(endpoint.address)) and host in facts.ready_hosts:
+        elif not (reason := facts.unreachable.get(endpoint.address)):
+            continue
+        elif host in facts.ready_hosts and not (is_near and endpoint.address in facts.refusing):
             yield Finding(
                 Code.NOT_FROM_HERE,
                 endpoint.address,
                 f"{entry.service} does not answer this machine ({reason}), although the Pod is ready in Kubernetes",
                 "No action is needed if this machine is outside the cluster; else check the port and network policies.",
             )
-        elif reason:
+        else:
             yield Finding(
                 Code.NO_ANSWER,
                 endpoint.address,
                 f"{entry.service} does not answer there: {reason}",
                 "Check that the server runs, that its port is right, and that network policies let this machine in.",
             )
+
+
+def _host(address: str) -> str:
+    return (split_address(address) or ("", 0))[0]
 
 
 def _leases(entries: Sequence[Entry]) -> Iterator[Finding]:
@@ -246,7 +261,7 @@ def _operator(facts: Facts) -> Iterator[Finding]:
             Code.NOT_SYNCED,
             "synced key",
             "there are records of an operator, but no synced key",
-            "Check that the operator runs: kubectl get pods, then its log and /readyz.",
+            f"Check that the operator runs: {SHOW_OPERATORS}, then its log and /readyz.",
         )
     elif not facts.synced:
         yield Finding(

@@ -125,10 +125,16 @@ class Deployment(NamedTuple):
     wanted: int
     ready: int
     dry_run: bool = False  # it writes nothing
+    account: str = "grpc-etcd-operator"  # its ServiceAccount, in the same namespace
+
+    @property
+    def user(self) -> str:
+        """Name its ServiceAccount as the API server does."""
+        return f"system:serviceaccount:{self.namespace}:{self.account}"
 
 
 class Denied(NamedTuple):
-    """What the caller may not list; an empty namespace means all."""
+    """What somebody, such as the caller, may not list; an empty namespace means all."""
 
     resource: str
     namespace: str
@@ -145,6 +151,7 @@ class ClusterFacts:
     targets: tuple[TargetFacts, ...] = ()
     deployments: tuple[Deployment, ...] | None = None  # None: may not be listed
     denied: tuple[Denied, ...] = ()
+    barred: tuple[Denied, ...] = ()  # what no operator may list, as far as the caller may ask that
     has_crd: bool = True
     has_namespace: bool = True  # also where that may not be read
     uid: str = ""  # kube-system's; empty where it may not be read
@@ -292,13 +299,15 @@ def parse_deployment(item: Mapping[str, Any]) -> Deployment:
     """Read a Deployment."""
     metadata, spec, status = (_mapping(item.get(part)) for part in ("metadata", "spec", "status"))
     wanted = spec.get("replicas")
-    containers = _list(_mapping(_mapping(spec.get("template")).get("spec")).get("containers"))
+    of_pods = _mapping(_mapping(spec.get("template")).get("spec"))
+    containers = _list(of_pods.get("containers"))
     return Deployment(
         str(metadata["namespace"]),
         str(metadata["name"]),
         wanted=1 if wanted is None else int(wanted),
         ready=int(status.get("readyReplicas") or 0),
         dry_run=any("--dry-run" in _list(_mapping(each).get("args")) for each in containers),
+        account=str(of_pods.get("serviceAccountName") or "default"),
     )
 
 

@@ -40,9 +40,10 @@ CODES: Mapping[str, Code] = {
 SEEN_IN_PODS = frozenset({Code.NO_PODS, Code.NO_PORT})
 SEEN_IN_SERVICES = frozenset({Code.SERVICE_NOT_FOUND, Code.SERVICE_UNUSABLE, Code.NO_PORT})
 # Whose messages have a command for etcd. Others may quote what a tenant wrote, which nobody should be made to type.
-WITH_GRANTS = frozenset({Code.OPERATOR_DENIED, Code.REGISTRY_UNAVAILABLE})
+WITH_GRANTS = frozenset({Code.OPERATOR_DENIED, Code.REGISTRY_UNAVAILABLE, Code.NO_LEADER})
 # Its last argument, a prefix, is quoted for the shell, in parts if it has quotation marks itself; text may follow.
 GRANT = re.compile(r"""etcdctl role grant-permission \S+ --prefix=true \w+ (?:-- )?(?:'[^']*'|"[^"]*"|[^\s;'"])+""")
+UNFILLED = " PREFIX"  # how a command ends that names no range: it is general advice
 OPERATOR_LOG = "kubectl --namespace grpc-etcd logs deploy/grpc-etcd-operator --tail 50"
 
 
@@ -68,7 +69,8 @@ def _remedy(code: Code, service: ServiceFacts, condition: Condition) -> str:
 
 def find_grants(message: str) -> str:
     """Return the commands for etcd that a message names; `ROLE` in them is whoever lacks the permission."""
-    return "; ".join(dict.fromkeys(each.rstrip(".,") for each in GRANT.findall(message)))
+    found = (each.rstrip(".,") for each in GRANT.findall(message))
+    return "; ".join(dict.fromkeys(each for each in found if not each.endswith(UNFILLED)))
 
 
 def _on_service(verb: str, service: ServiceFacts) -> str:

@@ -4,16 +4,18 @@ The standard library is enough for that, so that the command needs no client of 
 server and the identity. Nothing is written.
 """
 
+import contextlib
 import http.client
 import json
 import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
@@ -34,6 +36,7 @@ from grpc_etcd.inspect.targets import parse_target, resolve
 
 ANSWER_SECONDS = 15.0
 PAGE_ITEMS = 500  # as kubectl asks for
+REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 SERVICES, APPS, CORE = "/apis/grpc-etcd.dev/v1alpha1", "/apis/apps/v1", "/api/v1"
 CHART = "grpc-etcd-operator"
 
@@ -81,8 +84,22 @@ class Kubernetes:
 
     def get(self, path: str, **query: str | int) -> dict[str, Any]:
         """Return an object or a list; raises KubernetesError."""
-        url = f"{self.access.server}{path}" + (f"?{urlencode(query)}" if query else "")
-        request = urllib.request.Request(url, headers={**self.access.headers, "Accept": "application/json"})  # noqa: S310  the kubeconfig's server
+        return self._ask(path + (f"?{urlencode(query)}" if query else ""))
+
+    def may_list(self, user: str, group: str, resource: str, namespace: str) -> bool:
+        """Return whether a user may list objects of a namespace, of all if it is empty; raises KubernetesError.
+
+        A SubjectAccessReview is an answer only: nothing is stored.
+        """
+        attributes = {"verb": "list", "group": group, "resource": resource, "namespace": namespace}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"}
+        answer = self._ask(REVIEWS, json.dumps({**review, "spec": {"user": user, "resourceAttributes": attributes}}))
+        status = answer.get("status")
+        return isinstance(status, dict) and status.get("allowed") is True
+
+    def _ask(self, path: str, body: str = "") -> dict[str, Any]:
+        headers = {**self.access.headers, "Accept": "application/json", "Content-Type": "application/json"}
+        request = urllib.request.Request(self.access.server + path, body.encode() or None, headers)  # noqa: S310  the kubeconfig's server
         asked_at = time.time()
         try:
             with self._opener.open(request, timeout=ANSWER_SECONDS) as answer:
@@ -137,6 +154,8 @@ def observe(kubernetes: Kubernetes, namespace: str) -> ClusterFacts:
     denied: list[Denied] = []
     services, has_crd = _services(kubernetes, namespace, denied)
     targets = _targets(kubernetes, namespace, services, denied)
+    deployments = _deployments(kubernetes)
+    concerned = {each.namespace for each in services if namespace in {"", each.namespace}}
     pods = _allowed(lambda: list(kubernetes.items(path_of(CORE, namespace, "pods"))), "pods", namespace, denied)
     return ClusterFacts(
         namespace=namespace,
@@ -144,8 +163,9 @@ def observe(kubernetes: Kubernetes, namespace: str) -> ClusterFacts:
         others=tuple(each for each in services if namespace not in {"", each.namespace}),
         pods=tuple(map(parse_pod, pods or ())),
         targets=targets,
-        deployments=_deployments(kubernetes),
+        deployments=deployments,
         denied=tuple(denied),
+        barred=tuple(_barred(kubernetes, deployments or (), concerned)),
         has_crd=has_crd,
         has_namespace=not namespace or bool(pods) or _has_namespace(kubernetes, namespace),
         uid=_cluster_uid(kubernetes),
@@ -216,6 +236,23 @@ def _services(kubernetes: Kubernetes, namespace: str, denied: list[Denied]) -> t
 def _deployments(kubernetes: Kubernetes) -> tuple[Deployment, ...] | None:
     found = _allowed(lambda: list_operators(kubernetes), "deployments", "", [])
     return None if found is None else tuple(map(parse_deployment, found))
+
+
+def _barred(kubernetes: Kubernetes, deployments: Collection[Deployment], namespaces: Collection[str]) -> list[Denied]:
+    """Return what no operator may list in namespaces; nothing where the caller may not ask, or there is no operator."""
+    found: list[Denied] = []
+    with contextlib.suppress(KubernetesError):
+        for group, resource in (("", "pods"), (SERVICES.split("/")[2], "grpcservices")):
+            lists = partial(_may_any_list, kubernetes, deployments, group, resource)
+            if deployments and namespaces and not lists(""):
+                found += [Denied(resource, each) for each in sorted(namespaces) if not lists(each)]
+    return found
+
+
+def _may_any_list(
+    kubernetes: Kubernetes, deployments: Iterable[Deployment], group: str, resource: str, namespace: str
+) -> bool:
+    return any(kubernetes.may_list(each.user, group, resource, namespace) for each in deployments)
 
 
 def list_operators(kubernetes: Kubernetes, namespace: str = "") -> list[Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from grpc_etcd.etcd import AuthFailed, DeadlineExceeded, Etcd, EtcdError, Permis
 from grpc_etcd.etcd.dialing import PEM
 from grpc_etcd.etcd.endpoints import is_target, parse_endpoint, split
 from grpc_etcd.etcd.errors import UNKNOWN_HOST
+from grpc_etcd.inspect.causes import REFUSED
 from grpc_etcd.inspect.checks import Facts, number
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.entries import Entry, make_entries
@@ -59,6 +60,7 @@ def gather_facts(
     entries = read_service(etcd, layouts, service) if service else _read_part(etcd, layouts, part)
     owners = read_owners(etcd)
     owned = [key for key, owner in (owners or {}).items() if part is None or owner.namespace == part.namespace]
+    unreachable = knock({entry.read.address for entry in entries if isinstance(entry.read, Endpoint)})
     others = () if entries or not service else sorted(_names(etcd, layouts) - {service})
     return Facts(
         service=service,
@@ -67,7 +69,8 @@ def gather_facts(
         elsewhere={} if entries or part else _look_elsewhere(etcd, layouts, service),
         similar=tuple(name for name in others if service and fold(name) == fold(service)),
         near=tuple(difflib.get_close_matches(service, others, MOST_NAMES)) if service else (),
-        unreachable=knock({entry.read.address for entry in entries if isinstance(entry.read, Endpoint)}),
+        unreachable=unreachable,
+        refusing=frozenset(address for address, why in unreachable.items() if why == REFUSED),
         has_owners=None if owners is None else bool(owners),
         missing_keys=_missing(etcd, scopes, owned),
         synced=_read_synced(etcd),

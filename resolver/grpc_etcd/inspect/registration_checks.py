@@ -14,6 +14,7 @@ from grpc_etcd.inspect.operators import Leader, OperatorFacts, Owned
 from grpc_etcd.inspect.service_checks import count, list_names, subject_of, write_condition
 from grpc_etcd.registry.escaping import escape_bytes, quote_argument
 
+DEFAULT = Deployment("grpc-etcd", "grpc-etcd-operator", 0, 0)
 PASSING = frozenset(
     {Code.NOT_REGISTERED, Code.REGISTERED_UNREADY, Code.REGISTERED_GONE, Code.GATE_WAITING, Code.MISSING_KEY}
 )
@@ -41,6 +42,7 @@ def find_registration_faults(
     """
     yield from _deployments(cluster)
     yield from _leaders(cluster, operators)
+    yield from _barred(cluster, operators)
     yield from _gates(cluster, operators)
     if operators is not None:
         yield from _unregistered(cluster, operators, among)
@@ -83,6 +85,18 @@ def _leaders(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator
     for namespace in dict.fromkeys(service.namespace for service in cluster.services):
         if not _serves(leaders, namespace):
             yield Finding(Code.NOT_SERVED, f"namespace {namespace}", *_explain_scope(cluster, leaders))
+
+
+def _barred(cluster: ClusterFacts, operators: OperatorFacts | None) -> Iterator[Finding]:
+    """Report namespaces that the operator serves and may not read: it cannot write that into statuses there."""
+    leaders = operators.leaders_of(cluster) if operators else ()
+    for namespace in dict.fromkeys(each.namespace for each in cluster.barred):
+        if leaders and not _serves(leaders, namespace):
+            continue
+        resources = " and ".join(each.resource for each in cluster.barred if each.namespace == namespace)
+        what = f"the operator ({_user(cluster)}) is not allowed to list {resources} there"
+        problem = f"{what}: keys, statuses and gates stay as they are, whatever becomes of the Pods"
+        yield Finding(Code.PODS_UNREADABLE, f"namespace {namespace}", problem, UPGRADE.removesuffix(" --set "))
 
 
 def _serves(leaders: Sequence[Leader], namespace: str) -> bool:
@@ -146,8 +160,16 @@ def _explain_gate(pod: PodFacts, cluster: ClusterFacts, leaders: Sequence[Leader
         return write_condition(pod.gate), kubectl(pod.namespace, "describe", "pod", pod.name)
     if leaders and not _serves(leaders, pod.namespace):
         return _explain_scope(cluster, leaders)
-    right = "kubectl auth can-i patch pods/status --as system:serviceaccount:grpc-etcd:grpc-etcd-operator"
-    return _explain_selector(pod.namespace, leaders) or ("the operator has not written it", right)
+    words = ("auth", "can-i", "patch", "pods", "--subresource=status", "--as", _user(cluster))
+    return _explain_selector(pod.namespace, leaders) or (
+        "the operator has not written it: it may lack permission to patch pods/status",
+        kubectl(pod.namespace, *words),
+    )
+
+
+def _user(cluster: ClusterFacts) -> str:
+    """Name the operator's ServiceAccount; as the chart calls it by default where its Deployment is not seen."""
+    return next((each.user for each in cluster.deployments or ()), DEFAULT.user)
 
 
 def _explain_selector(namespace: str, leaders: Sequence[Leader]) -> tuple[str, str] | None:

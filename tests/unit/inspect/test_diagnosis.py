@@ -152,6 +152,21 @@ def test_a_ready_pod_that_does_not_answer_from_here_is_no_error() -> None:
     assert (finding.code, finding.is_error) == (Code.NOT_FROM_HERE, False)
 
 
+def refused(*addresses: str) -> dict[str, Any]:
+    return {"unreachable": dict.fromkeys(addresses, "Connection refused"), "refusing": frozenset(addresses)}
+
+
+def test_a_ready_pod_that_refuses_a_machine_which_reaches_another_has_lost_its_server() -> None:
+    """One of two Pods serves nothing, so every second call fails; that used to be a warning and exit code 0."""
+    hosts, other = frozenset({"10.0.0.7", "10.0.0.8"}), entry("10.0.0.8:9000")
+    finding = only(entry(), other, ready_hosts=hosts, **refused(ADDRESS))
+    assert (finding.code, finding.subject, finding.is_error) == (Code.NO_ANSWER, ADDRESS, True)
+    silent = only(entry(), other, unreachable={ADDRESS: "timed out"}, ready_hosts=hosts)
+    assert silent.code is Code.NOT_FROM_HERE, "a network policy may let this machine in to the one and not to the other"
+    away = findings(entry(), other, ready_hosts=hosts, **refused(ADDRESS, "10.0.0.8:9000"))
+    assert {each.code for each in away} == {Code.NOT_FROM_HERE}, "this machine reaches no Pod at all"
+
+
 @pytest.mark.parametrize(
     ("version", "outdated"),
     [

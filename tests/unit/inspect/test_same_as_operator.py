@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpc_etcd.etcd import PermissionDenied
 from grpc_etcd.inspect import cluster, conditions
-from grpc_etcd.inspect.cluster import GATE, matches
+from grpc_etcd.inspect.cluster import GATE, Condition, ServiceFacts, matches
+from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.conditions import CODES, SILENT
 from grpc_etcd.inspect.operators import Leader, Owned, owned_keys, parse_operators
 from grpc_etcd.inspect.targets import check_target, parse_target, resolve
@@ -169,3 +171,13 @@ def test_the_command_in_a_message_of_the_operator_is_found_whole(name: str) -> N
         f"etcd does not: {command}; existing keys stay: those of 2 Pods",
     ):
         assert conditions.find_grants(message) == command
+
+
+def test_a_missing_leader_has_the_grant_that_lets_one_lead_as_its_remedy() -> None:
+    """The general advice before it, which names no range, is no command that can be typed."""
+    command = grant(b"/grpc-etcd/")
+    message = f"no replica is leader there. etcdserver: permission denied. {PermissionDenied.remedy} Here: {command}"
+    no_leader = {"Programmed": Condition("False", "NoLeader", message)}
+    service = ServiceFacts(namespace="shop", name="greeter", registry_name="greeter", observed=0, conditions=no_leader)
+    (found,) = conditions.condition_findings(service, is_seen_here=True)
+    assert (found.code, found.remedy) == (Code.NO_LEADER, command)

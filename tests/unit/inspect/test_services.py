@@ -256,10 +256,11 @@ def test_gates() -> None:
     waiting = replace(POD, gate=Condition("False", "PortNotFound", "no port"))
     cluster = replace(CLUSTER, pods=(waiting,))
     assert "its gate is closed: PortNotFound: no port" in find(cluster)[Code.GATE_WAITING].problem
-    assert (
-        "can-i patch pods/status"
-        in find(replace(CLUSTER, pods=(replace(POD, gate=Condition("")),)))[Code.GATE_WAITING].remedy
-    )
+    silent = replace(CLUSTER, pods=(replace(POD, gate=Condition("")),))
+    can_patch = "kubectl -n shop auth can-i patch pods --subresource=status --as system:serviceaccount:"
+    assert find(silent)[Code.GATE_WAITING].remedy == f"{can_patch}grpc-etcd:grpc-etcd-operator"
+    elsewhere = replace(silent, deployments=(READY._replace(namespace="till", account="own"),))
+    assert find(elsewhere)[Code.GATE_WAITING].remedy == f"{can_patch}till:own"
     unseen = replace(CLUSTER, pods=(replace(POD, gate=Condition("")),), services=())
     picky, narrow = (
         replace(OPERATORS, leaders=(leader,))
