@@ -177,6 +177,21 @@ def test_an_upgrade_restores_a_role_that_was_deleted_and_the_operator_goes_on(
         assert operator.process.is_running
 
 
+def test_a_role_that_was_changed_with_kubectl_is_restored_by_an_upgrade_that_forces_conflicts(
+    release: Release, etcd: EtcdServer
+) -> None:
+    """What `grpc-etcd check` and the runbook name for permissions that are gone, run as it stands there."""
+    given = values(etcd)
+    release.install(given)
+    read = ("get", "clusterrole", "grpc-etcd-operator", "-o", "jsonpath={.rules}")
+    rules = release.api.kubectl(*read)
+    release.api.kubectl("patch", "clusterrole", "grpc-etcd-operator", "--type=merge", "-p", '{"rules": []}')
+    with pytest.raises(HelmError, match="conflict"):
+        release.install(given)
+    release.helm("upgrade", release.name, CHART, "--reset-then-reuse-values", "--force-conflicts")
+    assert release.api.kubectl(*read) == rules
+
+
 def test_the_api_server_adds_the_gate_where_the_namespace_asks_for_it_and_the_operator_opens_it(
     release: Release, kubelet: Kubelet, etcd: EtcdServer, tmp_path: Path
 ) -> None:

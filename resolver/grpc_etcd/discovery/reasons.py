@@ -31,6 +31,8 @@ from grpc_etcd.registry.layout import Rejected
 from grpc_etcd.registry.snapshot import Snapshot
 
 _MOST_NAMES = 3  # arbitrary
+# A user who may read one prefix only is refused at a misspelt one: nobody should widen a role for a misspelling.
+MISSPELT = "; or correct the prefix (GRPC_ETCD_PREFIX), the layout or the name, if nothing is registered there"
 _CERTIFICATE = ("certificate", "handshake", "ssl", "tls", "tsi_")
 _NAME = (
     "dns resolution failed",
@@ -101,7 +103,7 @@ def explain(service: str, facts: Facts) -> Reason:
     if view.source is Source.STALE:
         return Reason(Cause.UNCONFIRMED, view.reason)
     if view.is_denied:
-        return _denied(view, "")
+        return _denied(view, MISSPELT)
     if facts.error and not facts.is_waiting:
         return _unreachable(facts)
     if facts.is_waiting or view.snapshot is None:

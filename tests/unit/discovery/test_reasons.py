@@ -42,7 +42,7 @@ CASES = [
     ),
     (Facts(view(endpoint(), endpoint(2, enable=False)), unusable={"10.0.0.2:1": "no such host"}), Cause.NONE, []),
     (Facts(ResolverState(refused=DENIED, is_denied=True)),
-     Cause.DENIED, ["/jupiter/greeter/", "permission denied", "Grant"]),
+     Cause.DENIED, ["/jupiter/greeter/", "permission denied", "Grant", "or correct the prefix (GRPC_ETCD_PREFIX)"]),
     (Facts(view(endpoint(), refused=DENIED)), Cause.DENIED, ["everything else is used"]),
     (
         Facts(ResolverState(), WHERE, "connection refused", "Check that etcd runs", since=3600.0),
