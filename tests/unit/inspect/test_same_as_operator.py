@@ -179,5 +179,5 @@ def test_a_missing_leader_has_the_grant_that_lets_one_lead_as_its_remedy() -> No
     message = f"no replica is leader there. etcdserver: permission denied. {PermissionDenied.remedy} Here: {command}"
     no_leader = {"Programmed": Condition("False", "NoLeader", message)}
     service = ServiceFacts(namespace="shop", name="greeter", registry_name="greeter", observed=0, conditions=no_leader)
-    (found,) = conditions.condition_findings(service, is_seen_here=True)
+    (found,) = conditions.condition_findings(service, ())
     assert (found.code, found.remedy) == (Code.NO_LEADER, command)
