@@ -25,7 +25,7 @@ from grpc_etcd.cli.printing import BadUsage, print_data, print_label, print_line
 from grpc_etcd.cli.reaching import Search
 from grpc_etcd.cli.sides import Look, Sides, look, unreached
 from grpc_etcd.inspect.codes import Code
-from grpc_etcd.inspect.findings import Finding, finding_json, sort_findings
+from grpc_etcd.inspect.findings import Finding, finding_json, merge_findings, sort_findings
 from grpc_etcd.inspect.kubernetes import Kubernetes
 from grpc_etcd.inspect.registration_checks import PASSING, settled
 from grpc_etcd.settings import ENDPOINTS_FAULT
@@ -214,7 +214,7 @@ def _end(found: Look, output: str) -> None:
 
 def print_findings(findings: list[Finding]) -> None:
     """Print what was found, for people."""
-    for each in findings:
+    for each in merge_findings(findings):
         label = f"{each.severity.value} {each.code.value}"
         print_label(label, f"{each.subject}: {each.problem}", is_bad=each.is_error)
         print_line(f"  {each.remedy}")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpc_etcd.cli.check import print_findings
 from grpc_etcd.inspect.causes import REFUSED, put_causes_first
 from grpc_etcd.inspect.cluster import (
     ClusterFacts,
@@ -236,6 +237,18 @@ def test_whose_leader_is_not_known() -> None:
     unknown = OperatorFacts((ours, theirs))
     assert unknown.leaders_of(CLUSTER) == (ours,), "the other is another Kubernetes cluster's"
     assert unknown.leaders_of(replace(CLUSTER, uid="")) == (ours, theirs)
+
+
+def test_what_concerns_many_grpcservices_alike_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """With eight GrpcServices, an etcd that was full gave eight times the same lines before what else was wrong."""
+    alike = [
+        Finding(Code.REGISTRY_UNAVAILABLE, f"GrpcService shop/s{number}", "etcd is full", "x") for number in range(8)
+    ]
+    other = Finding(Code.REGISTRY_UNAVAILABLE, "GrpcService shop/t", "etcd is away", "y")
+    print_findings([alike[0], other, *alike[1:]])
+    first, _, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "error GE0507: GrpcService shop/s0, shop/s1, shop/s2 and 5 more: etcd is full"
+    assert second == "error GE0507: GrpcService shop/t: etcd is away"
 
 
 def test_nobody_leads_or_not_this_namespace() -> None:
