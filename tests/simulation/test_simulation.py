@@ -57,6 +57,15 @@ def test_a_reader_that_was_cut_off_shows_no_endpoint_that_came_and_went_meanwhil
     simulate(498017792, 0, parse(", ".join(events)))
 
 
+def test_a_reader_that_lost_its_connection_before_it_watched_sees_what_a_restored_etcd_has_again() -> None:
+    """Its listing was later than the backup and held nothing newer, so that all which it had seen was there again."""
+    happened = ("etcd is backed up", "etcd takes a right", "etcd loses a key", "reader is updated late")
+    numbers = (2, 3, 5, 6, 7, 8)
+    events = (*happened, "reader is restarted", "etcd is restored")
+    listed = (f"15.{number} {event}" for number, event in zip(numbers, events, strict=True))
+    simulate(954932457, 0, parse(", ".join(listed)))
+
+
 def test_a_replica_that_waits_for_the_api_server_ends_when_it_is_told_to() -> None:
     restart = "operator is restarted"
     simulate(3, 0, parse(f"network to kubernetes, {restart}, {restart}, {restart}"))

@@ -501,6 +501,13 @@ class Core:
     def _take_created(self, watch: Watch | None, revision: int) -> None:
         if watch is None:
             return
+        if watch.epoch != self._epoch and not watch.is_proven:
+            # Listed before the connection was lost, and followed by no stream: a record that is what it was then proves
+            # nothing of deletions before the listing, which a restored etcd has undone.
+            self._drop_from_stream(watch)
+            watch.forget()
+            self._list_again(watch)
+            return
         watch.known_at = revision
         watch.stage, watch.failures, watch.has_reopened, watch.is_proven = Stage.LIVE, 0, False, True
         watch.connect()
