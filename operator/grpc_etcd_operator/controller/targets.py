@@ -18,7 +18,7 @@ from grpc_etcd_operator.core.targets import Target, parse_target
 from grpc_etcd_operator.isolation import Isolation, Subject, supervise
 from grpc_etcd_operator.kube.client import TARGETS, Client
 from grpc_etcd_operator.kube.connecting import Connection
-from grpc_etcd_operator.kube.freshness import Freshness
+from grpc_etcd_operator.kube.freshness import Freshness, Stream
 from grpc_etcd_operator.kube.probing import Prober
 from grpc_etcd_operator.sources.kopf_source import Kind, KopfSource
 from grpc_etcd_operator.sources.noting import Noting, Resting, identify_raw
@@ -26,6 +26,9 @@ from grpc_etcd_operator.sources.reflector import Lister
 from grpc_etcd_operator.sources.source import Receiver
 
 LOOK_SECONDS = 1.0  # how soon it is noticed that Services may not be read, or may again. Arbitrary
+# A watch may go on over what it has missed, as when an API server is restored from a backup and its versions pass the
+# old ones. Pods and GrpcServices are compared once a minute; a Service changes rarely. Arbitrary.
+RELIST_SECONDS = 120.0
 
 
 class Targets:
@@ -106,9 +109,11 @@ class TargetWatch:
         lister = Lister(stream, partial(client.list_services, namespace), lambda target: target.uid)
         how = Kind(names=("", "v1", TARGETS), parse=parse_target, is_known=lambda *_: False, rests=True)
         arguments = (self._connection, self.freshness, self._isolation, lister.list_all, self._on_signal)
+        relisting = asyncio.create_task(_relist(stream))
         try:
             await KopfSource(how, stream, *arguments).run(receiver)
         finally:
+            relisting.cancel()
             await client.close()
 
     async def _look(self, namespace: str) -> None:
@@ -124,6 +129,13 @@ class TargetWatch:
             await supervise("probe", Prober(client, self.freshness).run, self._isolation)
         finally:
             await client.close()
+
+
+async def _relist(stream: Stream) -> None:
+    """Have a stream begin with a list again and again."""
+    while True:
+        await asyncio.sleep(RELIST_SECONDS)
+        stream.relist()
 
 
 def _identify(target: Target) -> Subject:
