@@ -66,7 +66,7 @@ def test_a_reader_that_lost_its_connection_before_it_watched_sees_what_a_restore
     simulate(954932457, 0, parse(", ".join(listed)))
 
 
-@pytest.mark.parametrize("seed", [1, 5])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_service_is_seen_as_a_restored_api_server_has_it(seed: int) -> None:
     """Its watch went on from a version that the API server, restored, had passed by the time."""
     simulate(seed, 0, parse("api is backed up, target loses its selector, api is restored, pod storm"))
