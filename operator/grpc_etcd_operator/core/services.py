@@ -132,7 +132,8 @@ class GrpcService:
 
     def asks_the_same_as(self, other: "GrpcService") -> bool:
         """Return whether both lead to the same records and the same status except for its own bookkeeping."""
-        return (self.spec, self.faults, self.generation) == (other.spec, other.faults, other.generation)
+        ours, theirs = ((each.spec, each.draft, each.faults, each.generation) for each in (self, other))
+        return ours == theirs
 
     def with_target(self, selector: Selector, port: str | int | None) -> "GrpcService":
         """Return it with what it takes of the Service that it names."""
