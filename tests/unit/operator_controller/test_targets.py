@@ -123,6 +123,29 @@ async def test_no_gate_opens_for_want_of_a_service(*, is_listed: bool) -> None:
     targets.close()
 
 
+@pytest.mark.parametrize("app", ["a", "b", None])
+async def test_no_gate_opens_for_a_mistake_beside_the_name_of_a_service(app: str | None) -> None:
+    """As with a selector: keys that stand stay, and so does the rollout, until the owner has mended the spec."""
+    handlers, pod, raw = make_handlers(), gated_pod(), raw_naming("s1")
+    handlers.cluster_cache.note_pod(pod)
+    raw["spec"]["weight"] = -1
+    awaited = asyncio.create_task(handlers.named_services.wait(""))
+    await asyncio.sleep(0)
+    handlers.note_service("ADDED", raw)
+    await asyncio.wait_for(awaited, 1)
+    assert not handlers.awaits_services()
+    targets = Targets(handlers, Isolation())
+    if app:
+        targets.note("ADDED", make_target("cart", app))
+    gate = Gates(handlers).judge(pod, {})
+    assert gate
+    assert (gate.is_open, gate.reason) == ((True, Reason.REGISTERED) if app == "b" else (False, Reason.INVALID_SPEC))
+    targets.note("DELETED", make_target("cart", app or "a"))
+    await until(lambda: handlers.cluster_cache.refused_for(pod))
+    assert handlers.cluster_cache.services["s1"].claimed is None
+    targets.close()
+
+
 async def test_no_status_is_written_while_services_are_being_listed() -> None:
     handlers = make_handlers()
     handlers.note_service("ADDED", raw_naming("s1"))
