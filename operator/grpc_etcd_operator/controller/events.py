@@ -13,11 +13,12 @@ from grpc_etcd.registry.escaping import escape
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.services import GrpcService
 from grpc_etcd_operator.isolation import Sparing, Subject
-from grpc_etcd_operator.kube.client import GROUP, VERSION, ApiError, Client, kind_of
+from grpc_etcd_operator.kube.client import GROUP, TARGETS, VERSION, ApiError, Client, kind_of
 
 log = logging.getLogger(__name__)
 CONTROLLER = f"{GROUP}/operator"
 PODS = "pods"
+KINDS = {PODS: ("v1", "Pod"), TARGETS: ("v1", "Service")}  # by what URLs have; all else is reported on GrpcServices
 # No permission to post any, no namespace any more, or something wrong with it.
 NEVER_TAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 SAME_EVENT_SECONDS = 600  # two Events of one kind within such a stretch of time are one. Arbitrary
@@ -67,7 +68,8 @@ class EventPoster:
 def make_event(news: News, instance: str) -> dict[str, Any]:
     """Write an Event as the API takes it (events.k8s.io/v1)."""
     about, now = news.about, datetime.fromtimestamp(time.time(), UTC)
-    is_pod = isinstance(about, Pod) or (isinstance(about, Subject) and about.resource == PODS)
+    resource = about.resource if isinstance(about, Subject) else PODS if isinstance(about, Pod) else ""
+    api_version, kind = KINDS.get(resource, (f"{GROUP}/{VERSION}", "GrpcService"))
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
@@ -80,8 +82,8 @@ def make_event(news: News, instance: str) -> dict[str, Any]:
         "reportingController": CONTROLLER,
         "reportingInstance": instance,
         "regarding": {
-            "apiVersion": "v1" if is_pod else f"{GROUP}/{VERSION}",
-            "kind": "Pod" if is_pod else "GrpcService",
+            "apiVersion": api_version,
+            "kind": kind,
             "namespace": about.namespace,
             "name": about.name,
             "uid": about.uid,

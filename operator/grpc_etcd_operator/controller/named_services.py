@@ -21,7 +21,7 @@ class NamedServices:
 
     def note(self, service: GrpcService) -> None:
         """Take a GrpcService that is in the cache."""
-        if service.claimed and service.claimed.service_ref:
+        if service.service_ref:
             for namespace in self._waiting.keys() & {"", service.namespace}:
                 self._waiting.pop(namespace).set()
 

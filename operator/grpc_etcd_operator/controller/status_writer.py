@@ -168,7 +168,7 @@ class StatusWriter:
         return is_held_up
 
     async def _report_vacancy(self, service: GrpcService) -> None:
-        is_reported, words = False, write_vacancy(self._pod_selector)
+        is_reported, words = False, write_vacancy(service, self._pod_selector)
         try:
             news = News(service, Reason.NO_PODS, words, time.time(), since=programmed_since(service))
             is_reported = await self._events.post(news)

@@ -8,6 +8,7 @@ unknown UID is not the same as one that is gone: only what is known to be gone m
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 from grpc_etcd_operator.core.asking import Asking
@@ -46,6 +47,13 @@ class _Unjudged:
     units: set[str]
 
 
+class _Kept(NamedTuple):
+    """Where all keys of a GrpcService stay as they are, and whether those of Pods that are not ready are among them."""
+
+    registries: frozenset[str] = frozenset()
+    has_unready: bool = False
+
+
 class ClusterCache:
     """The Pods and GrpcServices seen so far. Not thread-safe: it lives in one event loop.
 
@@ -81,8 +89,8 @@ class ClusterCache:
         self._verdicts: dict[str, Verdict] = {}
         self._wishes: dict[str, Wish] = {}
         self._standing: dict[str, GrpcService] = {}
-        self._kept: dict[str, dict[str, frozenset[str]]] = {}
-        self._kept_of: dict[tuple[str, str], frozenset[str]] = {}
+        self._kept: dict[str, dict[str, _Kept]] = {}
+        self._kept_of: dict[tuple[str, str, bool], frozenset[str]] = {}
 
     def __repr__(self) -> str:
         return f"<ClusterCache pods={len(self.pods)} services={len(self.services)} gone={len(self.gone)}>"
@@ -319,7 +327,7 @@ class ClusterCache:
     def desired(self, uid: str, registry: str) -> Desired | None:
         """Return what a unit ought to have in a registry; None means that nothing is known of it, so hands off."""
         if pod := self.pods.get(uid):
-            kept = self._kept_references(pod.namespace, registry)
+            kept = self._kept_references(pod, registry)
             return make_pod_desired(pod, self.in_force_for(pod, registry), registry, kept=kept)
         if service := self.services.get(uid):
             force = self._in_force(uid, registry)
@@ -485,24 +493,27 @@ class ClusterCache:
 
     def _note_kept(self, service: GrpcService, registries: frozenset[str]) -> None:
         """Take in which registries all keys of a GrpcService stay as they are: nothing is known of what it wished."""
-        if self._kept.get(service.namespace, {}).get(service.uid, frozenset()) == registries:
+        spec = service.claimed
+        found = _Kept(registries, bool(spec and spec.publish_not_ready)) if registries else _Kept()
+        if self._kept.get(service.namespace, {}).get(service.uid, _Kept()) == found:
             return
         kept = self._kept.setdefault(service.namespace, {})
-        _set_entry(kept, service.uid, registries)
+        _set_entry(kept, service.uid, found)
         if not kept:
             del self._kept[service.namespace]
-        for registry in self._registries:
-            self._kept_of.pop((service.namespace, registry), None)
+        for registry, is_ready in product(self._registries, (True, False)):
+            self._kept_of.pop((service.namespace, registry, is_ready), None)
 
-    def _kept_references(self, namespace: str, registry: str) -> frozenset[str]:
-        kept = self._kept.get(namespace)
-        if not kept:
+    def _kept_references(self, pod: Pod, registry: str) -> frozenset[str]:
+        """Name the GrpcServices whose keys of a Pod stay as they are."""
+        kept = self._kept.get(pod.namespace)
+        if not kept or not pod.is_serving(publish_not_ready=True):
             return frozenset()
-        found = self._kept_of.get((namespace, registry))
-        if found is None:
-            found = frozenset(self.services[uid].reference for uid, names in kept.items() if registry in names)
-            self._kept_of[namespace, registry] = found
-        return found
+        of = pod.namespace, registry, pod.is_serving()
+        if of not in self._kept_of:
+            uids = (uid for uid, each in kept.items() if registry in each.registries and (of[2] or each.has_unready))
+            self._kept_of[of] = frozenset(self.services[uid].reference for uid in uids)
+        return self._kept_of[of]
 
     def _index(self, uid: str) -> None:
         """Record by which labels a GrpcService is found; what is not in force slows down no Pod's events."""
@@ -523,9 +534,9 @@ def _refuse(reason: Reason, message: str) -> Verdict:
     return Verdict(accepted=False, reason=reason, message=message)
 
 
-def _set_entry(kept: dict[str, frozenset[str]], uid: str, registries: frozenset[str]) -> None:
-    if registries:
-        kept[uid] = registries
+def _set_entry(kept: dict[str, _Kept], uid: str, found: _Kept) -> None:
+    if found.registries:
+        kept[uid] = found
     else:
         kept.pop(uid, None)
 

@@ -55,7 +55,7 @@ def make_status(  # noqa: PLR0913, PLR0917  all that a status is made of
     else:
         faults = _sort_faults(counts)
         accepted = _judge_ports(verdict, counts, faults)
-        words = write_vacancy(pod_selector, is_reported=is_reported_vacant)
+        words = write_vacancy(service, pod_selector, is_reported=is_reported_vacant)
         vacancy = _judge_vacancy(service, words, is_long=is_long_vacant)
         programmed = _programmed(service, accepted, counts, faults, down, written_to, vacancy)
     spec = service.spec
@@ -253,15 +253,16 @@ def was_reported_vacant(service: GrpcService) -> bool:
     return is_of_this and str(reported.get("message")).startswith(NO_PODS_REPORTED_WORDS)
 
 
-def write_vacancy(pod_selector: str, *, is_reported: bool = False) -> str:
-    """Return that there is no Pod, and what to look at.
+def write_vacancy(service: GrpcService, pod_selector: str, *, is_reported: bool = False) -> str:
+    """Return that a GrpcService has no Pod, and what to look at: its selector may be that of a Service.
 
     Pods that the operator's own selector leaves out may be there.
     """
+    whose = f"; it is that of the Service {service.service_ref}" if service.service_ref else ""
     words = NO_PODS_REPORTED_WORDS if is_reported else NO_PODS_WORDS
     among = f" among those that the operator's own podSelector ({pod_selector}) finds" if pod_selector else ""
     what = "both" if pod_selector else "it"
-    return f"{words}{among}; compare {what} with the Pods' labels (kubectl get pods --show-labels)"
+    return f"{words}{among}{whose}; compare {what} with the Pods' labels (kubectl get pods --show-labels)"
 
 
 def _judge_vacancy(service: GrpcService, words: str, *, is_long: bool) -> Verdict:
@@ -272,9 +273,7 @@ def _judge_vacancy(service: GrpcService, words: str, *, is_long: bool) -> Verdic
     old = _find_condition(service, "Programmed")
     was_programmed = (old.get("status"), old.get("observedGeneration")) == ("True", service.generation)
     if was_programmed and not is_long:
-        return Verdict(
-            accepted=True, reason=Reason.NO_PODS, message="the last Pod that the selector matched was deleted"
-        )
+        return Verdict(accepted=True, reason=Reason.NO_PODS, message="the selector matches no Pod any more")
     return Verdict(accepted=False, reason=Reason.NO_PODS, message=words)
 
 

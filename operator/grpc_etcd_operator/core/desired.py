@@ -105,7 +105,7 @@ def make_pod_desired(
     """Return what `registry` ought to hold for a Pod.
 
     `services` are those in force that select it, in any order; `kept` are those of which nothing is known but that what
-    they have stays while the Pod is ready.
+    they have of this Pod, as it is now, stays.
     """
     unit = Owner(pod.uid, pod.namespace, pod.name, pod.node)
     if gone:
@@ -115,13 +115,12 @@ def make_pod_desired(
     faults: list[Fault] = []
     is_awaited = False
     left_bytes, is_full = MOST_BYTES, False
-    serving = pod.is_serving()
-    keep = kept if serving else frozenset[str]()
+    keep = kept
     for service in sorted(services, key=lambda each: each.age_order):
         if service.spec is None or registry not in service.spec.registries:
             continue
         is_awaited |= service.spec.enable and pod.is_serving(publish_not_ready=True)
-        known = len(faults)
+        known, serving = len(faults), pod.is_serving(publish_not_ready=service.spec.publish_not_ready)
         records = [] if is_full else _wanted_of(pod, service, service.spec, registry, faults)
         left_bytes -= sum(len(record.key) + len(record.value) for record in records)
         is_full = left_bytes < 0  # and stays so: the younger ones are not even looked at

@@ -6,6 +6,7 @@
     is missing, cannot be used, or may not be    | has no spec that could be obeyed: what it has stays (wishes.py)
     read; or Services were not listed yet        |
     any of these, and `spec.enable` is false     | is obeyed: it selects nobody
+    any of these, and its spec is at fault       | has no spec either; it is known, or not, whom it would select
 
 So a Service deregisters no key by going; it is the GrpcService that is the wish.
 """
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from grpc_etcd_operator.core.reasons import Reason
-from grpc_etcd_operator.core.selector import NOBODY
+from grpc_etcd_operator.core.selector import ANYBODY, NOBODY
 from grpc_etcd_operator.core.services import GrpcService, Spec
 from grpc_etcd_operator.core.targets import Target
 
@@ -37,9 +38,11 @@ class Lack(NamedTuple):
 
 def resolve(service: GrpcService, found: Target | Lack) -> GrpcService:
     """Return a GrpcService with what it takes of the Service that it names, or with why that is nothing."""
-    spec = service.claimed
-    if spec is None or not spec.service_ref:
+    if not service.service_ref:
         return service
+    spec = service.claimed
+    if spec is None:
+        return service.drafted_for(found.selector if isinstance(found, Target) else ANYBODY)
     taken = found if isinstance(found, Lack) else _find_lack(spec, found) or found
     if isinstance(taken, Target):
         return service.with_target(taken.selector, taken.port)
@@ -76,10 +79,9 @@ class References:
     def resolve(self, service: GrpcService) -> GrpcService:
         """Take a GrpcService as it now is; return what it asks for."""
         self.forget_service(service.uid)
-        spec = service.claimed
-        if spec is None or not spec.service_ref:
+        if not service.service_ref:
             return service
-        place = self._named[service.uid] = service.namespace, spec.service_ref
+        place = self._named[service.uid] = service.namespace, service.service_ref
         self._naming.setdefault(place, {})[service.uid] = None
         resolved = resolve(service, self._find(*place))
         if resolved.spec is None and resolved.reason is Reason.PENDING:

@@ -110,6 +110,11 @@ class GrpcService:
         return self.spec or (None if self.reason is Reason.INVALID_SPEC else self.draft)
 
     @property
+    def service_ref(self) -> str:
+        """Return the name of the Service that it refers to, be its spec at fault or not; empty where there is none."""
+        return self.asked.service_ref if self.asked else ""
+
+    @property
     def age_order(self) -> tuple[str, str]:
         """Order GrpcServices from the oldest on; ties are broken by UID."""
         return self.created, self.uid
@@ -132,12 +137,17 @@ class GrpcService:
 
     def asks_the_same_as(self, other: "GrpcService") -> bool:
         """Return whether both lead to the same records and the same status except for its own bookkeeping."""
-        return (self.spec, self.faults, self.generation) == (other.spec, other.faults, other.generation)
+        ours, theirs = ((each.spec, each.draft, each.faults, each.generation) for each in (self, other))
+        return ours == theirs
 
     def with_target(self, selector: Selector, port: str | int | None) -> "GrpcService":
         """Return it with what it takes of the Service that it names."""
         spec = None if self.claimed is None else replace(self.claimed, selector=selector, target_port=port)
         return replace(self, spec=spec, draft=None, faults=(), reason=Reason.INVALID_SPEC)
+
+    def drafted_for(self, selector: Selector) -> "GrpcService":
+        """Return it, if its spec is at fault, as one that would select the Pods of the Service that it names."""
+        return self if self.draft is None else replace(self, draft=replace(self.draft, selector=selector))
 
     def without_target(self, reason: Reason, message: str) -> "GrpcService":
         """Return it as one whose Service cannot be used: nothing of it is obeyed, and it may mean any Pod."""
@@ -169,7 +179,7 @@ def parse_service(
         generation=metadata.get("generation") or 0,
         resource_version=metadata.get("resourceVersion") or "",
         spec=None if faults else spec,
-        draft=spec if faults and spec and not spec.service_ref and _names_pods(raw.get("spec")) else None,
+        draft=spec if faults and _names_pods(raw.get("spec")) else None,
         faults=tuple(faults),
         status=raw.get("status") or {},
     )
@@ -239,11 +249,11 @@ def _parse_selection(raw: Mapping[str, Any], faults: list[str]) -> tuple[Selecto
 
 
 def _names_pods(spec: Any) -> bool:
-    """Return whether a spec's selector is without fault, whatever else is wrong."""
+    """Return whether a spec's selector, or its Service's name, is without fault, whatever else is wrong."""
     faults: list[str] = []
     try:
-        parse_selector(spec["selector"], faults)
-    except (TypeError, ValueError, AttributeError, KeyError):
+        _parse_selection(spec, faults)
+    except (TypeError, ValueError, AttributeError):
         return False
     return not faults
 

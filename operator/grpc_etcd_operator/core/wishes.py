@@ -10,7 +10,8 @@
     any of these, its claims lost to another    | nobody                   | deleted: they are below another's claim
 
 After a restart the last spec that was obeyed is unknown; then all keys stay that the owner records name for the
-GrpcService. Keys of Pods that are not ready, and of objects that are gone, are deleted in every row.
+GrpcService. Keys of Pods that are not ready, and of objects that are gone, are deleted in every row. A spec in force,
+else a valid one, says by its `publishNotReady` whether a Pod counts as ready for that.
 """
 
 from collections.abc import Collection

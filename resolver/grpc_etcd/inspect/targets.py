@@ -35,7 +35,9 @@ def resolve(service: ServiceFacts, targets: Collection[TargetFacts]) -> ServiceF
 
 
 def check_target(service: ServiceFacts, targets: Collection[TargetFacts]) -> Iterator[Finding]:
-    """Report why nothing can be taken of the Service that a GrpcService names."""
+    """Report why nothing can be taken of the Service that a GrpcService names. One that is disabled needs none."""
+    if not service.enable:
+        return
     subject, name, where = f"GrpcService {service.reference}", service.service_ref, service.namespace
     target = _find(service, targets)
     if target is None:

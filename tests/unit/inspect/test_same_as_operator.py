@@ -110,17 +110,19 @@ SERVICE_SPECS = st.fixed_dictionaries(
 
 
 @settings(max_examples=examples(300))
-@given(SERVICE_SPECS, st.one_of(st.none(), NUMBERS))
-def test_the_same_is_taken_of_a_service(spec: dict[str, Any], port: int | None) -> None:
+@given(spec=SERVICE_SPECS, port=st.one_of(st.none(), NUMBERS), enable=st.booleans())
+def test_the_same_is_taken_of_a_service(spec: dict[str, Any], port: int | None, *, enable: bool) -> None:
     service = {"metadata": {"uid": "t", "namespace": "shop", "name": "cart"}, "spec": spec}
-    own = {"serviceRef": {"name": "cart"}} | ({"port": port} if port else {})
+    own = {"serviceRef": {"name": "cart"}, "enable": enable} | ({"port": port} if port else {})
     raw = {"metadata": {"uid": "s", "namespace": "shop", "name": "greeter"}, "spec": own}
     mine = parse_target(service)
     assert mine
     seen = resolve(cluster.parse_service(raw), [mine])
     theirs = references.resolve(parse_service(raw), targets.parse_target(service))
-    assert seen.is_resolved == (theirs.spec is not None)
-    if theirs.spec:
+    assert (seen.is_resolved or not enable) == (theirs.spec is not None)
+    if not seen.is_resolved and not enable:
+        assert list(check_target(seen, [mine])) == []
+    elif theirs.spec:
         assert (dict(theirs.spec.selector.labels), theirs.spec.wanted_port) == (seen.selector["matchLabels"], seen.port)
     else:
         (found,) = check_target(seen, [mine])

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from grpc_etcd_operator.controller.event_handlers import PODS, SERVICES, EventHandlers
+from grpc_etcd_operator.controller.events import News, make_event
 from grpc_etcd_operator.controller.gates import Gates
 from grpc_etcd_operator.controller.named_services import NamedServices
 from grpc_etcd_operator.controller.status_writer import StatusWriter
@@ -14,8 +15,8 @@ from grpc_etcd_operator.controller.targets import Targets
 from grpc_etcd_operator.core.cluster import ClusterCache
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.reasons import Reason
-from grpc_etcd_operator.isolation import Isolation
-from grpc_etcd_operator.kube.client import Client
+from grpc_etcd_operator.isolation import Isolation, Subject
+from grpc_etcd_operator.kube.client import TARGETS, Client
 from grpc_etcd_operator.telemetry.metrics import Timings
 from testbed.conditions import until
 from tests.unit.operator_core.conftest import make_raw_pod, make_raw_service, read_raw_pod
@@ -63,6 +64,21 @@ async def test_a_service_that_a_thousand_name_holds_up_nobody_else() -> None:
     targets.take_list("", frozenset({"x"}))
     await until(lambda: handlers.cluster_cache.count_refusals()[Reason.SERVICE_NOT_FOUND] == 1000)
     targets.close()
+
+
+@pytest.mark.parametrize(
+    ("resource", "regarding"),
+    [
+        (TARGETS, ("v1", "Service")),
+        (PODS, ("v1", "Pod")),
+        (SERVICES, ("grpc-etcd.dev/v1alpha1", "GrpcService")),
+        ("", ("grpc-etcd.dev/v1alpha1", "GrpcService")),
+    ],
+)
+def test_an_event_is_about_the_object_that_made_trouble(resource: str, regarding: tuple[str, str]) -> None:
+    subject = Subject("uid", resource, "shop", "cart")
+    made = make_event(News(subject, Reason.INTERNAL_ERROR, "words", 0.0), "here")["regarding"]
+    assert (made["apiVersion"], made["kind"], made["name"]) == (*regarding, "cart")
 
 
 async def test_what_may_pass_is_no_refusal() -> None:
@@ -120,6 +136,29 @@ async def test_no_gate_opens_for_want_of_a_service(*, is_listed: bool) -> None:
     opened = Gates(handlers).judge(pod, {})
     assert opened
     assert opened.is_open
+    targets.close()
+
+
+@pytest.mark.parametrize("app", ["a", "b", None])
+async def test_no_gate_opens_for_a_mistake_beside_the_name_of_a_service(app: str | None) -> None:
+    """As with a selector: keys that stand stay, and so does the rollout, until the owner has mended the spec."""
+    handlers, pod, raw = make_handlers(), gated_pod(), raw_naming("s1")
+    handlers.cluster_cache.note_pod(pod)
+    raw["spec"]["weight"] = -1
+    awaited = asyncio.create_task(handlers.named_services.wait(""))
+    await asyncio.sleep(0)
+    handlers.note_service("ADDED", raw)
+    await asyncio.wait_for(awaited, 1)
+    assert not handlers.awaits_services()
+    targets = Targets(handlers, Isolation())
+    if app:
+        targets.note("ADDED", make_target("cart", app))
+    gate = Gates(handlers).judge(pod, {})
+    assert gate
+    assert (gate.is_open, gate.reason) == ((True, Reason.REGISTERED) if app == "b" else (False, Reason.INVALID_SPEC))
+    targets.note("DELETED", make_target("cart", app or "a"))
+    await until(lambda: handlers.cluster_cache.refused_for(pod))
+    assert handlers.cluster_cache.services["s1"].claimed is None
     targets.close()
 
 

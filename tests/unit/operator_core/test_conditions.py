@@ -21,7 +21,10 @@ from grpc_etcd_operator.core.conditions import (
 from grpc_etcd_operator.core.counts import Counts
 from grpc_etcd_operator.core.desired import Fault
 from grpc_etcd_operator.core.reasons import Reason
-from grpc_etcd_operator.core.services import GrpcService
+from grpc_etcd_operator.core.references import resolve
+from grpc_etcd_operator.core.services import GrpcService, parse_service
+from grpc_etcd_operator.core.targets import parse_target
+from tests.unit.operator_core.conftest import make_raw_service
 
 Make = Callable[..., GrpcService]
 TAKEN = Fault("s1", Reason.KEY_TAKEN, "somebody has it")
@@ -302,6 +305,17 @@ def test_pods_that_the_operators_own_selector_leaves_out_are_not_said_to_be_abse
     assert "among those that the operator's own podSelector (tier=grpc) finds" in status["conditions"][1]["message"]
 
 
+def test_whoever_has_the_selector_of_a_service_is_not_sent_to_his_own() -> None:
+    raw = {**make_raw_service(), "spec": {"serviceRef": {"name": "cart"}}}
+    target = parse_target({"metadata": {"uid": "t", "name": "cart"}, "spec": {"selector": {"app": "none"}}})
+    named = resolve(parse_service(raw), target)
+    assert named.spec
+    for is_reported in (False, True):
+        status = make_status(named, ACCEPTED, Counts(), {}, EARLY, is_reported_vacant=is_reported)
+        assert "; it is that of the Service cart; compare it with" in status["conditions"][1]["message"]
+        assert was_reported_vacant(replace(named, status=status)) == is_reported
+
+
 def test_names_from_etcd_cannot_steer_the_terminal_of_who_describes(service: Make) -> None:
     counts = Counts(1, 1, 0, {("p1", "default"): (Fault("s1", Reason.KEY_TAKEN, "held by \x1b]0;x\x07"),)})
     message = make_status(service(), ACCEPTED, counts, {}, EARLY)["conditions"][1]["message"]
@@ -319,7 +333,7 @@ def test_a_message_is_no_longer_than_the_api_server_takes_it(service: Make) -> N
     ("spec", "counts", "down", "told"),
     [
         ({}, Counts(1, 0, 0), {}, "none of 1 Pods is ready"),
-        ({}, Counts(), {}, "the last Pod that the selector matched was deleted"),
+        ({}, Counts(), {}, "the selector matches no Pod any more"),
         ({"enable": False}, Counts(1, 1, 0), {}, "spec.enable is false: all endpoints are deleted"),
         ({}, Counts(1, 1, 0), {}, None),  # its keys are being written
         ({}, Counts(1, 1, 0), {"default": "down"}, None),

@@ -147,6 +147,22 @@ def test_a_port_that_is_not_there_is_told_with_the_field_that_names_it(
     assert [(fault.reason, fault.message.rpartition("; ")[2]) for fault in faults] == [("PortNotFound", remedy)]
 
 
+@pytest.mark.parametrize(
+    ("more", "publishes", "is_kept"),
+    [
+        ({}, False, True),
+        ({"ready": False}, False, False),
+        ({"ready": False}, True, True),
+        ({"deletionTimestamp": {"seconds": 1}}, True, False),
+    ],
+)
+def test_a_port_that_is_not_there_takes_no_key_of_a_pod_that_counts_as_ready(
+    pod: Pods, service: Services, more: dict[str, Any], *, publishes: bool, is_kept: bool
+) -> None:
+    desired = make_pod_desired(pod(**more), [service(port="absent", publishNotReady=publishes)], "default")
+    assert bool(desired.keep_references) == is_kept
+
+
 def test_of_two_services_that_want_one_key_the_older_ones_value_stands(pod: Pods, service: Services) -> None:
     older = service("s2", created="2026-01-01T00:00:00Z", weight=1)
     younger = service("s1", created="2026-01-01T00:00:01Z", weight=2)

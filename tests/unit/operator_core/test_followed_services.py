@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -163,6 +164,24 @@ def test_after_a_restart_all_that_stands_is_kept_whether_services_are_listed_or_
         cache.note_service(cache.services["s1"])
         cache.references.take_list("shop", ())
     assert cache.verdict("s1").reason is Reason.SERVICE_NOT_FOUND
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+@pytest.mark.parametrize("publishes", [True, False])
+def test_after_a_restart_publish_not_ready_decides_on_unready_pods_without_a_service(
+    *, is_ready: bool, publishes: bool
+) -> None:
+    cache = ClusterCache([REGISTRY])
+    cache.note_pod(read_raw_pod(make_raw_pod("p-a", labels={"app": "a"}, ready=is_ready)))
+    for is_known_before in (not publishes, publishes):  # what was found out by another spec counts no more
+        cache.note_service(make_service("s1", serviceRef={"name": "cart"}, publishNotReady=is_known_before))
+        desired = cache.desired("p-a", REGISTRY)
+        assert desired
+        assert desired.keep_references == ({"shop/s1"} if is_ready or is_known_before else set())
+    cache.note_pod(read_raw_pod(make_raw_pod("p-a", ready=is_ready, deletionTimestamp={"seconds": 1})))
+    desired = cache.desired("p-a", REGISTRY)
+    assert desired
+    assert not desired.keep_references
 
 
 def test_who_lacks_a_service_claims_nothing_new_and_holds_what_it_has() -> None:
