@@ -207,11 +207,18 @@ def _judge_faults(faults: list[Fault], counts: Counts) -> Verdict | None:
     """Report what is wrong with single Pods, the first of them in full."""
     if not faults:
         return None
-    shown = "; ".join(fault.message for fault in faults[:SHOWN_FAULTS])
-    more = len(faults) - SHOWN_FAULTS
+    messages = _drop_repeated([fault.message for fault in faults])
+    shown = "; ".join(messages[:SHOWN_FAULTS])
+    more = len(messages) - SHOWN_FAULTS
     stands = f"; existing keys stay: those of {counts.standing} Pods" if counts.standing else ""
     more_of_them = f"; and {more} more" if more > 0 else ""
     return Verdict(accepted=False, reason=faults[0].reason, message=shown + more_of_them + stands)
+
+
+def _drop_repeated(messages: Sequence[str]) -> list[str]:
+    """Leave out what another message quotes after a colon, as a Pod that waits for what is refused does."""
+    quoted = {tail for each in messages if (tail := each.partition(": ")[2])}
+    return [each for each in messages if each not in quoted]
 
 
 def _judge_counts(counts: Counts, *, enable: bool) -> Verdict:

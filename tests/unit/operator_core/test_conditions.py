@@ -204,6 +204,18 @@ def test_counts_alone_are_no_other_judgement(service: Make, first: Counts, secon
     assert not is_same_judgement({}, one)
 
 
+def test_a_refusal_that_another_quotes_is_written_once(service: Make) -> None:
+    """A missing grant was in the condition twice, once for the service and once for each Pod that waits for it."""
+    refused = "etcd denies /x/: etcdctl role grant-permission ROLE --prefix=true readwrite /x/"
+    faults = (Fault("s1", Reason.PERMISSION_DENIED, f"nothing is put: {refused}"),)
+    counts = Counts(
+        2, 2, 0, {("p1", "default"): faults, ("s1", "default"): (Fault("s1", Reason.PERMISSION_DENIED, refused),)}
+    )
+    assert (
+        make_status(service(), ACCEPTED, counts, {}, EARLY)["conditions"][1]["message"] == f"nothing is put: {refused}"
+    )
+
+
 @given(st.permutations([("p1", "default"), ("p2", "default"), ("p3", "default"), ("p4", "default")]))
 def test_the_message_does_not_depend_on_who_was_found_first(service: Make, order: list[tuple[str, str]]) -> None:
     counts = Counts(4, 4, 0, {unit: (Fault("s1", Reason.KEY_TAKEN, f"{unit[0]} has it"),) for unit in order})
