@@ -1,15 +1,13 @@
 """Whatever is postponed comes when it is due, once; to find that out costs the same however many others wait."""
 
 import math
-import sys
-from types import FrameType
-from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpc_etcd_operator.core.waiting import SLACK, Postponed
 from testbed.examples import examples
+from tests.unit.operator_core.conftest import count_lines
 
 happenings = st.lists(
     st.tuples(st.sampled_from(["add", "forget", "take"]), st.sampled_from("abcde"), st.integers(0, 20)), max_size=60
@@ -47,21 +45,11 @@ def test_one_that_is_put_off_on_and_on_takes_no_memory() -> None:
 
 def count_steps(waiting: int) -> int:
     """Count the lines of the module that a look at what is due takes, beside so many that are not."""
-    postponed, steps = Postponed(), 0
+    postponed = Postponed()
     for number in range(waiting):
         postponed.add(f"p{number}", 1000.0 + number)
-
-    def note(frame: FrameType, what: str, _: object) -> Any:
-        nonlocal steps
-        steps += what == "line" and frame.f_globals["__name__"] == Postponed.__module__
-        return note
-
-    before = sys.gettrace()
-    sys.settrace(note)
-    try:
-        assert (postponed.take(1.0), postponed.next_at()) == ([], 1000.0)
-    finally:
-        sys.settrace(before)
+    steps = count_lines(Postponed.__module__, lambda: (postponed.take(1.0), postponed.next_at()))
+    assert (len(postponed), postponed.next_at()) == (waiting, 1000.0)
     return steps
 
 

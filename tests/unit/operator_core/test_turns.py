@@ -1,15 +1,11 @@
 """What is due is given out in turns of groups, each once, at a cost that does not grow with how many are due."""
 
-import sys
-from types import FrameType
-from typing import Any
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpc_etcd_operator.core import waiting
 from grpc_etcd_operator.core.waiting import Turns
 from testbed.examples import examples
+from tests.unit.operator_core.conftest import count_lines
 
 UIDS = ("a1", "a2", "b1", "b2", "c1")
 happenings = st.lists(
@@ -75,23 +71,13 @@ def test_who_changes_on_and_on_while_it_is_due_keeps_its_place() -> None:
 
 def count_steps(due: int) -> int:
     """Count the lines of the module that it takes to take one of so many of a group, beside one of another."""
-    turns, steps = make_turns(), 0
+    turns = make_turns()
     turns.add("b", 0.0)
     for number in range(due):
         turns.add(f"a{number}", 0.0)
     turns.count_due(0.0)
-
-    def note(frame: FrameType, what: str, _: object) -> Any:
-        nonlocal steps
-        steps += what == "line" and frame.f_globals["__name__"] == waiting.__name__
-        return note
-
-    before = sys.gettrace()
-    sys.settrace(note)
-    try:
-        assert len(turns.take(1.0, 2)) == 2
-    finally:
-        sys.settrace(before)
+    steps = count_lines(Turns.__module__, lambda: turns.take(1.0, 2))
+    assert len(turns) == due - 1
     return steps
 
 
