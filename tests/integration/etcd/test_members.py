@@ -4,6 +4,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from typing import Self
 
@@ -20,6 +21,7 @@ from .conftest import Client, Opened, wait_renewed
 
 CALL_SECONDS = 2.0
 TTL_SECONDS = 30
+AWAY_SECONDS = 5.0
 
 
 def works(client: Client) -> bool:
@@ -128,6 +130,32 @@ def test_a_stream_that_is_frozen_alone_moves_to_another_member(
     wait_until(lambda: works(client), "the other member answers", 60)
     follower.wait(lambda: b"k/still" in follower.view(), "the stream moves")
     assert len(follower.of(Disconnected)) >= 1
+
+
+@pytest.mark.faults
+def test_a_stream_that_goes_back_to_a_dead_member_leaves_it_again(
+    etcd_cluster: EtcdServer, opened: Opened, closing: contextlib.ExitStack
+) -> None:
+    """As where all fail for a moment, one for good: what was sent to it is refused before anybody reads."""
+    dead, other = (closing.enter_context(TcpProxy.start(member.endpoint)) for member in etcd_cluster.members[:2])
+    members = [dead.address, other.address]  # each by a client of its own: one's calls may find what helps all
+    followers = [opened(members).follow(b"k/"), opened(members).hub().follow(b"k/")]
+    for follower in followers:
+        follower.wait_listed()
+        follower.wait_connected()
+    dead.refuse()
+    for follower in followers:
+        follower.wait(lambda f=follower: f.of(Disconnected) and f.state.connected, "the other member", 60)
+    other.refuse()
+    for follower in followers:
+        follower.wait(lambda f=follower: not f.state.connected, "both are away")
+    end = time.monotonic() + AWAY_SECONDS
+    wait_until(lambda: time.monotonic() > end, "each has been tried again")
+    other.heal()
+    with Etcd(etcd_cluster.endpoints) as writer:
+        writer.put(b"k/still", b"")
+    for follower in followers:
+        follower.wait(lambda f=follower: b"k/still" in f.view(), "the stream moves")
 
 
 @pytest.mark.faults

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from grpc_etcd.etcd import Etcd, WatchEvents, WatchSnapshot, WatchUpdate
+from grpc_etcd.etcd import Etcd
 from grpc_etcd.etcd.blocking.connection import Connection
 from grpc_etcd.etcd.calls import Method
 from testbed.conditions import wait_until
 from testbed.etcd import EtcdServer
 from tests.unit.client.test_threads import no_threads
 
-from .conftest import wait_renewed
+from .conftest import Follower, wait_renewed
 
 TTL_SECONDS = 15
 
@@ -43,13 +43,13 @@ def fail_once(client: Etcd) -> None:
 
 
 def test_a_range_is_followed_once_grpcio_may_have_its_thread(client: Etcd) -> None:
-    news: list[WatchUpdate] = []
+    follower = Follower(client.watch_hub())
     client._connection.__class__ = Scarce
-    client.watch_hub().follow(b"scarce/", news.append)
+    follower.watch.follow(b"scarce/", follower.news.append)
     fail_once(client)
-    wait_until(lambda: any(isinstance(each, WatchSnapshot) for each in news), "a listing", 60)
+    follower.wait_listed()
     client.put(b"scarce/key", b"value")
-    wait_until(lambda: any(isinstance(each, WatchEvents) for each in news), "what has changed since", 60)
+    follower.wait(lambda: b"scarce/key" in follower.view(), "what has changed since")
 
 
 def test_a_lease_is_renewed_once_grpcio_may_have_its_thread(client: Etcd) -> None:

@@ -105,11 +105,15 @@ class ListWatch(AsyncIterator[WatchUpdate]):
 
     async def _open(self, requests: Sequence[Any]) -> None:
         await self._hang_up()
-        self._stream = await self._connection.stream(list_watch.watch_method())
+        stream = self._stream = await self._connection.stream(list_watch.watch_method())
         self._detector, self._fault = StallDetector(self._progress_seconds), None
-        for request in requests:
-            await self._write(request)
-        self._guard = asyncio.create_task(self._look_after(self._stream, self._detector))
+        try:
+            for request in requests:
+                await self._write(request)
+        except errors.EtcdError as error:  # nobody reads it yet, who would report it
+            self._connection.report(stream, error)
+            raise
+        self._guard = asyncio.create_task(self._look_after(stream, self._detector))
 
     async def _write(self, request: Any) -> None:
         if self._stream is None:
