@@ -100,7 +100,9 @@ MUTANTS = (
     ),
     _mutant("requests-may-hang", ("HEAD_SECONDS = 10.0", "HEAD_SECONDS = 9e9")),
     _mutant("writes-blind", (" and election.may_write and ", " and ")),
-    _mutant("silence-is-not-ended", ("stream.namespace}})\n    stream.relist()\n", "stream.namespace}})\n    del stream\n")),
+    _mutant(
+        "silence-is-not-ended", ("stream.namespace}})\n    stream.relist()\n", "stream.namespace}})\n    del stream\n")
+    ),
     _mutant(
         "error-is-never-over",
         ("                self.trouble.end()  # nothing is left to be written, so nothing else would report\n", ""),
