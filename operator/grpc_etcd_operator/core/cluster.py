@@ -8,20 +8,18 @@ unknown UID is not the same as one that is gone: only what is known to be gone m
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import NamedTuple
 
 from grpc_etcd_operator.core.asking import Asking
 from grpc_etcd_operator.core.claims import Blocked, Claim, Ledger, Rules, claims_of, read_claims, write_claims
 from grpc_etcd_operator.core.desired import Desired, Owner, make_pod_desired, make_service_desired
+from grpc_etcd_operator.core.kept_keys import KeptKeys
 from grpc_etcd_operator.core.pods import Pod
 from grpc_etcd_operator.core.reasons import Reason
 from grpc_etcd_operator.core.references import References
+from grpc_etcd_operator.core.selector_index import Form, SelectorIndex
 from grpc_etcd_operator.core.services import GrpcService, Spec
 from grpc_etcd_operator.core.wishes import Wish, judge_wish
-
-Label = tuple[str, str]
-Index = dict[str, dict[Label | None, dict[tuple[str, int], GrpcService]]]  # by namespace and label
 
 
 class Verdict(NamedTuple):
@@ -45,13 +43,6 @@ class _Unjudged:
 
     services: dict[str, None]
     units: set[str]
-
-
-class _Kept(NamedTuple):
-    """Where all keys of a GrpcService stay as they are, and whether those of Pods that are not ready are among them."""
-
-    registries: frozenset[str] = frozenset()
-    has_unready: bool = False
 
 
 class ClusterCache:
@@ -81,16 +72,12 @@ class ClusterCache:
         self._reserved: dict[str, dict[Claim, str]] = {}
         self._inherited: dict[str, dict[Claim, str]] = {}
         self._pods_of: dict[str, dict[str, Pod]] = {}
-        self._by_label: Index = {}
-        self._refused: Index = {}
         self._by_reference: dict[str, dict[str, None]] = {}
-        self._indexed: dict[str, tuple[GrpcService, ...]] = {}
+        self._selectors, self._kept = SelectorIndex(), KeptKeys()
         self._unjudged: dict[str, _Unjudged] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._wishes: dict[str, Wish] = {}
         self._standing: dict[str, GrpcService] = {}
-        self._kept: dict[str, dict[str, _Kept]] = {}
-        self._kept_of: dict[tuple[str, str, bool], frozenset[str]] = {}
 
     def __repr__(self) -> str:
         return f"<ClusterCache pods={len(self.pods)} services={len(self.services)} gone={len(self.gone)}>"
@@ -247,15 +234,15 @@ class ClusterCache:
 
     def selecting(self, pod: Pod) -> list[GrpcService]:
         """Return the GrpcServices of which something is in force that selects a Pod, each with what that is."""
-        return [each for each in self._matching(self._by_label, pod) if self._shown(each.uid) is each]
+        return [each for each in self._selectors.in_force(pod) if self._shown(each.uid) is each]
 
     def refused_for(self, pod: Pod) -> list[GrpcService]:
         """Return the GrpcServices that would select a Pod, and of which nothing is in force."""
-        return list(self._matching(self._refused, pod))
+        return list(self._selectors.refused(pod))
 
     def in_force_for(self, pod: Pod, registry: str) -> list[GrpcService]:
         """Return the GrpcServices that decide which keys a Pod ought to have in a registry."""
-        return [each for each in self._matching(self._by_label, pod) if self._in_force(each.uid, registry) is each]
+        return [each for each in self._selectors.in_force(pod) if self._in_force(each.uid, registry) is each]
 
     def registries_of(self, uid: str) -> tuple[str, ...]:
         """List the registries in which a GrpcService is written; none where nothing of it is in force."""
@@ -285,17 +272,6 @@ class ClusterCache:
     def keeps(self, uid: str) -> bool:
         """Return whether keys that a GrpcService has stay though its spec cannot be obeyed."""
         return uid in self._standing or bool(self._kept_in(uid))
-
-    @staticmethod
-    def _matching(index: Index, pod: Pod) -> Iterator[GrpcService]:
-        by_label, labels = index.get(pod.namespace, {}), pod.labels
-        candidates = [by_label[label] for label in (None, *labels.items()) if label in by_label]
-        return (
-            service
-            for found in candidates
-            for service in found.values()
-            if (spec := service.spec or service.draft) and spec.selector.matches(labels)
-        )
 
     def _shown(self, uid: str) -> GrpcService | None:
         """Return what people see: what is in force, else what is wished."""
@@ -327,7 +303,7 @@ class ClusterCache:
     def desired(self, uid: str, registry: str) -> Desired | None:
         """Return what a unit ought to have in a registry; None means that nothing is known of it, so hands off."""
         if pod := self.pods.get(uid):
-            kept = self._kept_references(pod, registry)
+            kept = self._kept.references(pod, registry)
             return make_pod_desired(pod, self.in_force_for(pod, registry), registry, kept=kept)
         if service := self.services.get(uid):
             force = self._in_force(uid, registry)
@@ -388,17 +364,17 @@ class ClusterCache:
 
         Except for Pods that it does not select and that have records of it: who knows the registries knows these.
         """
-        before, kept, verdict = self._indexed.get(uid, ()), self._kept_in(uid), self._verdicts.get(uid)
+        before, kept, verdict = self._selectors.forms(uid), self._kept_in(uid), self._verdicts.get(uid)
         service = self.services.get(uid)
         if uid in self.gone:
             self._drop(uid)
         elif service:
             self._take(service, *self._decide(service))
         self._index(uid)
-        if (before, kept, verdict) == (self._indexed.get(uid, ()), self._kept_in(uid), self._verdicts.get(uid)):
+        if (before, kept, verdict) == (self._selectors.forms(uid), self._kept_in(uid), self._verdicts.get(uid)):
             return set()
         units = {uid}
-        for each in {id(each): each for each in (*before, *self._indexed.get(uid, ()))}.values():
+        for each in {id(each): each for each in (*before, *self._selectors.forms(uid))}.values():
             units.update(pod.uid for pod in self.selected_by(each))
         return units
 
@@ -472,7 +448,7 @@ class ClusterCache:
             self.asking.note(service)
         else:
             self.asking.forget(service.uid)
-        self._note_kept(service, self._kept_in(uid))
+        self._kept.note(service, self._kept_in(uid))
 
     def _still_holds(self, standing: GrpcService, service: GrpcService) -> bool:
         """Return whether a GrpcService still holds all that it claimed when its spec could last be obeyed."""
@@ -485,60 +461,22 @@ class ClusterCache:
         self._ledger.wait(uid, None)
         service = self.services.pop(uid, None)
         if service:
-            self._note_kept(service, frozenset())
+            self._kept.note(service, frozenset())
         self._inherited.pop(uid, None)
         self.asking.forget(uid)
         for known in (self._verdicts, self._wishes, self._standing, self.releasing):
             known.pop(uid, None)
 
-    def _note_kept(self, service: GrpcService, registries: frozenset[str]) -> None:
-        """Take in which registries all keys of a GrpcService stay as they are: nothing is known of what it wished."""
-        spec = service.claimed
-        found = _Kept(registries, bool(spec and spec.publish_not_ready)) if registries else _Kept()
-        if self._kept.get(service.namespace, {}).get(service.uid, _Kept()) == found:
-            return
-        kept = self._kept.setdefault(service.namespace, {})
-        _set_entry(kept, service.uid, found)
-        if not kept:
-            del self._kept[service.namespace]
-        for registry, is_ready in product(self._registries, (True, False)):
-            self._kept_of.pop((service.namespace, registry, is_ready), None)
-
-    def _kept_references(self, pod: Pod, registry: str) -> frozenset[str]:
-        """Name the GrpcServices whose keys of a Pod stay as they are."""
-        kept = self._kept.get(pod.namespace)
-        if not kept or not pod.is_serving(publish_not_ready=True):
-            return frozenset()
-        of = pod.namespace, registry, pod.is_serving()
-        if of not in self._kept_of:
-            uids = (uid for uid, each in kept.items() if registry in each.registries and (of[2] or each.has_unready))
-            self._kept_of[of] = frozenset(self.services[uid].reference for uid in uids)
-        return self._kept_of[of]
-
     def _index(self, uid: str) -> None:
         """Record by which labels a GrpcService is found; what is not in force slows down no Pod's events."""
-        for number, each in enumerate(self._indexed.pop(uid, ())):
-            for index in (self._by_label, self._refused):
-                _take_out(index, each, (uid, number))
         service, standing = self.services.get(uid), self._standing.get(uid)
-        found = tuple(each for each in (service, standing if standing is not service else None) if each and each.asked)
-        if found:
-            self._indexed[uid] = found
-        for number, each in enumerate(found):
-            is_in_force = each is standing or self._wishes[uid].is_obeyed
-            index = self._by_label if is_in_force else self._refused
-            index.setdefault(each.namespace, {}).setdefault(_index_key(each), {})[uid, number] = each
+        forms = (service, standing if standing is not service else None)
+        found = (Form(each, each is standing or self._wishes[uid].is_obeyed) for each in forms if each)
+        self._selectors.put(uid, found)
 
 
 def _refuse(reason: Reason, message: str) -> Verdict:
     return Verdict(accepted=False, reason=reason, message=message)
-
-
-def _set_entry(kept: dict[str, _Kept], uid: str, found: _Kept) -> None:
-    if found.registries:
-        kept[uid] = found
-    else:
-        kept.pop(uid, None)
 
 
 def _set_member(members: dict[str, None], uid: str, *, belongs: bool) -> None:
@@ -548,22 +486,5 @@ def _set_member(members: dict[str, None], uid: str, *, belongs: bool) -> None:
         members.pop(uid, None)
 
 
-def _take_out(index: Index, service: GrpcService, entry: tuple[str, int]) -> None:
-    """Take an entry out of an index, and whatever is empty then: namespaces and labels come and go."""
-    by_label, label = index.get(service.namespace, {}), _index_key(service)
-    by_label.get(label, {}).pop(entry, None)
-    if not by_label.get(label):
-        by_label.pop(label, None)
-    if not by_label:
-        index.pop(service.namespace, None)
-
-
 def _goes_to(service: GrpcService, registry: str) -> bool:
     return service.spec is not None and registry in service.spec.registries
-
-
-def _index_key(service: GrpcService) -> Label | None:
-    """Choose the label under which a GrpcService is found; None where its selector names no exact label."""
-    spec = service.asked
-    labels = spec.selector.labels if spec else ()
-    return labels[0] if labels else None
