@@ -73,7 +73,10 @@ class Member:
         try:
             with urllib.request.urlopen(f"{self.metrics_url}/readyz", timeout=PROBE_SECONDS) as answer:  # noqa: S310 (http)
                 return bool(answer.status == 200)  # noqa: PLR2004 (OK)
-        except (urllib.error.URLError, OSError):
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+        except OSError:
             return False
 
     def kill(self) -> None:

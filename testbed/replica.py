@@ -71,7 +71,8 @@ class Replica:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+            with error:
+                return error.code, error.read().decode()
 
     def metric(self, name: str, **labels: str) -> float:
         """Read one sample; 0 when there is none; LookupError when no metric is called so."""

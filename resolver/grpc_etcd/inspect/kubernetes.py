@@ -106,7 +106,8 @@ class Kubernetes:
                 self.skew_seconds = read_skew(answer.headers.get("Date"), asked_at, time.time())
                 found = json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            raise KubernetesError(_explain(error), error.code) from error
+            with error:  # it holds the connection
+                raise KubernetesError(_explain(error), error.code) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise KubernetesError(f"{self.access.server}: {getattr(error, 'reason', error)}") from error
         return found if isinstance(found, dict) else {}

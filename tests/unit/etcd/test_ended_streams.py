@@ -73,6 +73,14 @@ class Lost(Ended):
 class Line:
     """The way to an etcd that lists nothing, and whose streams get lost."""
 
+    def __init__(self) -> None:
+        self.reported: list[EtcdError] = []
+
+    def report(self, stream: Lost, error: EtcdError) -> None:
+        """Record that a stream has failed."""
+        del stream
+        self.reported.append(error)
+
     async def call(self, call: Call[Any]) -> Any:
         """Answer a listing."""
         del call
@@ -85,7 +93,9 @@ class Line:
 
 
 async def test_so_is_a_watch_that_is_lost_while_it_is_asked_for() -> None:
-    async with ListWatch(Line(), [b"/a/"], 10.0, 0) as watch:  # type: ignore[arg-type]  # what is asked of one
+    line = Line()
+    async with ListWatch(line, [b"/a/"], 10.0, 0) as watch:  # type: ignore[arg-type]  # what is asked of one
         news = [await anext(watch) for _ in range(2)]
     assert isinstance(news[1], Disconnected)
     assert isinstance(news[1].error, Unavailable), news[1].error
+    assert line.reported == [news[1].error]
