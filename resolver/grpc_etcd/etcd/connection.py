@@ -55,8 +55,8 @@ class BaseMemberConnection(Generic[ChannelT]):
     def forget(self, stream: Any) -> bool:
         """Let a stream be of this member no longer; return whether it was."""
         with self._lock:
-            is_known = stream in self._streams
-            self._streams.discard(stream)
+            if is_known := stream in self._streams:
+                self._streams.discard(stream)
         return is_known
 
     def forked(self) -> None:
@@ -109,7 +109,7 @@ class BaseConnection(abc.ABC, Generic[MemberT]):
     def report(self, stream: Any, error: errors.EtcdError) -> None:
         """Record that a stream has failed: look soon whether files have changed, and ask another member.
 
-        Each stream counts once: what is reported of it afterwards, or was hung up before, is passed over.
+        Each stream counts once, and none that was hung up before. Without a stream nothing is recorded.
         """
         for member, line in enumerate(self._members):
             if line.forget(stream):

@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import pytest
@@ -175,7 +175,8 @@ def test_a_stream_that_is_ended_on_purpose_is_no_failure_of_its_member(
     lease = client.lease(TTL_SECONDS)
     keeper.add(lease, TTL_SECONDS, remaining_seconds=0)
     wait_renewed(client, lease)
-    for end in (lambda: hub.unfollow(ranged), lambda: client.unfollow(single), keeper.close):
+    ends: list[Callable[[], None]] = [lambda: hub.unfollow(ranged), lambda: client.unfollow(single), keeper.close]
+    for end in ends:
         end()
         over = time.monotonic() + END_SECONDS
         wait_until(lambda over=over: time.monotonic() > over, "whoever reads it has seen the end")

@@ -192,3 +192,5 @@ def test_of_each_stream_one_failure_counts_and_none_of_one_that_is_hung_up() -> 
         way.report(streams[1], Unavailable("still lost"))
         assert way._rotation.current == 0
         way.hang_up(streams[1])
+        way.report(None, Unavailable("never opened"))
+        assert way._rotation.current == 0
