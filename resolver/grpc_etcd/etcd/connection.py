@@ -52,10 +52,16 @@ class BaseMemberConnection(Generic[ChannelT]):
             self._streams.add(stream)
         return stream
 
-    def has(self, stream: Any) -> bool:
-        """Return whether a stream is of this member."""
+    def forget(self, stream: Any) -> bool:
+        """Let a stream be of this member no longer; return whether it was."""
         with self._lock:
-            return stream in self._streams
+            if is_known := stream in self._streams:
+                self._streams.discard(stream)
+        return is_known
+
+    def forked(self) -> None:
+        """Be a forked child's: a thread that is not there may have held the lock."""
+        self._lock = threading.Lock()
 
     def hang_up(self) -> None:
         """End all streams."""
@@ -101,11 +107,20 @@ class BaseConnection(abc.ABC, Generic[MemberT]):
         """Make a line to each member."""
 
     def report(self, stream: Any, error: errors.EtcdError) -> None:
-        """Record that a stream has failed: look soon whether files have changed, and ask another member."""
-        self._recheck.suspect()
+        """Record that a stream has failed: look soon whether files have changed, and ask another member.
+
+        Each stream counts once, and none that was hung up before. Without a stream nothing is recorded.
+        """
         for member, line in enumerate(self._members):
-            if line.has(stream):
+            if line.forget(stream):
+                self._recheck.suspect()
                 self._note_failure(member, line, error)
+
+    def hang_up(self, stream: Any) -> None:
+        """End a stream that is needed no longer: that it ends is no failure of its member's."""
+        for line in self._members:
+            line.forget(stream)
+        stream.cancel()
 
     def drop_token(self) -> None:
         """Log in again before the next call."""

@@ -110,7 +110,8 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._watched: frozenset[bytes] = frozenset()
         self._watch: Any = None
-        self._left: list[Any] = []  # watches to be closed, which may take as long as a call to etcd
+        self._left: list[Any] = []  # streams to be closed, which may take as long as a call to etcd
+        self._listening = 0  # threads that listen to a watch, and may be in a call to etcd for it
         self._keep_alive: Any = None
         self._kept = LeaseId(0)
         self._lives_at = 0.0
@@ -221,16 +222,17 @@ class Worker:
         """Leave gRPC."""
         with self._changed:
             self._paused = True
+            self._leave_streams()
+            streams = list(self._left)
             self._changed.notify_all()
-            streams = (self._watch, self._keep_alive)
         for stream in streams:
             getattr(stream, "begin_close", lambda: None)()
         return self._wait_quiet
 
     def _wait_quiet(self, seconds: float) -> None:
-        self._hang_up()
+        """Wait until the thread is in no call and has closed the streams, and nobody listens to these any more."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._busy, seconds)
+            self._changed.wait_for(lambda: not (self._busy or self._left or self._listening), seconds)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -260,13 +262,28 @@ class Worker:
                 _LOG.exception("Unexpected error while registering, retrying", extra={"event": "unexpected_error"})
                 self._failed(EtcdError(f"unexpected: {contain(error)!r}"), step)
             finally:
-                with self._changed:
-                    self._busy = False
-        self._hang_up()
+                self._rest_from_work()
+        self._end()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._busy = True
+            self._leave_streams()
+        self._close_left()
+        self._rest_from_work()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._paused)
+            self._busy = True
         self._give_lease_back()
+        self._rest_from_work()
+
+    def _rest_from_work(self) -> None:
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
 
     def _next_step(self) -> Step | None:
-        """Wait for something to do; None when all is over, or there are watches to close."""
+        """Wait for something to do; None when all is over, or there are streams to close."""
         with self._changed:
             while not self._ending:
                 while self._inbox:
@@ -286,9 +303,9 @@ class Worker:
                         if isinstance(step, Write):
                             self._reconciler.begun(step)
                         return step
-                    if self._left:
-                        self._busy = True
-                        return None
+                if self._left:
+                    self._busy = True
+                    return None
                 self._rest(step.until if isinstance(step, Idle) else None, now)
             return None
 
@@ -444,6 +461,7 @@ class Worker:
         watch = self._etcd.list_watch(*sorted(wanted))
         try:
             start_thread(self._listen, watch, self._reconciler.readable, name="grpc-etcd-registrar-watch")
+            self._listening += 1
         except RuntimeError:
             self._reopen_at = time.monotonic() + REOPEN_SECONDS
             self._left.append(watch)
@@ -452,22 +470,18 @@ class Worker:
             self._left.append(self._watch)
         self._watch, self._watched = watch, wanted
 
-    def _hang_up(self) -> None:
-        with self._changed:
-            self._lives_at = self._find_renewed_at()  # the next keep-alive knows nothing of this one's
-            watch, self._watch = self._watch, None
-            keep_alive, self._keep_alive, self._kept = self._keep_alive, None, LeaseId(0)
-        for stream in (watch, keep_alive):
-            if stream is not None:
-                stream.close()
-        self._close_left()
+    def _leave_streams(self) -> None:
+        self._lives_at = self._find_renewed_at()  # the next keep-alive knows nothing of this one's
+        self._left += [stream for stream in (self._watch, self._keep_alive) if stream is not None]
+        self._watch = self._keep_alive = None
+        self._kept = LeaseId(0)
 
     def _close_left(self) -> None:
-        """Close what is listened to no longer; never under the lock, since it waits for who is in a call to etcd."""
+        """Close what is needed no longer; never under the lock, since it waits for who is in a call to etcd."""
         with self._changed:
             left, self._left = self._left, []
-        for watch in left:
-            watch.close()
+        for stream in left:
+            stream.close()
 
     def _lose(self, lease: LeaseId) -> None:
         with self._changed:
@@ -489,6 +503,10 @@ class Worker:
             )
             with self._changed:
                 self._reopen(watch, EtcdError(f"unexpected: {error!r}"))
+        finally:
+            with self._changed:
+                self._listening -= 1
+                self._changed.notify_all()
 
     def _reopen(self, watch: Any, fault: EtcdError | None) -> None:
         if watch is self._watch:

@@ -144,6 +144,9 @@ class Client(Etcd):
         self._threads.append(thread)
         return follower
 
+    def unfollow(self, follower: Follower) -> None:
+        follower.watch.close()
+
     def hub(self, **named: Any) -> Hub:
         return Hub(self.watch_hub(**named), lambda work: work())
 
@@ -188,6 +191,9 @@ class AioClient:
 
         self._tasks.append(asyncio.create_task(collect()))
         return follower
+
+    def unfollow(self, follower: Follower) -> None:
+        self._run(follower.watch.close())
 
     def hub(self, **named: Any) -> Hub:
         async def run(work: Callable[[], Any]) -> Any:

@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import pytest
@@ -22,6 +22,7 @@ from .conftest import Client, Opened, wait_renewed
 CALL_SECONDS = 2.0
 TTL_SECONDS = 30
 AWAY_SECONDS = 5.0
+END_SECONDS = 0.5
 
 
 def works(client: Client) -> bool:
@@ -156,6 +157,30 @@ def test_a_stream_that_goes_back_to_a_dead_member_leaves_it_again(
         writer.put(b"k/still", b"")
     for follower in followers:
         follower.wait(lambda f=follower: b"k/still" in f.view(), "the stream moves")
+
+
+@pytest.mark.faults
+def test_a_stream_that_is_ended_on_purpose_is_no_failure_of_its_member(
+    etcd_cluster: EtcdServer, opened: Opened, closing: contextlib.ExitStack
+) -> None:
+    """Calls would go on to the other member, which may be dead, and one would be lost for each such end."""
+    dead = closing.enter_context(TcpProxy.start(etcd_cluster.members[1].endpoint))
+    dead.black_hole()
+    client = opened([etcd_cluster.members[0].endpoint, dead.address], timeout_seconds=CALL_SECONDS)
+    hub, single, keeper = client.hub(), client.follow(b"k/"), client.keep_alive(print)
+    ranged = hub.follow(b"k/")
+    for follower in (ranged, single):
+        follower.wait_listed()
+        follower.wait_connected()
+    lease = client.lease(TTL_SECONDS)
+    keeper.add(lease, TTL_SECONDS, remaining_seconds=0)
+    wait_renewed(client, lease)
+    ends: list[Callable[[], None]] = [lambda: hub.unfollow(ranged), lambda: client.unfollow(single), keeper.close]
+    for end in ends:
+        end()
+        over = time.monotonic() + END_SECONDS
+        wait_until(lambda over=over: time.monotonic() > over, "whoever reads it has seen the end")
+        assert works(client)
 
 
 @pytest.mark.faults

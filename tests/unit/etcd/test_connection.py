@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from grpc_etcd.etcd import DeadlineExceeded, Etcd, EtcdError, aio
+from grpc_etcd.etcd import DeadlineExceeded, Etcd, EtcdError, Unavailable, aio
+from grpc_etcd.etcd.list_watch import watch_method
 from testbed.conditions import wait_until
 
 
@@ -173,3 +174,23 @@ def test_a_child_that_is_forked_while_another_thread_logs_in_can_log_in() -> Non
     run = [sys.executable, "-W", "ignore", "-c", FORKED]
     ended = subprocess.run(run, capture_output=True, text=True, timeout=90, check=True)
     assert ended.stdout == "Unavailable\n"
+
+
+def test_of_each_stream_one_failure_counts_and_none_of_one_that_is_hung_up() -> None:
+    """A member that is blamed twice hands on to a dead one that it had just taken over from."""
+    with Etcd("127.0.0.1:9,127.0.0.2:9") as etcd:
+        way = etcd._connection
+        streams = [way.stream(watch_method(), iter(())) for _ in range(2)]
+        way.hang_up(streams[0])
+        way.report(streams[0], Unavailable("hung up"))
+        assert way._rotation.current == 0
+        way.report(streams[1], Unavailable("lost"))
+        assert way._rotation.current == 1
+        other = way.stream(watch_method(), iter(()))
+        way.report(other, Unavailable("lost too"))
+        assert way._rotation.current == 0
+        way.report(streams[1], Unavailable("still lost"))
+        assert way._rotation.current == 0
+        way.hang_up(streams[1])
+        way.report(None, Unavailable("never opened"))
+        assert way._rotation.current == 0

@@ -38,8 +38,7 @@ class Ended(grpc.RpcError):
 def test_an_ended_stream_lives_on_neither_by_itself_nor_with_the_fault(fault: EtcdError | None) -> None:
     stream = Ended()
     reading = Reading(stream, Requests(()), 10.0)
-    if fault:
-        reading.give_up(fault)
+    reading.fault = fault
     with pytest.raises(type(fault) if fault else Unavailable) as caught:
         reading.read()
     assert stream.__traceback__ is None, "it leads to itself"
@@ -90,6 +89,12 @@ class Line:
         """Open a stream."""
         del method
         return Lost()
+
+    def report(self, stream: Lost, error: EtcdError) -> None:
+        """Ask another member."""
+
+    def hang_up(self, stream: Lost) -> None:
+        """End it as it is."""
 
 
 async def test_so_is_a_watch_that_is_lost_while_it_is_asked_for() -> None:

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FunctionType, ModuleType
 from typing import Any
 
+import pytest
+
 from grpc_etcd.etcd import Compare, DeadlineExceeded, Op, Record, TransactionResult, WatchUpdate
 from grpc_etcd.layouts.jupiter import Jupiter
 from grpc_etcd.registration.processes import process_key
@@ -204,4 +206,62 @@ def test_whoever_waits_may_wait_for_as_long_as_they_like() -> None:
     registration = registrar.register(Endpoint(name="greeter", address="10.0.0.1:9000"))
     assert registration.wait(math.inf)
     assert registration.wait(1e12)
+    assert registrar.close()
+
+
+class InACall:
+    """A watch that is in a call to etcd, which its end does not end."""
+
+    def __init__(self, watch: Any, etcd: "SlowToAnswer") -> None:
+        self._watch, self._etcd = watch, etcd
+        self.close = watch.close
+
+    def __iter__(self) -> Iterator[WatchUpdate]:
+        self._etcd.asked.set()
+        self._etcd.may_answer.wait(120)
+        yield from self._watch
+
+
+class SlowToAnswer(MemoryEtcd):
+    """An etcd that carries all out, and whose watches are listed late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.may_answer = threading.Event(), threading.Event()
+
+    def list_watch(self, *prefixes: bytes) -> Any:
+        return InACall(super().list_watch(*prefixes), self)
+
+
+def test_a_fork_waits_for_who_listens_to_a_watch() -> None:
+    """Who is in gRPC while the process forks makes the child crash."""
+    etcd = SlowToAnswer()
+    registrar = Registrar(etcd, [Jupiter()])
+    registrar.register(GREETER)
+    assert etcd.asked.wait(60)
+    wait = registrar.worker.before_fork()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait, 120)
+        try:
+            with pytest.raises(TimeoutError):
+                waiting.result(0.5)
+        finally:
+            etcd.may_answer.set()
+        waiting.result(60)
+    registrar.worker.after_fork_in_parent()
+    assert registrar.close()
+
+
+def test_a_fork_waits_for_no_watch_that_ends_later_than_it_may_wait() -> None:
+    etcd = SlowToClose()
+    registrar = Registrar(etcd, [Jupiter()])
+    assert registrar.register(GREETER).wait(60)
+    wait = registrar.worker.before_fork()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait, 0.1)
+        try:
+            waiting.result(60)
+        finally:
+            etcd.may_close.set()
+    registrar.worker.after_fork_in_parent()
     assert registrar.close()

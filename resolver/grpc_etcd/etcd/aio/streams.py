@@ -153,12 +153,15 @@ class ListWatch(AsyncIterator[WatchUpdate]):
             if since is None or left > 0:
                 await asyncio.sleep(left)
                 continue
+            is_stuck = detector.is_owed
             try:
                 await self._question(detector, since)
             except errors.EtcdError as error:
                 if detector.waiting_since == since:
                     self._fault = error
-                    stream.cancel()
+                    if is_stuck:  # else a call has failed, which was reported by itself, and maybe of another member
+                        self._connection.report(stream, error)
+                    self._connection.hang_up(stream)
                     return
 
     async def _question(self, detector: StallDetector, since: float) -> None:
@@ -179,7 +182,7 @@ class ListWatch(AsyncIterator[WatchUpdate]):
         guard, self._guard = self._guard, None
         writing, self._writing = self._writing, None
         if stream is not None:
-            stream.cancel()
+            self._connection.hang_up(stream)
         pending = {each for each in (guard, writing) if each is not None}
         for each in pending:
             each.cancel()  # grpcio never ends a write on a call that was cancelled before it had begun

@@ -206,6 +206,8 @@ class Connection(BaseConnection[MemberConnection]):
         """Be a forked child's: a thread that is not there may have held the locks, and waited for a login."""
         self._log_in_lock = threading.Lock()
         self._member_lock = threading.Lock()
+        for line in self._members:
+            line.forked()
 
     def _current_members(self) -> tuple[MemberConnection, ...]:
         if self._process != os.getpid():

@@ -33,19 +33,19 @@ Note: TypeAlias = Callable[[], None]
 class Session:
     """One watch stream, from its opening to its end; read by a thread of its own, hung up by any."""
 
-    def __init__(self, number: int, requests: Requests) -> None:
-        self.number, self._requests = number, requests
+    def __init__(self, number: int, connection: Connection, requests: Requests) -> None:
+        self.number, self._connection, self._requests = number, connection, requests
         self.stream: Any = None
         self._is_over = False
 
-    def read(self, connection: Connection, on_reply: Callable[[Any], None]) -> errors.EtcdError:
+    def read(self, on_reply: Callable[[Any], None]) -> errors.EtcdError:
         """Open the stream and read it to its end; return why it ended."""
         try:
-            self.stream = connection.stream(watch_method(), self._requests)
+            self.stream = self._connection.stream(watch_method(), self._requests)
             if not self.stream.add_callback(self._requests.close):
                 self._requests.close()  # grpcio calls nobody back for a call that has ended already
             if self._is_over:
-                self.stream.cancel()
+                self._connection.hang_up(self.stream)
             for reply in self.stream:
                 on_reply(reply)
         except errors.EtcdError as error:
@@ -59,7 +59,7 @@ class Session:
         """End the stream, and with it the reading."""
         self._is_over = True
         if self.stream is not None:
-            self.stream.cancel()
+            self._connection.hang_up(self.stream)
 
 
 class WatchHub(HubDriver[Connection]):
@@ -210,7 +210,7 @@ class WatchHub(HubDriver[Connection]):
         self._calls.put(ask)
 
     def _open(self, number: int) -> None:
-        session = self._session = Session(number, self._requests)
+        session = self._session = Session(number, self._connection, self._requests)
         self._readers = {reader for reader in self._readers if reader.is_alive()}
         try:
             self._readers.add(self._spawn(lambda: self._read(session)))
@@ -228,7 +228,7 @@ class WatchHub(HubDriver[Connection]):
     def _read(self, session: Session) -> None:
         number = session.number
         try:
-            error = session.read(self._connection, lambda reply: self._receive(number, reply))
+            error = session.read(lambda reply: self._receive(number, reply))
         except Exception as unexpected:  # noqa: BLE001  a reply that cannot be read
             self._on_error(b"", unexpected)
             error = errors.EtcdError(f"unexpected: {unexpected}")

@@ -55,7 +55,7 @@ class Reading:
         self.detector = StallDetector(progress_seconds)
         if not stream.add_callback(requests.close):
             requests.close()  # grpcio calls nobody back for a call that has ended already
-        self._fault: errors.EtcdError | None = None
+        self.fault: errors.EtcdError | None = None  # why it is given up
 
     def read(self) -> Any:
         """Wait for a reply."""
@@ -72,20 +72,11 @@ class Reading:
             return reply
         finally:
             self.detector.end(replied=replied)
-        raise self._fault or fault  # out here: else the ended stream would live on as what the fault came from
+        raise self.fault or fault  # out here: else the ended stream would live on as what the fault came from
 
     def ask(self, request: Any) -> None:
         """Send a request."""
         self._requests.put(request)
-
-    def give_up(self, fault: errors.EtcdError) -> None:
-        """Let the read end with this fault."""
-        self._fault = fault
-        self.stream.cancel()
-
-    def close(self) -> None:
-        """End the stream, and with it both halves."""
-        self.stream.cancel()
 
 
 class ListWatch(Iterator[WatchUpdate]):
@@ -145,11 +136,15 @@ class ListWatch(Iterator[WatchUpdate]):
         since, left = reading.detector.waiting_since, reading.detector.left(time.monotonic())
         if since is None or left > 0:
             return left
+        is_stuck = reading.detector.is_owed
         try:
             self._question(reading, since)
         except errors.EtcdError as error:
             if reading.detector.waiting_since == since:
-                reading.give_up(error)
+                reading.fault = error
+                if is_stuck:  # else a call has failed, which was reported by itself, and maybe of another member
+                    self._connection.report(reading.stream, error)
+                self._connection.hang_up(reading.stream)
         return reading.detector.left(time.monotonic())
 
     def _question(self, reading: Reading, since: float) -> None:
@@ -227,7 +222,7 @@ class ListWatch(Iterator[WatchUpdate]):
     def _hang_up(self) -> None:
         reading = self._reading
         if reading is not None:
-            reading.close()
+            self._connection.hang_up(reading.stream)
 
 
 def guard(watch: "weakref.ref[ListWatch]", closing: threading.Event) -> None:
@@ -303,7 +298,7 @@ class RenewalStream(BaseRenewalStream[Connection]):
         self._wake.set()
         stream = self._stream
         if stream is not None:
-            stream.cancel()
+            self._connection.hang_up(stream)
 
     def end_close(self) -> None:
         """Wait for the reading thread, unless it is that which closes (from `on_lost`)."""
@@ -339,7 +334,7 @@ class RenewalStream(BaseRenewalStream[Connection]):
         if not self._stream.add_callback(lambda: self._end_requests(ended)):
             self._end_requests(ended)  # grpcio calls nobody back for a call that has ended already
         if self._closing.is_set():
-            self._stream.cancel()
+            self._connection.hang_up(self._stream)
         return self._stream
 
     def _end_requests(self, ended: threading.Event) -> None:
