@@ -7,7 +7,7 @@ registry serves any number of loops.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -126,9 +126,10 @@ class _Waiting:
         followed = self._registry.find_followed(self._service)  # for as long as the channel is open
         if followed is None:
             return  # the registry has been closed since the call began
-        async for _ in _views(followed.feed):
-            if self._registry.is_policy_known(self._service):
-                return
+        async with contextlib.aclosing(_views(followed.feed)) as views:
+            async for _ in views:
+                if self._registry.is_policy_known(self._service):
+                    return
 
 
 class _UnaryWaiting(_Waiting, aio.UnaryUnaryClientInterceptor):
@@ -287,10 +288,11 @@ class AioRegistry:
         """As `Registry.watch`."""
         with self._registry.pinned(service) as followed:
             last: Snapshot | None = None
-            async for view in _views(followed.feed):
-                if view.snapshot is not None and view.snapshot != last:
-                    last = view.snapshot
-                    yield last
+            async with contextlib.aclosing(_views(followed.feed)) as views:
+                async for view in views:
+                    if view.snapshot is not None and view.snapshot != last:
+                        last = view.snapshot
+                        yield last
 
 
 async def _wait(
@@ -301,8 +303,8 @@ async def _wait(
     at_least: int = 1,
 ) -> Snapshot:
     try:
-        async with asyncio.timeout(read_wait(timeout_seconds)):
-            async for view in _views(source):
+        async with asyncio.timeout(read_wait(timeout_seconds)), contextlib.aclosing(_views(source)) as views:
+            async for view in views:
                 if view.snapshot and is_enough(view):
                     return view.snapshot
     except TimeoutError:
@@ -310,8 +312,11 @@ async def _wait(
     raise TimeoutError(followed.explain(timeout_seconds, at_least))
 
 
-async def _views(feed: StateSource) -> AsyncIterator[ResolverState]:
-    """Return the present view and each newer one, until the feed is closed; what comes too fast is left out."""
+async def _views(feed: StateSource) -> AsyncGenerator[ResolverState, None]:
+    """Return the present view and each newer one, until the feed is closed; what comes too fast is left out.
+
+    Whoever stops early closes it: what is merely dropped leaves a task to the loop, which may have no turn left for it.
+    """
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:

@@ -168,11 +168,12 @@ class RegistrationReconciler:
             for key, known in self._processes.items()
             if key in keys
         }
-        self._doubted |= {about(key) for key in self._answered} & self.keys
         for key, record in records.items():
             if not self._is_newer(key, revision):
                 self._note(key, record)
+            self._want_back(about(key), record)  # then it is read: a restored etcd may have what was long gone
             self._take_reported(key, record)
+        self._doubted |= {about(key) for key in self._answered} & self.keys
         self._forget_left()
 
     def seen(self, key: bytes, held: Held | None, revision: int) -> None:
@@ -183,6 +184,18 @@ class RegistrationReconciler:
         if revision >= self._answered.get(key, revision):
             self._answered.pop(key, None)
         self._forget_left()
+
+    def resumed(self, revision: int) -> None:
+        """Record that the watch goes on behind a revision. What an answer has said of a later one is read.
+
+        The answer came while there was no stream, and an etcd that was restored since to what the watch knew shows none
+        of it: the watch would go on as if nothing had been.
+        """
+        for key in {about(each) for each, at in self._answered.items() if at > revision}:
+            if key in self._former:
+                self._leaving[key] = self._former.pop(key)
+            if key in self._claims or key in self._leaving:
+                self._doubted.add(key)
 
     def begun(self, write: Write) -> None:
         """Record that a write is on its way: until it is answered, nobody knows what it has done."""

@@ -24,6 +24,7 @@ from grpc_etcd.etcd import (
     NoSpace,
     Op,
     PermissionDenied,
+    Progress,
     Put,
     Record,
     TooManyRequests,
@@ -527,6 +528,8 @@ class Worker:
                     held = make_held(event.record) if isinstance(event, Put) else None
                     self._reconciler.seen(event.key, held, event.revision)
                 self._reconciler.follow_edits()  # before the holder and its key may be gone, as the next news may say
+            case Progress(revision):
+                self._reconciler.resumed(revision)
             case Disconnected(error, _):
                 if self._stops_sharing(error):
                     self._reopen(watch, None)

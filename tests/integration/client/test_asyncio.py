@@ -132,6 +132,17 @@ async def test_an_aio_server_that_calls_on_itself(world: World) -> None:
         await server.stop(None)
 
 
+def test_a_loop_that_is_closed_right_after_a_wait_has_no_task_left(world: World) -> None:
+    """As where a program runs its own loop, without the last turns that asyncio.run() gives it."""
+    world.serve(1)
+    registry = world.registry()
+    loop = asyncio.new_event_loop()
+    for wait in (registry.aio.wait_for_endpoints, registry.aio.endpoints):
+        assert loop.run_until_complete(wait(SERVICE, 60)).endpoints
+        assert not asyncio.all_tasks(loop)
+    loop.close()
+
+
 async def test_a_forgotten_watch_on_a_closed_loop_harms_nobody(world: World) -> None:
     registry = world.registry()
 

@@ -1,6 +1,7 @@
 """Open, close, forget to close, fork: what is left of a client."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
@@ -14,7 +15,17 @@ from collections.abc import AsyncIterator, Sequence
 import grpc
 import pytest
 
-from grpc_etcd.etcd import Closed, Disconnected, Etcd, LeaseId, Unavailable, WatchSnapshot, WatchUpdate, aio
+from grpc_etcd.etcd import (
+    Closed,
+    Disconnected,
+    Etcd,
+    LeaseId,
+    Unavailable,
+    WatchEvents,
+    WatchSnapshot,
+    WatchUpdate,
+    aio,
+)
 from testbed.conditions import existing, until, wait_until
 from testbed.etcd import EtcdServer
 
@@ -101,6 +112,21 @@ async def test_a_cancelled_reader_leaves_the_client_usable(etcd: EtcdServer) -> 
         with pytest.raises(asyncio.CancelledError):
             await reader
         await client.put(b"k", b"v")
+
+
+async def test_a_wait_for_news_that_has_timed_out_ends_no_iteration(etcd: EtcdServer) -> None:
+    async with aio.Etcd(etcd.endpoints) as client, client.list_watch(b"k/") as watch:
+        for seconds in (0.0, 0.002, 0.01, 0.1) * 3:  # wherever that may be
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await drain(watch)
+        await client.put(b"k/late", b"v")
+        async with asyncio.timeout(60):
+            while not isinstance(news := await anext(watch), WatchSnapshot | WatchEvents):
+                pass
+        seen = news.records if isinstance(news, WatchSnapshot) else news.events
+        assert [each.key for each in seen] == [b"k/late"]
+    assert not [news async for news in watch], "closed it has ended"
 
 
 def test_a_watch_that_is_closed_ends_its_waiting_thread(etcd: EtcdServer) -> None:

@@ -430,6 +430,57 @@ def test_a_listing_from_before_an_answer_is_settled_by_a_read() -> None:
     assert isinstance(restored.next_step(1e6), Write)
 
 
+def test_what_is_gone_and_listed_again_is_deregistered_if_a_read_finds_it() -> None:
+    """A restored etcd has it under the lease that the process keeps alive for what else it registers."""
+    late, restored = registered(2), registered(2)
+    for reconciler in (late, restored):
+        keys = reconciler.keys
+        reconciler.release([WANTED.key])
+        delete = reconciler.next_step(1e6)
+        assert isinstance(delete, Write)
+        reconciler.wrote(delete, 9, 1e6)
+        assert reconciler.is_gone(WANTED.key)
+        reconciler.listed(keys, {WANTED.key: Held(WANTED.value, OURS, 1)}, 5)
+        step = reconciler.next_step(1e7)
+        assert isinstance(step, Read)
+        assert WANTED.key in step.keys
+    others = {key: Held(late.value(key), OURS, 2) for key in late.keys - {WANTED.key}}
+    found = {WANTED.key: Held(WANTED.value, OURS, 1)}
+    late.read(keys, map(process_prefix, keys), others, 9)
+    assert late.is_gone(WANTED.key)
+    restored.read(keys, map(process_prefix, keys), others | found, 5)
+    again = restored.next_step(1e7)
+    assert isinstance(again, Write)
+    assert again.deletes == {WANTED.key}
+
+
+@pytest.mark.parametrize("is_restored", [False, True])
+def test_what_was_answered_without_a_stream_is_read_when_there_is_one(is_restored: bool) -> None:  # noqa: FBT001 - a case
+    """An etcd that was restored to what the watch knows has neither what was put since nor what was deleted."""
+    reconciler = registered(2)
+    gone, kept = sorted(reconciler.keys)
+    before = {key: Held(reconciler.value(key), OURS, 1) for key in (gone, kept)}
+    reconciler.listed(reconciler.keys, before, 5)
+    reconciler.resumed(5)
+    assert not isinstance(reconciler.next_step(1e6), Read), "nothing was answered since"
+    reconciler.release([gone])
+    reconciler.wrote(Write(WANTED.group, OURS, deletes=frozenset({gone}), revisions={gone: 1}), 6, 1e6)
+    reconciler.wrote(Write(WANTED.group, OURS, puts={kept: before[kept].value}, revisions={kept: 1}), 7, 1e6)
+    assert reconciler.is_gone(gone)
+    reconciler.resumed(5)
+    step = reconciler.next_step(1e7)
+    assert isinstance(step, Read)
+    assert step.keys == {gone, kept}
+    found = {gone: before[gone]} if is_restored else {kept: Held(before[kept].value, OURS, 7)}
+    reconciler.read(step.keys, step.prefixes, found, 5 if is_restored else 7)
+    assert reconciler.is_gone(gone) is not is_restored
+    assert reconciler.is_registered(kept) is not is_restored
+    after = reconciler.next_step(1e7)
+    if is_restored:
+        assert isinstance(after, Write)
+        assert after.deletes == {gone}
+
+
 def test_an_update_whose_answer_was_lost_is_no_edit_of_an_admin() -> None:
     reconciler = registered(1)
     (key,) = reconciler.keys

@@ -27,6 +27,8 @@ LOST_WHILE_WRITING = "Internal error from Core"  # grpcio's words where a reques
 class ListWatch(AsyncIterator[WatchUpdate]):
     """An endless async iterator of news, to be used by one task; close() may be called from any.
 
+    A wait that is cancelled, as by a timeout, loses no news: the next one goes on from there.
+
     `state` may be read at any time.
     """
 
@@ -49,7 +51,11 @@ class ListWatch(AsyncIterator[WatchUpdate]):
         return self
 
     async def __anext__(self) -> WatchUpdate:
-        return await anext(self._news)
+        try:
+            return await anext(self._news)
+        except asyncio.CancelledError:  # as by a timeout around one wait, which ends no more than that wait
+            self._news = self._run()
+            raise
 
     async def __aenter__(self) -> Self:
         return self
