@@ -7,9 +7,11 @@ import pytest
 
 from grpc_etcd.discovery.state import Source
 from testbed import outage_picture, sizing_picture
+from testbed.demo_screen import PodLine, Screen
 from testbed.drawing import Bar, bars, picture, text
 from testbed.generate import stale
 from testbed.outage_picture import SCENES, Step, called, views
+from tests.unit.test_pictures import faults
 
 
 def widths(drawn: str) -> list[float]:
@@ -62,3 +64,13 @@ def test_the_picture_of_outages_has_each_state_that_an_outage_leads_to() -> None
     assert shown == {Source.REGISTRY, Source.STALE}
     drawn = outage_picture.draw()
     assert [title for title in SCENES if title not in drawn] == []
+
+
+def test_the_picture_of_the_demo_shows_its_screen_to_anyone_and_loads_nothing() -> None:
+    pod = PodLine("greeter-1", "127.254.230.101:50051", ready=True, registered=False, calls=7)
+    screen = Screen(lambda: "calls failed {0}", lambda: [pod])
+    screen.say("a line that is longer than a narrow terminal has room for, so it goes on below")
+    drawn = screen.picture()
+    assert faults(drawn) == []
+    assert drawn == screen.picture()
+    assert all(shown in drawn for shown in (pod.address, "goes&#160;on&#160;below", "calls failed {0}"))
