@@ -110,8 +110,8 @@ else
 	PYTHONHASHSEED=0 $(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED)) --hours $(or $(HOURS),$(if $(SECONDS),1e6,10)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SCENARIO),--scenario "$(SCENARIO)") $(if $(TABLE),--table $(TABLE))
 endif
 
-demo: dev ## Show the main job on a real API server and a real etcd (KEEP=1 stays up, CLUSTER=1 uses KUBECONFIG)
-	$(RUN) -m testbed.demo $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster)
+demo: dev ## Show the main job on a real API server and a real etcd (KEEP=1 stays up, CLUSTER=1 uses KUBECONFIG, PICTURE=FILE draws it)
+	$(RUN) -m testbed.demo $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster) $(if $(PICTURE),--picture $(PICTURE))
 
 bench-etcd: dev ## Measure the etcd layer beside other clients
 	$(RUN) -m testbed.build

@@ -326,6 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m testbed.demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="stay up at the end, and say how to look around")
     parser.add_argument("--cluster", action="store_true", help="use the API server of KUBECONFIG")
+    parser.add_argument("--picture", type=Path, help="write what the terminal shows at the end to this SVG file")
     chosen = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell in the background has set it to be ignored
         signal.signal(number, signal.default_int_handler)
@@ -338,6 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             demo = Demo(cluster, etcd, stack, namespace)
             demo.run()
             demo.report()
+            if chosen.picture and not demo.failed:
+                chosen.picture.write_text(demo.screen.picture())
             if chosen.keep:
                 demo.stay()
             elif not demo.failed:

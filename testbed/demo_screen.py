@@ -1,12 +1,14 @@
-"""How the demo looks: on a terminal a live table of Pods above a timeline, elsewhere plain lines."""
+"""How the demo looks: on a terminal a live table of Pods above a timeline, elsewhere plain lines; and as a picture."""
 
+import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +18,35 @@ TIMELINE_LINES = 18
 PLAIN_WIDTH = 110
 # A person needs to see each step; a log does not.
 PAUSE_SECONDS = 2.0
+PICTURE_WIDTH = 56  # columns, so that its text is still of 11 pixels on a phone
+# Headings of the table of Pods, with the width to which a narrow one folds them.
+COLUMNS = (("Pod", None), ("address", None), ("ready", None), ("key in etcd", 7), ("calls in the last second", 10))
+# As rich's own, which loads a font from a server, but for that; and with words for those who do not see it.
+PICTURE = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{width}} {{height:.0f}}" width="560" role="img" \
+aria-labelledby="title desc">
+<title id="title">{title}</title>
+<desc id="desc">{description}</desc>
+<style>
+.{{unique_id}}-matrix {{{{ font: {{char_height}}px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace }}}}
+.{{unique_id}}-title {{{{ font: 20px system-ui, sans-serif }}}}
+{{styles}}
+</style>
+<defs>
+<clipPath id="{{unique_id}}-clip-terminal">
+<rect x="0" y="0" width="{{terminal_width}}" height="{{terminal_height}}"/>
+</clipPath>
+{{lines}}
+</defs>
+{{chrome}}
+<g transform="translate({{terminal_x}}, {{terminal_y}})" clip-path="url(#{{unique_id}}-clip-terminal)">
+{{backgrounds}}
+<g class="{{unique_id}}-matrix">
+{{matrix}}
+</g>
+</g>
+</svg>
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +77,13 @@ def format_milliseconds(seconds: float | None) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def pod_table(pods: Sequence[PodLine], title: str) -> Table:
-    """The live table: every Pod, whether it is ready, has its key, and gets calls."""
-    table = Table(title=title, title_justify="left")
-    for column in ("Pod", "address", "ready", "key in etcd", "calls in the last second"):
-        table.add_column(column, justify="right" if column.startswith("calls") else "left")
+def pod_table(pods: Sequence[PodLine], title: str, *, is_narrow: bool = False) -> Table:
+    """The live table: every Pod, whether it is ready, has its key, and gets calls. If narrow, long headings fold."""
+    style: dict[str, Any] = {"box": None, "pad_edge": False, "collapse_padding": True} if is_narrow else {}
+    table = Table(title=title, title_justify="left", **style)
+    for column, most in COLUMNS:
+        justify: JustifyMethod = "right" if column.startswith("calls") else "left"
+        table.add_column(column, justify=justify, max_width=most if is_narrow else None, no_wrap=is_narrow and not most)
     for pod in pods:
         marks = ("[green]yes" if pod.ready else "[red]no", "[green]yes" if pod.registered else "[red]no")
         table.add_row(pod.name, pod.address, *marks, str(pod.calls))
@@ -66,6 +99,17 @@ def result_table(results: Sequence[StepResult]) -> Table:
     for result in results:
         took = [format_milliseconds(seconds) for seconds in (result.key_seconds, result.client_seconds)]
         table.add_row(result.title, *([Text(result.fault, "red"), ""] if result.fault else took))
+    return table
+
+
+def timeline(lines: Iterable[str]) -> Table:
+    """The timeline as a table, so that a long line goes on below its beginning; what a step took stands out."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for line in lines:
+        when, _, what = line.partition(" s  ")
+        table.add_row(f"{when.strip()} s", Text(what, "green" if what.startswith("  ->") else ""))
     return table
 
 
@@ -106,3 +150,12 @@ class Screen:
 
     def _render(self) -> RenderableType:
         return Group(pod_table(self._pods(), self._title()), *map(Text, self._lines[-TIMELINE_LINES:]))
+
+    def picture(self) -> str:
+        """Return what a terminal would show now as an SVG, which loads nothing; the same screen gives the same text."""
+        console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
+        pods = pod_table(self._pods(), self._title(), is_narrow=True)
+        console.print(pods, "", timeline(self._lines))
+        words = (escape(text).replace("{", "{{").replace("}", "}}") for text in (self._title(), *self._lines))
+        template = PICTURE.format(title="The demo on a terminal", description="; ".join(words))
+        return console.export_svg(title="make demo", code_format=template, unique_id="demo")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from testbed import api_reference, chart, etcd_client, etcd_descriptor, references
+from testbed import api_reference, chart, etcd_client, etcd_descriptor, outage_picture, references, sizing_picture
 
 GENERATORS: tuple[Callable[[], Mapping[Path, str]], ...] = (
     etcd_descriptor.outputs,
@@ -18,6 +18,8 @@ GENERATORS: tuple[Callable[[], Mapping[Path, str]], ...] = (
     chart.outputs,
     references.outputs,
     api_reference.outputs,
+    outage_picture.outputs,
+    sizing_picture.outputs,
 )
 
 

@@ -122,7 +122,7 @@ def _commands() -> Iterator[str]:
 
 def _help(name: str, command: click.Command, parent: click.Context | None) -> Iterator[str]:
     word = name.rsplit(maxsplit=1)[-1]
-    context = click.Context(command, info_name=word, parent=parent, terminal_width=100, **command.context_settings)
+    context = click.Context(command, info_name=word, parent=parent, terminal_width=84, **command.context_settings)
     yield f"\n## {name}\n\n```\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

@@ -30,11 +30,13 @@ def run_demo(*options: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_demo_takes_every_step_on_a_given_cluster_and_tidies_up(apiserver: ApiServer) -> None:
-    done = run_demo("--cluster", KUBECONFIG=str(apiserver.kubeconfig))
+def test_demo_takes_every_step_on_a_given_cluster_and_tidies_up(apiserver: ApiServer, tmp_path: Path) -> None:
+    picture = tmp_path / "demo.svg"
+    done = run_demo("--cluster", f"--picture={picture}", KUBECONFIG=str(apiserver.kubeconfig))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "calls failed: 0" in done.stdout
     assert "finds greeter-2 unready" in done.stdout
+    assert "calls failed 0" in picture.read_text()
     left = [item for kind in ("Pod", "Node") for item in apiserver.client.list("v1", kind)["items"]]
     assert [item for item in left if NAMESPACE in str(item["metadata"])] == []
 
