@@ -14,7 +14,7 @@ from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding
 from grpc_etcd.inspect.kubernetes import Kubernetes, KubernetesError, observe
 from grpc_etcd.inspect.operators import OperatorFacts
-from grpc_etcd.inspect.probes import Part, explain_failure, gather_facts
+from grpc_etcd.inspect.probes import Part, explain_failure, find_cause, gather_facts
 from grpc_etcd.inspect.reading import read_operators
 from grpc_etcd.inspect.registration_checks import find_registration_faults, unregistered_pods
 from grpc_etcd.inspect.service_checks import find_service_faults
@@ -78,7 +78,7 @@ def _look_at_etcd(sides: Sides, cluster: ClusterFacts | None) -> tuple[list[Find
         facts = gather_facts(connection.etcd, connection.layouts, name, _part(sides, cluster), ready)
     except EtcdError as error:
         is_answering = isinstance(error, PermissionDenied)
-        return _explain(connection, error), None, is_answering
+        return _explain(connection, find_cause(connection.etcd, error)), None, is_answering
     return find_faults(facts), operators, True
 
 

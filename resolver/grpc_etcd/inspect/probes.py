@@ -9,7 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from grpc_etcd.etcd import AuthFailed, DeadlineExceeded, Etcd, EtcdError, PermissionDenied, Unavailable, UnreadableFile
+from grpc_etcd.etcd import (
+    AuthFailed,
+    DeadlineExceeded,
+    Etcd,
+    EtcdError,
+    NoLeader,
+    PermissionDenied,
+    Unavailable,
+    UnreadableFile,
+)
 from grpc_etcd.etcd.dialing import PEM
 from grpc_etcd.etcd.endpoints import is_target, parse_endpoint, split
 from grpc_etcd.etcd.errors import UNKNOWN_HOST
@@ -29,6 +38,7 @@ from grpc_etcd.registry.own import ROOT, SYNCED_PREFIX
 from grpc_etcd.settings import ClientSettings
 
 KNOCK_SECONDS = 1.0
+NO_MAJORITY = "etcd has no leader, as where too few of its members run"
 # Addresses that are tried at once: from outside of a cluster no Pod answers, and each takes all of that time.
 # Arbitrary: 10,000 take 40 s; with 32 at once they took more than five minutes.
 KNOCKERS = 256
@@ -195,6 +205,19 @@ def _knock(address: str) -> str | None:
     return None
 
 
+def find_cause(etcd: Etcd, error: EtcdError) -> EtcdError:
+    """Return NoLeader in place of a deadline that passed while the member which was asked waited for a leader."""
+    return NoLeader(NO_MAJORITY) if isinstance(error, DeadlineExceeded) and _is_without_leader(etcd) else error
+
+
+def _is_without_leader(etcd: Etcd) -> bool:
+    """Return whether a member says so of itself, which it does without a leader."""
+    try:
+        return not etcd.status().leader_id
+    except EtcdError:
+        return False
+
+
 def explain_failure(settings: ClientSettings, error: EtcdError) -> Iterator[Finding]:
     """Return why etcd cannot be read with these settings."""
     if isinstance(error, UnreadableFile) or not isinstance(error, Unavailable | DeadlineExceeded):
@@ -223,7 +246,7 @@ def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError)
     try:
         socket.create_connection(parts, KNOCK_SECONDS).close()
     except OSError as failure:
-        remedy = UNKNOWN_HOST if isinstance(failure, socket.gaierror) else error.remedy
+        remedy = UNKNOWN_HOST if isinstance(failure, socket.gaierror) else Unavailable.remedy
         return Code.ETCD_UNREACHABLE, f"nothing responds there: {failure.strerror or failure}", remedy
     speaks, complaint = _try_tls(parts, settings.ca if uses_tls else "", settings.server_name or parts[0].rstrip("."))
     if speaks and not uses_tls:
@@ -232,7 +255,8 @@ def _explain_endpoint(endpoint: str, settings: ClientSettings, error: EtcdError)
         return Code.ETCD_TLS, f"TLS fails: {complaint}", BAD_CERTIFICATE
     if uses_tls and not speaks:
         return Code.ETCD_TLS, "the client speaks TLS, the server does not", NEEDS_NO_TLS
-    return Code.ETCD_UNREACHABLE, f"something responds there, but not as etcd does: {error}", error.remedy
+    problem = str(error) if isinstance(error, NoLeader) else f"something responds there, but not as etcd does: {error}"
+    return Code.ETCD_UNREACHABLE, problem, error.remedy
 
 
 def _try_tls(address: tuple[str, int], ca: str, name: str) -> tuple[bool, str]:

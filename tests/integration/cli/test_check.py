@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from grpc_etcd.registry.own import OwnerRecord, owner_key, synced_key
-from testbed.conditions import existing, free_port
+from testbed.conditions import existing, free_port, wait_until
 from testbed.etcd import EtcdServer
 
 from .conftest import CommandLine
@@ -32,6 +32,21 @@ def test_the_wrong_prefix(shell: CommandLine) -> None:
     shell.etcd.delete_prefix(b"/wsd-reg/")
     shell.put("127.0.9.1:9000", prefix="quite-another")
     assert "there is 1 record with --layout jupiter --prefix quite-another" in problems(shell, "greeter")
+
+
+@pytest.mark.faults
+def test_a_cluster_that_has_lost_its_majority() -> None:
+    with EtcdServer.start(members=3) as server:
+        shell = CommandLine(server)
+        for member in server.members[1:]:
+            member.kill()
+        wait_until(lambda: "no leader" in str(shell.etcd.status().errors), "the last member has learned of it")
+        found = problems(shell, "greeter", code=3)
+        shell.close()
+    alone, *dead = (member.endpoint for member in server.members)
+    assert f"{alone}: etcd has no leader, as where too few of its members run -> Restore a majority" in found
+    for each in dead:
+        assert f"{each}: nothing responds there: Connection refused -> Check that etcd runs" in found
 
 
 def test_the_wrong_layout(shell: CommandLine) -> None:
