@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ WIDE = 250  # where there is no terminal, lines are not broken
 STANDARD_OUTPUT = 1
 # Of a disk, a quota or a device: what else is an OSError has nothing to do with the output.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+WRITERS = frozenset({click.echo.__module__, Console.__module__})  # these alone write to the output, and to nothing else
 
 
 class Failure(click.ClickException):
@@ -130,15 +132,24 @@ def guarded_output() -> Iterator[None]:
         _silence()
         raise click.exceptions.Exit(0) from None
     except OSError as error:
-        if not is_of_output(error):
-            raise
-        _silence()
-        raise Failure(f"the output cannot be written: {error.strerror}") from error
+        if is_of_output(error):
+            _silence()
+            raise Failure(f"the output cannot be written: {error.strerror}") from error
+        if error.errno in CANNOT_WRITE and error.filename is None:
+            raise Failure(f"a file, not the output, cannot be read or written: {error.strerror}") from error
+        raise
 
 
 def is_of_output(error: OSError) -> bool:
-    """Return whether an error is that of a write to the output, not of a file that was to be read."""
-    return isinstance(error, BrokenPipeError) or (error.errno in CANNOT_WRITE and error.filename is None)
+    """Return whether an error is that of a write to the output, not to another file."""
+    is_of_a_write = error.errno in CANNOT_WRITE and _raised_in(error) in WRITERS
+    return isinstance(error, BrokenPipeError) or is_of_a_write
+
+
+def _raised_in(error: BaseException) -> str:
+    """Return the module whose code an error was raised in."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__")) if frames else ""
 
 
 def _silence() -> None:

@@ -8,7 +8,7 @@ dials.
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from http import HTTPStatus
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from grpc_etcd.cli.etcd_search import GIVE_ENDPOINTS, FoundEtcd, UnreachedError, Wanted, find_etcd
 from grpc_etcd.cli.printing import print_line
-from grpc_etcd.cli.tunnels import LOOPBACK, ExecRelay, PortForward, Tunnel, TunnelError
+from grpc_etcd.cli.tunnels import LOOPBACK, Children, ExecRelay, PortForward, Tunnel, TunnelError
 from grpc_etcd.etcd.endpoints import is_target, parse_endpoint, wants_tls
 from grpc_etcd.inspect.etcd_settings import explain_denial, find_places, is_forwardable
 from grpc_etcd.inspect.kubernetes import Kubernetes, KubernetesError
@@ -26,6 +26,7 @@ from grpc_etcd.settings import ClientSettings
 KUBECTL = "kubectl"
 NOT_INSIDE = "it is no Service and no Pod of the cluster"
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
+MOST_SIGNALS = 3  # the first ends the command, the second its children; by the third, nobody waits any more
 NO_SETTINGS = frozenset({"endpoints", "timeout", "layouts", "static", "pod_ip"})  # those that say nothing of logging in
 
 
@@ -66,8 +67,9 @@ def reaching(
     namespace = search.namespace or kubernetes.access.namespace
     found = find_etcd(kubernetes, Wanted(namespace, search.operator_namespace, registry, names))
     context = ("--context", search.context) if search.context else ()
-    with ended_by_signals():
-        reach = TunnelOpener(kubernetes, found, (program, *context)).open()
+    children = Children()
+    with ended_by_signals(children.kill):
+        reach = TunnelOpener(kubernetes, found, (program, *context), children).open()
         print_line(f"{reach.describe()} ({found.source.subject})", error=True)
         try:
             yield _make_settings(given, found, reach), reach
@@ -76,11 +78,12 @@ def reaching(
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
+def ended_by_signals(hurry: Callable[[], None]) -> Iterator[None]:
     """Let a signal end the block as an exception does, so that child processes are ended, and then the command.
 
-    What this process was started to ignore, as by nohup, stays ignored. Those that come while the block ends are
-    noted, and do not keep it from ending what it has started.
+    What this process was started to ignore, as by nohup, stays ignored. Those that come while the block ends do not
+    keep it from ending what it has started: the second one only calls `hurry`, with the main thread anywhere. The third
+    ends the process at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -91,6 +94,10 @@ def ended_by_signals() -> Iterator[None]:
         caught.append(number)
         if len(caught) == 1:
             raise SystemExit(128 + number)
+        hurry()
+        if len(caught) >= MOST_SIGNALS:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
 
     obeyed = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in obeyed}
@@ -120,8 +127,8 @@ def _make_settings(given: ClientSettings, found: FoundEtcd, reach: Reach) -> Cli
 class TunnelOpener:
     """Tries one way after the other to reach a member, and collects why they do not open."""
 
-    def __init__(self, kubernetes: Kubernetes, found: FoundEtcd, kubectl: Sequence[str]) -> None:
-        self._kubernetes, self._found, self._kubectl = kubernetes, found, kubectl
+    def __init__(self, kubernetes: Kubernetes, found: FoundEtcd, kubectl: Sequence[str], children: Children) -> None:
+        self._kubernetes, self._found, self._kubectl, self._children = kubernetes, found, kubectl, children
         self._failures: list[tuple[str, str]] = []
 
     def open(self) -> Reach:
@@ -143,7 +150,8 @@ class TunnelOpener:
             try:
                 if not is_forwardable(place, self._kubernetes.get(place.path)):
                     continue
-                tunnel = PortForward((*self._kubectl, "-n", place.namespace), place.reference, member.port)
+                kubectl = (*self._kubectl, "-n", place.namespace)
+                tunnel = PortForward(kubectl, place.reference, member.port, children=self._children)
             except KubernetesError as error:
                 if error.status != HTTPStatus.NOT_FOUND:
                     self._note(f"{place.kind} {place.namespace}/{place.name}", error)
@@ -160,7 +168,8 @@ class TunnelOpener:
         namespace, deployment = self._found.deployment
         how = f"kubectl -n {namespace} exec deploy/{deployment}"
         try:
-            tunnel = ExecRelay((*self._kubectl, "-n", namespace), deployment, parse_endpoint(endpoint))
+            kubectl = (*self._kubectl, "-n", namespace)
+            tunnel = ExecRelay(kubectl, deployment, parse_endpoint(endpoint), children=self._children)
         except TunnelError as error:
             self._note(how, error)
             return None

@@ -57,14 +57,37 @@ class Tunnel(Protocol):
         """End it, with all of its processes."""
 
 
+class Children:
+    """The processes that tunnels have started, to be killed where nobody wants to wait for their end.
+
+    Takes no lock, since `kill` may be called by the handler of a signal.
+    """
+
+    def __init__(self) -> None:
+        self._all: set[subprocess.Popen[str] | subprocess.Popen[bytes]] = set()
+
+    def add(self, child: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
+        """Take one more; those that have ended are forgotten."""
+        for each in tuple(self._all):
+            if each.poll() is not None:
+                self._all.discard(each)
+        self._all.add(child)
+
+    def kill(self) -> None:
+        """Kill all, and what they have started."""
+        for child in tuple(self._all):
+            _send_signal(child, "SIGKILL")
+
+
 class PortForward:
     """`kubectl port-forward`, which is started again on the same port when it ends, as with its Pod.
 
     Raises TunnelError when it does not open.
     """
 
-    def __init__(self, kubectl: Sequence[str], reference: str, port: int) -> None:
+    def __init__(self, kubectl: Sequence[str], reference: str, port: int, *, children: Children | None = None) -> None:
         self._kubectl, self._target = (*kubectl, "port-forward", "--address", LOOPBACK, reference), port
+        self._children = children or Children()
         self.port = 0
         self._errors = tempfile.NamedTemporaryFile()  # noqa: SIM115  it is closed with the tunnel
         self._closing = threading.Event()
@@ -86,7 +109,7 @@ class PortForward:
 
     def _start(self) -> "subprocess.Popen[str]":
         ports = f"{self.port or ''}:{self._target}"
-        return subprocess.Popen(  # noqa: S603  no shell; what is named is from the caller's own cluster
+        child = subprocess.Popen(  # noqa: S603  no shell; what is named is from the caller's own cluster
             [*self._kubectl, ports],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -95,6 +118,8 @@ class PortForward:
             errors="replace",
             start_new_session=True,
         )
+        self._children.add(child)
+        return child
 
     def _follow(self) -> None:
         """Read what kubectl prints, lest it waits for a reader, and start it again when it has ended."""
@@ -140,7 +165,10 @@ class ExecRelay:
         deployment: str,
         address: tuple[str, int],
         open_seconds: float = OPEN_SECONDS,
+        *,
+        children: Children | None = None,
     ) -> None:
+        self._started = children or Children()
         relay = ("python3", "-c", RELAY, address[0], str(address[1]))
         self._command = (*kubectl, "exec", "-i", f"deploy/{deployment}", "-c", "operator", "--", *relay)
         self._errors = tempfile.NamedTemporaryFile()  # noqa: SIM115  it is closed with the tunnel
@@ -152,20 +180,22 @@ class ExecRelay:
         self._lock = threading.Lock()
         self._children: set[subprocess.Popen[bytes]] = set()
         self._threads: list[threading.Thread] = []
-        self._is_closed = False
+        self._closing = threading.Event()
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port: int = self._listener.getsockname()[1]
         self._accepting = threading.Thread(target=self._accept, name="exec relay", daemon=True)
         self._accepting.start()
 
     def _start(self, errors: int | IO[bytes]) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(  # noqa: S603  as above
+        child = subprocess.Popen(  # noqa: S603  as above
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
         )
+        self._started.add(child)
+        return child
 
     def _try(self, open_seconds: float) -> None:
         """Connect once, with nothing to send."""
@@ -184,25 +214,33 @@ class ExecRelay:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                return  # it is closed
+                if self._closing.wait(AGAIN_SECONDS):
+                    return
+                continue  # no descriptor was left, or whoever came has gone
             with self._lock:
-                if self._is_closed:
+                if self._closing.is_set():
                     connection.close()
                     return
                 self._relay(connection)
 
     def _relay(self, connection: socket.socket) -> None:
-        """Begin to copy both ways; where kubectl does not start, the connection is closed and the next one tries it."""
+        """Begin to copy both ways; where that does not begin, the connection is closed and the next one tries it."""
         try:
             child = self._start(self._errors)
         except OSError:
             connection.close()
             return
         self._children = {each for each in self._children if each.poll() is None} | {child}
-        both = [threading.Thread(target=work, args=(connection, child), daemon=True) for work in (_send, _receive)]
-        for thread in both:
-            thread.start()
-        self._threads = [*(each for each in self._threads if each.is_alive()), *both]
+        self._threads = [each for each in self._threads if each.is_alive()]
+        try:
+            for work in (_receive, _send):
+                thread = threading.Thread(target=work, args=(connection, child), daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except RuntimeError:  # no thread may be started
+            with child:  # at its end the pipes are closed
+                _send_signal(child, "SIGKILL")
+            connection.close()
 
     def complaint(self) -> str:
         """Return the last line that a relay printed on standard error."""
@@ -211,11 +249,13 @@ class ExecRelay:
     def close(self) -> None:
         """End every connection."""
         with self._lock:
-            self._is_closed = True
+            self._closing.set()
             children, threads = tuple(self._children), tuple(self._threads)
         with contextlib.suppress(OSError):  # whoever accepts wakes up
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        for child in children:
+            _send_signal(child, "SIGTERM")  # all at once: each may take its time
         for child in children:
             _end(child)
         for thread in (self._accepting, *threads):

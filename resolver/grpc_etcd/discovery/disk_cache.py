@@ -44,6 +44,7 @@ class Cache:
         self._records: dict[bytes, bytes] | None = None  # what the file holds, or will; None: it is not known
         self._revision = 0
         self._lock = threading.Lock()
+        self._writing = threading.Lock()  # who has gathered a set writes it before another one is gathered
         self._timer: threading.Timer | None = None
 
     def load(self) -> CachedRecords | None:
@@ -98,6 +99,10 @@ class Cache:
         self._write()
 
     def _write(self) -> None:
+        with self._writing:
+            self._write_alone()
+
+    def _write_alone(self) -> None:
         with self._lock:
             pairs = [(_pack(key), _pack(value)) for key, value in sorted((self._records or {}).items())]
             text = json.dumps({**self._about, "revision": self._revision, "records": pairs})

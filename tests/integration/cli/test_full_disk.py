@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,25 @@ def test_a_full_disk_is_told_in_a_sentence(command: Sequence[str], manifest: str
 def test_so_it_is_by_commands_that_read_etcd(shell: CommandLine, output: str) -> None:
     shell.put("127.0.9.1:9000")
     assert write_to("> /dev/full", ("get", "greeter", "-o", output), shell.environ()) == (1, FULL)
+
+
+OTHER_FILE = """
+import click
+from grpc_etcd.cli.printing import guarded_output
+
+@click.command()
+def command():
+    with guarded_output(), open("/dev/full", "w") as file:
+        click.echo("as much as there is")
+        file.write("x")
+command()
+"""
+
+
+def test_another_file_that_cannot_be_written_is_not_called_the_output() -> None:
+    ended = subprocess.run([sys.executable, "-c", OTHER_FILE], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "Error: a file, not the output, cannot be read or written: No space left on device\n"
 
 
 def test_a_closed_standard_output_is_no_fault(manifest: str) -> None:

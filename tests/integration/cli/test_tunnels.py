@@ -2,18 +2,20 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from grpc_etcd.cli.tunnels import END_SECONDS, ExecRelay, PortForward, TunnelError
 from testbed.conditions import wait_until
+from tests.unit.client.test_threads import no_threads
 
 REAL = """
 import pathlib, os, sys, threading
@@ -84,6 +86,33 @@ def test_a_relay_closes_a_connection_for_which_kubectl_does_not_start_and_takes_
         tunnel.close()
 
 
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open nothing more meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("scarcity", [no_threads, no_descriptors])
+def test_a_relay_accepts_again_once_it_may_start_what_it_needs(
+    kubectl: Path, scarcity: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
+    tunnel = ExecRelay([str(kubectl)], "operator", ("etcd", 2379))
+    with socket.socket() as connection:
+        connection.settimeout(2)  # who was about to accept when this began does so, others only afterwards
+        with scarcity(), contextlib.suppress(TimeoutError):
+            connection.connect(("127.0.0.1", tunnel.port))
+            assert not connection.recv(1)
+    with socket.create_connection(("127.0.0.1", tunnel.port)) as connection:
+        connection.sendall(b"x")
+        wait_until(lambda: is_running(kubectl.parent), "the program runs")
+        tunnel.close()
+
+
 STUBBORN = """#!/bin/sh
 trap '' TERM
 printf %s $$ > {folder}/pid
@@ -93,10 +122,11 @@ while :; do sleep 1; done
 COMMAND = """
 import sys, threading
 from grpc_etcd.cli.reaching import ended_by_signals
-from grpc_etcd.cli.tunnels import PortForward
+from grpc_etcd.cli.tunnels import Children, PortForward
 
-with ended_by_signals():
-    tunnel = PortForward([sys.argv[1]], "svc/etcd", 2379)
+children = Children()
+with ended_by_signals(children.kill):
+    tunnel = PortForward([sys.argv[1]], "svc/etcd", 2379, children=children)
     try:
         print("open", flush=True)
         threading.Event().wait()
@@ -106,8 +136,8 @@ with ended_by_signals():
 """
 
 
-def test_a_second_signal_leaves_no_program_behind(tmp_path: Path) -> None:
-    """Who presses Ctrl-C again, because kubectl takes its time to end, ended the command alone."""
+def test_a_second_signal_ends_the_command_at_once_and_leaves_no_program_behind(tmp_path: Path) -> None:
+    """Who presses Ctrl-C again, because kubectl takes its time to end, ended the command alone, and later nothing."""
     script = tmp_path / "kubectl"
     script.write_text(STUBBORN.format(folder=tmp_path))
     script.chmod(0o755)
@@ -118,8 +148,10 @@ def test_a_second_signal_leaves_no_program_behind(tmp_path: Path) -> None:
             assert command.stdout.readline() == "open\n"
             command.send_signal(signal.SIGINT)
             assert command.stdout.readline() == "closing\n"
+            begun = time.monotonic()
             command.send_signal(signal.SIGINT)
             assert command.wait(60) == -signal.SIGINT
+            assert time.monotonic() - begun < END_SECONDS
             assert not is_running(tmp_path)
         finally:
             command.kill()

@@ -3,8 +3,11 @@
 import ctypes
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,3 +114,32 @@ def test_nothing_is_waited_for_that_is_no_file(tmp_path: Path, caplog: pytest.Lo
     os.mkfifo(file)
     assert load(tmp_path) is None
     assert "it is no regular file" in caplog.text
+
+
+class SlowFolder(type(Path())):  # type: ignore[misc]  # whichever kind of path this system has
+    """A folder on a disk whose first write takes until it is let go on."""
+
+    writing, may_go_on = threading.Event(), threading.Event()
+
+    def mkdir(self, *arguments: Any, **more: Any) -> None:
+        is_first = not self.writing.is_set()
+        self.writing.set()
+        if is_first:
+            self.may_go_on.wait(60)
+        super().mkdir(*arguments, **more)
+
+
+def test_an_older_set_never_takes_the_place_of_a_newer_one(tmp_path: Path) -> None:
+    cache = Cache(SlowFolder(tmp_path), "etcd:2379", "greeter")
+    cache.replace([(b"key", b"old")], 7)
+    with ThreadPoolExecutor(1) as pool:
+        older = pool.submit(cache.flush)
+        assert SlowFolder.writing.wait(60)
+        cache.replace([(b"key", b"new")], 8)
+        newer = threading.Thread(target=cache.flush)
+        newer.start()
+        newer.join(1)  # it is written, or waits for the other
+        SlowFolder.may_go_on.set()
+        older.result(60)
+        newer.join(60)
+    assert load(tmp_path) == CachedRecords(8, {b"key": b"new"})
