@@ -28,6 +28,7 @@ HEALTHY = {
     "grpc_etcd_operator_registry_up": "1x60",
     "grpc_etcd_operator_conflicts": "0x60",
     "grpc_etcd_operator_ready_not_registered": "0x60",
+    "grpc_etcd_operator_rate_limited_objects": "0x60",
     'grpc_etcd_operator_not_accepted{reason="NameTaken"}': "1x60",
     "grpc_etcd_operator_waiting_gates": "0x60",
     "grpc_etcd_operator_foreign_cluster": "0x60",
@@ -58,6 +59,7 @@ SITUATIONS: dict[str, dict[str, str] | None] = {
     "GrpcEtcdConflict": {"grpc_etcd_operator_conflicts": "0x10 2x50"},
     "GrpcEtcdMassDeletion": {"grpc_etcd_operator_mass_deletions_total": "1x20 2x40"},
     "GrpcEtcdReadyNotRegistered": {"grpc_etcd_operator_ready_not_registered": "0x10 3x50"},
+    "GrpcEtcdRateLimited": {"grpc_etcd_operator_rate_limited_objects": "0x10 2x50"},
     "GrpcEtcdNotAccepted": {'grpc_etcd_operator_not_accepted{reason="InvalidSpec"}': "_x10 1x50"},
     "GrpcEtcdGatesWaiting": {"grpc_etcd_operator_waiting_gates": "0x20 4x40"},
     # A label's series appears with its first failure, and then a try is made each second or so.

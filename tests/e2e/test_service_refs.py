@@ -205,9 +205,13 @@ def test_services_that_never_answer_hold_up_nobody(scene: Scene) -> None:
         wait_until(scene.has_mark, "the registry is synced after a while")
         assert replica.get("/readyz")[0] == 200
         assert births(scene) == before
+        scene.wait_condition("Accepted", "Unknown", "ServicesUnreadable")
+        (accepted,) = (each for each in scene.status()["conditions"] if each["type"] == "Accepted")
+        assert "no complete list of them has come" in accepted["message"]
         front.hangs = lambda _: False
         serve(scene, "other")
         scene.registry.wait_addresses()
+        scene.wait_condition("Accepted", "True", "Accepted")
 
 
 def test_a_deletion_that_no_watch_reports_is_found(scene: Scene) -> None:

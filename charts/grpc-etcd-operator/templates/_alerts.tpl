@@ -123,6 +123,14 @@ groups:
           description: GrpcServices select these Pods, but clients do not find them. The conditions of the GrpcServices have the reason.
           {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdReadyNotRegistered") .) | nindent 10 }}
 {{- end }}
+      - alert: GrpcEtcdRateLimited
+        expr: max by (namespace, registry) (grpc_etcd_operator_rate_limited_objects{ {{- $of -}} }) > 0
+        for: 10m
+        labels: {severity: warning}
+        annotations:
+          summary: '{{`{{ $value }}`}} Pods and GrpcServices wait for the registry {{`{{ $labels.registry }}`}}: their namespace has written too much'
+          description: Values there change all the time. The condition Programmed and the log name the namespace; no other one waits for it.
+          {{- include "grpc-etcd.runbook" (merge (dict "alert" "GrpcEtcdRateLimited") .) | nindent 10 }}
       - alert: GrpcEtcdNotAccepted
         # Names with another owner have their own alert, GrpcEtcdConflict.
         expr: max by (namespace, reason) (grpc_etcd_operator_not_accepted{ {{- $of -}}, reason!="NameTaken"}) > 0

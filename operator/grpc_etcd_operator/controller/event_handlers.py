@@ -532,11 +532,12 @@ class EventHandlers:
 
         What is not accepted is counted by itself: no tenant is to raise this alarm by asking for what is another's. So
         are keys that somebody else holds: a server that registers itself is in the registry, as is a Pod whose key an
-        older GrpcService of the same name writes.
+        older GrpcService of the same name writes. Who waits since its own namespace has written too much is no fault of
+        the registry's, and has an alert of its own.
         """
         wanting = (uid for uid in self.cluster_cache.services if self.cluster_cache.is_enabled(uid, registry))
-        written, taken = self.endpoint_counts.count_written(registry), self.endpoint_counts.count_taken(registry)
-        return sum(max(0, self.endpoint_counts.counts(uid).ready - written[uid] - taken[uid]) for uid in wanting)
+        written, excused = self.endpoint_counts.count_written(registry), self.endpoint_counts.count_excused(registry)
+        return sum(max(0, self.endpoint_counts.counts(uid).ready - written[uid] - excused[uid]) for uid in wanting)
 
     def count_refusals(self) -> Counter[str]:
         """Count the GrpcServices of which the condition Accepted is false, by reason."""

@@ -159,6 +159,7 @@ class Reconciler:
         """Record that etcd holds another history: what is under way speaks of the one before."""
         self._applier.begin_history()
         self._parts.streams.forget_reads()
+        self._work.begin_history(time.monotonic())
         self.drop_plans()
 
     def drop_plans(self) -> None:

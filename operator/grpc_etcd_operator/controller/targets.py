@@ -9,6 +9,7 @@ the namespace rests in between, so that it holds up no other.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -29,6 +30,9 @@ LOOK_SECONDS = 1.0  # how soon it is noticed that Services may not be read, or m
 # A watch may go on over what it has missed, as when an API server is restored from a backup and its versions pass the
 # old ones. Pods and GrpcServices are compared once a minute; a Service changes rarely. Arbitrary.
 RELIST_SECONDS = 120.0
+UNANSWERED_SECONDS = 15.0  # without the first list, until those who wait for it have that in a condition. Arbitrary
+# Where one is named of which too little was kept. A tenant may have thousands listed by naming such. Arbitrary.
+EARLY_RELIST_SECONDS = 30.0
 
 
 class Targets:
@@ -51,6 +55,15 @@ class Targets:
         """Take why the Services of a namespace (empty: of all) may not be read; None: they may. Empty: it may pass."""
         if fault != "":
             self._judge_soon(self._references.note_fault(namespace, fault or ""))
+
+    def note_unanswered(self, namespace: str, seconds: float) -> None:
+        """Take for how long the first list of a namespace (empty: of all) has been waited for."""
+        if seconds >= UNANSWERED_SECONDS:
+            self._judge_soon(self._references.note_unanswered(namespace, seconds))
+
+    def want_list(self, namespace: str) -> bool:
+        """Return whether a Service of a namespace (empty: of any) is named of which only a list shows enough."""
+        return self._references.wants_list(namespace)
 
     def close(self) -> None:
         """Judge nothing any more."""
@@ -109,7 +122,7 @@ class TargetWatch:
         lister = Lister(stream, partial(client.list_services, namespace), lambda target: target.uid)
         how = Kind(names=("", "v1", TARGETS), parse=parse_target, is_known=lambda *_: False, rests=True)
         arguments = (self._connection, self.freshness, self._isolation, lister.list_all, self._on_signal)
-        relisting = asyncio.create_task(_relist(stream))
+        relisting = asyncio.create_task(_relist(stream, partial(self._targets.want_list, namespace)))
         try:
             await KopfSource(how, stream, *arguments).run(receiver)
         finally:
@@ -117,8 +130,10 @@ class TargetWatch:
             await client.close()
 
     async def _look(self, namespace: str) -> None:
-        """Look again and again whether Services may be read."""
+        """Look again and again whether Services may be read, and whether they were ever listed."""
+        began_at = time.monotonic()
         while True:
+            self._targets.note_unanswered(namespace, time.monotonic() - began_at)
             self._targets.note_fault(namespace, self.freshness.blindness(TARGETS, namespace))
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -131,11 +146,14 @@ class TargetWatch:
             await client.close()
 
 
-async def _relist(stream: Stream) -> None:
-    """Have a stream begin with a list again and again."""
+async def _relist(stream: Stream, is_wanted: Callable[[], bool]) -> None:
+    """Have a stream begin with a list again and again, earlier where one is wanted."""
+    listed_at = time.monotonic()
     while True:
-        await asyncio.sleep(RELIST_SECONDS)
-        stream.relist()
+        await asyncio.sleep(EARLY_RELIST_SECONDS)
+        if is_wanted() or time.monotonic() - listed_at >= RELIST_SECONDS:
+            stream.relist()
+            listed_at = time.monotonic()
 
 
 def _identify(target: Target) -> Subject:

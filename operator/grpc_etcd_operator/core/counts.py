@@ -15,6 +15,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 # Of values that are kept once. Beyond that they are of what is long gone, for the most part, and sharing begins again.
 MOST_SHARED = 4096
+EXCUSES = (Reason.KEY_TAKEN, Reason.KEY_SHARED, Reason.RATE_LIMITED)  # of a Pod that is not written
 
 
 @dataclass(slots=True)
@@ -109,8 +110,11 @@ class EndpointCounts:
         )
         return Counter(service for service, ready in found if ready.get(service))
 
-    def count_taken(self, registry: str) -> Counter[str]:
-        """Count for each GrpcService the ready Pods that are not written in one registry for a key that another has."""
+    def count_excused(self, registry: str) -> Counter[str]:
+        """Count for each GrpcService the ready Pods that are not written in one registry for no fault of it.
+
+        Another has a key of theirs, or their own namespace has written too much.
+        """
         found = (
             (service, self._selected.get(pod, {}), self.counts(service).faults.get((pod, name), ()))
             for (pod, name), services in self._faulty.items()
@@ -121,7 +125,7 @@ class EndpointCounts:
         return Counter(
             service
             for service, ready, faults in found
-            if ready.get(service) and any(f.reason in {Reason.KEY_TAKEN, Reason.KEY_SHARED} for f in faults)
+            if ready.get(service) and any(fault.reason in EXCUSES for fault in faults)
         )
 
     def is_registered(self, pod: str, service: str) -> bool:

@@ -62,8 +62,8 @@ class Reason(StrEnum):
     SERVICES_UNREADABLE = (  # this and PodsUnreadable: a condition is neither true nor false
         "ServicesUnreadable",
         OF_ACCEPTED,
-        "The operator is not allowed to read the Services of the namespace; what it last knew of them applies.",
-        "Restore the operator's Role and RoleBinding there.",
+        "The operator may not read the Services of the namespace, or was never answered; what it last knew applies.",
+        "Restore the operator's Role and RoleBinding there, or the API server's answers; the message has which.",
     )
     UNKNOWN_REGISTRY = (
         "UnknownRegistry",

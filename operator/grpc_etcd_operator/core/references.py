@@ -9,6 +9,9 @@
     any of these, and its spec is at fault       | has no spec either; it is known, or not, whom it would select
 
 So a Service deregisters no key by going; it is the GrpcService that is the wish.
+
+What is kept grows with what GrpcServices name. Of a large Service that none of them names it is known only that it is
+there; when one names it, it is waited for the next list.
 """
 
 from collections.abc import Collection, Iterable
@@ -27,6 +30,11 @@ UNREADABLE = (
     "the Services of namespace {} are not known: {}; allow the operator's ServiceAccount to list and watch "
     "services there (the chart's Role or ClusterRole does); until then existing keys stay and no Service is followed"
 )
+UNANSWERED = (
+    "the Services of namespace {} are not known: for more than {:.0f} seconds no complete list of them has come from "
+    "the API server; check it and what is between it and the operator; until then existing keys stay"
+)
+LARGE = "waiting for the next list of Services, since the selector of the Service {} is very large; no action needed"
 
 
 class Lack(NamedTuple):
@@ -70,21 +78,26 @@ class References:
         self._targets: dict[Place, Target] = {}
         self._naming: dict[Place, dict[str, None]] = {}
         self._named: dict[str, Place] = {}
+        self._brief: set[Place] = set()  # what is named, and known too briefly for that
         self._listed: set[str] = set()
         self._unreadable: dict[str, str] = {}
+        self._unanswered: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<References services={len(self._targets)} named={len(self._naming)}>"
 
     def resolve(self, service: GrpcService) -> GrpcService:
         """Take a GrpcService as it now is; return what it asks for."""
-        self.forget_service(service.uid)
+        place = service.namespace, service.service_ref
+        self.pending.pop(service.uid, None)
+        if self._named.get(service.uid) != place:  # else nothing is dropped of what it names
+            self.forget_service(service.uid)
         if not service.service_ref:
             return service
-        place = self._named[service.uid] = service.namespace, service.service_ref
+        self._named[service.uid] = place
         self._naming.setdefault(place, {})[service.uid] = None
         resolved = resolve(service, self._find(*place))
-        if resolved.spec is None and resolved.reason is Reason.PENDING:
+        if resolved.spec is None and resolved.reason is Reason.PENDING and place not in self._brief:
             self.pending[service.uid] = None
         return resolved
 
@@ -96,11 +109,16 @@ class References:
             del naming[uid]
             if not naming:
                 del self._naming[place]
+                self._brief.discard(place)
+                if target := self._targets.get(place):
+                    self._targets[place] = target.spare()
 
     def note(self, target: Target) -> Collection[str]:
         """Take a Service as it now is; return whom that concerns."""
         place = target.namespace, target.name
-        known, self._targets[place] = self._targets.get(place), target
+        known = self._targets.get(place)
+        self._targets[place] = target if place in self._naming else target.spare()
+        self._brief.discard(place)
         return () if known == target else tuple(self._naming.get(place, ()))
 
     def forget(self, target: Target) -> Collection[str]:
@@ -110,6 +128,7 @@ class References:
         if known is None or known.uid != target.uid:
             return ()
         del self._targets[place]
+        self._brief.discard(place)
         return tuple(self._naming.get(place, ()))
 
     def take_list(self, namespace: str, listed: Collection[str]) -> Collection[str]:
@@ -117,7 +136,20 @@ class References:
         self._listed.add(namespace)
         missing = [each for each in self._targets.values() if namespace in ("", each.namespace)]
         gone = [uid for each in missing if each.uid not in listed for uid in self.forget(each)]
-        return tuple(dict.fromkeys((*gone, *(uid for uid in self._in(namespace) if uid in self.pending))))
+        was_late = self._unanswered.pop(namespace, None) is not None
+        waiting = (uid for uid in self._in(namespace) if was_late or uid in self.pending)
+        return tuple(dict.fromkeys((*gone, *waiting)))
+
+    def note_unanswered(self, namespace: str, seconds: float) -> Collection[str]:
+        """Record that the first list of a namespace (empty: of all) has not come for so long; once is enough."""
+        if namespace in self._unanswered or self._listed & {"", namespace}:
+            return ()
+        self._unanswered[namespace] = seconds
+        return tuple(self._in(namespace))
+
+    def wants_list(self, namespace: str) -> bool:
+        """Return whether a Service of a namespace (empty: of any) is named of which only a list shows enough."""
+        return any(namespace in ("", of) for of, _ in self._brief)
 
     def note_fault(self, namespace: str, fault: str) -> Collection[str]:
         """Take why the Services of a namespace (empty: of all) may not be read; empty: they may."""
@@ -137,8 +169,13 @@ class References:
         if fault := self._unreadable.get("") or self._unreadable.get(namespace):
             return Lack(Reason.SERVICES_UNREADABLE, UNREADABLE.format(namespace, fault))
         if target := self._targets.get((namespace, name)):
-            return target
+            if not target.is_brief:
+                return target
+            self._brief.add((namespace, name))
+            return Lack(Reason.PENDING, LARGE.format(name))
         if not self._listed & {"", namespace}:
+            if seconds := self._unanswered.get("") or self._unanswered.get(namespace):
+                return Lack(Reason.SERVICES_UNREADABLE, UNANSWERED.format(namespace, seconds))
             return Lack(Reason.PENDING, "waiting for the list of Services; no action needed")
         remedy = REMEDY.format("create it")
         return Lack(Reason.SERVICE_NOT_FOUND, f"there is no Service {name} in namespace {namespace}; {remedy}")

@@ -1,13 +1,14 @@
 """What a GrpcService takes of a Kubernetes Service: the selector of its Pods, and the port at which they serve gRPC.
 
 This is one of the three files that read Kubernetes objects (services.py and pods.py are the others). Of each Service no
-more is kept than that, however many ports and labels it has. Nothing in an object makes the parser fail.
+more is kept than that, however many ports and labels it has; of a large one that nobody names, that it is there.
+Nothing in an object makes the parser fail.
 """
 
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from grpc_etcd_operator.core.services import MAX_PORT
 
 MOST_LABELS = 32  # of a selector, as the CRD has it for spec.selector
 MOST_PORTS = 1000  # of a Service that are looked at, as of a Pod. Arbitrary
+# Characters of what a GrpcService may take of a Service, which are kept also while none names it. The largest selector
+# has 12,000, and a tenant may create Services by the ten thousand; one in use has rarely 200. Arbitrary.
+MOST_SPARE = 1024
 SHOWN_PORTS = 10  # that a message lists; arbitrary
 MAX_PORT_NAME = 63  # characters of the name of a Service's port; those of containers have 15
 # By what ports of gRPC are recognized, as by `grpc-etcd generate` (a test compares both).
@@ -27,7 +31,8 @@ GRPC_NAME = re.compile(r"(.+-)?(grpcs?\d*|h2c|rpc)(-(?!web).+)?")
 class Target:
     """A Service. `fault` says why its selector cannot be used, `port_fault` why none of its ports is meant.
 
-    `port` is the container port, by name or number; None without a fault: the Service has no ports.
+    `port` is the container port, by name or number; None without a fault: the Service has no ports. Of one that
+    `is_brief` nothing else is known than that it is there.
     """
 
     uid: str
@@ -37,6 +42,14 @@ class Target:
     port: str | int | None = None
     fault: str = ""
     port_fault: str = ""
+    is_brief: bool = False
+
+    def spare(self) -> "Target":
+        """Return what is kept while no GrpcService names it: all of it, or briefly where that is much."""
+        labels = sum(len(key) + len(value) for key, value in self.selector.labels)
+        if labels + len(self.fault) + len(self.port_fault) <= MOST_SPARE:
+            return self
+        return replace(self, selector=ANYBODY, port=None, fault="", port_fault="", is_brief=True)
 
 
 class _Port(NamedTuple):

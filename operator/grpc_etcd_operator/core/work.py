@@ -152,6 +152,12 @@ class Work:
         self._later.add(plan.uid, at)
         return plan.without_puts() if plan.deletes else None
 
+    def begin_history(self, now: float) -> None:
+        """Record that etcd has lost what was written to it: whoever waits for bytes, and for nothing else, is due."""
+        for uid, at in self._budget.begin_history():
+            if self._later.due_at(uid) == at:
+                self._later.add(uid, now)
+
     def count_rate_limited(self, now: float) -> int:
         """Count the units that wait until their groups may write more bytes."""
         return self._budget.count_waiting(now)

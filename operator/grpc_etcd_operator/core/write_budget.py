@@ -107,6 +107,18 @@ class WriteBudget:
         if known := self._reservations.pop(uid, None):
             self._leave_line(uid, known.of)
 
+    def begin_history(self) -> list[tuple[str, float]]:
+        """Forget what was written, with an etcd that has lost it; return who waited, and from when on each might write.
+
+        All must be written again soon, and is no tenant's flood. The new etcd has none of the old one's history.
+        """
+        waiting = [(uid, self._reservations[uid].at) for line in self._lines.values() for uid in line.units]
+        self._full_at.clear()
+        self._reservations.clear()
+        self._lines.clear()
+        self._shorter.clear()
+        return waiting
+
     def take_earlier(self, now: float) -> list[tuple[str, float, float]]:
         """Return who may write earlier than it was given, since others have left: from when, and from when now.
 

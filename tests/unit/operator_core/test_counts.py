@@ -68,13 +68,14 @@ def test_counts_are_those_of_the_last_word_on_each_pod(taken: list[tuple[Any, ..
             assert endpoint_counts.count_written(registry)[service] == len(ready)
 
 
-def test_a_pod_whose_key_an_older_service_writes_is_not_missing_and_is_counted_once() -> None:
+@pytest.mark.parametrize("reason", [Reason.KEY_SHARED, Reason.KEY_TAKEN, Reason.RATE_LIMITED])
+def test_a_pod_that_is_not_written_for_no_fault_of_the_registry_is_not_missing(reason: Reason) -> None:
     endpoint_counts = EndpointCounts()
     for pod, written in (("whole", frozenset()), ("in part", frozenset({"s1"}))):
         endpoint_counts.note_selected(pod, {"s1": True})
         endpoint_counts.note_registered(pod, "default", written, {"s1": ("default",)})
-        endpoint_counts.note_faults(pod, "default", [Fault("s1", Reason.KEY_SHARED, "")], ["s1"])
-    assert (endpoint_counts.count_written("default")["s1"], endpoint_counts.count_taken("default")["s1"]) == (1, 1)
+        endpoint_counts.note_faults(pod, "default", [Fault("s1", reason, "")], ["s1"])
+    assert (endpoint_counts.count_written("default")["s1"], endpoint_counts.count_excused("default")["s1"]) == (1, 1)
 
 
 uids = st.frozensets(st.sampled_from("abcdef"))

@@ -66,7 +66,7 @@ def test_to_ask_for_what_is_gone_leaves_nothing_behind() -> None:
         endpoint_counts.note_faults("p", "default", [Fault(uid, Reason.KEY_TAKEN, "")], [uid])
         endpoint_counts.note_selected("p", {})
         endpoint_counts.forget_service(uid)
-        endpoint_counts.count_taken("default")  # a scrape, before the Pod has been looked at again
+        endpoint_counts.count_excused("default")  # a scrape, before the Pod has been looked at again
         assert not endpoint_counts.counts(uid).faults
         assert not endpoint_counts.faults_of("p", uid, ["default"])
         endpoint_counts.note_faults("p", "default", [], [])

@@ -122,6 +122,20 @@ def test_a_namespace_that_waits_for_bytes_keeps_nobody_from_being_synced() -> No
     assert (writer.work.due, writer.work.planned, writer.work.held_back) == (0, 0, [])
 
 
+def test_what_an_etcd_has_lost_is_written_again_at_once() -> None:
+    writer = Writer()
+    flood(writer)
+    for uid in NOISY:
+        writer.change(uid)
+    writer.run()
+    assert writer.work.count_rate_limited(writer.now) == len(NOISY)
+    writer.work.begin_history(writer.now)
+    writer.run()
+    assert writer.written == writer.versions
+    assert writer.work.count_rate_limited(writer.now) == 0
+    assert not any(uid in writer.work for uid in UNITS)
+
+
 def test_a_unit_that_changes_on_and_on_is_not_written_before_its_turn() -> None:
     writer = Writer()
     flood(writer)

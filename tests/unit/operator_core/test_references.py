@@ -1,6 +1,8 @@
 """What a GrpcService takes of a Service, and that a Service which cannot be used takes nothing from anybody."""
 
-from collections.abc import Mapping
+import json
+import tracemalloc
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -206,6 +208,53 @@ def test_a_list_ends_the_waiting_and_finds_what_went_unseen() -> None:
     assert known.resolve(naming()).reason is Reason.SERVICE_NOT_FOUND
 
 
+LARGEST = {f"{number:03}{'d' * 250}/{'k' * 63}": "v" * 63 for number in range(MOST_LABELS)}
+
+
+def test_what_nobody_names_takes_little_memory_however_large_it_is() -> None:
+    known, count = References(), 300
+    known.resolve(naming())
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            known.note(target(f"t{number}", f"other-{number}", selector=dict(json.loads(json.dumps(LARGEST)))))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used / count < 2000
+
+
+def test_a_large_service_that_is_named_late_is_taken_of_the_next_list() -> None:
+    known, large = References(), target(selector=LARGEST)
+    known.note(large)
+    assert not known.wants_list("")
+    found = known.resolve(naming())
+    assert found.reason is Reason.PENDING
+    assert "very large" in found.faults[0]
+    assert not known.pending, "nobody else waits for it"
+    assert [known.wants_list(namespace) for namespace in ("", "shop", "else")] == [True, True, False]
+    assert known.note(large) == ("s1",)
+    assert not known.wants_list("")
+    for _ in range(2):  # also when it is judged again
+        spec = known.resolve(naming()).spec
+        assert spec
+        assert spec.selector == large.selector
+    known.resolve(naming(ref="till"))
+    assert known.resolve(naming()).reason is Reason.PENDING
+    assert known.forget(large) == ("s1",)
+    assert not known.wants_list("")
+
+
+@pytest.mark.parametrize("leaves", [lambda known: known.forget_service("s1"), lambda known: known.take_list("", ())])
+def test_no_list_is_wanted_for_what_is_named_or_there_no_more(leaves: Callable[[References], object]) -> None:
+    known = References()
+    known.note(target(selector=LARGEST))
+    known.resolve(naming())
+    assert known.wants_list("")
+    leaves(known)
+    assert not known.wants_list("")
+
+
 def test_a_late_deletion_is_of_no_service_that_came_in_its_place() -> None:
     known = References()
     known.resolve(naming())
@@ -216,6 +265,22 @@ def test_a_late_deletion_is_of_no_service_that_came_in_its_place() -> None:
     assert known.forget(target("new")) == ("s1",)
     known.forget_service("s1")
     assert repr(known) == "<References services=0 named=0>"
+
+
+@pytest.mark.parametrize("namespace", ["", "shop"])
+def test_a_first_list_that_does_not_come_is_reported_until_it_does(namespace: str) -> None:
+    known = References()
+    known.resolve(naming())
+    assert known.note_unanswered("else", 15.0) == ()
+    assert known.resolve(naming()).reason is Reason.PENDING
+    assert known.note_unanswered(namespace, 15.2) == ("s1",)
+    assert known.note_unanswered(namespace, 16.2) == ()
+    found = known.resolve(naming())
+    assert found.reason is Reason.SERVICES_UNREADABLE
+    assert "for more than 15 seconds no complete list" in found.faults[0]
+    assert known.take_list(namespace, ()) == ("s1",)
+    assert known.resolve(naming()).reason is Reason.SERVICE_NOT_FOUND
+    assert known.note_unanswered(namespace, 60.0) == ()
 
 
 def test_what_may_not_be_read_is_judged_no_more_until_it_may() -> None:
