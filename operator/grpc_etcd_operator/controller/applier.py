@@ -227,7 +227,7 @@ class Applier:
         if not plan.is_part:
             self._parts_of.pop(plan.uid, None)
         self._parts.leases.end(plan.lease, is_gone=plan.gone, is_over=plan.is_over)
-        if plan.puts and not plan.gone and self._parts.election.is_leading:
+        if plan.puts and not plan.gone and self._parts.election.has_term:
             self._parts.leases.adopt(plan.lease)  # let go meanwhile, if the term was in doubt and goes on
         self._outcomes.report(Outcome(plan.uid, plan.written, plan.faults, plan, waited))
 

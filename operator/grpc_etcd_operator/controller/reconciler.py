@@ -252,7 +252,7 @@ class Reconciler:
             return
         self._settle(plan, since, spared.wanted)
         # Whatever has records is kept alive, also if its lease was let go with others of a transaction that failed.
-        if self._parts.election.is_leading and (plan.puts or desired.is_awaited or (owner and not desired.gone)):
+        if self._parts.election.has_term and (plan.puts or desired.is_awaited or (owner and not desired.gone)):
             self._parts.leases.want(plan.lease)
 
     def _find_awaited(self, plan: Plan) -> tuple[bytes, ...]:

@@ -474,7 +474,7 @@ class RegistryController:
                 self.writer.note_events(events)
                 changed = self.registry_cache.apply(events)
                 if changed:
-                    if self.election.is_leading:  # what the one before wrote last may be reported after it is over
+                    if self.election.has_term:  # what the one before wrote last may be reported after it is over
                         self._adopt_units(changed)
                     self.writer.enqueue(changed)
             case Disconnected(error=error):
@@ -521,7 +521,7 @@ class RegistryController:
         for prefix in prefixes:
             self._new.pop(prefix, None)
         changed = self.registry_cache.replace(prefixes, records, revision)
-        if self._owners in prefixes and self.election.is_leading:
+        if self._owners in prefixes and self.election.has_term:
             self._adopt()
         if self.refusing.refusals:
             for prefix in prefixes:
@@ -546,7 +546,7 @@ class RegistryController:
 
     def _leadership_changed(self) -> None:
         self._known_since = math.inf
-        if self.election.is_leading:
+        if self.election.has_term:
             self._adopt()
         else:
             self.leases.release_all()

@@ -138,6 +138,14 @@ class Election(LeaderView):
         return self.term != 0
 
     @property
+    def has_term(self) -> bool:
+        """Return whether this replica has a term that is not known to be over.
+
+        By its own clock its lease may have expired, and turn out to live: so nothing that keeps the registry is dropped.
+        """
+        return self.revision != 0
+
+    @property
     def may_write(self) -> bool:
         """Return whether this replica leads and what it knows of Kubernetes is not older than what others wrote."""
         return self.is_leading and not self.awaits_sight
@@ -369,7 +377,8 @@ class Election(LeaderView):
             now = result.revision
             self._leader = Record(self._key, write_leader(self.candidate), self.lease, now, now, 1)
             self._standbys.forget_own()
-            self._win(now)
+            if not self._lease.has_run_out:  # else etcd was frozen, and the next renewal reports whether it lives
+                self._win(now)
 
     def _take_reads(self, result: TransactionResult) -> None:
         leader, holder = (
