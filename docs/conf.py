@@ -21,6 +21,8 @@ exclude_patterns = [".venv", "dist"]
 html_theme = "furo"
 html_title = f"grpc-etcd {version}"
 html_show_sphinx = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 myst_heading_anchors = 4
 
 

@@ -25,8 +25,10 @@ HEAD = """<!-- Made by `make gen` from values.yaml; edit that. -->
 Installs an operator that keeps a gRPC service registry in etcd in sync with Pod readiness.
 
 ```
-helm install grpc-etcd-operator charts/grpc-etcd-operator --namespace grpc-etcd --create-namespace \\
-  --set image.repository=REGISTRY/grpc-etcd-operator --set 'etcd.endpoints={etcd.infra.svc.cluster.local:2379}'
+helm install grpc-etcd-operator charts/grpc-etcd-operator \\
+  --namespace grpc-etcd --create-namespace \\
+  --set image.repository=REGISTRY/grpc-etcd-operator \\
+  --set 'etcd.endpoints={etcd.infra.svc.cluster.local:2379}'
 ```
 
 If you have no etcd, `--set etcd.bundled.enabled=true` starts a single-member etcd for a trial.

@@ -24,6 +24,7 @@ from grpc_etcd_operator.controller.reconciler import Reconciler
 from grpc_etcd_operator.core.desired import Desired, DesiredRecord, Owner
 from grpc_etcd_operator.core.leases import lease_id
 from grpc_etcd_operator.core.scope import Candidate
+from grpc_etcd_operator.core.write_budget import Bucket
 from grpc_etcd_operator.isolation import Isolation
 from grpc_etcd_operator.registry.cache import RegistryCache
 from grpc_etcd_operator.registry.election import Election
@@ -215,6 +216,19 @@ async def test_what_a_run_that_failed_left_under_way_has_waited_since_before(etc
         assert not made.writer.has_caught_up(moment)
         go_on.set()
         await until(lambda: made.writer.has_caught_up(moment))
+
+
+async def test_what_waits_for_bytes_is_written_at_once_when_etcd_has_lost_all(etcd: EtcdServer) -> None:
+    async with work(etcd) as made:
+        made.writer._work._budget.registrations = Bucket(burst_bytes=1.0, bytes_per_second=0.001)
+        made.wish("a", key_of("a"))
+        await made.wait_keys([key_of("a")])
+        made.wish("b", key_of("b"))
+        await until(lambda: made.writer.rate_limited == 1)
+        assert await made.keys() == {key_of("a")}
+        made.writer.begin_history()
+        await made.wait_keys([key_of("a"), key_of("b")])
+        assert made.writer.rate_limited == 0
 
 
 async def test_a_unit_that_failed_while_it_was_written_leaves_nothing_waiting_when_it_goes(etcd: EtcdServer) -> None:

@@ -180,8 +180,11 @@ class Granter:
         return True
 
     def _note_refused(self, uid: str, why: str) -> None:
-        """Record why a claim is not granted though nobody holds it, which its condition says then."""
-        if self._reconciler.open_claims.note_refused(uid, why):
+        """Record why a claim is not granted though nobody holds it, which its condition says then.
+
+        Of a GrpcService that has been deleted while its claim was written that would stay for good.
+        """
+        if uid in self._reconciler.cluster_cache.services and self._reconciler.open_claims.note_refused(uid, why):
             self._reconciler.statuses.look_at([uid])
 
     def _now(self) -> str:

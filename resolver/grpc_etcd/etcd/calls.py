@@ -303,7 +303,7 @@ def get_range(key: bytes, end: bytes, *, revision: int = 0, keys_only: bool = Fa
     limit = FIRST_PAGE_KEYS // smaller
     while True:
         request = message("RangeRequest")(key=key, range_end=end, revision=revision, limit=limit, keys_only=keys_only)
-        page = yield Call(range_method(), request, read_reply, catch_up)
+        page = yield Call(range_method(), request, read_reply, catch_up if pages else None)
         catch_up()
         revision = revision or read_revision(page)
         pages.append(page)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 
+from grpc_etcd.etcd.errors import EtcdError
 from grpc_etcd.threads import contain
 
 _LOG = logging.getLogger("grpc_etcd")
@@ -16,6 +17,12 @@ def log_unexpected(key: bytes, error: Exception) -> None:
         exc_info=error,
         extra={"event": "unexpected_error"},
     )
+
+
+def note_unexpected(error: Exception) -> EtcdError:
+    """Log an exception of a list-watch; return what it is for whoever follows."""
+    log_unexpected(b"", error)
+    return EtcdError(f"unexpected: {error}")
 
 
 def report_safely(report: Callable[[bytes, Exception], None]) -> Callable[[bytes, Exception], None]:

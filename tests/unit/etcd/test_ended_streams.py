@@ -7,11 +7,12 @@ import grpc
 import pytest
 
 from grpc_etcd.etcd.aio.streams import ListWatch, name_loss
+from grpc_etcd.etcd.blocking import streams as blocking
 from grpc_etcd.etcd.blocking.streams import Reading, Requests
 from grpc_etcd.etcd.calls import Call, Method
 from grpc_etcd.etcd.errors import DeadlineExceeded, EtcdError, Unavailable, make_error
 from grpc_etcd.etcd.messages import message
-from grpc_etcd.etcd.model import Disconnected
+from grpc_etcd.etcd.model import Disconnected, WatchSnapshot
 from grpc_etcd.etcd.renewing import may_be_refusal
 
 
@@ -95,6 +96,43 @@ class Line:
 
     def hang_up(self, stream: Lost) -> None:
         """End it as it is."""
+
+
+class Sealed(Line):
+    """The way to an etcd for whose login the program's own function raises something, once."""
+
+    has_raised = False
+
+    async def call(self, call: Call[Any]) -> Any:
+        """Answer a listing, but not the first one."""
+        if not self.has_raised:
+            self.has_raised = True
+            raise RuntimeError("sealed")
+        return await super().call(call)
+
+
+class SealedForThreads:
+    """The same for threads."""
+
+    has_raised = False
+
+    def call(self, call: Call[Any]) -> Any:
+        """Answer a listing, but not the first one."""
+        del call
+        if not self.has_raised:
+            self.has_raised = True
+            raise RuntimeError("sealed")
+        return message("RangeResponse")(header={"revision": 3})
+
+
+async def test_what_nobody_foresaw_ends_no_list_watch(caplog: pytest.LogCaptureFixture) -> None:
+    async with ListWatch(Sealed(), [b"/a/"], 10.0, 0) as watch:  # type: ignore[arg-type]  # what is asked of one
+        news = [await anext(watch) for _ in range(2)]
+    with blocking.ListWatch(SealedForThreads(), [b"/a/"], 10.0, 0) as other:  # type: ignore[arg-type]  # the same
+        news += [next(other) for _ in range(2)]
+    assert [type(each) for each in news] == [Disconnected, WatchSnapshot] * 2
+    assert [str(each.error) for each in news if isinstance(each, Disconnected)] == ["unexpected: sealed"] * 2
+    assert caplog.text.count("RuntimeError: sealed") == 2
 
 
 async def test_so_is_a_watch_that_is_lost_while_it_is_asked_for() -> None:

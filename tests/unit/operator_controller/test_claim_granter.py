@@ -82,6 +82,39 @@ async def test_who_may_grant_no_longer_makes_no_write_again() -> None:
     assert not server.raw.get("status", {}).get("claims")
 
 
+class Deleting(ApiServer):
+    """An API server on which an object is deleted while its status is written, in an answer that nobody foresaw."""
+
+    def __init__(self, raw: dict[str, Any], handlers: EventHandlers) -> None:
+        super().__init__(raw)
+        self._handlers = handlers
+
+    async def patch_service_status(
+        self,
+        service: GrpcService,
+        status: Mapping[str, Any],
+        renew: Callable[[GrpcService], Mapping[str, Any] | None] | None = None,
+    ) -> Mapping[str, Any]:
+        """Delete the GrpcService, and fail."""
+        del status, renew
+        self._handlers.forget_service(service.uid)
+        self.is_lost = True
+        raise RuntimeError
+
+
+async def test_nothing_is_kept_of_what_is_deleted_while_its_claim_is_written() -> None:
+    handlers, raw = make_handlers(), make_raw_service()
+    server, isolation = Deleting(raw, handlers), Isolation()
+    handlers.note_service("ADDED", raw)
+    granter = Granter(server, handlers, handlers.claims, lambda: True, isolation)
+    running = asyncio.create_task(granter.run())
+    await until(lambda: server.is_lost and not granter._writing)
+    running.cancel()
+    assert handlers.open_claims._refused == {}
+    assert not granter._failures
+    assert not granter._later
+
+
 class PartlySilent(Client):
     """An API server that answers writes to some GrpcServices with nothing but a lost connection."""
 

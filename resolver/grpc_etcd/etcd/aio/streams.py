@@ -15,7 +15,7 @@ from grpc_etcd.etcd.aio.connection import Connection, close_all, is_being_cancel
 from grpc_etcd.etcd.keeping import BaseKeepAlive, BaseRenewalStream
 from grpc_etcd.etcd.list_watch import ListWatchLoop
 from grpc_etcd.etcd.model import LeaseId, State, WatchUpdate
-from grpc_etcd.etcd.reporting import log_unexpected_renewal
+from grpc_etcd.etcd.reporting import log_unexpected_renewal, note_unexpected
 from grpc_etcd.etcd.stall_detector import StallDetector
 from grpc_etcd.etcd.translating import translate
 
@@ -88,6 +88,8 @@ class ListWatch(AsyncIterator[WatchUpdate]):
                     answer = await self._carry_out(command)
                 except errors.EtcdError as error:
                     failure = error
+                except Exception as error:  # noqa: BLE001  whatever it is, as of the password's function: it goes on
+                    failure = note_unexpected(error)
         finally:
             await self._hang_up()
 
@@ -160,15 +162,19 @@ class ListWatch(AsyncIterator[WatchUpdate]):
                 await asyncio.sleep(left)
                 continue
             is_stuck = detector.is_owed
+            fault: errors.EtcdError | None = None
             try:
                 await self._question(detector, since)
             except errors.EtcdError as error:
-                if detector.waiting_since == since:
-                    self._fault = error
-                    if is_stuck:  # else a call has failed, which was reported by itself, and maybe of another member
-                        self._connection.report(stream, error)
-                    self._connection.hang_up(stream)
-                    return
+                fault = error
+            except Exception as error:  # noqa: BLE001  without its guard the stream might be silent forever
+                fault = note_unexpected(error)
+            if fault and detector.waiting_since == since:
+                self._fault = fault
+                if is_stuck:  # else a call has failed, which was reported by itself, and maybe of another member
+                    self._connection.report(stream, fault)
+                self._connection.hang_up(stream)
+                return
 
     async def _question(self, detector: StallDetector, since: float) -> None:
         """Find out whether there is anything that the stream has not reported.

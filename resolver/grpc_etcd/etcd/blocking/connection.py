@@ -22,6 +22,7 @@ from grpc_etcd.threads import check_threads, start_thread
 
 T = TypeVar("T")
 STREAM_THREADS = 2  # of grpcio, for a channel's first stream: one that is notified of all, and one that sends
+FUTURE_THREADS = 1  # the same for a call that is not waited for at once
 
 
 def close_client(connection: "Connection", streams: Sequence[Any]) -> None:
@@ -137,6 +138,7 @@ class Connection(BaseConnection[MemberConnection]):
             if call.meanwhile is None:
                 reply = unary(call.request, timeout=timeout, metadata=metadata)
             else:
+                check_threads(FUTURE_THREADS)
                 future = unary.future(call.request, timeout=timeout, metadata=metadata)
                 call.meanwhile()
                 reply = future.result()

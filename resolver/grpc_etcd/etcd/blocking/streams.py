@@ -15,7 +15,7 @@ from grpc_etcd.etcd.blocking.connection import Connection
 from grpc_etcd.etcd.keeping import BaseKeepAlive, BaseRenewalStream
 from grpc_etcd.etcd.list_watch import ListWatchLoop
 from grpc_etcd.etcd.model import LeaseId, State, WatchUpdate
-from grpc_etcd.etcd.reporting import log_unexpected_renewal
+from grpc_etcd.etcd.reporting import log_unexpected_renewal, note_unexpected
 from grpc_etcd.etcd.stall_detector import StallDetector
 from grpc_etcd.etcd.translating import translate
 from grpc_etcd.threads import start_thread
@@ -137,14 +137,18 @@ class ListWatch(Iterator[WatchUpdate]):
         if since is None or left > 0:
             return left
         is_stuck = reading.detector.is_owed
+        fault: errors.EtcdError | None = None
         try:
             self._question(reading, since)
         except errors.EtcdError as error:
-            if reading.detector.waiting_since == since:
-                reading.fault = error
-                if is_stuck:  # else a call has failed, which was reported by itself, and maybe of another member
-                    self._connection.report(reading.stream, error)
-                self._connection.hang_up(reading.stream)
+            fault = error
+        except Exception as error:  # noqa: BLE001  without its guard the stream might be silent forever
+            fault = note_unexpected(error)
+        if fault and reading.detector.waiting_since == since:
+            reading.fault = fault
+            if is_stuck:  # else a call has failed, which was reported by itself, and maybe of another member
+                self._connection.report(reading.stream, fault)
+            self._connection.hang_up(reading.stream)
         return reading.detector.left(time.monotonic())
 
     def _question(self, reading: Reading, since: float) -> None:
@@ -173,6 +177,8 @@ class ListWatch(Iterator[WatchUpdate]):
                 answer = self._carry_out(command)
             except errors.EtcdError as error:
                 failure = error
+            except Exception as error:  # noqa: BLE001  whatever it is, as of the password's function: it goes on
+                failure = note_unexpected(error)
         self._hang_up()
 
     def _carry_out(self, command: list_watch.Command) -> Any:
