@@ -170,6 +170,38 @@ async def test_who_resigns_while_its_campaign_waits_for_etcd_does_not_lead(etcd:
         await asyncio.wait([run, follows])
 
 
+class StallingEtcd(Etcd):
+    """After the first transaction the process gets no CPU for a while."""
+
+    stall_seconds = 0.0
+
+    async def transaction(
+        self, compare: Sequence[Compare], success: Sequence[ops.Op], failure: Sequence[ops.Op] = ()
+    ) -> TransactionResult:
+        result = await super().transaction(compare, success, failure)
+        stall, self.stall_seconds = self.stall_seconds, 0.0
+        time.sleep(stall)  # noqa: ASYNC251  nothing else runs meanwhile: that is what is tested
+        return result
+
+
+async def test_who_wins_while_its_lease_seems_to_have_expired_leads_only_once_that_turns_out_to_live(
+    etcd: EtcdServer,
+) -> None:
+    """Whoever is called asks who leads, and would let all leases go. Where one second is asked for, etcd grants two."""
+    async with StallingEtcd(etcd.endpoints) as stalling, asyncio.TaskGroup() as group:
+        cluster, calls = f"stalled-{uuid.uuid4()}", list[tuple[bool, bool]]()
+        candidate = Candidate("a", nonce="n")
+        election = Election(
+            stalling, cluster, candidate, 1, lambda: calls.append((election.revision != 0, election.is_leading))
+        )
+        stalling.stall_seconds = 1.2
+        run = group.create_task(election.run_alone())
+        await until(lambda: election.is_leading)
+        assert not stalling.stall_seconds
+        assert (True, False) not in calls
+        run.cancel()
+
+
 async def test_who_leads_is_no_standby_of_its_own(etcd: EtcdServer) -> None:
     async with Etcd(etcd.endpoints) as client, asyncio.TaskGroup() as group:
         cluster = f"own-standby-{uuid.uuid4()}"

@@ -91,9 +91,6 @@ class Line:
         del method
         return Lost()
 
-    def report(self, stream: Lost, error: EtcdError) -> None:
-        """Ask another member."""
-
     def hang_up(self, stream: Lost) -> None:
         """End it as it is."""
 
