@@ -131,12 +131,15 @@ class Demo:
         return f"operator {state} · calls made {made} · calls failed {failed}"
 
     def _pod_lines(self) -> list[PodLine]:
-        counts = self.caller.calls_each(time.monotonic() - 1) if self.caller else {}
-        with_key = self.keys.addresses
-        return [
-            PodLine(pod.name, pod.address, pod.containers_ready, pod.address in with_key, counts.get(pod.address, 0))
-            for pod in self.pods
-        ]
+        return [self._pod_line(pod) for pod in self.pods]
+
+    def _pod_line(self, pod: Pod) -> PodLine:
+        """Count the calls of the last second, for a Pod that has lost its key those since then."""
+        is_registered, since = pod.address in self.keys.addresses, time.monotonic() - 1
+        if not is_registered:
+            since = max(since, self.keys.deleted_since(pod.address, since) or since)
+        calls = self.caller.calls_each(since).get(pod.address, 0) if self.caller else 0
+        return PodLine(pod.name, pod.address, pod.containers_ready, is_registered, calls)
 
     def new_pod(self, name: str) -> Pod:
         """Make one more greeter; its container drains for a second when it is deleted, as real ones should."""
@@ -148,21 +151,20 @@ class Demo:
 
     def begin(self) -> None:
         """Bring up operator, Pods, GrpcService and client, and wait until all three endpoints get calls."""
+        began = time.monotonic()
         self.operator.start()
         self.screen.say("the operator starts")
         for number in range(1, 4):
             pod = self.new_pod(f"greeter-{number}")
             self.screen.say(f"Pod {pod.name} is ready at {pod.address}")
-        began = time.monotonic()
         apply_manifest(self.cluster.client, ROOT / "examples/greeter/grpcservice.yaml", self.namespace)
         self.screen.say("kubectl apply -f examples/greeter/grpcservice.yaml")
         self._await(lambda: len(self.keys.addresses) == len(self.pods), "every Pod has its key")
         key_seconds = time.monotonic() - began
         self.screen.say("every Pod has its key; a client begins to call greeter by name")
-        started = time.monotonic()
         caller = self.caller = self._stack.enter_context(Caller(self.etcd.endpoints, SERVICE))
-        arrived = self._await(lambda: self._all_arrived(caller, started), "every Pod gets calls")
-        self._note("operator starts, GrpcService applied, 3 Pods", key_seconds, arrived - started)
+        arrived = self._await(lambda: self._all_arrived(caller, began), "every Pod gets calls")
+        self._note("operator, 3 Pods, GrpcService and client start", key_seconds, arrived - began)
 
     def _all_arrived(self, caller: Caller, since: float) -> float | None:
         times = [caller.arrived(pod.address, since) for pod in self.pods]
@@ -267,7 +269,9 @@ class Demo:
                     self.screen.pause()
                 except (StepFailedError, ProcessFailedError, TimeoutError) as error:
                     self.results.append(StepResult((step.__doc__ or "").rstrip("."), None, None, str(error)))
-                    return
+                    break
+            if self.caller:
+                self.caller.stop()
 
     @property
     def failed(self) -> bool:

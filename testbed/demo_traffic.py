@@ -50,10 +50,14 @@ class Caller:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopping.set()
-        self._thread.join()
+        self.stop()
         self._channel.close()
         self._registry.close()
+
+    def stop(self) -> None:
+        """Stop calling, so that all who look from now on see the same numbers."""
+        self._stopping.set()
+        self._thread.join()
 
     def _call_for_ever(self) -> None:
         hello = say_hello(self._channel)

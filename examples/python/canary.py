@@ -1,5 +1,9 @@
-"""Sends a tenth of the calls of one method to the endpoints of the group `canary`, decided by this client alone."""
+"""Sends a tenth of the calls of one method to the endpoints of the group `canary`, decided by this client alone.
 
+For two servers to try it with: `python server.py ADDRESS stable` and `python server.py OTHER canary`.
+"""
+
+import sys
 from collections import Counter
 
 from greeter_pb2 import HelloRequest
@@ -17,3 +21,5 @@ with grpc_etcd.Registry.from_environ() as registry:
         calls = (greeter.SayHello(HelloRequest(name="you"), wait_for_ready=True) for _ in range(1000))
         for message, count in sorted(Counter(reply.message for reply in calls).items()):
             print(count, message)
+    for fault in registry.stats()["greeter"].policy_faults:  # such as a group that no endpoint has
+        print(fault, file=sys.stderr)

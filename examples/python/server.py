@@ -1,4 +1,4 @@
-"""A server outside Kubernetes that registers itself while it serves: `python server.py [ADDRESS]`.
+"""A server outside Kubernetes that registers itself while it serves: `python server.py [ADDRESS [GROUP]]`.
 
 It is registered from its start, under a lease that is renewed by a thread of its own, and put back whenever the lease
 or the key is lost. On SIGTERM it is deregistered first, waits until callers have left, and then ends what is under way.
@@ -27,12 +27,14 @@ class Greeter(greeter_pb2_grpc.GreeterServicer):
 
 
 def main() -> None:
-    address = sys.argv[1] if len(sys.argv) > 1 else "0.0.0.0:50051"  # published as POD_IP or this machine's address
+    address, group, *_ = [*sys.argv[1:], "", ""]  # a group such as canary, for the routes of canary.py
+    address = address or "0.0.0.0:50051"  # published as POD_IP or this machine's address
     on_this_machine_only = address.startswith("127.")  # for a trial; an address that nobody else can dial is refused
     with grpc_etcd.Registry.from_environ() as registry:
         native = grpc.server(ThreadPoolExecutor(16))
         greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(address), native)
-        server = registry.bind(native, "greeter", drain_seconds=1, allow_unroutable=on_this_machine_only)
+        endpoint = grpc_etcd.Endpoint(name="greeter", address="", group=group)  # the address is that of the port
+        server = registry.bind(native, endpoint, drain_seconds=1, allow_unroutable=on_this_machine_only)
         server.add_insecure_port(address)
         server.start()
         grpc_etcd.stop_on_sigterm(server, grace_seconds=10)

@@ -110,6 +110,15 @@ def test_the_command_of_a_finding_mends_the_spec(
     wait_until(lambda: not {code, "GE0103"} & checker.look().keys(), "it is mended")
 
 
+def test_a_service_whose_pods_are_not_there_yet_is_not_given_those_of_another(scene: Scene, checker: Checker) -> None:
+    scene.pod("emailservice-1", labels={"app": "emailservice"})
+    scene.apply("emailservice", selector={"matchLabels": {"app": "emailservice"}})
+    scene.apply("adservice", selector={"matchLabels": {"app": "adservice"}})
+    found = checker.look("adservice")["GE0101"]
+    assert "no Pod has the label app=adservice yet; Pods there have app=emailservice" in found["problem"]
+    assert found["remedy"] == f"kubectl -n {scene.namespace} get pods --show-labels"
+
+
 def test_a_grpcservice_that_registers_another_name_is_found_by_its_own(scene: Scene, checker: Checker) -> None:
     scene.start().wait_leading()
     pod = scene.pod()

@@ -1,6 +1,7 @@
 """`make demo` does what it shows, says so by its exit code, and tidies up in a cluster of somebody else's."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from testbed.conditions import wait_until
 from testbed.demo import INTERRUPTED, NAMESPACE
 
 DEMO_SECONDS = 280
+FEW_CALLS = 20  # of some 80 in a second: those until the client has followed
 
 
 def run_demo(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,6 +39,9 @@ def test_demo_takes_every_step_on_a_given_cluster_and_tidies_up(apiserver: ApiSe
     assert "calls failed: 0" in done.stdout
     assert "finds greeter-2 unready" in done.stdout
     assert "calls failed 0" in picture.read_text()
+    assert len(set(re.findall(r"calls made:? +([0-9]+)", done.stdout))) == 1, "the table and the sum are of one time"
+    (row,) = re.findall(r"^│ greeter-\d +│ .*│ no +│ no +│ +(\d+) │$", done.stdout, re.MULTILINE)
+    assert int(row) <= FEW_CALLS, "they are those since its key went"
     left = [item for kind in ("Pod", "Node") for item in apiserver.client.list("v1", kind)["items"]]
     assert [item for item in left if NAMESPACE in str(item["metadata"])] == []
 

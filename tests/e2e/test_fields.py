@@ -156,6 +156,16 @@ def test_policy_and_routes_stand_under_a_lease_of_the_service(scene: Scene) -> N
     wait_until(lambda: not scene.client.get(b"/jupiter/greeter/configurators/grpc:///routes/canary"), "so do routes")
 
 
+def test_a_policy_belongs_to_the_name_and_the_older_one_counts(scene: Scene) -> None:
+    scene.start()
+    scene.apply(policy={"timeout": "5s"})
+    scene.wait_condition("Programmed", "False", "NoPods")
+    scene.apply("greeter-canary", name="greeter", policy={"timeout": "6s"})
+    scene.wait_condition("Programmed", "False", "KeyTaken", "greeter-canary")
+    record = existing(scene.client.get(b"/grpc-etcd/policy/jupiter/greeter"))
+    assert json.loads(record.value) == {"timeout": "5s"}
+
+
 def test_the_gate_opens_once_the_keys_are_written_and_for_pods_that_nobody_selects(scene: Scene) -> None:
     scene.start()
     scene.apply()

@@ -18,6 +18,9 @@ def test_a_fleet_that_registers_itself_comes_under_the_operator(scene: Scene) ->
     scene.start().wait_leading()
     scene.apply()
     wait_until(lambda: any(event["reason"] == "KeyTaken" for event in scene.events()), "the Event")
+    scene.wait_condition("Ready", "False", "KeyTaken")
+    scene.wait_condition("Accepted", "True", "Accepted")
+    assert scene.condition("Stalled") == ("", ""), "it is in progress"
     assert existing(scene.client.get(own_key.encode())).value == own_value.encode()
     # Step 3: a new Pod is registered by the operator before it is ready; the old one unregisters and ends.
     new = scene.pod("new", labels={"app": "greeter"}, gates=["grpc-etcd.dev/registered"])

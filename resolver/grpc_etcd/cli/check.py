@@ -38,6 +38,11 @@ NO_CLUSTER = Finding(
     "it was not checked: there is neither a kubeconfig nor a service account",
     "No action is needed to check etcd alone; otherwise: export KUBECONFIG=FILE",
 )
+ONLY_FILES = replace(
+    NO_CLUSTER,
+    problem="manifests were checked against their own files only: there is neither a kubeconfig nor a service account",
+    remedy="No action is needed if the files are all there is; to check against a cluster: export KUBECONFIG=FILE",
+)
 NOTHING_READ = 3  # the exit code
 EPILOG = """\b
 Examples:
@@ -115,7 +120,7 @@ def check(etcd: EtcdOptions, **given: Any) -> None:
     with ExitStack() as stack:
         looker = Looker(etcd, _make_sides(kubernetes, etcd, options), options, stack)
         found = _wait(looker, options) if options.wait else looker.look()
-    missing = [] if fault or kubernetes or options.no_kubernetes else [NO_CLUSTER]
+    missing = [] if fault or kubernetes or options.no_kubernetes else [ONLY_FILES if options.files else NO_CLUSTER]
     _end(Look([*fault, *missing, *found.findings], was_read=found.was_read), options.output)
 
 

@@ -21,7 +21,8 @@ class UnreadableError(Exception):
     """A file that cannot be read, or is not YAML; `file` names it."""
 
     def __init__(self, file: str, problem: object) -> None:
-        super().__init__(" ".join(str(problem).split()))
+        words = " ".join(str(problem).split())
+        super().__init__(words.replace(', in "<unicode string>",', ", at").replace('in "<unicode string>", ', "at "))
         self.file = file
 
 

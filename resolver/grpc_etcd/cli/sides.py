@@ -64,7 +64,8 @@ def look_at_cluster(sides: Sides) -> tuple[ClusterFacts | None, list[Finding]]:
         code = Code.KUBERNETES_FAILED if sides.is_asked_for else Code.KUBERNETES_UNREACHABLE
         return None, [Finding(code, "Kubernetes", str(error), "kubectl version, or skip Kubernetes: --no-kubernetes")]
     named = tuple(each for each in seen.services if sides.name in {None, each.registry_name, each.name})
-    return replace(seen, services=named), list(find_cluster_faults(seen, sides.name, named))
+    others = (*seen.others, *(each for each in seen.services if each not in named))
+    return replace(seen, services=named, others=others), list(find_cluster_faults(seen, sides.name, named))
 
 
 def _look_at_etcd(sides: Sides, cluster: ClusterFacts | None) -> tuple[list[Finding], OperatorFacts | None, bool]:

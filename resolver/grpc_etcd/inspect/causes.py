@@ -17,6 +17,7 @@ from grpc_etcd.registry.endpoint import join_address
 
 REFUSED = os.strerror(errno.ECONNREFUSED)  # its machine answers, and nothing listens at the port
 UNANSWERED = (Code.NOT_FROM_HERE, Code.NO_ANSWER)
+UNDECLARED = (Code.UNDECLARED_PORT, Code.SERVICE_PORT)
 AWAY = (Code.NO_LEADER, Code.OPERATOR_DOWN)
 
 
@@ -52,7 +53,7 @@ def _explain(effect: Finding, causes: Iterable[Finding], services: Sequence[Serv
 
 def _judge_ports(findings: Sequence[Finding], cluster: ClusterFacts) -> list[Finding]:
     """Replace what is found of a port that no container declares, where each ready Pod refuses a connection to it."""
-    undeclared = {each.subject for each in findings if each.code is Code.UNDECLARED_PORT}
+    undeclared = {each.subject for each in findings if each.code in UNDECLARED}
     refusing = {each.subject for each in findings if each.code in UNANSWERED and REFUSED in each.problem}
     worse: list[Finding] = []
     replaced: set[tuple[Code, str]] = set()
@@ -62,7 +63,7 @@ def _judge_ports(findings: Sequence[Finding], cluster: ClusterFacts) -> list[Fin
         addresses = [join_address(each.ip, service.port) for each in cluster.selected(service) if each.is_serving()]
         if addresses and refusing.issuperset(addresses):
             worse.append(_nothing_listens(service, addresses, cluster))
-            replaced |= {(Code.UNDECLARED_PORT, subject_of(service))}
+            replaced |= {(code, subject_of(service)) for code in UNDECLARED}
             replaced |= {(code, each) for code in UNANSWERED for each in addresses}
     return [*worse, *(each for each in findings if (each.code, each.subject) not in replaced)]
 

@@ -148,15 +148,20 @@ def _values(entries: Sequence[Entry]) -> Iterator[Finding]:
                 Code.BAD_RECORD,
                 key,
                 f"the value cannot be used: {entry.read.reason}",
-                f"Correct or delete it, since other clients may lose the whole service: {_delete(key)}",
+                f"Correct it, or delete it if it is of no other layout, as clients may lose the service: {_show(key)}",
             )
         elif (named := key.rpartition("://"))[1] and named[2] != escape(entry.read.address):
             yield Finding(
                 Code.KEY_DIFFERS,
                 key,
                 f"the key says {named[2]}, the value says {entry.read.address}",
-                f"Make both equal, since Go clients dial the value's and delete by the key's, or: {_delete(key)}",
+                f"Make both equal, since Go clients dial the value's and delete by the key's: {_show(key)}",
             )
+
+
+def _show(key: str) -> str:
+    """Write the command that looks at a record: a server may be behind it, so none that deletes it is for pasting."""
+    return f"etcdctl get {quote_argument(key)}"
 
 
 def _delete(key: str) -> str:

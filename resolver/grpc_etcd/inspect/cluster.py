@@ -4,12 +4,15 @@ The operator has such facts of its own, smaller ones for many Pods. What both co
 which port is meant and who is ready, is compared by a test: tests/unit/inspect/test_same_as_operator.py.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 GATE = "grpc-etcd.dev/registered"
 MOST_DIGITS = 5  # of a port
+GRACE_SECONDS = 30  # Kubernetes' default of terminationGracePeriodSeconds
+SLEEP = re.compile(r"(?:^|[\s/;&])sleep\s+([0-9]{1,6})")
 
 
 class Condition(NamedTuple):
@@ -44,6 +47,9 @@ class PodFacts:
     ready: bool = False  # judged without the operator's own gate while that is closed
     terminating: bool = False
     gate: Condition | None = None  # None: it has no such gate
+    gates: tuple[str, ...] = ()  # all readiness gates, whoever opens them
+    pause_seconds: int = 0  # for which a container's preStop sleeps
+    grace_seconds: int = GRACE_SECONDS
 
     @property
     def reference(self) -> str:
@@ -115,6 +121,8 @@ class TargetFacts(NamedTuple):
     selector: Mapping[str, Any]
     port: str | int | None = None
     unclear_ports: str = ""
+    served: tuple[tuple[int, str | int], ...] = ()  # its own ports, each with the container port that it leads to
+    file: str = ""  # that it was read from
 
 
 class Deployment(NamedTuple):
@@ -146,7 +154,7 @@ class ClusterFacts:
 
     namespace: str
     services: tuple[ServiceFacts, ...] = ()
-    others: tuple[ServiceFacts, ...] = ()  # those of namespaces that were not asked for
+    others: tuple[ServiceFacts, ...] = ()  # those that were not asked for, of whatever namespace
     pods: tuple[PodFacts, ...] = ()
     targets: tuple[TargetFacts, ...] = ()
     deployments: tuple[Deployment, ...] | None = None  # None: may not be listed
@@ -156,6 +164,11 @@ class ClusterFacts:
     has_namespace: bool = True  # also where that may not be read
     uid: str = ""  # kube-system's; empty where it may not be read
     skew_seconds: float = 0.0  # by how much the API server's clock is ahead of this machine's
+
+    @property
+    def known(self) -> tuple[ServiceFacts, ...]:
+        """All GrpcServices that are known, also those that were not asked for."""
+        return (*self.services, *self.others)
 
     def selected(self, service: ServiceFacts) -> tuple[PodFacts, ...]:
         """Return the Pods of a GrpcService."""
@@ -217,7 +230,8 @@ def parse_pod(item: Mapping[str, Any]) -> PodFacts:
     """Read a Pod."""
     metadata, spec, status = (_mapping(item.get(part)) for part in ("metadata", "spec", "status"))
     conditions = parse_conditions(status)
-    gates = [str(_mapping(each).get("conditionType")) for each in _list(spec.get("readinessGates"))]
+    stop = _parse_stop(spec)
+    gates = stop["gates"]
     gate = conditions.get(GATE, Condition("")) if GATE in gates else None
     return PodFacts(
         namespace=str(metadata.get("namespace") or ""),
@@ -231,10 +245,11 @@ def parse_pod(item: Mapping[str, Any]) -> PodFacts:
         ready=_is_ready(gate, gates, conditions),
         terminating="deletionTimestamp" in metadata,
         gate=gate,
+        **stop,
     )
 
 
-def _is_ready(gate: Condition | None, gates: list[str], conditions: Mapping[str, Condition]) -> bool:
+def _is_ready(gate: Condition | None, gates: Iterable[str], conditions: Mapping[str, Condition]) -> bool:
     if gate is None or gate.status == "True":
         return _is_true(conditions, "Ready")
     return all(_is_true(conditions, each) for each in ("ContainersReady", *gates) if each != GATE)
@@ -255,7 +270,27 @@ def parse_template(item: Mapping[str, Any], namespace: str) -> PodFacts | None:
         name=f"{item.get('kind')} {metadata.get('name')}",
         labels=_labels(_mapping(template.get("metadata"))),
         ports=_parse_ports(_mapping(template.get("spec"))),
+        **_parse_stop(_mapping(template.get("spec"))),
     )
+
+
+def _parse_stop(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Read gates, and how Pods stop: containers pause beside each other, so the longest pause counts."""
+    hooks = [
+        _mapping(_mapping(_mapping(each).get("lifecycle")).get("preStop")) for each in _list(spec.get("containers"))
+    ]
+    return {
+        "gates": tuple(str(_mapping(each).get("conditionType")) for each in _list(spec.get("readinessGates"))),
+        "pause_seconds": max(map(_read_pause, hooks), default=0),
+        "grace_seconds": _whole(spec.get("terminationGracePeriodSeconds"), GRACE_SECONDS),
+    }
+
+
+def _read_pause(hook: Mapping[str, Any]) -> int:
+    """Return for how many seconds a preStop hook sleeps: by its own action, or by the program."""
+    command = " ".join(map(str, _list(_mapping(hook.get("exec")).get("command"))))
+    found = SLEEP.search(command)
+    return int(found[1]) if found else _whole(_mapping(hook.get("sleep")).get("seconds"), 0)
 
 
 def parse_service(item: Mapping[str, Any], now: float = 0.0, created: float = 0.0) -> ServiceFacts:

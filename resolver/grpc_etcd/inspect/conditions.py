@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from grpc_etcd.inspect.cluster import Condition, ServiceFacts
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding, kubectl, patch_command
+from grpc_etcd.inspect.nearness import is_misspelling
 
 # What is said elsewhere, will pass, or is no fault.
 SILENT = frozenset({"Accepted", "Pending", "Programmed", "NotAccepted", "Disabled", "NoReadyPods"})
@@ -87,9 +88,16 @@ def _drop_prefix(service: ServiceFacts, _message: str) -> str:
 
 def _use_known_registries(service: ServiceFacts, message: str) -> str:
     found = re.search(r"this operator knows ([^;]+)", message)
-    known = [each.strip() for each in found[1].split(",")] if found else ["default"]
-    kept = [each for each in service.registries if each in known]
-    return patch_command(service.namespace, service.name, {"registries": kept or known[:1]})
+    known = [each.strip() for each in found[1].split(",")] if found else []
+    meant = [each if each in known else _find_meant(each, known) for each in service.registries]
+    kept = list(dict.fromkeys(each for each in meant if each)) or (known if len(known) == 1 else [])
+    if not kept:  # which of several is meant nobody can know, and one may be that of production
+        return _on_service("edit", service)
+    return patch_command(service.namespace, service.name, {"registries": kept})
+
+
+def _find_meant(name: str, known: Collection[str]) -> str:
+    return next((each for each in known if is_misspelling(name, each)), "")
 
 
 def _find_writer(service: ServiceFacts, _message: str) -> str:

@@ -17,6 +17,7 @@ API_VERSION, KIND = "grpc-etcd.dev/v1alpha1", "GrpcService"
 GRPC_PROTOCOL = re.compile(r"(kubernetes\.io/)?h2c|grpcs?")
 GRPC_NAME = re.compile(r"(.+-)?(grpcs?\d*|h2c|rpc)(-(?!web).+)?")
 PROBES = ("readinessProbe", "livenessProbe", "startupProbe")
+UNLESS = "nothing to do, unless it does: then name the port grpc, set its appProtocol, or add a gRPC probe"
 PROBE_PROGRAM = "grpc_health_probe"
 PROBE_ADDRESS = re.compile(r"--?addr(?:=|\s+)\S*:(\d{1,5})(?!\d)")
 Raw = Mapping[str, Any]
@@ -145,7 +146,7 @@ class _Maker:
         if (source.namespace, source.name) in self._taken:
             return f"there is already a {KIND} of this name"
         if not grpc:
-            return "none of its ports is known to serve gRPC: name one grpc, set its appProtocol, or add a gRPC probe"
+            return f"none of its ports is known to serve gRPC: {UNLESS}"
         if (other := self._endpoints.get(endpoints)) is not None:
             return f"it selects the same Pods at the same port as {other}"
         if source.name in self._names:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from grpc_etcd.inspect.cluster import PodFacts
 
 MOST_SHOWN = 3  # arbitrary
+MOST_EDITS = 2  # arbitrary: of a word that is LONG; one of a shorter one
+LONG = 6
 
 
 def near_labels(key: str, value: str, pods: Sequence[PodFacts]) -> list[tuple[str, str]]:
@@ -25,10 +27,31 @@ def common_labels(pods: Sequence[PodFacts]) -> list[str]:
     return [write_label(*pair) for pair, _ in labels.most_common(MOST_SHOWN)]
 
 
-def near_names(name: str, names: Iterable[str]) -> list[str]:
-    """Return the names that come nearest, or all of a few, in the order of nearness."""
+def near_names(name: str, names: Iterable[str], *, is_near: bool = False) -> list[str]:
+    """Return the names that come nearest, in the order of nearness; else some, unless they are to be near."""
     known = list(dict.fromkeys(each for each in names if each))
-    return difflib.get_close_matches(name, known, MOST_SHOWN, cutoff=0.5) or known[:MOST_SHOWN]
+    return difflib.get_close_matches(name, known, MOST_SHOWN, cutoff=0.5) or ([] if is_near else known[:MOST_SHOWN])
+
+
+def is_misspelling(one: str, other: str) -> bool:
+    """Return whether two words differ as a typing mistake does; those that differ in a digit are two on purpose."""
+    if [each for each in one if each.isdigit()] != [each for each in other if each.isdigit()]:
+        return False
+    return one != other and count_edits(one, other) <= (MOST_EDITS if min(len(one), len(other)) >= LONG else 1)
+
+
+def count_edits(one: str, other: str) -> int:
+    """Count what has to be inserted, deleted, replaced or exchanged with its neighbour to make one word the other."""
+    rows = [list(range(len(other) + 1))]
+    for row, letter in enumerate(one, 1):
+        now, last = [row], rows[-1]
+        for column, wanted in enumerate(other, 1):
+            cost = min(last[column] + 1, now[-1] + 1, last[column - 1] + (letter != wanted))
+            if row > 1 < column and (letter, wanted) == (other[column - 2], one[row - 2]):
+                cost = min(cost, rows[-2][column - 2] + 1)
+            now.append(cost)
+        rows.append(now)
+    return rows[-1][-1]
 
 
 def write_label(key: str, value: str) -> str:

@@ -20,23 +20,54 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 }
 
 
+DURATION = r"^([0-9]+h)?([0-9]+m)?([0-9]+(\.[0-9]+)?s)?([0-9]+(\.[0-9]+)?ms)?$"
+MOST_SECONDS = 100_000  # arbitrary: as seconds, more is hardly meant
+DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
+DASHED = "lower-case letters, digits and hyphens, with a letter or digit first and last"
+SPOTTED = "letters, digits, hyphens, underscores and dots, with a letter or digit first and last"
+# Each pattern of the schema, and of metadata, as people read it; a test finds one that is missing.
+PATTERNS: Mapping[str, str] = {
+    f"^{DNS_LABEL}$": DASHED,
+    "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$": DASHED,
+    rf"^{DNS_LABEL}(\.{DNS_LABEL})*$": "lower-case letters, digits, hyphens and dots, a letter or digit at each end",
+    f"^{LABEL_VALUE}$": SPOTTED,
+    DURATION: "a duration with its unit, as 500ms, 30s or 1m30s",
+    r"^[^/\s\x00-\x1f\x7f]+$": "anything without a slash, whitespace or control characters",
+    r"^[^\s\x00-\x1f\x7f]+$": "anything without whitespace or control characters",
+    "^[a-z][a-z0-9+.-]*$": "lower-case letters, digits, plus signs, dots and hyphens, with a letter first",
+    "^[a-z0-9_.-]+$": "lower-case letters, digits, underscores, dots and hyphens",
+    r"^/[^/\s]+/[^/\s]+$": "a gRPC method, as /package.Service/Method",
+    "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$": SPOTTED,
+    "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$": "letters, digits, underscores, commas and colons, with a letter first",
+}
+
+
 class Mistake(NamedTuple):
-    """What is wrong at a path. `is_unknown` says that there is no such field; `near` is one that may be meant."""
+    """What is wrong at a path. `is_unknown`: there is no such field; `near` may be meant where `wrong` is written."""
 
     path: str
     problem: str
     is_unknown: bool = False
     near: str = ""
+    wrong: str = ""
 
 
 def find_mistakes(schema: Mapping[str, Any], value: Any, path: str = "") -> Iterator[Mistake]:
     """Report what a schema does not allow."""
     kinds = ("integer", "string") if schema.get("x-kubernetes-int-or-string") else (schema.get("type") or "",)
     if kinds != ("",) and not any(_is_a(value, kind) for kind in kinds):
-        yield Mistake(path, f"{value!r} is not of type {' or '.join(kinds)}")
+        near = _write_duration(value) if schema.get("pattern") == DURATION else ""
+        yield Mistake(path, f"{value!r} is not of type {' or '.join(kinds)}", near=near, wrong=str(value))
         return
     found = [mistake for check in (_fields, _items, _bounds) for mistake in check(schema, value, path)]
     yield from found or _rules(schema, value, path)  # rules count on what they look at
+
+
+def _write_duration(value: Any) -> str:
+    """Write a number as the seconds that are most likely meant."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_SECONDS
+    return f'"{value}s"' if is_number else ""
 
 
 def _is_a(value: Any, kind: str) -> bool:
@@ -56,7 +87,9 @@ def _fields(schema: Mapping[str, Any], value: Any, path: str) -> Iterator[Mistak
             yield from find_mistakes(known.get(name) or others or {}, inner, where)
         elif known:
             near = difflib.get_close_matches(str(name), known, 1, cutoff=0.5)
-            yield Mistake(where, "there is no such field", is_unknown=True, near=near[0] if near else "")
+            yield Mistake(
+                where, "there is no such field", is_unknown=True, near=near[0] if near else "", wrong=str(name)
+            )
 
 
 def _items(schema: Mapping[str, Any], value: Any, path: str) -> Iterator[Mistake]:
@@ -87,9 +120,10 @@ LIMITS: Sequence[tuple[str, Callable[[Any], Any], Callable[[Any, Any], bool], st
 def _bounds(schema: Mapping[str, Any], value: Any, path: str) -> Iterator[Mistake]:
     if "enum" in schema and value not in schema["enum"]:
         near = difflib.get_close_matches(str(value), schema["enum"], 1)
-        yield Mistake(path, f"{value!r} is not one of {', '.join(schema['enum'])}", near=near[0] if near else "")
+        problem = f"{value!r} is not one of {', '.join(schema['enum'])}"
+        yield Mistake(path, problem, near=near[0] if near else "", wrong=str(value))
     if "pattern" in schema and isinstance(value, str) and not re.search(schema["pattern"], value):
-        yield Mistake(path, f"{value!r} does not match {schema['pattern']}")
+        yield Mistake(path, f"{value!r} does not match what is allowed: {PATTERNS[schema['pattern']]}")
     for name, measure, holds, words in LIMITS:
         is_measured = name in schema and (measure is not len or hasattr(value, "__len__"))
         if is_measured and not holds(measure(value), schema[name]):

@@ -5,18 +5,55 @@ the nearest labels and names are known only to who sees the Pods, and a manifest
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from grpc_etcd.inspect.cluster import ClusterFacts, Condition, PodFacts, ServiceFacts, find_port, read_selector
+from grpc_etcd.inspect.cluster import (
+    ClusterFacts,
+    Condition,
+    PodFacts,
+    ServiceFacts,
+    TargetFacts,
+    find_port,
+    matches,
+    read_selector,
+)
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.conditions import SEEN_IN_PODS, SEEN_IN_SERVICES, condition_findings
 from grpc_etcd.inspect.findings import SHOW_OPERATORS, Finding, kubectl, patch_command
-from grpc_etcd.inspect.nearness import common_labels, near_labels, near_names, unmatched_labels, write_label
+from grpc_etcd.inspect.generation import GRPC_NAME
+from grpc_etcd.inspect.nearness import (
+    common_labels,
+    is_misspelling,
+    near_labels,
+    near_names,
+    unmatched_labels,
+    write_label,
+)
+from grpc_etcd.inspect.selector_changes import find_change
 from grpc_etcd.inspect.targets import check_target
+from grpc_etcd.inspect.template_checks import check_gates, check_pauses
 
 UNSEEN_SECONDS = 30.0  # after which a change ought to have been seen. Arbitrary: it takes a fraction of a second
 MOST_SHOWN = 3  # arbitrary: a line is read by people
 Fix = Callable[[dict[str, Any]], str]  # writes how fields of a spec are changed
+
+
+class Neighbours(NamedTuple):
+    """What a GrpcService is compared with; `services` may have it itself."""
+
+    pods: Sequence[PodFacts]
+    services: Sequence[ServiceFacts] = ()
+    targets: Sequence[TargetFacts] = ()
+
+    def of(self, service: ServiceFacts) -> Self:
+        """Return those of its namespace, without itself."""
+        where = service.namespace
+        others = [each for each in self.services if each.namespace == where and each.reference != service.reference]
+        return self._replace(
+            pods=[each for each in self.pods if each.namespace == where],
+            services=others,
+            targets=[each for each in self.targets if each.namespace == where],
+        )
 
 
 def find_service_faults(cluster: ClusterFacts) -> Iterator[Finding]:
@@ -27,18 +64,19 @@ def find_service_faults(cluster: ClusterFacts) -> Iterator[Finding]:
             yield from check_target(service, cluster.targets)
             seen = SEEN_IN_SERVICES
         elif service.is_resolved and cluster.may_read("pods", service.namespace):
-            yield from check_pods(service, cluster.pods)
+            yield from check_pods(service, Neighbours(cluster.pods, cluster.known, cluster.targets))
             seen = SEEN_IN_PODS
         yield from condition_findings(service, seen)
         yield from _unseen(service)
         yield from _disabled(service)
 
 
-def check_pods(service: ServiceFacts, pods: Sequence[PodFacts]) -> Iterator[Finding]:
-    """Report whether a selector and a port lead to what was meant."""
-    here = [pod for pod in pods if pod.namespace == service.namespace]
-    yield from check_spec(service, here, lambda spec: _write_fix(service, spec))
-    selected = [pod for pod in here if service.selects(pod)]
+def check_pods(service: ServiceFacts, beside: Neighbours) -> Iterator[Finding]:
+    """Report whether a selector and a port lead to what was meant, and whether such Pods can become ready."""
+    yield from check_spec(service, beside, lambda spec: _write_fix(service, spec))
+    selected = [pod for pod in beside.pods if service.selects(pod)]
+    yield from check_gates(subject_of(service), selected, "In the Pod template")
+    yield from check_pauses(subject_of(service), selected, "In the Pod template")
     if service.enable and selected and not any(pod.ready or service.publish_not_ready for pod in selected):
         yield Finding(
             Code.NO_READY_PODS,
@@ -55,17 +93,20 @@ def _write_fix(service: ServiceFacts, spec: dict[str, Any]) -> str:
     return patch_command(service.namespace, service.name, spec)
 
 
-def check_spec(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> Iterator[Finding]:
+def check_spec(service: ServiceFacts, beside: Neighbours, fix: Fix) -> Iterator[Finding]:
     """Report what selector and port miss among the Pods of the namespace; `fix` writes the remedy."""
-    selected = [pod for pod in pods if service.selects(pod)]
+    here = beside.of(service)
+    selected = [pod for pod in here.pods if service.selects(pod)]
     if selected:
-        yield from _check_port(service, [pod for pod in selected if not (pod.terminating or pod.ended)], fix)
+        lasting = [pod for pod in selected if not (pod.terminating or pod.ended)]
+        yield from _check_port(service, here._replace(pods=lasting), fix)
     elif service.enable:
-        yield Finding(Code.NO_PODS, subject_of(service), *_explain_selector(service, pods, fix))
+        yield Finding(Code.NO_PODS, subject_of(service), *_explain_selector(service, here, fix))
 
 
-def _explain_selector(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> tuple[str, str]:
+def _explain_selector(service: ServiceFacts, beside: Neighbours, fix: Fix) -> tuple[str, str]:
     """Return why a selector finds nothing, and what would."""
+    pods = beside.pods
     show = kubectl(service.namespace, "get", "pods", "--show-labels")
     if not pods:
         return f"there is no Pod in the namespace {service.namespace}", show
@@ -76,14 +117,17 @@ def _explain_selector(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix)
     key, value = next(iter(wrong.items()))
     near = near_labels(key, value, pods)
     problem = f"no Pod has the label {write_label(key, value)}"
-    if not near:
-        return f"{problem}, or a similar one; Pods there have {', '.join(common_labels(pods)) or 'no labels'}", show
-    change = {near[0][0]: near[0][1]} | ({} if near[0][0] == key else {key: None})
+    change = find_change(service, (key, value), near[0], pods, beside.services) if near else None
+    if change is None:
+        shown = ", ".join(dict.fromkeys((*(write_label(*each) for each in near), *common_labels(pods))))
+        similar = "" if near else ", or a similar one"
+        return f"{problem} yet{similar}; Pods there have {shown or 'no labels'}", show
     shown = ", ".join(write_label(*each) for each in near)
     return f"{problem}; the closest is {shown}", fix({"selector": {"matchLabels": change}})
 
 
-def _check_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> Iterator[Finding]:
+def _check_port(service: ServiceFacts, beside: Neighbours, fix: Fix) -> Iterator[Finding]:
+    pods = beside.pods
     lacking = [pod for pod in pods if find_port(pod.ports, service.port) is None]
     if lacking and len(lacking) == len(pods):
         yield Finding(Code.NO_PORT, subject_of(service), *_explain_port(service, pods, fix))
@@ -96,30 +140,41 @@ def _check_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> It
             kubectl(service.namespace, "get", "pod", lacking[0].name, "-o", "yaml"),
         )
     elif isinstance(service.port, int) and pods and not _is_declared(service.port, pods):
-        known, choice = list_names(_write_ports(pods)), choose_port(pods)
-        yield Finding(
-            Code.UNDECLARED_PORT,
-            subject_of(service),
-            f"no container declares the port {service.port}; they declare {known or 'none'}",
-            "No action is needed if the server listens there" + (f"; else: {fix({'port': choice})}" if choice else "."),
-        )
+        yield _explain_undeclared(service, beside, fix)
+
+
+def _explain_undeclared(service: ServiceFacts, beside: Neighbours, fix: Fix) -> Finding:
+    """Report a number that no container declares; one at which a Service is called is hardly the container's."""
+    known, choice = list_names(_write_ports(beside.pods)) or "none", choose_port(beside.pods)
+    problem = f"no container declares the port {service.port}; they declare {known}"
+    for target in beside.targets:
+        meant = dict(target.served).get(int(service.port or 0), service.port)
+        if meant != service.port and any(matches({"matchLabels": target.selector}, pod.labels) for pod in beside.pods):
+            said = f"{service.port} is the port of the Service {target.name}, which leads to the container port {meant}"
+            return Finding(Code.SERVICE_PORT, subject_of(service), f"{said}; {problem}", fix({"port": meant}))
+    remedy = "No action is needed if the server listens there" + (f"; else: {fix({'port': choice})}" if choice else ".")
+    return Finding(Code.UNDECLARED_PORT, subject_of(service), problem, remedy)
 
 
 def _explain_port(service: ServiceFacts, pods: Sequence[PodFacts], fix: Fix) -> tuple[str, str]:
     shown = list_names(_write_ports(pods)) or "none"
-    named = [port.name for pod in pods for port in pod.ports]
-    near = near_names(str(service.port or "grpc"), named)
-    choice: str | int | None = near[0] if near else next((port.number for pod in pods for port in pod.ports), None)
+    named = near_names(str(service.port or "grpc"), [port.name for pod in pods for port in pod.ports])
+    choice = next((each for each in named if is_misspelling(str(service.port), each)), None) or choose_port(pods)
     what = f"has the port {service.port!r}" if service.port else "has a port that can be chosen"
     remedy = fix({"port": choice}) if choice else kubectl(service.namespace, "edit", "grpcservice", service.name)
     return f"none of its {len(pods)} Pods {what}; they have {shown}", remedy
 
 
 def choose_port(pods: Iterable[PodFacts]) -> str | int | None:
-    """Return the port that is most likely gRPC's, by its name if it has one: what a gRPC probe uses, or is named so."""
-    ports = [port for pod in pods for port in pod.ports]
+    """Return the port that is known to be gRPC's, by its name if it has one: what a gRPC probe uses, or is named so.
+
+    Of a port that is the only one and has no name it is taken. Another one may be that of metrics: None.
+    """
+    ports = list(dict.fromkeys(port for pod in pods for port in pod.ports))
     best = next((port for port in ports if port.is_probed), None)
-    best = best or next((port for port in ports if port.name == "grpc"), next(iter(ports), None))
+    best = best or next((port for port in ports if port.name == "grpc"), None)
+    best = best or next((port for port in ports if GRPC_NAME.fullmatch(port.name)), None)
+    best = best or (ports[0] if len(ports) == 1 and not ports[0].name else None)
     return (best.name or best.number) if best else None
 
 

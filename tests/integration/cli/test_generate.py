@@ -47,7 +47,7 @@ def test_folders_files_and_lists_are_read(shell: CommandLine, tmp_path: Path) ->
         (
             "web.yaml",
             SERVICE.replace("grpc", "http").replace("NAME", "web"),
-            "skipped: Service web: none of its ports is known to serve gRPC",
+            "skipped: Service web: none of its ports is known to serve gRPC: nothing to do, unless it does",
         ),
         ("empty.yaml", "", "no GrpcService generated"),
     ],

@@ -40,13 +40,17 @@ def environment(world: World, generated: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(generated), "GRPC_ETCD_ENDPOINTS": world.server.endpoints, **more}
 
 
-def output(world: World, generated: Path, program: str) -> list[str]:
+def run(world: World, generated: Path, program: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / "python" / program)]
     done = subprocess.run(
         command, env=environment(world, generated), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return done
+
+
+def output(world: World, generated: Path, program: str) -> list[str]:
+    return run(world, generated, program).stdout.splitlines()
 
 
 def test_the_asyncio_client(world: World, generated: Path) -> None:
@@ -57,9 +61,9 @@ def test_the_asyncio_client(world: World, generated: Path) -> None:
 
 
 @contextmanager
-def serving(world: World, generated: Path, address: str) -> Iterator[subprocess.Popen[bytes]]:
+def serving(world: World, generated: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server that registers itself; the test ends it in order."""
-    command = [sys.executable, str(EXAMPLES / "python" / "server.py"), address]
+    command = [sys.executable, str(EXAMPLES / "python" / "server.py"), *arguments]
     process = subprocess.Popen(command, env=environment(world, generated))
     try:
         yield process
@@ -93,6 +97,23 @@ def test_the_canary(world: World, generated: Path) -> None:
     counts = {line.split()[1]: int(line.split()[0]) for line in output(world, generated, "canary.py")}
     assert counts[stable.address] + counts[canary.address] == 1000
     assert 50 <= counts[canary.address] <= 150
+
+
+def test_the_canary_of_servers_that_register_themselves(world: World, generated: Path) -> None:
+    """Both in one group: the other one is missing, and the program prints that."""
+    registry = world.registry()
+    channel = world.channel(registry)
+    one, two = (f"127.0.7.{number}:{free_port(f'127.0.7.{number}')}" for number in (203, 204))
+    with serving(world, generated, one, "stable"), serving(world, generated, two, "stable") as second:
+        follows(channel, [one, two])
+        assert "canary" in run(world, generated, "canary.py").stderr
+        second.terminate()
+        assert second.wait(60) == 0
+        with serving(world, generated, two, "canary"):
+            wait_until(lambda: len(registry.list_services(SERVICE)) == 2, "both are registered")
+            done = run(world, generated, "canary.py")
+    counts = {line.split()[1]: int(line.split()[0]) for line in done.stdout.splitlines()}
+    assert (done.stderr, 50 <= counts[two] <= 150) == ("", True)
 
 
 @contextmanager

@@ -72,11 +72,13 @@ def test_a_broken_value_does_not_hide_the_good_one() -> None:
     broken = Entry("greeter", "jupiter", b"/jupiter/greeter/providers/grpc://x", 7, Rejected("it is not JSON"))
     finding = only(entry(), broken)
     assert (finding.subject, "it is not JSON" in finding.problem) == (broken.key.decode(), True)
+    assert finding.remedy.endswith(f"etcdctl get {broken.key.decode()}"), "it may be that of a server that runs"
 
 
 def test_key_and_value_must_say_the_same_address() -> None:
     other = dataclasses.replace(entry(), read=Endpoint(name="greeter", address="10.0.0.8:9000"))
     assert only(other).problem == "the key says 10.0.0.7:9000, the value says 10.0.0.8:9000"
+    assert only(other).remedy.endswith(f"etcdctl get {entry().key.decode()}"), "its server may run"
 
 
 def test_an_unroutable_address_is_not_called_unreachable_as_well() -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from grpc_etcd.inspect.cluster import ContainerPort, PodFacts, ServiceFacts, TargetFacts
 from grpc_etcd.inspect.codes import Code
 from grpc_etcd.inspect.findings import Finding
-from grpc_etcd.inspect.manifest_checks import Manifest, find_manifest_faults, flatten
+from grpc_etcd.inspect.manifest_checks import METADATA, Manifest, find_manifest_faults, flatten
 from grpc_etcd.inspect.rules import RULES
-from grpc_etcd.inspect.schema import find_mistakes
+from grpc_etcd.inspect.schema import PATTERNS, find_mistakes
 from testbed.build import ROOT
 from testbed.references import SCHEMA
 
@@ -99,17 +99,115 @@ def test_a_service_of_the_same_files_says_whom_it_selects() -> None:
     (found,) = check(CART, referring(), pods=[replace(pod, labels={"app": "kart"})])
     assert (found.code, found.remedy) == (
         Code.NO_PODS,
-        "In the Service cart: set spec.selector.matchLabels.app to kart",
+        "In the Service cart: set spec.selector.app to kart",
     )
     (found,) = check(CART, referring(), pods=[replace(pod, ports=(ContainerPort("rpc", 9000),))])
     assert (found.code, found.remedy) == (Code.NO_PORT, "In x.yaml: set spec.port to rpc")
 
 
-def test_a_service_that_is_nowhere_is_reported_where_services_were_read() -> None:
-    assert check(CART, referring("kart"), pods=[]) == []
+def test_a_service_that_is_nowhere_is_reported() -> None:
+    (found,) = check(CART, referring("kart"), pods=[])
+    assert (found.code, found.is_error) == (Code.SERVICE_UNSEEN, False), "it may be in the cluster"
+    assert "in none of the files; the closest there is cart" in found.problem
     (found,) = check(CART, referring("kart"), pods=[], targets=[])
     assert (found.code, found.subject) == (Code.SERVICE_NOT_FOUND, "x.yaml: GrpcService greeter")
     assert "the closest is cart" in found.problem
+
+
+def faulty(**spec: Any) -> dict[str, Any]:
+    return {**CART, "spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("of_files", "code"),
+    [
+        (faulty(type="ExternalName", externalName="x", ports=[{"port": 1}]), Code.SERVICE_UNUSABLE),
+        (faulty(ports=[{"port": 1}]), Code.SERVICE_UNUSABLE),
+        (faulty(selector={"app": "cart"}, ports=[{"port": 1, "name": "a"}, {"port": 2, "name": "b"}]), Code.NO_PORT),
+    ],
+)
+def test_a_service_of_the_files_is_judged_without_a_cluster(of_files: dict[str, Any], code: Code) -> None:
+    (found,) = check(of_files, referring())
+    assert (found.code, found.remedy.startswith("In x.yaml: change the Service cart")) == (code, True)
+
+
+def test_a_version_and_a_kind_that_do_not_exist() -> None:
+    (found,) = check({**service(), "apiVersion": "grpc-etcd.dev/v1"})
+    assert (found.code, "v1alpha1" in found.remedy) == (Code.BAD_FIELD, True)
+    (found,) = check({**service(), "kind": "GRPCService"})
+    assert found.remedy == "In x.yaml: write GrpcService for GRPCService (kind)"
+
+
+def test_a_port_of_the_service_in_place_of_the_containers() -> None:
+    pod = PodFacts(namespace="shop", name="p", labels={"app": "greeter"}, ports=(ContainerPort("", 8080),))
+    ports = [{"name": "grpc", "port": 5000, "targetPort": 8080}]
+    of_files = {"kind": "Service", "metadata": {"name": "g"}, "spec": {"selector": {"app": "greeter"}, "ports": ports}}
+    (found,) = check(service(port=5000), of_files, pods=[pod])
+    assert (found.code, found.remedy) == (Code.SERVICE_PORT, "In x.yaml: set spec.port to 8080")
+    assert [each.code for each in check(service(port=6000), of_files, pods=[pod])] == [Code.UNDECLARED_PORT]
+    assert check(service(port=8080), of_files, pods=[pod]) == []
+
+
+def workload(gate: str = "", pause: Any = None, grace: int | None = None) -> dict[str, Any]:
+    container = {"name": "c", "ports": [{"name": "grpc", "containerPort": 1}], "lifecycle": {"preStop": pause}}
+    spec: dict[str, Any] = {"containers": [container], "readinessGates": [{"conditionType": gate}] if gate else []}
+    if grace is not None:
+        spec["terminationGracePeriodSeconds"] = grace
+    template = {"metadata": {"labels": {"app": "greeter"}}, "spec": spec}
+    return {"kind": "Deployment", "metadata": {"name": "d"}, "spec": {"template": template}}
+
+
+@pytest.mark.parametrize("gate", ["grpc-etcd.dev/registred", "grpc-etcd.dev/ready", "grpc_etcd.dev/registered"])
+def test_a_misspelt_readiness_gate(gate: str) -> None:
+    (found,) = check(workload(gate))
+    assert (found.code, found.remedy) == (Code.WRONG_GATE, f"In x.yaml: write grpc-etcd.dev/registered for {gate}")
+
+
+@pytest.mark.parametrize(
+    "gate", ["grpc-etcd.dev/registered", "target-health.elbv2.k8s.aws/greeter", "example.com/registered"]
+)
+def test_a_gate_that_somebody_opens(gate: str) -> None:
+    assert check(workload(gate)) == []
+
+
+SLEEPS: list[Any] = [
+    {"sleep": {"seconds": 5}},
+    {"exec": {"command": ["sleep", "5"]}},
+    {"exec": {"command": ["/bin/sh", "-c", "/bin/sleep 5 && true"]}},
+]
+
+
+@pytest.mark.parametrize("pause", SLEEPS)
+def test_a_pause_that_takes_all_of_the_grace_period(pause: Any) -> None:
+    (found,) = check(service(), workload(pause=pause, grace=5))
+    assert (found.code, "(5 s)" in found.problem) == (Code.SHORT_GRACE, True)
+    assert check(service(), workload(pause=pause, grace=6)) == []
+    assert check(service(), workload(pause=pause)) == [], "the default is 30"
+    assert check(workload(pause=pause, grace=5)) == [], "nothing is registered of it"
+
+
+def test_a_name_that_two_namespaces_of_the_files_use() -> None:
+    one, other = ({**service(name="same"), "metadata": {"name": each, "namespace": each}} for each in "xy")
+    (found,) = check(one, other)
+    assert (found.code, "GrpcService x/x" in found.problem) == (Code.NAME_IN_USE, True)
+
+
+def test_a_value_that_is_wrong_is_named_with_the_right_one() -> None:
+    (found,) = check(service(policy={"localityPreference": {"mode": "preferZone"}}))
+    assert "write PreferZone for preferZone (spec.policy.localityPreference.mode)" in found.remedy
+    (found,) = check(service(policy={"slowStart": {"window": 30}}))
+    assert 'write "30s" for 30 (spec.policy.slowStart.window)' in found.remedy
+
+
+def patterns(schema: Any) -> Iterator[str]:
+    for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from patterns(each)
+    if isinstance(schema, dict) and isinstance(schema.get("pattern"), str):
+        yield schema["pattern"]
+
+
+def test_every_pattern_is_explained_in_words() -> None:
+    assert {*patterns(SCHEMA_OF_CRD), *patterns(METADATA)} == PATTERNS.keys()
 
 
 def test_what_is_required() -> None:
