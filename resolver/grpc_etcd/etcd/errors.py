@@ -31,6 +31,8 @@ those of a `grpc.RpcError` must be, so that one handler may serve both kinds.
 import importlib
 from typing import Any
 
+from grpc_etcd.registry.escaping import quote_argument
+
 
 class Details(str):
     """What etcd said; `error.details()` gives the same, as with a grpc.RpcError."""
@@ -111,6 +113,12 @@ class PermissionDenied(EtcdError):
         "Grant the user's role access to the range: etcdctl role grant-permission ROLE --prefix=true read PREFIX, "
         "or readwrite where this program registers."
     )
+
+    def name_grant(self, access: str, *prefixes: bytes) -> None:
+        """Have the remedy name what is to be granted: `read` or `readwrite`, and the prefixes of the keys."""
+        shown = (quote_argument(prefix.decode(errors="replace")) for prefix in prefixes)
+        grants = "; ".join(f"etcdctl role grant-permission ROLE --prefix=true {access} {each}" for each in shown)
+        self.remedy = f"Grant a role of this user (etcdctl user get USER lists them) access to the range: {grants}"
 
 
 class AuthFailed(EtcdError):

@@ -1,6 +1,7 @@
 """Whatever is wrong, a failed call, a wait, stats and one line of the log say which it is, and what to do."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -157,3 +158,27 @@ def test_an_outage_is_told_with_the_time_of_the_set_that_is_used(
     assert re.search(used, registry.stats()[SERVICE].reason)
     assert say_hello(channel)("x", timeout=60) == server.address
     assert len([line for line in caplog.messages if "Lost the watch on etcd" in line]) == 1
+
+
+def test_what_is_shown_of_an_outage_follows_the_newest_failure_and_whoever_is_followed_late(
+    own_etcd_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How the connection ended, which comes first, says nothing of why there is no other one."""
+    caplog.set_level("INFO", "grpc_etcd")
+    world = own_etcd_world
+    world.put("10.0.0.1:1")
+    registry = world.registry()
+    world.channel(registry)
+    registry.wait_for_endpoints(SERVICE)
+    world.store.kill()
+    wait_until(lambda: "Connection refused" in registry.stats()[SERVICE].error, "why there is no connection")
+    assert "Check that etcd runs" in registry.stats()[SERVICE].reason
+    lost_at = registry.stats()[SERVICE].since
+    wait_until(lambda: time.time() > lost_at + 1, "a service is asked for later")
+    with registry.insecure_channel("late"):
+        wait_until(lambda: registry.stats()["late"].cause == "etcd unreachable", "the service that is followed late")
+        late = registry.stats()["late"]
+        assert (late.since, late.connected) == (lost_at, False)
+        assert "Connection refused" in late.error
+    lines = [each.event for each in caplog.records if "the watch" in each.message or "Watching" in each.message]  # type: ignore[attr-defined]  # ours
+    assert lines == ["etcd_unavailable"]
