@@ -61,6 +61,7 @@ class StateSource(abc.ABC):
         self._has_waited = False
         self.names: tuple[str, ...] = ()  # of other services, where this one is nowhere to be found
         self.whereabouts = ""  # where and under which prefixes the service is looked for
+        self.advice = ""  # what to do where nothing is found there, if it is not the usual
 
     @abc.abstractmethod
     def start(self) -> None:
@@ -295,7 +296,8 @@ class ServiceSubscription(StateSource):
         if isinstance(lost.error, _ALONE):
             self._lost.pop(which, None)
             self._freshen()
-            return self._reader.take_refusal(which, f"{lost.error}. {lost.error.remedy}")
+            remedy = "" if isinstance(lost.error, errors.PermissionDenied) else f". {lost.error.remedy}"
+            return self._reader.take_refusal(which, f"{lost.error}{remedy}")  # who explains it names all grants
         self._lost.pop(which, None)  # so that the newest comes last
         self._lost[which] = lost
         if isinstance(lost.error, _LISTED_NEXT):

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 import grpc_etcd
+from grpc_etcd.client.base import Following
 from testbed.certificates import Authority
 from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
@@ -92,7 +93,7 @@ FAULTS = {
     "closed to calls": Fault(closed_to_calls, "no endpoint accepts calls", ("all 3", "enable one")),
     "broken": Fault(broken, "only broken records", ("10.0.0.1:1", "JSON")),
     "nowhere": Fault(nowhere, "no endpoint can be dialled", ("no-such-host.invalid",)),
-    "denied": Fault(denied, "permission denied", ("/jupiter/greeter/", "grant-permission")),
+    "denied": Fault(denied, "permission denied", ("grant-permission ROLE --prefix=true read /jupiter/greeter/",)),
     "without a user": Fault(without_a_user, "login refused", ("user",)),
     "wrong password": Fault(with_a_wrong_password, "login refused", ("password",)),
     "away": Fault(away, "etcd unreachable", ("cannot be watched since", "UTC", "etcd")),
@@ -100,7 +101,7 @@ FAULTS = {
 }
 
 
-def tell(registry: grpc_etcd.Registry | grpc_etcd.CompoundRegistry, fault: Fault) -> None:
+def tell(registry: Following, fault: Fault) -> None:
     """Look everywhere but in the log."""
     with registry.insecure_channel(SERVICE) as channel:
         with pytest.raises(grpc.RpcError) as failure:
@@ -182,3 +183,30 @@ def test_what_is_shown_of_an_outage_follows_the_newest_failure_and_whoever_is_fo
         assert "Connection refused" in late.error
     lines = [each.event for each in caplog.records if "the watch" in each.message or "Watching" in each.message]  # type: ignore[attr-defined]  # ours
     assert lines == ["etcd_unavailable"]
+
+
+def test_a_static_service_that_is_missing_is_to_be_added_where_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_ETCD_STATIC", "users=127.0.0.1:1")
+    with grpc_etcd.Registry.from_environ() as registry:
+        tell(registry, Fault(away, "no such service", ("static services (users)", "add it to GRPC_ETCD_STATIC")))
+
+
+def test_a_selection_without_a_match_says_how_many_others_there_are(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "grpc_etcd")
+    world.put("10.0.0.1:1", metadata={"version": "v1"})
+    selected = world.registry().select(metadata={"version": "v9"})
+    tell(selected, Fault(away, "no such service", ("version=v9, and 1 without it", "correct the metadata")))
+    assert "recovered" not in caplog.text, "the registry itself had no fault, it only waited for etcd"
+
+
+def test_metadata_that_no_endpoint_has_are_a_fault_of_the_policy(world: World) -> None:
+    world.put("10.0.0.1:1", metadata={"version": "v1"})
+    registry = world.registry()
+    registry.configure(SERVICE, grpc_etcd.Policy(match_metadata={"version": "v9"}))
+    registry.wait_for_endpoints(SERVICE)
+    fault = "match_metadata: no endpoint has the metadata 'version=v9', so all are called"
+    wait_until(lambda: registry.stats()[SERVICE].policy_faults == (fault,), "the fault")
+    registry.configure(SERVICE, grpc_etcd.Policy(match_metadata={"version": "v1"}))
+    wait_until(lambda: not registry.stats()[SERVICE].policy_faults, "no fault")
