@@ -53,6 +53,26 @@ _FOR_PARTS = {
     "serve_on",
     "wait_for_policy",
 }
+# In the order of docs/client.md.
+_FIRST = (
+    "grpc_etcd.Registry",
+    "grpc_etcd.RegistryOptions",
+    "grpc_etcd.insecure_channel",
+    "grpc_etcd.secure_channel",
+    "grpc_etcd.default_registry",
+    "grpc_etcd.SettingsError",
+    "grpc_etcd.StaticRegistry",
+    "grpc_etcd.aio.AioEtcdRegistry",
+    "grpc_etcd.aio.insecure_channel",
+    "grpc_etcd.aio.secure_channel",
+    "grpc_etcd.Endpoint",
+    "grpc_etcd.Snapshot",
+    "grpc_etcd.Policy",
+    "grpc_etcd.Registration",
+    "grpc_etcd.stop_on_sigterm",
+    "grpc_etcd.stop_aio_on_sigterm",
+    "grpc_etcd.testing.MemoryRegistry",
+)
 NARROW = 100  # characters of a signature that stay on one line; arbitrary
 
 
@@ -89,8 +109,13 @@ def _page() -> Iterator[str]:
     yield "# The Python API\n\nFrom the docstrings of `resolver/grpc_etcd`.\n"
     yield "[client.md](../client.md) is the tutorial.\n"
     yield "Times are in seconds and may be fractions; everything is thread-safe unless documented otherwise.\n"
-    for name, described in sorted(public_objects().items(), key=lambda item: item[0].lower()):
+    for name, described in sorted(public_objects().items(), key=lambda item: _rank(item[0])):
         yield from _entry(name, described)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Give the place of a name on the page: what most programs use comes first, all else by name."""
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name.lower())
 
 
 def _entry(name: str, described: Any) -> Iterator[str]:

@@ -10,9 +10,11 @@ import grpc_etcd
 
 
 async def main() -> None:
-    with grpc_etcd.Registry.from_environ() as registry:
-        await registry.aio.wait_for_endpoints("greeter", timeout_seconds=30)
-        async with registry.aio.insecure_channel("greeter") as channel:
+    async with grpc_etcd.Registry.from_environ().aio as registry:
+        await registry.wait_for_endpoints("greeter", timeout_seconds=30)
+        async with registry.insecure_channel("greeter") as channel:
+            await channel.channel_ready()  # the first endpoint is connected, and all calls would go to it
+            await asyncio.sleep(0.2)  # the others are connected within a handshake
             greeter = GreeterStub(channel)
             calls = (greeter.SayHello(HelloRequest(name="asyncio"), timeout=5) for _ in range(10))
             replies = await asyncio.gather(*calls)

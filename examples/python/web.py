@@ -15,10 +15,9 @@ import grpc_etcd
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    with grpc_etcd.Registry.from_environ() as registry:
-        async with registry.aio.insecure_channel("greeter") as channel:
-            app.state.registry, app.state.greeter = registry, GreeterStub(channel)
-            yield
+    async with grpc_etcd.Registry.from_environ().aio as registry, registry.insecure_channel("greeter") as channel:
+        app.state.registry, app.state.greeter = registry, GreeterStub(channel)
+        yield
 
 
 app = FastAPI(lifespan=lifespan)

@@ -3,7 +3,6 @@
 Nothing here connects, reads a file or reads the environment. `settings` uses the same checks for the variables.
 """
 
-import difflib
 import inspect
 import ipaddress
 import math
@@ -13,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from grpc_etcd.layouts.index import make_layout
 from grpc_etcd.registry.endpoint import address_fault, name_fault
+from grpc_etcd.registry.keywords import keywords, unknown_option
 from grpc_etcd.registry.layout import Layout
 
 ParamsT = ParamSpec("ParamsT")
@@ -23,25 +23,14 @@ _FILES = ("ca", "cert", "key", "password_file", "cache_dir")
 _LAYOUT_METHODS = ("prefix", "encode", "decode")
 
 
-def unknown_option(where: str, given: Iterable[str], known: Iterable[str]) -> str | None:
-    """Return which keyword is unknown, and which one may have been meant; None while all are known."""
-    known = tuple(known)
-    for name in given:
-        if name not in known:
-            near = [each for each in known if name in each.split("_")]
-            near = near or [each for each in known if name.startswith(each)]
-            near = near or difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            return f"{where} has no option {name!r}{hint} (it has {', '.join(known)})"
-    return None
-
-
-def taking(options: Any, where: str) -> Callable[[Callable[ParamsT, ReturnT]], Callable[ParamsT, ReturnT]]:
+def taking(
+    options: Any, where: str, more: Any = None
+) -> Callable[[Callable[ParamsT, ReturnT]], Callable[ParamsT, ReturnT]]:
     """Let a function with `**options` take those of a class's annotations only, and show them in its signature.
 
-    `where` is what a refusal calls it; `.method` stands for that of the object's own class.
+    `where` is what a refusal calls it; `.method` stands for that of the object's own class. `more` is a second class.
     """
-    known: Mapping[str, Any] = options.__annotations__
+    known: Mapping[str, Any] = options.__annotations__ | (more.__annotations__ if more else {})
 
     def decorate(function: Callable[ParamsT, ReturnT]) -> Callable[ParamsT, ReturnT]:
         signature = inspect.signature(function)
@@ -56,7 +45,7 @@ def taking(options: Any, where: str) -> Callable[[Callable[ParamsT, ReturnT]], C
         def checked(*args: ParamsT.args, **kwargs: ParamsT.kwargs) -> ReturnT:
             if unknown := kwargs.keys() - named - known.keys():
                 called = f"{type(args[0]).__name__}{where}" if where.startswith(".") else where
-                raise TypeError(unknown_option(called, unknown, known))
+                raise TypeError(unknown_option(called, unknown, dict.fromkeys([*keywords(own), *known])))
             return function(*args, **kwargs)
 
         checked.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]  # for inspect

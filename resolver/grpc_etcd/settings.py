@@ -4,7 +4,9 @@ Every setting is an argument of `Registry` too; the environment is read only by 
 `grpc_etcd.insecure_channel("etcd:///name")` and by the command line, and in each case when they are called.
 """
 
+import difflib
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ from typing import Any
 
 from grpc_etcd import options
 from grpc_etcd.layouts.index import LAYOUT_NAMES
+from grpc_etcd.registry.keywords import unknown_option
 
 PREFIX = "GRPC_ETCD_"
 OPERATORS_PREFIX = f"{PREFIX}OPERATOR_"
@@ -22,6 +25,10 @@ ENDPOINTS_FAULT = f"{PREFIX}ENDPOINTS is not set: give etcd's addresses, such as
 _BOOTSTRAP_FILE = "GRPC_XDS_BOOTSTRAP"
 _BOOTSTRAP_TEXT = "GRPC_XDS_BOOTSTRAP_CONFIG"
 _OUR_NODE = "grpc-etcd/"
+_COMPLETE = f"{PREFIX}COMPLETE"  # of the command line's completion
+_ALIKE = 0.75  # arbitrary: PREFX and TIMEOUT_S are alike, SERVICE_PORT and PORT, as Kubernetes sets, like none
+_WARNED: set[str] = set()  # variables that were logged: once in a process
+_LOG = logging.getLogger("grpc_etcd")
 
 
 class SettingsError(ValueError):
@@ -75,9 +82,10 @@ def read_settings(
     know of. A keyword that is not a setting is a TypeError.
     """
     known = [field.name for field in fields(ClientSettings)]
-    if unknown := options.unknown_option("the settings of a registry", overrides, known):
+    if unknown := unknown_option("the settings of a registry", overrides, known):
         raise TypeError(unknown)
     source = os.environ if environ is None else environ
+    _warn_of_misspelt(source)
     names = {field.name: f"{PREFIX}{field.name.upper()}" for field in fields(ClientSettings)} | {"pod_ip": "POD_IP"}
     # A file that became a variable, as of a Secret, often ends with a line break, which belongs to no value.
     given = {name: source.get(variable, "").rstrip("\r\n") for name, variable in names.items()}
@@ -89,6 +97,22 @@ def read_settings(
     if faults := (*unreadable, *_faults(chosen), *find_more(chosen)):
         raise SettingsError(faults)
     return chosen
+
+
+def _warn_of_misspelt(source: Mapping[str, str]) -> None:
+    """Log once which variables look like one of ours; others may have the prefix too, as of a Service `grpc-etcd`."""
+    known = [f"{PREFIX}{each.name.upper()}" for each in fields(ClientSettings)] + [_COMPLETE]
+    for name in source:
+        if not name.startswith(PREFIX) or name.startswith(OPERATORS_PREFIX) or name in {*known, *_WARNED}:
+            continue
+        bare = name.removeprefix(PREFIX)
+        near = difflib.get_close_matches(bare, [each.removeprefix(PREFIX) for each in known], n=1, cutoff=_ALIKE)
+        near = [f"{PREFIX}{each}" for each in near] or [each for each in known if name.startswith(f"{each}_")]
+        if near:
+            _WARNED.add(name)
+            _LOG.warning(
+                "The variable %s is not read; did you mean %s?", name, near[0], extra={"event": "unknown_variable"}
+            )
 
 
 def read_operators_variables(names: Iterable[str]) -> dict[str, str]:

@@ -16,13 +16,14 @@ from grpc import aio
 
 from grpc_etcd.client.base import ChannelOptions, Following
 from grpc_etcd.client.channels import FIRST_ANSWER_SECONDS, Methods, Renewable, StreamedAnswer, UnaryAnswer
-from grpc_etcd.client.configuration import check_least, read_wait
+from grpc_etcd.client.configuration import OF_POLICY, check_least, read_wait
 from grpc_etcd.client.stats import RegistryStats
 from grpc_etcd.client.targets import service_name
 from grpc_etcd.discovery.publisher import FollowedService
 from grpc_etcd.discovery.state import WAIT_SECONDS, ResolverState
 from grpc_etcd.discovery.subscription import StateSource
 from grpc_etcd.registration.offloop import in_own_thread
+from grpc_etcd.registry.keywords import suggesting
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.registry.snapshot import Snapshot
 from grpc_etcd.xds.service import MethodRoute
@@ -194,6 +195,7 @@ class AioRegistry:
         """As `Registry.close`, but in a thread: during an etcd outage, deregistering may take seconds."""
         await in_own_thread(self._registry.close)
 
+    @suggesting("configure", OF_POLICY)
     def configure(
         self,
         service: str,
@@ -265,11 +267,13 @@ class AioRegistry:
     ) -> aio.Channel:
         return FollowingAioChannel(AioChannel(self._registry, service, options or (), make))
 
+    @suggesting("endpoints")
     async def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
         """As `Registry.endpoints`."""
         with self._registry.pinned(service) as followed:
             return await _wait(followed, followed.feed, lambda view: view.snapshot is not None, timeout_seconds)
 
+    @suggesting("wait_for_endpoints")
     async def wait_for_endpoints(
         self, service: str, timeout_seconds: float | None = WAIT_SECONDS, *, at_least: int = 1
     ) -> Snapshot:

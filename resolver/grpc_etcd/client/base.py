@@ -11,19 +11,20 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import grpc
 
 from grpc_etcd.client.changes import Changes, ChangeSubscription
 from grpc_etcd.client.channels import FollowingChannel, Renewable
-from grpc_etcd.client.configuration import check_least, check_wishes, read_wait
+from grpc_etcd.client.configuration import OF_POLICY, check_least, check_wishes, read_wait
 from grpc_etcd.client.runtime import Running
 from grpc_etcd.client.stats import RegistryStats, make_service_stats
 from grpc_etcd.client.targets import service_name
 from grpc_etcd.discovery.publisher import FollowedService, Wishes
 from grpc_etcd.discovery.state import WAIT_SECONDS, ResolverState
 from grpc_etcd.discovery.subscription import StateSource
+from grpc_etcd.registry.keywords import suggesting
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.registry.snapshot import Snapshot
 from grpc_etcd.xds import control_plane
@@ -70,6 +71,12 @@ class Following(abc.ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is used with `with`; for asyncio write `async with registry.aio`")
+
+    async def __aexit__(self, *error: object) -> None:  # noqa: B027 - no subclass needs it either
+        """Be never called; without it Python would not call `__aenter__`."""
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and self._inside and self._inside.generation == self._process.forks:
@@ -153,6 +160,7 @@ class Following(abc.ABC):
         if followed := self.find_followed(service):
             followed.feed.wait_until(lambda _: _is_followed(followed), timeout_seconds)
 
+    @suggesting("configure", OF_POLICY)
     def configure(
         self,
         service: str,
@@ -183,11 +191,13 @@ class Following(abc.ABC):
 
     # Reading
 
+    @suggesting("endpoints")
     def endpoints(self, service: str, timeout_seconds: float | None = 5.0) -> Snapshot:
         """Return the endpoints that channels to the service follow now; raises TimeoutError while they are unknown."""
         with self.pinned(service) as followed:
             return _wait(followed, followed.feed, lambda view: view.snapshot is not None, timeout_seconds)
 
+    @suggesting("wait_for_endpoints")
     def wait_for_endpoints(
         self, service: str, timeout_seconds: float | None = WAIT_SECONDS, *, at_least: int = 1
     ) -> Snapshot:

@@ -10,7 +10,7 @@ of the child's own at the next call. Everything else is the native channel's.
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Protocol, Self, TypeVar
 
 import grpc
 
@@ -288,3 +288,12 @@ class FollowingChannel(Methods, grpc.Channel):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} is a grpc.Channel; for asyncio write `async with registry.aio.insecure_channel(...)`, or "
+            "`grpc_etcd.aio.insecure_channel(...)`"
+        )
+
+    async def __aexit__(self, *error: object) -> None:
+        """Be never called; without it Python would not call `__aenter__`."""

@@ -6,11 +6,16 @@ Routes that come from a registry are not held to this: they are read as they are
 import math
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 
 from grpc_etcd.registry.endpoint import address_fault
 from grpc_etcd.registry.policy import Policy
 from grpc_etcd.xds.service import MethodRoute
 
+# What is given to `configure` beside the policy that it belongs in.
+OF_POLICY = {
+    each.name: f"it is a field of Policy: configure(service, Policy({each.name}=...))" for each in fields(Policy)
+} | {"timeout": "it is a field of Policy: configure(service, Policy(timeout_seconds=...))"}
 _HEAVIEST = 2**32 - 1  # the sum of a route's weights (envoy.config.route.v3.WeightedCluster)
 
 

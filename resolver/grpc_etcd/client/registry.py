@@ -18,9 +18,9 @@ from grpc_etcd.discovery.registry_watch import EtcdReader, RegistryWatch
 from grpc_etcd.discovery.services_watch import ForkableWatch, ServicesWatch
 from grpc_etcd.discovery.state import Reader
 from grpc_etcd.discovery.subscription import ServiceSubscription, StateSource
-from grpc_etcd.etcd import Etcd, Listing, Tls
+from grpc_etcd.etcd import Etcd, Listing, PermissionDenied, Tls
 from grpc_etcd.etcd.client import TIMEOUT_SECONDS
-from grpc_etcd.memory.fixed import static_store
+from grpc_etcd.memory.fixed import StaticStore, static_store
 from grpc_etcd.registration.offloop import in_own_thread
 from grpc_etcd.registration.registrar import (
     LEASE_TTL_SECONDS,
@@ -85,6 +85,22 @@ class RegistryOptions(TypedDict, total=False):
     static: Mapping[str, str | Sequence[str]]
 
 
+class OptionsInCode(TypedDict, total=False):
+    """The options of a `Registry` that no variable of the environment has."""
+
+    tls: Tls | None
+    schemes: str | Iterable[str]
+    lease_ttl_seconds: int
+    stop_seconds: float
+
+
+_WITHOUT_ETCD = (
+    f"there is no etcd: add it to {settings.PREFIX}STATIC or to the services that the program gives, or set "
+    f"{settings.PREFIX}ENDPOINTS to find it in etcd"
+)
+_IN_CODE = tuple(OptionsInCode.__annotations__)
+
+
 class Registry(WritableRegistry[Registration]):
     """A registry of gRPC services in etcd: `Registry("etcd:2379", ca="ca.crt", user="app", password_file="secret")`.
 
@@ -128,47 +144,34 @@ class Registry(WritableRegistry[Registration]):
         super().__init__(options.get("name"), Here(*place))
 
     @classmethod
-    @checks.taking(settings.ClientSettings, "Registry.from_environ")
+    @checks.taking(settings.ClientSettings, "Registry.from_environ", OptionsInCode)
     def from_environ(cls, **overrides: Any) -> Self:
         """Create a registry from GRPC_ETCD_ENDPOINTS and the other variables; arguments override the variables.
 
-        Raises SettingsError, with a sentence for each error. While `testing.as_default` or the pytest fixture
-        `grpc_etcd_registry` is in use, the new registry follows the same services as the registry given there.
+        Also takes options of `Registry` that have no variable: `lease_ttl_seconds`, `stop_seconds`, `schemes` and
+        `tls`, which replaces the variables for TLS. Raises SettingsError, with a sentence for each error. While
+        `testing.as_default` or the pytest fixture `grpc_etcd_registry` is in use, the new registry follows the same
+        services as the registry given there.
         """
         original = settings.stand_in()
         if isinstance(original, Registry):
             own = {
                 name: overrides[name]
-                for name in ("name", "zone", "region", "cluster", "client_id")
-                if overrides.get(name)
+                for name in ("name", "zone", "region", "cluster", "client_id", *_IN_CODE)
+                if overrides.get(name) is not None
             }
             return cls(original._source, **{**original._options, "name": None, **own})  # noqa: SLF001  of this class
-        return cls.from_settings(settings.read_settings(find_more=etcd_options.settings_faults, **overrides))
+        own = {name: overrides.pop(name) for name in _IN_CODE if name in overrides}
+        if own.get("tls") is not None:
+            overrides |= dict.fromkeys(("ca", "cert", "key", "server_name"), "")
+        chosen = settings.read_settings(find_more=etcd_options.settings_faults, **overrides)
+        given = {name: value for name, value in own.items() if value is not None}
+        return cls(chosen.endpoints or StaticStore(), **{**_read(chosen), **given})
 
     @classmethod
     def from_settings(cls, chosen: settings.ClientSettings) -> Self:
         """Create a registry from settings. Without etcd endpoints it has only the static services."""
-        return cls(
-            chosen.endpoints or static_store({}),
-            prefix=chosen.prefix,
-            layouts=chosen.layouts,
-            name=chosen.name,
-            user=chosen.user,
-            password=chosen.password,
-            password_file=chosen.password_file or None,
-            ca=chosen.ca or None,
-            cert=chosen.cert or None,
-            key=chosen.key or None,
-            server_name=chosen.server_name,
-            etcd_timeout_seconds=chosen.timeout,
-            zone=chosen.zone,
-            region=chosen.region,
-            cluster=chosen.cluster,
-            client_id=chosen.client_id,
-            cache_dir=chosen.cache_dir or None,
-            pod_ip=chosen.pod_ip,
-            static=chosen.static,
-        )
+        return cls(chosen.endpoints or StaticStore(), **_read(chosen))
 
     def __repr__(self) -> str:
         return f"<Registry {self.name!r} at {self._source!r}{' closed' if self._closed else ''}>"
@@ -295,7 +298,12 @@ class Registry(WritableRegistry[Registration]):
         folder = self._options.get("cache_dir")
         kept_of = f"{self._source}{self._prefix} {b' '.join(reader.prefixes).decode(errors='replace')}"
         cache = Cache(Path(folder), kept_of, service) if folder else None
-        return ServiceSubscription(service, reader, self._registry_watch(), changed, cache)
+        feed = ServiceSubscription(service, reader, self._registry_watch(), changed, cache)
+        if isinstance(self._source, StaticStore):
+            names = sorted({*self._static_names, *self._source.names})
+            feed.whereabouts = f"{service} among the static services ({', '.join(names) or 'none'})"
+            feed.advice = _WITHOUT_ETCD
+        return feed
 
     def _registry_watch(self) -> RegistryWatch:
         """What the feeds of this process share; made at the first use, and again in a forked child."""
@@ -371,9 +379,37 @@ class AioEtcdRegistry(AioWritableRegistry[Registration]):
 def list_at_once(etcd: Any, prefixes: Sequence[bytes]) -> tuple[Listing, ...]:
     """Read prefixes at one revision: what moves from one to another is in either."""
     first, *others = prefixes
-    listing = etcd.get_prefix(first)
-    return (listing, *(etcd.get_prefix(prefix, revision=listing.revision) for prefix in others))
+    try:
+        listing = etcd.get_prefix(first)
+        return (listing, *(etcd.get_prefix(prefix, revision=listing.revision) for prefix in others))
+    except PermissionDenied as error:
+        error.name_grant("read", *prefixes)
+        raise
 
 
 def _listed(source: Sequence[str] | EtcdReader) -> Sequence[object]:
     return source if isinstance(source, Sequence) else (source,)
+
+
+def _read(chosen: settings.ClientSettings) -> dict[str, Any]:
+    """Return the options of a registry with these settings."""
+    return {
+        "prefix": chosen.prefix,
+        "layouts": chosen.layouts,
+        "name": chosen.name,
+        "user": chosen.user,
+        "password": chosen.password,
+        "password_file": chosen.password_file or None,
+        "ca": chosen.ca or None,
+        "cert": chosen.cert or None,
+        "key": chosen.key or None,
+        "server_name": chosen.server_name,
+        "etcd_timeout_seconds": chosen.timeout,
+        "zone": chosen.zone,
+        "region": chosen.region,
+        "cluster": chosen.cluster,
+        "client_id": chosen.client_id,
+        "cache_dir": chosen.cache_dir or None,
+        "pod_ip": chosen.pod_ip,
+        "static": chosen.static,
+    }

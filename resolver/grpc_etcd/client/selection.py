@@ -117,7 +117,10 @@ class SelectedSubscription(StateSource):
             self.begun, self.lost_at, self.looking_since = source.begun, source.lost_at, source.looking_since
             self._source_waits_until = source.waits_until
             wanted = ", ".join(f"{key}={value}" for key, value in sorted(self._metadata.items()))
-            self.whereabouts = f"{source.whereabouts} with the metadata {wanted}"
+            others = len(source.view.snapshot.endpoints) if source.view.snapshot else 0
+            beside = f", and {others} without it" if others else ""
+            self.whereabouts = f"{source.whereabouts} with the metadata {wanted}{beside}"
+            self.advice = "correct the metadata, or give it to an endpoint" if others else source.advice
             self.names = source.names
             self._announce(narrow(source.view, self._metadata))
         self._on_change()

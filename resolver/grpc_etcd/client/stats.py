@@ -27,7 +27,7 @@ class ServiceStats:
     reason: str  # the problem and its remedy, in a sentence; empty if there is none
     rejected: Mapping[str, str]  # key -> why its value cannot be decoded
     unusable: Mapping[str, str]  # address -> why it cannot be dialled
-    policy_faults: tuple[str, ...]  # what is wrong with its policy in the registry, and routes that lead to nobody
+    policy_faults: tuple[str, ...]  # what is wrong with its policy, and what of it and its routes fits no endpoint
     changes: int  # updates from etcd
     updates: int  # endpoint sets sent to channels
     refusals: int  # endpoint sets that gRPC rejected
@@ -140,7 +140,7 @@ def make_service_stats(followed: "FollowedService", *, wanted: bool = True) -> S
         reason=reason.text,
         rejected={key.decode(errors="replace"): reason for key, reason in rejected.items()},
         unusable=dict(followed.unusable),
-        policy_faults=(*view.policy_faults, *followed.route_faults),
+        policy_faults=(*view.policy_faults, *followed.faults),
         changes=followed.feed.changes,
         updates=followed.updates,
         refusals=followed.refusals,

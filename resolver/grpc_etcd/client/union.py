@@ -63,6 +63,7 @@ class UnionSubscription(StateSource):
             self.freshness = min((feed.freshness for feed in feeds), key=lambda fresh: (fresh.connected, fresh.since))
             self.last_seen_at = min(feed.last_seen_at for feed in feeds)
             self.fault = "; ".join(feed.fault for feed in feeds if feed.fault)
+            self.advice = next((feed.advice for feed in feeds if feed.advice), "") if len(feeds) == 1 else ""
             self.names = tuple(dict.fromkeys(name for feed in feeds for name in feed.names))
             waiting = [feed.is_waiting for feed in feeds]  # before the views: whoever answers meanwhile calls again
             views = [feed.view for feed in feeds]

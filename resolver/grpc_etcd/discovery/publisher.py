@@ -31,6 +31,7 @@ from grpc_etcd.xds.service import (
     ServiceResources,
     Turns,
     make_service_resources,
+    match_faults,
     route_faults,
 )
 from grpc_etcd.xds.warming import Warming
@@ -131,13 +132,14 @@ class FollowedService:
         self.published: ServiceResources | None = None
         self.policy = Policy()
         self.unusable: Mapping[str, str] = {}
-        self.route_faults: tuple[str, ...] = ()
+        self.faults: tuple[str, ...] = ()  # of the policy and the routes in force, with these endpoints
         self._awaited: tuple[str, ...] = ()
         self.updates = 0
         self.refusals = 0
         self.last_refusal = ""
         self.needed_at = time.monotonic()
         self.reason = Reason(Cause.NONE, "")
+        self._logged = Cause.NONE  # the cause that the log had last
         self.log_limit = LogLimit(_LOG)  # the publisher's, once it has the service
         self.not_before = 0.0
         self._holders: dict[object, None] = {}
@@ -222,7 +224,8 @@ class FollowedService:
         past = Past(self._generation, self._warm_up(view.snapshot.endpoints, now))
         own = self.wishes.routes
         routes = tuple(map(_method_route, view.routes)) if own is None else own
-        self.route_faults = route_faults(routes, view.snapshot.endpoints)
+        unmatched = match_faults(self.policy.match_metadata or {}, view.snapshot.endpoints)
+        self.faults = (*unmatched, *route_faults(routes, view.snapshot.endpoints))
         made = make_service_resources(dialables, self.policy, routes, here, past, earlier=self._turns.known(now))
         self._failures = 0
         self.rendered = Rendered(view, callables)
@@ -258,6 +261,7 @@ class FollowedService:
             fault=feed.fault or self._fault,
             unusable=self.unusable,
             names=feed.names,
+            advice=feed.advice,
             is_waiting=feed.is_waiting and feed.looking_since is None,
             awaited=self._awaited,
         )
@@ -268,15 +272,20 @@ class FollowedService:
         if self.reason.cause is before.cause:
             return
         if self.reason.cause is Cause.NONE:
-            self.log_limit.write(
-                logging.INFO, "%s: recovered (from: %s)", self.name, before.cause, event="service_recovered"
-            )
+            self._log_recovery()
         elif self.reason.cause in OUTAGES and self.feed.view.snapshot:
             _LOG.debug(
                 "%s: %s", self.name, self.reason.text, extra={"event": "service_degraded"}
             )  # the registry has logged it once for all services
         elif self.reason.cause is not Cause.PENDING:
+            self._logged = self.reason.cause
             self.log_limit.write(logging.WARNING, "%s: %s", self.name, self.reason.text, event="service_degraded")
+
+    def _log_recovery(self) -> None:
+        """Log that all is well again, where the log has that it was not: a start that waits for etcd is no fault."""
+        before, self._logged = self._logged, Cause.NONE
+        if before is not Cause.NONE:
+            self.log_limit.write(logging.INFO, "%s: recovered (from: %s)", self.name, before, event="service_recovered")
 
     def pause_after_nothing(self, spent_seconds: float) -> float:
         """Return how long the next look has to wait after one of so many seconds that has brought nothing to send."""

@@ -28,11 +28,13 @@ from grpc_etcd.discovery.state import ResolverState, Source
 from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.escaping import quote_argument
 from grpc_etcd.registry.layout import Rejected
+from grpc_etcd.registry.own import describe_grant
 from grpc_etcd.registry.snapshot import Snapshot
 
 _MOST_NAMES = 3  # arbitrary
 # A user who may read one prefix only is refused at a misspelt one: nobody should widen a role for a misspelling.
 MISSPELT = "; or correct the prefix (GRPC_ETCD_PREFIX), the layout or the name, if nothing is registered there"
+_PERMISSION = "permission denied"  # etcd's own words
 _CERTIFICATE = ("certificate", "handshake", "ssl", "tls", "tsi_")
 _NAME = (
     "dns resolution failed",
@@ -84,6 +86,7 @@ class Facts:
     last_seen_at: float = 0.0  # when the set was last known to be etcd's (Unix seconds); 0: never
     fault: str = ""
     unusable: Mapping[str, str] | None = None
+    advice: str = ""  # what to do where nothing is listed, if it is not the usual
     names: tuple[str, ...] = ()  # services that there are, as far as that was looked up
     is_waiting: bool = False  # for the registry's first answer
     awaited: tuple[str, ...] = ()  # addresses whose host names channels wait for
@@ -174,6 +177,8 @@ def _missing(service: str, facts: Facts) -> Reason:
     near = difflib.get_close_matches(service, others, _MOST_NAMES)
     if near:
         hint = f"did you mean {' or '.join(near)}?"
+    elif facts.advice:
+        hint = facts.advice
     else:
         command = f"grpc-etcd check {quote_argument(service)}"
         hint = f"check the name, the prefix and the layout: {command} says what is wrong"
@@ -190,7 +195,9 @@ def _broken(rejected: Mapping[bytes, str]) -> Reason:
 def _denied(view: ResolverState, tail: str) -> Reason:
     names = " and ".join(prefix.decode(errors="replace") for prefix, _ in view.refused)
     why = view.refused[0][1].rstrip(".")
-    return Reason(Cause.DENIED, f"etcd denies reading {names} with these credentials: {why}{tail}")
+    lacking = [prefix for prefix, said in view.refused if _PERMISSION in said]
+    grant = f". {describe_grant('read', *lacking)}" if lacking else ""
+    return Reason(Cause.DENIED, f"etcd denies reading {names} with these credentials: {why}{grant}{tail}")
 
 
 def _half_denied(view: ResolverState) -> Reason:

@@ -93,7 +93,7 @@ class SharedRange:
     def __init__(self, which: Range, hub: Hub) -> None:
         self._records: dict[bytes, Record] = {}
         self._known: WatchSnapshot | None = None
-        self._lost: Disconnected | None = None
+        self.lost: Disconnected | None = None  # what was received last, where that is it
         self._members: dict[object, Callable[[WatchUpdate], None]] = {}
         self._awaiting: dict[object, int] = {}
         self.subscription: Subscription = follow(hub, which, self._take)
@@ -103,8 +103,8 @@ class SharedRange:
         self._members[member] = on_update
         if self._known:
             on_update(WatchSnapshot(tuple(self._records.values()), self._known.revision, self._known.history))
-        if self._lost:
-            on_update(self._lost)
+        if self.lost:
+            on_update(self.lost)
 
     def leave(self, member: object) -> None:
         """Report a member of no news any more."""
@@ -117,7 +117,7 @@ class SharedRange:
         self.subscription.await_revision(revision)
 
     def _take(self, news: WatchUpdate) -> None:
-        self._lost = news if isinstance(news, Disconnected) else None
+        self.lost = news if isinstance(news, Disconnected) else None
         match news:
             case WatchSnapshot(records):
                 self._known = news

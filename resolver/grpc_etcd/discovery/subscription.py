@@ -61,6 +61,7 @@ class StateSource(abc.ABC):
         self._has_waited = False
         self.names: tuple[str, ...] = ()  # of other services, where this one is nowhere to be found
         self.whereabouts = ""  # where and under which prefixes the service is looked for
+        self.advice = ""  # what to do where nothing is found there, if it is not the usual
 
     @abc.abstractmethod
     def start(self) -> None:
@@ -295,28 +296,34 @@ class ServiceSubscription(StateSource):
         if isinstance(lost.error, _ALONE):
             self._lost.pop(which, None)
             self._freshen()
-            return self._reader.take_refusal(which, f"{lost.error}. {lost.error.remedy}")
+            remedy = "" if isinstance(lost.error, errors.PermissionDenied) else f". {lost.error.remedy}"
+            return self._reader.take_refusal(which, f"{lost.error}{remedy}")  # who explains it names all grants
+        self._lost.pop(which, None)  # so that the newest comes last
         self._lost[which] = lost
         if isinstance(lost.error, _LISTED_NEXT):
             return self._reader.view  # etcd is there; a listing follows at once
         self._watch.note_outage(lost.error)
         before = self.freshness
-        self._note_freshness(_stale(lost))
+        self._note_freshness(_stale(self._out()))
         if before.error != self.freshness.error:
             self._deliver()
         return self._reader.view
 
+    def _out(self) -> Sequence[Disconnected]:
+        """Return what keeps ranges from being watched, the newest last."""
+        return [lost for lost in self._lost.values() if not isinstance(lost.error, _LISTED_NEXT)]
+
     def _received(self, which: Range) -> None:
+        if which.is_shared and self._watch.share(which).lost:
+            return  # what was known of it before; etcd has not responded
         self._watch.last_seen_at = time.monotonic()
         self._lost.pop(which, None)
         self._freshen()
 
     def _freshen(self) -> None:
-        out = [lost for lost in self._lost.values() if not isinstance(lost.error, _LISTED_NEXT)]
+        out = self._out()
         was_out = self.freshness.error
-        self._note_freshness(
-            _stale(min(out, key=lambda lost: lost.since)) if out else Freshness(connected=True, since=time.time())
-        )
+        self._note_freshness(_stale(out) if out else Freshness(connected=True, since=time.time()))
         if not out:
             self.last_seen_at = self.freshness.since
             self._watch.note_contact()
@@ -395,8 +402,11 @@ class ServiceSubscription(StateSource):
             self._cache.replace(self._records.items(), view.snapshot.revision)
 
 
-def _stale(lost: Disconnected) -> Freshness:
-    return Freshness(connected=False, since=lost.since, error=str(lost.error), remedy=lost.error.remedy)
+def _stale(out: Sequence[Disconnected]) -> Freshness:
+    """Return since when the first range is out, and the newest error: a range may be followed late in an outage."""
+    error = out[-1].error
+    since = min(lost.since for lost in out)
+    return Freshness(connected=False, since=since, error=str(error), remedy=error.remedy)
 
 
 def _pair(event: Event) -> tuple[bytes, bytes | None]:

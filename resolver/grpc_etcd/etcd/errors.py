@@ -31,6 +31,8 @@ those of a `grpc.RpcError` must be, so that one handler may serve both kinds.
 import importlib
 from typing import Any
 
+from grpc_etcd.registry.own import describe_grant
+
 
 class Details(str):
     """What etcd said; `error.details()` gives the same, as with a grpc.RpcError."""
@@ -111,6 +113,10 @@ class PermissionDenied(EtcdError):
         "Grant the user's role access to the range: etcdctl role grant-permission ROLE --prefix=true read PREFIX, "
         "or readwrite where this program registers."
     )
+
+    def name_grant(self, access: str, *prefixes: bytes) -> None:
+        """Have the remedy name what is to be granted: `read` or `readwrite`, and the prefixes of the keys."""
+        self.remedy = describe_grant(access, *prefixes)
 
 
 class AuthFailed(EtcdError):
@@ -262,6 +268,7 @@ NEEDS_ETCD = (
     "Use the client URLs of etcd's members: an etcd grpc-proxy supports neither the watch IDs that clients request "
     "nor progress requests, so clients cannot watch through it."
 )
+NO_ETCD = "Set the client URLs of etcd's members as endpoints: what answers here is another gRPC server, and no etcd."
 UNKNOWN_HOST = "Check the names in etcd's endpoints (some resolve in one namespace only), and the DNS server."
 LACKS_TLS = "If etcd does not use TLS, remove the CA and https://."
 UNUSABLE_FILES = "Check the CA, the certificate and the key: one of them is not PEM, or they do not match."
@@ -313,6 +320,8 @@ def make_error(code: str, details: str) -> EtcdError:
     said = next((kind for words, kind in WORDS if words in details), CODES.get(code, EtcdError))
     # gRPC says "Stream removed" as well where a part of the answer has come in time; etcd itself never has this code.
     error = (DeadlineExceeded if code == "DEADLINE_EXCEEDED" else said)(details, code)
+    if code == UNSEEN_CODE and said is NotServing and not any(words in details for words in UNSEEN_WORDS):
+        error.remedy = NO_ETCD
     for of, words, remedy in REMEDIES:
         if isinstance(error, of) and words in details:
             error.remedy = remedy

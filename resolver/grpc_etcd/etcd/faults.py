@@ -15,6 +15,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._last: type[EtcdError] | None = None
+        self._shape: tuple[type[EtcdError], str, str] | None = None
         self._remedies: set[str] = set()
 
     def is_news(self, error: EtcdError) -> bool:
@@ -24,7 +25,21 @@ class Faults:
         self._remedies.add(error.remedy)
         return is_news
 
+    def is_change(self, error: EtcdError) -> bool:
+        """Return whether an error is another one than the last one in more than its numbers, and take it that it is.
+
+        What is shown of an outage follows this: the first error may be how the connection ended, and the next ones why
+        there is no other. Addresses and numbers differ from try to try, and would have all who follow a range notified.
+        """
+        before, self._shape = self._shape, (type(error), error.remedy, _words(error))
+        return self._shape != before
+
     def clear(self) -> None:
         """Record that the outage is over."""
-        self._last = None
+        self._last = self._shape = None
         self._remedies.clear()
+
+
+def _words(error: EtcdError) -> str:
+    """Return an error's words without those that have digits, such as addresses, ports and revisions."""
+    return " ".join(word for word in str(error).split() if not any(map(str.isdigit, word)))

@@ -174,7 +174,7 @@ class ListWatchLoop:
         known = self.state
         since = self._clock() if known.stale_since is None else known.stale_since
         self.state = model.State(connected=False, stale_since=since, error=error, revision=known.revision)
-        return Disconnected(error, since) if self._faults.is_news(error) else None
+        return Disconnected(error, since) if self._faults.is_change(error) else None
 
     def _connect(self) -> None:
         self._failures = Failures()

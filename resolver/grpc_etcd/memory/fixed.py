@@ -8,9 +8,19 @@ from grpc_etcd.registry.endpoint import Endpoint
 from grpc_etcd.registry.layout import Rejected
 
 
-def static_store(services: Mapping[str, Sequence[str]]) -> MemoryEtcd:
+class StaticStore(MemoryEtcd):
+    """A store in place of an etcd that there is not."""
+
+    names: tuple[str, ...] = ()  # of the services that it was made with
+
+    def __repr__(self) -> str:
+        return "<static services>"
+
+
+def static_store(services: Mapping[str, Sequence[str]]) -> StaticStore:
     """Make a store that holds these services."""
-    store = MemoryEtcd()
+    store = StaticStore()
+    store.names = tuple(services)
     for name, addresses in services.items():
         for address in addresses:
             written = Jupiter().encode(name, Endpoint(name=name, address=address))

@@ -12,7 +12,12 @@ from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
+try:
+    from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error}: install it with pip install 'grpc-etcd[opentelemetry]'", name=error.name, path=error.path
+    ) from error
 
 from grpc_etcd.client.stats import Metric, RegistryStats
 

@@ -6,8 +6,13 @@ REGISTRY.register(RegistryCollector(registry))
 from collections.abc import Iterator
 from typing import Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
+try:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error}: install it with pip install 'grpc-etcd[prometheus]'", name=error.name, path=error.path
+    ) from error
 
 from grpc_etcd.client.stats import RegistryStats
 

@@ -1,7 +1,9 @@
 """What the log says of registering: one line when something becomes different, none while it stays. Pure.
 
 A key that is taken is reported after a second only: the process key by which the taker says that it shares the key may
-come a moment later. An outage is one warning when it begins, or turns into another, and one line when it ends.
+come a moment later. An outage is one warning when it begins, or turns into another, and one line when it ends; so is a
+refusal, of which nothing is logged when nobody wants the keys any more. A key that never was registered is not called
+deregistered.
 """
 
 import logging
@@ -12,6 +14,18 @@ from typing import NamedTuple
 from grpc_etcd.registration.reconciler import KeyState
 
 TAKEN_SECONDS = 1.0
+
+
+class Fault(NamedTuple):
+    """What etcd answers instead of what is wanted, and what to do about it.
+
+    `is_refusal`: etcd is there. `spares_leases`: leases are kept alive all the same, so what is registered stays.
+    """
+
+    error: Exception
+    remedy: str = ""
+    is_refusal: bool = False
+    spares_leases: bool = False
 
 
 class Fact(NamedTuple):
@@ -45,7 +59,7 @@ class Transitions:
     """What has been reported so far."""
 
     _known: dict[bytes, _Known] = field(default_factory=dict)
-    _fault: Exception | None = None
+    _fault: Fault | None = None
     _fault_since: float = 0.0
 
     @property
@@ -57,23 +71,25 @@ class Transitions:
         """Return what has become different."""
         return [line for key, fact in facts.items() for line in self._observe(key, fact, now)]
 
-    def observe_fault(self, fault: Exception | None, ttl_seconds: int, now: float) -> list[LogLine]:
-        """Return when what etcd answers begins to be a fault, becomes another one, and ends."""
+    def observe_fault(
+        self, fault: Fault | None, ttl_seconds: int, now: float, *, is_wanted: bool = True
+    ) -> list[LogLine]:
+        """Return when what etcd answers begins to be a fault, becomes another one, and ends.
+
+        `is_wanted` means that there are keys to register or deregister; else a fault ends without an answer.
+        """
         before, self._fault = self._fault, fault
         if fault is None:
-            took = now - self._fault_since
-            return [] if before is None else [LogLine(logging.INFO, f"etcd answers again after {took:.1f} s")]
-        if type(fault) is type(before):
+            return [self._end(before, now)] if before and is_wanted else []
+        if before and type(fault.error) is type(before.error):
             return []
         if before is None:
             self._fault_since = now
-        return [
-            LogLine(
-                logging.WARNING,
-                f"Registration delayed, retrying: {fault}. Without etcd, existing keys last for up to "
-                f"{ttl_seconds} s, and clients keep their current endpoints",
-            )
-        ]
+        return [LogLine(logging.WARNING, f"Registration delayed, retrying: {_describe(fault, ttl_seconds)}")]
+
+    def _end(self, fault: Fault, now: float) -> LogLine:
+        what = "accepts registrations" if fault.is_refusal else "answers"
+        return LogLine(logging.INFO, f"etcd {what} again after {now - self._fault_since:.1f} s")
 
     @property
     def due(self) -> float | None:
@@ -107,7 +123,8 @@ class Transitions:
                 known.reported, known.left_at = KeyState.PENDING, now
             case KeyState.GONE:
                 del self._known[key]
-                yield LogLine(logging.INFO, f"{fact.label}: deregistered")
+                if known.value:  # else it never was registered
+                    yield LogLine(logging.INFO, f"{fact.label}: deregistered")
 
     def _registered(self, known: _Known, now: float) -> Iterator[LogLine]:
         beside = ", which another process registers too" if known.fact.standing is KeyState.SHARED else ""
@@ -119,3 +136,13 @@ class Transitions:
         elif known.reported not in (KeyState.REGISTERED, KeyState.SHARED):
             yield LogLine(logging.INFO, f"{label}: restored after {now - (known.left_at or now):.1f} s{beside}")
         known.reported, known.value, known.left_at = known.fact.standing, known.fact.value, None
+
+
+def _describe(fault: Fault, ttl_seconds: int) -> str:
+    said = f"{fault.error}. {fault.remedy}".rstrip(". ")
+    if fault.spares_leases:
+        return said
+    return (
+        f"{said}. Until then, keys that are there already last for up to {ttl_seconds} s, and clients keep their "
+        "current endpoints"
+    )

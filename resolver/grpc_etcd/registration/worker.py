@@ -38,7 +38,7 @@ from grpc_etcd.etcd import (
 from grpc_etcd.registration.reconciler import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, RegistrationReconciler
 from grpc_etcd.registration.records import Claim, Held
 from grpc_etcd.registration.steps import Flush, Grant, Idle, Probe, Read, Step, Write
-from grpc_etcd.registration.transitions import Fact, Transitions
+from grpc_etcd.registration.transitions import Fact, Fault, Transitions
 from grpc_etcd.threads import contain, start_thread, wait_for
 from grpc_etcd.xds.control_plane import this_process
 
@@ -100,6 +100,7 @@ class Worker:
         self._reconciler = RegistrationReconciler()
         self._transitions = Transitions()
         self._labels: dict[bytes, str] = {}
+        self._prefixes: dict[bytes, bytes] = {}  # what a role has to be granted for each key
         self._changed = threading.Condition()
         self._inbox: list[Callable[[], None]] = []
         self._retry_seconds = 0.0
@@ -153,6 +154,7 @@ class Worker:
                 this_process().take_along(self)
             for claim in claims:
                 self._labels[claim.key] = make_label(claim)  # first: Ctrl-C may come in between
+                self._prefixes[claim.key] = claim.group.prefix
                 self._leave_by.pop(claim.key, None)
                 self._reconciler.claim((claim,))
             self._not_before = 0.0  # an earlier failure is no reason for this to wait
@@ -325,7 +327,9 @@ class Worker:
             for key in (*self._transitions.keys, *reconciler.keys)
         }
         lines = self._transitions.observe(facts, now)
-        for line in (*self._transitions.observe_fault(self.fault, self._ttl_seconds, now), *lines):
+        fault, is_wanted = make_fault(self.fault), bool(reconciler.keys)
+        outages = self._transitions.observe_fault(fault, self._ttl_seconds, now, is_wanted=is_wanted)
+        for line in (*outages, *lines):
             _LOG.log(line.level, "%s", line.text, extra={"event": "registration_changed"})
 
     def _carry_out(self, step: Step) -> None:
@@ -376,6 +380,8 @@ class Worker:
         """Go on without the keys that may not be read, for as long as that is so."""
         denied = {key: error for key in sorted(keys) if (error := self._ask_for(key))}
         with self._changed:
+            for key, error in denied.items():
+                self._name_grant(error, [key])
             is_other = self._reconciler.deny(denied)
             self._probe_at = time.monotonic() + PROBE_SECONDS if self._reconciler.is_anything_denied else None
             if is_other:
@@ -420,6 +426,8 @@ class Worker:
         with self._changed:
             if isinstance(step, Write) and isinstance(error, NOT_CARRIED_OUT):
                 self._reconciler.refused(step)
+            if isinstance(step, Write) and isinstance(error, PermissionDenied):
+                self._name_grant(error, step.revisions)
             if touches_process_keys(step) and self._stops_sharing(error):
                 return
             if isinstance(error, OF_THE_RECORDS) and self._puts_off(error, step):
@@ -431,6 +439,11 @@ class Worker:
     def _puts_off(self, error: EtcdError, step: Step | None) -> bool:
         """Leave a refused record aside for a while, rather than all that there is to do."""
         return isinstance(step, Write) and self._reconciler.put_off(step, error, time.monotonic())
+
+    def _name_grant(self, error: PermissionDenied, keys: Iterable[bytes]) -> None:
+        """Have an error say which right is missing to register these keys."""
+        if prefixes := sorted({self._prefixes[key] for key in keys if key in self._prefixes}):
+            error.name_grant("readwrite", *prefixes)
 
     def _stops_sharing(self, error: EtcdError) -> bool:
         """Do without process keys where they are what is refused; it is not known before that was tried."""
@@ -536,6 +549,7 @@ class Worker:
                 else:
                     self._watch_fault = error
                     if isinstance(error, PermissionDenied):
+                        self._name_grant(error, keys)
                         self._probe_at = time.monotonic()
                 return
         self._watch_fault = None
@@ -544,6 +558,7 @@ class Worker:
         """Forget keys that are gone for good; those that are not may come again."""
         known = self._reconciler.known_keys | self._transitions.keys
         self._labels = {key: label for key, label in self._labels.items() if key in known}
+        self._prefixes = {key: prefix for key, prefix in self._prefixes.items() if key in known}
         self._leave_by = {key: by for key, by in self._leave_by.items() if key in known}
 
     def _give_lease_back(self) -> None:
@@ -579,6 +594,13 @@ def touches_process_keys(step: Step | None) -> bool:
 def make_held(record: Record) -> Held:
     """Return what the reconciler needs to know of a record."""
     return Held(record.value, record.lease, record.mod_revision)
+
+
+def make_fault(error: EtcdError | None) -> Fault | None:
+    """Return what the log is to say of an error."""
+    if error is None:
+        return None
+    return Fault(error, error.remedy, isinstance(error, NOT_CARRIED_OUT), isinstance(error, OF_THE_RECORDS))
 
 
 def make_label(claim: Claim) -> str:

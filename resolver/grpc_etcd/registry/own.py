@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from grpc_etcd.registry.endpoint import Endpoint
+from grpc_etcd.registry.escaping import quote_argument
 from grpc_etcd.registry.layout import Rejected
 
 ROOT = b"/grpc-etcd/"
@@ -179,3 +180,10 @@ def _text(item: object) -> str:
     if not isinstance(item, str):
         raise TypeError(f"{item!r} is not a string")
     return item
+
+
+def describe_grant(access: str, *prefixes: bytes) -> str:
+    """Return what an admin of etcd does to let a user `read`, or `readwrite`, the keys with these prefixes."""
+    shown = (quote_argument(prefix.decode(errors="replace")) for prefix in prefixes)
+    grants = "; ".join(f"etcdctl role grant-permission ROLE --prefix=true {access} {each}" for each in shown)
+    return f"Grant a role of this user (etcdctl user get USER lists them) access to the range: {grants}"

@@ -16,6 +16,8 @@ from dataclasses import dataclass, fields
 from dataclasses import field as with_options
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from grpc_etcd.registry.keywords import suggesting_fields
+
 LEAST_RETRY_SECONDS = 0.01
 
 
@@ -45,6 +47,7 @@ class ZonePreference(enum.StrEnum):
     PREFER_CLUSTER = "PreferCluster"  # prefers endpoints whose metadata `cluster` is the client's, then its zone
 
 
+@suggesting_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadBalancing:
     """How calls are distributed: `LoadBalancing(type=Balancing.RING_HASH, hash_header="x-user")`.
@@ -62,6 +65,7 @@ class LoadBalancing:
         _check_fields(self)
 
 
+@suggesting_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """Which failed calls are retried: `Retry(attempts=3, retry_on=(RetryOn.UNAVAILABLE,))`.
@@ -84,6 +88,7 @@ class Retry:
         _check_fields(self)
 
 
+@suggesting_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutlierDetection:
     """Ejects an endpoint for some time if too many of its calls fail (gRFC A50).
@@ -111,6 +116,7 @@ class OutlierDetection:
         _check_fields(self)
 
 
+@suggesting_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalityPreference:
     """With PreferZone, calls stay in the client's zone, unless it has too few endpoints or none can be reached.
@@ -130,6 +136,7 @@ class LocalityPreference:
         _check_fields(self)
 
 
+@suggesting_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowStart:
     """Increases the weight of a new endpoint over the window, from `min_weight_percent` (1 to 100) to 100 percent.
@@ -148,6 +155,7 @@ class SlowStart:
         _check_fields(self)
 
 
+@suggesting_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """How one service is called; where a field is None, the policy in the registry applies.

@@ -271,6 +271,14 @@ def route_faults(routes: Iterable[MethodRoute], endpoints: Iterable[Endpoint]) -
     return tuple(found)
 
 
+def match_faults(wanted: Mapping[str, str], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
+    """Report that no endpoint has the metadata that the policy selects, so that all are called."""
+    if not wanted or not endpoints or any(wanted.items() <= each.metadata.items() for each in endpoints):
+        return ()
+    shown = ", ".join(_shown(f"{key}={value}") for key, value in sorted(wanted.items()))
+    return (f"match_metadata: no endpoint has the metadata {shown}, so all are called",)
+
+
 def _shown(text: str) -> str:
     return f"{text[:_LONGEST_SHOWN]!r}{'...' if len(text) > _LONGEST_SHOWN else ''}"
 

@@ -35,6 +35,18 @@ async def test_an_aio_channel_follows_the_registry(world: World) -> None:
                 pass
 
 
+async def test_calls_are_spread_once_the_endpoints_are_connected(world: World) -> None:
+    servers = world.serve(3)
+    registry = world.registry()
+    await registry.aio.wait_for_endpoints(SERVICE)
+    async with registry.aio.insecure_channel(SERVICE) as channel:
+        await channel.channel_ready()
+        async with asyncio.timeout(60):
+            while len(await count(channel, 10)) < len(servers):
+                pass
+        assert set(await count(channel, 10)) == {server.address for server in servers}
+
+
 async def test_reading_without_blocking_the_loop(world: World) -> None:
     registry = world.registry()
     server = world.greeter()

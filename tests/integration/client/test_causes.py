@@ -1,6 +1,7 @@
 """Whatever is wrong, a failed call, a wait, stats and one line of the log say which it is, and what to do."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import grpc
 import pytest
 
 import grpc_etcd
+from grpc_etcd.client.base import Following
 from testbed.certificates import Authority
 from testbed.conditions import free_port, wait_until
 from testbed.etcd import EtcdServer
@@ -91,7 +93,7 @@ FAULTS = {
     "closed to calls": Fault(closed_to_calls, "no endpoint accepts calls", ("all 3", "enable one")),
     "broken": Fault(broken, "only broken records", ("10.0.0.1:1", "JSON")),
     "nowhere": Fault(nowhere, "no endpoint can be dialled", ("no-such-host.invalid",)),
-    "denied": Fault(denied, "permission denied", ("/jupiter/greeter/", "grant-permission")),
+    "denied": Fault(denied, "permission denied", ("grant-permission ROLE --prefix=true read /jupiter/greeter/",)),
     "without a user": Fault(without_a_user, "login refused", ("user",)),
     "wrong password": Fault(with_a_wrong_password, "login refused", ("password",)),
     "away": Fault(away, "etcd unreachable", ("cannot be watched since", "UTC", "etcd")),
@@ -99,7 +101,7 @@ FAULTS = {
 }
 
 
-def tell(registry: grpc_etcd.Registry | grpc_etcd.CompoundRegistry, fault: Fault) -> None:
+def tell(registry: Following, fault: Fault) -> None:
     """Look everywhere but in the log."""
     with registry.insecure_channel(SERVICE) as channel:
         with pytest.raises(grpc.RpcError) as failure:
@@ -157,3 +159,54 @@ def test_an_outage_is_told_with_the_time_of_the_set_that_is_used(
     assert re.search(used, registry.stats()[SERVICE].reason)
     assert say_hello(channel)("x", timeout=60) == server.address
     assert len([line for line in caplog.messages if "Lost the watch on etcd" in line]) == 1
+
+
+def test_what_is_shown_of_an_outage_follows_the_newest_failure_and_whoever_is_followed_late(
+    own_etcd_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How the connection ended, which comes first, says nothing of why there is no other one."""
+    caplog.set_level("INFO", "grpc_etcd")
+    world = own_etcd_world
+    world.put("10.0.0.1:1")
+    registry = world.registry()
+    world.channel(registry)
+    registry.wait_for_endpoints(SERVICE)
+    world.store.kill()
+    wait_until(lambda: "Connection refused" in registry.stats()[SERVICE].error, "why there is no connection")
+    assert "Check that etcd runs" in registry.stats()[SERVICE].reason
+    lost_at = registry.stats()[SERVICE].since
+    wait_until(lambda: time.time() > lost_at + 1, "a service is asked for later")
+    with registry.insecure_channel("late"):
+        wait_until(lambda: registry.stats()["late"].cause == "etcd unreachable", "the service that is followed late")
+        late = registry.stats()["late"]
+        assert (late.since, late.connected) == (lost_at, False)
+        assert "Connection refused" in late.error
+    lines = [each.event for each in caplog.records if "the watch" in each.message or "Watching" in each.message]  # type: ignore[attr-defined]  # ours
+    assert lines == ["etcd_unavailable"]
+
+
+def test_a_static_service_that_is_missing_is_to_be_added_where_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_ETCD_STATIC", "users=127.0.0.1:1")
+    with grpc_etcd.Registry.from_environ() as registry:
+        tell(registry, Fault(away, "no such service", ("static services (users)", "add it to GRPC_ETCD_STATIC")))
+
+
+def test_a_selection_without_a_match_says_how_many_others_there_are(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "grpc_etcd")
+    world.put("10.0.0.1:1", metadata={"version": "v1"})
+    selected = world.registry().select(metadata={"version": "v9"})
+    tell(selected, Fault(away, "no such service", ("version=v9, and 1 without it", "correct the metadata")))
+    assert "recovered" not in caplog.text, "the registry itself had no fault, it only waited for etcd"
+
+
+def test_metadata_that_no_endpoint_has_are_a_fault_of_the_policy(world: World) -> None:
+    world.put("10.0.0.1:1", metadata={"version": "v1"})
+    registry = world.registry()
+    registry.configure(SERVICE, grpc_etcd.Policy(match_metadata={"version": "v9"}))
+    registry.wait_for_endpoints(SERVICE)
+    fault = "match_metadata: no endpoint has the metadata 'version=v9', so all are called"
+    wait_until(lambda: registry.stats()[SERVICE].policy_faults == (fault,), "the fault")
+    registry.configure(SERVICE, grpc_etcd.Policy(match_metadata={"version": "v1"}))
+    wait_until(lambda: not registry.stats()[SERVICE].policy_faults, "no fault")

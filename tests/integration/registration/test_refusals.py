@@ -125,3 +125,31 @@ def test_an_etcd_without_space_deregisters_beside_what_waits_for_space(small: Et
         assert second.wait(30)
         found = {each.address: each.weight for each in registry.read_endpoints(ENDPOINT.name)}
         assert found == {SECOND.address: 7, THIRD.address: 100}
+
+
+def log_of(registry: Registry, caplog: pytest.LogCaptureFixture) -> str:
+    """Return what the log has of a registration that is refused until its registry is closed."""
+    caplog.set_level("INFO", "grpc_etcd")
+    with registry:
+        registry.register(OTHER, allow_unroutable=True)
+        wait_until(lambda: "Registration delayed" in caplog.text, "it is refused")
+    assert "again after" not in caplog.text, "etcd was there all the time, and has changed its mind about nothing"
+    assert "deregistered" not in caplog.text, "it never was registered"
+    return caplog.text
+
+
+def test_what_is_refused_is_logged_with_the_grant_that_is_missing(
+    own_etcd: EtcdServer, admin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_etcd.add_user("reader", PASSWORD, ["/jupiter/", "/grpc-etcd/"], admin=admin, access="read")
+    said = log_of(Registry(own_etcd.endpoints, user="reader", password=PASSWORD), caplog)
+    assert "--prefix=true readwrite /jupiter/other/" in said
+
+
+def test_a_login_that_is_refused_is_logged_with_what_to_do(
+    own_etcd: EtcdServer, admin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert admin
+    said = log_of(Registry(own_etcd.endpoints, user="narrow", password="wrong"), caplog)  # noqa: S106  as is tested
+    assert "Set the correct user and password" in said
+    assert "Without etcd" not in said

@@ -1,6 +1,10 @@
 """Options, settings and targets: refused where they are given, with a sentence that helps."""
 
+import asyncio
+import importlib
 import inspect
+import logging
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import Any
 import pytest
 
 import grpc_etcd
-from grpc_etcd import CompoundRegistry, Registry, RegistryOptions, SettingsError, StaticRegistry, Tls
+from grpc_etcd import CompoundRegistry, Policy, Registry, RegistryOptions, SettingsError, StaticRegistry, Tls
 from grpc_etcd.client.targets import is_address, service_name
 from grpc_etcd.layouts.kratos import Kratos
 from grpc_etcd.options import parse_static
@@ -17,6 +21,7 @@ from grpc_etcd.settings import ClientSettings, read_settings
 from grpc_etcd.testing import MemoryRegistry
 
 ANY: Any = Registry
+ANY_POLICY: Any = Policy
 
 
 class OfAsyncio:
@@ -25,6 +30,11 @@ class OfAsyncio:
     def list_watch(self, *_: bytes) -> None: ...
 
     async def get_prefix(self, _: bytes) -> None: ...
+
+
+async def use_in_a_loop(of_threads: Any) -> None:
+    async with of_threads:
+        pass
 
 
 TEXT = "a text"
@@ -37,6 +47,19 @@ ETCD = "etcd:2379"
         (lambda: ANY(ETCD, prefxi="shop"), TypeError, "no option 'prefxi'; did you mean 'prefix'?"),
         (lambda: ANY(OfAsyncio()), TypeError, "is of asyncio, and a registry works in threads"),
         (lambda: ANY(ETCD, username="u"), TypeError, "did you mean 'user'?"),
+        (lambda: ANY(endpoints=ETCD), TypeError, "did you mean 'etcd'? (it has etcd, prefix"),
+        (lambda: Registry.from_environ(etcd=ETCD), TypeError, "did you mean 'endpoints'?"),
+        (lambda: Registry.from_environ(etcd_timeout_seconds=3), TypeError, "did you mean 'timeout'?"),
+        (lambda: ANY(ETCD).bind(None, "x", drain=3), TypeError, "did you mean 'drain_seconds'? (it has server"),
+        (lambda: ANY(ETCD).wait_for_endpoints("x", timeout=3), TypeError, "did you mean 'timeout_seconds'?"),
+        (lambda: ANY(ETCD).aio.configure("x", timeout_seconds=3), TypeError, "Policy(timeout_seconds=...)"),
+        (lambda: ANY_POLICY(timeout=2), TypeError, "Policy has no option 'timeout'; did you mean 'timeout_seconds'?"),
+        (lambda: asyncio.run(use_in_a_loop(ANY(ETCD))), TypeError, "for asyncio write `async with registry.aio`"),
+        (
+            lambda: asyncio.run(use_in_a_loop(StaticRegistry({"a": "b:1"}).insecure_channel("a"))),
+            TypeError,
+            "registry.aio.insecure_channel",
+        ),
         (lambda: ANY(ETCD, timeout=3), TypeError, "did you mean 'etcd_timeout_seconds'?"),
         (lambda: MemoryRegistry(prefxi="x"), TypeError, "MemoryRegistry has no option 'prefxi'"),  # type: ignore[call-arg]  # a mistake, as is tested
         (
@@ -150,6 +173,26 @@ def test_every_fault_of_the_environment_is_said_at_once() -> None:
     ]
 
 
+def test_what_has_no_variable_is_given_beside_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_ETCD_ENDPOINTS", ETCD)
+    monkeypatch.setenv("GRPC_ETCD_CA", "ca.crt")
+    made: Any = Registry.from_environ(stop_seconds=10, lease_ttl_seconds=60, schemes="http", tls=Tls())
+    assert (made.stop_seconds, made._lease_ttl_seconds, made._schemes, made._tls) == (10, 60, ("http",), Tls())
+    kept: Any = Registry.from_environ()
+    assert kept._tls == Tls("ca.crt")
+
+
+def test_a_misspelt_variable_is_logged_once_and_what_kubernetes_sets_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    environ = {"GRPC_ETCD_ENDPOINTS": ETCD, "GRPC_ETCD_LAYUOTS": "jupiter", "GRPC_ETCD_CA_FILE": "ca.crt"}
+    of_a_service = {"PORT": "", "SERVICE_HOST": "", "SERVICE_PORT": "", "PORT_2379_TCP_ADDR": "", "OPERATOR_NAME": ""}
+    for _ in range(2):
+        read_settings(environ | {f"GRPC_ETCD_{name}": value for name, value in of_a_service.items()})
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == [
+        "The variable GRPC_ETCD_LAYUOTS is not read; did you mean GRPC_ETCD_LAYOUTS?",
+        "The variable GRPC_ETCD_CA_FILE is not read; did you mean GRPC_ETCD_CA?",
+    ]
+
+
 def test_texts_of_the_environment_that_cannot_be_read_are_said() -> None:
     with pytest.raises(SettingsError) as refusal:
         read_settings({"GRPC_ETCD_ENDPOINTS": ETCD, "GRPC_ETCD_TIMEOUT": "5s", "GRPC_ETCD_STATIC": "greeter"})
@@ -237,3 +280,15 @@ def test_etcd_targets_are_taken_wherever_a_service_is_named() -> None:
         assert next(iter(registry.watch("etcd:///greeter"))).service == "greeter"
         registry.insecure_channel("etcd:///greeter").close()
         assert {each.service for each in registry.stats().services} == {"greeter"}
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"), [("opentelemetry", "opentelemetry.metrics"), ("prometheus", "prometheus_client.core")]
+)
+def test_metrics_without_their_package_name_the_extra_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, needed: str
+) -> None:
+    monkeypatch.setitem(sys.modules, needed, None)
+    monkeypatch.delitem(sys.modules, f"grpc_etcd.metrics.{name}", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=rf"pip install 'grpc-etcd\[{name}\]'"):
+        importlib.import_module(f"grpc_etcd.metrics.{name}")

@@ -73,3 +73,8 @@ def test_what_is_checked_says_what_it_raises(name: str) -> None:
 def test_what_an_application_needs_is_exported() -> None:
     needed = {"EtcdError", "Tls", "Layout", "State", "Status", "RegistryOptions", "RegisterOptions"}
     assert needed <= set(grpc_etcd.__all__)
+
+
+def test_what_most_programs_use_comes_first() -> None:
+    headings = [line for line in TEXT.splitlines() if line.startswith("## ")]
+    assert headings[:2] == ["## grpc_etcd.Registry", "## grpc_etcd.RegistryOptions"]

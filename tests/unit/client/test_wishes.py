@@ -215,3 +215,15 @@ def test_a_wait_of_infinity_waits_for_ever() -> None:
         wait_until(registry.stats, "the service to be followed")
         registry.set_endpoints("greeter", "10.0.0.1:1")
         assert len(waiting.result(60).endpoints) == 1
+
+
+def test_a_second_configure_replaces_what_it_is_given_and_keeps_the_rest() -> None:
+    with MemoryRegistry() as registry:
+        routes = (MethodRoute(groups={"canary": 1}),)
+        registry.configure("greeter", Policy(timeout_seconds=2, subset=3), routes=routes)
+        registry.configure("greeter", Policy(subset=5), strict_removal=True)
+        wishes = registry.follow("greeter").wishes
+        assert (wishes.policy, wishes.routes, wishes.strict_removal) == (Policy(subset=5), routes, True)
+        registry.configure("greeter", Policy(), routes=[], strict_removal=False)
+        wishes = registry.follow("greeter").wishes
+        assert (wishes.policy, wishes.routes, wishes.strict_removal) == (Policy(), (), False)

@@ -44,7 +44,7 @@ CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
         ("FAILED_PRECONDITION", "etcdserver: rpc not supported for learner", NotServing, "member promote"),
         ("FAILED_PRECONDITION", "etcdserver: not capable", NotServing, "client URL"),
         ("DATA_LOSS", "etcdserver: corrupt cluster", NotServing, "alarm list"),
-        ("UNIMPLEMENTED", "unknown service etcdserverpb.KV", NotServing, "client URL"),
+        ("UNIMPLEMENTED", "unknown service etcdserverpb.KV", NotServing, "Set the client URLs of etcd's members"),
         ("PERMISSION_DENIED", "etcdserver: permission denied", PermissionDenied, "--prefix=true read PREFIX"),
     ],
 )

@@ -4,7 +4,7 @@ import logging
 
 from grpc_etcd.etcd import PermissionDenied, Unavailable
 from grpc_etcd.registration.reconciler import KeyState
-from grpc_etcd.registration.transitions import Fact, Transitions
+from grpc_etcd.registration.transitions import Fact, Fault, Transitions
 
 KEY = b"/k"
 
@@ -42,7 +42,8 @@ def test_a_key_is_called_taken_only_when_it_has_been_for_a_second() -> None:
 def test_an_outage_is_a_warning_when_it_begins_or_becomes_another_and_a_line_when_it_ends() -> None:
     transitions = Transitions()
 
-    def levels(fault: Exception | None, now: float) -> list[int]:
+    def levels(error: Exception | None, now: float) -> list[int]:
+        fault = Fault(error) if error else None
         return [line.level for line in transitions.observe_fault(fault, 30, now)]
 
     assert levels(None, 0) == []
@@ -51,3 +52,23 @@ def test_an_outage_is_a_warning_when_it_begins_or_becomes_another_and_a_line_whe
     assert levels(PermissionDenied("no"), 3) == [logging.WARNING]
     assert levels(None, 4) == [logging.INFO]
     assert levels(None, 5) == []
+
+
+def test_a_refusal_says_what_to_do_and_ends_without_a_line_where_nobody_wants_the_key_any_more() -> None:
+    transitions = Transitions()
+    fault = Fault(PermissionDenied("no"), "Grant it.", is_refusal=True, spares_leases=True)
+    (line,) = transitions.observe_fault(fault, 30, 1)
+    assert line.text == "Registration delayed, retrying: no. Grant it"
+    (line,) = transitions.observe_fault(None, 30, 3)
+    assert line.text == "etcd accepts registrations again after 2.0 s"
+    transitions.observe_fault(fault, 30, 4)
+    assert transitions.observe_fault(None, 30, 5, is_wanted=False) == []
+    (line,) = transitions.observe_fault(Fault(Unavailable("away"), "Check it."), 30, 6)
+    assert line.text.startswith("Registration delayed, retrying: away. Check it. Until then, keys that are there")
+
+
+def test_what_never_was_registered_is_not_called_deregistered() -> None:
+    transitions = Transitions()
+    assert tell(transitions, KeyState.PENDING, 0) == []
+    assert tell(transitions, KeyState.GONE, 1) == []
+    assert transitions.keys == frozenset()

@@ -23,8 +23,8 @@ Rule 5: ranges that have fallen behind the store are brought up by asking for pr
         does not fall behind the compaction; a range that a consumer awaits at a revision, at once. (A watch from a
         revision that the store has not reached yet keeps etcd from answering: it begins again from where the store is.)
         A stream that owes an answer and is silent is stuck and opened again.
-Rule 6: whatever fails is reported to each range concerned once as Disconnected, and again where another kind of error
-        or a certificate turns out to be the reason; and the hub goes on forever.
+Rule 6: whatever fails is reported to each range concerned as Disconnected, and again whenever the error is another one
+        in more than its numbers: so what is known is the newest reason; and the hub goes on forever.
 
 Order: events of one range come in the order of their revisions; those of two ranges may overtake one another.
 """

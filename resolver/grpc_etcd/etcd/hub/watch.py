@@ -88,7 +88,7 @@ class Watch:
         known = self._state
         since = now if known.stale_since is None else known.stale_since
         self._state = State(connected=False, stale_since=since, error=error)
-        return Disconnected(error, since) if self._faults.is_news(error) else None
+        return Disconnected(error, since) if self._faults.is_change(error) else None
 
     def note_listing(self, listing: Listing, epoch: int) -> None:
         """Take a listing."""
