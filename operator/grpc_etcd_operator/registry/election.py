@@ -141,7 +141,7 @@ class Election(LeaderView):
     def has_term(self) -> bool:
         """Return whether this replica has a term that is not known to be over.
 
-        By its own clock its lease may have expired, and turn out to live: so nothing that keeps the registry is dropped.
+        By its own clock its lease may have expired, and turn out to live: what keeps the registry is not dropped yet.
         """
         return self.revision != 0
 
