@@ -10,7 +10,8 @@ Rule 4: `canceled` ends the stream: compacted lists again, a refused token logs 
         reported and tried again slowly.
 Rule 5: a stream that has been silent for long is asked for progress if there is any, so that a quiet prefix does not
         fall behind the compaction. One that answers neither this nor its opening is stuck and opened again.
-Rule 6: whatever fails is reported once as Disconnected, and the loop goes on forever.
+Rule 6: whatever fails is reported as Disconnected, and again whenever the error is another one in more than its
+        numbers; and the loop goes on forever.
 
 Order: events of one prefix come in the order of their revisions; those of two prefixes may overtake one another.
 """

@@ -33,6 +33,7 @@ from grpc_etcd.etcd.blocking.hub import WatchHub as BlockingHub
 from grpc_etcd.etcd.calls import Method
 from grpc_etcd.etcd.credentials import Credentials
 from grpc_etcd.etcd.dialing import make_dialer
+from grpc_etcd.etcd.faults import Faults
 from testbed.conditions import until, wait_until
 from testbed.etcd import EtcdServer
 from testbed.proxy import TcpProxy
@@ -379,7 +380,10 @@ def test_a_break_resumes_every_range_where_it_was(
             b"%d/before" % number,
         ]
         assert len(follower.of(WatchSnapshot)) == 1
-        assert len(follower.of(Disconnected)) == 1
+        lost, faults = follower.of(Disconnected), Faults()
+        assert lost
+        assert all(faults.is_change(each.error) for each in lost), "no try is reported that fails as the one before"
+        assert len({each.since for each in lost}) == 1
         follower.wait_connected()
         assert follower.of(Progress)
 
