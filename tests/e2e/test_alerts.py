@@ -8,6 +8,7 @@ import time
 import urllib.error
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from testbed.helm import find, render
 from testbed.promtool import firing, scraped
 from testbed.replica import Replica
 from tests.e2e.conftest import MakeScene, Scene
+from tests.e2e.test_floods import LARGE, change
 from tests.e2e.test_namespaces import make_account
 from tests.e2e.test_poisoned import PROGRAM
 
@@ -165,6 +167,26 @@ def test_a_key_that_a_stranger_holds_raises_its_alert(scene: Scene, alerts: Aler
         lambda: not replica.metric("grpc_etcd_operator_ready_not_registered"), "it is registered, if by somebody else"
     )
     wait_alerts(alerts, replica, "GrpcEtcdConflict")
+
+
+def test_a_namespace_that_writes_too_much_raises_its_alert_and_blames_no_registry(
+    scene: Scene, alerts: Alerts, own_etcd: EtcdServer
+) -> None:
+    replica = scene.start(etcd=own_etcd.endpoints).wait_leading()
+    for name in ("large-1", "large-2"):
+        scene.apply(name, **LARGE)
+    pod = scene.pod(labels={"app": "noisy"})
+    weights, fired = count(1), set[str]()
+
+    def is_raised() -> bool:
+        change(scene, pod, weights)
+        fired.clear()
+        if replica.metric("grpc_etcd_operator_rate_limited_objects", registry="default"):
+            fired.update(alerts(metrics(replica)))
+        return "GrpcEtcdRateLimited" in fired
+
+    wait_until(is_raised, "the alert fires")
+    assert "GrpcEtcdReadyNotRegistered" not in fired
 
 
 def test_a_prefix_that_etcd_refuses_raises_its_alerts(
